@@ -1,0 +1,102 @@
+"""Every error that a user can cause or meet, with the exit code that the command line gives for it.
+
+A message is one sentence that quotes the offending value and says how to mend it; the command line prints it
+without a traceback. ``ItemError`` and its kinds never stop a run: they become rows of the ``failures`` table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class CliploomError(Exception):
+    """Base of all errors that are meant for a person."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class SpecError(CliploomError):
+    """The spec, an option or an argument is wrong."""
+
+    exit_code = 2
+
+
+class MissingExtraError(CliploomError):
+    """A feature needs an optional dependency that is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'cliploom[{extra}]'.")
+
+
+class LimitError(CliploomError):
+    """A guard (``max_failed``, ``max_deleted``, ``max_recompute``) stopped the run before publishing."""
+
+    exit_code = 3
+
+
+class StoreError(CliploomError):
+    """The store is damaged, locked, or another run published first."""
+
+    exit_code = 4
+
+
+class ItemError(Exception):
+    """One item can't be used; recorded as a failure, the run goes on.
+
+    Attributes:
+        stage: where it happened (``probe``, ``decode``, ``encode``, ...).
+        transient: true when trying again on another night may help (time-outs, 5xx, lost workers).
+    """
+
+    def __init__(self, stage: str, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.transient = transient
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_item_error, (type(self), self.stage, str(self), self.transient))
+
+
+class MediaError(ItemError):
+    """A media file can't be probed or decoded."""
+
+
+class UnreadableError(MediaError):
+    """The bytes can't be had: missing, a directory, no permission, a lasting network error."""
+
+
+class TooLargeError(MediaError):
+    """Size, pixels, duration or frame count are beyond the spec's limits."""
+
+
+class NoVideoError(MediaError):
+    """The file is readable but has nothing to see: audio only, no decodable frame, not media at all."""
+
+
+class UnsupportedCodecError(MediaError):
+    """This build of the decoder lacks the codec."""
+
+
+class EncodeError(ItemError):
+    """An encoder failed on an item, or gave a value that is not finite."""
+
+
+class CrashedError(ItemError):
+    """The item killed a worker process twice."""
+
+
+def _rebuild_item_error(kind: type[ItemError], stage: str, message: str, transient: bool) -> ItemError:
+    return kind(stage, message, transient=transient)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?``, or the known names when none is near, ready to end a message."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(names) or 'none'}."

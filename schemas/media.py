@@ -1,0 +1,117 @@
+"""Records about media files: what a probe finds, what a decoder is asked for, what it hands on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MediaType = Literal["video", "gif", "image"]
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """What is too absurd to decode; from ``limits.media`` of the spec.
+
+    Attributes:
+        max_bytes: size of the file.
+        max_pixels: width times height of a picture.
+        max_seconds: duration.
+        max_frames: pictures in a file.
+    """
+
+    max_bytes: int = 200_000_000_000
+    max_pixels: int = 200_000_000
+    max_seconds: float = 7 * 24 * 3600.0
+    max_frames: int = 20_000_000
+
+
+@dataclass(frozen=True)
+class MediaFacts:
+    """What a probe finds without decoding.
+
+    Times are presentation times in seconds as the container gives them after edit lists; ``start_s`` may be
+    negative or far from 0. Sampling counts from ``start_s``.
+
+    Attributes:
+        type: ``video``, ``gif`` or ``image``.
+        width, height: of the picture as shown, after rotation and pixel aspect are *not* applied (coded size).
+        rotation: clockwise degrees to turn the coded picture to be upright: 0, 90, 180 or 270.
+        frames: pictures found by walking the packets; what the header claims is ``frames_claimed``.
+        end_s: when the last frame leaves the screen.
+        fps: mean rate; 0 for one frame.
+        lost: sentence that says what is missing (silent truncation), or empty.
+    """
+
+    type: MediaType
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    frames: int
+    frames_claimed: int
+    start_s: float
+    end_s: float
+    fps: float
+    lost: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first frame's appearance to the last one's end."""
+        return self.end_s - self.start_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and tables."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an encoder wants its pictures; part of its digest. What can't be said here is done inside its graph.
+
+    Attributes:
+        width, height: of the picture handed to the encoder.
+        fit: ``crop``: scale so that the short side is ``min(width, height) / crop`` and cut the centre;
+            ``squash``: scale to the size whatever the aspect; ``square``: cut the centred square, then scale.
+        crop: the centre's share of the short side, for ``fit: crop``.
+        filter: ``bicubic``, ``bilinear`` or ``area``.
+        order: channel order, ``rgb`` or ``bgr``.
+        offset, scale: the encoder computes ``(x - offset) / scale`` on 0..255, per channel, in float32.
+        alpha: what transparent pixels are composited over: ``white``, ``black``, or ``drop`` (colours as stored).
+    """
+
+    width: int
+    height: int
+    fit: Literal["crop", "squash", "square"] = "crop"
+    crop: float = 1.0
+    filter: Literal["bicubic", "bilinear", "area"] = "bicubic"
+    order: Literal["rgb", "bgr"] = "rgb"
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    alpha: Literal["white", "black", "drop"] = "white"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One row's worth of pixels, ready for an encoder.
+
+    Attributes:
+        request: index of the request (feature) it answers.
+        ordinal: number of the planned sample in the whole item, also when earlier ones failed.
+        start_s, end_s: stretch of the video that the row stands for, relative to the video's start, rounded to 1 us:
+            from the sample's time to the next one's (frames), or the window's extent. A single frame of ``every``
+            starts at its grid time, not at the frame's own time.
+        frame: index in the file, in presentation order, of the (first) frame shown.
+        pixels: uint8 [H, W, 3], or [T, H, W, 3] for a window.
+    """
+
+    request: int
+    ordinal: int
+    start_s: float
+    end_s: float
+    frame: int
+    pixels: NDArray[np.uint8]

@@ -1,0 +1,138 @@
+"""How a feature is sampled from a video: the models behind ``sample:`` in a spec.
+
+Each sampling says which rows a feature has. A row is one frame, or a window of T frames for ``window`` and
+``first``. Ordinals number the planned rows from 0; a row whose frame fails keeps its number free.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag
+
+from schemas.units import PositiveSeconds
+
+
+class SamplingBase(BaseModel):
+    """Common to all samplings.
+
+    Attributes:
+        splittable: the ordinals in a stretch of time are known without decoding what comes before it, so a long
+            file may be computed in segments.
+        windowed: rows are windows of frames, not single frames.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    splittable: ClassVar[bool] = False
+    windowed: ClassVar[bool] = False
+
+
+class Every(SamplingBase):
+    """The frame on screen at 0, d, 2d, ... seconds after the video's start."""
+
+    splittable: ClassVar[bool] = True
+    every: PositiveSeconds
+    max_frames: PositiveInt | None = None
+
+
+class EveryFrames(SamplingBase):
+    """Each k-th frame of the file: frame i is kept when ``i % k == 0``, up to frame index ``max_frames``."""
+
+    every_frames: PositiveInt
+    max_frames: PositiveInt | None = None
+
+
+class WindowShape(BaseModel):
+    """Length, stride and rate of sliding windows, in frames at ``fps``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    frames: PositiveInt
+    stride: PositiveInt
+    fps: Annotated[float, Field(gt=0, le=1000, strict=False)] | None = None
+
+
+class Window(SamplingBase):
+    """Sliding windows over the whole video.
+
+    With ``fps`` the video is resampled to that rate first; without it, windows are counted in the file's own
+    frames. ``pad`` says what happens at the end: ``shift`` moves the last window back to end on the last frame,
+    ``repeat`` repeats the last frame, ``zero`` fills with black.
+    """
+
+    windowed: ClassVar[bool] = True
+    window: WindowShape
+    pad: Literal["shift", "repeat", "zero"] = "shift"
+
+
+class FirstFrames(BaseModel):
+    """How many frames, and how a shorter video is stretched."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    frames: PositiveInt
+
+
+class First(SamplingBase):
+    """One window of the first frames; in a shorter video each frame is repeated ``ceil(frames / n)`` times, then cut."""
+
+    windowed: ClassVar[bool] = True
+    first: FirstFrames
+
+
+class Uniform(SamplingBase):
+    """``n`` frames in the middle of n equal stretches of the video."""
+
+    uniform: PositiveInt
+
+
+class Keyframes(SamplingBase):
+    """Each frame that can be decoded by itself (an intra-coded picture that the container marks as a key frame)."""
+
+    keyframes: Literal[True] = True
+
+
+class Yt8m(SamplingBase):
+    """YouTube-8M's choice: frame 0, then the first frame at or after the last one + 1 s, 300 at the most."""
+
+    yt8m: Literal[True] = True
+
+
+_KINDS = {
+    "every": Every,
+    "every_frames": EveryFrames,
+    "window": Window,
+    "first": First,
+    "uniform": Uniform,
+    "keyframes": Keyframes,
+    "yt8m": Yt8m,
+}
+
+
+def _spell_out(value: Any) -> Any:
+    """``keyframes`` and ``yt8m`` may stand as bare words."""
+    if isinstance(value, str) and value in ("keyframes", "yt8m"):
+        return {value: True}
+    return value
+
+
+def _kind(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else getattr(value, "model_fields_set", ())
+    found = [key for key in _KINDS if key in keys]
+    return found[0] if len(found) == 1 else None
+
+
+Sampling = Annotated[
+    Annotated[Every, Tag("every")]
+    | Annotated[EveryFrames, Tag("every_frames")]
+    | Annotated[Window, Tag("window")]
+    | Annotated[First, Tag("first")]
+    | Annotated[Uniform, Tag("uniform")]
+    | Annotated[Keyframes, Tag("keyframes")]
+    | Annotated[Yt8m, Tag("yt8m")],
+    Discriminator(
+        _kind,
+        custom_error_type="sampling",
+        custom_error_message="a sampling is exactly one of every, every_frames, window, first, uniform, keyframes, yt8m, "
+        "such as {every: 1s}",
+    ),
+    BeforeValidator(_spell_out),
+]

@@ -1,0 +1,72 @@
+"""Values with units as they are written in a spec: durations, sizes and shares."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+_NUMBER = r"(?P<number>\d+(?:\.\d*)?|\.\d+)"
+_DURATION = re.compile(rf"^{_NUMBER}\s*(?P<unit>us|ms|s|m|h)$")
+_SIZE = re.compile(rf"^{_NUMBER}\s*(?P<unit>B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$")
+_PERCENT = re.compile(rf"^{_NUMBER}\s*%$")
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"B": 1} | {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of a text such as ``500ms``, ``1s``, ``1.5m`` or ``2h``.
+
+    >>> parse_duration("500ms")
+    0.5
+
+    Raises:
+        ValueError: without a unit, or for anything else.
+    """
+    match = _DURATION.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        hint = f"; write {value}s" if isinstance(value, int | float) and not isinstance(value, bool) else ""
+        raise ValueError(f"{value!r} is not a duration with a unit (us, ms, s, m, h), such as 500ms or 1s{hint}")
+    return round(float(match["number"]) * _SECONDS[match["unit"]], 6)
+
+
+def parse_size(value: object) -> int:
+    """Bytes of a text such as ``16MB`` or ``1.5GiB``.
+
+    >>> parse_size("16MB")
+    16000000
+
+    Raises:
+        ValueError: without a unit, or for anything else.
+    """
+    match = _SIZE.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a size with a unit (B, KB, MB, GB, TB, KiB, ...), such as 16MB")
+    return math.floor(float(match["number"]) * _BYTES[match["unit"]])
+
+
+def parse_share(value: object) -> float:
+    """The share 0..1 that a text such as ``10%`` says.
+
+    >>> parse_share("10%")
+    0.1
+
+    Raises:
+        ValueError: without the percent sign, or beyond 100%.
+    """
+    match = _PERCENT.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a percentage, such as 10%")
+    share = float(match["number"]) / 100
+    if share > 1:
+        raise ValueError(f"{value!r} is more than 100%")
+    return share
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+PositiveSeconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(parse_size)]
+Share = Annotated[float, BeforeValidator(parse_share)]
