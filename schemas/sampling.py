@@ -72,7 +72,7 @@ class FirstFrames(BaseModel):
 
 
 class First(SamplingBase):
-    """One window of the first frames; in a shorter video each frame is repeated ``ceil(frames / n)`` times, then cut."""
+    """One window of the first frames; a shorter video repeats each frame ``ceil(frames / n)`` times, then is cut."""
 
     windowed: ClassVar[bool] = True
     first: FirstFrames
@@ -131,8 +131,8 @@ Sampling = Annotated[
     Discriminator(
         _kind,
         custom_error_type="sampling",
-        custom_error_message="a sampling is exactly one of every, every_frames, window, first, uniform, keyframes, yt8m, "
-        "such as {every: 1s}",
+        custom_error_message="a sampling is exactly one of every, every_frames, window, first, uniform, keyframes, "
+        "yt8m, such as {every: 1s}",
     ),
     BeforeValidator(_spell_out),
 ]

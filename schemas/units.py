@@ -14,7 +14,11 @@ _SIZE = re.compile(rf"^{_NUMBER}\s*(?P<unit>B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$")
 _PERCENT = re.compile(rf"^{_NUMBER}\s*%$")
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_BYTES = {"B": 1} | {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+_BYTES = (
+    {"B": 1}
+    | {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}
+    | {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+)
 
 
 def parse_duration(value: object) -> float:

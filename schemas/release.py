@@ -1,0 +1,112 @@
+"""A release: what readers see, tables, indexes and exports that belong together; one row of ``releases``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+STORE_FORMAT = 1
+
+
+class Record(BaseModel):
+    """Base of what is kept as JSON in the store; unknown keys are ignored so that older programs can list newer rows."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class FileEntry(Record):
+    """An immutable file of a release; ``path`` is relative to the store."""
+
+    path: str
+    size: int
+    digest: str
+
+
+class OutputEntry(Record):
+    """Width and vector space of one output."""
+
+    dim: int
+    space: str
+    text: bool = False
+    labels: str = ""
+
+
+class FeatureEntry(Record):
+    """A feature's table at a version.
+
+    Attributes:
+        recipe: what the config digest was made from, for readable reasons when it changes.
+        model: folder of the prepared model, relative to the store.
+    """
+
+    source: str
+    encoder: str
+    config: str
+    table: str
+    version: int
+    rows: int
+    parts: int
+    size: int
+    model: str
+    outputs: dict[str, OutputEntry]
+    recipe: dict[str, Any]
+
+
+class IndexShardEntry(Record):
+    """One index file and the parts whose rows it holds."""
+
+    file: FileEntry
+    rows: int
+    parts: list[str]
+
+
+class IndexEntry(Record):
+    """An index over one output of a feature.
+
+    Attributes:
+        recipe: digest of the declaration; another recipe means another index.
+        trained_rows: rows in the table when the centroids were trained.
+    """
+
+    feature: str
+    output: str
+    metric: str
+    kind: str
+    recipe: str
+    rows: int
+    shards: list[IndexShardEntry]
+    nprobe: int = 0
+    recall: float | None = None
+    trained: FileEntry | None = None
+    trained_rows: int = 0
+
+
+class ExportEntry(Record):
+    """An export: its files, the first of which is the one that readers open."""
+
+    kind: str
+    feature: str
+    recipe: str
+    files: list[FileEntry]
+    parts: dict[str, str] = {}
+
+
+class Release(Record):
+    """One release, whole."""
+
+    release: int
+    run: str
+    created_at: datetime
+    format: int = STORE_FORMAT
+    program: str
+    note: str = ""
+    spec: dict[str, Any]
+    tables: dict[str, int]
+    features: dict[str, FeatureEntry] = {}
+    indexes: dict[str, IndexEntry] = {}
+    exports: dict[str, ExportEntry] = {}
+    counts: dict[str, int] = {}
+    next_item_no: int = 1
+    seconds: float = 0.0

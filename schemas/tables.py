@@ -1,0 +1,102 @@
+"""Arrow schemas of the store's tables. Vectors are ``list<float32>``; timestamps are UTC with zone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+ITEMS = pa.schema(
+    [
+        pa.field("item_no", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("signature", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("facts", pa.string()),
+        pa.field("metadata", pa.string()),
+    ]
+)
+
+CONTENTS = pa.schema(
+    [
+        pa.field("feature", pa.string(), nullable=False),
+        pa.field("config", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("item_no", pa.int64(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("segment", pa.int32(), nullable=False),
+        pa.field("segments", pa.int32(), nullable=False),
+        pa.field("planned", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("first_row", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+    ]
+)
+
+FAILURES = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("feature", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("item_no", pa.int64()),
+        pa.field("digest", pa.string()),
+        pa.field("config", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("type", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("transient", pa.bool_()),
+        pa.field("partial", pa.bool_()),
+        pa.field("expected", pa.int64()),
+        pa.field("got", pa.int64()),
+        pa.field("attempts", pa.int32()),
+        pa.field("run", pa.string()),
+        pa.field("seen_at", TIMESTAMP),
+    ]
+)
+
+RELEASES = pa.schema(
+    [
+        pa.field("release", pa.int64(), nullable=False),
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("created_at", TIMESTAMP, nullable=False),
+        pa.field("format", pa.int32(), nullable=False),
+        pa.field("program", pa.string()),
+        pa.field("note", pa.string()),
+        pa.field("items", pa.int64()),
+        pa.field("rows", pa.int64()),
+        pa.field("failed", pa.int64()),
+        pa.field("bytes", pa.int64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("body", pa.string(), nullable=False),
+    ]
+)
+
+
+def feature_schema(outputs: Mapping[str, int]) -> pa.Schema:
+    """Schema of a feature's table.
+
+    Args:
+        outputs: output name -> length of its vectors, kept as field metadata ``dim``.
+    """
+    vectors = [
+        pa.field(name, pa.list_(pa.field("element", pa.float32())), metadata={"dim": str(dim)})
+        for name, dim in outputs.items()
+    ]
+    return pa.schema(
+        [
+            pa.field("row_id", pa.int64(), nullable=False),
+            pa.field("uid", pa.string(), nullable=False),
+            pa.field("start_s", pa.float64()),
+            pa.field("end_s", pa.float64()),
+            pa.field("frame", pa.int64()),
+            pa.field("item_digest", pa.string(), nullable=False),
+            *vectors,
+        ]
+    )
