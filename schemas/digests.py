@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 DIGEST_BYTES = 20
@@ -30,6 +31,12 @@ def digest_bytes(data: bytes) -> str:
     'e38d8cdbf3dc'
     """
     return digest_stream([data])
+
+
+def digest_file(path: Path) -> str:
+    """Digest of a local file's bytes, read 1 MB at a time."""
+    with path.open("rb") as file:
+        return digest_stream(iter(lambda: file.read(1 << 20), b""))
 
 
 def canonical(value: Any) -> str:

@@ -81,6 +81,10 @@ class UnsupportedCodecError(MediaError):
     """This build of the decoder lacks the codec."""
 
 
+class DamagedError(MediaError):
+    """Only a part of the file could be decoded; its rows are kept."""
+
+
 class EncodeError(ItemError):
     """An encoder failed on an item, or gave a value that is not finite."""
 

@@ -44,6 +44,7 @@ class MediaFacts:
         end_s: when the last frame leaves the screen.
         fps: mean rate; 0 for one frame.
         lost: sentence that says what is missing (silent truncation), or empty.
+        keyframes: pictures that can be decoded by themselves.
     """
 
     type: MediaType
@@ -58,6 +59,7 @@ class MediaFacts:
     end_s: float
     fps: float
     lost: str = ""
+    keyframes: int = 1
 
     @property
     def duration_s(self) -> float:

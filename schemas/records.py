@@ -5,8 +5,11 @@ All are frozen and small: Beam shuffles them, never the bytes they describe.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from schemas.digests import digest_of
 from schemas.media import MediaFacts
@@ -73,6 +76,11 @@ class Twin:
     uid: str
 
 
+def _parse_facts(value: Any) -> Any:
+    """Facts stand in plans as they stand in the items table: as JSON text."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True)
 class ShardItem:
     """One item's segment inside a shard.
@@ -85,7 +93,7 @@ class ShardItem:
     uri: str
     signature: str
     digest: str
-    facts: MediaFacts
+    facts: Annotated[MediaFacts, BeforeValidator(_parse_facts)]
     twins: tuple[Twin, ...]
     segment: Segment = Segment()
     attempt: int = 0
@@ -110,9 +118,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Take:
-    """Rows of one item in an existing part, and whose rows they become."""
+    """Rows of one item's segment in an existing part, and whose rows they become."""
 
     from_item_no: int
+    segment: int
     to: Twin
 
 
@@ -133,7 +142,9 @@ class Rewrite:
 
     def part_name(self, config: str) -> str:
         """Name of the part that comes out."""
-        uses = [[use.part, [[t.from_item_no, t.to.item_no, t.to.uid] for t in use.takes]] for use in self.uses]
+        uses = [
+            [use.part, [[t.from_item_no, t.segment, t.to.item_no, t.to.uid] for t in use.takes]] for use in self.uses
+        ]
         return f"part-{digest_of(['rewrite', config, uses])}.parquet"
 
 
@@ -142,7 +153,7 @@ class Content:
     """What a part holds of one item.
 
     Attributes:
-        planned: rows that the sampling asked for; ``rows`` of them are there.
+        planned: rows that the sampling asked for; ``rows`` of them are there, none when the item failed.
         first_row: position of the item's first row in the part.
     """
 
@@ -189,6 +200,7 @@ class PartRecord:
 
     Attributes:
         part: file name inside the feature's folder; parts without rows are kept for adoption but not listed in tables.
+        size, digest: of the file's bytes; not in the footer, which can't know them.
         adopted: found finished, not computed now.
     """
 
@@ -197,6 +209,7 @@ class PartRecord:
     part: str
     rows: int
     size: int
+    digest: str
     contents: tuple[Content, ...]
     failures: tuple[Failure, ...] = ()
     adopted: bool = field(default=False, compare=False)
@@ -204,12 +217,13 @@ class PartRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the footer."""
         value = asdict(self)
-        del value["adopted"], value["size"]
+        for key in ("adopted", "size", "digest"):
+            del value[key]
         return value
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any], size: int, adopted: bool) -> PartRecord:
+    def from_dict(cls, value: dict[str, Any], size: int, digest: str, adopted: bool) -> PartRecord:
         """Read back a footer."""
         contents = tuple(Content(**content) for content in value["contents"])
         failures = tuple(Failure(**failure) for failure in value["failures"])
-        return cls(**(value | {"contents": contents, "failures": failures}), size=size, adopted=adopted)
+        return cls(**(value | {"contents": contents, "failures": failures}), size=size, digest=digest, adopted=adopted)

@@ -11,7 +11,7 @@ STORE_FORMAT = 1
 
 
 class Record(BaseModel):
-    """Base of what is kept as JSON in the store; unknown keys are ignored so that older programs can list newer rows."""
+    """Base of what is kept as JSON in the store; unknown keys are ignored, so older programs can list newer ones."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,6 +81,7 @@ class IndexEntry(Record):
     recall: float | None = None
     trained: FileEntry | None = None
     trained_rows: int = 0
+    reason: str = ""
 
 
 class ExportEntry(Record):

@@ -35,7 +35,17 @@ CONTENTS = pa.schema(
         pa.field("planned", pa.int64(), nullable=False),
         pa.field("rows", pa.int64(), nullable=False),
         pa.field("first_row", pa.int64(), nullable=False),
+    ]
+)
+
+PARTS = pa.schema(
+    [
+        pa.field("feature", pa.string(), nullable=False),
+        pa.field("config", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
     ]
 )
 
@@ -58,6 +68,19 @@ FAILURES = pa.schema(
         pa.field("attempts", pa.int32()),
         pa.field("run", pa.string()),
         pa.field("seen_at", TIMESTAMP),
+    ]
+)
+
+PROBED = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("uid", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("facts", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("type", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("transient", pa.bool_()),
     ]
 )
 

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 _NUMBER = r"(?P<number>\d+(?:\.\d*)?|\.\d+)"
 _DURATION = re.compile(rf"^{_NUMBER}\s*(?P<unit>us|ms|s|m|h)$")
@@ -49,7 +49,8 @@ def parse_size(value: object) -> int:
     match = _SIZE.match(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is not a size with a unit (B, KB, MB, GB, TB, KiB, ...), such as 16MB")
-    return math.floor(float(match["number"]) * _BYTES[match["unit"]])
+    factor: int = _BYTES[match["unit"]]
+    return math.floor(float(match["number"]) * factor)
 
 
 def parse_share(value: object) -> float:
@@ -70,7 +71,20 @@ def parse_share(value: object) -> float:
     return share
 
 
-Seconds = Annotated[float, BeforeValidator(parse_duration)]
-PositiveSeconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Bytes = Annotated[int, BeforeValidator(parse_size)]
-Share = Annotated[float, BeforeValidator(parse_share)]
+def format_duration(seconds: float) -> str:
+    """The text that ``parse_duration`` reads back.
+
+    >>> format_duration(0.5)
+    '0.5s'
+    """
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
+
+
+# Written out as they are read in, so that a spec can be kept in the store and parsed again.
+PositiveSeconds = Annotated[
+    float, BeforeValidator(parse_duration), Field(gt=0), PlainSerializer(format_duration, return_type=str)
+]
+Bytes = Annotated[int, BeforeValidator(parse_size), PlainSerializer(lambda size: f"{size}B", return_type=str)]
+Share = Annotated[
+    float, BeforeValidator(parse_share), PlainSerializer(lambda share: f"{share * 100:.10g}%", return_type=str)
+]

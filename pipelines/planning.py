@@ -1,0 +1,228 @@
+"""Making the plan of a run: what is held of each feature, verdicts, numbers, shards; written beside the store."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from pipelines.pack import pack, wish_of
+from pipelines.plan import COMPUTED, DELETED, FAILED, MOVED, UNCHANGED, FeaturePast, RetryLaw, allot_numbers, judge
+from pipelines.resolve import Resolved, describe_change
+from pipelines.survey import Before, Survey
+from schemas.errors import StoreError
+from schemas.jobs import FeatureJob
+from schemas.records import PartRecord
+from schemas.tables import FAILURES, ITEMS
+from transforms.assemble import HEAD, HELD, ORPHAN
+from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame
+from transforms.store.objects import Objects
+from transforms.store.parts import read_record
+
+SHARDS_IN_ROW_GROUP = 16
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan before it is executed.
+
+    Attributes:
+        verdicts: feature, item_no, uid, verdict, reason, ...
+        shards: packed work, costliest first.
+        idle: nothing would change; the last release stands.
+    """
+
+    tables: PlanTables
+    verdicts: pl.DataFrame
+    shards: pl.DataFrame
+    next_item_no: int
+    counts: dict[str, int]
+
+
+def held_by_release(before: Before, job: FeatureJob) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Contents (columns of ``HELD``) and parts of a feature's table in the last release, for its wanted config."""
+    mine = (pl.col("feature") == job.name) & (pl.col("config") == job.config)
+    contents = before.contents.filter(mine).with_columns(pl.lit(HEAD, pl.Int32).alias("origin"))
+    return contents.select(*HELD), before.parts.filter(mine)
+
+
+def orphans_of(objects: Objects, job: FeatureJob, published: pl.DataFrame) -> list[PartRecord]:
+    """Finished parts of a feature's config that the last release does not name: a killed run's, or an older release's."""
+    known = set(published["part"].to_list())
+    records = []
+    for entry in sorted(objects.list(job.table), key=lambda entry: entry.path):
+        name = entry.path.rsplit("/", 1)[-1]
+        if name.startswith("part-") and name.endswith(".parquet") and "/_" not in entry.path and name not in known:
+            try:
+                record = read_record(objects, job.table, name, hashed=False)
+            except StoreError:
+                continue  # not adopted; the shard that wants this name would be told by its own read
+            if record is not None:
+                records.append(record)
+    return records
+
+
+def make_plan(
+    objects: Objects,
+    before: Before,
+    found: Survey,
+    resolved: Resolved,
+    law: RetryLaw,
+    segment_s: float,
+    next_item_no: int,
+    *,
+    refresh: bool = False,
+) -> Planned:
+    """Judge every (item, feature), adopt what killed runs left, pack the rest."""
+    orphans: dict[str, list[PartRecord]] = {name: [] for name in resolved.jobs}
+    numbers = before.items.select("source", "uid", "item_no")
+    items, free = allot_numbers(found.items, numbers, next_item_no)
+    pasts = {name: _past(before, job, resolved, []) for name, job in resolved.jobs.items()}
+    verdicts = _judge_all(resolved, items, pasts, law, refresh)
+    settled = verdicts.filter(~pl.col("verdict").is_in([UNCHANGED, FAILED, DELETED]))
+    if settled.height:
+        # Killed runs have allotted numbers and finished parts; both are taken over.
+        for name, job in resolved.jobs.items():
+            orphans[name] = orphans_of(objects, job, held_by_release(before, job)[1])
+        items, free = allot_numbers(found.items, _known_numbers(numbers, orphans, resolved.jobs), next_item_no)
+        pasts = {name: _past(before, job, resolved, orphans[name]) for name, job in resolved.jobs.items()}
+        verdicts = _judge_all(resolved, items, pasts, law, refresh)
+    work = verdicts.filter(pl.col("verdict").is_in(COMPUTED)).join(
+        items.select("item_no", "uri", "signature", "facts"), on="item_no"
+    )
+    attempt = pl.col("attempts").fill_null(0).cast(pl.Int64)
+    if refresh:
+        attempt = pl.lit(1000 + (before.release.release if before.release else 0), pl.Int64)
+    wishes = {name: wish_of(job) for name, job in resolved.jobs.items()}
+    shards = pack(work.with_columns(attempt.alias("attempt")), wishes, segment_s)
+    tables = PlanTables(
+        items=items.select(ITEMS.names),
+        wanted=_wanted(resolved, items, verdicts, before),
+        held=_all_held(before, resolved, orphans),
+        parts=pl.concat(
+            [
+                pl.concat([held_by_release(before, job)[1], parts_frame(orphans[name])])
+                for name, job in resolved.jobs.items()
+            ]
+        ),
+        failures=_failures(before, found, items, resolved, orphans),
+    )
+    counts = {
+        "had": before.items.height,
+        "deleted": before.items.join(items, on="item_no", how="anti").height,
+        "known_failed": before.failures.filter(~pl.col("partial")).select("source", "uid").unique().height,
+        "probed": found.probed,
+        "emptied": len(found.emptied),
+        "recompute": _recomputed(verdicts, before),
+    }
+    return Planned(tables, verdicts, shards, free, counts)
+
+
+def _recomputed(verdicts: pl.DataFrame, before: Before) -> int:
+    """Items computed again although their bytes did not change."""
+    again = verdicts.filter(pl.col("verdict") == "config_changed")
+    return again.select("item_no").unique().height if before.release else 0
+
+
+def _past(before: Before, job: FeatureJob, resolved: Resolved, orphans: list[PartRecord]) -> FeaturePast:
+    contents, _ = held_by_release(before, job)
+    left = contents_frame(orphans, ORPHAN).drop("feature")
+    entry = before.release.features.get(job.name) if before.release else None
+    had = before.contents.filter(pl.col("feature") == job.name).select("item_no", "uid", "digest").unique("item_no")
+    failures = before.failures.filter((pl.col("feature") == job.name) & (pl.col("config") == job.config))
+    recent = failures_frame((failure for record in orphans for failure in record.failures), "")
+    return FeaturePast(
+        held=pl.concat([contents, left]),
+        failures=pl.concat([failures, recent.select(failures.columns)]),
+        had=had,
+        same_config=entry is not None and entry.config == job.config,
+        change=describe_change(entry.recipe, resolved.recipes[job.name]) if entry else "",
+    )
+
+
+def _judge_all(
+    resolved: Resolved, items: pl.DataFrame, pasts: Mapping[str, FeaturePast], law: RetryLaw, refresh: bool
+) -> pl.DataFrame:
+    frames = [
+        judge(name, items.filter(pl.col("source") == job.source), pasts[name], law, refresh)
+        for name, job in resolved.jobs.items()
+    ]
+    return pl.concat(frames)
+
+
+def _known_numbers(
+    numbers: pl.DataFrame, orphans: Mapping[str, list[PartRecord]], jobs: Mapping[str, FeatureJob]
+) -> pl.DataFrame:
+    """Numbers of the last release, and those that killed runs gave to items it does not know."""
+    given = {
+        (jobs[name].source, content.uid, content.item_no)
+        for name, records in orphans.items()
+        for record in records
+        for content in record.contents
+    }
+    left = pl.DataFrame(sorted(given), schema=numbers.schema, orient="row")
+    left = left.join(numbers, on=["source", "uid"], how="anti").join(numbers, on="item_no", how="anti")
+    return pl.concat([numbers, left.unique("item_no", keep="first", maintain_order=True)])
+
+
+def _wanted(resolved: Resolved, items: pl.DataFrame, verdicts: pl.DataFrame, before: Before) -> pl.DataFrame:
+    """What each feature's next table should hold; see ``assemble.WANTED``."""
+    frames = []
+    for name, job in resolved.jobs.items():
+        mine = pl.col("feature") == name
+        had = before.contents.filter(mine & (pl.col("config") == job.config) & (pl.col("rows") > 0))
+        old = had.select("item_no", pl.col("digest").alias("old_digest")).unique("item_no")
+        fresh = verdicts.filter(mine & pl.col("verdict").is_in([*COMPUTED, MOVED])).select("item_no")
+        frame = items.filter(pl.col("source") == job.source).select("item_no", "uid", "digest")
+        frame = frame.join(old, on="item_no", how="left").with_columns(
+            pl.lit(name).alias("feature"),
+            pl.col("digest").fill_null(""),
+            pl.when(pl.col("old_digest") != pl.col("digest").fill_null("")).then("old_digest").alias("old_digest"),
+            pl.col("item_no").is_in(fresh["item_no"].implode()).alias("fresh"),
+        )
+        frames.append(frame.select("feature", "item_no", "uid", "digest", "old_digest", "fresh"))
+    return pl.concat(frames)
+
+
+def _all_held(before: Before, resolved: Resolved, orphans: Mapping[str, list[PartRecord]]) -> pl.DataFrame:
+    frames = [contents_frame([], ORPHAN)]
+    for name, job in resolved.jobs.items():
+        contents, _ = held_by_release(before, job)
+        frames.append(contents.select(pl.lit(name).alias("feature"), *HELD))
+        frames.append(contents_frame(orphans[name], ORPHAN))
+    return pl.concat(frames)
+
+
+def _failures(
+    before: Before,
+    found: Survey,
+    items: pl.DataFrame,
+    resolved: Resolved,
+    orphans: Mapping[str, list[PartRecord]],
+) -> pl.DataFrame:
+    """Failures known before computing: of probing, of earlier runs for wanted configs, of adopted parts."""
+    probing = found.failures.drop("item_no").join(items.select("source", "uid", "item_no"), on=["source", "uid"])
+    configs = [job.config for job in resolved.jobs.values()]
+    earlier = before.failures.filter((pl.col("feature") != "") & pl.col("config").is_in(configs))
+    adopted = failures_frame(
+        (failure for records in orphans.values() for record in records for failure in record.failures), ""
+    )
+    columns = FAILURES.names
+    return pl.concat([probing.select(columns), earlier.select(columns), adopted.select(columns)]).unique(
+        ["source", "feature", "uid", "digest", "config", "stage", "message"], keep="first", maintain_order=True
+    )
+
+
+def write_plan_files(objects: Objects, folder: str, planned: Planned) -> None:
+    """The plan's tables, shards and verdicts as files that workers and people read."""
+    planned.tables.write(objects, folder)
+    buffer = io.BytesIO()
+    pq.write_table(planned.shards.to_arrow(), buffer, row_group_size=SHARDS_IN_ROW_GROUP, store_schema=False)
+    objects.put(f"{folder}/shards.parquet", buffer.getvalue())
+    text = io.BytesIO()
+    planned.verdicts.write_parquet(text)
+    objects.put(f"{folder}/verdicts.parquet", text.getvalue())

@@ -1,0 +1,317 @@
+"""One run from spec to release: survey, plan, compute, publish. The supervised part of ``cliploom run``."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.plan import COMPUTED, RetryLaw, count_verdicts, select_subset
+from pipelines.planning import Planned, make_plan, write_plan_files
+from pipelines.resolve import Resolved, resolve
+from pipelines.survey import Before, Survey, list_sources, read_before, survey
+from schemas.errors import LimitError, SpecError, StoreError
+from schemas.jobs import RunJob
+from schemas.plan import Accept, RunPlan
+from schemas.release import Release
+from schemas.spec import Spec, Target
+from transforms.store.lock import store_lock
+from transforms.store.objects import Objects
+from transforms.store.releases import Releases, read_releases
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says of a run.
+
+    Attributes:
+        progress: local file for progress lines, or empty.
+        extra: Beam options after ``--``.
+    """
+
+    target: str | None = None
+    limit: int | None = None
+    retry_failed: bool = False
+    full_refresh: bool = False
+    compact: bool = False
+    run: str | None = None
+    progress: str = ""
+    extra: tuple[str, ...] = ()
+    accept: Accept = Accept()
+    command: str = "cliploom run"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        release: what readers see now.
+        changed: a release was published by this run.
+        counters: Beam's, added up over stages.
+        seconds: by stage.
+    """
+
+    run: str
+    release: Release
+    changed: bool
+    verdicts: dict[str, dict[str, int]]
+    counters: dict[str, int]
+    seconds: dict[str, float]
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _began: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap was spent on ``stage``."""
+        now = time.perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._began, 3)
+        self._began = now
+
+
+def new_run_id() -> str:
+    """A sortable name for a run: UTC time and four random hex digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def program_version() -> str:
+    """Version of this program."""
+    try:
+        return version("cliploom")
+    except PackageNotFoundError:
+        return "0.1.0+source"
+
+
+def choose_target(spec: Spec, name: str | None) -> Target:
+    """The target of this name, or the spec's first.
+
+    Raises:
+        SpecError: naming the targets that exist.
+    """
+    if name is None:
+        return next(iter(spec.targets.values()))
+    if name not in spec.targets:
+        raise SpecError(f"There is no target {name!r}; the spec has {', '.join(spec.targets)}.")
+    return spec.targets[name]
+
+
+def open_store(spec: Spec, base: Path) -> Objects:
+    """The spec's store; a relative path starts from the spec's folder."""
+    return Objects(spec.store if "://" in spec.store else (base / Path(spec.store).expanduser()))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything decided before anything is computed."""
+
+    spec: Spec
+    objects: Objects
+    target: Target
+    releases: Releases
+    before: Before
+    resolved: Resolved
+    found: Survey
+    planned: Planned
+    job: RunJob
+    counters: dict[str, int]
+    watch: Stopwatch
+    started_at: float
+
+
+def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], None]) -> Prepared:
+    """List, probe and plan."""
+    watch, started_at = Stopwatch(), time.time()
+    objects = open_store(spec, base)
+    target = choose_target(spec, options.target)
+    releases = read_releases(objects)
+    before = read_before(objects, releases.latest)
+    note("listing sources")
+    listing = list_sources(spec, base)
+    if options.limit is not None:
+        listing = select_subset(listing, before.items, options.limit)
+    if listing.is_empty() and before.release is None:
+        raise SpecError(f"The sources hold no files ({', '.join(spec.sources)}); check their glob or table.")
+    watch.lap("list")
+    note("preparing models")
+    resolved = resolve(spec, objects)
+    watch.lap("models")
+    job = RunJob(
+        store=objects.uri,
+        run=options.run or new_run_id(),
+        features=resolved.jobs,
+        media_limits=spec.limits.media.to_limits(),
+        threads=_threads(target),
+        progress=options.progress,
+    )
+    counters: dict[str, int] = {}
+
+    def run_probe(path: str) -> None:
+        from pipelines.build import build_probe
+        from pipelines.runner import run_graph
+
+        note("probing new files")
+        _add(counters, run_graph(lambda pipeline: build_probe(pipeline, job, path), target, options.extra))
+
+    law = RetryLaw(options.retry_failed, spec.limits.max_attempts)
+    found = survey(
+        listing, before, job, objects, run_probe, retry_all=options.retry_failed, max_attempts=law.max_attempts
+    )
+    watch.lap("probe")
+    note("planning")
+    next_no = max((release.next_item_no for release in releases.rows), default=1)
+    planned = make_plan(
+        objects, before, found, resolved, law, spec.limits.segment, next_no, refresh=options.full_refresh
+    )
+    watch.lap("plan")
+    return Prepared(
+        spec, objects, target, releases, before, resolved, found, planned, job, counters, watch, started_at
+    )
+
+
+def _threads(target: Target) -> int:
+    from pipelines.runner import is_local, workers_of
+
+    return workers_of(target) if is_local(target) else 1
+
+
+def _add(total: dict[str, int], more: Any) -> None:
+    for name, value in more.items():
+        total[name] = total.get(name, 0) + value
+
+
+def run_spec(
+    spec: Spec, document: dict[str, Any], base: Path, options: RunOptions, note: Callable[[str], None]
+) -> RunResult:
+    """Bring the store up to date with the spec and publish a release, when anything changed.
+
+    Args:
+        spec: checked.
+        document: as it was written, for the record.
+        base: folder that the spec's relative paths start from.
+        options: from the command line.
+        note: told what is being done.
+
+    Raises:
+        LimitError: when a guard stops the run; nothing is published.
+        StoreError: when the store is in use, damaged, or another run published first.
+    """
+    objects = open_store(spec, base)
+    with store_lock(objects, options.command):
+        ready = prepare(spec, base, options, note)
+        plan = run_plan(ready, document, options)
+        latest = ready.releases.latest
+        if latest is not None and not options.compact and is_idle(ready, document, latest):
+            return RunResult(plan.job.run, latest, False, plan.verdicts, ready.counters, ready.watch.seconds)
+        check_recompute(plan, ready)
+        write_plan_files(objects, plan.folder, ready.planned)
+        objects.put(f"{plan.folder}/plan.json", plan.model_dump_json().encode())
+        return execute(plan, ready.target, options, ready.counters, ready.watch, note)
+
+
+def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> RunPlan:
+    """The plan as workers see it."""
+    return RunPlan(
+        job=ready.job,
+        base=ready.releases.latest,
+        releases_version=ready.releases.version,
+        document=document,
+        recipes=ready.resolved.recipes,
+        indexes=ready.resolved.indexes,
+        exports=ready.spec.exports,
+        limits=ready.spec.limits,
+        next_item_no=ready.planned.next_item_no,
+        counts=ready.planned.counts,
+        verdicts=count_verdicts(ready.planned.verdicts),
+        started_at=ready.started_at,
+        program=program_version(),
+        compact=options.compact,
+        accept=options.accept,
+    )
+
+
+def is_idle(ready: Prepared, document: dict[str, Any], latest: Release) -> bool:
+    """Nothing would change: no work, no moves or deletes, the same items, indexes and exports."""
+    moving = ready.planned.verdicts.filter(~pl.col("verdict").is_in(["unchanged", "failed"]))
+    if moving.height or ready.planned.counts["deleted"]:
+        return False
+    declared = {name: entry.config for name, entry in latest.features.items()}
+    if declared != {name: job.config for name, job in ready.resolved.jobs.items()}:
+        return False
+    if any(latest.spec.get(part) != document.get(part) for part in ("indexes", "exports")):
+        return False
+    columns = ready.before.items.columns
+    before, after = ready.before.items.sort("item_no"), ready.planned.tables.items.select(columns).sort("item_no")
+    if not before.equals(after):
+        return False
+    keys = ["source", "feature", "uid", "message"]
+    old, new = ready.before.failures.select(keys).sort(keys), ready.planned.tables.failures.select(keys).sort(keys)
+    return old.equals(new)
+
+
+def check_recompute(plan: RunPlan, ready: Prepared) -> None:
+    """Stop before computing when more is to be computed again than ``max_recompute`` allows.
+
+    Raises:
+        LimitError: naming the share, the reason and how to go on.
+    """
+    had, again = plan.counts["had"], plan.counts["recompute"]
+    if plan.accept.recompute or not had or again / had <= plan.limits.max_recompute:
+        return
+    reasons = ready.planned.verdicts.filter(pl.col("verdict") == "config_changed")["reason"]
+    raise LimitError(
+        f"{again} of {had} items would be computed again, more than max_recompute ({plan.limits.max_recompute:.0%}): "
+        f"{reasons[0]}. Nothing was computed; `cliploom run --allow-recompute` goes on."
+    )
+
+
+def execute(
+    plan: RunPlan,
+    target: Target,
+    options: RunOptions,
+    counters: dict[str, int],
+    watch: Stopwatch,
+    note: Callable[[str], None],
+) -> RunResult:
+    """Run the main graph of a plan and read how it ended."""
+    from pipelines.build import build_run
+    from pipelines.runner import run_graph
+    from transforms.final import read_outcome
+
+    objects = Objects(plan.job.store)
+    note(f"computing {sum(count for counts in plan.verdicts.values() for v, count in counts.items() if v in COMPUTED)} items")
+    objects.delete([f"runs/{plan.job.run}/outcome.json"])
+    _add(counters, run_graph(lambda pipeline: build_run(pipeline, plan), target, options.extra))
+    watch.lap("compute")
+    outcome = read_outcome(objects, plan.job.run)
+    if outcome is None:
+        raise StoreError(f"Run {plan.job.run} ended without publishing; run again: finished parts are reused.")
+    if outcome["state"] == "stopped":
+        raise LimitError(str(outcome["message"]))
+    if outcome["state"] == "conflict":
+        raise StoreError(str(outcome["message"]))
+    release = read_releases(objects).get(int(str(outcome["release"])))
+    report = {
+        "run": plan.job.run,
+        "release": release.release,
+        "verdicts": plan.verdicts,
+        "counters": counters,
+        "seconds": watch.seconds,
+        "program": plan.program,
+    }
+    objects.put(f"runs/{plan.job.run}/report.json", json.dumps(report, indent=1).encode())
+    return RunResult(plan.job.run, release, True, plan.verdicts, counters, watch.seconds)
+
+

@@ -1,0 +1,85 @@
+"""Running a Beam graph where a target says: on this machine, or by the options of any Beam runner."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from apache_beam import Pipeline
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from schemas.errors import CliploomError, SpecError
+from schemas.spec import Target
+
+LOCAL = ("local", "direct", "directrunner", "fnapirunner")
+
+
+def is_local(target: Target) -> bool:
+    """The target runs in this process."""
+    return target.runner.lower() in LOCAL
+
+
+def workers_of(target: Target) -> int:
+    """Worker threads of a local target: as many as said, else one for each core that this process may use."""
+    return target.workers or len(os.sched_getaffinity(0))
+
+
+def run_graph(build: Callable[[Pipeline], None], target: Target, extra: Sequence[str] = ()) -> Mapping[str, int]:
+    """Build and run a graph, wait for its end.
+
+    Args:
+        build: adds the transforms.
+        target: where to run.
+        extra: Beam options from the command line, after the target's own.
+
+    Returns:
+        Committed counters by name.
+
+    Raises:
+        SpecError: for options that Beam does not take.
+        CliploomError: when the runner reports a failure.
+    """
+    if is_local(target):
+        # The plain name DirectRunner may try to download another runner; this one is in the package.
+        arguments = [
+            f"--direct_num_workers={workers_of(target)}",
+            "--direct_running_mode=multi_threading",
+            *arguments_of(target),
+            *extra,
+        ]
+        pipeline = Pipeline(runner=FnApiRunner(), options=PipelineOptions(arguments))
+    else:
+        pipeline = Pipeline(options=PipelineOptions([f"--runner={target.runner}", *arguments_of(target), *extra]))
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    build(pipeline)
+    result = pipeline.run()
+    state = result.wait_until_finish()
+    if state is not None and str(state) not in ("DONE", "PipelineState.DONE"):
+        raise CliploomError(f"The runner {target.runner} ended the job in state {state}; its own log says why.")
+    counters: dict[str, int] = {}
+    for counter in result.metrics().query()["counters"]:
+        name = counter.key.metric.name
+        if counter.key.metric.namespace == "cliploom":
+            counters[name] = counters.get(name, 0) + int(counter.committed or counter.attempted or 0)
+    return counters
+
+
+def arguments_of(target: Target) -> list[str]:
+    """Beam options as command-line arguments.
+
+    Raises:
+        SpecError: for a value that is no plain value.
+    """
+    arguments = []
+    for name, value in target.options.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, bool):
+                if one:
+                    arguments.append(f"--{name}")
+            elif isinstance(one, str | int | float):
+                arguments.append(f"--{name}={one}")
+            else:
+                raise SpecError(f"targets: the option {name!r} can't be {one!r}; give a text, a number, true or a list.")
+    return arguments

@@ -1,0 +1,61 @@
+"""The plan of one run as workers see it: what the launcher decided, kept as JSON beside the plan's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.jobs import FeatureJob, RunJob
+from schemas.release import Release
+from schemas.spec import Export, IndexSpec, Limits
+
+
+class Accept(BaseModel):
+    """Guards that a person has lifted for this run."""
+
+    model_config = ConfigDict(frozen=True)
+    failures: bool = False
+    deletes: bool = False
+    recompute: bool = False
+
+
+class RunPlan(BaseModel):
+    """One run, planned.
+
+    Attributes:
+        base: the release that it starts from; None for a new store.
+        releases_version: version of the ``releases`` table that the plan saw.
+        document: the spec as written, variables not resolved.
+        recipes: by feature, what its config digest was made from.
+        next_item_no: first number that no item has.
+        compact: merge small parts even when few.
+        digests: item_no, uid, digest etc. stand in ``plans/<run>/*.parquet``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    job: RunJob
+    base: Release | None
+    releases_version: int
+    document: dict[str, Any]
+    recipes: dict[str, dict[str, Any]]
+    indexes: dict[str, IndexSpec]
+    exports: dict[str, Export]
+    limits: Limits
+    next_item_no: int
+    counts: dict[str, int]
+    verdicts: dict[str, dict[str, int]]
+    started_at: float
+    program: str
+    note: str = ""
+    compact: bool = False
+    accept: Accept = Accept()
+
+    @property
+    def folder(self) -> str:
+        """Folder of the plan's tables, relative to the store."""
+        return f"plans/{self.job.run}"
+
+    def feature(self, name: str) -> FeatureJob:
+        """The job of a feature."""
+        return self.job.features[name]

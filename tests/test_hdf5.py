@@ -1,0 +1,249 @@
+"""HDF5 parts, masters and single files; names, bytes, and parts that are gone."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from schemas.errors import StoreError
+from transforms.store.hdf5 import (
+    ItemVectors,
+    escape,
+    read_uid,
+    read_uids,
+    unescape,
+    write_hdf5_part,
+    write_master,
+    write_single,
+)
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), min_size=1)
+
+
+def item(uid, rows=3, outputs=("pooled",), seed=0):
+    rng = np.random.default_rng([seed, rows, len(uid)])
+    vectors = {name: rng.normal(size=(rows, 4 + at)).astype(np.float32) for at, name in enumerate(outputs)}
+    return ItemVectors(uid, 1.875, 0.5, "lite0", "ab" * 20, vectors)
+
+
+def assert_same(found, right, outputs=("pooled",)):
+    assert (found.uid, found.fps, found.start, found.encoder, found.digest) == (
+        right.uid,
+        right.fps,
+        right.start,
+        right.encoder,
+        right.digest,
+    )
+    assert list(found.outputs) == list(outputs)
+    for name in outputs:
+        assert found.outputs[name].dtype == np.float32
+        assert np.array_equal(found.outputs[name], right.outputs[name])
+
+
+@given(ANY_TEXT)
+@example("\x00/.%")
+@example("\ud83d\ude00 😀")
+def test_escaping_is_undone_and_leaves_nothing_that_hdf5_reads(uid):
+    name = escape(uid)
+    assert unescape(name) == uid
+    assert not set(name) & set("/.\x00")
+    name.encode("utf-8")
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_different_uids_have_different_names(one, other):
+    assert (escape(one) == escape(other)) == (one == other)
+
+
+def test_escaped_names_are_percent_codes():
+    assert escape("a/b.mp4") == "a%2Fb%2Emp4"
+    assert escape("100%\x00") == "100%25%00"
+    assert escape("\udcff") == "%ED%B3%BF"
+    assert escape("Füße 猫") == "Füße 猫"
+    assert unescape("a%2fb") == "a/b"
+
+
+@pytest.mark.parametrize("name", ["", "%", "a%2", "a/b", "a.b", "%zz", "%FF"])
+def test_names_that_no_uid_has_are_refused(name):
+    with pytest.raises(ValueError, match="is not an escaped uid"):
+        unescape(name)
+
+
+def test_an_empty_uid_is_refused():
+    with pytest.raises(ValueError, match="empty uid"):
+        escape("")
+
+
+def test_a_part_is_plain_hdf5_with_a_dataset_a_uid(tmp_path):
+    path = tmp_path / "part.h5"
+    right = item("dir/clip.1")
+    assert write_hdf5_part(path, iter([right]), ("pooled",)) == 1
+    with h5py.File(path) as file:
+        dataset = file["dir%2Fclip%2E1"]
+        assert list(file) == ["dir%2Fclip%2E1"]
+        assert dataset.dtype == np.float32
+        assert np.array_equal(dataset[1:3], right.outputs["pooled"][1:3])
+        assert dict(dataset.attrs) == {"fps": 1.875, "start": 0.5, "encoder": b"lite0", "digest": b"ab" * 20}
+        assert dataset.chunks is None
+    assert_same(read_uid(path, "dir/clip.1"), right)
+
+
+def test_several_outputs_have_a_group_each(tmp_path):
+    path = tmp_path / "part.h5"
+    outputs = ("pooled", "semantic")
+    items = [item("b", 2, outputs), item("a", 5, outputs)]
+    write_hdf5_part(path, items, outputs)
+    with h5py.File(path) as file:
+        assert {name: sorted(file[name]) for name in file} == {"pooled": ["a", "b"], "semantic": ["a", "b"]}
+    assert read_uids(path) == ["a", "b"]
+    for right in items:
+        assert_same(read_uid(path, right.uid), right, outputs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    uids=st.lists(ANY_TEXT, unique=True, max_size=8),
+    rows=st.integers(0, 4),
+    outputs=st.sampled_from([("x",), ("x", "y")]),
+)
+def test_whatever_is_written_is_read_from_part_master_and_single(uids, rows, outputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("h5")
+    items = [item(uid, rows, outputs) for uid in uids]
+    half = len(items) // 2
+    write_hdf5_part(folder / "one.h5", items[:half], outputs)
+    write_hdf5_part(folder / "two.h5", items[half:], outputs)
+    parts = {right.uid: "one.h5" if at < half else "two.h5" for at, right in enumerate(items)}
+    write_master(folder / "master.h5", parts, outputs)
+    write_single(folder / "single.h5", {uid: folder / part for uid, part in parts.items()}, outputs)
+    for name in ("master.h5", "single.h5"):
+        assert read_uids(folder / name) == sorted(uids)
+        for right in items:
+            assert_same(read_uid(folder / name, right.uid), right, outputs)
+
+
+@pytest.mark.parametrize("outputs", [("pooled",), ("pooled", "semantic")])
+def test_the_same_items_at_another_time_give_the_same_bytes(outputs, tmp_path, monkeypatch):
+    def write(folder):
+        folder.mkdir()
+        write_hdf5_part(folder / "p.h5", [item(f"clip{n}", n % 5, outputs) for n in range(300)], outputs)
+        parts = {f"clip{n}": "p.h5" for n in range(300)}
+        write_master(folder / "m.h5", dict(sorted(parts.items(), reverse=folder.name == "b")), outputs)
+        write_single(folder / "s.h5", {uid: folder / "p.h5" for uid in parts}, outputs)
+
+    write(tmp_path / "a")
+    # HDF5 stores whole seconds where it stores times at all.
+    start = int(time.time())
+    while int(time.time()) == start:
+        os.sched_yield()
+    write(tmp_path / "b")
+    for name in ("p.h5", "m.h5", "s.h5"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_master_works_wherever_the_folder_is_moved_and_from_any_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "here" / "parts").mkdir(parents=True)
+    right = item("a")
+    write_hdf5_part(tmp_path / "here" / "parts" / "p.h5", [right], ("pooled",))
+    write_master(tmp_path / "here" / "m.h5", {"a": "parts/p.h5"}, ("pooled",))
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir("/")
+    assert_same(read_uid(tmp_path / "there" / "m.h5", "a"), right)
+    with h5py.File(tmp_path / "there" / "m.h5") as file:
+        assert np.array_equal(file["a"][()], right.outputs["pooled"])
+
+
+def test_a_missing_part_is_an_error_and_never_zeros(tmp_path):
+    write_hdf5_part(tmp_path / "p.h5", [item("a"), item("b")], ("pooled",))
+    write_master(tmp_path / "m.h5", {"a": "p.h5", "b": "p.h5"}, ("pooled",))
+    (tmp_path / "p.h5").unlink()
+    with pytest.raises(StoreError, match=r"m\.h5 links 'a' to .*p\.h5, which is missing or damaged"):
+        read_uid(tmp_path / "m.h5", "a")
+    assert read_uids(tmp_path / "m.h5") == ["a", "b"]
+    with h5py.File(tmp_path / "m.h5") as file, pytest.raises(KeyError):
+        file["a"]
+
+
+def test_a_part_without_the_uid_is_an_error(tmp_path):
+    write_hdf5_part(tmp_path / "p.h5", [item("a")], ("pooled",))
+    write_master(tmp_path / "m.h5", {"b": "p.h5"}, ("pooled",))
+    with pytest.raises(StoreError, match=r"links 'b' to .*p\.h5"):
+        read_uid(tmp_path / "m.h5", "b")
+    with pytest.raises(StoreError, match=r"p\.h5 has no uid 'b'"):
+        read_uid(tmp_path / "p.h5", "b")
+    with pytest.raises(StoreError, match=r"p\.h5 has no uid 'b'"):
+        write_single(tmp_path / "s.h5", {"b": tmp_path / "p.h5"}, ("pooled",))
+    with pytest.raises(StoreError, match=r"gone\.h5 is missing, damaged"):
+        write_single(tmp_path / "s.h5", {"b": tmp_path / "gone.h5"}, ("pooled",))
+
+
+def test_a_single_file_stands_alone(tmp_path):
+    right = item("a")
+    write_hdf5_part(tmp_path / "p.h5", [right], ("pooled",))
+    write_single(tmp_path / "s.h5", {"a": tmp_path / "p.h5"}, ("pooled",))
+    (tmp_path / "p.h5").unlink()
+    assert_same(read_uid(tmp_path / "s.h5", "a"), right)
+
+
+def test_an_item_without_rows_is_kept(tmp_path):
+    write_hdf5_part(tmp_path / "p.h5", [item("a", 0)], ("pooled",))
+    assert read_uid(tmp_path / "p.h5", "a").outputs["pooled"].shape == (0, 4)
+
+
+def test_wrong_items_are_refused_by_name(tmp_path):
+    path = tmp_path / "p.h5"
+    with pytest.raises(ValueError, match="uid 'a' comes twice"):
+        write_hdf5_part(path, [item("a"), item("a")], ("pooled",))
+    with pytest.raises(ValueError, match="'a' has no output 'semantic', only pooled"):
+        write_hdf5_part(path, [item("a")], ("semantic",))
+    wide = ItemVectors("a", 1, 0, "e", "d", {"pooled": np.zeros((2, 3))})
+    with pytest.raises(ValueError, match=r"'pooled' of 'a' is float64 \(2, 3\)"):
+        write_hdf5_part(path, [wide], ("pooled",))
+    with pytest.raises(ValueError, match="no output"):
+        write_hdf5_part(path, [], ())
+    with pytest.raises(ValueError, match="/x/p.h5 is an absolute path"):
+        write_master(path, {"a": "/x/p.h5"}, ("pooled",))
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path):
+    path = tmp_path / "p.h5"
+    write_hdf5_part(path, [item(f"clip{n}") for n in range(50)], ("pooled",))
+    whole = path.read_bytes()
+    for size in (0, 10, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(StoreError, match=r"p\.h5 is missing, damaged"):
+            read_uid(path, "clip7")
+    with h5py.File(path, "w") as file:
+        file["a"] = [1.0]
+    for read in (lambda: read_uids(path), lambda: read_uid(path, "a")):
+        with pytest.raises(StoreError, match=r"p\.h5 is missing, damaged, or not written by cliploom"):
+            read()
+
+
+def test_flipped_bytes_are_an_error_or_other_numbers_but_never_a_crash(tmp_path):
+    path = tmp_path / "p.h5"
+    write_hdf5_part(path, [item("clip")], ("pooled",))
+    whole = path.read_bytes()
+    assert len(whole) < 3000
+    refused = 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x81]) + whole[at + 1 :])
+        try:
+            read_uid(path, "clip")
+        except StoreError:
+            refused += 1
+    assert refused > 100
+
+
+def test_files_of_a_newer_program_are_refused(tmp_path):
+    path = tmp_path / "p.h5"
+    write_hdf5_part(path, [item("a")], ("pooled",))
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = 2
+    with pytest.raises(StoreError, match="has format 2; this program reads up to 1"):
+        read_uid(path, "a")

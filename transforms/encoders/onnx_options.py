@@ -1,0 +1,141 @@
+"""What a spec says of an ONNX file: its input, its outputs, its text tower."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+from schemas.media import Preprocess
+from transforms.encoders.base import EncoderOptions
+
+
+def _per_channel(value: Any) -> Any:
+    """One number stands for all three channels."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (float(value),) * 3
+    return tuple(value) if isinstance(value, list) else value
+
+
+Channels = Annotated[
+    tuple[
+        Annotated[float, Field(strict=False, allow_inf_nan=False)],
+        Annotated[float, Field(strict=False, allow_inf_nan=False)],
+        Annotated[float, Field(strict=False, allow_inf_nan=False)],
+    ],
+    BeforeValidator(_per_channel),
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class OnnxInput(_Part):
+    """The picture or clip that the file takes; ``offset`` to ``alpha`` as in ``Preprocess``.
+
+    Attributes:
+        layout: order of the axes, n batch, t time, c channels, h height, w width; with t the encoder takes clips.
+        node: name of the input, when the file has several.
+        frames: T of a clip.
+    """
+
+    layout: Literal["nchw", "nhwc", "nthwc", "ntchw", "ncthw"]
+    width: PositiveInt
+    height: PositiveInt
+    node: str | None = None
+    frames: PositiveInt | None = None
+    fit: Literal["crop", "squash", "square"] = "crop"
+    crop: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+    filter: Literal["bicubic", "bilinear", "area"] = "bicubic"
+    order: Literal["rgb", "bgr"] = "rgb"
+    offset: Channels = (0.0, 0.0, 0.0)
+    scale: Channels = (255.0, 255.0, 255.0)
+    alpha: Literal["white", "black", "drop"] = "white"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OnnxInput:
+        if ("t" in self.layout) != (self.frames is not None):
+            mend = "give frames, the length of a clip" if "t" in self.layout else "leave frames out, or use nthwc"
+            raise ValueError(f"layout {self.layout!r} and frames {self.frames} don't fit together; {mend}")
+        if 0 in self.scale:
+            raise ValueError(f"scale {list(self.scale)} divides by zero")
+        return self
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The same as a record."""
+        names = ("width", "height", "fit", "crop", "filter", "order", "offset", "scale", "alpha")
+        return Preprocess(**{name: getattr(self, name) for name in names})
+
+
+class OnnxOutput(_Part):
+    """One output of the file.
+
+    Attributes:
+        node: its name in the file.
+        pool: ``none`` for vectors, ``mean`` to average over all axes but batch and ``channel_axis``.
+        channel_axis: of the file's output: 1 for [n, c, h, w], -1 for [n, tokens, c].
+    """
+
+    node: str
+    pool: Literal["none", "mean"] = "none"
+    channel_axis: int = 1
+
+
+class OnnxText(_Part):
+    """A second file that puts sentences into the space of an output.
+
+    Attributes:
+        model: ONNX file: token ids and, mostly, an attention mask [n, tokens].
+        tokenizer: a ``tokenizer.json`` of the Hugging Face tokenizers library.
+        max_tokens: longer sentences are cut; a file without a mask is always given so many.
+        node: name of its output, when it has several.
+        output: the encoder's output whose space it shares, when there are several.
+        pad_id: token that fills up.
+        prompt: put before each sentence.
+    """
+
+    model: str
+    tokenizer: str
+    max_tokens: PositiveInt
+    node: str | None = None
+    output: str | None = None
+    pad_id: Annotated[int, Field(ge=0)] = 0
+    prompt: str = ""
+
+
+class OnnxOptions(EncoderOptions):
+    """Options of ``onnx``.
+
+    Attributes:
+        model: the ONNX file.
+        input: what it takes.
+        outputs: what to keep, by the name it shall have.
+        text: the text tower.
+        batch: items computed together, where the file leaves that open.
+    """
+
+    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "batch"})
+    model: str
+    input: OnnxInput
+    outputs: Annotated[dict[str, OnnxOutput], Field(min_length=1)]
+    text: OnnxText | None = None
+    batch: Annotated[int, Field(ge=1, le=256)] = 4
+
+    @model_validator(mode="after")
+    def _text_names_an_output(self) -> OnnxOptions:
+        if self.text is None:
+            return self
+        if self.text.output is None and len(self.outputs) > 1:
+            raise ValueError(
+                f"text.output is missing; name the output whose space it shares: {', '.join(self.outputs)}"
+            )
+        if self.text.output is not None and self.text.output not in self.outputs:
+            raise ValueError(f"text.output {self.text.output!r} is no output; known: {', '.join(self.outputs)}")
+        return self
+
+    @property
+    def text_output(self) -> str | None:
+        """The output whose space the text tower shares."""
+        return None if self.text is None else self.text.output or next(iter(self.outputs))

@@ -1,0 +1,98 @@
+"""Preparing a model once, on the launcher: a folder named by the digest of all that its vectors depend on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from schemas.digests import SHORT, digest_of
+from schemas.errors import SpecError
+from schemas.models import CARD_FILE, ModelCard
+from transforms.encoders.agreement import check_agreement
+from transforms.encoders.base import EncoderOptions, Family, PreparedText
+from transforms.encoders.registry import family, load_text_tower, read_card
+
+
+def model_digest(kind: Family, options: EncoderOptions, text_digest: str = "") -> str:
+    """Digest of a model before it is prepared.
+
+    Args:
+        kind: the family.
+        options: checked options; those that change no vector don't count.
+        text_digest: of the text encoder that it builds on.
+
+    Raises:
+        CliploomError: when the weights are not there.
+    """
+    return digest_of(
+        {
+            "kind": kind.kind,
+            "revision": kind.REVISION,
+            "options": options.model_dump(mode="json", exclude=set(options.VALUE_FREE)),
+            "fingerprint": kind.fingerprint(options),
+            "text": text_digest,
+        }
+    )
+
+
+def prepare_model(
+    kind: str, options: EncoderOptions, models: Path, text: PreparedText | None = None
+) -> tuple[Path, ModelCard]:
+    """Prepare a model, or find it prepared.
+
+    It is written under another name and renamed when whole, its card last: a folder with a card is complete, and of two
+    launchers one wins.
+
+    Args:
+        kind: registry name.
+        options: an instance of the family's ``Options``.
+        models: local folder that holds model folders; made when missing.
+        text: the text encoder that the spec names, prepared in the same ``models``.
+
+    Returns:
+        The folder ``models/<digest>`` and its card.
+
+    Raises:
+        CliploomError: when weights are missing, or the result agrees too little with the original.
+        SpecError: when the family takes no text encoder.
+    """
+    chosen = family(kind)
+    if text is not None and not chosen.TEXT_ENCODER:
+        raise SpecError(f"The encoder kind '{kind}' takes no text_encoder; leave it out.")
+    if text is not None and text.card.modality != "text":
+        raise SpecError(f"text_encoder must be a text encoder; '{text.card.kind}' encodes {text.card.modality}s.")
+    digest = model_digest(chosen, options, text.card.digest if text else "")
+    final = models / digest
+    if (final / CARD_FILE).exists():
+        return final, read_card(final)
+    models.mkdir(parents=True, exist_ok=True)
+    # beside the final folder, so that the relative path to the text encoder's holds while measuring, too
+    folder = Path(tempfile.mkdtemp(prefix=f".{digest[:SHORT]}-", dir=models))
+    try:
+        card = replace(chosen.prepare(options, folder, text), digest=digest)
+        check_agreement(card)
+        (folder / CARD_FILE).write_text(json.dumps(card.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        folder.chmod(0o755)
+        _publish(folder, final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return final, read_card(final)
+
+
+def _publish(folder: Path, final: Path) -> None:
+    """Rename; a folder there without a card is a leftover and goes, one with a card is another launcher's and stays."""
+    if final.exists() and not (final / CARD_FILE).exists():
+        shutil.rmtree(final)
+    try:
+        folder.rename(final)
+    except OSError:
+        if not (final / CARD_FILE).exists():
+            raise
+
+
+def prepared_text(folder: Path, card: ModelCard) -> PreparedText:
+    """A prepared text encoder, for ``prepare_model`` of an encoder that builds on it."""
+    return PreparedText(folder, card, load_text_tower(folder))

@@ -1,0 +1,134 @@
+"""Encoder families by kind: the built-in ones, and those that installed packages offer.
+
+Importing this module, asking for a family and checking its options loads neither OpenVINO nor Beam.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schemas.errors import CliploomError, SpecError, StoreError, nearest
+from schemas.models import CARD_FILE, ModelCard
+from transforms.encoders.base import Encoder, Family
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+GROUP = "cliploom.encoders"
+
+_BUILT_IN: Mapping[str, str] = {
+    "efficientnet_lite0": "transforms.encoders.lite0:EfficientNetLite0",
+    "minilm": "transforms.encoders.minilm:MiniLM",
+    "onnx": "transforms.encoders.onnx:Onnx",
+    "sentence_transformer": "transforms.encoders.sentence_transformer:SentenceTransformer",
+}
+
+
+def kinds() -> list[str]:
+    """All kinds that a spec may name, sorted."""
+    return sorted({*_BUILT_IN, *_offered()})
+
+
+def family(kind: str) -> Family:
+    """The family of a kind; a built-in one can't be replaced by an entry point.
+
+    Raises:
+        SpecError: for an unknown kind, with the nearest known one.
+        CliploomError: when an installed package's family can't be loaded or is none.
+    """
+    offered = _offered()
+    if kind in _BUILT_IN:
+        module, _, name = _BUILT_IN[kind].partition(":")
+        found = getattr(importlib.import_module(module), name)
+    elif kind in offered:
+        try:
+            found = offered[kind].load()
+        except Exception as error:
+            raise CliploomError(
+                f"The encoder '{kind}' of {_origin(offered[kind])} can't be loaded: {type(error).__name__}: {error}."
+            ) from error
+    else:
+        raise SpecError(f"There is no encoder kind '{kind}'{nearest(kind, kinds())}")
+    if not (isinstance(found, type) and issubclass(found, Family)):
+        raise CliploomError(f"The encoder '{kind}' of {_origin(offered[kind])} is not a class that extends Family.")
+    return found()
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a prepared folder.
+
+    Raises:
+        StoreError: when it is missing or damaged.
+    """
+    try:
+        return ModelCard.from_dict(json.loads((folder / CARD_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise StoreError(
+            f"'{folder}' has no {CARD_FILE}, so it is not a prepared model; run again to prepare it."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"The model card '{folder / CARD_FILE}' is damaged: {type(error).__name__}: {error}."
+        ) from None
+
+
+def load(folder: Path, threads: int = 1) -> Encoder:
+    """Open a prepared model, once a process: all threads that ask for the same one share it.
+
+    Args:
+        folder: a prepared folder.
+        threads: how many will call it at a time.
+    """
+    from transforms.encoders.runtime import shared_models
+
+    card = read_card(folder)
+    key = ("encoder", str(folder.resolve()), card.digest, threads)
+    return shared_models().get(key, lambda: family(card.kind).open(folder, card, threads))
+
+
+def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:
+    """What turns queries into vectors of the spaces whose outputs have ``text``.
+
+    Args:
+        folder: a prepared folder; the text encoder that it builds on stands beside it (``referred_models``).
+
+    Returns:
+        A function from sentences to float32 [n, dim].
+
+    Raises:
+        CliploomError: when the model has no text tower.
+    """
+    from transforms.encoders.runtime import shared_models
+    from transforms.encoders.text import TextTower
+
+    card = read_card(folder)
+    if not card.text_tower:
+        raise CliploomError(f"The encoder '{card.kind}' has no text tower and no text_encoder, so text can't ask it.")
+    tower_folder = (folder / card.text_tower).resolve().parent
+    precision = read_card(tower_folder).precision
+    tower = shared_models().get(("text", str(tower_folder)), lambda: TextTower(tower_folder, precision))
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        return tower.encode(texts, query=True)
+
+    return encode
+
+
+def referred_models(card: ModelCard) -> tuple[str, ...]:
+    """Digests of the other model folders that must stand beside this one for text queries."""
+    parent, separator, rest = card.text_tower.partition("../")
+    return (rest.split("/")[0],) if separator and not parent else ()
+
+
+def _offered() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"package '{point.dist.name}'" if point.dist else f"'{point.value}'"

@@ -1,0 +1,122 @@
+"""OpenVINO, set so that results can be repeated and threads don't fight: compile once a process, a request a thread.
+
+As many streams as worker threads and one inference thread a stream: each calling thread has a core's worth of model to
+itself, and a sum is never split over threads, whose number would then show in the last bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as op
+
+from schemas.errors import CliploomError
+from schemas.models import Precision
+
+T = TypeVar("T")
+
+
+class SharedModels:
+    """Opened models of one process by key; kept only as long as somebody holds them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._building: dict[Hashable, threading.Lock] = {}
+        self._held: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+
+    def get(self, key: Hashable, build: Callable[[], T]) -> T:
+        """The object of ``key``, built by the first of many concurrent callers; the others wait for it."""
+        with self._lock:
+            building = self._building.setdefault(key, threading.Lock())
+        with building:
+            found: T | None = self._held.get(key)
+            if found is None:
+                found = build()
+                self._held[key] = found
+            return found
+
+
+@functools.cache
+def shared_models() -> SharedModels:
+    """The opened models of this process."""
+    return SharedModels()
+
+
+class CompiledGraph:
+    """A graph compiled for ``threads`` concurrent callers, each with an infer request of its own."""
+
+    def __init__(self, graph: Path | ov.Model, precision: Precision, threads: int = 1) -> None:
+        """Compile.
+
+        Args:
+            graph: an IR file, or a model in memory.
+            precision: pinned; OpenVINO would choose bf16 by itself where the processor has it.
+            threads: concurrent callers to be ready for.
+
+        Raises:
+            CliploomError: when the processor can't compute in that precision, or the file is damaged.
+        """
+        core = ov.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise CliploomError("This processor can't compute in bf16; use precision: f32.")
+        settings = {
+            "NUM_STREAMS": threads,
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        try:
+            model = core.read_model(graph) if isinstance(graph, Path) else graph
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise CliploomError(f"The graph {graph} can't be opened: {last_line(error)}.") from error
+        self.output_names: tuple[str, ...] = tuple(port.get_any_name() for port in self._compiled.outputs)
+        self.input_shapes = tuple(_shape(port) for port in self._compiled.inputs)
+        self.output_shapes = tuple(_shape(port) for port in self._compiled.outputs)
+        self._local = threading.local()
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Run the graph in the calling thread.
+
+        Args:
+            inputs: in the graph's order; read in place, so C-contiguous.
+
+        Returns:
+            Arrays by output name, the caller's own.
+        """
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        request.infer(list(inputs), share_inputs=True)
+        return {name: request.get_output_tensor(i).data.copy() for i, name in enumerate(self.output_names)}
+
+
+def save_graph(model: ov.Model, path: Path) -> None:
+    """Write IR (``.xml`` with its ``.bin``), weights in float32."""
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+def named_result(node: Any, name: str) -> Any:
+    """A graph result that runs return under ``name``; ``node`` is a node or one of its outputs."""
+    result = op.result(node)
+    result.output(0).get_tensor().set_names({name})
+    return result
+
+
+def _shape(port: Any) -> tuple[int, ...]:
+    """Sizes of a port, -1 where they are not fixed."""
+    return tuple(-1 if size.is_dynamic else size.get_length() for size in port.partial_shape)
+
+
+def last_line(error: Exception) -> str:
+    """What an OpenVINO or PyTorch error says at its end, without the full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,123 @@
+"""Any sentence-transformers model, converted once; workers then need neither it nor PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from schemas.errors import CliploomError, MissingExtraError
+from schemas.models import Modality, ModelCard, Output
+from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from transforms.encoders.weights import sha256_of
+
+OUTPUT = "embedding"
+# what a model's vectors may depend on; pickled weights (.bin) are never read
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
+_OTHER_FORMATS = ("onnx", "openvino")
+
+
+class SentenceTransformerOptions(EncoderOptions):
+    """Options of ``sentence_transformer``.
+
+    Attributes:
+        model: a folder, or a name on the Hugging Face hub.
+        revision: commit or tag of a named model; name one, or the vectors follow the hub's newest.
+        prompt: name of the model's own prompt for stored sentences; by default what the model says, mostly none.
+        query_prompt: the same for queries.
+    """
+
+    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "revision"})
+    model: str
+    revision: str | None = None
+    prompt: str | None = None
+    query_prompt: str | None = None
+
+
+class SentenceTransformer(Family):
+    """One output, ``embedding``: what ``SentenceTransformer(model).encode`` gives."""
+
+    kind = "sentence_transformer"
+    Options = SentenceTransformerOptions
+
+    def modality(self, options: SentenceTransformerOptions) -> Modality:
+        """Sentences."""
+        return "text"
+
+    def output_names(self, options: SentenceTransformerOptions, text: bool) -> tuple[str, ...]:
+        """The one output."""
+        return (OUTPUT,)
+
+    def fingerprint(self, options: SentenceTransformerOptions) -> dict[str, str]:
+        """Hashes of all files of the model that can matter."""
+        folder = model_folder(options)
+        return {name: sha256_of(folder / name) for name in _model_files(folder)}
+
+    def prepare(self, options: SentenceTransformerOptions, folder: Path, text: PreparedText | None) -> ModelCard:
+        """Trace and convert the model; see ``Family.prepare``.
+
+        Raises:
+            MissingExtraError: without sentence-transformers.
+        """
+        if importlib.util.find_spec("sentence_transformers") is None:
+            raise MissingExtraError("text", f"Preparing the encoder '{self.kind}'")
+        from transforms.encoders.sentence_transformer_convert import convert
+        from transforms.encoders.text import TEXT_GRAPH
+
+        converted = convert(model_folder(options), folder, OUTPUT, options.prompt, options.query_prompt)
+        space = f"{self.kind}/{_identity(self.fingerprint(options))}"
+        card = self.card(options, {OUTPUT: Output(dim=converted.dim, space=space, text=True)}, text_tower=TEXT_GRAPH)
+        return replace(card, agreement={OUTPUT: converted.agreement(folder, options.precision)})
+
+    def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
+        """Compile the graph."""
+        from transforms.encoders.text import TextEncoder
+
+        return TextEncoder(folder, card, threads)
+
+
+def model_folder(options: SentenceTransformerOptions) -> Path:
+    """Local folder of the model; a named one is looked for in the Hugging Face cache first, then fetched.
+
+    Raises:
+        CliploomError: when it is neither a model folder nor to be had.
+    """
+    local = Path(options.model).expanduser()
+    if local.is_dir():
+        if not _model_files(local):
+            raise CliploomError(f"The folder '{options.model}' holds no .safetensors model; give the folder that does.")
+        return local.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [*_FILES, *(f"*/{pattern}" for pattern in _FILES)]
+    for cached in (True, False):
+        try:
+            found = snapshot_download(
+                options.model, revision=options.revision, allow_patterns=patterns, local_files_only=cached
+            )
+            return Path(found)
+        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise CliploomError(
+        f"The sentence-transformers model '{options.model}' is neither a folder nor to be had from the hub "
+        f"({reason.rstrip('.')}); give a folder."
+    )
+
+
+def _model_files(folder: Path) -> list[str]:
+    """Relative names of the files that matter, sorted; none when there are no weights."""
+    found = {
+        path.relative_to(folder).as_posix()
+        for pattern in _FILES
+        for path in folder.rglob(pattern)
+        if path.relative_to(folder).parts[0] not in _OTHER_FORMATS
+    }
+    return sorted(found) if any(name.endswith(".safetensors") for name in found) else []
+
+
+def _identity(fingerprint: dict[str, str]) -> str:
+    from schemas.digests import SHORT, digest_of
+
+    return digest_of(fingerprint)[:SHORT]

@@ -1,0 +1,148 @@
+"""Conversion of a sentence-transformers model to an OpenVINO graph; needs the extra ``[text]``, on the launcher."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from schemas.errors import CliploomError, SpecError, nearest
+from schemas.models import Precision
+from transforms.encoders.agreement import smallest_cosine
+from transforms.encoders.runtime import last_line, save_graph
+from transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
+from transforms.encoders.text_graph import text_graph
+
+_STEP = 8
+_LONGEST = 512
+_UNLIMITED = 1_000_000  # tokenizers say that they have no limit by a huge number
+_GOLDEN = [
+    "A cup of coffee on a wooden table.",
+    "cat",
+    "Camera wearer opens the door of the fridge with the left hand, takes out the milk and closes the door again.",
+    "¿Dónde está la biblioteca? Zürich, naïve café.",
+    "1,234.56 metres at 25 fps (29.97i); SHOUTING   with odd\tspacing\n",
+    "and then the person picks up the hammer " * 40,
+]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted model and what the original says.
+
+    Attributes:
+        dim: length of the vectors.
+        documents, queries: float32 [n, dim], the original's vectors of the golden sentences.
+    """
+
+    dim: int
+    documents: NDArray[np.float32]
+    queries: NDArray[np.float32]
+
+    def agreement(self, folder: Path, precision: Precision) -> float:
+        """Smallest cosine of the converted model against the original, for stored sentences and for queries."""
+        tower = TextTower(folder, precision)
+        return min(
+            smallest_cosine(tower.encode(_GOLDEN), self.documents),
+            smallest_cosine(tower.encode(_GOLDEN, query=True), self.queries),
+        )
+
+
+class _Pipeline(torch.nn.Module):  # type: ignore[misc]
+    """The model's modules from token ids to sentence vector, as one traceable module."""
+
+    def __init__(self, model: SentenceTransformer, typed: bool) -> None:
+        super().__init__()
+        self._modules_in_order = torch.nn.ModuleList(list(model))
+        self._typed = typed
+        self._truncate = model.truncate_dim
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        features = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._typed:
+            features["token_type_ids"] = torch.zeros_like(input_ids)
+        for module in self._modules_in_order:
+            features = module(features)
+        vectors: torch.Tensor = features["sentence_embedding"]
+        return vectors if self._truncate is None else vectors[..., : self._truncate]
+
+
+def convert(source: Path, folder: Path, output: str, prompt: str | None, query_prompt: str | None) -> Converted:
+    """Convert a model and write graph, tokenizer and settings.
+
+    Args:
+        source: folder of the model.
+        folder: where to write.
+        output: name for the vectors.
+        prompt: name of the model's prompt for stored sentences; None for what the model says itself.
+        query_prompt: the same for queries.
+
+    Raises:
+        SpecError: for a prompt that the model does not have.
+        CliploomError: when it can't be loaded or converted.
+    """
+    try:
+        model = SentenceTransformer(
+            str(source), device="cpu", model_kwargs={"use_safetensors": True}, local_files_only=True
+        ).eval()
+    except Exception as error:
+        raise CliploomError(f"sentence-transformers can't load '{source}': {last_line(error)}.") from error
+    document_text = _prompt(model, "prompt", prompt, ("document", "passage", "corpus"))
+    query_text = _prompt(model, "query_prompt", query_prompt, ("query",))
+    if (document_text or query_text) and not all(m.include_prompt for m in model if isinstance(m, Pooling)):
+        raise CliploomError(f"'{source}' leaves its prompt out of the pooling, which is not supported.")
+    tokenizer = getattr(model[0].tokenizer, "backend_tokenizer", None)
+    if tokenizer is None:
+        raise CliploomError(f"'{source}' has no fast tokenizer (tokenizer.json), which workers need.")
+    tokenizer.save(str(folder / TOKENIZER))
+    longest = model.max_seq_length
+    settings = TextSettings(
+        output=output,
+        max_tokens=int(longest) if longest and longest < _UNLIMITED else _LONGEST,
+        step=_STEP,
+        pad_id=int(model[0].tokenizer.pad_token_id or 0),
+        prompt=document_text,
+        query_prompt=query_text,
+    )
+    settings.write(folder)
+    typed = "token_type_ids" in model[0].tokenizer.model_input_names
+    save_graph(_traced(_Pipeline(model, typed), output, source), folder / TEXT_GRAPH)
+    documents = model.encode(_GOLDEN, prompt=document_text, batch_size=2, show_progress_bar=False)
+    queries = model.encode(_GOLDEN, prompt=query_text, batch_size=2, show_progress_bar=False)
+    return Converted(documents.shape[1], documents.astype(np.float32), queries.astype(np.float32))
+
+
+def _prompt(model: SentenceTransformer, option: str, name: str | None, usual: tuple[str, ...]) -> str:
+    """The text of a prompt: the named one, else what sentence-transformers would take by itself."""
+    prompts: dict[str, str] = model.prompts
+    if name is not None and name not in prompts:
+        raise SpecError(f"{option}: the model has no prompt '{name}'{nearest(name, prompts)}")
+    chosen = name or next((candidate for candidate in usual if candidate in prompts), model.default_prompt_name)
+    return prompts.get(chosen or "", "")
+
+
+def _traced(pipeline: _Pipeline, output: str, source: Path) -> ov.Model:
+    ids = torch.ones((2, 7), dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0  # a mask of ones alone would be traced away by models that look at it
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # of tracing: Python values become constants; that none of them matters is what the agreement shows
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(pipeline, (ids, mask), check_trace=False)
+        # the front end itself: openvino.convert_model wraps it in a tool that reports its use over the network
+        front = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(traced, example_input=(ids, mask))  # must outlive the conversion
+        model = front.convert(front.load(decoder))
+    except Exception as error:
+        raise CliploomError(f"'{source}' can't be converted to a graph: {last_line(error)}.") from error
+    return text_graph(model, output, name=str(source))

@@ -1,0 +1,175 @@
+"""Sentences to vectors: a tokenizer, an OpenVINO graph and their settings, for text encoders and text towers alike.
+
+A folder holds ``text.xml`` (int32 [batch, tokens] ids and, mostly, mask to float32 [batch, dim]), ``tokenizer.json``
+and ``text.json``. A sentence is padded to a length that depends on the sentence alone, so that its vector does not
+depend on its neighbours; sentences of one length are computed together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from schemas.errors import CliploomError, EncodeError
+from schemas.models import ModelCard, Precision
+from transforms.encoders.base import EncodeReport
+from transforms.encoders.graph import count, finite_row
+from transforms.encoders.runtime import CompiledGraph
+
+if TYPE_CHECKING:
+    from transforms.encoders.base import Row
+
+TEXT_GRAPH = "text.xml"
+TEXT_SETTINGS = "text.json"
+TOKENIZER = "tokenizer.json"
+MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How sentences are turned into the graph's input.
+
+    Attributes:
+        output: name of the graph's output.
+        max_tokens: longer sentences are cut, special tokens counted.
+        step: sentences are padded to a multiple of so many tokens, ``max_tokens`` at the most.
+        pad_id: token that fills up.
+        masked: the graph takes a mask beside the ids.
+        prompt, query_prompt: put before each stored sentence, and before each query.
+    """
+
+    output: str
+    max_tokens: int
+    step: int
+    pad_id: int = 0
+    masked: bool = True
+    prompt: str = ""
+    query_prompt: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write ``text.json``."""
+        (folder / TEXT_SETTINGS).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> TextSettings:
+        """Read ``text.json``."""
+        return cls(**json.loads((folder / TEXT_SETTINGS).read_text(encoding="utf-8")))
+
+
+class TextTower:
+    """Encodes sentences in the calling thread; threads may share it."""
+
+    def __init__(self, folder: Path, precision: Precision, threads: int = 1) -> None:
+        """Open a folder.
+
+        Raises:
+            CliploomError: when a file is missing or damaged.
+        """
+        try:
+            self.settings = TextSettings.read(folder)
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CliploomError(f"The text model in '{folder}' can't be opened: {error}.") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self.settings.max_tokens)
+        self._graph = CompiledGraph(folder / TEXT_GRAPH, precision, threads)
+
+    def encode(
+        self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False
+    ) -> NDArray[np.float32]:
+        """Vectors of sentences.
+
+        Args:
+            texts: any; an empty one has a vector too.
+            report: told how many were truncated.
+            query: use the prompt for queries.
+
+        Returns:
+            float32 [n, dim].
+
+        Raises:
+            EncodeError: for what is not Unicode text.
+        """
+        tokens = self._tokens(texts, report, self.settings.query_prompt if query else self.settings.prompt)
+        by_length: dict[int, list[int]] = {}
+        for i in sorted(range(len(tokens)), key=lambda i: len(tokens[i])):
+            by_length.setdefault(self._padded(len(tokens[i])), []).append(i)
+        vectors: dict[int, NDArray[np.float32]] = {}
+        for length, members in by_length.items():
+            for chosen in _halving_batches(members):
+                found = self._run([tokens[i] for i in chosen], length)
+                vectors.update(zip(chosen, found, strict=True))
+        return np.stack([vectors[i] for i in range(len(tokens))]) if tokens else np.zeros((0, self.dim), np.float32)
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self._graph.output_shapes[self._graph.output_names.index(self.settings.output)][-1]
+
+    def _tokens(self, texts: Sequence[str], report: EncodeReport | None, prompt: str) -> list[list[int]]:
+        encodings = []
+        for text in texts:
+            if (refused := _refusal(text)) is not None:
+                raise refused
+            # one by one: encode_batch would start threads of its own beside the workers'
+            encodings.append(self._tokenizer.encode(prompt + text))
+        if report is not None:
+            report.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        return [encoding.ids for encoding in encodings]
+
+    def _padded(self, length: int) -> int:
+        return min(-(-max(length, 1) // self.settings.step) * self.settings.step, self.settings.max_tokens)
+
+    def _run(self, tokens: list[list[int]], length: int) -> NDArray[np.float32]:
+        ids = np.full((len(tokens), length), self.settings.pad_id, np.int32)
+        mask = np.zeros_like(ids)
+        for row, sentence in enumerate(tokens):
+            ids[row, : len(sentence)] = sentence
+            mask[row, : len(sentence)] = 1
+        found = self._graph.run([ids, mask] if self.settings.masked else [ids])
+        return found[self.settings.output]
+
+
+class TextEncoder:
+    """A text tower as an encoder of stored sentences; see ``base.Encoder``."""
+
+    def __init__(self, folder: Path, card: ModelCard, threads: int) -> None:
+        self._tower = TextTower(folder, card.precision, threads)
+
+    def encode(self, batch: Sequence[Any], report: EncodeReport | None = None) -> list[Row | EncodeError]:
+        """Encode sentences; what is not text, or gives no finite vector, is that item's error."""
+        results: list[Row | EncodeError | None] = [_refusal(item) for item in batch]
+        usable = [i for i, refused in enumerate(results) if refused is None]
+        vectors = self._tower.encode([batch[i] for i in usable], report)
+        for i, vector in zip(usable, vectors, strict=True):
+            results[i] = finite_row({self._tower.settings.output: vector})
+        done = [result for result in results if result is not None]
+        count(report, done)
+        return done
+
+
+def _refusal(item: Any) -> EncodeError | None:
+    if not isinstance(item, str):
+        return EncodeError("encode", f"the encoder takes text, not {type(item).__name__}.")
+    try:
+        item.encode()
+    except UnicodeEncodeError:
+        return EncodeError("encode", f"{item[:80]!a} holds half a surrogate pair, so it is not Unicode text.")
+    return None
+
+
+def _halving_batches(members: list[int]) -> list[list[int]]:
+    """Cut into batches of MAX_BATCH, then of the powers of two below: few shapes, nothing wasted on filling up."""
+    batches, begin = [], 0
+    while begin < len(members):
+        size = min(MAX_BATCH, 1 << ((len(members) - begin).bit_length() - 1))
+        batches.append(members[begin : begin + size])
+        begin += size
+    return batches

@@ -1,0 +1,279 @@
+"""The last steps of a run, each a pure reading of the plan and of what workers report.
+
+compute -> ``Assemble`` -> rewrite -> ``CommitTables`` -> index shards, exports -> ``Publish``. Every step can be tried
+twice: files are named by content, tables are committed as complete lists, and only ``Publish`` makes anything visible.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import apache_beam as beam
+import polars as pl
+
+from schemas.errors import LimitError, StoreError
+from schemas.plan import RunPlan
+from schemas.records import PartRecord, Rewrite
+from schemas.release import ExportEntry, FeatureEntry, IndexEntry, OutputEntry, Release
+from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
+from transforms.assemble import COMPUTED, Assembly, assemble
+from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame
+from transforms.shards import count
+from transforms.store.objects import Objects
+from transforms.store.parts import part_path
+from transforms.store.releases import append_release, read_releases
+from transforms.store.tables import TableFile, commit_files, commit_rows
+
+OUTCOME = "outcome.json"
+
+
+def assemblies(plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord]) -> dict[str, Assembly]:
+    """What each feature's next table is made of."""
+    held = pl.concat([tables.held, contents_frame(computed, COMPUTED)]).unique(
+        ["feature", "part", "item_no", "segment"], keep="first", maintain_order=True
+    )
+    parts = pl.concat([tables.parts, parts_frame(computed)])
+    result = {}
+    for name in plan.job.features:
+        sizes = dict(parts.filter(pl.col("feature") == name).select("part", "size").rows())
+        own = held.filter(pl.col("feature") == name).drop("feature")
+        wanted = tables.wanted.filter(pl.col("feature") == name).drop("feature")
+        arguments = {"merge_small": 1} if plan.compact else {}
+        result[name] = assemble(name, wanted, own, sizes, **arguments)
+    return result
+
+
+class Assemble(beam.DoFn):  # type: ignore[misc]
+    """(All part records of the run,) in; the rewrites that the next tables need out."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, computed: list[PartRecord]) -> Iterator[Rewrite]:
+        """Decide for every feature."""
+        tables = PlanTables.read(Objects(self._plan.job.store), self._plan.folder)
+        for assembly in assemblies(self._plan, tables, computed).values():
+            yield from assembly.rewrites
+
+
+@dataclass(frozen=True)
+class FeatureState:
+    """The parts of one feature's next table, and its failures."""
+
+    contents: pl.DataFrame
+    parts: pl.DataFrame
+    outdated: int
+
+
+def next_state(
+    name: str, assembly: Assembly, tables: PlanTables, computed: Sequence[PartRecord], rewritten: Sequence[PartRecord]
+) -> FeatureState:
+    """Contents and parts of one feature after the rewrites."""
+    made = [record for record in rewritten if record.feature == name]
+    done = [record for record in computed if record.feature == name]
+    mine = pl.col("feature") == name
+    contents = pl.concat([tables.held.filter(mine), contents_frame(done, COMPUTED)])
+    kept = contents.filter(pl.col("part").is_in(list(assembly.keep)))
+    kept = kept.unique(["part", "item_no", "segment"], maintain_order=True)
+    parts = pl.concat([tables.parts.filter(mine), parts_frame(done)]).unique("part", maintain_order=True)
+    return FeatureState(
+        pl.concat([kept, contents_frame(made, COMPUTED)]).drop("feature"),
+        pl.concat([parts.filter(pl.col("part").is_in(list(assembly.keep))), parts_frame(made)]),
+        assembly.outdated.height,
+    )
+
+
+def next_failures(plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord]) -> pl.DataFrame:
+    """All failures that still hold: those of this run, and earlier ones of wanted contents not computed again."""
+    keys = {(record.feature, content.item_no, content.digest) for record in computed for content in record.contents}
+    keys |= {(record.feature, f.item_no, f.digest) for record in computed for f in record.failures}
+    tried = pl.DataFrame(
+        sorted(keys),
+        schema={"feature": pl.String, "item_no": pl.Int64, "digest": pl.String},
+        orient="row",
+    )
+    fresh = failures_frame((failure for record in computed for failure in record.failures), plan.job.run)
+    wanted = tables.wanted.select("feature", "item_no", "digest")
+    before = tables.failures.filter(pl.col("feature") != "")
+    before = before.join(wanted, on=["feature", "item_no", "digest"], how="semi")
+    before = before.join(tried, on=["feature", "item_no", "digest"], how="anti")
+    probing = tables.failures.filter(pl.col("feature") == "")
+    return pl.concat([probing, before, fresh]).sort("source", "feature", "item_no", "message")
+
+
+def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
+    """Stop before publishing when a guard says so.
+
+    Raises:
+        LimitError: naming the guard, the numbers, an example and how to go on.
+    """
+    limits, accept = plan.limits, plan.accept
+    failed = failures.filter(~pl.col("partial"))
+    lost = failed.select("source", "uid").unique().height
+    known = plan.counts.get("known_failed", 0)
+    if not accept.failures and lost > known and items and lost / items > limits.max_failed:
+        example = failed["message"][0]
+        raise LimitError(
+            f"{lost} of {items} items failed, more than max_failed ({limits.max_failed:.0%}), for example: {example} "
+            f"Nothing was published; the computed parts are kept. `cliploom failures` lists them, "
+            f"`cliploom publish --accept-failures` publishes the rest."
+        )
+    deleted, had = plan.counts.get("deleted", 0), plan.counts.get("had", 0)
+    if not accept.deletes and had and deleted / had > limits.max_deleted:
+        raise LimitError(
+            f"{deleted} of {had} items are not listed any more, more than max_deleted ({limits.max_deleted:.0%}). "
+            f"Nothing was published; the computed parts are kept. Check the sources, or `cliploom publish --allow-deletes`."
+        )
+
+
+class CommitTables(beam.DoFn):  # type: ignore[misc]
+    """The records of the rewrites in, the draft of the release out: tables committed, no index or export yet.
+
+    Nothing comes out when a guard stops the run; the outcome then says why.
+    """
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, rewritten: list[PartRecord], computed: list[PartRecord]) -> Iterator[Release]:
+        """Commit every table as a complete list of files."""
+        plan = self._plan
+        objects = Objects(plan.job.store)
+        tables = PlanTables.read(objects, plan.folder)
+        failures = next_failures(plan, tables, computed)
+        try:
+            check_limits(plan, failures, tables.items.height)
+        except LimitError as error:
+            write_outcome(objects, plan, {"state": "stopped", "message": str(error)})
+            return
+        assembled = assemblies(plan, tables, computed)
+        states = {name: next_state(name, assembly, tables, computed, rewritten) for name, assembly in assembled.items()}
+        yield commit_draft(objects, plan, tables, states, failures)
+
+
+def commit_draft(
+    objects: Objects, plan: RunPlan, tables: PlanTables, states: dict[str, FeatureState], failures: pl.DataFrame
+) -> Release:
+    """Commit the tables; returns the release without indexes and exports."""
+    features = {}
+    all_contents, all_parts = [], []
+    for name, state in states.items():
+        job = plan.feature(name)
+        state = replace(state, parts=with_digests(objects, job.table, state.parts))
+        filled = state.parts.filter(pl.col("rows") > 0).sort("part")
+        files = [TableFile(part, size, rows) for part, size, rows in filled.select("part", "size", "rows").rows()]
+        version = commit_files(objects, job.table, feature_schema(job.outputs), files)
+        features[name] = FeatureEntry(
+            source=job.source,
+            encoder=job.card.kind,
+            config=job.config,
+            table=job.table,
+            version=version,
+            rows=int(filled["rows"].sum()),
+            parts=filled.height,
+            size=int(filled["size"].sum()),
+            model=job.model,
+            outputs={
+                output: OutputEntry(
+                    dim=dim,
+                    space=job.card.outputs[output].space,
+                    text=job.card.outputs[output].text,
+                    labels=job.card.outputs[output].labels,
+                )
+                for output, dim in job.outputs.items()
+            },
+            recipe=plan.recipes[name],
+        )
+        keys = pl.lit(name).alias("feature"), pl.lit(job.config).alias("config")
+        all_contents.append(state.contents.drop("origin").with_columns(*keys))
+        all_parts.append(state.parts.with_columns(*keys))
+    contents = pl.concat(all_contents).select(CONTENTS.names).sort("feature", "part", "item_no", "segment")
+    parts = pl.concat(all_parts).select(PARTS.names).sort("feature", "part")
+    versions = {
+        "items": commit_rows(objects, "items", tables.items.select(ITEMS.names).to_arrow().cast(ITEMS)),
+        "contents": commit_rows(objects, "contents", contents.to_arrow().cast(CONTENTS)),
+        "parts": commit_rows(objects, "parts", parts.to_arrow().cast(PARTS)),
+        "failures": commit_rows(objects, "failures", failures.select(FAILURES.names).to_arrow().cast(FAILURES)),
+    }
+    failed = failures.filter(~pl.col("partial")).select("source", "uid").unique().height
+    counts = {
+        "items": tables.items.height,
+        "failed": failed,
+        "partial": failures.filter(pl.col("partial")).select("source", "uid").unique().height,
+        "outdated": sum(state.outdated for state in states.values()),
+    }
+    base = plan.base
+    return Release(
+        release=1 if base is None else base.release + 1,
+        run=plan.job.run,
+        created_at=datetime.now(UTC),
+        program=plan.program,
+        note=plan.note,
+        spec=plan.document,
+        tables=versions,
+        features=features,
+        counts=plan.counts | counts,
+        next_item_no=plan.next_item_no,
+    )
+
+
+def with_digests(objects: Objects, table: str, parts: pl.DataFrame) -> pl.DataFrame:
+    """Fill in the digests of adopted parts, which the plan did not read whole."""
+    digests = [digest or objects.digest(part_path(table, part)) for part, digest in parts.select("part", "digest").rows()]
+    return parts.with_columns(pl.Series("digest", digests, pl.String))
+
+
+class Publish(beam.DoFn):  # type: ignore[misc]
+    """The draft in; the release appended, once, last."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(
+        self, draft: Release, indexes: list[tuple[str, IndexEntry]], exports: list[tuple[str, ExportEntry]]
+    ) -> Iterator[int]:
+        """Append the release, unless this run has done so already."""
+        plan = self._plan
+        objects = Objects(plan.job.store)
+        done = [release for release in read_releases(objects).rows if release.run == plan.job.run]
+        if not done:
+            latest = read_releases(objects).latest
+            release = draft.model_copy(
+                update={
+                    "release": 1 if latest is None else latest.release + 1,
+                    "indexes": dict(sorted(indexes)),
+                    "exports": dict(sorted(exports)),
+                    "seconds": round(time.time() - plan.started_at, 3),
+                    "created_at": datetime.now(UTC),
+                }
+            )
+            try:
+                append_release(objects, release, plan.releases_version)
+            except StoreError as error:
+                write_outcome(objects, plan, {"state": "conflict", "message": str(error)})
+                return
+            done = [release]
+            count("released", 1)
+        write_outcome(objects, plan, {"state": "published", "release": done[0].release})
+        yield done[0].release
+
+
+def write_outcome(objects: Objects, plan: RunPlan, outcome: dict[str, object]) -> None:
+    """Leave word for the launcher of how the run ended."""
+    objects.put(f"runs/{plan.job.run}/{OUTCOME}", json.dumps(outcome).encode())
+
+
+def read_outcome(objects: Objects, run: str) -> dict[str, object] | None:
+    """How a run ended, or None when it has not."""
+    try:
+        outcome: dict[str, object] = json.loads(objects.get(f"runs/{run}/{OUTCOME}"))
+    except FileNotFoundError:
+        return None
+    return outcome

@@ -1,0 +1,212 @@
+"""Build index shards with FAISS: choose a kind, train centroids, remove and add rows.
+
+A vector's id in an index is its row_id. Files are plain FAISS files: ``flat`` and ``hnsw`` are ``IndexIDMap2``
+over the full vectors, ``ivf_sq8`` is an inverted file with one byte a dimension. Cosine indexes are inner-product
+indexes of unit vectors. FAISS runs in one thread while it builds: a graph is the same each time only then, and
+shards are built side by side anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.digests import digest_stream
+from schemas.index import IndexRecipe, IndexShard, Kind, Metric
+from transforms.index.files import read_index
+from transforms.index.vectors import prepare
+
+if TYPE_CHECKING:
+    Batch = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+FLAT_ROWS = 20_000
+SHARD_ROWS = 2_000_000
+POINTS_PER_CENTROID = 64
+ITERATIONS = 10
+HNSW_NEIGHBOURS = 32
+HNSW_EF_CONSTRUCTION = 80
+
+
+def choose_kind(rows: int, kind: Literal["auto", "flat", "ivf_sq8", "hnsw"]) -> Kind:
+    """The kind of index for so many rows: ``auto`` is exact while that is cheap.
+
+    >>> choose_kind(20_000, "auto"), choose_kind(20_001, "auto"), choose_kind(5, "hnsw")
+    ('flat', 'ivf_sq8', 'hnsw')
+    """
+    if kind != "auto":
+        return kind
+    return "flat" if rows <= FLAT_ROWS else "ivf_sq8"
+
+
+def lists_for(shard_rows: int) -> int:
+    """Inverted lists of a shard by the square-root law, ``2 sqrt(rows)``.
+
+    With it, ranking centroids and scanning one list cost about the same.
+
+    >>> lists_for(20_001), lists_for(2_000_000)
+    (283, 2828)
+    """
+    return max(1, round(2 * math.sqrt(shard_rows)))
+
+
+def training_rows(shard_rows: int) -> int:
+    """How many vectors ``train`` makes use of; a larger sample is thinned by FAISS.
+
+    >>> training_rows(2_000_000)
+    180992
+    """
+    return min(shard_rows, POINTS_PER_CENTROID * lists_for(shard_rows))
+
+
+def train(sample: NDArray[np.float32], shard_rows: int, metric: Metric, seed: int) -> Any:
+    """Train an empty ``ivf_sq8`` index: centroids by k-means, then the range of each dimension.
+
+    The same sample and seed give the same bytes.
+
+    Args:
+        sample: float32 [n, dim], a random choice of the rows; ``training_rows`` says how many are of use.
+        shard_rows: rows that a shard will hold, which sets the number of lists.
+        metric: of the index.
+        seed: of k-means.
+
+    Returns:
+        A trained ``faiss.IndexIVFScalarQuantizer`` without rows; keep it with ``write_index``.
+
+    Raises:
+        ValueError: for an empty sample or vectors that are not finite.
+    """
+    vectors = prepare(sample, metric)
+    rows, dim = vectors.shape
+    if rows == 0:
+        raise ValueError("an index can't be trained on 0 vectors; give it at least one")
+    # FAISS asks for 39 vectors a centroid; fewer make lists that hold nothing.
+    lists = max(1, min(lists_for(shard_rows), rows // 39))
+    index: Any = faiss.index_factory(dim, f"IVF{lists},SQ8", _faiss_metric(metric))
+    index.cp.seed = seed
+    index.cp.niter = ITERATIONS
+    index.cp.max_points_per_centroid = POINTS_PER_CENTROID
+    index.cp.min_points_per_centroid = 1
+    with _one_thread():
+        index.train(vectors)
+    return index
+
+
+def build_shard(
+    recipe: IndexRecipe,
+    trained: Path | None,
+    previous: Path | None,
+    remove_ids: NDArray[np.int64],
+    batches: Iterable[Batch],
+    out: Path,
+    parts: tuple[str, ...] = (),
+) -> IndexShard:
+    """Write a shard: the previous one without some rows and with new ones.
+
+    Rows are removed before any are added, because an inverted file accepts an id twice. To change a row, remove
+    its id and add it again. The same files and batches give the same bytes; the same rows added in another order,
+    or over several runs, give equal answers from other bytes.
+
+    Args:
+        recipe: of the index.
+        trained: what ``train`` made; needed for a first ``ivf_sq8`` shard, else not read.
+        previous: shard to start from, or None for an empty one.
+        remove_ids: int64 [r]; ids that are not there are passed over.
+        batches: (ids int64 [n], vectors float32 [n, dim]).
+        out: file to write; it appears when it is complete. May be ``previous``.
+        parts: feature parts whose rows the shard holds, for the record.
+
+    Returns:
+        The shard's facts; ``file`` is the name of ``out``.
+
+    Raises:
+        ValueError: for an id that would be there twice, vectors that are not finite or of another width, or removing
+            from ``hnsw``, which is rebuilt from all rows instead (see ``must_rebuild``).
+        StoreError: when ``trained`` or ``previous`` is damaged or belongs to another recipe.
+    """
+    if previous is not None and must_rebuild(recipe.kind, remove_ids.size):
+        raise ValueError(f"an hnsw index can't lose {remove_ids.size} rows; build it anew from all rows, previous=None")
+    with _one_thread():
+        index = _start(recipe, trained, previous)
+        if remove_ids.size and index.ntotal:
+            index.remove_ids(np.ascontiguousarray(remove_ids, np.int64))
+        ids = [faiss.vector_to_array(index.id_map)] if recipe.kind != "ivf_sq8" else list(list_ids(index))
+        for new_ids, vectors in batches:
+            if vectors.ndim != 2 or vectors.shape != (new_ids.size, recipe.dim):
+                raise ValueError(
+                    f"vectors of shape {vectors.shape} for {new_ids.size} ids; the index has dim {recipe.dim}"
+                )
+            if new_ids.size:
+                ids.append(np.array(new_ids, np.int64))
+                index.add_with_ids(prepare(vectors, recipe.metric, new_ids), ids[-1])
+    _refuse_twice(np.concatenate([np.empty(0, np.int64), *ids]))
+    write_index(index, out)
+    with out.open("rb") as file:
+        digest = digest_stream(iter(lambda: file.read(1 << 20), b""))
+    return IndexShard(out.name, out.stat().st_size, digest, int(index.ntotal), parts)
+
+
+def must_rebuild(kind: Kind, removed: int) -> bool:
+    """A shard can't be changed in place: HNSW has no removal."""
+    return kind == "hnsw" and removed > 0
+
+
+def write_index(index: Any, out: Path) -> None:
+    """Write a FAISS index; ``out`` appears when it is complete."""
+    partial = out.with_name(out.name + ".partial")
+    faiss.write_index(index, str(partial))
+    partial.replace(out)
+
+
+def list_ids(index: Any) -> Iterator[NDArray[np.int64]]:
+    """The ids in each inverted list of an IVF index."""
+    lists = index.invlists
+    for number in range(index.nlist):
+        size = lists.list_size(number)
+        if size:
+            ids = lists.get_ids(number)
+            yield faiss.rev_swig_ptr(ids, size).copy()
+            lists.release_ids(number, ids)
+
+
+def _start(recipe: IndexRecipe, trained: Path | None, previous: Path | None) -> Any:
+    if previous is not None:
+        return read_index(previous, recipe)
+    if recipe.kind == "ivf_sq8":
+        if trained is None:
+            raise ValueError("a first ivf_sq8 shard needs trained centroids; give it what train() made")
+        return read_index(trained, recipe)
+    metric = _faiss_metric(recipe.metric)
+    if recipe.kind == "flat":
+        return faiss.IndexIDMap2(faiss.IndexFlat(recipe.dim, metric))
+    graph = faiss.IndexHNSWFlat(recipe.dim, HNSW_NEIGHBOURS, metric)
+    graph.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+    return faiss.IndexIDMap2(graph)
+
+
+def _refuse_twice(ids: NDArray[np.int64]) -> None:
+    ids.sort()
+    twice = ids[1:][ids[1:] == ids[:-1]]
+    if twice.size:
+        raise ValueError(f"row {twice[0]} would be in the index twice; remove its id before adding it again")
+
+
+def _faiss_metric(metric: Metric) -> int:
+    return int(faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS in one thread; OpenMP keeps this number per calling thread, so that others are not slowed."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,193 @@
+"""The Beam side of indexes: one element a shard, each built straight from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.digests import digest_of
+from schemas.index import IndexRecipe
+from schemas.plan import RunPlan
+from schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
+from schemas.spec import IndexSpec
+from transforms.index.build import build_shard, train, training_rows, write_index
+from transforms.index.recall import exact_top_k, measure, tune_nprobe
+from transforms.index.search import open_shard
+from transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
+from transforms.shards import count
+from transforms.store.objects import Objects
+from transforms.store.parts import iterate_vectors
+from transforms.store.tables import read_table
+
+QUERIES = 200
+SEED = 0
+
+
+def index_recipe(spec: IndexSpec, output: str, config: str) -> str:
+    """Digest of what an index is declared as."""
+    return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe])
+
+
+def next_upkeep(objects: Objects, plan: RunPlan, draft: Release, name: str) -> IndexUpkeep:
+    """What becomes of an index, given the tables of the draft."""
+    spec = plan.indexes[name]
+    feature = draft.features[spec.feature]
+    parts = read_table(objects, "parts", draft.tables["parts"])
+    mine = parts.filter((parts["feature"] == spec.feature) & (parts["rows"] > 0))
+    previous = plan.base.indexes.get(name) if plan.base else None
+    recipe = index_recipe(spec, str(spec.output), feature.config)
+    return plan_upkeep(dict(mine.select("part", "rows").rows()), spec.kind, recipe, spec.shards, previous)
+
+
+class PlanIndexes(beam.DoFn):  # type: ignore[misc]
+    """The draft in, the shards to build out. Centroids are trained here, on a sample."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, draft: Release) -> Iterator[IndexTask]:
+        """Look at every index of the spec."""
+        objects = Objects(self._plan.job.store)
+        for name, spec in self._plan.indexes.items():
+            upkeep = next_upkeep(objects, self._plan, draft, name)
+            feature = draft.features[spec.feature]
+            output = str(spec.output)
+            dim = feature.outputs[output].dim
+            previous = self._plan.base.indexes.get(name) if self._plan.base else None
+            trained = previous.trained if previous and not upkeep.retrain else None
+            if upkeep.retrain:
+                parts = [part for shard in upkeep.build for part in shard]
+                trained = train_centroids(objects, name, feature.table, parts, output, dim, spec, feature.rows)
+            yield from tasks_of(upkeep, name, feature.table, output, spec.metric, dim, trained)
+
+
+def train_centroids(
+    objects: Objects, name: str, table: str, parts: list[str], output: str, dim: int, spec: IndexSpec, rows: int
+) -> FileEntry:
+    """Train on a seeded sample of the rows and keep the centroids in the index's folder."""
+    shard_rows = -(-rows // max(1, spec.shards or 1))
+    path = f"index/{name}/trained-{digest_of([output, spec.metric, dim, shard_rows, parts])}.faiss"
+    if objects.size(path) is None:
+        _, sample = sample_rows(objects, table, parts, output, dim, rows, training_rows(shard_rows))
+        with objects.create_file(path) as local:
+            write_index(train(sample, shard_rows, spec.metric, SEED), local)
+    return FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
+
+
+def sample_rows(
+    objects: Objects, table: str, parts: list[str], output: str, dim: int, rows: int, wanted: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """A seeded choice of ``wanted`` rows: ids int64 [n], vectors float32 [n, dim]."""
+    wanted = min(wanted, rows)
+    chosen = np.sort(np.random.default_rng(SEED).choice(rows, wanted, replace=False)) if rows else np.empty(0, np.int64)
+    ids, vectors, seen = [np.empty(0, np.int64)], [np.empty((0, dim), np.float32)], 0
+    for block_ids, block in iterate_vectors(objects, table, parts, output, dim):
+        inside = chosen[np.searchsorted(chosen, seen) : np.searchsorted(chosen, seen + len(block_ids))] - seen
+        ids.append(block_ids[inside])
+        vectors.append(block[inside])
+        seen += len(block_ids)
+    return np.concatenate(ids), np.concatenate(vectors)
+
+
+class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
+    """A task in, (index, shard entry) out; a shard that is there already is adopted."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__()
+        self._store = store
+
+    def process(self, task: IndexTask) -> Iterator[tuple[str, IndexShardEntry]]:
+        """Remove, add, write."""
+        objects = Objects(self._store)
+        plain = asdict(task) | {"previous": task.previous and task.previous.digest}
+        path = f"index/{task.index}/shard-{digest_of(plain | {'trained': task.trained and task.trained.digest})}.faiss"
+        recipe = IndexRecipe(task.metric, task.kind, task.dim)
+        if objects.size(path) is None:
+            gone = [ids for ids, _ in iterate_vectors(objects, task.table, task.remove, task.output, task.dim)]
+            with objects.create_file(path) as local:
+                with _optional(objects, task.trained) as trained, _optional(objects, task.previous) as previous:
+                    build_shard(
+                        recipe,
+                        trained,
+                        previous,
+                        np.concatenate([np.empty(0, np.int64), *gone]),
+                        iterate_vectors(objects, task.table, task.add, task.output, task.dim),
+                        local,
+                    )
+            count("index_shards_built", 1)
+        size = objects.size(path) or 0
+        with objects.local_copy(path) as local:
+            rows = open_shard(local, recipe).rows
+        entry = FileEntry(path=path, size=size, digest=objects.digest(path))
+        yield task.index, IndexShardEntry(file=entry, rows=rows, parts=list(task.parts))
+
+
+class FinishIndexes(beam.DoFn):  # type: ignore[misc]
+    """The draft in, every index entry out: kept and built shards together, nprobe set, recall measured."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, draft: Release, built: list[tuple[str, IndexShardEntry]]) -> Iterator[tuple[str, IndexEntry]]:
+        """Assemble the entries."""
+        objects = Objects(self._plan.job.store)
+        for name, spec in self._plan.indexes.items():
+            upkeep = next_upkeep(objects, self._plan, draft, name)
+            previous = self._plan.base.indexes.get(name) if self._plan.base else None
+            mine = sorted((shard for index, shard in built if index == name), key=lambda shard: shard.file.path)
+            feature = draft.features[spec.feature]
+            if previous is not None and not mine and len(upkeep.keep) == len(previous.shards):
+                yield name, previous
+                continue
+            trained = previous.trained if previous and not upkeep.retrain else None
+            trained_rows = previous.trained_rows if previous and not upkeep.retrain else feature.rows
+            if upkeep.retrain:
+                parts = [part for shard in upkeep.build for part in shard]
+                dim = feature.outputs[str(spec.output)].dim
+                trained = train_centroids(
+                    objects, name, feature.table, parts, str(spec.output), dim, spec, feature.rows
+                )
+            entry = IndexEntry(
+                feature=spec.feature,
+                output=str(spec.output),
+                metric=spec.metric,
+                kind=upkeep.kind,
+                recipe=index_recipe(spec, str(spec.output), feature.config),
+                rows=sum(shard.rows for shard in (*upkeep.keep, *mine)),
+                shards=[*upkeep.keep, *mine],
+                trained=trained,
+                trained_rows=trained_rows,
+                reason=upkeep.reason,
+            )
+            yield name, tuned(objects, entry, feature.table, feature.outputs[entry.output].dim, spec.nprobe)
+
+
+def tuned(objects: Objects, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
+    """The entry with nprobe set to reach recall@10 of .95 on sampled rows, and the recall that was measured."""
+    if entry.kind == "flat" or entry.rows == 0:
+        return entry.model_copy(update={"recall": 1.0})
+    parts = sorted(part for shard in entry.shards for part in shard.parts)
+    ids, sample = sample_rows(objects, table, parts, entry.output, dim, entry.rows, QUERIES)
+    batches = iterate_vectors(objects, table, parts, entry.output, dim)
+    exact = exact_top_k(batches, sample, 10, entry.metric, own=ids)  # type: ignore[arg-type]
+    recipe = IndexRecipe(entry.metric, entry.kind, dim, nprobe or 0)  # type: ignore[arg-type]
+    with ExitStack() as files:
+        shards = [open_shard(files.enter_context(objects.local_copy(s.file.path)), recipe) for s in entry.shards]
+        if nprobe is None:
+            nprobe, recall = tune_nprobe(shards, ids, sample, exact)
+        else:
+            recall = measure(shards, ids, sample, exact)
+    return entry.model_copy(update={"nprobe": nprobe, "recall": round(float(recall), 4)})
+
+
+def _optional(objects: Objects, entry: FileEntry | None) -> AbstractContextManager[Path | None]:
+    """A local copy of a file that may not be asked for."""
+    return objects.local_copy(entry.path) if entry is not None else nullcontext(None)

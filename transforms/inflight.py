@@ -1,0 +1,53 @@
+"""Poisoned items: a worker notes each item before it starts, so that a death leaves the note behind.
+
+An item whose note is found at its start was being worked on when a worker died. It is then run in a process of its
+own; when that dies too, the item is a failure (``crashed``) and nobody else is harmed. Notes of innocent neighbours
+are cleared the same way, by running through.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from schemas.digests import digest_of
+from transforms.store.objects import Objects
+
+
+class Inflight:
+    """Notes of one bundle of work under ``runs/<run>/inflight/``.
+
+    A context manager: leaving it, also by an exception, clears the notes still held. Only a death leaves them.
+
+    Attributes:
+        suspects: keys that were noted when the work began.
+    """
+
+    def __init__(self, objects: Objects, run: str) -> None:
+        self._objects = objects
+        self._folder = f"runs/{run}/inflight"
+        self._held: set[str] = set()
+        self.suspects = frozenset(entry.path.rsplit("/", 1)[-1] for entry in objects.list(self._folder))
+
+    def __enter__(self) -> Inflight:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for key in tuple(self._held):
+            self.clear(key)
+
+    def note(self, key: str) -> None:
+        """Say that work on ``key`` begins."""
+        self._held.add(key)
+        self._objects.put(f"{self._folder}/{key}", b"")
+
+    def clear(self, key: str) -> None:
+        """Say that work on ``key`` has ended, well or not."""
+        self._held.discard(key)
+        self._objects.delete([f"{self._folder}/{key}"])
+
+
+def item_key(stage: str, uri: str, digest: str, segment: int = 0) -> str:
+    """Name of an item's note."""
+    return digest_of([stage, uri, digest, segment])

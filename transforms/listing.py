@@ -1,0 +1,290 @@
+"""What files a media source has: globs and tables, on disk and in buckets. Nothing is opened, only listed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote_to_bytes
+
+import polars as pl
+
+from schemas.errors import CliploomError, SpecError
+from schemas.records import Listed
+from schemas.spec import MediaSource, UidRegex
+from transforms.store.objects import Objects
+
+LISTING = {
+    "source": pl.String,
+    "uid": pl.String,
+    "uri": pl.String,
+    "size": pl.Int64,
+    "signature": pl.String,
+    "metadata": pl.String,
+}
+_WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A listed file: path relative to the glob's root, absolute path or URI, bytes, signature."""
+
+    relative: str
+    uri: str
+    size: int
+    signature: str
+
+
+def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
+    """All items of a source with the columns of ``LISTING``, sorted by uid.
+
+    Args:
+        name: the source's name.
+        source: its declaration.
+        base: folder that relative patterns start from (the spec's).
+
+    Raises:
+        SpecError: for two files with one uid, a missing folder or table, or a table without uris.
+    """
+    items = _from_table(name, source, base) if source.table is not None else _from_globs(name, source, base)
+    columns: dict[str, list[object]] = {column: [] for column in LISTING}
+    for item in items:
+        for column, values in columns.items():
+            values.append(getattr(item, column))
+    frame = pl.DataFrame(columns, schema=LISTING).sort("uid", "uri")
+    doubled = frame.filter(pl.col("uid").is_duplicated())
+    if doubled.height:
+        uid = doubled["uid"][0]
+        first, second = doubled.filter(pl.col("uid") == uid)["uri"].to_list()[:2]
+        raise SpecError(
+            f"sources.{name}: {first} and {second} have the same uid {uid!r}; rename one, narrow the glob, "
+            "or choose another uid (uid: {regex: ...} or a table with a uid column)."
+        )
+    return frame
+
+
+def _from_globs(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
+    seen: set[str] = set()
+    for pattern in source.glob or ():
+        for found in find(pattern, base, f"sources.{name}.glob"):
+            if found.uri not in seen:
+                seen.add(found.uri)
+                uid = uid_of(found.relative, source.uid, f"sources.{name}.uid")
+                yield Listed(name, uid, found.uri, found.size, found.signature)
+
+
+def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
+    """Files that match a glob; ``**`` crosses folders, hidden files need a pattern that names the dot.
+
+    Raises:
+        SpecError: when the folder that the pattern starts from does not exist.
+    """
+    root, rest = split_pattern(pattern)
+    matcher = glob_regex(rest)
+    if "://" in pattern and not pattern.startswith("file://"):
+        yield from _find_remote(root, matcher)
+        return
+    start = (base / Path(root.removeprefix("file://")).expanduser()).absolute()
+    if not rest:
+        if not start.exists():
+            raise SpecError(f"{place}: there is no file {str(start)!r}.")
+        yield _local(start.name, start)
+        return
+    if not start.is_dir():
+        raise SpecError(f"{place}: there is no folder {str(start)!r} (pattern {pattern!r}).")
+    folders_too = re.search(r"\.[A-Za-z0-9]+$", rest) is not None
+    for relative, path, is_folder in _walk(start):
+        if (not is_folder or folders_too) and matcher.match(relative):
+            yield _local(relative, path)
+
+
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """The longest folder prefix without wildcards, and the rest.
+
+    >>> split_pattern("media/**/*.mp4")
+    ('media', '**/*.mp4')
+    >>> split_pattern("cat.gif")
+    ('cat.gif', '')
+    """
+    steps = pattern.split("/")
+    for number, step in enumerate(steps):
+        if _WILD.search(step):
+            return "/".join(steps[:number]) or ("/" if pattern.startswith("/") else "."), "/".join(steps[number:])
+    return pattern, ""
+
+
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """Regular expression of a glob over ``/`` paths.
+
+    >>> bool(glob_regex("**/*.mp4").match("a/b/c.mp4")), bool(glob_regex("*.mp4").match("a/c.mp4"))
+    (True, False)
+    """
+    out = ""
+    steps = pattern.split("/")
+    for number, step in enumerate(steps):
+        last = number == len(steps) - 1
+        if step == "**":
+            out += r"(?:[^/.][^/]*/)*" if not last else r"(?:[^/.][^/]*/)*[^/.][^/]*"
+            continue
+        out += "" if step.startswith(".") else r"(?!\.)"
+        out += _step_regex(step) + ("" if last else "/")
+    return re.compile(f"^{out}$", re.DOTALL)
+
+
+def _step_regex(step: str) -> str:
+    out, position = "", 0
+    while position < len(step):
+        letter = step[position]
+        position += 1
+        if letter == "*":
+            out += "[^/]*"
+        elif letter == "?":
+            out += "[^/]"
+        elif letter == "[" and (end := step.find("]", position + 1)) > 0:
+            body = step[position:end].replace("\\", r"\\")
+            out += f"[{'^' + body[1:] if body.startswith('!') else body}]"
+            position = end + 1
+        else:
+            out += re.escape(letter)
+    return out
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path, bool]]:
+    """All entries below ``root``; linked folders are followed once."""
+    visited: set[tuple[int, int]] = set()
+    pending: list[tuple[str, Path]] = [("", root)]
+    while pending:
+        prefix, folder = pending.pop()
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            # Going on would take the folder's items for deleted.
+            raise CliploomError(f"{str(folder)!r} can't be listed: {error.strerror}; mend its rights.") from None
+        for entry in entries:
+            relative = f"{prefix}{entry.name}"
+            is_folder = entry.is_dir()
+            yield relative, Path(entry.path), is_folder
+            if is_folder:
+                pending.append((f"{relative}/", Path(entry.path)))
+
+
+def _local(relative: str, path: Path) -> Found:
+    try:
+        status = path.stat()
+    except OSError:
+        return Found(relative, path_to_uri(path), 0, "missing")
+    return Found(relative, path_to_uri(path), status.st_size, f"{status.st_size}:{status.st_mtime_ns}")
+
+
+def _find_remote(root: str, matcher: re.Pattern[str]) -> Iterator[Found]:
+    objects = Objects(root)
+    for entry in objects.list():
+        if matcher.match(entry.path):
+            signature = entry.tag or f"{entry.size}:{entry.modified_s}"
+            yield Found(entry.path, objects.uri_of(entry.path), entry.size, signature)
+
+
+def path_to_uri(path: Path) -> str:
+    """The path itself when it is Unicode text, else a file URI with its bytes percent-escaped."""
+    text = str(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"file://{quote(os.fsencode(text))}"
+    return text
+
+
+def uri_to_path(uri: str) -> Path:
+    """The local path that ``path_to_uri`` or a table wrote."""
+    if uri.startswith("file://"):
+        return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
+    return Path(uri)
+
+
+def clean_uid(text: str) -> str:
+    r"""NFC Unicode; bytes that are no UTF-8 become percent escapes.
+
+    >>> clean_uid("caf\u0065\u0301"), clean_uid("bad\udcff")
+    ('café', 'bad%FF')
+    """
+    raw = text.encode("utf-8", "surrogateescape")
+    out, position = "", 0
+    while position < len(raw):
+        try:
+            out += raw[position:].decode("utf-8")
+            break
+        except UnicodeDecodeError as error:
+            out += raw[position : position + error.start].decode("utf-8")
+            out += "".join(f"%{byte:02X}" for byte in raw[position + error.start : position + error.end])
+            position += error.end
+    return unicodedata.normalize("NFC", out)
+
+
+def uid_of(relative: str, law: str | UidRegex, place: str) -> str:
+    """The uid of a file by its path relative to the glob's root.
+
+    Raises:
+        SpecError: when a regex law does not match the path.
+    """
+    relative = clean_uid(relative)
+    if isinstance(law, UidRegex):
+        match = re.search(law.regex, relative)
+        if match is None:
+            raise SpecError(f"{place}: {law.regex!r} does not match the path {relative!r}.")
+        return match.groupdict().get("uid") or match[1]
+    path = PurePosixPath(relative)
+    return path.stem if law == "stem" else str(path.with_suffix(""))
+
+
+def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
+    place = f"sources.{name}.table"
+    path = (base / Path(str(source.table)).expanduser()).absolute()
+    frame = read_listing_table(path, place)
+    if "uri" not in frame.columns:
+        raise SpecError(f"{place}: {path} has no column 'uri'; it has {', '.join(frame.columns)}.")
+    extra = [column for column in frame.columns if column not in ("uri", "uid")]
+    for number, row in enumerate(frame.iter_rows(named=True), 1):
+        uri = row["uri"]
+        if not isinstance(uri, str) or not uri:
+            raise SpecError(f"{place}: row {number} of {path} has no uri ({uri!r}).")
+        if "://" in uri and not uri.startswith("file://"):
+            bucket, _, key = uri.rpartition("/")
+            size = Objects(bucket).size(key)
+            found = Found(key, uri, size or 0, "missing" if size is None else f"{size}:{uri}")
+        else:
+            found = _local(uri, path.parent / uri_to_path(uri))
+        uid = row.get("uid")
+        uid = clean_uid(str(uid)) if uid is not None else uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
+        metadata = json.dumps({column: row[column] for column in extra}, default=str, sort_keys=True)
+        yield Listed(name, uid, found.uri, found.size, found.signature, metadata)
+
+
+def read_listing_table(path: Path, place: str) -> pl.DataFrame:
+    """A CSV, Parquet or JSONL table.
+
+    Raises:
+        SpecError: when it is missing, of another kind, or can't be parsed.
+    """
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".csv": pl.read_csv,
+        ".parquet": pl.read_parquet,
+        ".jsonl": pl.read_ndjson,
+        ".ndjson": pl.read_ndjson,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise SpecError(f"{place}: {path.name!r} is no table; its name must end in .csv, .parquet or .jsonl.")
+    try:
+        return reader(path)
+    except FileNotFoundError:
+        raise SpecError(f"{place}: there is no table {str(path)!r}.") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise SpecError(f"{place}: {path} can't be read ({str(error).strip().splitlines()[0][:200]}).") from None

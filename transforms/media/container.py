@@ -1,0 +1,118 @@
+"""Opening media containers: which formats are accepted, which stream is the picture, what an error means.
+
+A file's kind is found from its bytes. Formats that name other files or addresses (playlists, concat scripts) and
+those that libav recognises only by a file's name (text art) are not accepted.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+from av.stream import Discard, Disposition
+
+from schemas.errors import MediaError, NoVideoError, UnreadableError, UnsupportedCodecError
+from transforms.media.headers import cut_short
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,vvc,obu,ivf,m4v,h263,h261,vc1,"
+    "gif,apng,flv,live_flv,asf,ogg,mxf,gxf,rm,nut,nsv,wtv,dv,swf,mjpeg,yuv4mpegpipe,bink,smk,flic,mtv,nuv,pva,r3d,roq,dirac"
+)
+
+
+@contextmanager
+def explained(path: Path, stage: str) -> Iterator[None]:
+    """Turn an operating system's refusal into an ``UnreadableError`` with a sentence."""
+    try:
+        yield
+    except av.FFmpegError:
+        raise
+    except IsADirectoryError:
+        raise UnreadableError(stage, f"'{path.name}' is a directory, not a media file.") from None
+    except FileNotFoundError:
+        raise UnreadableError(stage, f"'{path.name}' is not there any more.") from None
+    except PermissionError:
+        raise UnreadableError(stage, f"'{path.name}' may not be read: permission denied.") from None
+    except OSError as error:
+        raise UnreadableError(stage, f"'{path.name}' can't be read: {error.strerror or error}.") from None
+
+
+def read_head(path: Path, stage: str, length: int = 64) -> tuple[bytes, int]:
+    """First bytes of a regular file, and its size in bytes.
+
+    Raises:
+        UnreadableError: it can't be opened, or is a directory, a pipe or a device.
+        NoVideoError: it is empty.
+    """
+    with explained(path, stage):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise UnreadableError(stage, f"'{path.name}' is not a regular file, but a pipe, socket or device.")
+        with open(path, "rb") as file:
+            head = file.read(length)
+    if not head:
+        raise NoVideoError(stage, f"'{path.name}' is empty (0 bytes).")
+    return head, status.st_size
+
+
+def open_container(path: Path, stage: str) -> InputContainer:
+    """Open a video or GIF for reading; close it when done.
+
+    Raises:
+        NoVideoError: the bytes are no media that this build knows.
+        UnreadableError: they can't be read.
+    """
+    # "file:" keeps names such as "http:x.mp4" from being taken for addresses.
+    name = "file:" + os.fspath(path)
+    try:
+        with explained(path, stage):
+            container = av.open(
+                name, container_options={"format_whitelist": _FORMATS}, metadata_errors="ignore", buffer_size=1 << 16
+            )
+    except av.FFmpegError as error:
+        raise _refusal(path, stage, error) from None
+    return container
+
+
+def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStream:
+    """The stream with the picture; all other streams are set to be passed over without reading.
+
+    Cover art is no video. Of several streams the one marked default is taken, then the largest picture.
+
+    Raises:
+        NoVideoError: there is none.
+        UnsupportedCodecError: there is one, but no decoder for it.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        others = sorted({stream.type for stream in container.streams})
+        what = f"only {' and '.join(others)}" if others else "no streams"
+        raise NoVideoError(stage, f"'{path.name}' has no video: {what}.")
+    usable = [stream for stream in streams if stream.codec_context is not None]
+    if not usable:
+        tag = streams[0].codec_tag.strip("\0 ") or "unknown"
+        raise UnsupportedCodecError(stage, f"'{path.name}' has a video codec that this build can't decode: '{tag}'.")
+    best = max(usable, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
+    for stream in container.streams:
+        if stream.index != best.index:
+            stream.discard = Discard.all
+    return best
+
+
+def _refusal(path: Path, stage: str, error: av.FFmpegError) -> MediaError:
+    """What it means that libav refused to open a file that the operating system could open."""
+    why = cut_short(path)
+    if why:
+        return NoVideoError(stage, f"'{path.name}' can't be played: {why}.")
+    if isinstance(error, MemoryError):
+        return NoVideoError(stage, f"'{path.name}' is damaged: its header asks for more memory than there is.")
+    return NoVideoError(stage, f"'{path.name}' is not a video, GIF or image, or its header is damaged.")

@@ -1,0 +1,288 @@
+"""Decode once: the frames that several features want of a file, each as its encoder wants it.
+
+``decode`` chooses the frames of all requests, decodes their union once in the order of presentation, scales each
+frame once for each different ``Preprocess``, and hands on rows as soon as they are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from schemas.errors import MediaError, NoVideoError
+from schemas.media import MediaFacts, MediaLimits, Preprocess, Sampled
+from schemas.sampling import Sampling
+from transforms.media import images
+from transforms.media.container import open_container, read_head, video_stream
+from transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
+from transforms.media.orient import Orientation, from_matrix
+from transforms.media.packets import LostPlaceError, PacketReader, PacketTable, walk, walk_near
+from transforms.media.sampling import BLACK, MICRO, Samples, Timeline, choose, segment_ordinals
+from transforms.media.scale import Scaler, scaler_key
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+__all__ = ["DecodeReport", "Request", "decode"]
+
+STAGE = "decode"
+_COARSE_TICK_S = Fraction(4, 1_000_000)
+Picture = tuple[int, "VideoFrame", Orientation]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one feature wants of a file.
+
+    Attributes:
+        sampling: which frames.
+        preprocess: as what pixels.
+        stereo: ``left`` keeps the left half of each upright picture.
+    """
+
+    sampling: Sampling
+    preprocess: Preprocess
+    stereo: Literal["", "left"] = ""
+
+
+def decode(
+    path: Path,
+    facts: MediaFacts,
+    requests: Sequence[Request],
+    segment: tuple[float, float] | None = None,
+    report: DecodeReport | None = None,
+) -> Iterator[Sampled]:
+    """Rows of all requests, in the order in which their last frames are shown.
+
+    Holds one window of pixels a request, at most. A row whose frame can't be decoded is left out, its ordinal
+    stays free.
+
+    Args:
+        path: a local file.
+        facts: what the probe found.
+        requests: answered by their place in this sequence.
+        segment: (start_s, end_s) relative to the video's start: only the rows that start in it, bit for bit those
+            of the whole file; for splittable samplings.
+        report: filled in while rows are drawn.
+
+    Raises:
+        NoVideoError: nothing that was wanted could be decoded.
+        MediaError: the file can't be opened, or is not the one that was probed.
+        ValueError: a segment of a sampling that can't be split.
+    """
+    report = DecodeReport() if report is None else report
+    with ExitStack() as opened:
+        if facts.type == "image" or facts.container == "webp":
+            source: _Source = _ImageSource(path)
+        else:
+            source = opened.enter_context(_ContainerSource(path, facts, requests, segment, report))
+        chosen = [_choose(request, source.timeline, segment) for request in requests]
+        report.planned[:] = [len(samples) for samples in chosen]
+        wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(samples.wanted for samples in chosen)]))
+        report.frames_expected = len(wanted)
+        yield from _answer(requests, chosen, source.pictures(wanted), report)
+        _conclude(path, facts, source.trouble, report)
+
+
+def _choose(request: Request, timeline: Timeline, segment: tuple[float, float] | None) -> Samples:
+    ordinals = None if segment is None else segment_ordinals(request.sampling, *segment)
+    return choose(request.sampling, timeline, ordinals)
+
+
+def _conclude(path: Path, facts: MediaFacts, trouble: str, report: DecodeReport) -> None:
+    """Say what is lost; raise when all is."""
+    missing = report.frames_expected - report.frames_got
+    if report.frames_expected and not report.frames_got:
+        why = trouble or facts.lost or "none of its wanted frames can be decoded"
+        raise NoVideoError(STAGE, f"'{path.name}' has nothing to see: {why.rstrip('.')}.")
+    if missing:
+        report.lost = f"{missing} of {report.frames_expected} wanted frames could not be decoded."
+    elif report.frames_damaged:
+        report.lost = f"{report.frames_damaged} of {report.frames_expected} wanted frames are damaged in part."
+    if trouble and trouble not in report.lost:
+        report.lost = f"{report.lost} {trouble}".strip()
+
+
+def _answer(
+    requests: Sequence[Request], chosen: Sequence[Samples], pictures: Iterator[Picture], report: DecodeReport
+) -> Iterator[Sampled]:
+    """Scale each picture for those who want it, and hand on the rows that it completes."""
+    scalers = {scaler_key(r.preprocess, r.stereo): Scaler(r.preprocess, r.stereo) for r in requests}
+    keys = [scaler_key(request.preprocess, request.stereo) for request in requests]
+    gatherers = [_Gatherer(number, r, s) for number, (r, s) in enumerate(zip(requests, chosen, strict=True))]
+    for index, frame, orientation in pictures:
+        report.frames_got += 1
+        report.frames_damaged += bool(frame.is_corrupt)
+        pixels: dict[tuple[Preprocess, str], NDArray[np.uint8]] = {}
+        for gatherer, key in zip(gatherers, keys, strict=True):
+            if gatherer.wants(index):
+                if key not in pixels:
+                    pixels[key] = scalers[key](frame, orientation)
+                yield from gatherer.take(index, pixels[key])
+    for gatherer in gatherers:
+        yield from gatherer.rest()
+
+
+class _Gatherer:
+    """Collects one request's frames until rows are complete. Frames come in ascending order, with gaps."""
+
+    def __init__(self, number: int, request: Request, samples: Samples) -> None:
+        self._number = number
+        self._windowed = request.sampling.windowed
+        self._samples = samples
+        self._wanted = set(samples.wanted.tolist())
+        self._last = samples.frames.max(axis=1, initial=BLACK)
+        self._row = 0
+        self._held: dict[int, NDArray[np.uint8]] = {}
+
+    def wants(self, index: int) -> bool:
+        return index in self._wanted
+
+    def take(self, index: int, pixels: NDArray[np.uint8]) -> Iterator[Sampled]:
+        self._held[index] = pixels
+        yield from self._complete(index)
+
+    def rest(self) -> Iterator[Sampled]:
+        yield from self._complete(np.iinfo(np.int64).max)
+
+    def _complete(self, shown: int) -> Iterator[Sampled]:
+        """Rows whose last frame is ``shown`` or came before; then forget the frames that no later row has."""
+        first = self._row
+        while self._row < len(self._samples) and self._last[self._row] <= shown:
+            sampled = self._sampled(self._row)
+            self._row += 1
+            if sampled is not None:
+                yield sampled
+        if self._row > first:
+            needed = self._samples.frames[self._row, 0] if self._row < len(self._samples) else shown + 1
+            self._held = {index: pixels for index, pixels in self._held.items() if index >= needed}
+
+    def _sampled(self, row: int) -> Sampled | None:
+        samples = self._samples
+        frames = samples.frames[row].tolist()
+        if any(index != BLACK and index not in self._held for index in frames):
+            return None
+        if self._windowed:
+            shape = self._held[frames[0]].shape
+            pixels = np.zeros((len(frames), *shape), np.uint8)
+            for slot, index in enumerate(frames):
+                if index != BLACK:
+                    pixels[slot] = self._held[index]
+        else:
+            pixels = self._held[frames[0]]
+        return Sampled(
+            request=self._number,
+            ordinal=int(samples.ordinals[row]),
+            start_s=int(samples.start_us[row]) / MICRO,
+            end_s=int(samples.end_us[row]) / MICRO,
+            frame=frames[0],
+            pixels=pixels,
+        )
+
+
+class _ImageSource:
+    """Still images, and animations that libav can't read."""
+
+    def __init__(self, path: Path) -> None:
+        read_head(path, STAGE)
+        self._path = path
+        head = images.read_head(path, STAGE)
+        self.timeline, self._orientation = head.timeline, head.orientation
+        self.trouble = ""
+
+    def pictures(self, wanted: NDArray[np.int64]) -> Iterator[Picture]:
+        due = set(wanted.tolist())
+        for index, (frame, lost) in enumerate(images.read_pictures(self._path, STAGE)):
+            self.trouble = self.trouble or lost
+            if index in due:
+                yield index, frame, self._orientation
+
+
+class _ContainerSource:
+    """Videos, GIFs and animated PNGs."""
+
+    def __init__(
+        self,
+        path: Path,
+        facts: MediaFacts,
+        requests: Sequence[Request],
+        segment: tuple[float, float] | None,
+        report: DecodeReport,
+    ) -> None:
+        read_head(path, STAGE)
+        self._path, self._report = path, report
+        self._container = open_container(path, STAGE)
+        try:
+            self._stream = video_stream(self._container, path, STAGE)
+            self._table, self.timeline = self._walked(facts, requests, segment)
+        except BaseException:
+            self._container.close()
+            raise
+        self._reader = PacketReader(path, self._container, self._stream, self._table, STAGE)
+        alpha = any(request.preprocess.alpha != "drop" for request in requests)
+        context = picture_decoder(self._stream, alpha)
+        droppable = drops_unreferenced(context, self._container.format.name)
+        self._decoder = FrameDecoder(self._reader, self._table, context, droppable, report)
+        self.trouble = self._table.broken
+
+    def __enter__(self) -> _ContainerSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+        self._container.close()
+
+    def _walked(
+        self, facts: MediaFacts, requests: Sequence[Request], segment: tuple[float, float] | None
+    ) -> tuple[PacketTable, Timeline]:
+        container, stream = self._container, self._stream
+        if segment is not None:
+            near = _segment_table(container, stream, facts, segment)
+            if near is not None:
+                return near
+            container, stream = self._container, self._stream = self._anew()
+        table = walk(container, stream, self._path.name, MediaLimits().max_frames)
+        return table, table.timeline()
+
+    def _anew(self) -> tuple[InputContainer, VideoStream]:
+        self._container.close()
+        container = open_container(self._path, STAGE)
+        return container, video_stream(container, self._path, STAGE)
+
+    def pictures(self, wanted: NDArray[np.int64]) -> Iterator[Picture]:
+        orientation: Orientation | None = None
+        try:
+            for index, frame in self._decoder.frames(wanted):
+                if orientation is None:
+                    matrix = frame.side_data.get("DISPLAYMATRIX")
+                    orientation = from_matrix(None if matrix is None else bytes(matrix))
+                yield index, frame, orientation
+        except LostPlaceError:
+            raise MediaError(STAGE, f"'{self._path.name}' changed while it was read.", transient=True) from None
+
+
+_Source = _ImageSource | _ContainerSource
+
+
+def _segment_table(
+    container: InputContainer, stream: VideoStream, facts: MediaFacts, segment: tuple[float, float]
+) -> tuple[PacketTable, Timeline] | None:
+    """The packets around a segment, where the container can tell which frames they are."""
+    base = stream.time_base
+    if base is None or base < _COARSE_TICK_S:
+        # The facts' microseconds don't tell which tick the video starts on.
+        return None
+    origin, end = round(facts.start_s / base), round(facts.end_s / base)
+    first = origin + int(segment[0] / base)
+    last = origin + int(segment[1] / base)
+    table = walk_near(container, stream, max(origin, first), last)
+    return None if table is None else (table, table.timeline(origin, end))

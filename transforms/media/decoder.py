@@ -1,0 +1,183 @@
+"""Decoding the wanted frames of a stream, and as little else as gives exactly the same pictures.
+
+A group of pictures is decoded only when it holds a wanted frame, from its key frame to the last wanted packet;
+pictures that no other refers to are dropped unless wanted. When a stretch doesn't give its first wanted frame
+whole (an open group, a gradual refresh), decoding begins again one key frame earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from transforms.media.packets import PacketReader, PacketTable
+
+if TYPE_CHECKING:
+    from av.codec.context import CodecContext
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+# Codecs whose decoders drop unreferenced pictures without a trace in later ones (tests compare bit for bit).
+_DROPS_UNREFERENCED = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
+_FIELD_CONTAINERS = frozenset({"mpegts", "mpeg", "h264"})
+_PROGRESSIVE = frozenset({0, 1})
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+@dataclass
+class DecodeReport:
+    """What a decode did; filled in while it runs.
+
+    Attributes:
+        planned: rows that each request should give.
+        frames_expected: distinct frames that the requests want.
+        frames_got: of these, how many came out.
+        frames_damaged: of these, how many the decoder had to patch.
+        frames_decoded: pictures that came out of the decoder, wanted or not.
+        packets_sent: packets that went into it.
+        errors: packets that it refused.
+        lost: sentence that says what is missing, or empty.
+    """
+
+    planned: list[int] = field(default_factory=list)
+    frames_expected: int = 0
+    frames_got: int = 0
+    frames_damaged: int = 0
+    frames_decoded: int = 0
+    packets_sent: int = 0
+    errors: int = 0
+    lost: str = ""
+
+
+def plan_runs(table: PacketTable, positions: NDArray[np.int64]) -> list[range]:
+    """Stretches of packets to decode for the frames at ``positions`` (int64, any order), ascending and apart.
+
+    Each begins at a key frame. A frame that is shown before its group's key frame may refer to the group before, so
+    that one is decoded too.
+    """
+    keys = np.flatnonzero(table.key)
+    runs: list[range] = []
+    for position in np.sort(positions).tolist():
+        group = int(np.searchsorted(keys, position, side="right")) - 1
+        if group >= 0 and table.pts[position] < table.pts[keys[group]]:
+            group -= 1
+        start = int(keys[group]) if group >= 0 else 0
+        if runs and start <= runs[-1].stop:
+            runs[-1] = range(runs[-1].start, max(runs[-1].stop, position + 1))
+        else:
+            runs.append(range(start, position + 1))
+    return runs
+
+
+def picture_decoder(stream: VideoStream, alpha: bool) -> VideoCodecContext:
+    """The stream's decoder, on one thread: shards, not frames, are what runs in parallel.
+
+    Args:
+        stream: opened.
+        alpha: transparency is wanted; libav's own VP8 and VP9 decoders pass over it.
+    """
+    context = stream.codec_context
+    other = _ALPHA_DECODERS.get(context.codec.canonical_name)
+    if alpha and other in av.codecs_available and stream.metadata.get("alpha_mode") == "1":
+        context = av.CodecContext.create(other, "r")
+    context.thread_count = 1
+    return context
+
+
+def drops_unreferenced(context: CodecContext, container: str) -> bool:
+    """Leaving out unreferenced pictures is known not to change the others."""
+    name = context.codec.canonical_name
+    if name == "hevc":
+        # A picture unreferenced in its own temporal layer may serve a higher one; hvcC tells when there is one only.
+        extra = context.extradata or b""
+        return len(extra) > 21 and extra[0] == 1 and (extra[21] >> 3) & 7 == 1
+    if name == "h264" and container in _FIELD_CONTAINERS and context.field_order not in _PROGRESSIVE:
+        # The second field of a picture may come in a packet of its own.
+        return False
+    return name in _DROPS_UNREFERENCED
+
+
+class FrameDecoder:
+    """Decodes frames of one stream by their index in the file. For one thread.
+
+    Args:
+        reader: gives the packets.
+        table: what they are.
+        context: decoder.
+        droppable: from ``drops_unreferenced``.
+        report: counted into.
+    """
+
+    def __init__(
+        self, reader: PacketReader, table: PacketTable, context: VideoCodecContext, droppable: bool, report: DecodeReport
+    ) -> None:
+        self._reader, self._table, self._context = reader, table, context
+        self._droppable = droppable
+        self._report = report
+
+    def frames(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
+        """(index, picture) of the wanted frames (int64, ascending), in that order; those that fail are left out."""
+        if not len(wanted):
+            return
+        if not self._table.in_order:
+            yield from self._counted(wanted)
+            return
+        positions = self._table.order[wanted - self._table.first_frame]
+        stored = np.argsort(positions)
+        positions, wanted = positions[stored], wanted[stored]
+        for run in plan_runs(self._table, positions):
+            inside = slice(*np.searchsorted(positions, (run.start, run.stop)))
+            yield from self._run(run, dict(zip(positions[inside].tolist(), wanted[inside].tolist(), strict=True)))
+
+    def _run(self, run: range, index: dict[int, int]) -> Iterator[tuple[int, VideoFrame]]:
+        pictures = ((index[p], frame) for p, frame in self._pictures(run, index) if p in index)
+        first = next(pictures, None)
+        if run.start > 0 and (first is None or first[0] != min(index.values()) or first[1].is_corrupt):
+            pictures.close()
+            earlier = np.flatnonzero(self._table.key[: run.start])
+            again = range(int(earlier[-1]) if len(earlier) else 0, run.stop)
+            pictures = ((index[p], frame) for p, frame in self._pictures(again, index) if p in index)
+            first = next(pictures, None)
+        if first is not None:
+            yield first
+            yield from pictures
+
+    def _counted(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
+        """Frames without times: decode all and count."""
+        due = set(wanted.tolist())
+        last = int(wanted[-1])
+        for index, (_, frame) in enumerate(self._pictures(range(len(self._table)), None)):
+            if index in due:
+                yield index, frame
+            if index >= last:
+                return
+
+    def _pictures(self, run: range, wanted: dict[int, int] | None) -> Iterator[tuple[int, VideoFrame]]:
+        """(position, picture) of what the decoder gives for the packets of ``run``, in its order."""
+        context, report = self._context, self._report
+        context.flush_buffers()
+        for position, packet in self._reader.read(run.start, run.stop):
+            if self._droppable and wanted is not None:
+                context.skip_frame = "DEFAULT" if position in wanted else "NONREF"
+            # The number that a packet takes in stands on the picture that comes out, however late.
+            packet.pts = position
+            report.packets_sent += 1
+            for frame in self._decoded(packet):
+                yield (-1 if frame.pts is None else frame.pts), frame
+        for frame in self._decoded(None):
+            yield (-1 if frame.pts is None else frame.pts), frame
+
+    def _decoded(self, packet: av.Packet | None) -> list[VideoFrame]:
+        try:
+            frames = self._context.decode(packet)
+        except (av.FFmpegError, OSError):
+            self._report.errors += 1
+            return []
+        self._report.frames_decoded += len(frames)
+        return frames

@@ -1,0 +1,165 @@
+"""What a file's outermost structure promises, against what is there: silent truncation, found without decoding.
+
+Demuxers stop at the end of a cut file as if it were the video's end. These readers follow only lengths and markers:
+ISO base media boxes (ISO 14496-12), EBML (RFC 8794), RIFF, GIF blocks (GIF89a), PNG chunks and JPEG markers.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+_BOX_LIMIT = 100_000
+_STRAY_LIMIT = 1 << 16
+_EBML = b"\x1a\x45\xdf\xa3"
+_SEGMENT = b"\x18\x53\x80\x67"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof")
+
+
+def cut_short(path: Path) -> str:
+    """Why the file must have been longer once, as the end of a sentence; empty when nothing shows it.
+
+    Args:
+        path: a readable, regular file.
+    """
+    with open(path, "rb") as file:
+        head = file.read(16)
+        size = file.seek(0, 2)
+        for matches, check in _CHECKS:
+            if matches(head):
+                file.seek(0)
+                return check(file, size)
+    return ""
+
+
+def gif_frames(path: Path) -> int:
+    """Number of pictures whose header stands in a GIF, whole or not."""
+    with open(path, "rb") as file:
+        return _walk_gif(file)[0]
+
+
+def _missing(expected: int, size: int) -> str:
+    return f"it is cut off: {size:,} of {expected:,} bytes are there" if expected > size else ""
+
+
+def _boxes(file: BinaryIO, size: int) -> str:
+    at = 0
+    seen = set()
+    for _ in range(_BOX_LIMIT):
+        file.seek(at)
+        header = file.read(16)
+        if len(header) < 8:
+            break
+        length = int.from_bytes(header[:4], "big")
+        if length == 1 and len(header) == 16:
+            length = int.from_bytes(header[8:], "big")
+        if length == 0 or not header[4:8].isalnum():
+            break
+        seen.add(header[4:8])
+        if length < 8:
+            return "it is damaged: a box has no length" if b"moov" not in seen else ""
+        at += length
+    if b"moov" not in seen:
+        return "it is cut off or was never finished: its index (moov) is missing"
+    return _missing(at, size)
+
+
+def _matroska(file: BinaryIO, size: int) -> str:
+    data = file.read(4096)
+    length, used = _vint(data, 4)
+    at = 4 + used + length
+    if data[at : at + 4] != _SEGMENT:
+        return ""
+    length, used = _vint(data, at + 4)
+    # All ones: the length was not known when the file was written (a live recording).
+    if used == 0 or length == (1 << 7 * used) - 1:
+        return ""
+    return _missing(at + 4 + used + length, size)
+
+
+def _vint(data: bytes, at: int) -> tuple[int, int]:
+    """Value and length in bytes of an EBML variable-size integer; length 0 when there is none."""
+    if at >= len(data) or data[at] == 0:
+        return 0, 0
+    used = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + used], "big") & ((1 << 7 * used) - 1)
+    return value, used
+
+
+def _riff(file: BinaryIO, size: int) -> str:
+    # OpenDML files have several RIFF chunks; the first one's length is the promise that can be checked.
+    return _missing(8 + int.from_bytes(file.read(8)[4:], "little"), size)
+
+
+def _gif(file: BinaryIO, size: int) -> str:
+    return "" if _walk_gif(file)[1] else f"it is cut off: its {size:,} bytes end before the GIF trailer"
+
+
+def _walk_gif(file: BinaryIO) -> tuple[int, bool]:
+    """Pictures begun, and whether the trailer was reached."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _walk_gif_bytes(data)
+
+
+def _walk_gif_bytes(data: mmap.mmap) -> tuple[int, bool]:
+    frames = stray = 0
+    at = 13 + _palette(data[10] if len(data) > 10 else 0)
+    while at < len(data) and stray < _STRAY_LIMIT:
+        block = data[at]
+        if block == 0x3B:
+            return frames, True
+        if block == 0x2C:
+            frames += 1
+            at += 11 + _palette(data[at + 9] if at + 9 < len(data) else 0)
+        elif block == 0x21:
+            at += 2
+        else:
+            # Bytes between blocks: players skip to the next block they know.
+            at += 1
+            stray += 1
+            continue
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    return frames, False
+
+
+def _palette(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _png(file: BinaryIO, size: int) -> str:
+    at = 8
+    while True:
+        file.seek(at)
+        header = file.read(8)
+        if len(header) < 8:
+            return f"it is cut off: its {size:,} bytes end before the PNG end chunk"
+        at += 12 + int.from_bytes(header[:4], "big")
+        if header[4:] == b"IEND":
+            return ""
+        if at > size:
+            return _missing(at, size)
+
+
+def _jpeg(file: BinaryIO, size: int) -> str:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = 2
+        # Markers with a length come first; within them stand thumbnails with end markers of their own.
+        while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        ended = data.find(b"\xff\xd9", at) >= 0
+    return "" if ended else f"it is cut off: its {size:,} bytes end before the JPEG end marker"
+
+
+_CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], str]], ...] = (
+    (lambda head: head[4:8] in _BOXES, _boxes),
+    (lambda head: head.startswith(_EBML), _matroska),
+    (lambda head: head.startswith(b"RIFF"), _riff),
+    (lambda head: head.startswith(b"GIF8"), _gif),
+    (lambda head: head.startswith(_PNG), _png),
+    (lambda head: head.startswith(b"\xff\xd8\xff"), _jpeg),
+)

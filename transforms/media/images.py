@@ -1,0 +1,168 @@
+"""Still images (JPEG, PNG, WebP, BMP, TIFF) and animated WebP, through Pillow.
+
+Pillow is used here and not libav because it reads what libav gets wrong: CMYK and EXIF-rotated JPEGs, 16-bit
+greyscale PNGs, animated WebP.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from PIL import Image
+
+from schemas.errors import NoVideoError, TooLargeError
+from schemas.media import MediaLimits
+from transforms.media.container import explained
+from transforms.media.orient import Orientation, from_exif
+from transforms.media.packets import browser_durations
+from transforms.media.sampling import Timeline
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_EXIF_ORIENTATION = 0x0112
+_MS = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class ImageHead:
+    """What an image's header says; ``durations_ms`` has one entry a picture when it is animated."""
+
+    format: str
+    width: int
+    height: int
+    orientation: Orientation
+    durations_ms: tuple[int, ...] = ()
+
+    @property
+    def timeline(self) -> Timeline:
+        """Presentation times; a still image is one frame that lasts no time."""
+        if not self.durations_ms:
+            return Timeline(np.zeros(1, np.int64), _MS, 0, np.ones(1, np.bool_))
+        durations = browser_durations(np.array(self.durations_ms, np.int64), _MS)
+        ends = np.cumsum(durations)
+        key = np.zeros(len(ends), np.bool_)
+        key[0] = True
+        return Timeline(ends - durations, _MS, int(ends[-1]), key)
+
+
+def is_image(head: bytes) -> bool:
+    """The first bytes (32 are enough) are those of an image that is read here; animated PNGs are not."""
+    return (
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
+        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+        or (head.startswith(b"BM") and head[6:10] == b"\0\0\0\0")
+    )
+
+
+def is_animated_png(path: Path) -> bool:
+    """An animation control chunk stands before the picture's data."""
+    with open(path, "rb") as file:
+        data = file.read(1 << 16)
+    return data.startswith(b"\x89PNG") and b"acTL" in data.partition(b"IDAT")[0]
+
+
+def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> ImageHead:
+    """Header of an image.
+
+    Raises:
+        NoVideoError: the header is damaged.
+        TooLargeError: more pixels than ``limits`` or Pillow allow.
+    """
+    with _opened(path, stage) as image:
+        pixels = image.width * image.height
+        if limits is not None and pixels > limits.max_pixels:
+            size = f"{image.width} x {image.height}"
+            raise TooLargeError(
+                stage, f"'{path.name}' is {size}, beyond {limits.max_pixels:,} pixels (limits.media.max_pixels)."
+            )
+        durations = _webp_durations(path) if image.format == "WEBP" else ()
+        return ImageHead(str(image.format).lower(), image.width, image.height, _orientation(image), durations)
+
+
+def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
+    """Each picture as an RGB or RGBA frame, not yet turned upright, and what of it is lost (mostly nothing).
+
+    Raises:
+        NoVideoError: nothing of it can be decoded.
+    """
+    with _opened(path, stage) as image:
+        frames = getattr(image, "n_frames", 1) if image.format == "WEBP" else 1
+        for number in range(frames):
+            try:
+                image.seek(number)
+                lost = _load(image)
+            except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+                if number:
+                    return
+                raise NoVideoError(stage, f"'{path.name}' can't be decoded: {error}.") from None
+            yield _frame(image), lost
+
+
+@contextmanager
+def _opened(path: Path, stage: str) -> Iterator[Image.Image]:
+    try:
+        with explained(path, stage), open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(stage, f"'{path.name}' has too many pixels: {error}") from None
+    except Image.UnidentifiedImageError:
+        raise NoVideoError(stage, f"'{path.name}' begins like an image, but its header is damaged.") from None
+
+
+def _load(image: Image.Image) -> str:
+    """Decode; keep the rows that came out of a cut file."""
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:
+        if not hasattr(image, "tile") or image.format == "WEBP":
+            raise
+        # The rows decoded so far are in place; without tiles left, Pillow takes the picture as loaded.
+        image.tile = []
+        image.load()
+        if all(low == high for low, high in np.atleast_2d(image.getextrema())):
+            raise
+        return f"the picture is incomplete: {error}"
+    return ""
+
+
+def _frame(image: Image.Image) -> VideoFrame:
+    if image.mode.startswith("I;16"):
+        pixels = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return av.VideoFrame.from_ndarray(np.repeat(pixels[:, :, None], 3, axis=2), format="rgb24")
+    if image.mode in ("I", "F"):
+        values = np.asarray(image, np.float64)
+        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
+        pixels = np.clip(values * (255 / top), 0, 255).astype(np.uint8)
+        return av.VideoFrame.from_ndarray(np.repeat(pixels[:, :, None], 3, axis=2), format="rgb24")
+    if image.has_transparency_data:
+        return av.VideoFrame.from_ndarray(np.array(image.convert("RGBA")), format="rgba")
+    return av.VideoFrame.from_ndarray(np.array(image.convert("RGB")), format="rgb24")
+
+
+def _orientation(image: Image.Image) -> Orientation:
+    try:
+        return from_exif(image.getexif().get(_EXIF_ORIENTATION))
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+        # Damaged EXIF says nothing; the picture is shown as it is stored.
+        return from_exif(None)
+
+
+def _webp_durations(path: Path) -> tuple[int, ...]:
+    """Milliseconds of each frame: the ``ANMF`` chunks of the WebP container; empty for a still image."""
+    durations = []
+    with open(path, "rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            start = file.tell()
+            if header[:4] == b"ANMF":
+                durations.append(int.from_bytes(file.read(15)[12:15], "little"))
+            file.seek(start + length + length % 2)
+    return tuple(durations) if len(durations) > 1 else ()

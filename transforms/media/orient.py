@@ -1,0 +1,76 @@
+"""How a stored picture is turned and mirrored to stand upright."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One of the eight ways to lay a picture, applied in this order.
+
+    Attributes:
+        transpose: rows become columns.
+        flip_x: then mirror left to right.
+        flip_y: then mirror top to bottom.
+    """
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @property
+    def rotation(self) -> int:
+        """Clockwise degrees to turn the stored picture: 0, 90, 180 or 270; for mirrored pictures, those of the turn."""
+        if self.transpose:
+            return 90 if self.flip_x else 270
+        return 180 if self.flip_x and self.flip_y else 0
+
+    def apply(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """The picture [H, W, ...] upright, as a view."""
+        if self.transpose:
+            picture = picture.swapaxes(0, 1)
+        if self.flip_x:
+            picture = picture[:, ::-1]
+        return picture[::-1] if self.flip_y else picture
+
+
+UPRIGHT = Orientation()
+
+_EXIF = {
+    2: Orientation(flip_x=True),
+    3: Orientation(flip_x=True, flip_y=True),
+    4: Orientation(flip_y=True),
+    5: Orientation(transpose=True),
+    6: Orientation(transpose=True, flip_x=True),
+    7: Orientation(transpose=True, flip_x=True, flip_y=True),
+    8: Orientation(transpose=True, flip_y=True),
+}
+
+
+def from_exif(value: object) -> Orientation:
+    """Of an EXIF orientation tag (1 to 8); upright for anything else.
+
+    >>> from_exif(6).rotation
+    90
+    """
+    return _EXIF.get(value, UPRIGHT) if isinstance(value, int) else UPRIGHT
+
+
+def from_matrix(matrix: bytes | None) -> Orientation:
+    """Of a display matrix: nine int32 of ISO 14496-12, which takes (x, y) to (a x + c y, b x + d y), y downwards.
+
+    Angles between the quarter turns are laid to the nearest mirror image or quarter turn.
+    """
+    if matrix is None or len(matrix) < 36:
+        return UPRIGHT
+    a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, "<i4", 5))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)

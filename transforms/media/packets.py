@@ -1,0 +1,376 @@
+"""The packets of a video stream: walked once without decoding, then read again from wherever a frame needs them.
+
+Walking gives every frame's presentation time, so the frames to decode are known before the first is decoded.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from schemas.errors import TooLargeError
+from transforms.media.container import open_container, video_stream
+from transforms.media.sampling import Timeline
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+NO_TIME = -(2**63)
+"""What libav calls a missing timestamp."""
+
+INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
+"""The container whose index lists every packet, so that a packet's number is known without reading what precedes it."""
+
+_DECODE_ORDER_CONTAINERS = frozenset({"avi"})
+_SEEK_GAP = 1 << 20
+_BACKWARD_JUMP_S = 10
+_GIF_SLOW = 10
+
+
+class LostPlaceError(Exception):
+    """A seek led to packets that aren't where the walk found them."""
+
+
+@dataclass(frozen=True)
+class PacketTable:
+    """Packets in the order of the file, which is the order of decoding; P of them.
+
+    Attributes:
+        pts: int64 [P], presentation times in ticks, ``NO_TIME`` where missing.
+        dts: int64 [P], decoding times, the same.
+        duration: int64 [P] ticks, 0 where unknown.
+        size: int64 [P] bytes.
+        key: bool [P], decoding can begin here.
+        shown: bool [P], gives a frame: not cut away by an edit list, not a hidden reference picture.
+        time_base: seconds per tick.
+        rate: frames per second by the header, or 0.
+        in_order: the presentation times are usable; if not, only decoding tells the frames' order.
+        first_frame: shown packets of the file before these.
+        broken: why reading stopped before the end, or empty.
+    """
+
+    pts: NDArray[np.int64]
+    dts: NDArray[np.int64]
+    duration: NDArray[np.int64]
+    size: NDArray[np.int64]
+    key: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
+    time_base: Fraction
+    rate: Fraction
+    in_order: bool = True
+    first_frame: int = 0
+    broken: str = ""
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """int64 [N], positions of the shown packets in the order of presentation."""
+        shown = np.flatnonzero(self.shown)
+        return shown[np.argsort(self.pts[shown], kind="stable")] if self.in_order else shown
+
+    def timeline(self, origin: int | None = None, end_tick: int | None = None) -> Timeline:
+        """Presentation times of the shown frames.
+
+        Args:
+            origin, end_tick: of the whole video, when these packets are a stretch of it.
+        """
+        order = self.order
+        if self.in_order:
+            ticks = self.pts[order]
+        else:
+            ticks = self._even_ticks(order)
+        if end_tick is None:
+            end_tick = int(ticks[-1]) + self._last_duration(order, ticks) if len(order) else 0
+        return Timeline(ticks, self.time_base, end_tick, self.key[order], origin, self.first_frame)
+
+    def _even_ticks(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times for frames that have none of their own: decoding times put in order, or one duration after another."""
+        dts = np.sort(self.dts[order])
+        if len(dts) and dts[0] != NO_TIME and (np.diff(dts) > 0).all():
+            return dts - dts[0]
+        steps = np.where(self.duration[order] > 0, self.duration[order], self._header_step())
+        return np.concatenate([[0], np.cumsum(steps)[:-1]]).astype(np.int64) if len(steps) else steps
+
+    def _last_duration(self, order: NDArray[np.int64], ticks: NDArray[np.int64]) -> int:
+        stated = int(self.duration[order[-1]])
+        if stated > 0:
+            return stated
+        return int(np.median(np.diff(ticks))) if len(ticks) > 1 else 0
+
+    def _header_step(self) -> int:
+        return round(1 / (self.rate or Fraction(25)) / self.time_base)
+
+
+def walk(container: InputContainer, stream: VideoStream, name: str, max_frames: int) -> PacketTable:
+    """Read all packets of ``stream`` without decoding.
+
+    Raises:
+        TooLargeError: more than ``max_frames``.
+    """
+    columns = _Columns(container, stream)
+    broken = ""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                columns.add(packet)
+                if len(columns.size) > max_frames:
+                    raise TooLargeError("probe", f"'{name}' has more than {max_frames:,} frames (limits.media.max_frames).")
+    except (av.FFmpegError, OSError) as error:
+        broken = f"reading stopped at packet {len(columns.size)}: {error.strerror or error}"
+    return columns.table(broken)
+
+
+def walk_near(
+    container: InputContainer, stream: VideoStream, first_tick: int, last_tick: int
+) -> PacketTable | None:
+    """Read only the packets that frames on screen from ``first_tick`` to ``last_tick`` need.
+
+    Returns:
+        None when the container's index doesn't say how many frames come before, or the seek went astray.
+    """
+    if container.format.name != INDEXED or not len(stream.index_entries):
+        return None
+    try:
+        container.seek(first_tick, stream=stream)
+    except (av.FFmpegError, OSError):
+        return None
+    columns = _Columns(container, stream)
+    covered = NO_TIME
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.pts is None or (not columns.size and not packet.is_keyframe):
+                return None
+            # A key frame beyond the stretch ends it, once the frames shown before it have passed.
+            if covered != NO_TIME and packet.pts > covered:
+                break
+            columns.add(packet)
+            if packet.is_keyframe and packet.pts > last_tick and covered == NO_TIME:
+                covered = packet.pts
+    except (av.FFmpegError, OSError):
+        return None
+    table = columns.table("")
+    if not len(table) or not table.shown[0] or table.pts[0] > first_tick or not table.in_order:
+        return None
+    return _numbered(table, stream, columns.first_place)
+
+
+def _numbered(table: PacketTable, stream: VideoStream, place: tuple[int, int]) -> PacketTable | None:
+    """Count the shown packets before ``table``'s first by the container's index."""
+    entries = stream.index_entries
+    near = entries.search_timestamp(place[0], any_frame=True)
+    if near < 0 or entries[near].pos != place[1]:
+        return None
+    before = sum(not entry.is_discard for entry in entries[:near])
+    # What is shown before the first key frame but stored after it can't be decoded from here.
+    shown = table.shown & (table.pts >= table.pts[0])
+    leading = int(np.count_nonzero(table.shown & ~shown))
+    return replace(table, shown=shown, first_frame=before + leading)
+
+
+class _Columns:
+    """Gathers packets into the columns of a ``PacketTable``."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.size, self._duration = array("q"), array("q")
+        self._pts, self._dts = array("q"), array("q")
+        self._key, self._shown = bytearray(), bytearray()
+        self.first_place = (0, -1)
+        self._container = container.format.name
+        self._codec = stream.codec_context.codec.canonical_name
+        self._stream = stream
+        self._reorders = bool(stream.codec_context.has_b_frames)
+
+    def add(self, packet: Packet) -> None:
+        """Append one packet."""
+        pts, dts = packet.pts, packet.dts
+        if not self.size:
+            self.first_place = (NO_TIME if dts is None else dts, packet.pos or -1)
+        self.size.append(packet.size)
+        self._pts.append(NO_TIME if pts is None else pts)
+        self._dts.append(NO_TIME if dts is None else dts)
+        self._duration.append(packet.duration or 0)
+        self._key.append(packet.is_keyframe)
+        self._shown.append(
+            not packet.is_discard
+            and not (self._container == INDEXED and packet.is_corrupt)
+            and gives_frame(self._codec, packet)
+        )
+
+    def table(self, broken: str) -> PacketTable:
+        """The columns as arrays, with times put right."""
+        pts, dts = np.array(self._pts, np.int64), np.array(self._dts, np.int64)
+        duration = np.array(self._duration, np.int64)
+        shown = np.frombuffer(self._shown, np.bool_).copy()
+        base = self._stream.time_base or Fraction(1, 1000)
+        in_order = bool((pts[shown] != NO_TIME).all())
+        if self._container in _DECODE_ORDER_CONTAINERS and self._reorders:
+            in_order = False
+        if self._container == "gif":
+            duration = browser_durations(duration, base)
+            pts = np.cumsum(duration) - duration
+        elif in_order:
+            pts = joined(pts, dts, duration, base)
+        return PacketTable(
+            pts=pts,
+            dts=dts,
+            duration=duration,
+            size=np.array(self.size, np.int64),
+            key=np.frombuffer(self._key, np.bool_).copy(),
+            shown=shown,
+            time_base=base,
+            rate=self._stream.average_rate or Fraction(0),
+            in_order=in_order,
+            broken=broken,
+        )
+
+
+def gives_frame(codec: str, packet: Packet) -> bool:
+    """False for packets of VP8 and VP9 that hold only a hidden reference picture.
+
+    VP8: ``show_frame`` is bit 4 of the frame tag (RFC 6386, 9.1). VP9: the fifth or sixth bit of the uncompressed
+    header; a superframe (index marker 0b110 in the last byte) always ends in a shown frame.
+    """
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 0x10)
+    if codec == "vp9":
+        data = memoryview(packet)
+        if data[-1] & 0xE0 == 0xC0:
+            return True
+        # Bits: marker 2, profile 2 (profile 3: one more, reserved), show_existing_frame, frame_type, show_frame.
+        existing, show = (0x04, 0x01) if data[0] & 0x30 == 0x30 else (0x08, 0x02)
+        return bool(data[0] & (existing | show))
+    return True
+
+
+def browser_durations(duration: NDArray[np.int64], time_base: Fraction) -> NDArray[np.int64]:
+    """Durations as browsers play them: 0 and 10 ms last 100 ms."""
+    fast = duration * float(time_base) < 1.5 / 100
+    return np.where(fast, round(_GIF_SLOW / 100 / time_base), duration)
+
+
+def joined(
+    pts: NDArray[np.int64], dts: NDArray[np.int64], duration: NDArray[np.int64], time_base: Fraction
+) -> NDArray[np.int64]:
+    """Presentation times in one line where a stream's clock was set back, as in joined recordings.
+
+    A decoding time that falls by more than 10 s begins a new part; it is moved to where the part before ended.
+    """
+    clock = np.where(dts != NO_TIME, dts, pts)
+    breaks = np.flatnonzero(np.diff(clock) < -_BACKWARD_JUMP_S / time_base) + 1
+    if not len(breaks):
+        return pts
+    result = pts.copy()
+    for first, last in zip(breaks, [*breaks[1:], len(pts)], strict=True):
+        end = int((result[:first] + duration[:first]).max())
+        result[first:last] += end - int(pts[first:last].min())
+    return result
+
+
+class PacketReader:
+    """Gives packets by their position in a table; reads on, seeks, or begins anew, whatever gets there exactly.
+
+    Args:
+        path: the file.
+        container, stream: opened; closed by the caller.
+        table: what walking this file gave.
+        stage: for errors.
+    """
+
+    def __init__(
+        self, path: Path, container: InputContainer, stream: VideoStream, table: PacketTable, stage: str
+    ) -> None:
+        self._path, self._table, self._stage = path, table, stage
+        self._container, self._stream = container, stream
+        self._reopened: InputContainer | None = None
+        self._packets: Iterator[Packet] = iter(())
+        self._next = len(table)
+        self._whole = table.first_frame == 0
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Packet]]:
+        """(position, packet) from ``start`` up to, not including, ``stop``."""
+        at = start
+        try:
+            for position, packet in self._from(start):
+                if position >= stop:
+                    return
+                yield position, packet
+                at = position + 1
+                if at >= stop:
+                    return
+        except LostPlaceError:
+            self._begin_anew()
+            for position, packet in self._from(at):
+                yield position, packet
+                if position + 1 >= stop:
+                    return
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._reopened is not None:
+            self._reopened.close()
+
+    def _from(self, start: int) -> Iterator[tuple[int, Packet]]:
+        if self._next > start or int(self._table.size[self._next : start].sum()) > _SEEK_GAP:
+            self._seek(start)
+        while self._next < len(self._table):
+            packet = next(self._packets, None)
+            if packet is None:
+                return
+            if not packet.size:
+                continue
+            position = self._next
+            if packet.size != self._table.size[position]:
+                raise LostPlaceError
+            self._next += 1
+            if position >= start:
+                yield position, packet
+
+    def _seek(self, start: int) -> None:
+        for target in (self._table.pts[start], self._table.dts[start]):
+            if target == NO_TIME:
+                continue
+            try:
+                self._container.seek(int(target), stream=self._stream)
+                packets = self._container.demux(self._stream)
+                first = next((packet for packet in packets if packet.size), None)
+            except (av.FFmpegError, OSError):
+                continue
+            place = None if first is None else self._place(first)
+            if first is not None and place is not None and place <= start:
+                self._packets = _chained(first, packets)
+                self._next = place
+                return
+        self._begin_anew()
+
+    def _place(self, packet: Packet) -> int | None:
+        """Position of a packet in the table; None when it is not there, or more than once."""
+        pts = NO_TIME if packet.pts is None else packet.pts
+        found = np.flatnonzero((self._table.pts == pts) & (self._table.size == packet.size))
+        return int(found[0]) if len(found) == 1 else None
+
+    def _begin_anew(self) -> None:
+        if not self._whole:
+            raise LostPlaceError
+        self.close()
+        self._container = self._reopened = open_container(self._path, self._stage)
+        self._stream = video_stream(self._container, self._path, self._stage)
+        self._packets, self._next = self._container.demux(self._stream), 0
+
+
+def _chained(first: Packet, rest: Iterator[Packet]) -> Iterator[Packet]:
+    yield first
+    yield from rest

@@ -1,0 +1,169 @@
+"""What a media file is, found without decoding more than one picture.
+
+All packets are walked, so frames, start, end and rate are those that are there, not those that a header claims.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+
+from schemas.errors import NoVideoError, TooLargeError
+from schemas.media import MediaFacts, MediaLimits, MediaType
+from transforms.media import images
+from transforms.media.container import open_container, read_head, video_stream
+from transforms.media.decoder import picture_decoder
+from transforms.media.headers import cut_short, gif_frames
+from transforms.media.orient import UPRIGHT, Orientation, from_matrix
+from transforms.media.packets import INDEXED, PacketTable, walk
+from transforms.media.sampling import MICRO, Timeline
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+STAGE = "probe"
+_ANIMATIONS = {"gif", "apng", "webp"}
+_FIRST_PACKETS = 8
+
+
+def probe(path: Path, limits: MediaLimits) -> MediaFacts:
+    """Facts of a local video, GIF or image.
+
+    Args:
+        path: a local file; its kind is found from its content, not from its name.
+        limits: what is too absurd to decode.
+
+    Raises:
+        UnreadableError: the bytes can't be had.
+        NoVideoError: there is nothing to see in them.
+        UnsupportedCodecError: this build can't decode them.
+        TooLargeError: they are beyond ``limits``.
+    """
+    head, size = read_head(path, STAGE)
+    if size > limits.max_bytes:
+        raise TooLargeError(
+            STAGE, f"'{path.name}' has {size:,} bytes, more than {limits.max_bytes:,} (limits.media.max_bytes)."
+        )
+    if images.is_image(head) and not images.is_animated_png(path):
+        facts = _probe_image(path, limits)
+    else:
+        facts = _probe_container(path, limits)
+    if facts.duration_s > limits.max_seconds:
+        raise TooLargeError(
+            STAGE,
+            f"'{path.name}' lasts {facts.duration_s:,.0f} s, more than {limits.max_seconds:,.0f} "
+            f"(limits.media.max_seconds).",
+        )
+    return facts
+
+
+def _probe_image(path: Path, limits: MediaLimits) -> MediaFacts:
+    head = images.read_head(path, STAGE, limits)
+    timeline = head.timeline
+    kind: MediaType = "gif" if head.durations_ms else "image"
+    return _facts(kind, head.format, head.format, (head.width, head.height), head.orientation, timeline, cut_short(path))
+
+
+def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
+    with open_container(path, STAGE) as container:
+        stream = video_stream(container, path, STAGE)
+        _check_pixels(path, stream, limits)
+        claimed = _claimed(container, stream, path)
+        table = walk(container, stream, path.name, limits.max_frames)
+        timeline = table.timeline()
+        name = container.format.name
+        found = len(timeline.ticks)
+        if not found:
+            why = cut_short(path) or table.broken or "its video stream has no frames"
+            raise NoVideoError(STAGE, f"'{path.name}' has nothing to see: {why}.")
+        return _facts(
+            kind="gif" if name in _ANIMATIONS else "video",
+            container=name.split(",")[0],
+            codec=stream.codec_context.codec.canonical_name,
+            size=(stream.width, stream.height),
+            orientation=_first_orientation(container, stream),
+            timeline=timeline,
+            why=cut_short(path) or table.broken,
+            claimed=claimed,
+        )
+
+
+def _check_pixels(path: Path, stream: VideoStream, limits: MediaLimits) -> None:
+    if stream.width * stream.height > limits.max_pixels:
+        raise TooLargeError(
+            STAGE,
+            f"'{path.name}' is {stream.width} x {stream.height}, beyond {limits.max_pixels:,} pixels "
+            f"(limits.media.max_pixels).",
+        )
+
+
+def _claimed(container: InputContainer, stream: VideoStream, path: Path) -> int:
+    """Frames that the header promises, or 0 where it doesn't say."""
+    if container.format.name == INDEXED:
+        # The index after edit lists; the header's own number counts what they cut away.
+        return sum(not entry.is_discard for entry in stream.index_entries)
+    if container.format.name == "gif":
+        return gif_frames(path)
+    return max(0, stream.frames)
+
+
+def _first_orientation(container: InputContainer, stream: VideoStream) -> Orientation:
+    """Of the first picture that can be decoded from the start; libav tells a display matrix only with a picture."""
+    context = picture_decoder(stream, alpha=False)
+    try:
+        container.seek(stream.start_time or 0, stream=stream)
+        sent = 0
+        for packet in container.demux(stream):
+            sent += bool(packet.size)
+            frames = context.decode(packet if packet.size and sent < _FIRST_PACKETS else None)
+            if frames:
+                matrix = frames[0].side_data.get("DISPLAYMATRIX")
+                return from_matrix(None if matrix is None else bytes(matrix))
+            if sent >= _FIRST_PACKETS:
+                break
+    except (av.FFmpegError, OSError):
+        # A damaged beginning is for the decoder to report.
+        return UPRIGHT
+    return UPRIGHT
+
+
+def _facts(
+    kind: MediaType,
+    container: str,
+    codec: str,
+    size: tuple[int, int],
+    orientation: Orientation,
+    timeline: Timeline,
+    why: str,
+    claimed: int = 0,
+) -> MediaFacts:
+    found = len(timeline.ticks)
+    start_s = round(float(timeline.start_tick * timeline.time_base), 6)
+    duration_us = timeline.duration_us
+    lasts = (timeline.end_tick - timeline.start_tick) * timeline.time_base
+    missing = claimed - found
+    lost = ""
+    if missing > 0 and why:
+        lost = f"{missing:,} of {claimed:,} frames are missing: {why}."
+    elif missing > 0:
+        lost = f"{missing:,} of {claimed:,} frames are missing: the header promises more than is there."
+    elif why:
+        lost = f"Something is missing: {why}."
+    return MediaFacts(
+        type=kind,
+        container=container,
+        codec=codec,
+        width=size[0],
+        height=size[1],
+        rotation=orientation.rotation,
+        frames=found,
+        frames_claimed=max(claimed, found),
+        start_s=start_s,
+        end_s=round(start_s + duration_us / MICRO, 6),
+        fps=round(float(found / lasts), 6) if found > 1 and lasts > 0 else 0.0,
+        lost=lost,
+        keyframes=int(timeline.key.sum()),
+    )

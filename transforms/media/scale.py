@@ -1,0 +1,161 @@
+"""From a decoded picture to an encoder's pixels: colours, alpha, one scaling, orientation, crop.
+
+libswscale scales straight to the encoder's size, to planar RGB (its fastest exact path: measured 1.0 ms for 720p to
+456x256 against 2.2 ms for packed RGB of the same quality); numpy turns, crops and interleaves what is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from transforms.media.orient import UPRIGHT, Orientation
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+    from numpy.typing import NDArray
+
+    from schemas.media import Preprocess
+
+REVISION = 1
+"""Raised when pixels come out differently than before; part of every media feature's config digest."""
+
+HD_HEIGHT = 720
+"""Pictures of this height and more are BT.709 when nothing says otherwise; smaller ones BT.601."""
+
+# The same bits on every processor, chroma at full width, correct rounding.
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+_FILTERS = {
+    name: int(Interpolation[name.upper()] | _EXACT) for name in ("bicubic", "bilinear", "area")
+}
+# AVCOL_SPC values that swscale knows: 709, FCC, 470BG, 170M, 240M, 2020NCL.
+_TAGGED = frozenset({1, 4, 5, 6, 7, 9})
+_BACKGROUND = {"white": 255, "black": 0}
+_TALLEST = 8
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Size to scale the upright picture to, and the corner of the part that is kept."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+
+
+def geometry(width: int, height: int, want: Preprocess) -> Geometry:
+    """Where an upright picture of this size goes.
+
+    ``crop``: the short side becomes ``min(want.width, want.height) / want.crop`` (more, where the wanted part would
+    not be covered); ``square``: the centred square fills the wanted size; ``squash``: the picture does.
+    """
+    if want.fit == "squash":
+        return Geometry(want.width, want.height, 0, 0)
+    if want.fit == "square":
+        side = min(width, height)
+        across, down = want.width / side, want.height / side
+    else:
+        short = min(want.width, want.height) / want.crop / min(width, height)
+        across = down = max(short, want.width / width, want.height / height)
+    scaled_width, scaled_height = max(want.width, round(width * across)), max(want.height, round(height * down))
+    left, top = (scaled_width - want.width) // 2, (scaled_height - want.height) // 2
+    return Geometry(scaled_width, scaled_height, left, top)
+
+
+class Scaler:
+    """Makes pixels for one ``Preprocess``; keeps libswscale's tables between pictures of one size. For one thread.
+
+    Args:
+        want: what the encoder takes.
+        stereo: ``left`` keeps the left half of the upright picture.
+    """
+
+    def __init__(self, want: Preprocess, stereo: Literal["", "left"] = "") -> None:
+        self._want = want
+        self._stereo = stereo
+        self._to_planes = VideoReformatter()
+        self._to_rgb = VideoReformatter()
+        self._channels = (2, 0, 1) if want.order == "rgb" else (1, 0, 2)
+
+    def __call__(self, picture: VideoFrame, orientation: Orientation = UPRIGHT) -> NDArray[np.uint8]:
+        """Uint8 [want.height, want.width, 3], contiguous."""
+        want = self._want
+        if want.alpha != "drop" and has_alpha(picture):
+            picture = _composited(picture, _BACKGROUND[want.alpha])
+        if self._stereo or max(picture.width, picture.height) > _TALLEST * min(picture.width, picture.height):
+            picture, orientation = self._cut(picture, orientation), UPRIGHT
+        upright = (picture.height, picture.width) if orientation.transpose else (picture.width, picture.height)
+        place = geometry(*upright, want)
+        scaled = (place.height, place.width) if orientation.transpose else (place.width, place.height)
+        planes = self._to_planes.reformat(
+            picture,
+            width=scaled[0],
+            height=scaled[1],
+            format="gbrp",
+            interpolation=_FILTERS[want.filter],
+            src_colorspace=colour_matrix(picture),
+            threads=1,
+        ).planes
+        pixels = np.empty((want.height, want.width, 3), np.uint8)
+        rows, columns = slice(place.top, place.top + want.height), slice(place.left, place.left + want.width)
+        for channel, plane_number in enumerate(self._channels):
+            plane = planes[plane_number]
+            stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: scaled[1], : scaled[0]]
+            pixels[:, :, channel] = orientation.apply(stored)[rows, columns]
+        return _stretched(pixels) if _is_limited_grey(picture) else pixels
+
+    def _cut(self, picture: VideoFrame, orientation: Orientation) -> VideoFrame:
+        """The left half, or the middle of a strip so long that scaling it whole would cost more than it gives."""
+        rgb = self._to_rgb.reformat(picture, format="rgb24", src_colorspace=colour_matrix(picture), threads=1)
+        pixels = orientation.apply(rgb.to_ndarray())
+        if self._stereo:
+            pixels = pixels[:, : max(1, pixels.shape[1] // 2)]
+        if self._want.fit != "squash":
+            height, width = pixels.shape[:2]
+            longest = _TALLEST * min(width, height)
+            top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+            pixels = pixels[top : top + longest, left : left + longest]
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+
+
+def scaler_key(want: Preprocess, stereo: str) -> tuple[Preprocess, str]:
+    """Two requests with the same key want the same pixels; what is computed from pixels later doesn't count."""
+    return replace(want, offset=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0)), stereo
+
+
+def has_alpha(picture: VideoFrame) -> bool:
+    """The picture's format can say how transparent a pixel is."""
+    layout = picture.format
+    return layout.has_palette or any(component.is_alpha for component in layout.components)
+
+
+def colour_matrix(picture: VideoFrame) -> Colorspace | None:
+    """The matrix to assume for an untagged (or unusably tagged) YUV picture; None where the picture says it."""
+    if picture.format.is_rgb or picture.format.has_palette or picture.colorspace in _TAGGED:
+        return None
+    return Colorspace.ITU709 if picture.height >= HD_HEIGHT else Colorspace.ITU601
+
+
+def _is_limited_grey(picture: VideoFrame) -> bool:
+    """Greyscale of 16 to 235; libswscale takes all greyscale for 0 to 255."""
+    return picture.format.name.startswith("gray") and picture.color_range == ColorRange.MPEG
+
+
+def _stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    levels = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+    return levels[pixels]
+
+
+def _composited(picture: VideoFrame, background: int) -> VideoFrame:
+    """The picture over a plain background, at its own size, so that scaling mixes no hidden colours in."""
+    rgba = picture.reformat(format="rgba", src_colorspace=colour_matrix(picture), threads=1).to_ndarray()
+    opacity = rgba[:, :, 3:].astype(np.uint16)
+    if opacity.min(initial=255) == 255:
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgba[:, :, :3]), format="rgb24")
+    mixed = rgba[:, :, :3] * opacity + background * (255 - opacity)
+    return av.VideoFrame.from_ndarray(((mixed + 127) // 255).astype(np.uint8), format="rgb24")

@@ -1,0 +1,113 @@
+"""Prepared models on a worker: fetched once to the machine, opened once a process, called on samples."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import EncodeError, StoreError
+from schemas.jobs import FeatureJob
+from schemas.models import CARD_FILE
+from transforms.encoders.base import Encoder
+from transforms.encoders.registry import load, read_card, referred_models
+from transforms.store.objects import Objects
+
+if TYPE_CHECKING:
+    from transforms.encoders.base import Row
+
+BATCH_PICTURES = 16
+MODELS = "models"
+
+
+def local_model(objects: Objects, model: str) -> Path:
+    """The folder of a prepared model on this machine, with the models that it refers to beside it.
+
+    Args:
+        objects: the store.
+        model: ``models/<digest>``.
+
+    Raises:
+        StoreError: when the store does not have it.
+    """
+    if objects.root is not None:
+        folder = objects.root / model
+    else:
+        cache = Path(tempfile.gettempdir()) / f"cliploom-models-{os.getuid()}"
+        cache.mkdir(mode=0o700, exist_ok=True)
+        folder = _fetch(objects, model, cache)
+        for digest in referred_models(read_card(folder)):
+            _fetch(objects, f"{MODELS}/{digest}", cache)
+    if not (folder / CARD_FILE).exists():
+        raise StoreError(f"{objects.uri_of(model)} is not there; `cliploom run` prepares it again.")
+    return folder
+
+
+def _fetch(objects: Objects, model: str, cache: Path) -> Path:
+    folder = cache / PurePosixPath(model).name
+    if (folder / CARD_FILE).exists():
+        return folder
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as name:
+        for entry in objects.list(model):
+            target = Path(name) / "model" / entry.path.removeprefix(f"{model}/")
+            if not target.resolve().is_relative_to(Path(name).resolve()):
+                raise StoreError(f"{entry.path!r} would leave the model's folder; the store is damaged.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            objects.download(entry.path, target)
+        try:
+            (Path(name) / "model").rename(folder)
+        except OSError:
+            if not (folder / CARD_FILE).exists():
+                raise
+    return folder
+
+
+def upload_model(objects: Objects, folder: Path) -> None:
+    """Copy a prepared folder into a bucket, its card last."""
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == CARD_FILE)
+    for path in files:
+        objects.put_new(f"{MODELS}/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+@dataclass(frozen=True)
+class SampleEncoder:
+    """An encoder bound to a feature: takes the samples that the decoder gives.
+
+    Attributes:
+        batch: samples handed to ``encode`` at once.
+        averaged: a picture encoder is asked for windows, and each window's vectors are averaged.
+    """
+
+    encoder: Encoder
+    batch: int
+    averaged: bool
+
+    def encode(self, samples: Sequence[NDArray[np.uint8]]) -> Sequence[Row | EncodeError]:
+        """One row of vectors, or one error, for each sample.
+
+        Args:
+            samples: uint8 [H, W, 3], or [T, H, W, 3] for windows.
+        """
+        if not self.averaged:
+            return self.encoder.encode(samples)
+        results: list[Row | EncodeError] = []
+        for window in samples:
+            rows = self.encoder.encode(list(window))
+            failed = next((row for row in rows if isinstance(row, EncodeError)), None)
+            good = [row for row in rows if not isinstance(row, EncodeError)]
+            results.append(failed or {name: np.mean([row[name] for row in good], axis=0) for name in good[0]})
+        return results
+
+
+def load_encoder(objects: Objects, job: FeatureJob, threads: int) -> SampleEncoder:
+    """The encoder of a feature, opened once a process and shared by its threads."""
+    encoder = load(local_model(objects, job.model), threads)
+    windowed = job.sampling is not None and job.sampling.windowed
+    batch = BATCH_PICTURES if not windowed else 1
+    return SampleEncoder(encoder, batch, averaged=windowed and job.card.modality == "frame")

@@ -1,0 +1,189 @@
+"""Ego4D's narration files, both versions, one video in memory at a time.
+
+Version 1 (``narration.json``) maps a video's uid to ``narration_pass_1`` and ``narration_pass_2``, either of which may
+be absent, each with ``narrations`` of ``{timestamp_sec, timestamp_frame, narration_text, annotation_uid}`` and
+``summaries`` of ``{start_sec, end_sec, summary_text, annotation_uid}``. Version 2 (``all_narrations_redacted.json``)
+has under ``videos`` per uid ``narrations`` of ``{text, time}`` and ``summaries`` of ``{text, start_time, end_time}``,
+without passes. Unknown keys are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+import ijson
+
+from schemas.narrations import BadRow, BrokenFileError, Narration
+from transforms.narrations.json_stream import BROKEN, RepairedJson, broken_byte
+from transforms.narrations.rows import (
+    BROKEN_UTF8,
+    DEFAULT_OFFSET_S,
+    RowError,
+    Source,
+    build,
+    checked_uid,
+    name_of,
+    opened,
+    seconds,
+)
+
+Kind = Literal["narrations", "summaries"]
+
+_PASS = re.compile(r"narration_pass_(\d{1,4})")
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What a version calls the fields of one kind of row."""
+
+    text: str
+    start: str
+    end: str
+    annotation_uid: str
+
+
+_KEYS: dict[tuple[int, Kind], _Keys] = {
+    (1, "narrations"): _Keys("narration_text", "timestamp_sec", "", "annotation_uid"),
+    (1, "summaries"): _Keys("summary_text", "start_sec", "end_sec", "annotation_uid"),
+    (2, "narrations"): _Keys("text", "time", "", "annotation_uid"),
+    (2, "summaries"): _Keys("text", "start_time", "end_time", "annotation_uid"),
+}
+
+
+def read_ego4d(
+    source: Source, *, kind: Kind = "narrations", offset_s: float = DEFAULT_OFFSET_S
+) -> Iterator[Narration | BadRow]:
+    """Read a narration file of either version, told apart by what is in it.
+
+    Args:
+        source: path, or a seekable binary file.
+        kind: rows about moments, or the summaries of stretches.
+        offset_s: a row is usable while its time + ``offset_s`` is not negative.
+
+    Yields:
+        Rows in the file's order; ``pass_`` is 0 in version 2.
+
+    Raises:
+        BrokenFileError: naming the byte, when the file is not JSON to its end, after all videos that stand whole before
+            it; or when it is no narration file.
+        SpecError: when it can't be opened.
+    """
+    file_name = name_of(source)
+    with opened(source) as file:
+        stream = RepairedJson(file)
+        try:
+            version = _version(stream, file_name)
+            file.seek(0)
+            stream = RepairedJson(file)
+            seen: set[str] = set()
+            for uid, video in ijson.kvitems(stream, "videos" if version == 2 else ""):
+                reader = _Video(file_name, str(uid), version, kind, offset_s)
+                yield from reader.twice() if uid in seen else reader.rows(video)
+                seen.add(uid)
+        except ijson.JSONError as error:
+            raise _broken(file, file_name, stream, error) from error
+
+
+def _broken(file: BinaryIO, name: str, stream: RepairedJson, error: Exception) -> BrokenFileError:
+    detail = error.args[0] if error.args else ""
+    detail = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
+    byte = broken_byte(file, stream.last_start)
+    return BrokenFileError(name, byte, f"not JSON ({detail.splitlines()[0] if detail else 'unreadable'})")
+
+
+def _version(stream: RepairedJson, name: str) -> int:
+    """1 or 2, by the first key that only one of them has."""
+    depth, top, only_maps = 0, "", True
+    for event, value in ijson.basic_parse(stream):
+        if depth == 0 and event != "start_map":
+            break
+        if event == "map_key":
+            if depth == 1:
+                top = value
+            elif depth == 2 and top != "videos" and _PASS.fullmatch(value):
+                return 1
+        elif event in ("start_map", "start_array"):
+            if depth == 1 and event == "start_map" and top == "videos":
+                return 2
+            only_maps &= event == "start_map" or depth > 1
+            depth += 1
+        elif event in ("end_map", "end_array"):
+            depth -= 1
+        elif depth == 1:
+            only_maps = False
+    else:
+        if only_maps:
+            return 1
+    reason = "neither Ego4D's narration.json ({uid: {narration_pass_1: ...}}) nor all_narrations_redacted.json"
+    raise BrokenFileError(name, 0, f"{reason} ({{videos: {{uid: ...}}}})")
+
+
+@dataclass(frozen=True)
+class _Video:
+    """Reads the rows of one video's JSON object."""
+
+    file: str
+    uid: str
+    version: int
+    kind: Kind
+    offset_s: float
+
+    def twice(self) -> Iterator[BadRow]:
+        yield BadRow(self.file, self.uid, "the video's uid stands in the file twice; the first is kept", repr(self.uid))
+
+    def rows(self, video: object) -> Iterator[Narration | BadRow]:
+        try:
+            if BROKEN in self.uid:
+                raise RowError(BROKEN_UTF8, self.uid)
+            uid = checked_uid(self.uid)
+            if not isinstance(video, dict):
+                raise RowError("the video is not an object", video)
+        except RowError as error:
+            yield error.at(self.file, self.uid.replace(BROKEN, "?"), "" if BROKEN in self.uid else self.uid)
+            return
+        if self.version == 2:
+            yield from self._list(uid, 0, video, self.uid)
+            return
+        for key in sorted(key for key in video if _PASS.fullmatch(key)):
+            if video[key] is not None:
+                number = int(key.rpartition("_")[2])
+                yield from self._list(uid, number, video[key], f"{self.uid}.{key}")
+
+    def _list(self, uid: str, pass_: int, holder: object, path: str) -> Iterator[Narration | BadRow]:
+        if not isinstance(holder, dict):
+            yield RowError("the pass is not an object", holder).at(self.file, path, uid)
+            return
+        items = holder.get(self.kind)
+        if items is None:
+            return
+        if not isinstance(items, list):
+            yield RowError(f"'{self.kind}' is not a list", items).at(self.file, f"{path}.{self.kind}", uid)
+            return
+        keys = _KEYS[self.version, self.kind]
+        for idx, item in enumerate(items):
+            try:
+                yield self._row(uid, pass_, idx, item, keys)
+            except RowError as error:
+                yield error.at(self.file, f"{path}.{self.kind}[{idx}]", uid)
+
+    def _row(self, uid: str, pass_: int, idx: int, item: Any, keys: _Keys) -> Narration:
+        if not isinstance(item, dict):
+            raise RowError("the row is not an object", item)
+        start = _seconds(item.get(keys.start), keys.start)
+        end = _seconds(item.get(keys.end), keys.end) if keys.end else None
+        text = item.get(keys.text)
+        if isinstance(text, str) and BROKEN in text:
+            raise RowError(BROKEN_UTF8, text.replace(BROKEN, "\ufffd"))
+        annotation = item.get(keys.annotation_uid)
+        if isinstance(annotation, str):
+            annotation = annotation.replace(BROKEN, "\ufffd")
+        return build(uid, pass_, idx, start, end, text, annotation, self.offset_s)
+
+
+def _seconds(value: object, what: str) -> float:
+    if isinstance(value, str) and value.startswith(BROKEN):
+        raise RowError(f"the {what} is not finite", "NaN or Infinity")
+    return seconds(value, what)

@@ -1,0 +1,134 @@
+"""Which rows of a video's clip features belong to a text, and what is made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.narrations import Dropped, Narration, Pair, PairRules, Pool, Tally
+from transforms.narrations.select import kept
+from transforms.narrations.splits import split_of
+
+REVISION = 1
+
+
+def time_to_index(t1: float, t2: float, rate: float, n: int) -> tuple[int, int]:
+    """Rows ``[start, end)`` of features that answer to the seconds [t1, t2]; at least one, none beyond the last.
+
+    ``start = min(max(0, floor(t1 * rate)), n - 1)``, ``end = min(floor(t2 * rate), n - 1) + 1``, as in Ego4D's
+    research code.
+
+    Args:
+        t1: seconds from the video's start, may be negative.
+        t2: seconds, not before ``t1``.
+        rate: feature rows a second, such as 1.875.
+        n: rows that the video has.
+
+    >>> time_to_index(8, 12, 1.875, 100)
+    (15, 23)
+    >>> time_to_index(60, 64, 1.875, 100)
+    (99, 100)
+
+    Raises:
+        ValueError: when ``t2`` is negative or before ``t1``, a number is not finite, or there is no row.
+    """
+    if n < 1:
+        raise ValueError(f"there are {n} feature rows to choose from")
+    if not rate > 0 or not math.isfinite(rate):
+        raise ValueError(f"{rate} is not a number of feature rows a second")
+    if not (math.isfinite(t1) and math.isfinite(t2)):
+        raise ValueError(f"[{t1}, {t2}] is not a stretch of time")
+    if t2 < 0:
+        raise ValueError(f"the stretch [{t1}, {t2}] s ends before the video starts")
+    if t2 < t1:
+        raise ValueError(f"the stretch [{t1}, {t2}] s ends before it starts")
+    start = min(max(0, math.floor(t1 * rate)), n - 1)
+    end = min(math.floor(t2 * rate), n - 1) + 1
+    return start, end
+
+
+def span_of(narration: Narration, around_s: float) -> tuple[float, float] | None:
+    """The seconds that a narration is about: ``around_s`` to both sides of a moment, a stretch as it is.
+
+    Returns:
+        (t1, t2), or None for the whole video.
+    """
+    if narration.start_s is None:
+        return None
+    if narration.end_s is None:
+        return narration.start_s - around_s, narration.start_s + around_s
+    return narration.start_s, narration.end_s
+
+
+def pool_rows(rows: NDArray[np.float32], pool: Pool) -> NDArray[np.float32]:
+    """Make one thing of a window's rows.
+
+    Args:
+        rows: float32 [n, D], n at least 1.
+        pool: ``mean``, or ``Take(k)``: a shorter window repeats rows.
+
+    Returns:
+        float32 [D] (summed in float64), or float32 [k, D].
+    """
+    if pool == "mean":
+        mean: NDArray[np.float64] = rows.mean(axis=0, dtype=np.float64)
+        return mean.astype(np.float32)
+    middles = (2 * np.arange(pool.n) + 1) * len(rows) // (2 * pool.n)
+    return rows[middles]
+
+
+def select_window(
+    features: NDArray[np.float32], t: float, around_s: float, rate: float, pool: Pool = "mean"
+) -> NDArray[np.float32]:
+    """Features of ``[t - around_s, t + around_s]``, pooled.
+
+    Args:
+        features: float32 [N, D] of one video.
+        t: seconds from the video's start.
+        around_s: seconds to both sides.
+        rate: feature rows a second.
+        pool: what is made of the rows.
+
+    Returns:
+        float32 [D] for ``mean``, float32 [k, D] for ``Take(k)``.
+
+    Raises:
+        ValueError: when the stretch ends before the video starts.
+    """
+    start, end = time_to_index(t - around_s, t + around_s, rate, len(features))
+    return pool_rows(features[start:end], pool)
+
+
+def plan_pairs(uid: str, narrations: Sequence[Narration], n: int, rules: PairRules) -> tuple[list[Pair], Tally]:
+    """Pair one video's narrations with rows of its features.
+
+    Args:
+        uid: the video's.
+        narrations: all its narrations, at least one, in the order wanted.
+        n: its feature rows; 0 when it has no features.
+        rules: what to keep, how wide to look, how to split.
+
+    Returns:
+        The pairs in the order given, and what was kept and dropped, with reasons.
+    """
+    if n < 1:
+        return [], Tally(dropped=(Dropped("video without features", len(narrations), 1),))
+    split = split_of(uid, rules.split)
+    if split is None:
+        return [], Tally(dropped=(Dropped("video in no split", len(narrations), 1),))
+    stay, tally = kept(uid, narrations, rules.keep)
+    pairs = []
+    for narration in stay:
+        span = span_of(narration, rules.around_s)
+        if span is None:
+            pairs.append(Pair(narration, 0, n, split))
+        elif span[1] >= 0:
+            pairs.append(Pair(narration, *time_to_index(*span, rules.rate, n), split))
+    early = len(stay) - len(pairs)
+    if early:
+        dropped = (*tally.dropped, Dropped("ends before the video starts", early, int(not pairs)))
+        tally = Tally(len(pairs), int(bool(pairs)), dropped)
+    return pairs, tally

@@ -1,0 +1,201 @@
+"""Checks that every format's rows go through before they become narrations."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import BinaryIO
+
+from schemas.errors import SpecError
+from schemas.narrations import BadRow, Narration
+
+Source = Path | BinaryIO
+
+DEFAULT_OFFSET_S = 2.0
+"""Half the stretch around a moment that Ego4D's tutorial averages; a moment before its negative can't be used."""
+
+BROKEN_UTF8 = "the bytes are not UTF-8"
+_SHOWN = 80
+_NUMBERS = frozenset({int, float, Decimal})
+
+
+class RowError(ValueError):
+    """A row can't be used; becomes a ``BadRow`` where the position is known."""
+
+    def __init__(self, reason: str, value: object) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.value = shown(value)
+
+    def at(self, file: str, position: str, uid: str = "") -> BadRow:
+        """The row as a failure."""
+        return BadRow(file, position, self.reason, self.value, uid)
+
+
+def shown(value: object) -> str:
+    """The value as Python shows it, printable, at most 80 characters.
+
+    >>> shown("abc")
+    "'abc'"
+    """
+    # cut before repr, which would copy a huge text whole
+    text = repr(value[: _SHOWN + 1]) if isinstance(value, str | bytes) else repr(value)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[BinaryIO]:
+    """The source as a binary file; one that was given open stays open.
+
+    Raises:
+        SpecError: when a path can't be opened.
+    """
+    if not isinstance(source, Path):
+        yield source
+        return
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise SpecError(f"{source} can't be read ({error.strerror}); correct the path in the spec.") from error
+    with file:
+        yield file
+
+
+def name_of(source: Source) -> str:
+    """What messages call the source."""
+    return str(source) if isinstance(source, Path) else str(getattr(source, "name", "the stream"))
+
+
+def checked_uid(value: object) -> str:
+    """The uid in NFC.
+
+    Raises:
+        RowError: when it is not a text, is empty, or is not Unicode.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise RowError("there is no uid", value)
+    return unicodedata.normalize("NFC", _unicode(value))
+
+
+def checked_text(value: object) -> str:
+    """The text as given.
+
+    Raises:
+        RowError: when there is none, it is blank, of another type, or not Unicode.
+    """
+    if not isinstance(value, str):
+        raise RowError("there is no text" if value is None else "the text is not a string", value)
+    if not value or value.isspace():
+        raise RowError("there is no text", value)
+    return _unicode(value)
+
+
+def seconds(value: object, what: str) -> float:
+    """Seconds rounded to 1 us.
+
+    Args:
+        value: a number.
+        what: what messages call it.
+
+    Raises:
+        RowError: for other types and numbers that are not finite.
+    """
+    if type(value) not in _NUMBERS:
+        missing = value is None or value == ""
+        raise RowError(f"there is no {what}" if missing else f"the {what} is not a number", value)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RowError(f"the {what} is not finite", value)
+    return round(number, 6)
+
+
+def seconds_in(text: str, what: str) -> float:
+    """Seconds of a text, as tables give them.
+
+    >>> seconds_in(" 1.5 ", "start")
+    1.5
+
+    Raises:
+        RowError: when the text is no finite number.
+    """
+    if not text.strip():
+        raise RowError(f"there is no {what}", text)
+    try:
+        number = float(text) if "_" not in text else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise RowError(f"the {what} is not a number", text)
+    return seconds(number, what)
+
+
+def check_span(start_s: float | None, end_s: float | None, offset_s: float) -> None:
+    """Refuse times that no clip can answer to.
+
+    Args:
+        start_s: seconds from the video's start, None for a text about the whole video.
+        end_s: seconds, None for a moment.
+        offset_s: a moment is usable while ``start_s + offset_s >= 0``, a stretch while its end is.
+
+    Raises:
+        RowError: when the time lies before the video, or ends before it starts.
+    """
+    if start_s is None:
+        return
+    if end_s is not None and end_s < start_s:
+        raise RowError(f"the end lies before the start ({start_s:g} s)", end_s)
+    if (start_s if end_s is None else end_s) + offset_s < 0:
+        raise RowError(f"the time lies more than {offset_s:g} s before the video", start_s)
+
+
+class Numbers:
+    """Counts rows within (uid, pass), bad ones too."""
+
+    def __init__(self) -> None:
+        self._next: Counter[tuple[str, int]] = Counter()
+
+    def take(self, uid: str, pass_: int) -> int:
+        """The row's number."""
+        number = self._next[uid, pass_]
+        self._next[uid, pass_] = number + 1
+        return number
+
+
+def build(
+    uid: str,
+    pass_: int,
+    idx: int,
+    start_s: float | None,
+    end_s: float | None,
+    text: object,
+    annotation_uid: object,
+    offset_s: float,
+) -> Narration:
+    """A narration from checked numbers and unchecked texts.
+
+    Raises:
+        RowError: when a value can't be used.
+    """
+    check_span(start_s, end_s, offset_s)
+    annotation = annotation_uid if isinstance(annotation_uid, str) else ""
+    return Narration(uid, pass_, idx, start_s, end_s, checked_text(text), _unicode(annotation))
+
+
+def _unicode(text: str) -> str:
+    """The text, unless it holds surrogates: bytes that could not be decoded, or half of an escaped pair."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError(BROKEN_UTF8, text[max(0, error.start - 20) :]) from error
+    return text

@@ -1,0 +1,144 @@
+"""SubRip (``.srt``) and WebVTT (``.vtt``) subtitles: one file is one video's narrations.
+
+pysubs2 reads times and markup. It passes over what it can't read without a word, and takes comments and names of cues
+for text, so the file is cut into cues here and each is given to it alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePath
+from typing import Literal
+
+import pysubs2
+
+from schemas.errors import SpecError
+from schemas.narrations import BadRow, Narration
+from transforms.narrations.rows import RowError, Source, build, checked_uid, name_of, opened
+
+Format = Literal["srt", "vtt"]
+
+MAX_BYTES = 64 * 1024 * 1024
+"""No video has this much to say; a larger file is something else."""
+
+_ARROW = "-->"
+_NUMBER = re.compile(r"\s*\d+\s*")
+_KARAOKE = re.compile(r"<\d[\d:.]*>")
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+
+
+def uid_of_file(name: str) -> str:
+    """The uid of a subtitle file: its name without extension, in NFC.
+
+    >>> uid_of_file("talks/P01_03.srt")
+    'P01_03'
+
+    Raises:
+        RowError: when the name is not Unicode.
+    """
+    return checked_uid(PurePath(name).stem)
+
+
+def read_subtitles(
+    source: Source, format_: Format, *, uid: str | None = None, encoding: str = "utf-8"
+) -> Iterator[Narration | BadRow]:
+    """Read one subtitle file; cues are stretches of time, lines of a cue are joined by spaces.
+
+    Args:
+        source: path or binary file.
+        format_: ``srt`` or ``vtt``.
+        uid: the video's; by default the path's last piece without extension.
+        encoding: of files without a byte order mark; cues with bytes that are none of it are bad rows.
+
+    Yields:
+        Cues in the file's order; times in seconds.
+
+    Raises:
+        SpecError: when the file can't be opened, or the encoding is unknown.
+        ValueError: when neither a path nor a uid is given.
+    """
+    if uid is None and not isinstance(source, Path):
+        raise ValueError("subtitles from an open file need a uid")
+    file_name = name_of(source)
+    try:
+        uid = uid_of_file(file_name) if uid is None else checked_uid(uid)
+        text = _text(source, encoding)
+        cues = _cues(_NEWLINE.split(text), format_)
+        if not cues:
+            raise RowError(f"there is no cue ('{_ARROW}') in the file", text)
+    except RowError as error:
+        yield error.at(file_name, "line 1", uid or "")
+        return
+    for idx, cue in enumerate(cues):
+        try:
+            start, end, words = _parsed(cue, format_)
+            yield build(uid, 0, idx, start, end, words, "", 0.0)
+        except RowError as error:
+            yield error.at(file_name, f"line {cue.line}", uid)
+
+
+def _text(source: Source, encoding: str) -> str:
+    with opened(source) as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise RowError("the file is too large for subtitles", f"more than {MAX_BYTES} bytes")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    if data.startswith(codecs.BOM_UTF8):
+        encoding = "utf-8-sig"
+    try:
+        return data.decode(encoding, "surrogateescape")
+    except LookupError as error:
+        raise SpecError(f"'{encoding}' is not an encoding that Python knows; write one such as cp1252.") from error
+    except UnicodeDecodeError as error:
+        # utf-16 and utf-32 have no bytes that could escape
+        raise RowError(
+            f"the bytes are not {encoding} from byte {error.start} on", data[error.start : error.end]
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Cue:
+    """A timing line, its number in the file, and the lines below it."""
+
+    line: int
+    timing: str
+    text: tuple[str, ...]
+
+
+def _cues(lines: list[str], format_: Format) -> list[_Cue]:
+    starts = [number for number, line in enumerate(lines) if _ARROW in line]
+    cues = []
+    for start, stop in pairwise([*starts, len(lines)]):
+        text = lines[start + 1 : stop]
+        if format_ == "vtt":
+            # comments, styles and the next cue's name come after a blank line, which can't be inside a cue
+            blank = next((number for number, line in enumerate(text) if not line.strip()), len(text))
+            text = text[:blank]
+        elif stop < len(lines) and text and _NUMBER.fullmatch(text[-1]):
+            text = text[:-1]
+        cues.append(_Cue(start + 1, lines[start], tuple(text)))
+    return cues
+
+
+def _parsed(cue: _Cue, format_: Format) -> tuple[float, float, str]:
+    body = "\n".join(line for line in cue.text if line.strip())
+    if format_ == "vtt":
+        body = _KARAOKE.sub("", body)
+    # pysubs2 takes a last line of digits for the next cue's number: give it one, or it eats a cue's own
+    document = f"{cue.timing}\n{body}\n\n1\n"
+    try:
+        events = pysubs2.SSAFile.from_string(document, format_=format_).events
+    except (pysubs2.exceptions.Pysubs2Error, ValueError) as error:
+        raise RowError(f"the cue can't be read ({error})", cue.timing) from error
+    if len(events) != 1:
+        raise RowError("the times of the cue can't be read", cue.timing if not events else body)
+    words = " ".join(events[0].plaintext.split())
+    if format_ == "vtt":
+        words = html.unescape(words)
+    return events[0].start / 1000, events[0].end / 1000, words

@@ -1,0 +1,250 @@
+"""Narrations in tables: CSV and JSONL with declared columns, and TGIF's list of captions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from schemas.errors import SpecError, nearest
+from schemas.narrations import BadRow, BrokenFileError, Columns, Narration
+from transforms.narrations.rows import (
+    BROKEN_UTF8,
+    DEFAULT_OFFSET_S,
+    Numbers,
+    RowError,
+    Source,
+    build,
+    checked_uid,
+    name_of,
+    opened,
+    seconds,
+    seconds_in,
+)
+from transforms.narrations.uids import uid_of_url
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+"""Longer lines are no rows but files of another kind; they are passed over without being held in memory."""
+
+
+def read_csv(
+    source: Source,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    *,
+    delimiter: str = ",",
+    encoding: str = "utf-8-sig",
+    url_law: str | None = None,
+    offset_s: float = DEFAULT_OFFSET_S,
+) -> Iterator[Narration | BadRow]:
+    """Read a CSV file whose first line names the columns.
+
+    Args:
+        source: path or binary file.
+        columns: which column holds what.
+        delimiter: between columns, such as a tab.
+        encoding: any that Python knows; bytes that are none of it make bad rows.
+        url_law: when the uid column holds addresses, how they become uids (``uid_of_url``).
+        offset_s: a row is usable while its time + ``offset_s`` is not negative.
+
+    Yields:
+        Rows in the file's order.
+
+    Raises:
+        SpecError: when the file can't be opened, a column is not there, or the encoding is unknown.
+        BrokenFileError: when a file in UTF-16 or UTF-32 holds something else.
+    """
+    file_name = name_of(source)
+    with opened(source) as file:
+        try:
+            text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
+        except LookupError as error:
+            raise SpecError(f"'{encoding}' is not an encoding that Python knows; write one such as cp1252.") from error
+        try:
+            # strict, or an unclosed quote would swallow the rest of the file as one text without a word
+            rows = csv.reader(text, delimiter=delimiter, strict=True)
+            header = _header(rows, columns, file_name)
+            read = _Row(columns, url_law, offset_s, seconds_in).read
+            while True:
+                line = rows.line_num + 1
+                try:
+                    values = next(rows)
+                    if not values:
+                        continue
+                    if len(values) != len(header):
+                        raise RowError(f"the row has {len(values)} columns where the header has {len(header)}", values)
+                    yield from _failing(read, dict(zip(header, values, strict=True)), file_name, line)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    place = f"line {line}" if rows.line_num <= line else f"lines {line} to {rows.line_num}"
+                    yield RowError("not a row of CSV", str(error)).at(file_name, place)
+                except RowError as error:
+                    yield error.at(file_name, f"line {line}")
+        except UnicodeDecodeError as error:
+            # utf-16 and utf-32 have no bytes that could escape
+            byte = file.tell() - len(error.object) + error.start
+            raise BrokenFileError(file_name, byte, f"the bytes are not {encoding}") from error
+        finally:
+            # so that the wrapper does not close a file that the caller opened
+            text.detach()
+
+
+def _header(rows: Iterator[list[str]], columns: Columns, file: str) -> list[str]:
+    try:
+        header = next(rows, [])
+    except csv.Error as error:
+        raise SpecError(f"{file}: the first line is not a row of CSV ({error}); declare the delimiter.") from error
+    for name in columns.named():
+        if name not in header:
+            raise SpecError(f"{file} has no column '{name}'{nearest(name, header)}")
+        if header.count(name) > 1:
+            raise SpecError(f"{file} has {header.count(name)} columns named '{name}'; rename all but one.")
+    return header
+
+
+def read_jsonl(
+    source: Source,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    *,
+    url_law: str | None = None,
+    offset_s: float = DEFAULT_OFFSET_S,
+) -> Iterator[Narration | BadRow]:
+    """Read a file with one JSON object a line.
+
+    Args:
+        source: path or binary file, UTF-8.
+        columns: which key holds what; further keys are passed over.
+        url_law: when the uid key holds addresses, how they become uids (``uid_of_url``).
+        offset_s: a row is usable while its time + ``offset_s`` is not negative.
+
+    Yields:
+        Rows in the file's order.
+
+    Raises:
+        SpecError: when the file can't be opened.
+    """
+    file_name = name_of(source)
+    read = _Row(columns, url_law, offset_s, seconds).read
+    with opened(source) as file:
+        for number, raw in _lines(file):
+            try:
+                line = _decoded(raw).strip()
+                if not line:
+                    continue
+                yield from _failing(read, _object(line), file_name, number)
+            except RowError as error:
+                yield error.at(file_name, f"line {number}")
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RowError(f"not JSON at column {error.colno} ({error.msg})", line) from error
+    except (RecursionError, ValueError) as error:
+        raise RowError(f"not readable JSON ({type(error).__name__})", line) from error
+    if not isinstance(value, dict):
+        raise RowError("the line is not a JSON object", line)
+    return value
+
+
+def read_tgif(source: Source, *, url_law: str = "path") -> Iterator[Narration | BadRow]:
+    """Read TGIF's ``tgif-v1.0.tsv``: ``URL<TAB>sentence``, no header, no quoting; an address may repeat.
+
+    Args:
+        source: path or binary file, UTF-8.
+        url_law: how an address becomes the uid (``uid_of_url``).
+
+    Yields:
+        Captions of whole clips, without times; ``idx`` counts the captions of one address.
+
+    Raises:
+        SpecError: when the file can't be opened.
+    """
+    file_name = name_of(source)
+    numbers = Numbers()
+    with opened(source) as file:
+        for number, raw in _lines(file):
+            uid = ""
+            try:
+                line = _decoded(raw)
+                if not line.strip():
+                    continue
+                url, tab, sentence = line.rstrip("\r\n").partition("\t")
+                if not tab:
+                    raise RowError("there is no tab between address and sentence", line)
+                uid = uid_of_url(url, url_law)
+                yield build(uid, 0, numbers.take(uid, 0), None, None, sentence, "", 0.0)
+            except RowError as error:
+                yield error.at(file_name, f"line {number}", uid)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Numbered lines from 1; None stands for one that is too long."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES)
+        yield number, None
+
+
+def _decoded(raw: bytes | None) -> str:
+    if raw is None:
+        raise RowError(f"the line is longer than {MAX_LINE_BYTES} bytes", "")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        around = raw[max(0, error.start - 20) : error.end + 20]
+        raise RowError(f"{BROKEN_UTF8} from byte {error.start} of the line on", around) from error
+
+
+class _Row:
+    """Makes narrations of rows whose values have names."""
+
+    def __init__(
+        self, columns: Columns, url_law: str | None, offset_s: float, number: Callable[[Any, str], float]
+    ) -> None:
+        self._columns = columns
+        self._url_law = url_law
+        self._offset_s = offset_s
+        self._number = number
+        self._numbers = Numbers()
+
+    def read(self, row: Mapping[str, Any], uids: list[str]) -> Narration:
+        """The narration; the uid goes into ``uids`` as soon as it is known, for the failure that may follow."""
+        columns = self._columns
+        given = row.get(columns.uid)
+        if self._url_law is not None and isinstance(given, str):
+            uid = uid_of_url(given, self._url_law)
+        else:
+            uid = checked_uid(given)
+        uids.append(uid)
+        pass_ = self._pass(row)
+        idx = self._numbers.take(uid, pass_)
+        start = self._number(row.get(columns.start), columns.start) if columns.start else None
+        end = self._number(row.get(columns.end), columns.end) if columns.end else None
+        annotation = row.get(columns.annotation_uid) if columns.annotation_uid else ""
+        return build(uid, pass_, idx, start, end, row.get(columns.text), annotation, self._offset_s)
+
+    def _pass(self, row: Mapping[str, Any]) -> int:
+        value = row.get(self._columns.pass_) if self._columns.pass_ else 0
+        number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**31:
+            raise RowError(f"the {self._columns.pass_} is not a whole number from 0", value)
+        return number
+
+
+def _failing(
+    read: Callable[[Mapping[str, Any], list[str]], Narration], row: Mapping[str, Any], file: str, line: int
+) -> Iterator[Narration | BadRow]:
+    uids: list[str] = []
+    try:
+        yield read(row, uids)
+    except RowError as error:
+        yield error.at(file, f"line {line}", *uids)

@@ -1,0 +1,61 @@
+"""From given texts to encoded ones: replacements, and prompts made of class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas.errors import SpecError
+from schemas.narrations import LabelText, TextRules
+
+REVISION = 1
+
+PLACE = "{label}"
+
+
+def encoded_text(text: str, rules: TextRules) -> str:
+    """The text that an encoder gets: each replacement in turn, plainly, as the Ego4D code does it.
+
+    >>> from schemas.narrations import EGO4D
+    >>> encoded_text("#C C opens a door", EGO4D)
+    'Camera wearer C opens a door'
+    """
+    for old, new in rules.replace:
+        text = text.replace(old, new)
+    return text
+
+
+def count_tokens(text: str) -> int:
+    """Pieces between single spaces, as the Ego4D research code counts.
+
+    >>> count_tokens("#C C opens a door")
+    5
+    """
+    return text.count(" ") + 1
+
+
+def label_texts(labels: Sequence[str], templates: Sequence[str]) -> list[LabelText]:
+    """Each label in each template, label by label.
+
+    Args:
+        labels: class names, used as they are; two classes may share a name.
+        templates: texts with ``{label}`` where the name goes, such as ``"The person in this video is doing {label}"``.
+
+    >>> [t.text for t in label_texts(["yoga"], ["The person in this video is doing {label}"])]
+    ['The person in this video is doing yoga']
+
+    Raises:
+        SpecError: for a blank label, a template without ``{label}``, or none of either.
+    """
+    if not labels or not templates:
+        raise SpecError("label texts need at least one label and one template; '{label}' alone is the plain name.")
+    for number, label in enumerate(labels):
+        if not label.strip():
+            raise SpecError(f"label {number} is blank; name the class.")
+    for template in templates:
+        if PLACE not in template:
+            raise SpecError(f"the template {template!r} has no {PLACE}; write it where the class name goes.")
+    return [
+        LabelText(label_no, template_no, label, template.replace(PLACE, label))
+        for label_no, label in enumerate(labels)
+        for template_no, template in enumerate(templates)
+    ]

@@ -1,0 +1,90 @@
+"""How a video's uid follows from an address, and lists of uids in files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from schemas.errors import SpecError
+from transforms.narrations.rows import RowError, Source, checked_uid, name_of, opened
+
+
+def uid_of_url(url: str, law: str = "path") -> str:
+    """The uid of what stands at an http(s) address.
+
+    Args:
+        url: the address; percent escapes are decoded, the fragment is no part of what it names.
+        law: ``path`` (host and path without extension, then the query where there is one), ``stem`` (the last piece of
+            the path without extension) or a regular expression whose group ``uid``, or else first group, is the uid.
+
+    >>> uid_of_url("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
+    '38.media.tumblr.com/9ead028/tumblr_ni2l89_500'
+    >>> uid_of_url("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif", "stem")
+    'tumblr_ni2l89_500'
+
+    Raises:
+        RowError: when the text is no http(s) address, or the law finds no uid in it.
+    """
+    address = url.strip()
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https") or any(c.isspace() for c in address):
+        raise RowError("not an http or https address", url)
+    path = PurePosixPath(unquote(parts.path, errors="surrogateescape"))
+    if law == "path":
+        query = f"?{parts.query}" if parts.query else ""
+        return checked_uid(f"{host}{path.with_suffix('') if path.name else path}{query}")
+    if law == "stem":
+        return checked_uid(path.stem)
+    return uid_by_regex(address, law)
+
+
+def uid_by_regex(text: str, pattern: str) -> str:
+    """What the pattern's group ``uid``, or else its first group, finds in the text.
+
+    >>> uid_by_regex("clips/P01_03.mp4", "(P[0-9]+_[0-9]+)")
+    'P01_03'
+
+    Raises:
+        RowError: when it finds nothing.
+        SpecError: when it is no regular expression with a group.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise SpecError(f"{pattern!r} is not a regular expression ({error}); correct the uid law.") from error
+    if not compiled.groups:
+        raise SpecError(f"{pattern!r} has no group; put the part that is the uid in parentheses.")
+    found = compiled.search(text)
+    if found is None:
+        raise RowError(f"the uid law {pattern!r} finds nothing", text)
+    return checked_uid(found["uid"] if "uid" in compiled.groupindex else found[1])
+
+
+def read_uid_list(source: Source, law: str | None = None) -> frozenset[str]:
+    """The uids in a text file, one a line; blank lines and lines that start with ``#`` say nothing.
+
+    Args:
+        source: path or binary file in UTF-8; TGIF's split files list addresses.
+        law: how addresses become uids (``uid_of_url``); None for lists of uids.
+
+    Raises:
+        SpecError: when the file can't be read, or a line is no uid; a split must not lose members quietly.
+    """
+    uids = set()
+    with opened(source) as file:
+        for number, raw in enumerate(file, 1):
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").strip()
+            if not line or line.startswith("#"):
+                continue
+            try:
+                uids.add(checked_uid(line) if law is None else uid_of_url(line, law))
+            except RowError as error:
+                raise SpecError(
+                    f"{name_of(source)}, line {number}: {error.reason}: {error.value}; correct it."
+                ) from error
+    return frozenset(uids)

@@ -1,0 +1,114 @@
+"""Which feature files there are: one uid a file, or one uid a dataset of an HDF5 file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import h5py
+
+from schemas.errors import ItemError, SpecError
+
+ARRAY_SUFFIXES = frozenset({".pt", ".npy", ".npz"})
+HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
+
+
+@dataclass(frozen=True)
+class FeatureItem:
+    """One video's features.
+
+    Attributes:
+        dataset: name inside an HDF5 file, empty for other files.
+    """
+
+    uid: str
+    path: Path
+    dataset: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.dataset}" if self.dataset else str(self.path)
+
+
+@dataclass(frozen=True)
+class UnlistedFile:
+    """An HDF5 file whose datasets can't be listed."""
+
+    path: Path
+    error: ItemError
+
+
+@dataclass(frozen=True)
+class FeatureListing:
+    """What was found.
+
+    Attributes:
+        items: sorted by uid.
+        skipped: (suffix, files) of files of other kinds, such as the YAML files beside Ego4D's features.
+        failed: files that hold no one knows which uids.
+    """
+
+    items: tuple[FeatureItem, ...]
+    skipped: tuple[tuple[str, int], ...]
+    failed: tuple[UnlistedFile, ...]
+
+
+def list_features(
+    paths: Iterable[Path], uid_of: Callable[[Path], str] = lambda path: path.stem, group: str = "/"
+) -> FeatureListing:
+    """Find the uids in feature files.
+
+    Args:
+        paths: files, of any kind.
+        uid_of: the uid of a file that holds one.
+        group: where in HDF5 files the datasets lie; names are percent-decoded, nested groups become ``a/b``.
+
+    Raises:
+        SpecError: when two files or datasets have one uid.
+    """
+    found: dict[str, FeatureItem] = {}
+    skipped: Counter[str] = Counter()
+    failed = []
+    for path in sorted(paths):
+        suffix = path.suffix.lower()
+        try:
+            if suffix in ARRAY_SUFFIXES:
+                items = [FeatureItem(uid_of(path), path)]
+            elif suffix in HDF5_SUFFIXES:
+                items = list(_datasets(path, group))
+            else:
+                skipped[suffix] += 1
+                continue
+        except ItemError as error:
+            failed.append(UnlistedFile(path, error))
+            continue
+        for item in items:
+            if item.uid in found:
+                raise SpecError(f"'{item.uid}' is the uid of {found[item.uid]} and of {item}; remove one of them.")
+            found[item.uid] = item
+    ordered = tuple(found[uid] for uid in sorted(found))
+    return FeatureListing(ordered, tuple(sorted(skipped.items())), tuple(failed))
+
+
+def _datasets(path: Path, group: str) -> Iterator[FeatureItem]:
+    try:
+        with h5py.File(path, "r") as file:
+            root = file.get(group)
+            if not isinstance(root, h5py.Group):
+                raise ItemError("read", f"{path} has no group '{group}'; declare the group that holds the datasets.")
+            for name in _names(root, ""):
+                yield FeatureItem(unquote(name), path, f"{group.rstrip('/')}/{name}")
+    except (OSError, RuntimeError) as error:
+        raise ItemError("read", f"{path} can't be read as HDF5 ({error}).") from error
+
+
+def _names(group: h5py.Group, prefix: str) -> Iterator[str]:
+    """Datasets and links below a group; links are not followed, so that a missing part fails for its uid alone."""
+    for name in group:
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.HardLink) and group.get(name, getclass=True) is h5py.Group:
+            yield from _names(group[name], f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}"

@@ -1,0 +1,132 @@
+"""Probing on workers: the digest and the container facts of each input that is new or may have changed."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.digests import digest_file
+from schemas.errors import CrashedError, ItemError
+from schemas.jobs import RunJob
+from schemas.media import MediaLimits
+from schemas.tables import PROBED
+from transforms.inflight import Inflight, item_key
+from transforms.inputs import open_input
+from transforms.media.probe import probe
+from transforms.progress import ProgressLog
+from transforms.shards import count, list_row_groups
+from transforms.store.objects import Objects
+from transforms.store.paths import probe_results_path
+
+@dataclass(frozen=True)
+class Probed:
+    """What probing one input gave; ``digest`` and ``facts`` (JSON) are empty when it failed."""
+
+    source: str
+    uid: str
+    digest: str | None = None
+    facts: str | None = None
+    stage: str | None = None
+    type: str | None = None
+    message: str | None = None
+    transient: bool | None = None
+
+
+def probe_item(source: str, uid: str, uri: str, signature: str, limits: MediaLimits) -> Probed:
+    """Digest and facts of one input; what goes wrong with it is part of the result."""
+    try:
+        with open_input(uri, signature, "probe") as path:
+            facts = probe(path, limits)
+            return Probed(source, uid, digest_file(path), json.dumps(facts.to_dict(), separators=(",", ":")))
+    except ItemError as error:
+        return _failed(source, uid, error)
+    except Exception as error:
+        # Whatever a damaged file does to the prober is that file's failure, not the run's.
+        return _failed(source, uid, ItemError("probe", f"{type(error).__name__}: {error}"))
+
+
+def _failed(source: str, uid: str, error: ItemError) -> Probed:
+    kind = type(error).__name__.removesuffix("Error")
+    return Probed(source, uid, None, None, error.stage, kind, str(error), error.transient)
+
+
+class ProbeItems(beam.PTransform[beam.PCollection[str], beam.PCollection[str]]):
+    """From the path of a listing's Parquet file to the paths of probe results, one for each row group."""
+
+    def __init__(self, job: RunJob) -> None:
+        super().__init__()
+        self._job = job
+
+    def expand(self, pcoll: beam.PCollection[str]) -> beam.PCollection[str]:
+        """Row groups are spread over the workers; results are files, adopted when they are there already."""
+        return (
+            pcoll
+            | "ListRowGroups" >> beam.FlatMap(list_row_groups, self._job.store)
+            | "SpreadRowGroups" >> beam.Reshuffle()
+            | "Probe" >> beam.ParDo(ProbeBatch(self._job))
+        )
+
+
+class ProbeBatch(beam.DoFn):  # type: ignore[misc]
+    """(listing file, row group) in, path of the results out."""
+
+    def __init__(self, job: RunJob) -> None:
+        super().__init__()
+        self._job = job
+        self._progress = ProgressLog(job.progress)
+
+    def process(self, element: tuple[str, int]) -> Iterator[str]:
+        """Probe the items of one row group, unless that is done."""
+        path, group = element
+        objects = Objects(self._job.store)
+        with objects.local_copy(path) as local, pq.ParquetFile(local) as file:
+            rows = file.read_row_group(group, columns=["source", "uid", "uri", "signature"]).to_pylist()
+        name = probe_results_path([row["uri"] for row in rows], [row["signature"] for row in rows])
+        if objects.size(name) is None:
+            with Inflight(objects, self._job.run) as inflight:
+                results = [self._probe(row, inflight) for row in rows]
+            table = pa.Table.from_pylist([asdict(result) for result in results], schema=PROBED)
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd", store_schema=False)
+            objects.put_new(name, buffer.getvalue())
+        self._progress.add(probed=len(rows))
+        yield name
+
+    def _probe(self, row: dict[str, str], inflight: Inflight) -> Probed:
+        key = item_key("probe", row["uri"], row["signature"])
+        arguments = (row["source"], row["uid"], row["uri"], row["signature"], self._job.media_limits)
+        if key in inflight.suspects:
+            result = probe_alone(*arguments)
+        else:
+            inflight.note(key)
+            result = probe_item(*arguments)
+        inflight.clear(key)
+        count("probed" if result.digest else f"failed_{result.type}", 1)
+        return result
+
+
+def probe_alone(source: str, uid: str, uri: str, signature: str, limits: MediaLimits) -> Probed:
+    """Probe an input that a worker died on in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
+        answer = Path(folder) / "answer.json"
+        process = multiprocessing.get_context("spawn").Process(
+            target=_probe_alone, args=(source, uid, uri, signature, limits, answer)
+        )
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            return Probed(**json.loads(answer.read_text(encoding="utf-8")))
+    return _failed(source, uid, CrashedError("probe", "the worker process died twice on this item"))
+
+
+def _probe_alone(source: str, uid: str, uri: str, signature: str, limits: MediaLimits, answer: Path) -> None:
+    answer.write_text(json.dumps(asdict(probe_item(source, uid, uri, signature, limits))), encoding="utf-8")

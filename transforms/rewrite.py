@@ -1,0 +1,69 @@
+"""Making a part from rows of others: deletes, renames, copies for equal files, merging of small parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.digests import digest_file
+from schemas.errors import StoreError
+from schemas.jobs import FeatureJob
+from schemas.records import ORDINAL_BITS, Content, PartRecord, PartUse, Rewrite
+from transforms.store.objects import Objects
+from transforms.store.parts import PartWriter, footer_of, part_path, read_rows
+
+
+def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) -> PartRecord:
+    """Write the part that ``rewrite`` describes.
+
+    Rows keep their order within an item; row ids keep their ordinals and get the new item numbers.
+
+    Raises:
+        StoreError: when a used part is gone or does not hold what the plan says.
+    """
+    name = rewrite.part_name(job.config)
+    contents: list[Content] = []
+    with objects.create_file(part_path(job.table, name)) as path:
+        with PartWriter(path, job.outputs) as writer:
+            for use in rewrite.uses:
+                contents += _copy(objects, job, use, writer)
+            record = PartRecord(job.name, job.config, name, writer.rows, 0, "", tuple(contents))
+            writer.finish(record.to_dict() | {"run": run})
+        return replace(record, size=path.stat().st_size, digest=digest_file(path))
+
+
+def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -> list[Content]:
+    try:
+        with objects.local_copy(part_path(job.table, use.part)) as local:
+            old = PartRecord.from_dict({k: v for k, v in footer_of(local).items() if k != "run"}, 0, "", True)
+            rows = pa.concat_tables(read_rows(local)) if old.rows else None
+    except FileNotFoundError:
+        raise StoreError(f"{part_path(job.table, use.part)} is gone; `cliploom verify` lists all damage.") from None
+    contents = []
+    held = {(content.item_no, content.segment): content for content in old.contents}
+    for take in use.takes:
+        content = held.get((take.from_item_no, take.segment))
+        if content is None or rows is None:
+            raise StoreError(f"{part_path(job.table, use.part)} does not hold item {take.from_item_no}.")
+        first = writer.rows
+        taken = rows.slice(content.first_row, content.rows)
+        writer.write_table(renamed(taken, take.to.item_no, take.to.uid))
+        contents.append(replace(content, item_no=take.to.item_no, uid=take.to.uid, first_row=first))
+    return contents
+
+
+def renamed(rows: pa.Table, item_no: int, uid: str) -> pa.Table:
+    """The rows as rows of another item: ordinals stay.
+
+    Args:
+        rows: feature rows of one item.
+        item_no: its new number.
+        uid: its new uid.
+    """
+    ordinals = pc.bit_wise_and(rows["row_id"], pa.scalar((1 << ORDINAL_BITS) - 1, pa.int64()))
+    ids = pc.bit_wise_or(ordinals, pa.scalar(item_no << ORDINAL_BITS, pa.int64()))
+    uids = pa.array([uid] * rows.num_rows, pa.string())
+    table = rows.set_column(0, rows.schema.field("row_id"), ids)
+    return table.set_column(1, rows.schema.field("uid"), uids)

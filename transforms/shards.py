@@ -1,0 +1,200 @@
+"""The Beam side of computing shards: read the plan, spread the work, adopt what is finished, compute the rest."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
+from pydantic import TypeAdapter
+
+from schemas.errors import CrashedError
+from schemas.jobs import FeatureJob, RunJob
+from schemas.records import PartRecord, Rewrite, Shard, ShardItem
+from transforms.compute import PartBuilder, Timings, compute_item, compute_parts
+from transforms.models import load_encoder
+from transforms.inflight import Inflight, item_key
+from transforms.progress import ProgressLog
+from transforms.rewrite import rewrite_part
+from transforms.store.objects import Objects
+from transforms.store.parts import part_path, read_record, read_rows
+
+SHARD = TypeAdapter(Shard)
+
+
+class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):
+    """From the path of a plan's Parquet file to its shards, spread over the workers.
+
+    The graph stays the same whatever the size of the plan: the file's row groups are listed and read by workers.
+    """
+
+    def __init__(self, store: str) -> None:
+        super().__init__()
+        self._store = store
+
+    def expand(self, pcoll: beam.PCollection[str]) -> beam.PCollection[Shard]:
+        """Row groups first, then shards; each shuffled once, as descriptors."""
+        return (
+            pcoll
+            | "ListRowGroups" >> beam.FlatMap(list_row_groups, self._store)
+            | "SpreadRowGroups" >> beam.Reshuffle()
+            | "ReadShards" >> beam.FlatMap(read_shards, self._store)
+            | "SpreadShards" >> beam.Reshuffle()
+        )
+
+
+def list_row_groups(path: str, store: str) -> list[tuple[str, int]]:
+    """(path, number) of each row group of a plan file."""
+    with Objects(store).local_copy(path) as local:
+        return [(path, group) for group in range(pq.read_metadata(local).num_row_groups)]
+
+
+def read_shards(row_group: tuple[str, int], store: str) -> Iterator[Shard]:
+    """The shards of one row group, (path, number)."""
+    path, group = row_group
+    with Objects(store).local_copy(path) as local, pq.ParquetFile(local) as file:
+        texts = file.read_row_group(group, columns=["shard"])["shard"].to_pylist()
+    for text in texts:
+        yield SHARD.validate_json(text)
+
+
+class ComputeShard(beam.DoFn):  # type: ignore[misc]
+    """A shard in, the records of its parts out. Safe to try twice and to run twice at once."""
+
+    def __init__(self, job: RunJob) -> None:
+        super().__init__()
+        self._job = job
+        self._progress = ProgressLog(job.progress)
+
+    def process(self, shard: Shard) -> Iterator[PartRecord]:
+        """Adopt the parts that are there, compute the others."""
+        objects = Objects(self._job.store)
+        missing = []
+        for name in shard.features:
+            job = self._job.features[name]
+            record = read_record(objects, job.table, shard.part_name(job.config))
+            if record is None:
+                missing.append(job)
+            else:
+                count("adopted", len(shard.items))
+                self._progress.add(adopted=len(shard.items), items=len(shard.items))
+                yield record
+        if missing:
+            yield from self._compute(objects, shard, missing)
+
+    def _compute(self, objects: Objects, shard: Shard, jobs: list[FeatureJob]) -> list[PartRecord]:
+        timings = Timings()
+        encoders = {job.name: load_encoder(objects, job, self._job.threads) for job in jobs}
+        waiting: dict[str, int] = {}
+        with Inflight(objects, self._job.run) as inflight:
+
+            def each_item(item: ShardItem, builders: Sequence[PartBuilder]) -> None:
+                key = item_key("compute", item.uri, item.digest, item.segment.number)
+                waiting[key] = len(builders)
+                if key in inflight.suspects:
+                    compute_alone(self._job, item, builders)
+                else:
+                    inflight.note(key)
+                    compute_item(item, builders, timings)
+
+            def on_end(item: ShardItem, rows: int) -> None:
+                key = item_key("compute", item.uri, item.digest, item.segment.number)
+                waiting[key] -= 1
+                if not waiting[key]:
+                    inflight.clear(key)
+                    self._progress.add(items=1, rows=rows)
+
+            records = compute_parts(
+                shard,
+                jobs,
+                encoders,
+                lambda job, part: objects.create_file(part_path(job.table, part)),
+                each_item,
+                on_end,
+                self._job.run,
+                timings,
+            )
+        report_counts(records, shard, timings)
+        self._progress.add(failures=sum(not failure.partial for record in records for failure in record.failures))
+        return records
+
+
+def report_counts(records: Sequence[PartRecord], shard: Shard, timings: Timings) -> None:
+    """Add a computed shard to Beam's counters."""
+    count("items_seen", len(shard.items))
+    count("items_done", len(shard.items))
+    count("frames_decoded", timings.frames_decoded)
+    count("decode_ms", int(timings.decode_s * 1000))
+    count("encode_ms", int(timings.encode_s * 1000))
+    count("write_ms", int(timings.write_s * 1000))
+    for record in records:
+        count("rows", record.rows)
+        count("bytes_written", record.size)
+        for failure in record.failures:
+            count(f"failed_{failure.type}", 1)
+
+
+def count(name: str, value: int) -> None:
+    """Add to a Beam counter of this stage."""
+    Metrics.counter("cliploom", name).inc(value)
+
+
+def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder]) -> None:
+    """Compute an item that a worker died on in a process of its own; its death is the item's failure."""
+    with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
+        jobs = [builder.job for builder in builders]
+        process = multiprocessing.get_context("spawn").Process(
+            target=_compute_alone, args=(job, Shard(tuple(each.name for each in jobs), (item,)), jobs, folder)
+        )
+        process.start()
+        process.join()
+        for builder in builders:
+            table = f"{folder}/{builder.job.name}"
+            record = read_record(Objects(table), "", SINGLE) if process.exitcode == 0 else None
+            if record is None:
+                how = f"signal {-process.exitcode}" if (process.exitcode or 0) < 0 else f"exit code {process.exitcode}"
+                builder.fail_item(item, CrashedError("compute", f"the worker process died twice on this item ({how})"))
+            else:
+                builder.add_finished(item, record, read_rows(Path(table) / SINGLE))
+
+
+SINGLE = "alone.parquet"
+
+
+def _compute_alone(job: RunJob, shard: Shard, jobs: list[FeatureJob], folder: str) -> None:
+    """What the process of its own does: the parts of one item, in a folder of its own."""
+    objects = Objects(job.store)
+    timings = Timings()
+    compute_parts(
+        shard,
+        jobs,
+        {each.name: load_encoder(objects, each, 1) for each in jobs},
+        lambda each, _: Objects(f"{folder}/{each.name}").create_file(SINGLE),
+        lambda item, builders: compute_item(item, builders, timings),
+        lambda item, rows: None,
+        job.run,
+        timings,
+    )
+
+
+class RewriteParts(beam.DoFn):  # type: ignore[misc]
+    """A rewrite in, the record of the part it makes out; adopted when it is there already."""
+
+    def __init__(self, job: RunJob) -> None:
+        super().__init__()
+        self._job = job
+
+    def process(self, rewrite: Rewrite) -> Iterator[PartRecord]:
+        """Copy the wanted rows; nothing is decoded."""
+        objects = Objects(self._job.store)
+        job = self._job.features[rewrite.feature]
+        record = read_record(objects, job.table, rewrite.part_name(job.config))
+        if record is None:
+            record = rewrite_part(objects, job, rewrite, self._job.run)
+            count("bytes_rewritten", record.size)
+        yield replace(record, adopted=False)

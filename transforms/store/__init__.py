@@ -1,0 +1,1 @@
+"""How things are kept: objects, parts, Delta tables, HDF5 files and releases."""

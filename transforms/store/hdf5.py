@@ -1,0 +1,316 @@
+"""HDF5 files of features: one dataset a uid, float32 [N, D].
+
+A *part* holds whole items: with one output a dataset stands at the top as ``/<name>``, with several as
+``/<output>/<name>``, where the name is the escaped uid. Each dataset has the attributes ``fps``, ``start``,
+``encoder`` and ``digest``; texts are UTF-8 of fixed length, which h5py gives back as bytes. A *master* has the same
+names as external links to parts beside it; a *single* file has copies. Links, not virtual datasets: those give zeros
+for a part that is missing, links give an error.
+
+Datasets are contiguous and uncompressed, so that a reader of [t1, t2) reads those bytes and no others. The format
+is that of HDF5 1.10; no times are stored, so equal content in equal order makes equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import StoreError
+
+FORMAT = 1
+_ESCAPED = re.compile("[/.%\x00\ud800-\udfff]")
+_VALID = re.compile("(?:[^/.%\x00\ud800-\udfff]|%[0-9A-Fa-f]{2})+")
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """What one item has in an HDF5 file.
+
+    Attributes:
+        fps: vectors a second; 0 where they are not on a grid.
+        start: second of the video at which the first vector begins.
+        encoder: name of the encoder.
+        digest: of the item.
+        outputs: name -> float32 [N, D].
+    """
+
+    uid: str
+    fps: float
+    start: float
+    encoder: str
+    digest: str
+    outputs: Mapping[str, NDArray[np.float32]]
+
+
+def escape(uid: str) -> str:
+    r"""The name of a uid's dataset: what HDF5 gives a meaning to is percent-escaped.
+
+    Half surrogates, which stand for undecodable bytes and are no UTF-8, are escaped by their three bytes.
+
+    >>> escape("dir/clip.50%")
+    'dir%2Fclip%2E50%25'
+
+    Raises:
+        ValueError: for an empty uid, which HDF5 can't name.
+    """
+    if not uid:
+        raise ValueError("an empty uid can't name an HDF5 dataset; give the item a uid")
+    return _ESCAPED.sub(
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass")), uid
+    )
+
+
+def unescape(name: str) -> str:
+    """The uid of a dataset's name; undoes ``escape``.
+
+    Raises:
+        ValueError: for what no uid is escaped to.
+    """
+    if not _VALID.fullmatch(name):
+        raise ValueError(f"{name!r} is not an escaped uid")
+    data = re.sub(rb"%(..)", lambda match: bytes.fromhex(match[1].decode("ascii")), name.encode("utf-8"))
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name!r} is not an escaped uid") from error
+
+
+def write_hdf5_part(path: Path, items: Iterable[ItemVectors], outputs: tuple[str, ...]) -> int:
+    """Write a part; memory is that of one item, whatever their number.
+
+    ``path`` is written in place: give a temporary name and rename it when this returns.
+
+    Args:
+        path: file to make.
+        items: in the order in which they are to be stored; each uid once, each with all ``outputs``.
+        outputs: names of the outputs to store.
+
+    Returns:
+        The number of items.
+
+    Raises:
+        ValueError: for a uid that comes twice, or vectors that are not float32 [N, D].
+    """
+    count = 0
+    with _create(path, outputs) as file:
+        writer = _Writer(file, outputs)
+        for item in items:
+            writer.write(item)
+            count += 1
+    return count
+
+
+def write_master(path: Path, parts: Mapping[str, str], outputs: tuple[str, ...]) -> None:
+    """Write a master that links each uid to its part.
+
+    Args:
+        path: file to make, beside the parts or wherever their relative names hold.
+        parts: uid -> name of its part, relative to the master's folder.
+        outputs: as in the parts.
+
+    Raises:
+        ValueError: for an absolute part name, which would break when the store is moved.
+    """
+    with _create(path, outputs) as file:
+        for group in _make_groups(file, outputs):
+            for uid in sorted(parts):
+                if Path(parts[uid]).is_absolute():
+                    raise ValueError(f"the part {parts[uid]} is an absolute path; name it relative to the master")
+                name = escape(uid)
+                group[name] = h5py.ExternalLink(parts[uid], f"{group.name.rstrip('/')}/{name}")
+
+
+def write_single(path: Path, parts: Mapping[str, Path], outputs: tuple[str, ...]) -> None:
+    """Write one self-contained file with the items of several parts, by part and uid.
+
+    Args:
+        path: file to make.
+        parts: uid -> its part.
+        outputs: as in the parts.
+
+    Raises:
+        StoreError: when a part is missing, damaged, or lacks a uid.
+    """
+    of_part: dict[Path, list[str]] = {}
+    for uid, part in parts.items():
+        of_part.setdefault(part, []).append(uid)
+    with _create(path, outputs) as file:
+        writer = _Writer(file, outputs)
+        for part in sorted(of_part):
+            with _open(part) as source:
+                for uid in sorted(of_part[part]):
+                    writer.write(_read(source, part, uid, outputs))
+
+
+def read_uid(path: Path, uid: str) -> ItemVectors:
+    """Read one item from a part, a master or a single file.
+
+    Raises:
+        StoreError: when the file, the part that a master links to, or the uid is missing or damaged.
+    """
+    with _open(path) as file:
+        return _read(file, path, uid, _outputs_of(file, path))
+
+
+def read_uids(path: Path) -> list[str]:
+    """The uids that a part, a master or a single file names, sorted; what a master links to is not opened.
+
+    Raises:
+        StoreError: when the file is missing, damaged or not of this project.
+    """
+    with _open(path) as file:
+        outputs = _outputs_of(file, path)
+        try:
+            return sorted(unescape(name) for name in _group(file, outputs[0], len(outputs) > 1))
+        except (KeyError, ValueError, RuntimeError, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+class _Writer:
+    """Writes items through h5py's lower layer, which takes half the time where items are many and small."""
+
+    def __init__(self, file: h5py.File, outputs: tuple[str, ...]) -> None:
+        self._places = list(zip(outputs, _make_groups(file, outputs), strict=True))
+        self._layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        self._layout.set_obj_track_times(False)
+        self._layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        self._links = _utf8_names()
+        self._scalar = h5py.h5s.create(h5py.h5s.SCALAR)
+
+    def write(self, item: ItemVectors) -> None:
+        """Write one item's datasets."""
+        name = escape(item.uid).encode("utf-8")
+        for output, group in self._places:
+            vectors = item.outputs.get(output)
+            if vectors is None:
+                raise ValueError(
+                    f"{item.uid!r} has no output {output!r}, only {', '.join(sorted(item.outputs)) or 'none'}"
+                )
+            if vectors.ndim != 2 or vectors.dtype != np.float32:
+                raise ValueError(
+                    f"{output!r} of {item.uid!r} is {vectors.dtype} {vectors.shape}; float32 [N, D] is needed"
+                )
+            if group.id.links.exists(name):
+                raise ValueError(f"the uid {item.uid!r} comes twice; write each item once, whole")
+            space = h5py.h5s.create_simple(vectors.shape)
+            dataset = h5py.h5d.create(group.id, name, h5py.h5t.IEEE_F32LE, space, self._layout, self._links)
+            if vectors.size:
+                dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(vectors))
+            for attribute, number in ((b"fps", item.fps), (b"start", item.start)):
+                made = h5py.h5a.create(dataset, attribute, h5py.h5t.IEEE_F64LE, self._scalar)
+                made.write(np.array(number, np.float64))
+            for attribute, text in ((b"encoder", item.encoder), (b"digest", item.digest)):
+                _write_text(dataset, attribute, np.array(text.encode("utf-8")), self._scalar)
+
+
+@contextmanager
+def _create(path: Path, outputs: tuple[str, ...]) -> Iterator[h5py.File]:
+    """A new file of HDF5 1.10's format that stores no times; says what is in it."""
+    if not outputs:
+        raise ValueError(f"{path} would hold no output; name at least one")
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)) as file:
+        file.attrs["format"] = FORMAT
+        names = np.array([output.encode("utf-8") for output in outputs])
+        _write_text(file.id, b"outputs", names, h5py.h5s.create_simple(names.shape))
+        yield file
+
+
+def _make_groups(file: h5py.File, outputs: tuple[str, ...]) -> list[h5py.Group]:
+    """The groups that the outputs' datasets stand in: the file itself when there is one output."""
+    if len(outputs) == 1:
+        return [file]
+    creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    creation.set_obj_track_times(False)
+    names = [escape(output).encode("utf-8") for output in outputs]
+    return [h5py.Group(h5py.h5g.create(file.id, name, _utf8_names(), creation)) for name in names]
+
+
+def _write_text(where: Any, name: bytes, value: NDArray[np.bytes_], space: Any) -> None:
+    """Write an attribute of UTF-8 texts of fixed length, which h5py gives back as bytes.
+
+    Texts of variable length would stand in HDF5's global heap, where one flipped bit can keep a reader busy forever.
+    """
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(max(value.itemsize, 1))
+    kind.set_cset(h5py.h5t.CSET_UTF8)
+    kind.set_strpad(h5py.h5t.STR_NULLPAD)
+    h5py.h5a.create(where, name, kind, space).write(value, mtype=kind)
+
+
+def _utf8_names() -> Any:
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_char_encoding(h5py.h5t.CSET_UTF8)
+    return links
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        # Files don't change once they have their name; locks only fail on network file systems.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise _damaged(path, error) from error
+
+
+def _outputs_of(file: h5py.File, path: Path) -> tuple[str, ...]:
+    try:
+        version, outputs = int(file.attrs["format"]), tuple(output.decode("utf-8") for output in file.attrs["outputs"])
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
+        raise _damaged(path, error) from error
+    if version > FORMAT:
+        raise StoreError(
+            f"The HDF5 file {path} has format {version}; this program reads up to {FORMAT}: update cliploom."
+        )
+    return outputs
+
+
+def _group(file: h5py.File, output: str, several: bool) -> h5py.Group:
+    return file[escape(output)] if several else file
+
+
+def _read(file: h5py.File, path: Path, uid: str, outputs: tuple[str, ...]) -> ItemVectors:
+    name = escape(uid)
+    found: dict[str, NDArray[np.float32]] = {}
+    facts: dict[str, Any] = {}
+    for output in outputs:
+        try:
+            group = _group(file, output, len(outputs) > 1)
+            there = bool(group.id.links.exists(name.encode("utf-8")))
+        except (KeyError, ValueError, RuntimeError, OSError) as error:
+            raise _damaged(path, error) from error
+        if not there:
+            raise StoreError(f"The HDF5 file {path} has no uid {uid!r}.")
+        link = group.get(name, getlink=True)
+        try:
+            dataset = group[name]
+            found[output] = dataset[()]
+            facts = dict(dataset.attrs)
+        except (KeyError, ValueError, RuntimeError, OSError) as error:
+            if isinstance(link, h5py.ExternalLink):
+                part = path.parent / link.filename
+                raise StoreError(
+                    f"The HDF5 file {path} links {uid!r} to {part}, which is missing or damaged."
+                ) from error
+            raise _damaged(path, error) from error
+    try:
+        encoder, digest = (facts[name].decode("utf-8") for name in ("encoder", "digest"))
+        return ItemVectors(uid, float(facts["fps"]), float(facts["start"]), encoder, digest, found)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"The HDF5 file {path} is missing, damaged, or not written by cliploom ({error}).")

@@ -1,0 +1,74 @@
+"""One run at a time on a store that is a local folder.
+
+The kernel holds the lock for as long as the process lives, so a killed run leaves none behind; the file says who has
+it. Stores in buckets have no lock: there the second run is refused when it publishes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schemas.errors import StoreError
+from transforms.store.objects import Objects
+
+LOCK = "lock"
+
+
+@contextmanager
+def store_lock(objects: Objects, what: str) -> Iterator[None]:
+    """Hold the store's lock during the block.
+
+    Args:
+        objects: the store.
+        what: the command, for the message that others get.
+
+    Raises:
+        StoreError: when another process has it, naming it and its age.
+    """
+    if objects.root is None:
+        yield
+        return
+    with objects.errors(LOCK):
+        objects.root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(objects.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(_refusal(objects, os.pread(handle, 4096, 0))) from None
+        owner = {
+            "what": what,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "user": _user(),
+            "since": time.time(),
+        }
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(owner).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _refusal(objects: Objects, note: bytes) -> str:
+    try:
+        owner = json.loads(note)
+        age = int(time.time() - owner["since"])
+        who = f"`{owner['what']}` (process {owner['pid']} of {owner['user']} on {owner['host']}, for {age} s)"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    return f"{objects.uri} is in use by {who}; wait until it ends, or stop it: finished parts are kept."

@@ -1,0 +1,213 @@
+"""Parts: immutable Parquet files of feature rows, each with a footer that says what it holds.
+
+The footer key ``cliploom`` is the JSON of a ``PartRecord`` without its size, beside the run that wrote it. Vectors
+are ``list<float32>`` and not compressed (floats don't shrink; M: reading is bound by decompression otherwise).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.digests import digest_file
+from schemas.errors import StoreError
+from schemas.records import PartRecord
+from schemas.tables import feature_schema
+from transforms.store.objects import Objects
+
+FOOTER = b"cliploom"
+ROW_GROUP_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """One row before it is written; ``vectors`` by output name, float32 [dim]."""
+
+    row_id: int
+    uid: str
+    start_s: float
+    end_s: float
+    frame: int
+    item_digest: str
+    vectors: dict[str, NDArray[np.float32]]
+
+
+def part_path(table: str, part: str) -> str:
+    """Path of a part in the store; ``part`` is checked to be a plain file name.
+
+    Raises:
+        StoreError: for a name that would leave the folder.
+    """
+    if not table:
+        return part
+    if "/" in part or "\\" in part or part.startswith("."):
+        raise StoreError(f"{part!r} is not the name of a part in {table}; the store is damaged.")
+    return f"{table}/{part}"
+
+
+class PartWriter:
+    """Writes rows to a local Parquet file in row groups of about 8 MB.
+
+    Args:
+        path: local file to write.
+        outputs: output name -> vector length.
+    """
+
+    def __init__(self, path: Path, outputs: dict[str, int]) -> None:
+        self.rows = 0
+        self._outputs = outputs
+        self._schema = feature_schema(outputs)
+        plain = [name for name in self._schema.names if name not in outputs]
+        compression = dict.fromkeys(plain, "zstd") | {f"{name}.list.element": "none" for name in outputs}
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression=compression,
+            use_dictionary=["uid", "item_digest"],
+            write_statistics=["row_id", "uid", "start_s"],
+            store_schema=False,
+        )
+        self._group_rows = max(1, ROW_GROUP_BYTES // (4 * sum(outputs.values()) + 64))
+        self._pending: list[FeatureRow] = []
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._writer.close()
+
+    def write(self, row: FeatureRow) -> None:
+        """Add one row."""
+        self._pending.append(row)
+        self.rows += 1
+        if len(self._pending) >= self._group_rows:
+            self._flush()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Add rows that are an Arrow table of the same schema already."""
+        self._flush()
+        self.rows += table.num_rows
+        if table.num_rows:
+            self._writer.write_table(table.cast(self._schema), row_group_size=self._group_rows)
+
+    def finish(self, footer: dict[str, Any]) -> None:
+        """Write what is pending and the footer."""
+        self._flush()
+        self._writer.add_key_value_metadata({FOOTER: json.dumps(footer, separators=(",", ":"))})
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        rows, self._pending = self._pending, []
+        columns: list[pa.Array] = [
+            pa.array([row.row_id for row in rows], pa.int64()),
+            pa.array([row.uid for row in rows], pa.string()),
+            pa.array([row.start_s for row in rows], pa.float64()),
+            pa.array([row.end_s for row in rows], pa.float64()),
+            pa.array([row.frame for row in rows], pa.int64()),
+            pa.array([row.item_digest for row in rows], pa.string()),
+        ]
+        columns += [vectors_to_arrow(np.stack([row.vectors[name] for row in rows])) for name in self._outputs]
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+
+
+def vectors_to_arrow(vectors: NDArray[np.float32]) -> pa.Array:
+    """float32 [N, D] as a ``list<float32>`` array, without copying the values."""
+    count, dim = vectors.shape
+    offsets = pa.array(np.arange(0, (count + 1) * dim, dim, dtype=np.int32) if dim else np.zeros(count + 1, np.int32))
+    values = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+    kind = pa.list_(pa.field("element", pa.float32()))
+    return pa.ListArray.from_arrays(offsets, values, type=kind)
+
+
+def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np.float32]:
+    """A ``list<float32>`` column as float32 [N, dim].
+
+    Raises:
+        StoreError: when a list has another length.
+    """
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    blocks = []
+    for chunk in chunks:
+        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        if values.size != len(chunk) * dim:
+            raise StoreError(
+                f"a vector column that should be {dim} wide holds {values.size} values in {len(chunk)} rows."
+            )
+        blocks.append(values.reshape(len(chunk), dim))
+    if not blocks:
+        return np.empty((0, dim), np.float32)
+    return np.concatenate(blocks).astype(np.float32, copy=False) if len(blocks) > 1 else blocks[0]
+
+
+def footer_of(path: Path) -> dict[str, Any]:
+    """The footer of a local part.
+
+    Raises:
+        StoreError: when the file is no part of ours or is damaged.
+    """
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        value: dict[str, Any] = json.loads(metadata[FOOTER])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path} is damaged or no part of a store ({type(error).__name__}).") from None
+    return value
+
+
+def read_record(objects: Objects, table: str, part: str, *, hashed: bool = True) -> PartRecord | None:
+    """What a finished part says of itself, or None when it is not there.
+
+    Args:
+        objects: the store.
+        table: folder of the part, relative to the store.
+        part: its name.
+        hashed: also read the whole file for its digest, which is else left empty.
+    """
+    path = part_path(table, part)
+    size = objects.size(path)
+    if size is None:
+        return None
+    with objects.local_copy(path) as local:
+        footer = footer_of(local)
+        digest = digest_file(local) if hashed else ""
+    footer.pop("run", None)
+    return PartRecord.from_dict(footer, size=size, digest=digest, adopted=True)
+
+
+def read_rows(local: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Row groups of a local part, as tables.
+
+    Raises:
+        StoreError: when the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(local) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{local} is damaged ({type(error).__name__}); `cliploom verify` lists all damage.") from None
+
+
+def iterate_vectors(
+    objects: Objects, table: str, parts: Iterable[str], output: str, dim: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """(row ids int64 [n], vectors float32 [n, dim]) of the parts, a row group at a time."""
+    for part in parts:
+        with objects.local_copy(part_path(table, part)) as local:
+            for rows in read_rows(local, ["row_id", output]):
+                yield rows["row_id"].to_numpy(), arrow_to_vectors(rows[output], dim)

@@ -1,0 +1,52 @@
+"""YouTube-8M's 8-bit quantisation of features, range [-2, 2].
+
+Encode: ``round((clip(x, -2, 2) + 2) * 255 / 4)``, half to even. Decode: ``q * 4 / 255 + 4 / 512 - 2``. All in float32,
+in the order of the published extractor and reader, so that both agree bit for bit. Source: google/youtube-8m, utils.py
+(Dequantize) and feature_extractor/extract_tfrecords_main.py; formats.md section 4.
+
+The decoder adds 4 / 512 where half a step is 4 / 510, so decoding an encoded x in range gives x plus an error in
+[-0.00003, 0.01566], 0.00781 in the mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LOW, HIGH = -2.0, 2.0
+
+_DECODED = np.arange(256, dtype=np.float32) * np.float32(4 / 255) + np.float32(4 / 512 - 2)
+_DECODED.setflags(write=False)
+
+
+def encode(values: ArrayLike) -> NDArray[np.uint8]:
+    """Quantise to uint8, same shape; what lies beyond the range is clipped.
+
+    >>> encode([-3.0, -2.0, 0.0, 2.0]).tolist()
+    [0, 0, 128, 255]
+
+    Raises:
+        ValueError: for NaN, which no code stands for.
+    """
+    # A copy: the arithmetic below is done in place.
+    scaled = np.array(values, np.float32)
+    np.clip(scaled, LOW, HIGH, out=scaled)
+    if scaled.size and np.isnan(scaled.min()):
+        raise ValueError("NaN can't be quantised; leave the row out or put a number in its place")
+    scaled += np.float32(2)
+    scaled *= np.float32(63.75)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def decode(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The float32 values that the codes stand for, same shape.
+
+    >>> decode(np.array([0, 255], np.uint8)).tolist()
+    [-1.9921875, 2.0078125]
+
+    Raises:
+        TypeError: when the codes are not uint8.
+    """
+    if codes.dtype != np.uint8:
+        raise TypeError(f"quantised features are uint8, not {codes.dtype}")
+    return _DECODED.take(codes)

@@ -1,0 +1,124 @@
+"""YouTube-8M's vocabulary.csv: class indices, names, and class weights.
+
+Columns: ``Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1,Vertical2,Vertical3,WikiDescription``. Rows are
+not sorted by Index, names may be blank or hold commas. Only Index and Name are needed, so one's own classes may be
+listed in a file of two columns. Source: formats.md section 4.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import SpecError, nearest
+
+_VERTICALS = ("Vertical1", "Vertical2", "Vertical3")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClass:
+    """One class.
+
+    Attributes:
+        count: training videos that carry it, 0 where the file doesn't say.
+        graph_id: Knowledge Graph id, such as ``/m/03bt1gh``, or empty.
+        name: may be blank.
+        verticals: those given, in file order.
+    """
+
+    index: int
+    name: str
+    count: int = 0
+    graph_id: str = ""
+    verticals: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What to show: the name, else the Knowledge Graph id, else ``class 12``."""
+        return self.name or self.graph_id or f"class {self.index}"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All classes, by index."""
+
+    classes: Mapping[int, LabelClass]
+
+    @property
+    def width(self) -> int:
+        """Length of a score vector: the largest index + 1."""
+        return max(self.classes, default=-1) + 1
+
+    def names(self, labels: Iterable[int]) -> list[str]:
+        """Titles of class indices.
+
+        Raises:
+            KeyError: for an index that no class has.
+        """
+        return [self.classes[label].title for label in labels]
+
+    def weights(self) -> NDArray[np.float64]:
+        """Class weights ``sum(count) / (classes * count)``, float64 [width]; rare classes weigh more.
+
+        Raises:
+            SpecError: when a class has no training video, or an index is missing.
+        """
+        for index in range(self.width):
+            if index not in self.classes:
+                raise SpecError(
+                    f"The vocabulary has no class {index}; class weights need every index up to {self.width - 1}."
+                )
+            if self.classes[index].count <= 0:
+                raise SpecError(
+                    f"Class {index} has no TrainVideoCount above 0; class weights need one for every class."
+                )
+        counts = np.array([self.classes[index].count for index in range(self.width)], np.float64)
+        return np.asarray(counts.sum() / (len(counts) * counts), np.float64)
+
+
+def read_vocabulary(lines: Iterable[str], file: str = "vocabulary.csv") -> Vocabulary:
+    """Parse a vocabulary.
+
+    Args:
+        lines: of a text file opened with ``newline=""``, UTF-8 (a byte order mark is tolerated).
+        file: name for errors.
+
+    Raises:
+        SpecError: for a missing column, an Index or TrainVideoCount that is no natural number, an Index given twice,
+            or no class at all.
+    """
+    reader = csv.DictReader(lines)
+    columns = [name.lstrip("\ufeff") for name in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    for column in ("Index", "Name"):
+        if column not in columns:
+            raise SpecError(f"{file} has no column '{column}'{nearest(column, columns)}")
+    classes: dict[int, LabelClass] = {}
+    for row in reader:
+        where = f"{file}, line {reader.line_num}"
+        index = _natural(row["Index"], "Index", where)
+        if index in classes:
+            raise SpecError(
+                f"{where}: Index {index} was given before, to '{classes[index].title}'; leave one of them out."
+            )
+        classes[index] = LabelClass(
+            index,
+            (row["Name"] or "").strip(),
+            _natural(row.get("TrainVideoCount") or "0", "TrainVideoCount", where),
+            (row.get("KnowledgeGraphId") or "").strip(),
+            tuple(value for column in _VERTICALS if (value := (row.get(column) or "").strip())),
+        )
+    if not classes:
+        raise SpecError(f"{file} lists no class; it needs a line for each, such as '0,Game' under 'Index,Name'.")
+    return Vocabulary(classes)
+
+
+def _natural(text: str | None, column: str, where: str) -> int:
+    cleaned = (text or "").strip()
+    if not (cleaned.isascii() and cleaned.isdecimal()):
+        raise SpecError(f"{where}: {column} {cleaned!r} is not a whole number from 0 on.")
+    return int(cleaned)
