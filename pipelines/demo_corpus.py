@@ -87,12 +87,12 @@ class Job:
 def corpus(seed: int) -> list[Job]:
     """All files of the demo. The slowest come first, so that threads that share the work end together."""
     return [
-        _clip("videos/temple-1080p.mp4", TEMPLE, 2.5, Track("h264", (1920, 1080), Fraction(24)), seed),
-        _clip("videos/motorcycle-60fps.mp4", MOTORCYCLE, 2.0, Track("h264", (1280, 720), Fraction(60)), seed),
+        _clip("videos/temple-1080p.mp4", TEMPLE, 2.0, Track("h264", (1920, 1080), Fraction(24)), seed),
+        _clip("videos/motorcycle-60fps.mp4", MOTORCYCLE, 1.5, Track("h264", (1280, 720), Fraction(60)), seed),
         _clip("videos/galaxies-av1.mp4", GALAXIES, 4.0, Track("av1", (480, 270), Fraction(24)), seed),
         _clip("videos/rocket-hevc.mp4", ROCKET, 5.0, Track("hevc", (640, 360), Fraction(24)), seed),
-        _clip("videos/cat.mp4", CAT, 6.0, Track("h264", (640, 360), Fraction(25)), seed),
-        _clip("videos/coffee-2997.mp4", COFFEE, 6.006, Track("h264", (640, 480), Fraction(30_000, 1001)), seed),
+        _clip("videos/cat.mp4", CAT, 5.0, Track("h264", (640, 360), Fraction(25)), seed),
+        _clip("videos/coffee-2997.mp4", COFFEE, 4.004, Track("h264", (640, 480), Fraction(30_000, 1001)), seed),
         _clip("videos/flower-vp9.webm", FLOWER, 5.0, Track("vp9", (480, 320), Fraction(25)), seed),
         _clip("videos/astronaut-mpeg4.mp4", ASTRONAUT, 5.0, Track("mpeg4", (320, 240), Fraction(30)), seed),
         _clip("videos/rocket-rotated.mp4", ROCKET, 4.0, Track("h264", (640, 360), Fraction(25), turn=90), seed),

@@ -45,6 +45,15 @@ def load_spec(path: Path, overrides: Sequence[str] = (), environment: Mapping[st
     Raises:
         SpecError: naming the path in the file, the value and the mend.
     """
+    return parse_document(load_document(path, overrides), environment, str(path))
+
+
+def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The spec as written, with overrides, variables not yet resolved: fit to be kept in the store.
+
+    Raises:
+        SpecError: when the file can't be read or is no YAML mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -53,16 +62,11 @@ def load_spec(path: Path, overrides: Sequence[str] = (), environment: Mapping[st
         raise SpecError(f"{path} is not UTF-8 text (byte {error.start}); is it a spec file?") from None
     except OSError as error:
         raise SpecError(f"{path} can't be read: {error.strerror}.") from None
-    return parse_spec(text, overrides, environment, where=str(path))
+    return read_document(text, overrides, str(path))
 
 
-def parse_spec(
-    text: str,
-    overrides: Sequence[str] = (),
-    environment: Mapping[str, str] = os.environ,
-    where: str = "spec",
-) -> Spec:
-    """Resolve and check the text of a spec; see ``load_spec``."""
+def read_document(text: str, overrides: Sequence[str] = (), where: str = "spec") -> dict[str, Any]:
+    """The mapping that the text of a spec says, with overrides; see ``load_document``."""
     try:
         document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a subclass of SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -75,11 +79,17 @@ def parse_spec(
         raise SpecError(f"{where} must be a mapping with version, name, store, sources, ..., not {_short(document)}.")
     for override in overrides:
         _override(document, override)
-    document = _substitute(document, environment, ())
+    return document
+
+
+def parse_document(document: dict[str, Any], environment: Mapping[str, str] = os.environ, where: str = "spec") -> Spec:
+    """Resolve the variables of a document and check it; see ``load_spec``."""
+    resolved = _substitute(document, environment, ())
     try:
-        spec = Spec.model_validate(document)
+        spec = Spec.model_validate(resolved)
     except ValidationError as error:
-        raise SpecError("\n".join(explain(problem, document, Spec) for problem in error.errors())) from None
+        problems = [explain(problem, resolved, Spec) for problem in error.errors()]
+        raise SpecError("\n".join(dict.fromkeys(problems))) from None
     check_references(spec)
     return spec
 

@@ -20,7 +20,7 @@ from PIL import Image
 GRID = 4
 SIZE = (96, 64)
 _QUIET = {
-    "libx264": {"preset": "veryfast", "threads": "1"},
+    "libx264": {"preset": "veryfast", "threads": "1", "sc_threshold": "0"},
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:frame-threads=1"},
     "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime"},
     "libvpx": {"cpu-used": "8", "deadline": "realtime"},

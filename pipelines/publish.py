@@ -1,0 +1,81 @@
+"""Going on from a saved plan: publish what a guard stopped, or point readers back to an older release."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from pipelines.run import RunOptions, RunResult, Stopwatch, choose_target, execute, program_version
+from schemas.errors import StoreError
+from schemas.plan import RunPlan
+from schemas.release import Release
+from schemas.spec import Target
+from schemas.spec_file import parse_document
+from transforms.store.lock import store_lock
+from transforms.store.objects import Objects
+from transforms.store.releases import append_release, read_releases
+
+
+def last_plan(objects: Objects) -> RunPlan:
+    """The newest plan of the store.
+
+    Raises:
+        StoreError: when there is none.
+    """
+    runs = sorted(entry.path for entry in objects.list("plans") if entry.path.endswith("/plan.json"))
+    if not runs:
+        raise StoreError(f"{objects.uri} has no plan to go on from; use `cliploom run SPEC`.")
+    return RunPlan.model_validate_json(objects.get(runs[-1]))
+
+
+def publish_plan(store: str, options: RunOptions, note: Callable[[str], None]) -> RunResult:
+    """Execute the newest plan again with some guards lifted; its finished parts are adopted.
+
+    Raises:
+        StoreError: when there is nothing to publish, or something was published since.
+        LimitError: when a guard that was not lifted still stops it.
+    """
+    objects = Objects(store)
+    with store_lock(objects, options.command):
+        plan = last_plan(objects)
+        releases = read_releases(objects)
+        if any(release.run == plan.job.run for release in releases.rows):
+            raise StoreError(f"The last run ({plan.job.run}) is published already; there is nothing to go on from.")
+        if releases.version != plan.releases_version:
+            raise StoreError(f"Release {releases.rows[-1].release} was published after run {plan.job.run}; run again.")
+        job = plan.job.__class__(**{**plan.job.__dict__, "progress": options.progress})
+        plan = plan.model_copy(update={"job": job, "accept": options.accept})
+        try:
+            target = choose_target(parse_document(plan.document), options.target)
+        except Exception:  # the environment that the spec needs may be gone; publishing needs no more than this machine
+            target = Target()
+        return execute(plan, target, options, {}, Stopwatch(), note)
+
+
+def rollback(store: str, number: int) -> Release:
+    """Append a release that points back to release ``number``.
+
+    Raises:
+        StoreError: when it does not exist, is the newest, or its files are gone.
+    """
+    objects = Objects(store)
+    with store_lock(objects, "cliploom rollback"):
+        releases = read_releases(objects)
+        old = releases.get(number)
+        latest = releases.get(None)
+        if old.release == latest.release:
+            raise StoreError(f"Release {number} is the newest already; there is nothing to roll back.")
+        release = old.model_copy(
+            update={
+                "release": latest.release + 1,
+                "run": f"rollback-{latest.release + 1}-to-{number}-{int(time.time())}",
+                "created_at": datetime.now(UTC),
+                "program": program_version(),
+                "note": f"rollback to release {number}",
+                "seconds": 0.0,
+                "next_item_no": max(row.next_item_no for row in releases.rows),
+            }
+        )
+        append_release(objects, release, releases.version)
+        return release

@@ -1,0 +1,122 @@
+"""The supervisor of a local run: a child process does the work, this one shows it and starts it again when it dies.
+
+A decoder or model that takes its process down (``os._exit``, a segmentation fault, the out-of-memory killer) takes the
+local runner with it. The child goes on with the same run: finished parts are adopted, and the item that was being worked
+on is tried alone (``transforms.inflight``), so that one command still ends with a release.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import CliploomError, LimitError, SpecError, StoreError
+from transforms.progress import ProgressReader, Tally
+
+MOST_DEATHS = 20
+_POLL_S = 0.1
+_PATIENCE_S = 5.0
+_KINDS: dict[str, type[CliploomError]] = {
+    kind.__name__: kind for kind in (CliploomError, SpecError, LimitError, StoreError)
+}
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How a run is shown while it works.
+
+    Attributes:
+        note: told of each new stage.
+        tick: told of the tally, ten times a second.
+        log: file that keeps what the child's libraries print.
+    """
+
+    note: Callable[[str], None]
+    tick: Callable[[Tally], None]
+    log: Path
+
+
+def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any]:
+    """Run a request in a child process to its end.
+
+    Args:
+        request: what ``pipelines.child`` takes, without its file names.
+        watching: how it is shown.
+
+    Returns:
+        The child's result.
+
+    Raises:
+        CliploomError: what the child raised; or that it keeps dying.
+        KeyboardInterrupt: after the child was stopped.
+    """
+    with tempfile.TemporaryDirectory(prefix="cliploom-run-") as name:
+        folder = Path(name)
+        files = {key: str(folder / key) for key in ("progress", "notes", "result")}
+        (folder / "request").write_text(json.dumps(request | files), encoding="utf-8")
+        for _death in range(MOST_DEATHS):
+            code = _watch_child(folder, watching)
+            result = folder / "result"
+            if result.exists():
+                return _read_result(json.loads(result.read_text(encoding="utf-8")))
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            watching.note(f"the worker process died ({how}); starting it again, finished parts are kept")
+        raise CliploomError(
+            f"The worker process died {MOST_DEATHS} times without an end; its last words are in {watching.log}. "
+            "Finished parts are kept."
+        )
+
+
+def _watch_child(folder: Path, watching: Watching) -> int:
+    reader = ProgressReader(folder / "progress")
+    notes = folder / "notes"
+    shown = len(notes.read_text(encoding="utf-8").splitlines()) if notes.exists() else 0
+    with watching.log.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.child", str(folder / "request"), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        try:
+            while True:
+                code = child.poll()
+                if notes.exists():
+                    lines = notes.read_text(encoding="utf-8").splitlines()
+                    for line in lines[shown:]:
+                        watching.note(line)
+                    shown = max(shown, len(lines))
+                watching.tick(reader.update())
+                if code is not None:
+                    return code
+                time.sleep(_POLL_S)
+        finally:
+            _stop(child)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """End the child, politely first; what it had finished is in the store."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _read_result(result: dict[str, Any]) -> dict[str, Any]:
+    if "error" in result:
+        raise _KINDS.get(result["kind"], CliploomError)(result["error"])
+    return result
