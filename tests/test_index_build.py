@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from pathlib import Path
 
 import faiss
 import numpy as np
@@ -15,8 +15,8 @@ from schemas.digests import digest_bytes
 from schemas.index import IndexRecipe, IndexShard
 from transforms.index.build import build_shard, choose_kind, lists_for, must_rebuild, train, training_rows, write_index
 from transforms.index.search import open_shard, search
-from transforms.index.verify import shard_ids
 from transforms.index.vectors import prepare
+from transforms.index.verify import shard_ids
 
 DIM = 12
 NONE = np.empty(0, np.int64)
@@ -192,7 +192,12 @@ def test_vectors_of_another_rank_are_refused(shape):
 def test_vectors_of_another_width_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"shape \(1, 5\) for 1 ids; the index has dim 12"):
         build_shard(
-            IndexRecipe("dot", "flat", DIM), None, None, NONE, [(np.array([1]), np.zeros((1, 5), np.float32))], tmp_path / "x"
+            IndexRecipe("dot", "flat", DIM),
+            None,
+            None,
+            NONE,
+            [(np.array([1]), np.zeros((1, 5), np.float32))],
+            tmp_path / "x",
         )
 
 
@@ -207,9 +212,7 @@ def test_building_leaves_the_number_of_threads_alone(tmp_path):
     assert faiss.omp_get_max_threads() == before
 
 
-def test_records_survive_json(tmp_path: Path):
-    import json
-
+def test_records_survive_json():
     shard = IndexShard("a.faiss", 10, "ff", 2, ("p", "q"))
     recipe = IndexRecipe("dot", "hnsw", 4, 32)
     assert IndexShard.from_dict(json.loads(json.dumps(shard.to_dict()))) == shard

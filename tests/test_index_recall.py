@@ -89,7 +89,9 @@ def test_recall_counts_places_and_forgives_ties():
         recall_at(1, [[1]], [])
 
 
-@given(st.lists(st.integers(0, 20), unique=True, max_size=15), st.lists(st.integers(0, 20), unique=True), st.integers(1, 9))
+@given(
+    st.lists(st.integers(0, 20), unique=True, max_size=15), st.lists(st.integers(0, 20), unique=True), st.integers(1, 9)
+)
 def test_recall_is_a_share_and_whole_for_the_exact_answer(exact, approx, k):
     right = [np.array(exact[:k], np.int64)]
     assert 0 <= recall_at(k, [approx], right) <= 1
@@ -128,7 +130,9 @@ def test_nprobe_is_the_least_that_reaches_the_target(corpus):
     assert 1 < nprobe < opened[0].index.nlist
 
     def with_nprobe(value):
-        return measure([replace(s, recipe=replace(s.recipe, nprobe=value)) for s in opened], ids[:200], vectors[:200], exact)
+        return measure(
+            [replace(s, recipe=replace(s.recipe, nprobe=value)) for s in opened], ids[:200], vectors[:200], exact
+        )
 
     assert with_nprobe(nprobe) == got
     assert with_nprobe(nprobe // 2) < 0.95

@@ -120,7 +120,12 @@ def expected_pixels(samples: Samples, frames: list[av.VideoFrame], windowed: boo
 def assert_same_rows(found: list[Sampled], expected: list[Sampled]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert (one.ordinal, one.start_s, one.end_s, one.frame) == (other.ordinal, other.start_s, other.end_s, other.frame)
+        assert (one.ordinal, one.start_s, one.end_s, one.frame) == (
+            other.ordinal,
+            other.start_s,
+            other.end_s,
+            other.frame,
+        )
         assert np.array_equal(one.pixels, other.pixels)
 
 
@@ -140,7 +145,10 @@ def test_every_sampling_is_what_decoding_everything_gives(codec: str, name: str,
             timed = timeline.ticks[0] is not None and packets[0].pts is not None and not name.endswith("avi")
             order = sorted(packets, key=lambda p: (p.pts, p.pts - (p.dts or p.pts))) if timed else packets
             timeline = Timeline(
-                timeline.ticks, timeline.time_base, timeline.end_tick, np.array([p.is_keyframe for p in order], np.bool_)
+                timeline.ticks,
+                timeline.time_base,
+                timeline.end_tick,
+                np.array([p.is_keyframe for p in order], np.bool_),
             )
         samples = choose(sampling, timeline)
         report = DecodeReport()
@@ -203,7 +211,10 @@ def test_variable_frame_rates_show_what_is_on_screen(tmp_path: Path) -> None:
         assert len(rows) >= times[-1] // 250
 
 
-@pytest.mark.parametrize(("name", "options", "start"), [("a.mp4", {}, 250), ("a.mkv", {}, 250), ("a.ts", {"avoid_negative_ts": "disabled"}, -30)])
+@pytest.mark.parametrize(
+    ("name", "options", "start"),
+    [("a.mp4", {}, 250), ("a.mkv", {}, 250), ("a.ts", {"avoid_negative_ts": "disabled"}, -30)],
+)
 def test_sampling_counts_from_the_videos_start(name: str, options: dict[str, str], start: int, tmp_path: Path) -> None:
     times = list(range(start, start + 50))
     path = write_video(
@@ -228,7 +239,10 @@ def test_frames_cut_away_by_an_edit_list_are_not_there(tmp_path: Path) -> None:
     assert shown(rows) == list(range(17, 42))
 
 
-@pytest.mark.parametrize(("rotation", "hflip"), [(0, False), (90, False), (180, False), (270, False), (0, True), (90, True), (180, True), (270, True)])
+@pytest.mark.parametrize(
+    ("rotation", "hflip"),
+    [(0, False), (90, False), (180, False), (270, False), (0, True), (90, True), (180, True), (270, True)],
+)
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_pictures_stand_upright(rotation: int, hflip: bool, name: str, tmp_path: Path) -> None:
     """The display matrix turns the stored picture, then mirrors it (if so)."""
@@ -376,7 +390,10 @@ def test_hidden_vp8_pictures_are_no_frames(tmp_path: Path) -> None:
 
 
 def test_joined_recordings_follow_one_another(tmp_path: Path) -> None:
-    parts = [write_video(tmp_path / f"{n}.ts", 50, times=range(t, t + 50), time_base=Fraction(1, 25)) for n, t in ((0, 5000), (1, 0))]
+    parts = [
+        write_video(tmp_path / f"{n}.ts", 50, times=range(t, t + 50), time_base=Fraction(1, 25))
+        for n, t in ((0, 5000), (1, 0))
+    ]
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     facts = probe(path, MediaLimits())
@@ -445,9 +462,7 @@ def test_two_threads_decode_at_once(tmp_path: Path) -> None:
     paths = [write_video(tmp_path / f"{n}.mp4", 120, draw=busy) for n in range(2)]
     request = Request(EveryFrames(every_frames=1), SMALL)
     results: dict[int, list[Sampled]] = {}
-    threads = [
-        threading.Thread(target=lambda n=n: results.update({n: run(paths[n % 2], request)})) for n in range(4)
-    ]
+    threads = [threading.Thread(target=lambda n=n: results.update({n: run(paths[n % 2], request)})) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -487,7 +502,17 @@ def test_images_stand_upright_by_their_exif_orientation(orientation: int, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [("a.jpg", "L"), ("a.jpg", "CMYK"), ("a.png", "L"), ("a.png", "P"), ("a.png", "1"), ("a.png", "I;16"), ("a.tif", "RGB"), ("a.bmp", "RGB"), ("a.webp", "RGB")],
+    [
+        ("a.jpg", "L"),
+        ("a.jpg", "CMYK"),
+        ("a.png", "L"),
+        ("a.png", "P"),
+        ("a.png", "1"),
+        ("a.png", "I;16"),
+        ("a.tif", "RGB"),
+        ("a.bmp", "RGB"),
+        ("a.webp", "RGB"),
+    ],
 )
 def test_images_of_every_mode_are_read(name: str, mode: str, tmp_path: Path) -> None:
     path = write_image(tmp_path / name, 0x1234, mode=mode)

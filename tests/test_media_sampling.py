@@ -46,7 +46,11 @@ def indices(samples: Samples) -> list[list[int]]:
 @st.composite
 def timelines(draw: st.DrawFn) -> Timeline:
     """Any clock: rates of film and television, variable durations, starts before and after zero."""
-    base = draw(st.sampled_from([Fraction(1, 1000), Fraction(1, 90000), Fraction(1001, 30000), Fraction(1, 15360), Fraction(1, 10**9)]))
+    base = draw(
+        st.sampled_from(
+            [Fraction(1, 1000), Fraction(1, 90000), Fraction(1001, 30000), Fraction(1, 15360), Fraction(1, 10**9)]
+        )
+    )
     scale = max(1, int(Fraction(1, 200) / base))
     steps = draw(st.lists(st.integers(1, 60), min_size=0, max_size=40))
     start = draw(st.integers(-500, 500)) * scale
@@ -70,7 +74,8 @@ def starts_s(timeline: Timeline) -> list[Fraction]:
 
 
 @pytest.mark.parametrize(
-    ("frames", "windows"), [(1, 1), (31, 1), (32, 1), (33, 2), (39, 2), (48, 2), (49, 3), (300, 18), (301, 18), (900, 56)]
+    ("frames", "windows"),
+    [(1, 1), (31, 1), (32, 1), (33, 2), (39, 2), (48, 2), (49, 3), (300, 18), (301, 18), (900, 56)],
 )
 def test_windows_of_32_by_16_have_the_published_number(frames: int, windows: int) -> None:
     wanted = sampling({"window": {"frames": 32, "stride": 16}})
@@ -87,7 +92,9 @@ def test_a_window_longer_than_the_video_repeats_the_last_frame() -> None:
     assert indices(choose(sampling({"window": {"frames": 5, "stride": 2}}), even(3)))[0] == [0, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("pad", "last"), [("repeat", [4, 5, 6, 6]), ("zero", [4, 5, 6, BLACK]), ("shift", [3, 4, 5, 6])])
+@pytest.mark.parametrize(
+    ("pad", "last"), [("repeat", [4, 5, 6, 6]), ("zero", [4, 5, 6, BLACK]), ("shift", [3, 4, 5, 6])]
+)
 def test_the_last_window_is_padded_as_declared(pad: str, last: list[int]) -> None:
     assert indices(choose(sampling({"window": {"frames": 4, "stride": 4}, "pad": pad}), even(7)))[-1] == last
 
@@ -282,7 +289,9 @@ def test_segments_together_are_the_whole(
     wanted = sampling({"every": f"{step_us}us", "max_frames": limit})
     whole = choose(wanted, timeline)
     borders = [0.0, *sorted(cuts), 1e6]
-    parts = [choose(wanted, timeline, segment_ordinals(wanted, *pair)) for pair in zip(borders, borders[1:], strict=False)]
+    parts = [
+        choose(wanted, timeline, segment_ordinals(wanted, *pair)) for pair in zip(borders, borders[1:], strict=False)
+    ]
     for name in ("ordinals", "start_us", "end_us", "frames"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert joined.tolist() == getattr(whole, name).tolist()

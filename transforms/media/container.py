@@ -17,7 +17,7 @@ import av
 from av.stream import Discard, Disposition
 
 from schemas.errors import MediaError, NoVideoError, UnreadableError, UnsupportedCodecError
-from transforms.media.headers import cut_short
+from transforms.media.headers import codec_name, cut_short
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -99,8 +99,8 @@ def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStre
         raise NoVideoError(stage, f"'{path.name}' has no video: {what}.")
     usable = [stream for stream in streams if stream.codec_context is not None]
     if not usable:
-        tag = streams[0].codec_tag.strip("\0 ") or "unknown"
-        raise UnsupportedCodecError(stage, f"'{path.name}' has a video codec that this build can't decode: '{tag}'.")
+        codec = codec_name(path) or "unnamed"
+        raise UnsupportedCodecError(stage, f"'{path.name}' has a video codec that this build can't decode: {codec}.")
     best = max(usable, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
     for stream in container.streams:
         if stream.index != best.index:

@@ -115,7 +115,12 @@ class FrameDecoder:
     """
 
     def __init__(
-        self, reader: PacketReader, table: PacketTable, context: VideoCodecContext, droppable: bool, report: DecodeReport
+        self,
+        reader: PacketReader,
+        table: PacketTable,
+        context: VideoCodecContext,
+        droppable: bool,
+        report: DecodeReport,
     ) -> None:
         self._reader, self._table, self._context = reader, table, context
         self._droppable = droppable

@@ -7,12 +7,15 @@ ISO base media boxes (ISO 14496-12), EBML (RFC 8794), RIFF, GIF blocks (GIF89a),
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 _BOX_LIMIT = 100_000
 _STRAY_LIMIT = 1 << 16
+_NAME_WITHIN = 1 << 20
+_CODEC_NAME = re.compile(rb"stsd.{12}([0-9A-Za-z]{4})|(V_[A-Z0-9/]+)", re.DOTALL)
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -39,6 +42,16 @@ def gif_frames(path: Path) -> int:
     """Number of pictures whose header stands in a GIF, whole or not."""
     with open(path, "rb") as file:
         return _walk_gif(file)[0]
+
+
+def codec_name(path: Path) -> str:
+    """What a video calls its codec (ISO sample entry, Matroska codec id), or empty; for codecs that libav can't name."""
+    with open(path, "rb") as file:
+        data = file.read(_NAME_WITHIN)
+        file.seek(max(0, file.seek(0, 2) - _NAME_WITHIN))
+        data += file.read()
+    names = _CODEC_NAME.search(data)
+    return (names[1] or names[2]).decode("ascii") if names else ""
 
 
 def _missing(expected: int, size: int) -> str:

@@ -21,13 +21,15 @@ from PIL import Image
 from schemas.errors import NoVideoError, TooLargeError
 from schemas.media import MediaLimits
 from transforms.media.container import explained
-from transforms.media.orient import Orientation, from_exif
+from transforms.media.headers import cut_short
+from transforms.media.orient import ORIENTATION_TAG, Orientation, from_exif, orientation_tag
 from transforms.media.packets import browser_durations
 from transforms.media.sampling import Timeline
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-_EXIF_ORIENTATION = 0x0112
 _MS = Fraction(1, 1000)
+# What Pillow raises on damaged bytes.
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -98,22 +100,27 @@ def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
             try:
                 image.seek(number)
                 lost = _load(image)
-            except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+            except _DAMAGE as error:
                 if number:
                     return
-                raise NoVideoError(stage, f"'{path.name}' can't be decoded: {error}.") from None
+                raise NoVideoError(stage, f"'{path.name}' can't be decoded: {str(error).rstrip('.')}.") from None
             yield _frame(image), lost
 
 
 @contextmanager
 def _opened(path: Path, stage: str) -> Iterator[Image.Image]:
-    try:
-        with explained(path, stage), open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+    with explained(path, stage):
+        file = open(path, "rb")
+    with file:
+        try:
+            image = Image.open(file, formats=_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise TooLargeError(stage, f"'{path.name}' has too many pixels: {str(error).rstrip('.')}.") from None
+        except _DAMAGE:
+            why = cut_short(path) or "its header is damaged"
+            raise NoVideoError(stage, f"'{path.name}' begins like an image, but {why}.") from None
+        with image:
             yield image
-    except Image.DecompressionBombError as error:
-        raise TooLargeError(stage, f"'{path.name}' has too many pixels: {error}") from None
-    except Image.UnidentifiedImageError:
-        raise NoVideoError(stage, f"'{path.name}' begins like an image, but its header is damaged.") from None
 
 
 def _load(image: Image.Image) -> str:
@@ -147,11 +154,10 @@ def _frame(image: Image.Image) -> VideoFrame:
 
 
 def _orientation(image: Image.Image) -> Orientation:
-    try:
-        return from_exif(image.getexif().get(_EXIF_ORIENTATION))
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
-        # Damaged EXIF says nothing; the picture is shown as it is stored.
-        return from_exif(None)
+    # Not by Pillow's getexif: it warns on the terminal of damaged EXIF.
+    if image.format == "TIFF":
+        return from_exif(getattr(image, "tag_v2", {}).get(ORIENTATION_TAG))
+    return from_exif(orientation_tag(image.info.get("exif", b"")))
 
 
 def _webp_durations(path: Path) -> tuple[int, ...]:

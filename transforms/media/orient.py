@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class Orientation:
 
 UPRIGHT = Orientation()
 
+ORIENTATION_TAG = 0x0112
+
 _EXIF = {
     2: Orientation(flip_x=True),
     3: Orientation(flip_x=True, flip_y=True),
@@ -61,6 +63,22 @@ def from_exif(value: object) -> Orientation:
     90
     """
     return _EXIF.get(value, UPRIGHT) if isinstance(value, int) else UPRIGHT
+
+
+def orientation_tag(exif: bytes) -> int:
+    """The orientation that an EXIF block states (TIFF 6.0, first directory), or 1.
+
+    >>> orientation_tag(b"MM\\0*\\0\\0\\0\\x08\\0\\x01\\x01\\x12\\0\\x03\\0\\0\\0\\x01\\0\\x06\\0\\0")
+    6
+    """
+    data = exif.removeprefix(b"Exif\0\0")
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    start = int.from_bytes(data[4:8], order)
+    for number in range(int.from_bytes(data[start : start + 2], order)):
+        entry = data[start + 2 + 12 * number :][:12]
+        if len(entry) == 12 and int.from_bytes(entry[:2], order) == ORIENTATION_TAG:
+            return int.from_bytes(entry[8:10], order)
+    return 1
 
 
 def from_matrix(matrix: bytes | None) -> Orientation:

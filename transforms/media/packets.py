@@ -134,15 +134,15 @@ def walk(container: InputContainer, stream: VideoStream, name: str, max_frames: 
             if packet.size:
                 columns.add(packet)
                 if len(columns.size) > max_frames:
-                    raise TooLargeError("probe", f"'{name}' has more than {max_frames:,} frames (limits.media.max_frames).")
+                    raise TooLargeError(
+                        "probe", f"'{name}' has more than {max_frames:,} frames (limits.media.max_frames)."
+                    )
     except (av.FFmpegError, OSError) as error:
         broken = f"reading stopped at packet {len(columns.size)}: {error.strerror or error}"
     return columns.table(broken)
 
 
-def walk_near(
-    container: InputContainer, stream: VideoStream, first_tick: int, last_tick: int
-) -> PacketTable | None:
+def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, last_tick: int) -> PacketTable | None:
     """Read only the packets that frames on screen from ``first_tick`` to ``last_tick`` need.
 
     Returns:

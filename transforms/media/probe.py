@@ -64,7 +64,9 @@ def _probe_image(path: Path, limits: MediaLimits) -> MediaFacts:
     head = images.read_head(path, STAGE, limits)
     timeline = head.timeline
     kind: MediaType = "gif" if head.durations_ms else "image"
-    return _facts(kind, head.format, head.format, (head.width, head.height), head.orientation, timeline, cut_short(path))
+    return _facts(
+        kind, head.format, head.format, (head.width, head.height), head.orientation, timeline, cut_short(path)
+    )
 
 
 def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:

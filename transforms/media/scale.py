@@ -29,9 +29,7 @@ HD_HEIGHT = 720
 
 # The same bits on every processor, chroma at full width, correct rounding.
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
-_FILTERS = {
-    name: int(Interpolation[name.upper()] | _EXACT) for name in ("bicubic", "bilinear", "area")
-}
+_FILTERS = {name: int(Interpolation[name.upper()] | _EXACT) for name in ("bicubic", "bilinear", "area")}
 # AVCOL_SPC values that swscale knows: 709, FCC, 470BG, 170M, 240M, 2020NCL.
 _TAGGED = frozenset({1, 4, 5, 6, 7, 9})
 _BACKGROUND = {"white": 255, "black": 0}
@@ -110,17 +108,22 @@ class Scaler:
         return _stretched(pixels) if _is_limited_grey(picture) else pixels
 
     def _cut(self, picture: VideoFrame, orientation: Orientation) -> VideoFrame:
-        """The left half, or the middle of a strip so long that scaling it whole would cost more than it gives."""
+        """The left half; of a strip, the middle, since scaling it whole would cost more than it gives."""
         rgb = self._to_rgb.reformat(picture, format="rgb24", src_colorspace=colour_matrix(picture), threads=1)
         pixels = orientation.apply(rgb.to_ndarray())
         if self._stereo:
             pixels = pixels[:, : max(1, pixels.shape[1] // 2)]
+        height, width = pixels.shape[:2]
+        longest = _TALLEST * min(width, height)
         if self._want.fit != "squash":
-            height, width = pixels.shape[:2]
-            longest = _TALLEST * min(width, height)
             top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
             pixels = pixels[top : top + longest, left : left + longest]
-        return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        if self._want.fit == "squash" and max(width, height) > longest:
+            # libswscale refuses to shrink one side of a strip and stretch the other in one step.
+            narrow, low = min(width, 2 * self._want.width), min(height, 2 * self._want.height)
+            frame = self._to_rgb.reformat(frame, narrow, low, interpolation=_FILTERS[self._want.filter], threads=1)
+        return frame
 
 
 def scaler_key(want: Preprocess, stereo: str) -> tuple[Preprocess, str]:

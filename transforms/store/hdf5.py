@@ -13,7 +13,6 @@ is that of HDF5 1.10; no times are stored, so equal content in equal order makes
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import StoreError
+from transforms.store.hdf5_names import escape, unescape
 
 FORMAT = 1
-_ESCAPED = re.compile("[/.%\x00\ud800-\udfff]")
-_VALID = re.compile("(?:[^/.%\x00\ud800-\udfff]|%[0-9A-Fa-f]{2})+")
 
 
 @dataclass(frozen=True)
@@ -49,39 +47,6 @@ class ItemVectors:
     encoder: str
     digest: str
     outputs: Mapping[str, NDArray[np.float32]]
-
-
-def escape(uid: str) -> str:
-    r"""The name of a uid's dataset: what HDF5 gives a meaning to is percent-escaped.
-
-    Half surrogates, which stand for undecodable bytes and are no UTF-8, are escaped by their three bytes.
-
-    >>> escape("dir/clip.50%")
-    'dir%2Fclip%2E50%25'
-
-    Raises:
-        ValueError: for an empty uid, which HDF5 can't name.
-    """
-    if not uid:
-        raise ValueError("an empty uid can't name an HDF5 dataset; give the item a uid")
-    return _ESCAPED.sub(
-        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass")), uid
-    )
-
-
-def unescape(name: str) -> str:
-    """The uid of a dataset's name; undoes ``escape``.
-
-    Raises:
-        ValueError: for what no uid is escaped to.
-    """
-    if not _VALID.fullmatch(name):
-        raise ValueError(f"{name!r} is not an escaped uid")
-    data = re.sub(rb"%(..)", lambda match: bytes.fromhex(match[1].decode("ascii")), name.encode("utf-8"))
-    try:
-        return data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name!r} is not an escaped uid") from error
 
 
 def write_hdf5_part(path: Path, items: Iterable[ItemVectors], outputs: tuple[str, ...]) -> int:
@@ -144,11 +109,12 @@ def write_single(path: Path, parts: Mapping[str, Path], outputs: tuple[str, ...]
     for uid, part in parts.items():
         of_part.setdefault(part, []).append(uid)
     with _create(path, outputs) as file:
-        writer = _Writer(file, outputs)
+        groups = _make_groups(file, outputs)
         for part in sorted(of_part):
             with _open(part) as source:
                 for uid in sorted(of_part[part]):
-                    writer.write(_read(source, part, uid, outputs))
+                    for output, group in zip(outputs, groups, strict=True):
+                        _copy(_group_with(source, part, uid, output, outputs), part, uid, group)
 
 
 def read_uid(path: Path, uid: str) -> ItemVectors:
@@ -281,18 +247,33 @@ def _group(file: h5py.File, output: str, several: bool) -> h5py.Group:
     return file[escape(output)] if several else file
 
 
+def _group_with(file: h5py.File, path: Path, uid: str, output: str, outputs: tuple[str, ...]) -> h5py.Group:
+    """The group that names the uid's dataset of an output."""
+    try:
+        group = _group(file, output, len(outputs) > 1)
+        there = bool(group.id.links.exists(escape(uid).encode("utf-8")))
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        raise _damaged(path, error) from error
+    if not there:
+        raise StoreError(f"The HDF5 file {path} has no uid {uid!r}.")
+    return group
+
+
+def _copy(source: h5py.Group, path: Path, uid: str, target: h5py.Group) -> None:
+    """Copy a dataset with its attributes."""
+    name = escape(uid).encode("utf-8")
+    try:
+        h5py.h5o.copy(source.id, name, target.id, name, lcpl=_utf8_names())
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
 def _read(file: h5py.File, path: Path, uid: str, outputs: tuple[str, ...]) -> ItemVectors:
     name = escape(uid)
     found: dict[str, NDArray[np.float32]] = {}
     facts: dict[str, Any] = {}
     for output in outputs:
-        try:
-            group = _group(file, output, len(outputs) > 1)
-            there = bool(group.id.links.exists(name.encode("utf-8")))
-        except (KeyError, ValueError, RuntimeError, OSError) as error:
-            raise _damaged(path, error) from error
-        if not there:
-            raise StoreError(f"The HDF5 file {path} has no uid {uid!r}.")
+        group = _group_with(file, path, uid, output, outputs)
         link = group.get(name, getlink=True)
         try:
             dataset = group[name]

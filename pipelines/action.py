@@ -1,0 +1,63 @@
+"""What ``run``, ``compact`` and ``publish`` do on the terminal: supervise, show progress, sum up."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.console import LiveProgress, run_summary, say, show, show_json
+from pipelines.listings import failure_groups
+from pipelines.resolve import check_encoders
+from pipelines.run import choose_target, new_run_id, open_store
+from pipelines.supervise import Watching, run_supervised
+from schemas.spec_file import load_spec
+
+
+def run_action(
+    request: dict[str, Any], spec_path: Path, overrides: Sequence[str], *, as_json: bool, strict: bool
+) -> int:
+    """Run a spec; returns the exit code.
+
+    Raises:
+        CliploomError: as the run does.
+    """
+    spec = load_spec(spec_path, overrides)
+    check_encoders(spec)
+    choose_target(spec, request.get("target"))
+    store = open_store(spec, spec_path.absolute().parent).uri
+    return _supervised(request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)))
+
+
+def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int:
+    """Publish what a limit stopped; returns the exit code."""
+    from transforms.store.objects import Objects
+
+    uri = Objects(store).uri
+    request = {"action": "publish", "store": uri, "accept": accept, "command": "cliploom publish"}
+    return _supervised(request, uri, as_json, strict=False, next_command=lambda: _next_command(uri, indexed=True))
+
+
+def _supervised(
+    request: dict[str, Any], store: str, as_json: bool, strict: bool, next_command: Callable[[], str]
+) -> int:
+    run = new_run_id()
+    log = Path(tempfile.gettempdir()) / f"cliploom-{run}.log"
+    progress = LiveProgress()
+    try:
+        result = run_supervised(request | {"run": run}, Watching(progress.note, progress.tick, log))
+    finally:
+        progress.close()
+    log.unlink(missing_ok=True)
+    failures = failure_groups(store, result["release"]["release"])
+    if as_json:
+        show_json(result | {"store": store, "failures": failures})
+    else:
+        show(run_summary(result, store, failures))
+        say(f"Next: {next_command()}")
+    return 1 if strict and any(not group["partial"] for group in failures) else 0
+
+
+def _next_command(store: str, indexed: bool) -> str:
+    return f'cliploom search {store} "a cup of coffee"' if indexed else f"cliploom releases {store}"
