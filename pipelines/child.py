@@ -75,10 +75,16 @@ def main(arguments: list[str]) -> int:
         answer = run_request(request)
     except Exception as error:
         found = user_error(error)
-        answer = {"error": str(found) or type(found).__name__, "kind": type(found).__name__, "trace": traceback.format_exc()}
+        answer = {
+            "error": str(found) or type(found).__name__,
+            "kind": type(found).__name__,
+            "trace": traceback.format_exc(),
+        }
         traceback.print_exc()
         if not isinstance(found, CliploomError):
-            answer["error"] = f"{type(found).__name__}: {answer['error']} (this is a fault of cliploom; --debug shows where)"
+            answer["error"] = (
+                f"{type(found).__name__}: {answer['error']} (this is a fault of cliploom; --debug shows where)"
+            )
     result = Path(request["result"])
     partial = result.with_suffix(".partial")
     partial.write_text(json.dumps(answer), encoding="utf-8")

@@ -23,7 +23,9 @@ app = typer.Typer(
 
 SpecArgument = Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)]
 StoreArgument = Annotated[str, typer.Argument(help="The store: a folder, s3:// or gs://.", show_default=False)]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value: key.path=value. May be repeated.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a value: key.path=value. May be repeated.")
+]
 TargetOption = Annotated[str | None, typer.Option("--target", help="Where to run; the spec's first target by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Take a seeded subset of N items.")]
@@ -227,9 +229,10 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search by words, or by a file or item that hits should be like."""
+    from transforms.searching import open_store
+
     from pipelines.console import show, show_json
     from pipelines.listings import hit_table
-    from transforms.searching import open_store
 
     found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank)
     if as_json:
@@ -241,8 +244,9 @@ def search(
 @app.command()
 def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
     """Check every file that a release names: hashes, ids, copies, that vectors find themselves."""
-    from pipelines.console import say, show, show_json
     from transforms.verifying import verify_release
+
+    from pipelines.console import say, show, show_json
 
     problems = verify_release(store, release)
     if as_json:
@@ -264,8 +268,9 @@ def vacuum(
     as_json: JsonOption = False,
 ) -> None:
     """Remove what no kept release names."""
-    from pipelines.console import human_bytes, say, show, show_json
     from transforms.vacuuming import vacuum_store
+
+    from pipelines.console import human_bytes, say, show, show_json
 
     removed = vacuum_store(store, keep_releases, dry_run=dry_run)
     if as_json:
@@ -291,9 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"cliploom: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print(
-            "\ncliploom: stopped; finished parts are kept, the same command goes on from there.", file=sys.stderr
-        )
+        print("\ncliploom: stopped; finished parts are kept, the same command goes on from there.", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -301,9 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        print(
-            f"cliploom: {type(error).__name__}: {error} (a fault of cliploom; --debug shows where)", file=sys.stderr
-        )
+        print(f"cliploom: {type(error).__name__}: {error} (a fault of cliploom; --debug shows where)", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -316,7 +317,9 @@ def _invoke(arguments: list[str]) -> int:
         code: Any = command.main(arguments, prog_name="cliploom", standalone_mode=False)
     except click.exceptions.NoSuchOption as error:
         known = [name for option in (error.ctx.command.params if error.ctx else []) for name in option.opts]
-        raise SpecError(f"There is no option {error.option_name}{nearest(error.option_name, [*known, '--help'])}") from None
+        raise SpecError(
+            f"There is no option {error.option_name}{nearest(error.option_name, [*known, '--help'])}"
+        ) from None
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help(), file=sys.stderr)
         return 2

@@ -183,7 +183,7 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
 
 
 def count_verdicts(verdicts: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """feature -> verdict -> items, in the order of ``VERDICTS``."""
+    """Feature -> verdict -> items, in the order of ``VERDICTS``."""
     counted = verdicts.group_by("feature", "verdict").len().rows()
     by_feature: dict[str, dict[str, int]] = {}
     for feature, verdict, number in sorted(counted, key=lambda row: (row[0], VERDICTS.index(row[1]))):

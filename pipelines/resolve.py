@@ -17,7 +17,7 @@ from schemas.models import ModelCard
 from schemas.spec import EncoderSpec, FeatureSpec, IndexSpec, Spec
 from schemas.spec_file import explain
 from transforms.encoders.base import EncoderOptions, Family, PreparedText
-from transforms.encoders.registry import family
+from transforms.encoders.registry import family, load_text_tower
 from transforms.store.objects import Objects
 
 
@@ -52,7 +52,9 @@ def check_encoders(spec: Spec) -> dict[str, CheckedEncoder]:
             continue
         checked[name] = CheckedEncoder(name, node, kind, options)
         if node.text_encoder is not None and not kind.TEXT_ENCODER:
-            problems.append(f"{place}.text_encoder: the encoder kind {node.kind!r} takes no text_encoder; leave it out.")
+            problems.append(
+                f"{place}.text_encoder: the encoder kind {node.kind!r} takes no text_encoder; leave it out."
+            )
     for name, feature in spec.features.items():
         encoder = checked.get(feature.encoder)
         if encoder is not None:
@@ -172,14 +174,17 @@ def _prepare(
     name: str, checked: Mapping[str, CheckedEncoder], models: Path, cards: dict[str, ModelCard]
 ) -> PreparedText | None:
     """Prepare one encoder after its text encoder; returns it as a text encoder where another needs it as such."""
-    from transforms.encoders.prepare import prepare_model, prepared_text
+    from transforms.encoders.prepare import prepare_model
 
     encoder = checked[name]
     text = None
     if encoder.spec.text_encoder is not None:
         text = _prepare(encoder.spec.text_encoder, checked, models, cards)
     folder, cards[name] = prepare_model(encoder.spec.kind, encoder.options, models, text)
-    return prepared_text(folder, cards[name]) if cards[name].modality == "text" else None
+    if cards[name].modality != "text":
+        return None
+    # Opened only when something is prepared with it: on most nights every model is there already.
+    return PreparedText(folder, cards[name], lambda texts: load_text_tower(folder)(texts))
 
 
 def _job(
@@ -206,13 +211,14 @@ def _job(
     job = FeatureJob(
         name=name,
         source=feature.source,
+        kind=source.kind,
+        settings=source.model_dump_json(),
         config=config,
         table=f"features/{name}/{config[:SHORT]}",
         model=f"models/{card.digest}",
         card=card,
         outputs=outputs,
         sampling=feature.sample,
-        stereo=stereo,
     )
     return job, recipe
 
@@ -230,7 +236,9 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     else:
         for key in sorted({*before, *after} - {"name"}):
             if before.get(key) != after.get(key):
-                changes.append(f"encoder {after.get('name')}: {key} {_text(before.get(key))} -> {_text(after.get(key))}")
+                changes.append(
+                    f"encoder {after.get('name')}: {key} {_text(before.get(key))} -> {_text(after.get(key))}"
+                )
     for key in ("sample", "outputs", "stereo", "revisions"):
         if old.get(key) != new.get(key):
             changes.append(f"{key} {_text(old.get(key))} -> {_text(new.get(key))}")

@@ -17,6 +17,7 @@ import polars as pl
 from pipelines.plan import COMPUTED, RetryLaw, count_verdicts, select_subset
 from pipelines.planning import Planned, make_plan, write_plan_files
 from pipelines.resolve import Resolved, resolve
+from pipelines.runner import is_local, run_graph, workers_of
 from pipelines.survey import Before, Survey, list_sources, read_before, survey
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.jobs import RunJob
@@ -160,7 +161,6 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
 
     def run_probe(path: str) -> None:
         from pipelines.build import build_probe
-        from pipelines.runner import run_graph
 
         note("probing new files")
         _add(counters, run_graph(lambda pipeline: build_probe(pipeline, job, path), target, options.extra))
@@ -176,14 +176,10 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
         objects, before, found, resolved, law, spec.limits.segment, next_no, refresh=options.full_refresh
     )
     watch.lap("plan")
-    return Prepared(
-        spec, objects, target, releases, before, resolved, found, planned, job, counters, watch, started_at
-    )
+    return Prepared(spec, objects, target, releases, before, resolved, found, planned, job, counters, watch, started_at)
 
 
 def _threads(target: Target) -> int:
-    from pipelines.runner import is_local, workers_of
-
     return workers_of(target) if is_local(target) else 1
 
 
@@ -287,11 +283,12 @@ def execute(
 ) -> RunResult:
     """Run the main graph of a plan and read how it ended."""
     from pipelines.build import build_run
-    from pipelines.runner import run_graph
     from transforms.final import read_outcome
 
     objects = Objects(plan.job.store)
-    note(f"computing {sum(count for counts in plan.verdicts.values() for v, count in counts.items() if v in COMPUTED)} items")
+    note(
+        f"computing {sum(count for counts in plan.verdicts.values() for v, count in counts.items() if v in COMPUTED)} items"
+    )
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
     _add(counters, run_graph(lambda pipeline: build_run(pipeline, plan), target, options.extra))
     watch.lap("compute")
@@ -313,5 +310,3 @@ def execute(
     }
     objects.put(f"runs/{plan.job.run}/report.json", json.dumps(report, indent=1).encode())
     return RunResult(plan.job.run, release, True, plan.verdicts, counters, watch.seconds)
-
-

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-
-from apache_beam import Pipeline
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from typing import TYPE_CHECKING
 
 from schemas.errors import CliploomError, SpecError
 from schemas.spec import Target
+
+if TYPE_CHECKING:
+    from apache_beam import Pipeline
 
 LOCAL = ("local", "direct", "directrunner", "fnapirunner")
 
@@ -41,7 +41,12 @@ def run_graph(build: Callable[[Pipeline], None], target: Target, extra: Sequence
         SpecError: for options that Beam does not take.
         CliploomError: when the runner reports a failure.
     """
+    from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     if is_local(target):
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
         # The plain name DirectRunner may try to download another runner; this one is in the package.
         arguments = [
             f"--direct_num_workers={workers_of(target)}",
@@ -81,5 +86,7 @@ def arguments_of(target: Target) -> list[str]:
             elif isinstance(one, str | int | float):
                 arguments.append(f"--{name}={one}")
             else:
-                raise SpecError(f"targets: the option {name!r} can't be {one!r}; give a text, a number, true or a list.")
+                raise SpecError(
+                    f"targets: the option {name!r} can't be {one!r}; give a text, a number, true or a list."
+                )
     return arguments

@@ -65,7 +65,9 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
         relative = folder.absolute().relative_to(home).as_posix()
     except ValueError:
         relative = folder.absolute().as_posix()
-    globs = ", ".join(f'"{relative}/**/*{suffix}"' if relative != "." else f'"**/*{suffix}"' for suffix in sorted(counts))
+    globs = ", ".join(
+        f'"{relative}/**/*{suffix}"' if relative != "." else f'"**/*{suffix}"' for suffix in sorted(counts)
+    )
     name = "".join(letter if letter.isalnum() or letter in "_-" else "-" for letter in folder.absolute().name)
     name = name if name[:1].isalpha() else f"media-{name}"
     text = TEMPLATE.format(name=name[:64].rstrip("-") or "media", store="./store", globs=globs, spec=spec.name)

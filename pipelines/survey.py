@@ -21,6 +21,7 @@ from transforms.store.objects import Objects
 from transforms.store.paths import probe_results_path
 from transforms.store.tables import read_table
 
+_LISTERS = {"media": list_source}
 MOST_IN_BATCH = 256
 LEAST_BATCHES = 50
 
@@ -63,9 +64,11 @@ def read_before(objects: Objects, release: Release | None) -> Before:
 
 
 def list_sources(spec: Spec, base: Path) -> pl.DataFrame:
-    """All sources' items, with the columns of ``LISTING``."""
-    frames = [list_source(name, source, base) for name, source in spec.sources.items()]
-    return pl.concat(frames) if frames else pl.DataFrame(schema=LISTING)
+    """All sources' items, with the columns of ``LISTING`` and ``kind``."""
+    frames = [_LISTERS[source.kind](name, source, base) for name, source in spec.sources.items()]
+    kinds = [pl.lit(source.kind).alias("kind") for source in spec.sources.values()]
+    listed = [frame.with_columns(kind) for frame, kind in zip(frames, kinds, strict=True)]
+    return pl.concat(listed) if listed else pl.DataFrame(schema=LISTING | {"kind": pl.String})
 
 
 def survey(
@@ -117,7 +120,9 @@ def survey(
 
 def _known_failures(before: Before, merged: pl.DataFrame) -> pl.DataFrame:
     """Probe failures of items whose signature has not changed since."""
-    unchanged = merged.join(before.items.filter(pl.col("digest").is_null()), on=["source", "uid", "signature"], how="semi")
+    unchanged = merged.join(
+        before.items.filter(pl.col("digest").is_null()), on=["source", "uid", "signature"], how="semi"
+    )
     return before.failures.filter(pl.col("feature") == "").join(unchanged, on=["source", "uid"], how="semi")
 
 
@@ -127,7 +132,7 @@ def _probe(todo: pl.DataFrame, job: RunJob, objects: Objects, run_probe: Callabl
     size = max(1, min(MOST_IN_BATCH, -(-todo.height // LEAST_BATCHES)))
     path = f"plans/{job.run}/listing.parquet"
     buffer = io.BytesIO()
-    rows = todo.select("source", "uid", "uri", "signature").to_arrow()
+    rows = todo.select("source", "uid", "uri", "signature", "kind").to_arrow()
     pq.write_table(rows, buffer, row_group_size=size, store_schema=False)
     objects.put(path, buffer.getvalue())
     run_probe(path)
@@ -158,4 +163,3 @@ def _failures(results: pl.DataFrame, todo: pl.DataFrame, attempts: dict[tuple[st
         )
         for row in results.filter(pl.col("digest").is_null()).iter_rows(named=True)
     ]
-

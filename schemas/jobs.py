@@ -14,22 +14,25 @@ class FeatureJob:
     """How one feature is computed and where its parts go.
 
     Attributes:
+        kind: of the source: ``media``, ...; decides how items become samples.
+        settings: JSON text of the source's node in the spec, for what its kind needs to know.
         config: config digest; ``table`` is the folder of its Delta table, relative to the store.
         model: folder of the prepared model, relative to the store.
+        model: empty, and ``card`` None, for sources that bring vectors of their own.
         outputs: the wanted outputs' names and vector lengths.
         sampling: None for sources that are not sampled.
-        stereo: ``left`` keeps the left half of each picture.
     """
 
     name: str
     source: str
+    kind: str
+    settings: str
     config: str
     table: str
     model: str
-    card: ModelCard
+    card: ModelCard | None
     outputs: dict[str, int]
     sampling: Sampling | None = None
-    stereo: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,10 @@ All are frozen and small: Beam shuffles them, never the bytes they describe.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from schemas.digests import digest_of
-from schemas.media import MediaFacts
 
 ORDINAL_BITS = 24
 MAX_ORDINAL = (1 << ORDINAL_BITS) - 1
@@ -76,16 +72,12 @@ class Twin:
     uid: str
 
 
-def _parse_facts(value: Any) -> Any:
-    """Facts stand in plans as they stand in the items table: as JSON text."""
-    return json.loads(value) if isinstance(value, str) else value
-
-
 @dataclass(frozen=True)
 class ShardItem:
     """One item's segment inside a shard.
 
     Attributes:
+        facts: JSON text of what probing found, such as a ``MediaFacts``; it says what the source's kind needs to know.
         twins: all items with these bytes, at least one; each gets its own rows.
         attempt: 0 at first; raised when a failed item is tried again, so that its part gets a new name.
     """
@@ -93,7 +85,7 @@ class ShardItem:
     uri: str
     signature: str
     digest: str
-    facts: Annotated[MediaFacts, BeforeValidator(_parse_facts)]
+    facts: str
     twins: tuple[Twin, ...]
     segment: Segment = Segment()
     attempt: int = 0

@@ -14,7 +14,7 @@ from PIL import Image
 from schemas.errors import CliploomError, EncodeError
 from schemas.models import ModelCard
 from transforms.encoders import registry
-from transforms.encoders.base import EncodeReport, Encoder
+from transforms.encoders.base import Encoder, EncodeReport
 from transforms.encoders.conse import conse
 from transforms.encoders.lite0 import GOLDEN_FILE, class_names, golden_pictures
 from transforms.encoders.minilm import GOLDEN_FILE as GOLDEN_SENTENCES
@@ -147,7 +147,28 @@ def test_pictures_do_not_depend_on_batch_order_or_neighbours(lite0: Prepared, ph
 
 
 def sentences(count: int) -> list[str]:
-    words = "the person takes a knife from table and cuts onion then puts it in pan while talking about red chair".split()
+    words = [
+        "the",
+        "person",
+        "takes",
+        "a",
+        "knife",
+        "from",
+        "table",
+        "and",
+        "cuts",
+        "onion",
+        "then",
+        "puts",
+        "it",
+        "in",
+        "pan",
+        "while",
+        "talking",
+        "about",
+        "red",
+        "chair",
+    ]
     rng = np.random.default_rng(count)
     return [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(count)]
 

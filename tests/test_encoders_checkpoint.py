@@ -168,7 +168,14 @@ def test_build_can_not_change_what_the_reader_works_with(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("size", "stride", "offset"),
-    [((2, 3), (3, 1), 1), ((7,), (1,), 0), ((2,), (-1,), 3), ((2,), (1,), -1), ((2, 3), (3,), 0), ((1 << 30,), (9,), 0)],
+    [
+        ((2, 3), (3, 1), 1),
+        ((7,), (1,), 0),
+        ((2,), (-1,), 3),
+        ((2,), (1,), -1),
+        ((2, 3), (3,), 0),
+        ((1 << 30,), (9,), 0),
+    ],
 )
 def test_a_tensor_beyond_its_storage_is_refused(
     tmp_path: Path, size: tuple[int, ...], stride: tuple[int, ...], offset: int

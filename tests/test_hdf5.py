@@ -213,7 +213,12 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
             read_uid(path, "clip7")
     with h5py.File(path, "w") as file:
         file["a"] = [1.0]
-    for read in (lambda: read_uids(path), lambda: read_uid(path, "a")):
+    single = tmp_path / "s.h5"
+    for read in (
+        lambda: read_uids(path),
+        lambda: read_uid(path, "a"),
+        lambda: write_single(single, {"a": path}, ("x", "y")),
+    ):
         with pytest.raises(StoreError, match=r"p\.h5 is missing, damaged, or not written by cliploom"):
             read()
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.digests import digest_bytes
-from schemas.index import IndexRecipe, IndexShard
+from schemas.index import IndexRecipe, IndexShard, MediaHit, RowHit
 from transforms.index.build import build_shard, choose_kind, lists_for, must_rebuild, train, training_rows, write_index
 from transforms.index.search import open_shard, search
 from transforms.index.vectors import prepare
@@ -217,3 +217,6 @@ def test_records_survive_json():
     recipe = IndexRecipe("dot", "hnsw", 4, 32)
     assert IndexShard.from_dict(json.loads(json.dumps(shard.to_dict()))) == shard
     assert IndexRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    row = {"row_id": 5, "score": 0.5, "distance": 0.5}
+    assert RowHit(5, 0.5, 0.5).to_dict() == row
+    assert MediaHit(1, 0.5, RowHit(5, 0.5, 0.5), 2).to_dict() == {"item_no": 1, "score": 0.5, "best": row, "hits": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from schemas.errors import NoVideoError
-from schemas.media import MediaFacts, MediaLimits, Preprocess, Sampled
+from schemas.media import MediaLimits, Preprocess, Sampled
 from schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
 from transforms.media.decode import DecodeReport, Request, decode
 from transforms.media.orient import from_matrix
@@ -279,7 +280,7 @@ def test_segments_give_the_rows_of_the_whole_file(name: str, codec: str, how: di
     whole = run(path, request)
     assert len(whole) == 37
     borders = [0.0, 0.9, 1.3, 3.333, 100.0]
-    parts = [row for pair in zip(borders, borders[1:], strict=False) for row in run(path, request, segment=pair)]
+    parts = [row for pair in pairwise(borders) for row in run(path, request, segment=pair)]
     assert_same_rows(parts, whole)
 
 
@@ -414,11 +415,16 @@ def test_a_cut_file_gives_what_is_left(tmp_path: Path) -> None:
 
 
 def test_damage_costs_the_frames_around_it_and_is_counted(tmp_path: Path) -> None:
-    path = damage(write_video(tmp_path / "a.mkv", 100, draw=busy), 0.4, 0.5)
+    path = damage(
+        write_video(tmp_path / "a.mp4", 100, draw=busy, container_options={"movflags": "faststart"}), 0.4, 0.5
+    )
     report = DecodeReport()
     rows = list(decode(path, probe(path, MediaLimits()), [Request(EveryFrames(every_frames=1), SMALL)], report=report))
-    assert 50 < len(rows) < 100 or report.frames_damaged
-    assert report.lost
+    assert len(rows) == report.frames_got > 70
+    assert report.frames_damaged > 0
+    assert "damaged in part" in report.lost or "could not be decoded" in report.lost
+    good = [row for row in rows if read_index(row.pixels) == row.frame]
+    assert len(good) > 70
     ordinals = [row.ordinal for row in rows]
     assert ordinals == sorted(set(ordinals))
 
@@ -474,10 +480,9 @@ def test_two_threads_decode_at_once(tmp_path: Path) -> None:
 def test_at_most_one_window_is_held(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 200, gop=25)
     window = Window.model_validate({"window": {"frames": 8, "stride": 8}})
-    seen = 0
     report = DecodeReport()
-    for row in decode(path, probe(path, MediaLimits()), [Request(window, SMALL)], report=report):
-        seen += 1
+    rows = decode(path, probe(path, MediaLimits()), [Request(window, SMALL)], report=report)
+    for seen, row in enumerate(rows, 1):
         # Decoding goes no further than the rows that were drawn, but for the decoder's own delay.
         assert report.frames_got == 8 * seen
         assert row.frame == 8 * (seen - 1)

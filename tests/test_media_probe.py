@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import zlib
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -308,9 +309,6 @@ def test_damaged_bytes_never_crash_a_probe(seed: int, tmp_path: Path) -> None:
         for at in random.integers(0, len(data), 12):
             data[at] = random.integers(256)
         path.write_bytes(data)
-        try:
+        with suppress(ItemError):
             facts = probe(path, MediaLimits(max_pixels=4_000_000))
-            for _ in decode(path, facts, [Request(EveryFrames(every_frames=3), Preprocess(32, 32))]):
-                pass
-        except ItemError as error:
-            assert str(error).endswith(".")
+            list(decode(path, facts, [Request(EveryFrames(every_frames=3), Preprocess(32, 32))]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -289,9 +290,7 @@ def test_segments_together_are_the_whole(
     wanted = sampling({"every": f"{step_us}us", "max_frames": limit})
     whole = choose(wanted, timeline)
     borders = [0.0, *sorted(cuts), 1e6]
-    parts = [
-        choose(wanted, timeline, segment_ordinals(wanted, *pair)) for pair in zip(borders, borders[1:], strict=False)
-    ]
+    parts = [choose(wanted, timeline, segment_ordinals(wanted, *pair)) for pair in pairwise(borders)]
     for name in ("ordinals", "start_us", "end_us", "frames"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert joined.tolist() == getattr(whole, name).tolist()

@@ -6,6 +6,7 @@ together in a part, in the order of their ordinals.
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -22,8 +23,6 @@ from schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
 from schemas.jobs import FeatureJob
 from schemas.media import Sampled
 from schemas.records import Content, Failure, PartRecord, Shard, ShardItem, Twin, row_id
-from transforms.inputs import open_input
-from transforms.media.decode import DecodeReport, Request, decode
 from transforms.store.parts import FeatureRow, PartWriter
 
 if TYPE_CHECKING:
@@ -208,7 +207,7 @@ def encode_each(encoder: Encoder, batch: Sequence[NDArray[np.uint8]], job: Featu
         if len(batch) == 1:
             transient = isinstance(error, MemoryError)
             reason = "out of memory" if transient else f"{type(error).__name__}: {error}"
-            return [EncodeError("encode", f"encoder {job.card.kind}: {reason}", transient=transient)]
+            return [EncodeError("encode", f"encoder {encoder_name(job)}: {reason}", transient=transient)]
         return [result for single in batch for result in encode_each(encoder, [single], job)]
     return [checked(result, job) for result in results]
 
@@ -221,10 +220,15 @@ def checked(result: Row | EncodeError, job: FeatureJob) -> Row | EncodeError:
         vector = result.get(name)
         if vector is None or vector.shape != (dim,):
             found = "nothing" if vector is None else f"shape {vector.shape}"
-            return EncodeError("encode", f"encoder {job.card.kind}: output {name!r} should be [{dim}], not {found}")
+            return EncodeError("encode", f"encoder {encoder_name(job)}: output {name!r} should be [{dim}], not {found}")
         if not np.isfinite(vector).all():
-            return EncodeError("encode", f"encoder {job.card.kind}: output {name!r} is not finite")
+            return EncodeError("encode", f"encoder {encoder_name(job)}: output {name!r} is not finite")
     return result
+
+
+def encoder_name(job: FeatureJob) -> str:
+    """The encoder's kind, for messages."""
+    return job.card.kind if job.card else job.kind
 
 
 def lost_rows(count: ItemCount) -> ItemError | None:
@@ -258,40 +262,33 @@ def failure_row(job: FeatureJob, count: ItemCount, twin: Twin, error: ItemError)
     )
 
 
+Feed = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
+"""Reads one item and hands its samples to the builders, counting; what it raises becomes the item's failure."""
+
+_FEEDS = {"media": "transforms.media.feed:feed_media"}
+
+
 def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timings) -> None:
-    """Decode one item once for all features and hand the samples on."""
+    """Read one item once for all features and hand its samples on; how depends on the kind of its source."""
     counts = [ItemCount(item) for _ in builders]
-    report = DecodeReport()
-    requests = [request_of(builder.job) for builder in builders]
-    segment = None if item.segment.whole else (item.segment.start_s, item.segment.end_s)
+    module, _, name = _FEEDS[builders[0].job.kind].partition(":")
+    feed: Feed = getattr(importlib.import_module(module), name)
     error: ItemError | None = None
     began = time.perf_counter()
     elsewhere = timings.encode_s + timings.write_s
     try:
-        with open_input(item.uri, item.signature, "decode") as path:
-            for sampled in decode(path, item.facts, requests, segment, report):
-                builders[sampled.request].add(counts[sampled.request], sampled)
+        feed(item, builders, counts, timings)
     except ItemError as caught:
         error = caught
     except MemoryError:
-        error = ItemError("decode", "out of memory", transient=True)
+        error = ItemError("read", "out of memory", transient=True)
     except Exception as caught:
-        # Whatever a damaged file does to the decoder is that file's failure, not the run's.
-        error = ItemError("decode", f"{type(caught).__name__}: {caught}")
-    for number, (builder, count) in enumerate(zip(builders, counts, strict=True)):
-        count.planned = report.planned[number] if report.planned else count.rows
-        count.lost = report.lost or item.facts.lost
+        # Whatever a damaged file does to its reader is that file's failure, not the run's.
+        error = ItemError("read", f"{type(caught).__name__}: {caught}")
+    for builder, count in zip(builders, counts, strict=True):
         count.error = count.error or error
         builder.end_item(count)
     timings.decode_s += time.perf_counter() - began - (timings.encode_s + timings.write_s - elsewhere)
-    timings.frames_decoded += report.frames_decoded
-
-
-def request_of(job: FeatureJob) -> Request:
-    """What the decoder is asked for on behalf of a feature."""
-    if job.sampling is None or job.card.preprocess is None:
-        raise ValueError(f"feature {job.name!r} has no sampling; it can't be computed from media")
-    return Request(job.sampling, job.card.preprocess, "left" if job.stereo == "left" else "")
 
 
 def compute_parts(

@@ -225,7 +225,9 @@ def commit_draft(
 
 def with_digests(objects: Objects, table: str, parts: pl.DataFrame) -> pl.DataFrame:
     """Fill in the digests of adopted parts, which the plan did not read whole."""
-    digests = [digest or objects.digest(part_path(table, part)) for part, digest in parts.select("part", "digest").rows()]
+    digests = [
+        digest or objects.digest(part_path(table, part)) for part, digest in parts.select("part", "digest").rows()
+    ]
     return parts.with_columns(pl.Series("digest", digests, pl.String))
 
 

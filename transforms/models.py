@@ -110,4 +110,4 @@ def load_encoder(objects: Objects, job: FeatureJob, threads: int) -> SampleEncod
     encoder = load(local_model(objects, job.model), threads)
     windowed = job.sampling is not None and job.sampling.windowed
     batch = BATCH_PICTURES if not windowed else 1
-    return SampleEncoder(encoder, batch, averaged=windowed and job.card.modality == "frame")
+    return SampleEncoder(encoder, batch, averaged=windowed and job.card is not None and job.card.modality == "frame")

@@ -6,9 +6,10 @@ import io
 import json
 import multiprocessing
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -27,6 +28,7 @@ from transforms.shards import count, list_row_groups
 from transforms.store.objects import Objects
 from transforms.store.paths import probe_results_path
 
+
 @dataclass(frozen=True)
 class Probed:
     """What probing one input gave; ``digest`` and ``facts`` (JSON) are empty when it failed."""
@@ -41,12 +43,21 @@ class Probed:
     transient: bool | None = None
 
 
-def probe_item(source: str, uid: str, uri: str, signature: str, limits: MediaLimits) -> Probed:
+def media_facts(path: Path, limits: MediaLimits) -> dict[str, Any]:
+    """Facts of a media file."""
+    return probe(path, limits).to_dict()
+
+
+_PROBERS: Mapping[str, Callable[[Path, MediaLimits], dict[str, Any]]] = {"media": media_facts}
+"""By kind of source: what a look at the file tells, JSON-able; raises an ItemError when it can't be used."""
+
+
+def probe_item(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits) -> Probed:
     """Digest and facts of one input; what goes wrong with it is part of the result."""
     try:
         with open_input(uri, signature, "probe") as path:
-            facts = probe(path, limits)
-            return Probed(source, uid, digest_file(path), json.dumps(facts.to_dict(), separators=(",", ":")))
+            facts = _PROBERS[kind](path, limits)
+            return Probed(source, uid, digest_file(path), json.dumps(facts, separators=(",", ":")))
     except ItemError as error:
         return _failed(source, uid, error)
     except Exception as error:
@@ -89,7 +100,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         path, group = element
         objects = Objects(self._job.store)
         with objects.local_copy(path) as local, pq.ParquetFile(local) as file:
-            rows = file.read_row_group(group, columns=["source", "uid", "uri", "signature"]).to_pylist()
+            rows = file.read_row_group(group, columns=["source", "uid", "uri", "signature", "kind"]).to_pylist()
         name = probe_results_path([row["uri"] for row in rows], [row["signature"] for row in rows])
         if objects.size(name) is None:
             with Inflight(objects, self._job.run) as inflight:
@@ -103,7 +114,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
 
     def _probe(self, row: dict[str, str], inflight: Inflight) -> Probed:
         key = item_key("probe", row["uri"], row["signature"])
-        arguments = (row["source"], row["uid"], row["uri"], row["signature"], self._job.media_limits)
+        arguments = (row["source"], row["uid"], row["uri"], row["signature"], row["kind"], self._job.media_limits)
         if key in inflight.suspects:
             result = probe_alone(*arguments)
         else:
@@ -114,12 +125,12 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         return result
 
 
-def probe_alone(source: str, uid: str, uri: str, signature: str, limits: MediaLimits) -> Probed:
+def probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits) -> Probed:
     """Probe an input that a worker died on in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
         answer = Path(folder) / "answer.json"
         process = multiprocessing.get_context("spawn").Process(
-            target=_probe_alone, args=(source, uid, uri, signature, limits, answer)
+            target=_probe_alone, args=(source, uid, uri, signature, kind, limits, answer)
         )
         process.start()
         process.join()
@@ -128,5 +139,5 @@ def probe_alone(source: str, uid: str, uri: str, signature: str, limits: MediaLi
     return _failed(source, uid, CrashedError("probe", "the worker process died twice on this item"))
 
 
-def _probe_alone(source: str, uid: str, uri: str, signature: str, limits: MediaLimits, answer: Path) -> None:
-    answer.write_text(json.dumps(asdict(probe_item(source, uid, uri, signature, limits))), encoding="utf-8")
+def _probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, answer: Path) -> None:
+    answer.write_text(json.dumps(asdict(probe_item(source, uid, uri, signature, kind, limits))), encoding="utf-8")

@@ -17,8 +17,8 @@ from schemas.errors import CrashedError
 from schemas.jobs import FeatureJob, RunJob
 from schemas.records import PartRecord, Rewrite, Shard, ShardItem
 from transforms.compute import PartBuilder, Timings, compute_item, compute_parts
-from transforms.models import load_encoder
 from transforms.inflight import Inflight, item_key
+from transforms.models import load_encoder
 from transforms.progress import ProgressLog
 from transforms.rewrite import rewrite_part
 from transforms.store.objects import Objects

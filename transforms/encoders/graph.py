@@ -29,8 +29,8 @@ class GraphEncoder:
     def __init__(self, folder: Path, card: ModelCard, threads: int) -> None:
         if card.preprocess is None:
             raise CliploomError(f"The model card in {folder} has no preprocessing; a {card.modality} encoder needs it.")
-        self._graph = CompiledGraph(folder / GRAPH_FILE, card.precision, threads)
         self._names = tuple(card.outputs)
+        self._graph = CompiledGraph(folder / GRAPH_FILE, self._names, card.precision, threads)
         self._batch = self._graph.input_shapes[0][0]
         frame = (card.preprocess.height, card.preprocess.width, 3)
         self._shape: tuple[int, ...] = (card.clip_frames, *frame) if card.modality == "clip" else frame

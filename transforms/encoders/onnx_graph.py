@@ -114,7 +114,7 @@ def _plain(path: Path, options: OnnxOptions) -> Any:
     kept = [output_port(model, output.node, options.model) for output in options.outputs.values()]
     names = list(options.outputs)
     plain = ov.Model([named_result(node, name) for node, name in zip(kept, names, strict=True)], model.get_parameters())
-    graph = CompiledGraph(plain, "f32")
+    graph = CompiledGraph(plain, names, "f32")
 
     def run(given: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         found = graph.run([given.astype(dtype)])

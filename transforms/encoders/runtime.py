@@ -53,11 +53,12 @@ def shared_models() -> SharedModels:
 class CompiledGraph:
     """A graph compiled for ``threads`` concurrent callers, each with an infer request of its own."""
 
-    def __init__(self, graph: Path | ov.Model, precision: Precision, threads: int = 1) -> None:
+    def __init__(self, graph: Path | ov.Model, outputs: Sequence[str], precision: Precision, threads: int = 1) -> None:
         """Compile.
 
         Args:
             graph: an IR file, or a model in memory.
+            outputs: names of those to return.
             precision: pinned; OpenVINO would choose bf16 by itself where the processor has it.
             threads: concurrent callers to be ready for.
 
@@ -78,9 +79,10 @@ class CompiledGraph:
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise CliploomError(f"The graph {graph} can't be opened: {last_line(error)}.") from error
-        self.output_names: tuple[str, ...] = tuple(port.get_any_name() for port in self._compiled.outputs)
+        ports = self._compiled.outputs
+        self._outputs = {name: _place(ports, name, graph) for name in outputs}
         self.input_shapes = tuple(_shape(port) for port in self._compiled.inputs)
-        self.output_shapes = tuple(_shape(port) for port in self._compiled.outputs)
+        self.output_shapes = {name: _shape(ports[place]) for name, place in self._outputs.items()}
         self._local = threading.local()
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
@@ -96,7 +98,7 @@ class CompiledGraph:
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer(list(inputs), share_inputs=True)
-        return {name: request.get_output_tensor(i).data.copy() for i, name in enumerate(self.output_names)}
+        return {name: request.get_output_tensor(i).data.copy() for name, i in self._outputs.items()}
 
 
 def save_graph(model: ov.Model, path: Path) -> None:
@@ -109,6 +111,14 @@ def named_result(node: Any, name: str) -> Any:
     result = op.result(node)
     result.output(0).get_tensor().set_names({name})
     return result
+
+
+def _place(ports: Sequence[Any], name: str, graph: Path | ov.Model) -> int:
+    """Number of the output of that name; a result shares its tensor, and so all names, with what feeds it."""
+    for place, port in enumerate(ports):
+        if name in port.get_names():
+            return place
+    raise CliploomError(f"The graph {graph} has no output '{name}'; prepare the model again.")
 
 
 def _shape(port: Any) -> tuple[int, ...]:

@@ -79,7 +79,7 @@ class TextTower:
             raise CliploomError(f"The text model in '{folder}' can't be opened: {error}.") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.settings.max_tokens)
-        self._graph = CompiledGraph(folder / TEXT_GRAPH, precision, threads)
+        self._graph = CompiledGraph(folder / TEXT_GRAPH, [self.settings.output], precision, threads)
 
     def encode(
         self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False
@@ -111,7 +111,7 @@ class TextTower:
     @property
     def dim(self) -> int:
         """Length of the vectors."""
-        return self._graph.output_shapes[self._graph.output_names.index(self.settings.output)][-1]
+        return self._graph.output_shapes[self.settings.output][-1]
 
     def _tokens(self, texts: Sequence[str], report: EncodeReport | None, prompt: str) -> list[list[int]]:
         encodings = []

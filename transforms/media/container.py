@@ -75,7 +75,7 @@ def open_container(path: Path, stage: str) -> InputContainer:
     name = "file:" + os.fspath(path)
     try:
         with explained(path, stage):
-            container = av.open(
+            container: InputContainer = av.open(
                 name, container_options={"format_whitelist": _FORMATS}, metadata_errors="ignore", buffer_size=1 << 16
             )
     except av.FFmpegError as error:

@@ -21,7 +21,7 @@ from schemas.sampling import Sampling
 from transforms.media import images
 from transforms.media.container import open_container, read_head, video_stream
 from transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
-from transforms.media.orient import Orientation, from_matrix
+from transforms.media.orient import Orientation, of_frame
 from transforms.media.packets import LostPlaceError, PacketReader, PacketTable, walk, walk_near
 from transforms.media.sampling import BLACK, MICRO, Samples, Timeline, choose, segment_ordinals
 from transforms.media.scale import Scaler, scaler_key
@@ -263,8 +263,7 @@ class _ContainerSource:
         try:
             for index, frame in self._decoder.frames(wanted):
                 if orientation is None:
-                    matrix = frame.side_data.get("DISPLAYMATRIX")
-                    orientation = from_matrix(None if matrix is None else bytes(matrix))
+                    orientation = of_frame(frame)
                 yield index, frame, orientation
         except LostPlaceError:
             raise MediaError(STAGE, f"'{self._path.name}' changed while it was read.", transient=True) from None

@@ -17,7 +17,6 @@ import numpy as np
 from transforms.media.packets import PacketReader, PacketTable
 
 if TYPE_CHECKING:
-    from av.codec.context import CodecContext
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -90,7 +89,7 @@ def picture_decoder(stream: VideoStream, alpha: bool) -> VideoCodecContext:
     return context
 
 
-def drops_unreferenced(context: CodecContext, container: str) -> bool:
+def drops_unreferenced(context: VideoCodecContext, container: str) -> bool:
     """Leaving out unreferenced pictures is known not to change the others."""
     name = context.codec.canonical_name
     if name == "hevc":

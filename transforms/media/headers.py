@@ -45,7 +45,7 @@ def gif_frames(path: Path) -> int:
 
 
 def codec_name(path: Path) -> str:
-    """What a video calls its codec (ISO sample entry, Matroska codec id), or empty; for codecs that libav can't name."""
+    """What a video calls its codec (ISO sample entry, Matroska codec id), or empty; for codecs unknown to libav."""
     with open(path, "rb") as file:
         data = file.read(_NAME_WITHIN)
         file.seek(max(0, file.seek(0, 2) - _NAME_WITHIN))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
@@ -25,6 +24,7 @@ from transforms.media.headers import cut_short
 from transforms.media.orient import ORIENTATION_TAG, Orientation, from_exif, orientation_tag
 from transforms.media.packets import browser_durations
 from transforms.media.sampling import Timeline
+from transforms.media.scale import frame_of
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _MS = Fraction(1, 1000)
@@ -109,9 +109,9 @@ def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
 
 @contextmanager
 def _opened(path: Path, stage: str) -> Iterator[Image.Image]:
-    with explained(path, stage):
-        file = open(path, "rb")
-    with file:
+    with ExitStack() as opened:
+        with explained(path, stage):
+            file = opened.enter_context(open(path, "rb"))
         try:
             image = Image.open(file, formats=_FORMATS)
         except Image.DecompressionBombError as error:
@@ -142,15 +142,15 @@ def _load(image: Image.Image) -> str:
 def _frame(image: Image.Image) -> VideoFrame:
     if image.mode.startswith("I;16"):
         pixels = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return av.VideoFrame.from_ndarray(np.repeat(pixels[:, :, None], 3, axis=2), format="rgb24")
+        return frame_of(np.repeat(pixels[:, :, None], 3, axis=2), "rgb24")
     if image.mode in ("I", "F"):
         values = np.asarray(image, np.float64)
         top = 255.0 if values.max(initial=0) <= 255 else 65535.0
         pixels = np.clip(values * (255 / top), 0, 255).astype(np.uint8)
-        return av.VideoFrame.from_ndarray(np.repeat(pixels[:, :, None], 3, axis=2), format="rgb24")
+        return frame_of(np.repeat(pixels[:, :, None], 3, axis=2), "rgb24")
     if image.has_transparency_data:
-        return av.VideoFrame.from_ndarray(np.array(image.convert("RGBA")), format="rgba")
-    return av.VideoFrame.from_ndarray(np.array(image.convert("RGB")), format="rgb24")
+        return frame_of(np.array(image.convert("RGBA")), "rgba")
+    return frame_of(np.array(image.convert("RGB")), "rgb24")
 
 
 def _orientation(image: Image.Image) -> Orientation:

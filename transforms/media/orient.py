@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
 
@@ -66,9 +67,9 @@ def from_exif(value: object) -> Orientation:
 
 
 def orientation_tag(exif: bytes) -> int:
-    """The orientation that an EXIF block states (TIFF 6.0, first directory), or 1.
+    r"""The orientation that an EXIF block states (TIFF 6.0, first directory), or 1.
 
-    >>> orientation_tag(b"MM\\0*\\0\\0\\0\\x08\\0\\x01\\x01\\x12\\0\\x03\\0\\0\\0\\x01\\0\\x06\\0\\0")
+    >>> orientation_tag(b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0")
     6
     """
     data = exif.removeprefix(b"Exif\0\0")
@@ -92,3 +93,11 @@ def from_matrix(matrix: bytes | None) -> Orientation:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
     return Orientation(True, c < 0, b < 0)
+
+
+def of_frame(frame: VideoFrame) -> Orientation:
+    """Of a decoded picture, by the display matrix that came with it."""
+    # The stubs know only side data with literal names.
+    data: Any = frame.side_data
+    matrix = data.get("DISPLAYMATRIX")
+    return from_matrix(None if matrix is None else bytes(matrix))

@@ -92,13 +92,11 @@ class PacketTable:
         """Presentation times of the shown frames.
 
         Args:
-            origin, end_tick: of the whole video, when these packets are a stretch of it.
+            origin: start of the whole video, when these packets are a stretch of it.
+            end_tick: its end, likewise.
         """
         order = self.order
-        if self.in_order:
-            ticks = self.pts[order]
-        else:
-            ticks = self._even_ticks(order)
+        ticks = self.pts[order] if self.in_order else self._even_ticks(order)
         if end_tick is None:
             end_tick = int(ticks[-1]) + self._last_duration(order, ticks) if len(order) else 0
         return Timeline(ticks, self.time_base, end_tick, self.key[order], origin, self.first_frame)
@@ -107,7 +105,7 @@ class PacketTable:
         """Times for frames that have none of their own: decoding times put in order, or one duration after another."""
         dts = np.sort(self.dts[order])
         if len(dts) and dts[0] != NO_TIME and (np.diff(dts) > 0).all():
-            return dts - dts[0]
+            return np.asarray(dts - dts[0], np.int64)
         steps = np.where(self.duration[order] > 0, self.duration[order], self._header_step())
         return np.concatenate([[0], np.cumsum(steps)[:-1]]).astype(np.int64) if len(steps) else steps
 
@@ -202,7 +200,7 @@ class _Columns:
         self._stream = stream
         self._reorders = bool(stream.codec_context.has_b_frames)
 
-    def add(self, packet: Packet) -> None:
+    def add(self, packet: Packet[VideoStream]) -> None:
         """Append one packet."""
         pts, dts = packet.pts, packet.dts
         if not self.size:
@@ -246,7 +244,7 @@ class _Columns:
         )
 
 
-def gives_frame(codec: str, packet: Packet) -> bool:
+def gives_frame(codec: str, packet: Packet[VideoStream]) -> bool:
     """False for packets of VP8 and VP9 that hold only a hidden reference picture.
 
     VP8: ``show_frame`` is bit 4 of the frame tag (RFC 6386, 9.1). VP9: the fifth or sixth bit of the uncompressed
@@ -307,11 +305,11 @@ class PacketReader:
         self._path, self._table, self._stage = path, table, stage
         self._container, self._stream = container, stream
         self._reopened: InputContainer | None = None
-        self._packets: Iterator[Packet] = iter(())
+        self._packets: Iterator[Packet[VideoStream]] = iter(())
         self._next = len(table)
         self._whole = table.first_frame == 0
 
-    def read(self, start: int, stop: int) -> Iterator[tuple[int, Packet]]:
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """(position, packet) from ``start`` up to, not including, ``stop``."""
         at = start
         try:
@@ -334,7 +332,7 @@ class PacketReader:
         if self._reopened is not None:
             self._reopened.close()
 
-    def _from(self, start: int) -> Iterator[tuple[int, Packet]]:
+    def _from(self, start: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         if self._next > start or int(self._table.size[self._next : start].sum()) > _SEEK_GAP:
             self._seek(start)
         while self._next < len(self._table):
@@ -369,7 +367,7 @@ class PacketReader:
                 continue
         self._begin_anew()
 
-    def _place(self, packet: Packet) -> int | None:
+    def _place(self, packet: Packet[VideoStream]) -> int | None:
         """Position of a packet in the table; None when it is not there, or more than once."""
         pts = NO_TIME if packet.pts is None else packet.pts
         found = np.flatnonzero((self._table.pts == pts) & (self._table.size == packet.size))
@@ -384,6 +382,6 @@ class PacketReader:
         self._packets, self._next = self._container.demux(self._stream), 0
 
 
-def _chained(first: Packet, rest: Iterator[Packet]) -> Iterator[Packet]:
+def _chained(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
     yield first
     yield from rest

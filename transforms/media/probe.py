@@ -16,8 +16,8 @@ from transforms.media import images
 from transforms.media.container import open_container, read_head, video_stream
 from transforms.media.decoder import picture_decoder
 from transforms.media.headers import cut_short, gif_frames
-from transforms.media.orient import UPRIGHT, Orientation, from_matrix
-from transforms.media.packets import INDEXED, PacketTable, walk
+from transforms.media.orient import UPRIGHT, Orientation, of_frame
+from transforms.media.packets import INDEXED, walk
 from transforms.media.sampling import MICRO, Timeline
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def _first_orientation(container: InputContainer, stream: VideoStream) -> Orient
             sent += bool(packet.size)
             frames = context.decode(packet if packet.size and sent < _FIRST_PACKETS else None)
             if frames:
-                matrix = frames[0].side_data.get("DISPLAYMATRIX")
-                return from_matrix(None if matrix is None else bytes(matrix))
+                return of_frame(frames[0])
             if sent >= _FIRST_PACKETS:
                 break
     except (av.FFmpegError, OSError):

@@ -58,11 +58,6 @@ class Timeline:
         return int(self.ticks[0]) if self.origin is None else self.origin
 
     @property
-    def seconds(self) -> NDArray[np.float64]:
-        """float64 [N], presentation times in seconds as the container gives them."""
-        return self.ticks * (self.time_base.numerator / self.time_base.denominator)
-
-    @property
     def duration_us(self) -> int:
         """Whole microseconds from the start to the end."""
         return int(Fraction(self.end_tick - self.start_tick) * self.time_base * MICRO)

@@ -103,7 +103,7 @@ class Scaler:
         rows, columns = slice(place.top, place.top + want.height), slice(place.left, place.left + want.width)
         for channel, plane_number in enumerate(self._channels):
             plane = planes[plane_number]
-            stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: scaled[1], : scaled[0]]
+            stored = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: scaled[1], : scaled[0]]
             pixels[:, :, channel] = orientation.apply(stored)[rows, columns]
         return _stretched(pixels) if _is_limited_grey(picture) else pixels
 
@@ -118,12 +118,18 @@ class Scaler:
         if self._want.fit != "squash":
             top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
             pixels = pixels[top : top + longest, left : left + longest]
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = frame_of(pixels, "rgb24")
         if self._want.fit == "squash" and max(width, height) > longest:
             # libswscale refuses to shrink one side of a strip and stretch the other in one step.
             narrow, low = min(width, 2 * self._want.width), min(height, 2 * self._want.height)
             frame = self._to_rgb.reformat(frame, narrow, low, interpolation=_FILTERS[self._want.filter], threads=1)
         return frame
+
+
+def frame_of(pixels: NDArray[np.uint8], layout: str) -> VideoFrame:
+    """A frame with these pixels [H, W, channels], in libav's ``layout`` (``rgb24``, ``rgba``)."""
+    frame: VideoFrame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)
+    return frame
 
 
 def scaler_key(want: Preprocess, stereo: str) -> tuple[Preprocess, str]:
@@ -156,9 +162,11 @@ def _stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _composited(picture: VideoFrame, background: int) -> VideoFrame:
     """The picture over a plain background, at its own size, so that scaling mixes no hidden colours in."""
-    rgba = picture.reformat(format="rgba", src_colorspace=colour_matrix(picture), threads=1).to_ndarray()
+    rgba = np.asarray(
+        picture.reformat(format="rgba", src_colorspace=colour_matrix(picture), threads=1).to_ndarray(), np.uint8
+    )
     opacity = rgba[:, :, 3:].astype(np.uint16)
     if opacity.min(initial=255) == 255:
-        return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgba[:, :, :3]), format="rgb24")
+        return frame_of(rgba[:, :, :3], "rgb24")
     mixed = rgba[:, :, :3] * opacity + background * (255 - opacity)
-    return av.VideoFrame.from_ndarray(((mixed + 127) // 255).astype(np.uint8), format="rgb24")
+    return frame_of(((mixed + 127) // 255).astype(np.uint8), "rgb24")

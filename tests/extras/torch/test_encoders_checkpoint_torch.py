@@ -41,7 +41,9 @@ def test_a_saved_tensor_comes_back(tmp_path: Path, tensor: torch.Tensor, zipped:
 def test_a_saved_state_dict_comes_back(tmp_path: Path, zipped: bool) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     path = tmp_path / "m.pth"
-    torch.save({"model": module.state_dict(), "epoch": 3, "names": ["a", "b"]}, path, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"model": module.state_dict(), "epoch": 3, "names": ["a", "b"]}, path, _use_new_zipfile_serialization=zipped
+    )
     found = load_checkpoint(path)
     assert (found["epoch"], found["names"]) == (3, ["a", "b"])
     for name, tensor in module.state_dict().items():

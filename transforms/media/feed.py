@@ -1,0 +1,38 @@
+"""Media items for shards: one decode for all features that want the item."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from schemas.jobs import FeatureJob
+from schemas.media import MediaFacts
+from schemas.records import ShardItem
+from transforms.compute import ItemCount, PartBuilder, Timings
+from transforms.inputs import open_input
+from transforms.media.decode import DecodeReport, Request, decode
+
+
+def feed_media(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
+    """Decode one item and hand each sample to the feature that wants it; see ``transforms.compute.Feed``."""
+    facts = MediaFacts(**json.loads(item.facts))
+    report = DecodeReport()
+    requests = [request_of(builder.job) for builder in builders]
+    segment = None if item.segment.whole else (item.segment.start_s, item.segment.end_s)
+    try:
+        with open_input(item.uri, item.signature, "decode") as path:
+            for sampled in decode(path, facts, requests, segment, report):
+                builders[sampled.request].add(counts[sampled.request], sampled)
+    finally:
+        timings.frames_decoded += report.frames_decoded
+        for number, count in enumerate(counts):
+            count.planned = report.planned[number] if report.planned else 0
+            count.lost = report.lost or facts.lost
+
+
+def request_of(job: FeatureJob) -> Request:
+    """What the decoder is asked for on behalf of a feature."""
+    if job.sampling is None or job.card is None or job.card.preprocess is None:
+        raise ValueError(f"feature {job.name!r} has no sampling or no picture encoder; it can't be computed from media")
+    stereo = "left" if json.loads(job.settings).get("stereo") == "left" else ""
+    return Request(job.sampling, job.card.preprocess, stereo)  # type: ignore[arg-type]
