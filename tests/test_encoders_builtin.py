@@ -261,5 +261,5 @@ def test_a_damaged_folder_says_so(minilm: Prepared, tmp_path: Path) -> None:
     with pytest.raises(CliploomError, match=r"text\.xml can't be opened"):
         registry.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CliploomError, match="text model in .* can't be opened"):
+    with pytest.raises(CliploomError, match=r"text model in .* can't be opened"):
         registry.load(tmp_path)

@@ -204,7 +204,7 @@ def test_compressed_members_are_refused(tmp_path: Path) -> None:
 
 
 def test_sets_and_other_values_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds a complex|collections|builtins"):
+    with pytest.raises(CheckpointError, match=r"builtins\.complex"):
         load_checkpoint(zip_checkpoint(tmp_path / "a.pt", op_global("builtins", "complex") + b")R", {}))
 
 
@@ -231,7 +231,7 @@ def test_a_zip_that_is_no_checkpoint_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.txt", "x")
-    with pytest.raises(CheckpointError, match="no single data.pkl"):
+    with pytest.raises(CheckpointError, match=r"no single data\.pkl"):
         load_checkpoint(path)
 
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from schemas.errors import CliploomError, EncodeError
 from transforms.encoders import registry
+from transforms.encoders.onnx_reference import onnx_runtime, plain_openvino
 from transforms.encoders.prepare import prepare_model
 
 SIZE = 8
@@ -275,3 +276,23 @@ def test_settings_of_the_tower_lie_beside_the_graph(tmp_path: Path) -> None:
     folder, _ = prepare_model("onnx", options(picture_options(model, text=text)), tmp_path / "models")
     settings = json.loads((folder / "text.json").read_text())
     assert (settings["max_tokens"], settings["step"], settings["masked"]) == (30, 8, True)
+
+
+def test_both_references_agree(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    values = options(picture_options(linear_model(path, [2, 3], ["n", 3, SIZE, SIZE])))
+    given = RNG.standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
+    found = [run(path, values)(given)[0] for run in (onnx_runtime, plain_openvino)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_files_in_half_precision_take_half_precision(tmp_path: Path, half: bool) -> None:
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)]
+    ports = [helper.make_tensor_value_info(name, kind, shape) for name, shape in (("x", [1, 3, 8, 8]), ("y", [1, 3]))]
+    model = write_onnx(tmp_path / "m.onnx", nodes, ports[:1], ports[1:], {})
+    folder, _ = prepare_model("onnx", options(picture_options(model)), tmp_path / "models")
+    grey = np.full((SIZE, SIZE, 3), 74, np.uint8)
+    row = registry.load(folder).encode([grey])[0]
+    np.testing.assert_allclose(row["v"], [1, 54 / 64, 44 / 64], rtol=2e-3)  # type: ignore[index]

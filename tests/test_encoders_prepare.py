@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ class Sized(Family):
 
     kind = "sized"
     Options = SizedOptions
-    prepared: list[Path] = []
+    prepared: ClassVar[list[Path]] = []
     cosine = 1.0
     weights = "w1"
 
@@ -62,10 +61,9 @@ class SizedEncoder:
 
 
 @pytest.fixture(autouse=True)
-def _sized_is_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _sized_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_BUILT_IN", {**registry._BUILT_IN, "sized": f"{__name__}:Sized"})
     monkeypatch.setattr(Sized, "prepared", [])
-    yield
 
 
 def test_a_model_is_prepared_once(tmp_path: Path) -> None:

@@ -29,11 +29,12 @@ class Lite0Options(EncoderOptions):
     """Options of ``efficientnet_lite0``.
 
     Attributes:
-        batch: pictures computed together.
+        batch: pictures computed together; a batch that is not full is filled up. One is as fast as any in f32; in bf16,
+            four give a tenth more where batches are full.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"batch"})
-    batch: Annotated[int, Field(ge=1, le=256)] = 4
+    batch: Annotated[int, Field(ge=1, le=256)] = 1
 
 
 class EfficientNetLite0(Family):

@@ -41,7 +41,8 @@ class Onnx(Family):
         """Put the preprocessing into the graph; see ``Family.prepare``."""
         from transforms.encoders.agreement import agreement
         from transforms.encoders.graph import GRAPH_FILE
-        from transforms.encoders.onnx_graph import image_graph, read_onnx, reference
+        from transforms.encoders.onnx_graph import image_graph, read_onnx
+        from transforms.encoders.onnx_reference import reference
         from transforms.encoders.runtime import save_graph
 
         path = Path(options.model).expanduser()

@@ -1,22 +1,18 @@
-"""ONNX files as OpenVINO graphs from uint8 pixels to vectors, and what the file itself gives, to compare with."""
+"""ONNX files as OpenVINO graphs from uint8 pixels to vectors."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from openvino import opset13 as op
 
 from schemas.errors import CliploomError
 from transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
-from transforms.encoders.runtime import CompiledGraph, last_line, named_result
+from transforms.encoders.runtime import last_line, named_result
 from transforms.encoders.text_graph import output_port
-
-_REFERENCE_ITEMS = 4
 
 
 def read_onnx(path: Path) -> ov.Model:
@@ -44,8 +40,8 @@ def image_graph(model: ov.Model, options: OnnxOptions) -> tuple[ov.Model, dict[s
     Raises:
         CliploomError: when inputs or outputs are not as the spec says.
     """
-    port = _input_port(model, options)
-    shape = _input_shape(port, options)
+    port = input_port(model, options)
+    shape = input_shape(port, options)
     try:
         model.reshape({port: ov.PartialShape(shape)})
     except RuntimeError as error:
@@ -71,67 +67,12 @@ def image_graph(model: ov.Model, options: OnnxOptions) -> tuple[ov.Model, dict[s
     return graph, dims
 
 
-def reference(path: Path, options: OnnxOptions) -> tuple[list[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
-    """Items, and what the file as it is gives for them in float32: by ONNX Runtime where installed, else by OpenVINO.
+def input_port(model: ov.Model, options: OnnxOptions) -> ov.Output:
+    """The one input of a file.
 
-    Returns:
-        uint8 [(T,) H, W, 3] items and float32 [n, dim] by output name.
+    Raises:
+        CliploomError: when it has others, or not the one that the spec names.
     """
-    height, width, frames = options.input.height, options.input.width, options.input.frames or 1
-    item, frame, y, x, channel = np.ogrid[:_REFERENCE_ITEMS, :frames, :height, :width, :3]
-    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
-    items = np.abs(waves - 255).astype(np.uint8)
-    if options.input.frames is None:
-        items = items[:, 0]
-    values = ((items - np.array(options.input.offset)) / np.array(options.input.scale)).astype(np.float32)
-    channels_last = "nthwc" if options.input.frames else "nhwc"
-    values = values.transpose([channels_last.index(axis) for axis in options.input.layout])
-    batch = _input_shape(_input_port(read_onnx(path), options), options)[0]
-    nodes = [output.node for output in options.outputs.values()]
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in options.outputs}
-    run = _runtime_session(path, options, nodes) if importlib.util.find_spec("onnxruntime") else _plain(path, options)
-    for one in values:
-        given = np.ascontiguousarray(np.broadcast_to(one, (batch, *one.shape)))
-        for (name, output), value in zip(options.outputs.items(), run(given), strict=True):
-            found[name].append(_pooled(value[0].astype(np.float32), output))
-    return list(items), {name: np.stack(vectors) for name, vectors in found.items()}
-
-
-def _runtime_session(path: Path, options: OnnxOptions, nodes: list[str]) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    chosen = next(i for i in session.get_inputs() if options.input.node in (None, i.name))
-    dtype = np.float16 if "float16" in chosen.type else np.float32
-    return lambda given: session.run(nodes, {chosen.name: given.astype(dtype)})
-
-
-def _plain(path: Path, options: OnnxOptions) -> Any:
-    model = read_onnx(path)
-    port = _input_port(model, options)
-    dtype = port.get_element_type().to_dtype()
-    model.reshape({port: ov.PartialShape(_input_shape(port, options))})
-    kept = [output_port(model, output.node, options.model) for output in options.outputs.values()]
-    names = list(options.outputs)
-    plain = ov.Model([named_result(node, name) for node, name in zip(kept, names, strict=True)], model.get_parameters())
-    graph = CompiledGraph(plain, names, "f32")
-
-    def run(given: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        found = graph.run([given.astype(dtype)])
-        return [found[name] for name in names]
-
-    return run
-
-
-def _pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32]:
-    """One item's value as the file gives it, [c, h, w] or [dim], as a vector."""
-    if output.pool == "none":
-        return value.reshape(-1)
-    axis = output.channel_axis - 1 if output.channel_axis > 0 else output.channel_axis
-    return np.asarray(np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).mean(axis=1))
-
-
-def _input_port(model: ov.Model, options: OnnxOptions) -> ov.Output:
     wanted = options.input.node
     found = [port for port in model.inputs if wanted is None or wanted in port.get_names()]
     if len(found) != 1 or len(model.inputs) != 1:
@@ -142,7 +83,7 @@ def _input_port(model: ov.Model, options: OnnxOptions) -> ov.Output:
     return found[0]
 
 
-def _input_shape(port: ov.Output, options: OnnxOptions) -> list[int]:
+def input_shape(port: ov.Output, options: OnnxOptions) -> list[int]:
     """The shape to run the file with, checked against what the file fixes."""
     sizes = {"h": options.input.height, "w": options.input.width, "c": 3, "t": options.input.frames}
     shape = port.partial_shape

@@ -113,7 +113,7 @@ class OnnxOptions(EncoderOptions):
         input: what it takes.
         outputs: what to keep, by the name it shall have.
         text: the text tower.
-        batch: items computed together, where the file leaves that open.
+        batch: items computed together, where the file leaves that open; a batch that is not full is filled up.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "batch"})
@@ -121,7 +121,7 @@ class OnnxOptions(EncoderOptions):
     input: OnnxInput
     outputs: Annotated[dict[str, OnnxOutput], Field(min_length=1)]
     text: OnnxText | None = None
-    batch: Annotated[int, Field(ge=1, le=256)] = 4
+    batch: Annotated[int, Field(ge=1, le=256)] = 1
 
     @model_validator(mode="after")
     def _text_names_an_output(self) -> OnnxOptions:

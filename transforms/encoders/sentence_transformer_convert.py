@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers.utils import logging as transformers_logging
 
 from schemas.errors import CliploomError, SpecError, nearest
 from schemas.models import Precision
@@ -57,6 +60,18 @@ class Converted:
         )
 
 
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading takes no time that a bar would be worth."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 class _Pipeline(torch.nn.Module):  # type: ignore[misc]
     """The model's modules from token ids to sentence vector, as one traceable module."""
 
@@ -91,9 +106,10 @@ def convert(source: Path, folder: Path, output: str, prompt: str | None, query_p
         CliploomError: when it can't be loaded or converted.
     """
     try:
-        model = SentenceTransformer(
-            str(source), device="cpu", model_kwargs={"use_safetensors": True}, local_files_only=True
-        ).eval()
+        with _no_progress_bar():
+            model = SentenceTransformer(
+                str(source), device="cpu", model_kwargs={"use_safetensors": True}, local_files_only=True
+            ).eval()
     except Exception as error:
         raise CliploomError(f"sentence-transformers can't load '{source}': {last_line(error)}.") from error
     document_text = _prompt(model, "prompt", prompt, ("document", "passage", "corpus"))

@@ -133,11 +133,17 @@ class FrameDecoder:
             yield from self._counted(wanted)
             return
         positions = self._table.order[wanted - self._table.first_frame]
+        last = -1
         stored = np.argsort(positions)
         positions, wanted = positions[stored], wanted[stored]
         for run in plan_runs(self._table, positions):
             inside = slice(*np.searchsorted(positions, (run.start, run.stop)))
-            yield from self._run(run, dict(zip(positions[inside].tolist(), wanted[inside].tolist(), strict=True)))
+            index = dict(zip(positions[inside].tolist(), wanted[inside].tolist(), strict=True))
+            for number, frame in self._run(run, index):
+                # A damaged stretch may give a picture after its successors; its row has been passed.
+                if number > last:
+                    yield number, frame
+                    last = number
 
     def _run(self, run: range, index: dict[int, int]) -> Iterator[tuple[int, VideoFrame]]:
         pictures = ((index[p], frame) for p, frame in self._pictures(run, index) if p in index)

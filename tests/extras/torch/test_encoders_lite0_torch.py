@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
+from torch.nn import functional
 
 from transforms.encoders import registry
 from transforms.encoders.agreement import smallest_cosine
@@ -32,30 +32,30 @@ def same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     """TensorFlow's SAME padding for one convolution, from its definition."""
     out = -(-x.shape[-1] // stride)
     total = max((out - 1) * stride + kernel - x.shape[-1], 0)
-    return F.pad(x, (total // 2, total - total // 2, total // 2, total - total // 2))
+    return functional.pad(x, (total // 2, total - total // 2, total // 2, total - total // 2))
 
 
 def network(state: dict[str, torch.Tensor], pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         values = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        return F.batch_norm(x, *values, eps=1e-3)
+        return functional.batch_norm(x, *values, eps=1e-3)
 
     x = torch.from_numpy((pictures.astype(np.float32) - 127) / 128).permute(0, 3, 1, 2)
-    x = F.relu6(norm(F.conv2d(same(x, 3, 2), state["_conv_stem.weight"], stride=2), "_bn0"))
+    x = functional.relu6(norm(functional.conv2d(same(x, 3, 2), state["_conv_stem.weight"], stride=2), "_bn0"))
     for number, (kernel, stride) in enumerate(BLOCKS):
         prefix, before = f"_blocks.{number}.", x
         if f"{prefix}_expand_conv.weight" in state:
-            x = F.relu6(norm(F.conv2d(x, state[f"{prefix}_expand_conv.weight"]), f"{prefix}_bn0"))
+            x = functional.relu6(norm(functional.conv2d(x, state[f"{prefix}_expand_conv.weight"]), f"{prefix}_bn0"))
         depthwise = state[f"{prefix}_depthwise_conv.weight"]
         assert depthwise.shape[-1] == kernel
-        x = F.conv2d(same(x, kernel, stride), depthwise, stride=stride, groups=len(depthwise))
-        x = F.relu6(norm(x, f"{prefix}_bn1"))
-        x = norm(F.conv2d(x, state[f"{prefix}_project_conv.weight"]), f"{prefix}_bn2")
+        x = functional.conv2d(same(x, kernel, stride), depthwise, stride=stride, groups=len(depthwise))
+        x = functional.relu6(norm(x, f"{prefix}_bn1"))
+        x = norm(functional.conv2d(x, state[f"{prefix}_project_conv.weight"]), f"{prefix}_bn2")
         if stride == 1 and x.shape == before.shape:
             x = x + before
-    x = F.relu6(norm(F.conv2d(x, state["_conv_head.weight"]), "_bn1"))
+    x = functional.relu6(norm(functional.conv2d(x, state["_conv_head.weight"]), "_bn1"))
     pooled = x.mean((2, 3))
-    probs = torch.softmax(F.linear(pooled, state["_fc.weight"], state["_fc.bias"]), 1)
+    probs = torch.softmax(functional.linear(pooled, state["_fc.weight"], state["_fc.bias"]), 1)
     return pooled.numpy(), probs.numpy()
 
 

@@ -1,0 +1,82 @@
+"""What an ONNX file gives by itself, to measure a prepared model against."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from transforms.encoders.onnx_graph import input_port, input_shape, read_onnx
+from transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
+from transforms.encoders.runtime import CompiledGraph, named_result
+from transforms.encoders.text_graph import output_port
+
+_ITEMS = 4
+
+Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+
+
+def reference(path: Path, options: OnnxOptions) -> tuple[list[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+    """Items, and what the file as it is gives for them in float32: by ONNX Runtime where installed, else by OpenVINO.
+
+    Returns:
+        uint8 [(T,) H, W, 3] items and float32 [n, dim] by output name.
+    """
+    height, width, frames = options.input.height, options.input.width, options.input.frames or 1
+    item, frame, y, x, channel = np.ogrid[:_ITEMS, :frames, :height, :width, :3]
+    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
+    items = np.abs(waves - 255).astype(np.uint8)
+    if options.input.frames is None:
+        items = items[:, 0]
+    values = ((items - np.array(options.input.offset)) / np.array(options.input.scale)).astype(np.float32)
+    channels_last = "nthwc" if options.input.frames else "nhwc"
+    values = values.transpose([channels_last.index(axis) for axis in options.input.layout])
+    batch = input_shape(input_port(read_onnx(path), options), options)[0]
+    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in options.outputs}
+    run = onnx_runtime(path, options) if importlib.util.find_spec("onnxruntime") else plain_openvino(path, options)
+    for one in values:
+        given = np.ascontiguousarray(np.broadcast_to(one, (batch, *one.shape)))
+        for (name, output), value in zip(options.outputs.items(), run(given), strict=True):
+            found[name].append(_pooled(value[0].astype(np.float32), output))
+    return list(items), {name: np.stack(vectors) for name, vectors in found.items()}
+
+
+def onnx_runtime(path: Path, options: OnnxOptions) -> Run:
+    """The file under ONNX Runtime: floats in its layout to its outputs, in the order of the options."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    chosen = next(i for i in session.get_inputs() if options.input.node in (None, i.name))
+    dtype = np.float16 if "float16" in chosen.type else np.float32
+    nodes = [output.node for output in options.outputs.values()]
+    return lambda given: session.run(nodes, {chosen.name: given.astype(dtype)})
+
+
+def plain_openvino(path: Path, options: OnnxOptions) -> Run:
+    """The same under OpenVINO in f32, nothing put before or after the file."""
+    model = read_onnx(path)
+    port = input_port(model, options)
+    dtype = port.get_element_type().to_dtype()
+    model.reshape({port: ov.PartialShape(input_shape(port, options))})
+    kept = [output_port(model, output.node, options.model) for output in options.outputs.values()]
+    names = list(options.outputs)
+    plain = ov.Model([named_result(node, name) for node, name in zip(kept, names, strict=True)], model.get_parameters())
+    graph = CompiledGraph(plain, names, "f32")
+
+    def run(given: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        found = graph.run([given.astype(dtype)])
+        return [found[name] for name in names]
+
+    return run
+
+
+def _pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32]:
+    """One item's value as the file gives it, [c, h, w] or [dim], as a vector."""
+    if output.pool == "none":
+        return value.reshape(-1)
+    axis = output.channel_axis - 1 if output.channel_axis > 0 else output.channel_axis
+    return np.asarray(np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).mean(axis=1))

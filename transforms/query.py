@@ -1,0 +1,205 @@
+"""Queries: words, a file, or an item of the store, made into vectors of the space that an index is over."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from schemas.errors import EncodeError, ItemError, SpecError
+from schemas.media import MediaFacts, MediaLimits
+from schemas.release import FeatureEntry
+from schemas.sampling import Every, Sampling
+from transforms.store.objects import Objects
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from schemas.media import Sampled
+
+SAMPLING: TypeAdapter[Sampling] = TypeAdapter(Sampling)
+_TIME = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d*)?|\.\d+)s?)?")
+_MICRO = 1e-6
+
+
+@dataclass(frozen=True)
+class Like:
+    """What hits should be like: a file or uid, all of it or the moment at ``at_s``."""
+
+    name: str
+    at_s: float | None = None
+
+
+def parse_moment(text: str) -> float | None:
+    """Seconds of a moment such as ``12.5s``, ``12.5``, ``1m30s`` or ``1h2m``; None for anything else.
+
+    >>> parse_moment("12.5"), parse_moment("1m30s"), parse_moment("nan"), parse_moment("")
+    (12.5, 90.0, None, None)
+    """
+    match = _TIME.fullmatch(text)
+    if match is None or not text:
+        return None
+    hours, minutes, seconds = (float(match[unit] or 0) for unit in "hms")
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def split_moment(text: str) -> Like:
+    """``NAME@MOMENT`` in its two halves.
+
+    >>> split_moment("cats/tom@1m30s")
+    Like(name='cats/tom', at_s=90.0)
+
+    Raises:
+        SpecError: when what follows the last ``@`` is no time.
+    """
+    name, _, moment = text.rpartition("@")
+    at_s = parse_moment(moment)
+    if at_s is None or not name:
+        raise SpecError(f"{moment!r} is not a time; write it as in UID@12.5s or UID@1m30s.")
+    return Like(name, at_s)
+
+
+@contextmanager
+def query_file(name: str) -> Iterator[Path | None]:
+    """The file that a query names, as a local path; None when it names no file. Objects in buckets are fetched."""
+    if "://" in name and not name.startswith("file://"):
+        bucket, _, key = name.rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="cliploom-query-") as folder:
+            local = Path(folder) / f"query{Path(key).suffix[:10]}"
+            try:
+                Objects(bucket).download(key, local)
+            except FileNotFoundError:
+                raise SpecError(f"There is no object {name!r} to search by; check its name.") from None
+            yield local
+        return
+    path = Path(name.removeprefix("file://")).expanduser()
+    try:
+        yield path if path.is_file() else None
+    except ValueError:  # a text that can't be a path at all
+        yield None
+
+
+def sampling_of(feature: FeatureEntry) -> Sampling | None:
+    """How a feature is sampled, as its release says."""
+    declared = feature.recipe.get("sample")
+    return None if declared is None else SAMPLING.validate_python(declared)
+
+
+def text_vectors(objects: Objects, model: str, text: str) -> NDArray[np.float32]:
+    """The vector of a sentence in the space that a model's text tower writes into, float32 [1, dim].
+
+    Raises:
+        SpecError: for what is no text.
+    """
+    from transforms.encoders.registry import load_text_tower
+    from transforms.models import local_model
+
+    if not text.strip():
+        raise SpecError(f"The text to search for is empty ({text!r}); give a few words, such as 'a cup of coffee'.")
+    try:
+        return load_text_tower(local_model(objects, model))([text])
+    except EncodeError as error:
+        raise SpecError(f"The text can't be searched for: {error}") from None
+
+
+def file_vectors(
+    objects: Objects, feature: FeatureEntry, output: str, path: Path, at_s: float | None, name: str
+) -> NDArray[np.float32]:
+    """A media file's vectors, made as the feature makes those of its items: float32 [rows, dim].
+
+    Args:
+        objects: the store, for the prepared model.
+        feature: whose sampling, preprocessing and model are used.
+        output: of the encoder.
+        path: a local file.
+        at_s: only the row on screen at this second from the file's start.
+        name: of the file, for errors.
+
+    Raises:
+        SpecError: when the file can't be used, or does not last until ``at_s``.
+    """
+    from transforms.encoders.registry import load, read_card
+    from transforms.media.decode import DecodeReport, Request, decode
+    from transforms.media.probe import probe
+    from transforms.models import BATCH_PICTURES, SampleEncoder, local_model
+
+    sampling = sampling_of(feature)
+    folder = local_model(objects, feature.model)
+    card = read_card(folder)
+    if sampling is None or card.preprocess is None:
+        raise SpecError(f"{name!r}: a file can't ask a feature of source {feature.source!r}, which is not sampled media.")
+    stereo = "left" if feature.recipe.get("stereo") == "left" else ""
+    request = Request(sampling, card.preprocess, stereo)  # type: ignore[arg-type]
+    averaged = sampling.windowed and card.modality == "frame"
+    encoder = SampleEncoder(load(folder), 1 if sampling.windowed else BATCH_PICTURES, averaged)
+    try:
+        facts = probe(path, MediaLimits())
+        segment = _segment(sampling, facts, at_s)
+        samples = decode(path, facts, [request], segment, DecodeReport())
+        chosen = list(samples) if at_s is None else _on_screen(samples, at_s)
+        if not chosen:
+            raise SpecError(_beyond(name, facts, at_s))
+        rows = []
+        for start in range(0, len(chosen), encoder.batch):
+            rows += encoder.encode([sampled.pixels for sampled in chosen[start : start + encoder.batch]])
+    except ItemError as error:
+        raise SpecError(f"{name!r} can't be searched by: {error}") from None
+    bad = next((row for row in rows if isinstance(row, EncodeError)), None)
+    if bad is not None:
+        raise SpecError(f"{name!r} can't be searched by: {bad}")
+    return np.stack([row[output] for row in rows if not isinstance(row, EncodeError)])
+
+
+def _segment(sampling: Sampling, facts: MediaFacts, at_s: float | None) -> tuple[float, float] | None:
+    """The stretch to decode for one moment, where the sampling allows to decode less than everything."""
+    if at_s is None or not isinstance(sampling, Every) or at_s >= facts.duration_s > 0:
+        return None
+    row = math.floor(at_s / sampling.every + _MICRO)
+    return row * sampling.every, (row + 1) * sampling.every
+
+
+def _on_screen(samples: Iterator[Sampled], at_s: float) -> list[Sampled]:
+    """The sample that stands for a moment: the last to start by then, unless it has ended."""
+    found: list[Sampled] = []
+    for sampled in samples:
+        if sampled.start_s > at_s + _MICRO:
+            break
+        found = [sampled]
+    return [sampled for sampled in found if lasts_until(sampled.start_s, sampled.end_s, at_s)]
+
+
+def lasts_until(start_s: float, end_s: float, at_s: float) -> bool:
+    """A row of [start_s, end_s) is on screen at ``at_s``; one without duration (an image) at its start alone.
+
+    >>> lasts_until(1.0, 2.0, 1.5), lasts_until(1.0, 2.0, 2.0), lasts_until(0.0, 0.0, 0.0)
+    (True, False, True)
+    """
+    return start_s - _MICRO <= at_s < end_s or abs(at_s - start_s) <= _MICRO
+
+
+def _beyond(name: str, facts: MediaFacts, at_s: float | None) -> str:
+    if at_s is None:
+        return f"{name!r} has no frame that the feature's sampling takes; give another file."
+    return f"{name!r} lasts {facts.duration_s:g} s, so nothing is on screen at {at_s:g} s; give an earlier time."
+
+
+def rows_at(rows: Any, at_s: float, name: str) -> Any:
+    """Of an item's rows (a polars frame with start_s, end_s, by row_id) those on screen at a moment.
+
+    Raises:
+        SpecError: when there are none.
+    """
+    for number in range(rows.height - 1, -1, -1):
+        start_s, end_s = rows["start_s"][number], rows["end_s"][number]
+        if lasts_until(start_s, end_s, at_s):
+            return rows.slice(number, 1)
+    last = float(rows["end_s"].max())
+    raise SpecError(f"{name!r} has no row at {at_s:g} s; its rows lie within {rows['start_s'].min():g} to {last:g} s.")

@@ -1,0 +1,479 @@
+"""A store opened for reading, at one release: its tables as files, and search over its indexes.
+
+Only what the release names is read, so readers see one release whole while a run writes the next. Beam is not
+imported here: a search is quick to start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, get_args
+
+from schemas.errors import SpecError, StoreError, nearest
+from schemas.records import MAX_ORDINAL, ORDINAL_BITS
+from schemas.release import FeatureEntry, Release
+from transforms.store.objects import Objects
+from transforms.store.releases import Releases, read_releases
+from transforms.store.tables import table_files
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from schemas.index import MediaHit, RowHit
+    from transforms.index.search import OpenShard
+
+# Rows asked of an index at first, for each hit wanted; more are asked when they belong to too few items.
+_ROWS_A_HIT = 10
+# Bound on query rows times rows asked, so that a long item as a query does not fill the memory.
+_MOST_ROWS = 2_000_000
+# How deep each index's list goes when several are merged.
+_FUSED_DEPTH = 50
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that answers a query, with its best moment.
+
+    Attributes:
+        index: whose list put it highest.
+        score: larger is better: the ranker's score, or that of reciprocal rank fusion when several indexes were asked.
+        start_s, end_s: the best row's stretch, seconds from the item's start.
+        frame: index in the file of the best row's (first) frame.
+        metadata: further columns of the table that listed the item.
+        release: that answered.
+        text: of the row, where rows are sentences.
+    """
+
+    index: str
+    source: str
+    uid: str
+    score: float
+    start_s: float
+    end_s: float
+    frame: int
+    uri: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    release: int = 0
+    text: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with stable keys."""
+        return asdict(self)
+
+
+def open_store(store: str, release: int | None = None) -> Store:
+    """Open a store at a release.
+
+    Args:
+        store: a folder, ``s3://...`` or ``gs://...``.
+        release: its number; the newest by default.
+
+    Raises:
+        StoreError: when there is no store, or no such release.
+    """
+    objects = Objects(store)
+    if objects.root is not None and not objects.root.is_dir():
+        raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    releases = read_releases(objects)
+    return Store(objects, releases, releases.get(release))
+
+
+class Store:
+    """A store at one release; ``cliploom.open`` gives one.
+
+    Attributes:
+        release: what is read.
+    """
+
+    def __init__(self, objects: Objects, releases: Releases, release: Release) -> None:
+        self._objects = objects
+        self._releases = releases
+        self.release = release
+        self._shards: dict[str, list[OpenShard]] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r}, release={self.release.release})"
+
+    @property
+    def uri(self) -> str:
+        """Absolute folder or URI."""
+        return self._objects.uri
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """All releases that there were when the store was opened, oldest first."""
+        return self._releases.rows
+
+    @property
+    def features(self) -> dict[str, FeatureEntry]:
+        """The release's features by name."""
+        return dict(self.release.features)
+
+    @property
+    def items(self) -> pl.LazyFrame:
+        """The release's items: item_no, source, uid, uri, size, signature, digest, facts and metadata (both JSON)."""
+        from schemas.tables import ITEMS
+
+        return self._scan("items", self._files("items"), ITEMS)
+
+    def table(self, feature: str) -> pl.LazyFrame:
+        """A feature's rows, over exactly the files that the release names.
+
+        Args:
+            feature: its name.
+
+        Returns:
+            row_id, uid, start_s, end_s, frame, item_digest and one ``list<float32>`` column for each output.
+
+        Raises:
+            SpecError: naming the features that there are.
+        """
+        from schemas.tables import feature_schema
+
+        if feature not in self.release.features:
+            raise SpecError(f"There is no feature {feature!r}{nearest(feature, self.release.features)}")
+        entry = self.release.features[feature]
+        files = [f"{entry.table}/{name}" for name in table_files(self._objects, entry.table, entry.version)]
+        return self._scan(entry.table, files, feature_schema({name: o.dim for name, o in entry.outputs.items()}))
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        like: str | None = None,
+        index: Sequence[str] | None = None,
+        top: int = 10,
+        rank: str = "max",
+    ) -> list[Hit]:
+        """The items that answer a query best.
+
+        Args:
+            text: words; asks the indexes over outputs that the encoder's text tower writes into.
+            like: a file (local or in a bucket) or a uid of the store, of which all rows are the query; with a moment
+                (``UID@12.5s``, ``FILE@1m30s``) the row on screen then. The item that a uid names is not among the
+                hits; the item that has the file's bytes is.
+            index: which indexes; by default all that can be asked. Several lists are merged by reciprocal rank fusion.
+            top: how many hits.
+            rank: ``max``, ``mean`` or ``bimatch``; see ``transforms.index.rank``.
+
+        Returns:
+            At most ``top`` hits, best first.
+
+        Raises:
+            SpecError: for a query that can't be asked; the message says what could be.
+            StoreError: when a file that is needed is missing or damaged.
+        """
+        self._check(text, like, top, rank)
+        names = self._chosen(index)
+        skip: int | None = None
+        if text is not None:
+            queries = self._by_text(text, names, explicit=index is not None)
+        else:
+            queries, skip = self._by_example(str(like), names, explicit=index is not None)
+        depth = top if len(queries) == 1 else max(top, _FUSED_DEPTH)
+        lists = {name: self._ranked(name, vectors, depth, rank, skip) for name, vectors in queries.items()}
+        return self._hits(lists, top)
+
+    def _check(self, text: str | None, like: str | None, top: int, rank: str) -> None:
+        from transforms.index.rank import Ranker
+
+        if (text is None) == (like is None):
+            said = "neither is given" if text is None else "both are given"
+            raise SpecError(f"Search by a text or by --like (a file or uid), one of the two; {said}.")
+        for name, value in (("text", text), ("like", like)):
+            if value is not None and not (isinstance(value, str) and value.strip()):
+                raise SpecError(f"The {name} to search for is empty ({value!r}); give a few words, a file or a uid.")
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise SpecError(f"top is {top!r}; ask for at least 1 hit.")
+        if rank not in get_args(Ranker):
+            raise SpecError(f"There is no ranker {rank!r}{nearest(str(rank), get_args(Ranker))}")
+
+    def _chosen(self, index: Sequence[str] | None) -> list[str]:
+        known = self.release.indexes
+        if not known:
+            feature = next(iter(self.release.features), "FEATURE")
+            raise SpecError(
+                f"Release {self.release.release} has no index to search; add one to the spec, such as indexes: "
+                f"{{{feature}: {{feature: {feature}}}}}, and run again: no feature is computed for it."
+            )
+        if isinstance(index, str):
+            index = [index]
+        for name in index or ():
+            if name not in known:
+                raise SpecError(f"There is no index {name!r}{nearest(str(name), known)}")
+        return list(dict.fromkeys(index)) if index else sorted(known)
+
+    def _by_text(self, text: str, names: list[str], *, explicit: bool) -> dict[str, NDArray[np.float32]]:
+        from transforms.query import text_vectors
+
+        able = [name for name in names if self._takes_text(name)]
+        if not able or (explicit and len(able) < len(names)):
+            name = next(name for name in names if name not in able)
+            raise SpecError(self._no_text(name))
+        by_model: dict[str, NDArray[np.float32]] = {}
+        for name in able:
+            model = self._feature_of(name).model
+            if model not in by_model:
+                by_model[model] = text_vectors(self._objects, model, text)
+        return {name: by_model[self._feature_of(name).model] for name in able}
+
+    def _takes_text(self, name: str) -> bool:
+        return self._feature_of(name).outputs[self.release.indexes[name].output].text
+
+    def _no_text(self, name: str) -> str:
+        entry = self.release.indexes[name]
+        could = [other for other in self.release.indexes if self._takes_text(other)]
+        outputs = [
+            f"{feature}.{output}"
+            for feature, found in self.release.features.items()
+            for output, about in found.outputs.items()
+            if about.text
+        ]
+        encoder = self._feature_of(name).encoder
+        if could:
+            mend = f"ask the index {' or '.join(could)}"
+        elif outputs:
+            mend = f"add an index over {' or '.join(outputs)}"
+        else:
+            mend = "give the encoder a text_encoder, such as one of kind minilm, or search with --like"
+        return (
+            f"The index {name!r} is over {entry.output!r} of encoder {encoder!r}, whose space no text can ask; {mend}."
+        )
+
+    def _by_example(
+        self, like: str, names: list[str], *, explicit: bool
+    ) -> tuple[dict[str, NDArray[np.float32]], int | None]:
+        """Query vectors by index, and the item that is left out of the hits."""
+        from transforms.query import Like, file_vectors, query_file, sampling_of, split_moment
+
+        wishes = [Like(like)]
+        if "@" in like:
+            wishes += [split_moment(like)] if self._names_something(like.rpartition("@")[0]) else []
+        for wish in wishes:
+            with query_file(wish.name) as path:
+                if path is not None:
+                    able = names if explicit else [n for n in names if sampling_of(self._feature_of(n)) is not None]
+                    made: dict[tuple[str, str], NDArray[np.float32]] = {}
+                    for name in able:
+                        key = (self.release.indexes[name].feature, self.release.indexes[name].output)
+                        if key not in made:
+                            made[key] = file_vectors(
+                                self._objects, self._feature_of(name), key[1], path, wish.at_s, wish.name
+                            )
+                    entries = self.release.indexes
+                    return {name: made[entries[name].feature, entries[name].output] for name in able}, None
+            found = self._item_vectors(wish, names, explicit=explicit)
+            if found is not None:
+                return found
+        raise SpecError(self._unknown(wishes[-1].name))
+
+    def _names_something(self, name: str) -> bool:
+        """Whether what stands before an ``@`` is a file or a uid; only then the rest is taken for a time."""
+        from transforms.query import query_file
+
+        with query_file(name) as path:
+            return path is not None or self._items_with(uid=name).height > 0
+
+    def _item_vectors(
+        self, like: Any, names: list[str], *, explicit: bool
+    ) -> tuple[dict[str, NDArray[np.float32]], int] | None:
+        """The vectors of an item of the store; None when no item has this uid."""
+        from transforms.query import rows_at
+        from transforms.store.parts import arrow_to_vectors
+
+        items = dict(self._items_with(uid=like.name).select("source", "item_no").rows())
+        if not items:
+            return None
+        vectors: dict[str, NDArray[np.float32]] = {}
+        number = 0
+        for name in names:
+            entry, feature = self.release.indexes[name], self._feature_of(name)
+            if feature.source not in items:
+                continue
+            rows = self._rows_of(entry.feature, items[feature.source], entry.output)
+            if rows.height:
+                if like.at_s is not None:
+                    rows = rows_at(rows, like.at_s, like.name)
+                number = items[feature.source]
+                vectors[name] = arrow_to_vectors(rows[entry.output].to_arrow(), feature.outputs[entry.output].dim)
+        if not vectors or (explicit and len(vectors) < len(names)):
+            name = next(name for name in names if name not in vectors)
+            raise SpecError(
+                f"{like.name!r} has no rows in the index {name!r}, so it can't be searched by; `cliploom failures` may "
+                "say why."
+            )
+        return vectors, number
+
+    def _unknown(self, name: str) -> str:
+        import polars as pl
+
+        uids = self.items.select(pl.col("uid")).collect()["uid"].to_list()
+        hint = nearest(name, uids) if len(uids) <= 20 else nearest(name, uids).partition("; known")[0]
+        return f"{name!r} is neither a file nor a uid of release {self.release.release}{hint}".rstrip(".") + (
+            "" if hint.endswith("?") else "."
+        )
+
+    def _ranked(
+        self, name: str, queries: NDArray[np.float32], wanted: int, ranker: str, skip: int | None
+    ) -> list[MediaHit]:
+        """An index's items for a query, best first, at least ``wanted`` of them where there are so many.
+
+        Under ``max`` they are exact for what the index holds: rows are asked for until no row that was not seen could
+        come before the last hit.
+        """
+        from transforms.index.rank import rank
+        from transforms.index.search import search
+
+        entry = self.release.indexes[name]
+        shards = self._open(name)
+        total = sum(shard.rows for shard in shards)
+        most = min(total, max(_ROWS_A_HIT * wanted, _MOST_ROWS // len(queries)))
+        k = min(most, _ROWS_A_HIT * (wanted + 1))
+        while k:
+            found = search(shards, queries, k)
+            rows_of = self._rows_by_item(entry.feature, found) if ranker == "bimatch" else None
+            ranked = rank(found, ranker, metric=entry.metric, rows_of=rows_of)  # type: ignore[arg-type]
+            ranked = [media for media in ranked if media.item_no != skip]
+            bound = max((hits[-1].score for hits in found if hits and len(hits) < total), default=float("-inf"))
+            settled = [media for media in ranked if ranker != "max" or media.score >= bound]
+            if len(settled) >= wanted or k >= most:
+                return ranked[:wanted]
+            k = min(most, 4 * k)
+        return []
+
+    def _open(self, name: str) -> list[OpenShard]:
+        if name not in self._shards:
+            from schemas.index import IndexRecipe, IndexShard
+            from transforms.index.search import open_shard
+            from transforms.store.cache import cached_file
+
+            entry = self.release.indexes[name]
+            dim = self._feature_of(name).outputs[entry.output].dim
+            recipe = IndexRecipe(entry.metric, entry.kind, dim, entry.nprobe)  # type: ignore[arg-type]
+            self._shards[name] = [
+                open_shard(
+                    cached_file(self._objects, shard.file),
+                    recipe,
+                    IndexShard(shard.file.path, shard.file.size, shard.file.digest, shard.rows),
+                )
+                for shard in entry.shards
+            ]
+        return self._shards[name]
+
+    def _hits(self, lists: dict[str, list[MediaHit]], top: int) -> list[Hit]:
+        from transforms.index.rank import reciprocal_rank_fusion
+
+        places = {
+            name: {media.item_no: place for place, media in enumerate(ranked)} for name, ranked in lists.items()
+        }
+        if len(lists) == 1:
+            scores = [(media.item_no, media.score) for media in next(iter(lists.values()))[:top]]
+        else:
+            scores = reciprocal_rank_fusion([[media.item_no for media in ranked] for ranked in lists.values()])[:top]
+        leaders = {
+            item_no: min((found[item_no], name) for name, found in places.items() if item_no in found)
+            for item_no, _ in scores
+        }
+        best = {item_no: (name, lists[name][place].best) for item_no, (place, name) in leaders.items()}
+        moments = self._moments(best)
+        items = {row["item_no"]: row for row in self._items_with(numbers=list(best)).iter_rows(named=True)}
+        hits = []
+        for item_no, score in scores:
+            name, row = best[item_no]
+            if item_no not in items or row.row_id not in moments:
+                raise StoreError(
+                    f"The index {name!r} has row {row.row_id}, which release {self.release.release} does not; "
+                    "`cliploom verify` lists all damage."
+                )
+            item = items[item_no]
+            start_s, end_s, frame = moments[row.row_id]
+            metadata = json.loads(item["metadata"] or "{}")
+            number = self.release.release
+            hits.append(
+                Hit(name, item["source"], item["uid"], score, start_s, end_s, frame, item["uri"], metadata, number)
+            )
+        return hits
+
+    def _moments(self, best: dict[int, tuple[str, RowHit]]) -> dict[int, tuple[float, float, int]]:
+        """start_s, end_s, frame of rows."""
+        import polars as pl
+
+        by_feature: dict[str, dict[int, int]] = {}
+        for item_no, (name, row) in best.items():
+            by_feature.setdefault(self.release.indexes[name].feature, {})[item_no] = row.row_id
+        moments = {}
+        for feature, rows in by_feature.items():
+            parts = self._parts_of(feature, list(rows))
+            found = parts.filter(pl.col("row_id").is_in(list(rows.values()))).select("row_id", "start_s", "end_s", "frame")
+            for row_id, *moment in self._collected(found).iter_rows():
+                moments[row_id] = tuple(moment)
+        return moments
+
+    def _rows_of(self, feature: str, item_no: int, output: str) -> pl.DataFrame:
+        """An item's rows: row_id, start_s, end_s and one output, by row_id."""
+        import polars as pl
+
+        first = item_no << ORDINAL_BITS
+        mine = pl.col("row_id").is_between(first, first + MAX_ORDINAL)
+        rows = self._parts_of(feature, [item_no]).filter(mine).select("row_id", "start_s", "end_s", output)
+        return self._collected(rows).sort("row_id")
+
+    def _parts_of(self, feature: str, numbers: list[int]) -> pl.LazyFrame:
+        """The rows of the parts that hold these items."""
+        import polars as pl
+
+        from schemas.tables import feature_schema
+
+        entry = self.release.features[feature]
+        mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(numbers) & (pl.col("rows") > 0)
+        parts = self._collected(self._contents.filter(mine).select("part").unique())["part"].to_list()
+        schema = feature_schema({name: about.dim for name, about in entry.outputs.items()})
+        return self._scan(entry.table, [f"{entry.table}/{part}" for part in sorted(parts)], schema)
+
+    def _rows_by_item(self, feature: str, found: list[list[RowHit]]) -> dict[int, int]:
+        import polars as pl
+
+        numbers = list({hit.row_id >> ORDINAL_BITS for hits in found for hit in hits})
+        mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(numbers)
+        counted = self._contents.filter(mine).group_by("item_no").agg(pl.col("rows").sum())
+        return dict(self._collected(counted).select("item_no", "rows").rows())
+
+    def _items_with(self, *, uid: str | None = None, numbers: list[int] | None = None) -> pl.DataFrame:
+        import polars as pl
+
+        wanted = pl.col("uid") == uid if uid is not None else pl.col("item_no").is_in(numbers or [])
+        return self._collected(self.items.filter(wanted))
+
+    def _feature_of(self, index: str) -> FeatureEntry:
+        return self.release.features[self.release.indexes[index].feature]
+
+    @cached_property
+    def _contents(self) -> pl.LazyFrame:
+        from schemas.tables import CONTENTS
+
+        return self._scan("contents", self._files("contents"), CONTENTS)
+
+    def _files(self, table: str) -> list[str]:
+        return [f"{table}/{name}" for name in table_files(self._objects, table, self.release.tables[table])]
+
+    def _scan(self, table: str, files: list[str], schema: Any) -> pl.LazyFrame:
+        import polars as pl
+
+        if not files:
+            return pl.DataFrame(schema.empty_table()).lazy()
+        uris = [self._objects.uri_of(file) for file in files]
+        return pl.scan_parquet(uris, storage_options=self._objects.table_options or None, glob=False)
+
+    def _collected(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        import polars as pl
+
+        try:
+            return frame.collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise StoreError(f"{self.uri}: a table can't be read ({reason}); `cliploom verify` lists all damage.") from None

@@ -1,0 +1,65 @@
+"""A bounded cache of a bucket's immutable files on this machine, by digest; files on disk are used where they are."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from schemas.digests import digest_file
+from schemas.errors import StoreError
+from schemas.release import FileEntry
+from transforms.store.objects import Objects
+
+CACHE_BYTES = 20_000_000_000
+
+
+def cached_file(objects: Objects, entry: FileEntry, limit: int = CACHE_BYTES) -> Path:
+    """A local path with the bytes of a file that a release names.
+
+    What is fetched is checked against the digest, once. Who has a file open or mapped may go on reading it after it
+    was evicted.
+
+    Args:
+        objects: the store.
+        entry: the file.
+        limit: bytes that the cache may hold; files used longest ago go first.
+
+    Raises:
+        StoreError: when the file is missing, or what was fetched is not what the release names.
+    """
+    missing = StoreError(f"{objects.uri_of(entry.path)} is missing; `cliploom verify` lists all damage.")
+    if objects.root is not None:
+        path = objects.root / entry.path
+        if not path.is_file():
+            raise missing
+        return path
+    folder = Path(tempfile.gettempdir()) / f"cliploom-files-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{entry.digest}{PurePosixPath(entry.path).suffix}"
+    if path.exists():
+        os.utime(path)
+        return path
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".fetching-")
+    os.close(handle)
+    try:
+        objects.download(entry.path, Path(name))
+        if digest_file(Path(name)) != entry.digest:
+            raise StoreError(f"{objects.uri_of(entry.path)} is damaged; `cliploom verify` lists all damage.")
+        os.replace(name, path)
+    except FileNotFoundError:
+        raise missing from None
+    finally:
+        Path(name).unlink(missing_ok=True)
+    _evict(folder, path, limit)
+    return path
+
+
+def _evict(folder: Path, keep: Path, limit: int) -> None:
+    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path != keep)
+    total = keep.stat().st_size + sum(size for _, size, _ in files)
+    for _, size, path in files:
+        if total <= limit:
+            return
+        total -= size
+        path.unlink(missing_ok=True)
