@@ -19,6 +19,10 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 4
+WORDS = """
+camera wearer the person takes knife from table cuts onion puts it in pan opens door of fridge looks around picks up
+phone talks to man garden red wooden chair hammer nail walks dog
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -92,42 +96,7 @@ def _pictures(count: int) -> Any:
 
 
 def _sentences(count: int) -> list[str]:
-    words = [
-        "camera",
-        "wearer",
-        "the",
-        "person",
-        "takes",
-        "knife",
-        "from",
-        "table",
-        "cuts",
-        "onion",
-        "puts",
-        "it",
-        "in",
-        "pan",
-        "opens",
-        "door",
-        "of",
-        "fridge",
-        "looks",
-        "around",
-        "picks",
-        "up",
-        "phone",
-        "talks",
-        "to",
-        "man",
-        "garden",
-        "red",
-        "wooden",
-        "chair",
-        "hammer",
-        "nail",
-        "walks",
-        "dog",
-    ]
+    words = WORDS.split()
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(words, rng.integers(3, 16))) for _ in range(count)]
 

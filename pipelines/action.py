@@ -32,9 +32,9 @@ def run_action(
 
 def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int:
     """Publish what a limit stopped; returns the exit code."""
-    from transforms.store.objects import Objects
+    from transforms.store.objects import existing_store
 
-    uri = Objects(store).uri
+    uri = existing_store(store).uri
     request = {"action": "publish", "store": uri, "accept": accept, "command": "cliploom publish"}
     return _supervised(request, uri, as_json, strict=False, next_command=lambda: _next_command(uri, indexed=True))
 

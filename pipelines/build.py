@@ -6,9 +6,10 @@ import apache_beam as beam
 
 from schemas.jobs import RunJob
 from schemas.plan import RunPlan
-from transforms.exporting import FinishExports, PlanExports, WriteHdf5Part
+from transforms.exporting import FinishExports, PlanExportFiles, PlanExports, WriteExportFile
 from transforms.final import Assemble, CommitTables, Publish
 from transforms.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
+from transforms.labels import CommitLabels, PlanLabels, WriteLabels
 from transforms.probing import ProbeItems
 from transforms.shards import ComputeShard, ReadPlan, RewriteParts
 
@@ -35,7 +36,14 @@ def build_run(pipeline: beam.Pipeline, plan: RunPlan) -> None:
         | "RewriteParts" >> beam.ParDo(RewriteParts(plan.job))
         | "GatherRewrites" >> beam.combiners.ToList()
     )
-    draft = rewritten | "CommitTables" >> beam.ParDo(CommitTables(plan), beam.pvalue.AsSingleton(computed))
+    tables = rewritten | "CommitTables" >> beam.ParDo(CommitTables(plan), beam.pvalue.AsSingleton(computed))
+    labels = (
+        tables
+        | "PlanLabels" >> beam.ParDo(PlanLabels(plan))
+        | "SpreadLabels" >> beam.Reshuffle()
+        | "WriteLabels" >> beam.ParDo(WriteLabels(plan))
+    )
+    draft = tables | "CommitLabels" >> beam.ParDo(CommitLabels(plan), beam.pvalue.AsList(labels))
     indexes = draft | "Indexes" >> UpdateIndexes(plan)
     exports = draft | "Exports" >> UpdateExports(plan)
     _ = draft | "Publish" >> beam.ParDo(Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports))
@@ -68,10 +76,16 @@ class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):
 
     def expand(self, draft: beam.PCollection) -> beam.PCollection:
         """Plan, write, finish."""
-        written = (
+        parts = (
             draft
             | "PlanExports" >> beam.ParDo(PlanExports(self._plan))
+            | "SpreadParts" >> beam.Reshuffle()
+            | "WriteParts" >> beam.ParDo(WriteExportFile(self._plan.job.store))
+        )
+        written = (
+            draft
+            | "PlanExportFiles" >> beam.ParDo(PlanExportFiles(self._plan), beam.pvalue.AsList(parts))
             | "SpreadFiles" >> beam.Reshuffle()
-            | "WriteHdf5Part" >> beam.ParDo(WriteHdf5Part(self._plan.job.store))
+            | "WriteFiles" >> beam.ParDo(WriteExportFile(self._plan.job.store))
         )
         return draft | "FinishExports" >> beam.ParDo(FinishExports(self._plan), beam.pvalue.AsList(written))

@@ -60,7 +60,7 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
     else:
         path = Path(request["spec"])
         document = load_document(path, request.get("overrides", ()))
-        spec = parse_document(document, os.environ, str(path))
+        spec = parse_document(document)
         result = run_spec(spec, document, path.absolute().parent, options, note)
     plain = asdict(result)
     plain["release"] = result.release.model_dump(mode="json")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from schemas.errors import CliploomError, SpecError, nearest
+from schemas.errors import CliploomError
 
 app = typer.Typer(
     name="cliploom",
@@ -21,6 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
+
 SpecArgument = Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)]
 StoreArgument = Annotated[str, typer.Argument(help="The store: a folder, s3:// or gs://.", show_default=False)]
 SetOption = Annotated[
@@ -30,6 +32,24 @@ TargetOption = Annotated[str | None, typer.Option("--target", help="Where to run
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Take a seeded subset of N items.")]
 ReleaseOption = Annotated[int | None, typer.Option("--release", help="An older release; the newest by default.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from pipelines.console import show
+        from pipelines.version import program_version
+
+        show(f"cliploom {program_version()}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Videos, GIFs and images in; published feature stores and searchable indexes out."""
 
 
 @app.command()
@@ -62,9 +82,11 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
     from pipelines.console import show, show_json
     from pipelines.resolve import check_encoders
     from schemas.spec_file import load_spec
+    from transforms.store.objects import Objects
 
     loaded = load_spec(spec, overrides or ())
     check_encoders(loaded)
+    Objects(loaded.store)
     counts = {part: len(getattr(loaded, part)) for part in ("sources", "encoders", "features", "indexes", "exports")}
     if as_json:
         show_json({"spec": str(spec), "valid": True} | counts)
@@ -119,7 +141,7 @@ def plan(
         show(preview_text(preview))
 
 
-@app.command(context_settings={"allow_extra_args": True})
+@app.command()
 def run(
     context: typer.Context,
     spec: SpecArgument,
@@ -144,7 +166,7 @@ def run(
         "retry_failed": retry_failed,
         "full_refresh": full_refresh,
         "accept": {"recompute": allow_recompute},
-        "extra": list(context.args),
+        "extra": list(context.obj or ()),
         "command": f"cliploom run {spec}",
     }
     raise typer.Exit(run_action(request, spec, overrides or (), as_json=as_json, strict=strict))
@@ -242,6 +264,25 @@ def search(
 
 
 @app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(help="A TFRecord, Parquet or HDF5 file, or a store.", show_default=False)],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many records or items to look at.")] = 100,
+    release: ReleaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a file or a store holds: kind, columns or features, shapes, first values."""
+    from pipelines.console import show, show_json
+    from pipelines.inspecting import inspect as look
+    from pipelines.inspecting import inspect_text
+
+    found = look(target, limit, release)
+    if as_json:
+        show_json(found)
+    else:
+        show(inspect_text(found))
+
+
+@app.command()
 def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
     """Check every file that a release names: hashes, ids, copies, that vectors find themselves."""
     from transforms.verifying import verify_release
@@ -297,7 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("\ncliploom: stopped; finished parts are kept, the same command goes on from there.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
@@ -309,31 +350,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run typer without its own error printing."""
-    import click
+    """Run typer without its own error printing; what stands after ``--`` is the context's object."""
+    from pipelines.usage import usage_error
 
+    extra: list[str] = []
+    if arguments[:1] == ["run"] and "--" in arguments:
+        cut = arguments.index("--")
+        arguments, extra = arguments[:cut], arguments[cut + 1 :]
     command = typer.main.get_command(app)
     try:
-        code: Any = command.main(arguments, prog_name="cliploom", standalone_mode=False)
-    except click.exceptions.NoSuchOption as error:
-        known = [name for option in (error.ctx.command.params if error.ctx else []) for name in option.opts]
-        raise SpecError(
-            f"There is no option {error.option_name}{nearest(error.option_name, [*known, '--help'])}"
-        ) from None
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help(), file=sys.stderr)
-        return 2
-    except click.exceptions.UsageError as error:
-        if "No such command" in error.message and isinstance(command, click.Group):
-            name = error.message.split("'")[1]
-            raise SpecError(f"There is no command {name!r}{nearest(name, command.commands)}") from None
-        raise SpecError(f"{error.format_message().rstrip('.')}; see `cliploom {_command(error)}--help`.") from None
-    except click.exceptions.Abort:
+        code: Any = command.main(arguments, prog_name="cliploom", standalone_mode=False, obj=extra)
+    except typer.TyperException as error:
+        if not arguments:
+            print(error.message, file=sys.stderr)
+            return 2
+        raise usage_error(error, arguments) from None
+    except typer.Abort:
         raise KeyboardInterrupt from None
-    except click.exceptions.Exit as error:
-        return error.exit_code
+    if code == INTERRUPTED:
+        # The parser makes an exit code of Ctrl-C.
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
-
-
-def _command(error: Any) -> str:
-    return f"{error.ctx.info_name} " if error.ctx is not None and error.ctx.parent is not None else ""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from schemas.digests import digest_bytes
 from transforms.assemble import complete_items
 
 NEW = "new"
@@ -49,27 +50,18 @@ def allot_numbers(listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int)
         The listing with ``item_no``, sorted by it, and the first number that is free now.
     """
     numbers = known.select("source", "uid", "item_no").unique(["source", "uid"], keep="first")
-    joined = listing.join(numbers, on=["source", "uid"], how="left", maintain_order="left").sort("source", "uid")
+    joined = listing.join(numbers, on=["source", "uid"], how="left")
     free = max(next_item_no, int(numbers["item_no"].max() or 0) + 1)  # type: ignore[arg-type]
-    fresh = pl.col("item_no").is_null()
-    joined = joined.with_columns(
-        pl.when(fresh).then(fresh.cum_sum().cast(pl.Int64) + (free - 1)).otherwise("item_no").alias("item_no")
-    )
-    return joined.sort("item_no"), free + joined.height - _known_count(listing, numbers)
-
-
-def _known_count(listing: pl.DataFrame, numbers: pl.DataFrame) -> int:
-    return listing.join(numbers, on=["source", "uid"], how="semi").height
+    fresh = joined.filter(pl.col("item_no").is_null()).sort("source", "uid")
+    fresh = fresh.with_columns(pl.int_range(free, free + fresh.height, dtype=pl.Int64).alias("item_no"))
+    numbered = pl.concat([joined.filter(pl.col("item_no").is_not_null()), fresh])
+    return numbered.sort("item_no"), free + fresh.height
 
 
 def select_subset(listing: pl.DataFrame, known: pl.DataFrame, limit: int, seed: int = 0) -> pl.DataFrame:
     """``limit`` items of the listing chosen by a seeded hash of their uids, and all that are known already."""
-    chosen = (
-        listing.with_columns(pl.concat_str("source", "uid", separator="\0").hash(seed).alias("_order"))
-        .sort("_order", "source", "uid")
-        .head(limit)
-        .drop("_order")
-    )
+    order = [digest_bytes(f"{seed}\0{source}\0{uid}".encode()) for source, uid in listing.select("source", "uid").rows()]
+    chosen = listing.with_columns(pl.Series("_order", order, pl.String)).sort("_order").head(limit).drop("_order")
     kept = listing.join(known, on=["source", "uid"], how="semi")
     return pl.concat([chosen, kept]).unique(["source", "uid"]).sort("source", "uid")
 
@@ -80,7 +72,8 @@ class FeaturePast:
 
     Attributes:
         held: contents of all parts of the wanted config, published or left by killed runs.
-        failures: earlier failures of the wanted config.
+        failures: of the wanted config, as the last release lists them.
+        recent: those that parts tell of which it does not name, left by killed runs.
         had: item_no, digest of the items that the last release's table holds, whatever its config.
         same_config: the last release has this feature with the wanted config.
         change: sentence that says how the config differs, for reasons.
@@ -88,6 +81,7 @@ class FeaturePast:
 
     held: pl.DataFrame
     failures: pl.DataFrame
+    recent: pl.DataFrame
     had: pl.DataFrame
     same_config: bool
     change: str = ""
@@ -108,38 +102,56 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
         Deleted items stand at the end with a null digest.
     """
     complete = complete_items(past.held)
-    exact = complete.select("item_no", "uid", "digest", pl.col("rows").alias("held_rows"))
+    exact = complete.select(
+        "item_no", "uid", "digest", pl.col("rows").alias("held_rows"), pl.col("planned").alias("held_planned")
+    )
+    if exact["item_no"].is_duplicated().any():
+        exact = exact.join(items, on=["item_no", "uid", "digest"], how="semi").sort("held_rows", descending=True)
+        exact = exact.unique("item_no", keep="first")
+    joined = items.select("item_no", "uid", "digest").join(exact, on="item_no", how="left", suffix="_held")
+    # Joining by the number alone and comparing afterwards is much quicker than joining by three columns.
+    same = (pl.col("uid") == pl.col("uid_held")) & (pl.col("digest") == pl.col("digest_held"))
+    joined = joined.select(
+        "item_no",
+        "uid",
+        "digest",
+        pl.when(same).then("held_rows").alias("held_rows"),
+        pl.when(same).then("held_planned").alias("held_planned"),
+    )
     elsewhere = (
         complete.filter(pl.col("rows") > 0)
-        .sort("item_no")
-        .group_by("digest", maintain_order=True)
-        .agg(pl.col("item_no").first().alias("from_item_no"), pl.col("uid").first().alias("from_uid"))
+        .join(joined.filter(pl.col("held_rows").is_null()), on="digest", how="semi")
+        .sort("item_no", "uid")
+        .unique("digest", keep="first", maintain_order=True)
+        .select("digest", pl.col("item_no").alias("from_item_no"), pl.col("uid").alias("from_uid"))
     )
     failures = (
-        past.failures.filter(~pl.col("partial"))
+        pl.concat([past.failures, past.recent.with_columns(pl.lit(value=False).alias("partial"))])
         .group_by("item_no", "digest")
-        .agg(pl.col("transient").any(), pl.col("attempts").max(), pl.col("message").first())
+        .agg(pl.col("transient", "partial").any(), pl.col("attempts").max(), pl.col("message").first())
     )
     had = past.had.select("item_no", pl.col("digest").alias("had_digest")).unique("item_no")
     joined = (
-        items.select("item_no", "uid", "digest")
-        .join(exact, on=["item_no", "uid", "digest"], how="left")
-        .join(elsewhere, on="digest", how="left")
+        joined.join(elsewhere, on="digest", how="left")
         .join(failures, on=["item_no", "digest"], how="left")
         .join(had, on="item_no", how="left")
     )
     transient = pl.col("transient").fill_null(value=False) & (pl.col("attempts") < law.max_attempts)
+    # A failure of the whole item is past when there are rows now: a killed run tried again and got them.
+    failed = pl.col("attempts").is_not_null() & (pl.col("partial") | (pl.col("held_rows").fill_null(0) == 0))
     again = pl.lit(law.everything) | transient
-    known_bad = (pl.col("held_rows") == 0) | (pl.col("held_rows").is_null() & pl.col("attempts").is_not_null())
-    usable = (pl.col("held_rows") > 0) & pl.lit(not refresh)
+    # An item may have no rows in good order, such as a narration file without a sentence.
+    empty = (pl.col("held_planned") == 0) & ~failed
+    known_bad = ((pl.col("held_rows") == 0) & ~empty) | (pl.col("held_rows").is_null() & failed)
+    usable = ((pl.col("held_rows") > 0) | empty) & pl.lit(not refresh)
     copied = pl.col("from_item_no").is_not_null() & pl.lit(not refresh)
     verdict = (
         pl.when(pl.col("digest").is_null())
         .then(pl.lit(FAILED))
+        .when((known_bad | failed) & again)
+        .then(pl.lit(RETRY))
         .when(usable)
         .then(pl.lit(UNCHANGED))
-        .when(known_bad & again)
-        .then(pl.lit(RETRY))
         .when(known_bad & pl.lit(not refresh))
         .then(pl.lit(FAILED))
         .when(copied)
@@ -165,7 +177,15 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
         .then(pl.lit("the file's bytes changed"))
         .otherwise(pl.lit(""))
     )
-    judged = joined.with_columns(verdict.alias("verdict")).with_columns(reason.alias("reason"))
+    joined = joined.with_columns(verdict.alias("verdict"))
+    # Most items are unchanged on most nights; texts are made for the others only.
+    still = pl.col("verdict") == UNCHANGED
+    judged = pl.concat(
+        [
+            joined.filter(still).with_columns(pl.lit("").alias("reason")),
+            joined.filter(~still).with_columns(reason.alias("reason")),
+        ]
+    ).sort("item_no")
     gone = past.had.join(items, on="item_no", how="anti").unique("item_no")
     deleted = gone.select(
         "item_no",

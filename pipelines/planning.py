@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from pipelines.pack import pack, wish_of
-from pipelines.plan import COMPUTED, DELETED, FAILED, MOVED, UNCHANGED, FeaturePast, RetryLaw, allot_numbers, judge
+from pipelines.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, MOVED, UNCHANGED, FeaturePast, RetryLaw, allot_numbers, judge
 from pipelines.resolve import Resolved, describe_change
 from pipelines.survey import Before, Survey
 from schemas.errors import StoreError
@@ -18,7 +16,7 @@ from schemas.jobs import FeatureJob
 from schemas.records import PartRecord
 from schemas.tables import FAILURES, ITEMS
 from transforms.assemble import HEAD, HELD, ORPHAN
-from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame
+from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame, write_frame
 from transforms.store.objects import Objects
 from transforms.store.parts import read_record
 
@@ -32,7 +30,9 @@ class Planned:
     Attributes:
         verdicts: feature, item_no, uid, verdict, reason, ...
         shards: packed work, costliest first.
-        idle: nothing would change; the last release stands.
+        counts: had, deleted (whose bytes no listed item has), known_failed, probed, recompute.
+        emptied: sources that had items and list none any more.
+        recompute_reason: why items whose bytes did not change are computed again.
     """
 
     tables: PlanTables
@@ -40,6 +40,8 @@ class Planned:
     shards: pl.DataFrame
     next_item_no: int
     counts: dict[str, int]
+    emptied: tuple[str, ...]
+    recompute_reason: str
 
 
 def held_by_release(before: Before, job: FeatureJob) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -82,11 +84,11 @@ def make_plan(
     items, free = allot_numbers(found.items, numbers, next_item_no)
     pasts = {name: _past(before, job, resolved, []) for name, job in resolved.jobs.items()}
     verdicts = _judge_all(resolved, items, pasts, law, refresh)
-    settled = verdicts.filter(~pl.col("verdict").is_in([UNCHANGED, FAILED, DELETED]))
-    if settled.height:
+    if not verdicts["verdict"].is_in([UNCHANGED, FAILED, DELETED]).all():
         # Killed runs have allotted numbers and finished parts; both are taken over.
         for name, job in resolved.jobs.items():
             orphans[name] = orphans_of(objects, job, held_by_release(before, job)[1])
+    if any(orphans.values()):
         items, free = allot_numbers(found.items, _known_numbers(numbers, orphans, resolved.jobs), next_item_no)
         pasts = {name: _past(before, job, resolved, orphans[name]) for name, job in resolved.jobs.items()}
         verdicts = _judge_all(resolved, items, pasts, law, refresh)
@@ -112,18 +114,26 @@ def make_plan(
     )
     counts = {
         "had": before.items.height,
-        "deleted": before.items.join(items, on="item_no", how="anti").height,
+        "deleted": _deleted(before.items, items),
         "known_failed": before.failures.filter(~pl.col("partial")).select("source", "uid").unique().height,
         "probed": found.probed,
-        "emptied": len(found.emptied),
         "recompute": _recomputed(verdicts, before),
     }
-    return Planned(tables, verdicts, shards, free, counts)
+    reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
+    return Planned(tables, verdicts, shards, free, counts, found.emptied, reasons[0] if len(reasons) else "")
+
+
+def _deleted(before: pl.DataFrame, items: pl.DataFrame) -> int:
+    """Items that are gone; one that was renamed is not."""
+    gone = before.join(items, on="item_no", how="anti")
+    return gone.filter(pl.col("digest").is_null()).height + gone.join(items, on="digest", how="anti").filter(
+        pl.col("digest").is_not_null()
+    ).height
 
 
 def _recomputed(verdicts: pl.DataFrame, before: Before) -> int:
     """Items computed again although their bytes did not change."""
-    again = verdicts.filter(pl.col("verdict") == "config_changed")
+    again = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)
     return again.select("item_no").unique().height if before.release else 0
 
 
@@ -136,7 +146,8 @@ def _past(before: Before, job: FeatureJob, resolved: Resolved, orphans: list[Par
     recent = failures_frame((failure for record in orphans for failure in record.failures), "")
     return FeaturePast(
         held=pl.concat([contents, left]),
-        failures=pl.concat([failures, recent.select(failures.columns)]),
+        failures=failures,
+        recent=recent.select(failures.columns),
         had=had,
         same_config=entry is not None and entry.config == job.config,
         change=describe_change(entry.recipe, resolved.recipes[job.name]) if entry else "",
@@ -204,7 +215,10 @@ def _failures(
     orphans: Mapping[str, list[PartRecord]],
 ) -> pl.DataFrame:
     """Failures known before computing: of probing, of earlier runs for wanted configs, of adopted parts."""
-    probing = found.failures.drop("item_no").join(items.select("source", "uid", "item_no"), on=["source", "uid"])
+    numbers = items.select("source", "uid", "item_no")
+    # Rows of texts that name no video, or one that nothing else is known of, have no item.
+    probing = found.failures.drop("item_no").join(numbers, on=["source", "uid"], how="left")
+    probing = probing.with_columns(pl.col("item_no").fill_null(0))
     configs = [job.config for job in resolved.jobs.values()]
     earlier = before.failures.filter((pl.col("feature") != "") & pl.col("config").is_in(configs))
     adopted = failures_frame(
@@ -219,9 +233,5 @@ def _failures(
 def write_plan_files(objects: Objects, folder: str, planned: Planned) -> None:
     """The plan's tables, shards and verdicts as files that workers and people read."""
     planned.tables.write(objects, folder)
-    buffer = io.BytesIO()
-    pq.write_table(planned.shards.to_arrow(), buffer, row_group_size=SHARDS_IN_ROW_GROUP, store_schema=False)
-    objects.put(f"{folder}/shards.parquet", buffer.getvalue())
-    text = io.BytesIO()
-    planned.verdicts.write_parquet(text)
-    objects.put(f"{folder}/verdicts.parquet", text.getvalue())
+    write_frame(objects, f"{folder}/shards.parquet", planned.shards, SHARDS_IN_ROW_GROUP)
+    write_frame(objects, f"{folder}/verdicts.parquet", planned.verdicts)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from pipelines.run import RunOptions, RunResult, Stopwatch, choose_target, execute, program_version
+from pipelines.run import RunOptions, RunResult, Stopwatch, check_recompute, choose_target, execute
+from pipelines.version import program_version
 from schemas.errors import StoreError
 from schemas.plan import RunPlan
 from schemas.release import Release
 from schemas.spec import Target
 from schemas.spec_file import parse_document
 from transforms.store.lock import store_lock
-from transforms.store.objects import Objects
+from transforms.store.objects import Objects, existing_store
 from transforms.store.releases import append_release, read_releases
 
 
@@ -36,16 +38,17 @@ def publish_plan(store: str, options: RunOptions, note: Callable[[str], None]) -
         StoreError: when there is nothing to publish, or something was published since.
         LimitError: when a guard that was not lifted still stops it.
     """
-    objects = Objects(store)
+    objects = existing_store(store)
     with store_lock(objects, options.command):
         plan = last_plan(objects)
         releases = read_releases(objects)
         if any(release.run == plan.job.run for release in releases.rows):
-            raise StoreError(f"The last run ({plan.job.run}) is published already; there is nothing to go on from.")
+            raise StoreError(f"The last run ({plan.job.run}) is published already; `cliploom run SPEC` makes the next.")
         if releases.version != plan.releases_version:
             raise StoreError(f"Release {releases.rows[-1].release} was published after run {plan.job.run}; run again.")
-        job = plan.job.__class__(**{**plan.job.__dict__, "progress": options.progress})
+        job = replace(plan.job, progress=options.progress)
         plan = plan.model_copy(update={"job": job, "accept": options.accept})
+        check_recompute(plan)
         try:
             target = choose_target(parse_document(plan.document), options.target)
         except Exception:  # the environment that the spec needs may be gone; publishing needs no more than this machine
@@ -59,7 +62,7 @@ def rollback(store: str, number: int) -> Release:
     Raises:
         StoreError: when it does not exist, is the newest, or its files are gone.
     """
-    objects = Objects(store)
+    objects = existing_store(store)
     with store_lock(objects, "cliploom rollback"):
         releases = read_releases(objects)
         old = releases.get(number)

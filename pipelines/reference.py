@@ -16,9 +16,12 @@ from transforms.encoders.registry import family, kinds
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The whole file", spec.Spec),
     ("sources: kind media", spec.MediaSource),
+    ("sources: kind tfrecord", spec.TfrecordSource),
+    ("sources: kind tfrecord, fields", spec.ExampleFieldSpec),
     ("features", spec.FeatureSpec),
     ("indexes", spec.IndexSpec),
     ("exports: kind hdf5", spec.Hdf5Export),
+    ("exports: kind tfrecord", spec.TfrecordExport),
     ("targets", spec.Target),
     ("limits", spec.Limits),
     ("limits.media", spec.MediaLimitsSpec),

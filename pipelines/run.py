@@ -6,24 +6,25 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from pipelines.plan import COMPUTED, RetryLaw, count_verdicts, select_subset
+from pipelines.plan import COMPUTED, CONTENT_CHANGED, RetryLaw, count_verdicts, select_subset
 from pipelines.planning import Planned, make_plan, write_plan_files
-from pipelines.resolve import Resolved, resolve
-from pipelines.runner import is_local, run_graph, workers_of
+from pipelines.resolve import TEXT_KINDS, Resolved, resolve
+from pipelines.runner import check_options, is_local, run_graph, workers_of
 from pipelines.survey import Before, Survey, list_sources, read_before, survey
+from pipelines.version import program_version
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.jobs import RunJob
 from schemas.plan import Accept, RunPlan
 from schemas.release import Release
 from schemas.spec import Spec, Target
+from transforms.narrations.known import write_known
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import Releases, read_releases
@@ -88,14 +89,6 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
-def program_version() -> str:
-    """Version of this program."""
-    try:
-        return version("cliploom")
-    except PackageNotFoundError:
-        return "0.1.0+source"
-
-
 def choose_target(spec: Spec, name: str | None) -> Target:
     """The target of this name, or the spec's first.
 
@@ -137,17 +130,20 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
     watch, started_at = Stopwatch(), time.time()
     objects = open_store(spec, base)
     target = choose_target(spec, options.target)
+    check_options(target, options.extra)
     releases = read_releases(objects)
     before = read_before(objects, releases.latest)
     note("listing sources")
-    listing = list_sources(spec, base)
+    listing = list_sources(spec, base, objects)
+    for text in listing.notes:
+        note(text)
     if options.limit is not None:
-        listing = select_subset(listing, before.items, options.limit)
-    if listing.is_empty() and before.release is None:
+        listing = replace(listing, items=select_subset(listing.items, before.items, options.limit))
+    if listing.items.is_empty() and before.release is None:
         raise SpecError(f"The sources hold no files ({', '.join(spec.sources)}); check their glob or table.")
     watch.lap("list")
     note("preparing models")
-    resolved = resolve(spec, objects)
+    resolved = resolve(spec, objects, base)
     watch.lap("models")
     job = RunJob(
         store=objects.uri,
@@ -167,7 +163,14 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
 
     law = RetryLaw(options.retry_failed, spec.limits.max_attempts)
     found = survey(
-        listing, before, job, objects, run_probe, retry_all=options.retry_failed, max_attempts=law.max_attempts
+        listing,
+        before,
+        spec.sources,
+        job,
+        objects,
+        run_probe,
+        retry_all=options.retry_failed,
+        max_attempts=law.max_attempts,
     )
     watch.lap("probe")
     note("planning")
@@ -211,10 +214,22 @@ def run_spec(
         latest = ready.releases.latest
         if latest is not None and not options.compact and is_idle(ready, document, latest):
             return RunResult(plan.job.run, latest, False, plan.verdicts, ready.counters, ready.watch.seconds)
-        check_recompute(plan, ready)
         write_plan_files(objects, plan.folder, ready.planned)
         objects.put(f"{plan.folder}/plan.json", plan.model_dump_json().encode())
+        keep_known_sentences(objects, plan, ready)
+        check_recompute(plan)
         return execute(plan, ready.target, options, ready.counters, ready.watch, note)
+
+
+def keep_known_sentences(objects: Objects, plan: RunPlan, ready: Prepared) -> None:
+    """Hand the workers the vectors that edited texts have already."""
+    version = plan.base.tables.get("narrations") if plan.base else None
+    for name, job in plan.job.features.items():
+        if version is not None and job.kind in TEXT_KINDS:
+            mine = (pl.col("feature") == name) & (pl.col("config") == job.config) & (pl.col("rows") > 0)
+            edited = ready.planned.verdicts.filter((pl.col("feature") == name) & (pl.col("verdict") == CONTENT_CHANGED))
+            contents = ready.before.contents.filter(mine).join(edited, on="item_no", how="semi")
+            write_known(objects, plan.job.run, job, contents, version)
 
 
 def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> RunPlan:
@@ -226,11 +241,13 @@ def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> 
         document=document,
         recipes=ready.resolved.recipes,
         indexes=ready.resolved.indexes,
-        exports=ready.spec.exports,
+        exports=ready.resolved.exports,
         limits=ready.spec.limits,
         next_item_no=ready.planned.next_item_no,
         counts=ready.planned.counts,
         verdicts=count_verdicts(ready.planned.verdicts),
+        emptied=ready.planned.emptied,
+        recompute_reason=ready.planned.recompute_reason,
         started_at=ready.started_at,
         program=program_version(),
         compact=options.compact,
@@ -241,7 +258,7 @@ def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> 
 def is_idle(ready: Prepared, document: dict[str, Any], latest: Release) -> bool:
     """Nothing would change: no work, no moves or deletes, the same items, indexes and exports."""
     moving = ready.planned.verdicts.filter(~pl.col("verdict").is_in(["unchanged", "failed"]))
-    if moving.height or ready.planned.counts["deleted"]:
+    if moving.height:
         return False
     declared = {name: entry.config for name, entry in latest.features.items()}
     if declared != {name: job.config for name, job in ready.resolved.jobs.items()}:
@@ -257,7 +274,7 @@ def is_idle(ready: Prepared, document: dict[str, Any], latest: Release) -> bool:
     return old.equals(new)
 
 
-def check_recompute(plan: RunPlan, ready: Prepared) -> None:
+def check_recompute(plan: RunPlan) -> None:
     """Stop before computing when more is to be computed again than ``max_recompute`` allows.
 
     Raises:
@@ -266,10 +283,9 @@ def check_recompute(plan: RunPlan, ready: Prepared) -> None:
     had, again = plan.counts["had"], plan.counts["recompute"]
     if plan.accept.recompute or not had or again / had <= plan.limits.max_recompute:
         return
-    reasons = ready.planned.verdicts.filter(pl.col("verdict") == "config_changed")["reason"]
     raise LimitError(
         f"{again} of {had} items would be computed again, more than max_recompute ({plan.limits.max_recompute:.0%}): "
-        f"{reasons[0]}. Nothing was computed; `cliploom run --allow-recompute` goes on."
+        f"{plan.recompute_reason}. Nothing was computed; `cliploom publish --allow-recompute` goes on."
     )
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.errors import CliploomError, SpecError
+from schemas.errors import CliploomError, SpecError, nearest
 from schemas.spec import Target
 
 if TYPE_CHECKING:
@@ -24,6 +24,29 @@ def is_local(target: Target) -> bool:
 def workers_of(target: Target) -> int:
     """Worker threads of a local target: as many as said, else one for each core that this process may use."""
     return target.workers or len(os.sched_getaffinity(0))
+
+
+def check_options(target: Target, extra: Sequence[str]) -> None:
+    """Check options for the local runner, which drops unknown ones; a runner elsewhere judges its own.
+
+    Raises:
+        SpecError: for an option that Beam does not have, naming the nearest.
+    """
+    given = [*arguments_of(target), *extra]
+    if not given or not is_local(target):
+        return
+    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+    parser = _BeamArgumentParser(allow_abbrev=False)
+    for kind in PipelineOptions.__subclasses__():
+        kind._add_argparse_args(parser)
+    known = [name for action in parser._actions for name in action.option_strings]
+    for argument in given:
+        name = argument.partition("=")[0]
+        if not argument.startswith("-"):
+            raise SpecError(f"The Beam option {argument!r} does not begin with --; write --name=value.")
+        if name not in known:
+            raise SpecError(f"Beam has no option {name!r}{nearest(name, known)}")
 
 
 def run_graph(build: Callable[[Pipeline], None], target: Target, extra: Sequence[str] = ()) -> Mapping[str, int]:

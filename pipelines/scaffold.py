@@ -49,7 +49,8 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
         SpecError: when the folder is missing or holds no media, or the spec is there already.
     """
     if not folder.is_dir():
-        raise SpecError(f"There is no folder {str(folder)!r}.")
+        what = "is a file" if folder.exists() else "is not there"
+        raise SpecError(f"{str(folder)!r} {what}; name the folder that holds the media.")
     if spec.exists() and not force:
         raise SpecError(f"{spec} is there already; choose another name with --spec, or replace it with --force.")
     counts: dict[str, int] = {}
@@ -59,7 +60,7 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
             if suffix.lower() in SUFFIXES and not name.startswith("."):
                 counts[suffix] = counts.get(suffix, 0) + 1
     if not counts:
-        raise SpecError(f"{folder} holds no files that look like media ({', '.join(sorted(SUFFIXES))}).")
+        raise SpecError(f"{folder} holds no files that look like media ({', '.join(sorted(SUFFIXES))}); name another.")
     home = spec.absolute().parent
     try:
         relative = folder.absolute().relative_to(home).as_posix()
@@ -74,7 +75,7 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
     try:
         spec.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SpecError(f"{spec} can't be written: {error.strerror}.") from None
+        raise SpecError(f"{spec} can't be written ({error.strerror}); choose another place with --spec.") from None
     return sum(counts.values())
 
 
@@ -91,7 +92,8 @@ def mermaid(spec: Spec) -> str:
             lines.append(f"  encoder_{encoder.text_encoder} -.-> encoder_{name}")
     for name, feature in spec.features.items():
         lines.append(f"  source_{feature.source} --> feature_{name}")
-        lines.append(f"  encoder_{feature.encoder} --> feature_{name}")
+        if feature.encoder is not None:
+            lines.append(f"  encoder_{feature.encoder} --> feature_{name}")
     lines += [f"  feature_{index.feature} --> index_{name}" for name, index in spec.indexes.items()]
     lines += [f"  feature_{export.feature} --> export_{name}" for name, export in spec.exports.items()]
     return "\n".join(lines)

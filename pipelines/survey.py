@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -16,12 +18,19 @@ from schemas.release import Release
 from schemas.spec import Spec
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, PROBED
 from transforms.frames import empty_frame, failures_frame
-from transforms.listing import LISTING, list_source
+from transforms.listing import LISTING, KnownListing, list_source
+from transforms.precomputed.source import list_precomputed
 from transforms.store.objects import Objects
-from transforms.store.paths import probe_results_path
+from transforms.store.paths import TO_PROBE, probe_results_path
 from transforms.store.tables import read_table
+from transforms.tfrecords.settings import list_shards
 
-_LISTERS = {"media": list_source}
+_LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {"media": list_source, "tfrecord": list_shards, "precomputed": list_precomputed}
+_TEXT_LISTERS = {
+    "narrations": "transforms.narrations.listing:list_narrations",
+    "labels": "transforms.narrations.listing:list_labels",
+}
+LISTED = LISTING | {"kind": pl.String, "known_digest": pl.String, "known_facts": pl.String}
 MOST_IN_BATCH = 256
 LEAST_BATCHES = 50
 
@@ -34,7 +43,7 @@ class Survey:
         items: source, uid, uri, size, signature, metadata, digest, facts; the last two null where probing failed.
         failures: of probing, columns of ``FAILURES`` (item_no still 0).
         probed: items that were probed now.
-        emptied: sources that had items and list none any more.
+        emptied: sources of the spec that had items and list none any more.
     """
 
     items: pl.DataFrame
@@ -63,17 +72,40 @@ def read_before(objects: Objects, release: Release | None) -> Before:
     return Before(release, **frames)
 
 
-def list_sources(spec: Spec, base: Path) -> pl.DataFrame:
-    """All sources' items, with the columns of ``LISTING`` and ``kind``."""
-    frames = [_LISTERS[source.kind](name, source, base) for name, source in spec.sources.items()]
-    kinds = [pl.lit(source.kind).alias("kind") for source in spec.sources.values()]
-    listed = [frame.with_columns(kind) for frame, kind in zip(frames, kinds, strict=True)]
-    return pl.concat(listed) if listed else pl.DataFrame(schema=LISTING | {"kind": pl.String})
+def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
+    """All sources' items: the columns of ``LISTING``, ``kind``, and ``known_digest``, ``known_facts`` or null.
+
+    Texts are read when their files are new; ``notes`` say what they hold and which videos have both texts and media.
+    """
+    frames = [pl.DataFrame(schema=LISTED)]
+    failures: list[Failure] = []
+    notes: list[str] = []
+    narrated: dict[str, list[str]] = {}
+    clips: dict[str, list[str]] = {}
+    for name, source in spec.sources.items():
+        if source.kind in _TEXT_LISTERS:
+            module, _, function = _TEXT_LISTERS[source.kind].partition(":")
+            listed: KnownListing = getattr(importlib.import_module(module), function)(name, source, base, objects)
+            frame = listed.items.rename({"digest": "known_digest", "facts": "known_facts"})
+            failures += listed.failures
+            notes += listed.notes
+        else:
+            frame = _LISTERS[source.kind](name, source, base)
+        frames.append(frame.with_columns(pl.lit(source.kind).alias("kind")))
+        if source.kind in ("narrations", "media", "precomputed"):
+            (narrated if source.kind == "narrations" else clips)[name] = frame["uid"].to_list()
+    if narrated and clips:
+        from transforms.narrations.listing import matching_notes
+
+        notes += matching_notes(narrated, clips)
+    items = pl.concat(frames, how="diagonal").select(*LISTED)
+    return KnownListing(items, tuple(failures), tuple(notes))
 
 
 def survey(
-    listing: pl.DataFrame,
+    listing: KnownListing,
     before: Before,
+    sources: Collection[str],
     job: RunJob,
     objects: Objects,
     run_probe: Callable[[str], None],
@@ -86,6 +118,7 @@ def survey(
     Args:
         listing: what is there.
         before: what was known.
+        sources: names of the spec's sources; one that is declared but lists nothing looks like a lost disk.
         job: the run, for where files go.
         objects: the store.
         run_probe: runs the probe pipeline over a listing file of the store.
@@ -93,23 +126,26 @@ def survey(
         max_attempts: nights on which a transient failure is tried.
     """
     old = before.items.select("source", "uid", "signature", "digest", "facts")
-    merged = listing.join(old, on=["source", "uid", "signature"], how="left", maintain_order="left")
+    merged = listing.items.join(old, on=["source", "uid", "signature"], how="left", maintain_order="left")
+    merged = merged.with_columns(
+        pl.coalesce("known_digest", "digest").alias("digest"), pl.coalesce("known_facts", "facts").alias("facts")
+    ).drop("known_digest", "known_facts")
     known_failures = _known_failures(before, merged)
     again = pl.lit(retry_all) | (pl.col("transient") & (pl.col("attempts") < max_attempts))
     stale = known_failures.filter(again).select("source", "uid")
     standing = known_failures.join(stale, on=["source", "uid"], how="anti")
     todo = merged.filter(pl.col("digest").is_null()).join(standing, on=["source", "uid"], how="anti")
+    attempts = known_failures.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
+    todo = todo.join(attempts, on=["source", "uid"], how="left", maintain_order="left")
+    todo = todo.with_columns(pl.col("attempts").fill_null(0))
     results = _probe(todo, job, objects, run_probe)
-    attempts = {
-        (source, uid): count for source, uid, count in known_failures.select("source", "uid", "attempts").iter_rows()
-    }
-    fresh = failures_frame(_failures(results, todo, attempts), job.run)
+    fresh = failures_frame([*listing.failures, *_failures(results, todo)], job.run)
     done = results.filter(pl.col("digest").is_not_null()).select("source", "uid", "digest", "facts")
     items = merged.join(done, on=["source", "uid"], how="left", suffix="_new", maintain_order="left").with_columns(
         pl.coalesce("digest", "digest_new").alias("digest"), pl.coalesce("facts", "facts_new").alias("facts")
     )
-    listed = set(listing["source"].unique().to_list())
-    emptied = tuple(sorted(set(before.items["source"].unique().to_list()) - listed))
+    listed, had = set(listing.items["source"].unique()), set(before.items["source"].unique())
+    emptied = tuple(sorted((had & set(sources)) - listed))
     return Survey(
         items.drop("digest_new", "facts_new"),
         pl.concat([standing.select(fresh.columns), fresh]),
@@ -132,26 +168,26 @@ def _probe(todo: pl.DataFrame, job: RunJob, objects: Objects, run_probe: Callabl
     size = max(1, min(MOST_IN_BATCH, -(-todo.height // LEAST_BATCHES)))
     path = f"plans/{job.run}/listing.parquet"
     buffer = io.BytesIO()
-    rows = todo.select("source", "uid", "uri", "signature", "kind").to_arrow()
-    pq.write_table(rows, buffer, row_group_size=size, store_schema=False)
+    rows = todo.select(TO_PROBE)
+    pq.write_table(rows.to_arrow(), buffer, row_group_size=size, store_schema=False)
     objects.put(path, buffer.getvalue())
     run_probe(path)
     results = []
     for start in range(0, todo.height, size):
-        batch = todo.slice(start, size)
-        name = probe_results_path(batch["uri"].to_list(), batch["signature"].to_list())
+        name = probe_results_path(rows.slice(start, size).iter_rows(), job.media_limits)
         results.append(pl.read_parquet(io.BytesIO(objects.get(name))))
     return pl.concat(results)
 
 
-def _failures(results: pl.DataFrame, todo: pl.DataFrame, attempts: dict[tuple[str, str], int]) -> list[Failure]:
-    uris = dict(zip(zip(todo["source"], todo["uid"], strict=True), todo["uri"], strict=True))
+def _failures(results: pl.DataFrame, todo: pl.DataFrame) -> list[Failure]:
+    failed = results.filter(pl.col("digest").is_null()).drop("digest", "facts")
+    failed = failed.join(todo.select("source", "uid", "uri", "attempts"), on=["source", "uid"], maintain_order="left")
     return [
         Failure(
             source=row["source"],
             feature="",
             uid=row["uid"],
-            uri=uris[row["source"], row["uid"]],
+            uri=row["uri"],
             item_no=0,
             digest="",
             config="",
@@ -159,7 +195,7 @@ def _failures(results: pl.DataFrame, todo: pl.DataFrame, attempts: dict[tuple[st
             type=row["type"],
             message=row["message"],
             transient=bool(row["transient"]),
-            attempts=attempts.get((row["source"], row["uid"]), 0) + 1,
+            attempts=row["attempts"] + 1,
         )
-        for row in results.filter(pl.col("digest").is_null()).iter_rows(named=True)
+        for row in failed.iter_rows(named=True)
     ]

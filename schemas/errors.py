@@ -97,10 +97,22 @@ def _rebuild_item_error(kind: type[ItemError], stage: str, message: str, transie
     return kind(stage, message, transient=transient)
 
 
+MOST_NAMES = 20
+
+
+def short(value: object, limit: int = 60) -> str:
+    """The value as a message quotes it, cut where it is long."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or the known names when none is near, ready to end a message."""
+    """Return ``; did you mean 'x'?``, or some known names when none is near, ready to end a message."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names) or 'none'}."
+    more = ", ..." if len(names) > MOST_NAMES else ""
+    return f"; known: {', '.join(names[:MOST_NAMES]) or 'none'}{more}."

@@ -21,6 +21,8 @@ class FeatureJob:
         model: empty, and ``card`` None, for sources that bring vectors of their own.
         outputs: the wanted outputs' names and vector lengths.
         sampling: None for sources that are not sampled.
+        compact: outputs kept as 8-bit codes in a binary column.
+        records: rows are of an item's records: they have uids of their own, and a column ``labels``.
     """
 
     name: str
@@ -33,6 +35,8 @@ class FeatureJob:
     card: ModelCard | None
     outputs: dict[str, int]
     sampling: Sampling | None = None
+    compact: tuple[str, ...] = ()
+    records: bool = False
 
 
 @dataclass(frozen=True)

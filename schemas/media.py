@@ -99,21 +99,21 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One row's worth of pixels, ready for an encoder.
+    """One row's worth of pixels, or one text, ready for an encoder.
 
     Attributes:
         request: index of the request (feature) it answers.
         ordinal: number of the planned sample in the whole item, also when earlier ones failed.
         start_s, end_s: stretch of the video that the row stands for, relative to the video's start, rounded to 1 us:
             from the sample's time to the next one's (frames), or the window's extent. A single frame of ``every``
-            starts at its grid time, not at the frame's own time.
-        frame: index in the file, in presentation order, of the (first) frame shown.
-        pixels: uint8 [H, W, 3], or [T, H, W, 3] for a window.
+            starts at its grid time, not at the frame's own time. None for a text about the whole video.
+        frame: index in the file, in presentation order, of the (first) frame shown; of a text its number.
+        pixels: uint8 [H, W, 3], or [T, H, W, 3] for a window; a text for text encoders.
     """
 
     request: int
     ordinal: int
-    start_s: float
-    end_s: float
+    start_s: float | None
+    end_s: float | None
     frame: int
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | str

@@ -22,7 +22,12 @@ NARRATIONS = pa.schema(
         pa.field("annotation_uid", pa.string(), nullable=False),
     ]
 )
-"""The ``narrations`` table: ``text`` as given, ``encoded`` as the text rules turn it for the encoder."""
+"""Texts as they are read: ``text`` as given, ``encoded`` as the text rules turn it for the encoder."""
+
+NARRATIONS_TABLE = pa.schema(
+    [pa.field("row_id", pa.int64(), nullable=False), pa.field("source", pa.string(), nullable=False), *NARRATIONS]
+)
+"""The ``narrations`` table of a store; ``row_id`` is the same in the features of the source."""
 
 
 @dataclass(frozen=True, slots=True)

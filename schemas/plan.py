@@ -29,6 +29,8 @@ class RunPlan(BaseModel):
         document: the spec as written, variables not resolved.
         recipes: by feature, what its config digest was made from.
         next_item_no: first number that no item has.
+        emptied: sources that had items and list none any more.
+        recompute_reason: why items whose bytes did not change are computed again.
         compact: merge small parts even when few.
         digests: item_no, uid, digest etc. stand in ``plans/<run>/*.parquet``.
     """
@@ -45,6 +47,8 @@ class RunPlan(BaseModel):
     next_item_no: int
     counts: dict[str, int]
     verdicts: dict[str, dict[str, int]]
+    emptied: tuple[str, ...] = ()
+    recompute_reason: str = ""
     started_at: float
     program: str
     note: str = ""

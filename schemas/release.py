@@ -39,6 +39,7 @@ class FeatureEntry(Record):
     Attributes:
         recipe: what the config digest was made from, for readable reasons when it changes.
         model: folder of the prepared model, relative to the store.
+        model_files: its files and those of the models that it refers to.
     """
 
     source: str
@@ -50,6 +51,7 @@ class FeatureEntry(Record):
     parts: int
     size: int
     model: str
+    model_files: list[FileEntry] = []
     outputs: dict[str, OutputEntry]
     recipe: dict[str, Any]
 
@@ -68,6 +70,7 @@ class IndexEntry(Record):
     Attributes:
         recipe: digest of the declaration; another recipe means another index.
         trained_rows: rows in the table when the centroids were trained.
+        trained_recall: recall@10 right after that; what bytes blur, no training mends.
     """
 
     feature: str
@@ -81,6 +84,7 @@ class IndexEntry(Record):
     recall: float | None = None
     trained: FileEntry | None = None
     trained_rows: int = 0
+    trained_recall: float | None = None
     reason: str = ""
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from schemas.units import PositiveSeconds
+from schemas.units import Count, PositiveSeconds
 
 
 class SamplingBase(BaseModel):
@@ -32,23 +32,23 @@ class Every(SamplingBase):
 
     splittable: ClassVar[bool] = True
     every: PositiveSeconds
-    max_frames: PositiveInt | None = None
+    max_frames: Count | None = None
 
 
 class EveryFrames(SamplingBase):
     """Each k-th frame of the file: frame i is kept when ``i % k == 0``, up to frame index ``max_frames``."""
 
-    every_frames: PositiveInt
-    max_frames: PositiveInt | None = None
+    every_frames: Count
+    max_frames: Count | None = None
 
 
 class WindowShape(BaseModel):
     """Length, stride and rate of sliding windows, in frames at ``fps``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    frames: PositiveInt
-    stride: PositiveInt
-    fps: Annotated[float, Field(gt=0, le=1000, strict=False)] | None = None
+    frames: Count
+    stride: Count
+    fps: Annotated[float, Field(gt=0, le=1000, strict=False, allow_inf_nan=False)] | None = None
 
 
 class Window(SamplingBase):
@@ -68,7 +68,7 @@ class FirstFrames(BaseModel):
     """How many frames, and how a shorter video is stretched."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    frames: PositiveInt
+    frames: Count
 
 
 class First(SamplingBase):
@@ -81,7 +81,7 @@ class First(SamplingBase):
 class Uniform(SamplingBase):
     """``n`` frames in the middle of n equal stretches of the video."""
 
-    uniform: PositiveInt
+    uniform: Count
 
 
 class Keyframes(SamplingBase):
@@ -91,7 +91,7 @@ class Keyframes(SamplingBase):
 
 
 class Yt8m(SamplingBase):
-    """YouTube-8M's choice: frame 0, then the first frame at or after the last one + 1 s, 300 at the most."""
+    """YouTube-8M's choice: frame 0, then the frame after the first that is 1 s past the last such one; 300 at most."""
 
     yt8m: Literal[True] = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -102,16 +102,52 @@ RELEASES = pa.schema(
 )
 
 
-def feature_schema(outputs: Mapping[str, int]) -> pa.Schema:
+RECORD_LABELS = pa.list_(
+    pa.field(
+        "element",
+        pa.struct(
+            [
+                pa.field("label", pa.int64()),
+                pa.field("start_s", pa.float64()),
+                pa.field("end_s", pa.float64()),
+                pa.field("score", pa.float32()),
+            ]
+        ),
+    )
+)
+
+LABELS = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("label", pa.int64()),
+        pa.field("name", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("origin", pa.string(), nullable=False),
+    ]
+)
+
+
+def feature_schema(outputs: Mapping[str, int], compact: Collection[str] = (), *, records: bool = False) -> pa.Schema:
     """Schema of a feature's table.
 
     Args:
         outputs: output name -> length of its vectors, kept as field metadata ``dim``.
+        compact: outputs kept as a string of YouTube-8M's 8-bit codes a row (``transforms.tfrecords.quantize``).
+        records: rows are of an item's records; the first row of each record has its labels.
     """
     vectors = [
-        pa.field(name, pa.list_(pa.field("element", pa.float32())), metadata={"dim": str(dim)})
+        pa.field(
+            name,
+            pa.binary() if name in compact else pa.list_(pa.field("element", pa.float32())),
+            metadata={"dim": str(dim)},
+        )
         for name, dim in outputs.items()
     ]
+    if records:
+        vectors.append(pa.field("labels", RECORD_LABELS))
     return pa.schema(
         [
             pa.field("row_id", pa.int64(), nullable=False),

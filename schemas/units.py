@@ -8,10 +8,12 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-_NUMBER = r"(?P<number>\d+(?:\.\d*)?|\.\d+)"
-_DURATION = re.compile(rf"^{_NUMBER}\s*(?P<unit>us|ms|s|m|h)$")
-_SIZE = re.compile(rf"^{_NUMBER}\s*(?P<unit>B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$")
-_PERCENT = re.compile(rf"^{_NUMBER}\s*%$")
+from schemas.errors import short
+
+_NUMBER = r"(?P<number>[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15})"
+_DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>us|ms|s|m|h)")
+_SIZE = re.compile(rf"{_NUMBER}\s*(?P<unit>B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_PERCENT = re.compile(rf"{_NUMBER}\s*%")
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = (
@@ -30,10 +32,10 @@ def parse_duration(value: object) -> float:
     Raises:
         ValueError: without a unit, or for anything else.
     """
-    match = _DURATION.match(value.strip()) if isinstance(value, str) else None
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         hint = f"; write {value}s" if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        raise ValueError(f"{value!r} is not a duration with a unit (us, ms, s, m, h), such as 500ms or 1s{hint}")
+        raise ValueError(f"{short(value)} is not a duration with a unit (us, ms, s, m, h), such as 500ms or 1s{hint}")
     return round(float(match["number"]) * _SECONDS[match["unit"]], 6)
 
 
@@ -46,9 +48,9 @@ def parse_size(value: object) -> int:
     Raises:
         ValueError: without a unit, or for anything else.
     """
-    match = _SIZE.match(value.strip()) if isinstance(value, str) else None
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a size with a unit (B, KB, MB, GB, TB, KiB, ...), such as 16MB")
+        raise ValueError(f"{short(value)} is not a size with a unit (B, KB, MB, GB, TB, KiB, ...), such as 16MB")
     factor: int = _BYTES[match["unit"]]
     return math.floor(float(match["number"]) * factor)
 
@@ -62,12 +64,12 @@ def parse_share(value: object) -> float:
     Raises:
         ValueError: without the percent sign, or beyond 100%.
     """
-    match = _PERCENT.match(value.strip()) if isinstance(value, str) else None
+    match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a percentage, such as 10%")
+        raise ValueError(f"{short(value)} is not a percentage, such as 10%")
     share = float(match["number"]) / 100
     if share > 1:
-        raise ValueError(f"{value!r} is more than 100%")
+        raise ValueError(f"{short(value)} is more than 100%; give 100% at the most")
     return share
 
 
@@ -80,11 +82,20 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
+# As many as the rows of one item can be; beyond it lies a slip of the finger.
+Count = Annotated[int, Field(gt=0, le=(1 << 24) - 1)]
+LargeCount = Annotated[int, Field(gt=0, le=1 << 53)]
+
 # Written out as they are read in, so that a spec can be kept in the store and parsed again.
 PositiveSeconds = Annotated[
     float, BeforeValidator(parse_duration), Field(gt=0), PlainSerializer(format_duration, return_type=str)
 ]
-Bytes = Annotated[int, BeforeValidator(parse_size), PlainSerializer(lambda size: f"{size}B", return_type=str)]
+NonNegativeSeconds = Annotated[
+    float, BeforeValidator(parse_duration), Field(ge=0), PlainSerializer(format_duration, return_type=str)
+]
+Bytes = Annotated[
+    int, BeforeValidator(parse_size), Field(gt=0), PlainSerializer(lambda size: f"{size}B", return_type=str)
+]
 Share = Annotated[
     float, BeforeValidator(parse_share), PlainSerializer(lambda share: f"{share * 100:.10g}%", return_type=str)
 ]

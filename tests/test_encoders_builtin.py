@@ -28,6 +28,7 @@ PHOTOS = {
     "temple": ("sklearn", "datasets/images/china.jpg", "an old palace", {"palace", "bell cote", "monastery"}),
     "flower": ("sklearn", "datasets/images/flower.jpg", "a flower", {"daisy"}),
 }
+WORDS = "the person takes a knife from table and cuts onion then puts it in pan while talking about red chair"
 WITH_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Prepared = tuple[Path, ModelCard]
 
@@ -147,28 +148,7 @@ def test_pictures_do_not_depend_on_batch_order_or_neighbours(lite0: Prepared, ph
 
 
 def sentences(count: int) -> list[str]:
-    words = [
-        "the",
-        "person",
-        "takes",
-        "a",
-        "knife",
-        "from",
-        "table",
-        "and",
-        "cuts",
-        "onion",
-        "then",
-        "puts",
-        "it",
-        "in",
-        "pan",
-        "while",
-        "talking",
-        "about",
-        "red",
-        "chair",
-    ]
+    words = WORDS.split()
     rng = np.random.default_rng(count)
     return [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(count)]
 

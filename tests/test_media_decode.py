@@ -25,12 +25,15 @@ from media_factory import (
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from schemas.errors import NoVideoError
+from schemas.errors import MediaError, NoVideoError
 from schemas.media import MediaLimits, Preprocess, Sampled
 from schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
+from transforms.media.container import open_container, video_stream
 from transforms.media.decode import DecodeReport, Request, decode
 from transforms.media.orient import from_matrix
+from transforms.media.packets import gives_frame, walk
 from transforms.media.probe import probe
+from transforms.media.reader import LostPlaceError, PacketReader
 from transforms.media.sampling import Samples, Timeline, choose
 from transforms.media.scale import Scaler
 
@@ -200,6 +203,51 @@ def test_unwanted_pictures_that_no_other_needs_are_not_decoded(tmp_path: Path) -
     report = DecodeReport()
     list(decode(path, probe(path, MediaLimits()), [Request(Every(every="1s"), SMALL)], report=report))
     assert report.frames_decoded < report.packets_sent < 100
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "how"),
+    [
+        ("ffv1", "a.mkv", {}),
+        ("ffv1", "a.avi", {}),
+        ("libx264", "a.ts", {"gop": 4, "options": {"qp": "1"}}),
+        ("libx264", "a.mp4", {"gop": 4, "options": {"qp": "1"}}),
+        ("libx264", "a.mkv", {"gop": 4, "options": {"qp": "1"}}),
+    ],
+)
+def test_long_gaps_are_jumped_over_exactly(codec: str, name: str, how: dict, tmp_path: Path) -> None:
+    """More than a megabyte lies between wanted frames, so the reader seeks."""
+    path = write_video(tmp_path / name, 40, codec, size=(480, 320), draw=busy, **how)
+    assert path.stat().st_size > 4_000_000
+    frames, _ = everything(path)
+    rows = run(path, Request(Uniform(uniform=3), SMALL))
+    assert shown(rows) == [row.frame for row in rows] == [6, 20, 33]
+    assert all(np.array_equal(row.pixels, Scaler(SMALL)(frames[row.frame])) for row in rows)
+
+
+def test_a_file_that_changed_since_its_walk_is_not_read_wrongly(tmp_path: Path) -> None:
+    first, second = write_video(tmp_path / "a.mp4", 30), write_video(tmp_path / "b.mp4", 30, draw=busy)
+    with open_container(first, "decode") as one, open_container(second, "decode") as other:
+        table = walk(one, video_stream(one, first, "decode"), "a.mp4", 1000)
+        reader = PacketReader(second, other, video_stream(other, second, "decode"), table, "decode")
+        with pytest.raises(LostPlaceError):
+            list(reader.read(0, 30))
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "gives"),
+    [
+        (0b10_00_0_0_1_0, 0, True),
+        (0b10_00_0_1_0_0, 0, False),
+        (0b10_00_1_000, 0, True),
+        (0b10_00_0_1_0_0, 0b110_00001, True),
+        (0b10_11_0_0_0_1, 0, True),
+        (0b10_11_0_0_1_0, 0, False),
+    ],
+)
+def test_vp9_headers_tell_which_packets_are_shown(first: int, last: int, gives: bool) -> None:
+    assert gives_frame("vp9", av.Packet(bytes([first, 0, 0, last]))) is gives
 
 
 def test_variable_frame_rates_show_what_is_on_screen(tmp_path: Path) -> None:
@@ -455,6 +503,19 @@ def test_a_file_with_nothing_decodable_says_so(tmp_path: Path) -> None:
         list(decode(path, facts, [Request(Every(every="1s"), SMALL)]))
 
 
+def test_a_file_overwritten_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 40, "ffv1", size=(480, 320), draw=busy)
+    other = write_video(tmp_path / "b.mkv", 40, "ffv1", size=(480, 320)).read_bytes()
+    rows = decode(path, probe(path, MediaLimits()), [Request(EveryFrames(every_frames=1), SMALL)])
+    next(rows)
+    with open(path, "r+b") as file:
+        file.write(other)
+        file.truncate()
+    with pytest.raises(MediaError, match="changed while it was read") as caught:
+        list(rows)
+    assert caught.value.transient
+
+
 def test_noise_in_place_of_a_probed_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 10)
     facts = probe(path, MediaLimits())
@@ -464,10 +525,10 @@ def test_noise_in_place_of_a_probed_file_is_an_error_not_a_crash(tmp_path: Path)
 
 
 def test_two_threads_decode_at_once(tmp_path: Path) -> None:
-    paths = [write_video(tmp_path / f"{n}.mp4", 120, draw=busy) for n in range(2)]
+    path = write_video(tmp_path / "a.mp4", 120, draw=busy)
     request = Request(EveryFrames(every_frames=1), SMALL)
     results: dict[int, list[Sampled]] = {}
-    threads = [threading.Thread(target=lambda n=n: results.update({n: run(paths[n % 2], request)})) for n in range(4)]
+    threads = [threading.Thread(target=lambda n=n: results.update({n: run(path, request)})) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -292,6 +292,7 @@ def test_an_image_cut_before_its_pixels_has_nothing_to_see(tmp_path: Path) -> No
         list(decode(path, probe(path, LIMITS), [Request(Every(every="1s"), Preprocess(64, 64))]))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("seed", range(12))
 def test_damaged_bytes_never_crash_a_probe(seed: int, tmp_path: Path) -> None:
     """Flip bytes anywhere: facts or an ItemError, nothing else."""

@@ -39,12 +39,14 @@ class Assembly:
 
     Attributes:
         keep: names of the parts kept as they are.
+        kept: part, item_no, segment of the contents that stand in them.
         rewrites: parts to make from others.
         outdated: item_no, uid of items that keep rows of their old content, since the new one failed.
         missing: item_no, uid, digest of wanted items that no part holds.
     """
 
     keep: tuple[str, ...]
+    kept: pl.DataFrame
     rewrites: tuple[Rewrite, ...]
     outdated: pl.DataFrame
     missing: pl.DataFrame
@@ -64,7 +66,7 @@ def assemble(
         merge_small: merge the parts below 8 MB when there are more than this many.
     """
     complete = complete_items(held)
-    exact = wanted.join(complete, on=["item_no", "uid", "digest"], how="inner").select("item_no", "uid", "digest")
+    exact = wanted.join(complete, on=["item_no", "uid", "digest"], how="inner")
     usable = complete.filter(pl.col("rows") > 0)
     fails = wanted.join(usable, on=["item_no", "uid", "digest"], how="anti")
     copies = _copies(fails.join(exact, on=["item_no", "digest"], how="anti"), usable)
@@ -73,70 +75,118 @@ def assemble(
         rest.filter(pl.col("old_digest").is_not_null())
         .drop("digest")
         .rename({"old_digest": "digest"})
-        .join(usable, on=["item_no", "uid", "digest"], how="semi")
+        .join(usable, on=["item_no", "uid", "digest"], how="inner")
     )
     missing = rest.join(exact, on=["item_no"], how="anti").join(outdated, on="item_no", how="anti")
-    own = pl.concat([exact, outdated.select("item_no", "uid", "digest")])
-    chosen = _choose(own.join(wanted.select("item_no", "fresh"), on="item_no"), held)
-    keep, uses = _split(chosen, held)
+    own = pl.concat([exact.select(_OWN), outdated.select(_OWN)])
+    chosen = _choose(one_segmentation(own), held)
+    keep = _whole_parts(chosen, held, wanted)
     small = [part for part in keep if sizes[part] < SMALL_BYTES]
     if len(small) > merge_small:
         # Everything small goes into the rewrites; each round leaves few small parts, so the cost stays bounded.
         keep = [part for part in keep if sizes[part] >= SMALL_BYTES]
-        uses += list(_own_uses(held.filter(pl.col("part").is_in(small) & (pl.col("rows") > 0))))
-    uses += list(_copy_uses(copies, held))
-    rewrites = tuple(_bundle(feature, _merged(uses), held, sizes))
+    whole = pl.col("part").is_in(keep)
+    uses = [*_own_uses(chosen.filter(~whole)), *_copy_uses(copies, held)]
     return Assembly(
-        tuple(keep), rewrites, outdated.select("item_no", "uid"), missing.select("item_no", "uid", "digest")
+        tuple(keep),
+        chosen.filter(whole).select("part", "item_no", "segment"),
+        tuple(_bundle(feature, _merged(uses), held, sizes)),
+        outdated.select("item_no", "uid").unique("item_no", maintain_order=True),
+        missing.select("item_no", "uid", "digest"),
     )
 
 
 def complete_items(held: pl.DataFrame) -> pl.DataFrame:
-    """Items of which every segment is held: item_no, uid, digest, rows.
+    """Items of which every segment is held, once for each way in which they are split.
+
+    Segments of different splits (another ``limits.segment``, another set of features decoded together) never mix.
 
     Args:
         held: contents of existing parts, of one config; a (item, segment) may stand in several parts.
+
+    Returns:
+        item_no, uid, digest, segments, rows, planned; ``oldest`` and ``newest``: the origin that all segments reach
+        when the oldest, or the newest, part of each is taken.
     """
-    best = held.group_by("item_no", "uid", "digest", "segment", "segments").agg(pl.col("rows").max())
-    return (
-        best.group_by("item_no", "uid", "digest")
-        .agg(pl.col("segment").n_unique().alias("have"), pl.col("segments").max(), pl.col("rows").sum())
+    keys = ["item_no", "uid", "digest", "segments"]
+    whole = held.filter(pl.col("segments") == 1)
+    if whole["item_no"].is_duplicated().any():
+        whole = whole.group_by(keys).agg(*_BEST)
+    else:
+        whole = whole.with_columns(pl.col("origin").alias("oldest"), pl.col("origin").alias("newest"))
+    split = (
+        held.filter(pl.col("segments") > 1)
+        .group_by(*keys, "segment")
+        .agg(*_BEST)
+        .group_by(keys)
+        .agg(
+            pl.len().alias("have"),
+            pl.col("rows", "planned").sum(),
+            pl.col("oldest").max(),
+            pl.col("newest").min(),
+        )
         .filter(pl.col("have") >= pl.col("segments"))
-        .select("item_no", "uid", "digest", "rows")
+    )
+    return pl.concat([whole.select(_COMPLETE), split.select(_COMPLETE)])
+
+
+_BEST = (
+    pl.col("rows", "planned").max(),
+    pl.col("origin").min().alias("oldest"),
+    pl.col("origin").max().alias("newest"),
+)
+_COMPLETE = ("item_no", "uid", "digest", "segments", "rows", "planned", "oldest", "newest")
+_OWN = ("item_no", "uid", "digest", "segments", "rows", "oldest", "newest", "fresh")
+
+
+def one_segmentation(complete: pl.DataFrame) -> pl.DataFrame:
+    """One split for each item: with rows before without, then what is published, or what is new if ``fresh``."""
+    if not complete["item_no"].is_duplicated().any():
+        return complete
+    rank = pl.when(pl.col("fresh")).then(-pl.col("newest")).otherwise(pl.col("oldest"))
+    return (
+        complete.with_columns((pl.col("rows") > 0).alias("usable"), rank.alias("rank"))
+        .sort(["item_no", "usable", "rank", "segments"], descending=[False, True, False, False])
+        .unique("item_no", keep="first", maintain_order=True)
+        .select(complete.columns)
     )
 
 
 def _copies(wanted: pl.DataFrame, usable: pl.DataFrame) -> pl.DataFrame:
-    """item_no, uid of wanted items whose bytes another item holds, with that item's number."""
+    """item_no, uid of wanted items whose bytes another item holds, with that item's number, uid and split."""
     source = (
-        usable.sort("item_no")
-        .group_by("digest", maintain_order=True)
-        .agg(pl.col("item_no").first().alias("from_item_no"), pl.col("uid").first().alias("from_uid"))
+        usable.join(wanted, on="digest", how="semi")
+        .sort("item_no", "oldest", "segments", "uid")
+        .unique("digest", keep="first", maintain_order=True)
+        .select("digest", "segments", pl.col("item_no").alias("from_item_no"), pl.col("uid").alias("from_uid"))
     )
-    return wanted.join(source, on="digest", how="inner").select("item_no", "uid", "digest", "from_item_no", "from_uid")
+    columns = ["item_no", "uid", "digest", "segments", "from_item_no", "from_uid"]
+    return wanted.join(source, on="digest", how="inner").select(columns)
 
 
 def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
-    """For each wanted (item, segment) the one part to take it from."""
-    found = held.join(own, on=["item_no", "uid", "digest"], how="inner")
+    """For each wanted (item, segment) the one part to take it from: part, item_no, uid, segment, rows."""
+    own = own.select("item_no", "uid", "digest", "segments", "fresh")
+    found = held.join(own, on=["item_no", "uid", "digest", "segments"], how="inner")
+    columns = ["part", "item_no", "uid", "segment", "rows"]
+    if not found.select("item_no", "segment").is_duplicated().any():
+        return found.select(columns)
     rank = pl.when(pl.col("fresh")).then(-pl.col("origin")).otherwise(pl.col("origin"))
     return (
         found.with_columns((pl.col("rows") > 0).alias("usable"), rank.alias("rank"))
         .sort(["item_no", "segment", "usable", "rank", "part"], descending=[False, False, True, False, False])
         .unique(["item_no", "segment"], keep="first", maintain_order=True)
-        .select("part", "item_no", "uid", "segment", "rows")
+        .select(columns)
     )
 
 
-def _split(chosen: pl.DataFrame, held: pl.DataFrame) -> tuple[list[str], list[PartUse]]:
-    """Parts whose rows are all chosen, and what to take from the others."""
-    totals = held.group_by("part").agg(pl.col("rows").sum().alias("all_rows"))
+def _whole_parts(chosen: pl.DataFrame, held: pl.DataFrame, wanted: pl.DataFrame) -> list[str]:
+    """Parts that can stay: all their rows are chosen, and they name no item that is gone."""
+    gone = held.join(wanted, on=["item_no", "uid"], how="anti").select("part").unique()
+    totals = held.join(gone, on="part", how="anti").group_by("part").agg(pl.col("rows").sum().alias("all_rows"))
     used = chosen.group_by("part").agg(pl.col("rows").sum().alias("used_rows"))
-    both = used.join(totals, on="part").sort("part")
-    keep = both.filter(pl.col("used_rows") == pl.col("all_rows"))["part"].to_list()
-    partly = both.filter((pl.col("used_rows") < pl.col("all_rows")) & (pl.col("used_rows") > 0))["part"]
-    takes = chosen.filter(pl.col("part").is_in(partly.to_list()) & (pl.col("rows") > 0))
-    return keep, list(_own_uses(takes))
+    both = used.join(totals, on="part").filter(pl.col("used_rows") == pl.col("all_rows"))
+    return list(both["part"].sort())
 
 
 def _own_uses(contents: pl.DataFrame) -> Iterator[PartUse]:
@@ -150,8 +200,8 @@ def _own_uses(contents: pl.DataFrame) -> Iterator[PartUse]:
 def _copy_uses(copies: pl.DataFrame, held: pl.DataFrame) -> Iterator[PartUse]:
     found = held.filter(pl.col("rows") > 0).join(
         copies.rename({"item_no": "to_item_no", "uid": "to_uid"}),
-        left_on=["item_no", "uid", "digest"],
-        right_on=["from_item_no", "from_uid", "digest"],
+        left_on=["item_no", "uid", "digest", "segments"],
+        right_on=["from_item_no", "from_uid", "digest", "segments"],
         how="inner",
     )
     one = (

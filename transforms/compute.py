@@ -23,10 +23,14 @@ from schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
 from schemas.jobs import FeatureJob
 from schemas.media import Sampled
 from schemas.records import Content, Failure, PartRecord, Shard, ShardItem, Twin, row_id
+from transforms.rewrite import renamed
 from transforms.store.parts import FeatureRow, PartWriter
 
 if TYPE_CHECKING:
     from transforms.encoders.base import Row
+
+Sample = NDArray[np.uint8] | str
+"""What an encoder takes: a picture, a clip or a text."""
 
 _NO_PIXELS = np.empty(0, np.uint8)
 
@@ -39,7 +43,7 @@ class Encoder(Protocol):
         """Samples handed to ``encode`` at once."""
         ...
 
-    def encode(self, samples: Sequence[NDArray[np.uint8]]) -> Sequence[Row | EncodeError]:
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Row | EncodeError]:
         """One row of vectors, or one error, for each sample."""
         ...
 
@@ -60,6 +64,8 @@ class ItemCount:
 
     Attributes:
         kept: rows to be written again for twins, without their pixels.
+        tables: the same, of items whose rows come as tables.
+        losses: what could not be read inside the item, each a failure of its own.
     """
 
     item: ShardItem
@@ -68,6 +74,8 @@ class ItemCount:
     lost: str = ""
     error: ItemError | None = None
     kept: list[tuple[Sampled, Row]] = field(default_factory=list)
+    tables: list[pa.Table] = field(default_factory=list)
+    losses: list[ItemError] = field(default_factory=list)
 
 
 class PartBuilder:
@@ -77,7 +85,7 @@ class PartBuilder:
 
     Args:
         job: the feature.
-        encoder: pixels in, one dict of vectors for each out.
+        encoder: pixels in, one dict of vectors for each out; None where the source brings vectors.
         writer: takes the rows.
         timings: added to.
         on_end: told when all rows of an item are written, with their number.
@@ -86,7 +94,7 @@ class PartBuilder:
     def __init__(
         self,
         job: FeatureJob,
-        encoder: Encoder,
+        encoder: Encoder | None,
         writer: PartWriter,
         timings: Timings,
         on_end: Callable[[ShardItem, int], None],
@@ -105,8 +113,18 @@ class PartBuilder:
         """Take one sample; encodes when a batch is full."""
         self._pending.append((count, sampled))
         self._pictures += 1
-        if self._pictures >= self._encoder.batch:
+        if self._encoder is None or self._pictures >= self._encoder.batch:
             self.flush()
+
+    def add_table(self, count: ItemCount, rows: pa.Table) -> None:
+        """Take rows of an item that need no encoder, with the row ids and uids of its first twin."""
+        self.flush()
+        began = time.perf_counter()
+        self._writer.write_table(rows)
+        self._timings.write_s += time.perf_counter() - began
+        count.rows += rows.num_rows
+        if len(count.item.twins) > 1:
+            count.tables.append(rows)
 
     def end_item(self, count: ItemCount) -> None:
         """Say that the item has no more samples."""
@@ -117,7 +135,7 @@ class PartBuilder:
         pending, self._pending, self._pictures = self._pending, [], 0
         began = time.perf_counter()
         pixels = [sampled.pixels for _, sampled in pending if sampled is not None]
-        results = iter(encode_each(self._encoder, pixels, self.job) if pixels else ())
+        results = iter(encode_each(self._encoder, pixels, self.job) if pixels and self._encoder else ())
         encoded = time.perf_counter()
         for count, sampled in pending:
             if sampled is None:
@@ -148,8 +166,13 @@ class PartBuilder:
         for twin in range(1, len(item.twins)):
             for sampled, vectors in count.kept:
                 self._write(item, twin, sampled, vectors)
+            for rows in count.tables:
+                whose = item.twins[twin]
+                self._writer.write_table(renamed(rows, whose.item_no, None if self.job.records else whose.uid))
         count.kept.clear()
+        count.tables.clear()
         error = count.error or lost_rows(count)
+        errors = [*count.losses, *([error] if error is not None else [])]
         first = self._writer.rows - count.rows * len(item.twins)
         for number, whose in enumerate(item.twins):
             self._contents.append(
@@ -164,8 +187,7 @@ class PartBuilder:
                     first_row=first + number * count.rows,
                 )
             )
-            if error is not None:
-                self._failures.append(failure_row(self.job, count, whose, error))
+            self._failures += [failure_row(self.job, count, whose, each) for each in errors]
         self._on_end(item, count.rows * len(item.twins))
 
     def fail_item(self, item: ShardItem, error: ItemError) -> None:
@@ -198,7 +220,7 @@ class PartBuilder:
         )
 
 
-def encode_each(encoder: Encoder, batch: Sequence[NDArray[np.uint8]], job: FeatureJob) -> list[Row | EncodeError]:
+def encode_each(encoder: Encoder, batch: Sequence[Sample], job: FeatureJob) -> list[Row | EncodeError]:
     """Encode a batch; when that fails as a whole, one by one, so that only the culprit is lost."""
     try:
         results = encoder.encode(batch)
@@ -265,7 +287,7 @@ def failure_row(job: FeatureJob, count: ItemCount, twin: Twin, error: ItemError)
 Feed = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
 """Reads one item and hands its samples to the builders, counting; what it raises becomes the item's failure."""
 
-_FEEDS = {"media": "transforms.media.feed:feed_media"}
+_FEEDS = {"media": "transforms.media.feed:feed_media", "tfrecord": "transforms.tfrecords.feed:feed_tfrecord", "narrations": "transforms.narrations.feed:feed_texts", "labels": "transforms.narrations.feed:feed_texts", "precomputed": "transforms.precomputed.feed:feed_precomputed"}
 
 
 def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timings) -> None:
@@ -306,7 +328,7 @@ def compute_parts(
     Args:
         shard: what to compute.
         jobs: the features that have no part yet.
-        encoders: by feature.
+        encoders: by feature; none for features whose source brings vectors.
         open_part: gives the local file to write a part to, and publishes it when closed without an error.
         each_item: computes one item into the builders; the poison rule stands around ``compute_item`` there.
         on_end: told of each finished (item, rows), once a feature.
@@ -316,9 +338,12 @@ def compute_parts(
     records = []
     with ExitStack() as files:
         paths = [files.enter_context(open_part(job, shard.part_name(job.config))) for job in jobs]
-        writers = [files.enter_context(PartWriter(path, job.outputs)) for path, job in zip(paths, jobs, strict=True)]
+        writers = [
+            files.enter_context(PartWriter(path, job.outputs, job.compact, records=job.records))
+            for path, job in zip(paths, jobs, strict=True)
+        ]
         builders = [
-            PartBuilder(job, encoders[job.name], writer, timings, on_end)
+            PartBuilder(job, encoders.get(job.name), writer, timings, on_end)
             for job, writer in zip(jobs, writers, strict=True)
         ]
         for item in shard.items:

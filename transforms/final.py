@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -16,12 +16,15 @@ import apache_beam as beam
 import polars as pl
 
 from schemas.errors import LimitError, StoreError
+from schemas.jobs import FeatureJob
 from schemas.plan import RunPlan
 from schemas.records import PartRecord, Rewrite
 from schemas.release import ExportEntry, FeatureEntry, IndexEntry, OutputEntry, Release
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from transforms.assemble import COMPUTED, Assembly, assemble
 from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame
+from transforms.models import model_files
+from transforms.narrations.table import commit_narrations
 from transforms.shards import count
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path
@@ -33,7 +36,7 @@ OUTCOME = "outcome.json"
 
 def assemblies(plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord]) -> dict[str, Assembly]:
     """What each feature's next table is made of."""
-    held = pl.concat([tables.held, contents_frame(computed, COMPUTED)]).unique(
+    held = pl.concat([contents_frame(computed, COMPUTED), tables.held]).unique(
         ["feature", "part", "item_no", "segment"], keep="first", maintain_order=True
     )
     parts = pl.concat([tables.parts, parts_frame(computed)])
@@ -78,7 +81,8 @@ def next_state(
     done = [record for record in computed if record.feature == name]
     mine = pl.col("feature") == name
     contents = pl.concat([tables.held.filter(mine), contents_frame(done, COMPUTED)])
-    kept = contents.filter(pl.col("part").is_in(list(assembly.keep)))
+    # Only what was chosen: a kept part may also hold the empty content of an item that has rows elsewhere by now.
+    kept = contents.join(assembly.kept, on=["part", "item_no", "segment"], how="semi")
     kept = kept.unique(["part", "item_no", "segment"], maintain_order=True)
     parts = pl.concat([tables.parts.filter(mine), parts_frame(done)]).unique("part", maintain_order=True)
     return FeatureState(
@@ -88,22 +92,55 @@ def next_state(
     )
 
 
-def next_failures(plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord]) -> pl.DataFrame:
-    """All failures that still hold: those of this run, and earlier ones of wanted contents not computed again."""
-    keys = {(record.feature, content.item_no, content.digest) for record in computed for content in record.contents}
-    keys |= {(record.feature, f.item_no, f.digest) for record in computed for f in record.failures}
-    tried = pl.DataFrame(
-        sorted(keys),
-        schema={"feature": pl.String, "item_no": pl.Int64, "digest": pl.String},
-        orient="row",
+def next_failures(
+    plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord], states: Mapping[str, FeatureState]
+) -> pl.DataFrame:
+    """All failures that hold after this run.
+
+    A failure of a feature stands when the next table's contents show it: what it says was planned and got is what is
+    there, or nothing of the item is there at all. So one that healed is gone, also when a part that a killed run left,
+    or an older release's, tells of it.
+    """
+    keys = ["feature", "item_no", "digest"]
+    chosen = pl.concat(
+        state.contents.select(pl.lit(name).alias("feature"), "item_no", "digest", "part", "planned", "rows")
+        for name, state in states.items()
     )
+    held = chosen.group_by(keys).agg(pl.col("rows").sum().alias("held_rows"))
+    renewed = chosen.filter(pl.col("part").is_in([record.part for record in computed])).select(keys).unique()
     fresh = failures_frame((failure for record in computed for failure in record.failures), plan.job.run)
-    wanted = tables.wanted.select("feature", "item_no", "digest")
     before = tables.failures.filter(pl.col("feature") != "")
-    before = before.join(wanted, on=["feature", "item_no", "digest"], how="semi")
-    before = before.join(tried, on=["feature", "item_no", "digest"], how="anti")
+    before = before.join(tables.wanted.select(keys), on=keys, how="semi").join(renewed, on=keys, how="anti")
+    attempts = pl.concat([fresh, before]).group_by(keys).agg(pl.col("attempts").max().alias("most_attempts"))
+    before = before.join(fresh, on=[*keys, "expected", "got"], how="anti")
+    found = pl.concat([fresh, before]).join(held, on=keys, how="left").join(attempts, on=keys, how="left")
+    seen = chosen.select(*keys, pl.col("planned").alias("expected"), pl.col("rows").alias("got")).unique()
+    standing = pl.concat(
+        [
+            found.filter(pl.col("held_rows").is_null()),
+            found.filter(pl.col("held_rows").is_not_null()).join(seen, on=[*keys, "expected", "got"], how="semi"),
+        ]
+    ).with_columns(
+        (pl.col("held_rows").fill_null(0) > 0).alias("partial"), pl.col("most_attempts").alias("attempts")
+    )
     probing = tables.failures.filter(pl.col("feature") == "")
-    return pl.concat([probing, before, fresh]).sort("source", "feature", "item_no", "message")
+    return pl.concat([probing, standing.select(probing.columns)]).sort("source", "feature", "item_no", "message")
+
+
+def check_complete(tables: PlanTables, assembled: Mapping[str, Assembly], failures: pl.DataFrame) -> None:
+    """See to it that every wanted item is held or known to fail; a lost report must not look like a delete.
+
+    Raises:
+        StoreError: naming an item that no worker reported.
+    """
+    for name, assembly in assembled.items():
+        known = failures.filter((pl.col("feature") == name) | (pl.col("feature") == ""))
+        lost = assembly.missing.filter(pl.col("digest") != "").join(known, on="item_no", how="anti")
+        if lost.height:
+            raise StoreError(
+                f"{lost.height} items of feature {name!r} were planned but no worker reported them, such as "
+                f"{lost['uid'][0]!r}; nothing was published, run again: finished parts are kept."
+            )
 
 
 def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
@@ -124,6 +161,11 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
             f"`cliploom publish --accept-failures` publishes the rest."
         )
     deleted, had = plan.counts.get("deleted", 0), plan.counts.get("had", 0)
+    if not accept.deletes and plan.emptied:
+        raise LimitError(
+            f"{', '.join(plan.emptied)}: the source had items and lists none any more. Nothing was published. Check "
+            "that its folder or bucket is mounted and its glob right, or `cliploom publish --allow-deletes`."
+        )
     if not accept.deletes and had and deleted / had > limits.max_deleted:
         raise LimitError(
             f"{deleted} of {had} items are not listed any more, more than max_deleted ({limits.max_deleted:.0%}). "
@@ -146,14 +188,15 @@ class CommitTables(beam.DoFn):  # type: ignore[misc]
         plan = self._plan
         objects = Objects(plan.job.store)
         tables = PlanTables.read(objects, plan.folder)
-        failures = next_failures(plan, tables, computed)
+        assembled = assemblies(plan, tables, computed)
+        states = {name: next_state(name, assembly, tables, computed, rewritten) for name, assembly in assembled.items()}
+        failures = next_failures(plan, tables, computed, states)
+        check_complete(tables, assembled, failures)
         try:
             check_limits(plan, failures, tables.items.height)
         except LimitError as error:
             write_outcome(objects, plan, {"state": "stopped", "message": str(error)})
             return
-        assembled = assemblies(plan, tables, computed)
-        states = {name: next_state(name, assembly, tables, computed, rewritten) for name, assembly in assembled.items()}
         yield commit_draft(objects, plan, tables, states, failures)
 
 
@@ -163,15 +206,17 @@ def commit_draft(
     """Commit the tables; returns the release without indexes and exports."""
     features = {}
     all_contents, all_parts = [], []
+    known = {entry.model: entry.model_files for entry in plan.base.features.values()} if plan.base else {}
     for name, state in states.items():
         job = plan.feature(name)
         state = replace(state, parts=with_digests(objects, job.table, state.parts))
         filled = state.parts.filter(pl.col("rows") > 0).sort("part")
         files = [TableFile(part, size, rows) for part, size, rows in filled.select("part", "size", "rows").rows()]
-        version = commit_files(objects, job.table, feature_schema(job.outputs), files)
+        schema = feature_schema(job.outputs, job.compact, records=job.records)
+        version = commit_files(objects, job.table, schema, files)
         features[name] = FeatureEntry(
             source=job.source,
-            encoder=job.card.kind,
+            encoder=job.card.kind if job.card else "",
             config=job.config,
             table=job.table,
             version=version,
@@ -179,14 +224,9 @@ def commit_draft(
             parts=filled.height,
             size=int(filled["size"].sum()),
             model=job.model,
+            model_files=known.get(job.model) or model_files(objects, job.model),
             outputs={
-                output: OutputEntry(
-                    dim=dim,
-                    space=job.card.outputs[output].space,
-                    text=job.card.outputs[output].text,
-                    labels=job.card.outputs[output].labels,
-                )
-                for output, dim in job.outputs.items()
+                output: output_entry(job, output) for output in job.outputs
             },
             recipe=plan.recipes[name],
         )
@@ -201,6 +241,9 @@ def commit_draft(
         "parts": commit_rows(objects, "parts", parts.to_arrow().cast(PARTS)),
         "failures": commit_rows(objects, "failures", failures.select(FAILURES.names).to_arrow().cast(FAILURES)),
     }
+    narrations = commit_narrations(objects, tables.items)
+    if narrations is not None:
+        versions["narrations"] = narrations
     failed = failures.filter(~pl.col("partial")).select("source", "uid").unique().height
     counts = {
         "items": tables.items.height,
@@ -221,6 +264,14 @@ def commit_draft(
         counts=plan.counts | counts,
         next_item_no=plan.next_item_no,
     )
+
+
+def output_entry(job: FeatureJob, output: str) -> OutputEntry:
+    """What a release says of an output; vectors that a source brought are a space of their own."""
+    if job.card is None:
+        return OutputEntry(dim=job.outputs[output], space=f"{job.source}.{output}")
+    found = job.card.outputs[output]
+    return OutputEntry(dim=job.outputs[output], space=found.space, text=found.text, labels=found.labels)
 
 
 def with_digests(objects: Objects, table: str, parts: pl.DataFrame) -> pl.DataFrame:

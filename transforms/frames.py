@@ -46,15 +46,32 @@ class PlanTables:
     def write(self, objects: Objects, folder: str) -> None:
         """Write them to the plan's folder."""
         for name in self.__dataclass_fields__:
-            buffer = io.BytesIO()
-            getattr(self, name).write_parquet(buffer, compression="zstd", compression_level=1)
-            objects.put(f"{folder}/{name}.parquet", buffer.getvalue())
+            write_frame(objects, f"{folder}/{name}.parquet", getattr(self, name))
+
+
+def write_frame(objects: Objects, path: str, frame: pl.DataFrame, row_group_size: int | None = None) -> None:
+    """Create or replace a Parquet file of the store."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="lz4", statistics=False, row_group_size=row_group_size)
+    objects.put(path, buffer.getvalue())
 
 
 def contents_frame(records: Iterable[PartRecord], origin: int) -> pl.DataFrame:
     """The contents of parts as a frame: feature and the columns of ``assemble.HELD``."""
     rows = [
-        (record.feature, record.part, *asdict(content).values(), origin)
+        (
+            record.feature,
+            record.part,
+            content.item_no,
+            content.uid,
+            content.digest,
+            content.segment,
+            content.segments,
+            content.planned,
+            content.rows,
+            content.first_row,
+            origin,
+        )
         for record in records
         for content in record.contents
     ]

@@ -16,7 +16,7 @@ from schemas.index import IndexRecipe
 from schemas.plan import RunPlan
 from schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
 from schemas.spec import IndexSpec
-from transforms.index.build import build_shard, train, training_rows, write_index
+from transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
 from transforms.index.recall import exact_top_k, measure, tune_nprobe
 from transforms.index.search import open_shard
 from transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
@@ -26,7 +26,7 @@ from transforms.store.parts import iterate_vectors
 from transforms.store.tables import read_table
 
 QUERIES = 200
-SEED = 0
+TRAINING_SEED, QUERY_SEED = 0, 1
 
 
 def index_recipe(spec: IndexSpec, output: str, config: str) -> str:
@@ -72,21 +72,21 @@ def train_centroids(
     objects: Objects, name: str, table: str, parts: list[str], output: str, dim: int, spec: IndexSpec, rows: int
 ) -> FileEntry:
     """Train on a seeded sample of the rows and keep the centroids in the index's folder."""
-    shard_rows = -(-rows // max(1, spec.shards or 1))
+    shard_rows = min(SHARD_ROWS, -(-rows // max(1, spec.shards or 1)))
     path = f"index/{name}/trained-{digest_of([output, spec.metric, dim, shard_rows, parts])}.faiss"
     if objects.size(path) is None:
-        _, sample = sample_rows(objects, table, parts, output, dim, rows, training_rows(shard_rows))
+        _, sample = sample_rows(objects, table, parts, output, dim, rows, training_rows(shard_rows), TRAINING_SEED)
         with objects.create_file(path) as local:
-            write_index(train(sample, shard_rows, spec.metric, SEED), local)
+            write_index(train(sample, shard_rows, spec.metric, TRAINING_SEED), local)
     return FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
 
 
 def sample_rows(
-    objects: Objects, table: str, parts: list[str], output: str, dim: int, rows: int, wanted: int
+    objects: Objects, table: str, parts: list[str], output: str, dim: int, rows: int, wanted: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """A seeded choice of ``wanted`` rows: ids int64 [n], vectors float32 [n, dim]."""
     wanted = min(wanted, rows)
-    chosen = np.sort(np.random.default_rng(SEED).choice(rows, wanted, replace=False)) if rows else np.empty(0, np.int64)
+    chosen = np.sort(np.random.default_rng(seed).choice(rows, wanted, replace=False)) if rows else np.empty(0, np.int64)
     ids, vectors, seen = [np.empty(0, np.int64)], [np.empty((0, dim), np.float32)], 0
     for block_ids, block in iterate_vectors(objects, table, parts, output, dim):
         inside = chosen[np.searchsorted(chosen, seen) : np.searchsorted(chosen, seen + len(block_ids))] - seen
@@ -111,16 +111,19 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
         recipe = IndexRecipe(task.metric, task.kind, task.dim)
         if objects.size(path) is None:
             gone = [ids for ids, _ in iterate_vectors(objects, task.table, task.remove, task.output, task.dim)]
-            with objects.create_file(path) as local:
-                with _optional(objects, task.trained) as trained, _optional(objects, task.previous) as previous:
-                    build_shard(
-                        recipe,
-                        trained,
-                        previous,
-                        np.concatenate([np.empty(0, np.int64), *gone]),
-                        iterate_vectors(objects, task.table, task.add, task.output, task.dim),
-                        local,
-                    )
+            with (
+                objects.create_file(path) as local,
+                _optional(objects, task.trained) as trained,
+                _optional(objects, task.previous) as previous,
+            ):
+                build_shard(
+                    recipe,
+                    trained,
+                    previous,
+                    np.concatenate([np.empty(0, np.int64), *gone]),
+                    iterate_vectors(objects, task.table, task.add, task.output, task.dim),
+                    local,
+                )
             count("index_shards_built", 1)
         size = objects.size(path) or 0
         with objects.local_copy(path) as local:
@@ -165,6 +168,7 @@ class FinishIndexes(beam.DoFn):  # type: ignore[misc]
                 shards=[*upkeep.keep, *mine],
                 trained=trained,
                 trained_rows=trained_rows,
+                trained_recall=previous.trained_recall if previous and not upkeep.retrain else None,
                 reason=upkeep.reason,
             )
             yield name, tuned(objects, entry, feature.table, feature.outputs[entry.output].dim, spec.nprobe)
@@ -175,7 +179,7 @@ def tuned(objects: Objects, entry: IndexEntry, table: str, dim: int, nprobe: int
     if entry.kind == "flat" or entry.rows == 0:
         return entry.model_copy(update={"recall": 1.0})
     parts = sorted(part for shard in entry.shards for part in shard.parts)
-    ids, sample = sample_rows(objects, table, parts, entry.output, dim, entry.rows, QUERIES)
+    ids, sample = sample_rows(objects, table, parts, entry.output, dim, entry.rows, QUERIES, QUERY_SEED)
     batches = iterate_vectors(objects, table, parts, entry.output, dim)
     exact = exact_top_k(batches, sample, 10, entry.metric, own=ids)  # type: ignore[arg-type]
     recipe = IndexRecipe(entry.metric, entry.kind, dim, nprobe or 0)  # type: ignore[arg-type]
@@ -185,7 +189,9 @@ def tuned(objects: Objects, entry: IndexEntry, table: str, dim: int, nprobe: int
             nprobe, recall = tune_nprobe(shards, ids, sample, exact)
         else:
             recall = measure(shards, ids, sample, exact)
-    return entry.model_copy(update={"nprobe": nprobe, "recall": round(float(recall), 4)})
+    measured = round(float(recall), 4)
+    trained = measured if entry.trained_rows == entry.rows else entry.trained_recall
+    return entry.model_copy(update={"nprobe": nprobe, "recall": measured, "trained_recall": trained})
 
 
 def _optional(objects: Objects, entry: FileEntry | None) -> AbstractContextManager[Path | None]:

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 import polars as pl
 
 from schemas.errors import CliploomError, SpecError
-from schemas.records import Listed
+from schemas.records import Failure, Listed
 from schemas.spec import MediaSource, UidRegex
 from transforms.store.objects import Objects
 
@@ -37,6 +37,21 @@ class Found:
     uri: str
     size: int
     signature: str
+
+
+@dataclass(frozen=True)
+class KnownListing:
+    """What a source holds when listing it tells digests too, so that nothing needs to be probed.
+
+    Attributes:
+        items: the columns of ``LISTING``, ``digest`` and ``facts``.
+        failures: what can't be used; ``item_no`` is still 0.
+        notes: sentences about the source for the person who runs.
+    """
+
+    items: pl.DataFrame
+    failures: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
@@ -64,6 +79,10 @@ def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
             f"sources.{name}: {first} and {second} have the same uid {uid!r}; rename one, narrow the glob, "
             "or choose another uid (uid: {regex: ...} or a table with a uid column)."
         )
+    if source.labels is not None:
+        from transforms.label_listing import with_labels
+
+        return with_labels(frame, name, source, base)
     return frame
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from schemas.errors import EncodeError, StoreError
 from schemas.jobs import FeatureJob
 from schemas.models import CARD_FILE
-from transforms.encoders.base import Encoder
+from schemas.release import FileEntry
+from transforms.encoders.base import Encoder, EncodeReport
 from transforms.encoders.registry import load, read_card, referred_models
 from transforms.store.objects import Objects
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from transforms.encoders.base import Row
 
 BATCH_PICTURES = 16
+BATCH_SENTENCES = 4_096
+MOST_KNOWN_SENTENCES = 32_768
 MODELS = "models"
 
 
@@ -75,6 +79,18 @@ def upload_model(objects: Objects, folder: Path) -> None:
         objects.put_new(f"{MODELS}/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
+def model_files(objects: Objects, model: str) -> list[FileEntry]:
+    """All files of a prepared model and of the models that it refers to, with their digests; none for no model."""
+    if not model:
+        return []
+    folders = [model, *(f"{MODELS}/{digest}" for digest in referred_models(read_card(local_model(objects, model))))]
+    found = [entry for folder in folders for entry in objects.list(folder)]
+    return [
+        FileEntry(path=entry.path, size=entry.size, digest=objects.digest(entry.path))
+        for entry in sorted(found, key=lambda entry: entry.path)
+    ]
+
+
 @dataclass(frozen=True)
 class SampleEncoder:
     """An encoder bound to a feature: takes the samples that the decoder gives.
@@ -88,7 +104,7 @@ class SampleEncoder:
     batch: int
     averaged: bool
 
-    def encode(self, samples: Sequence[NDArray[np.uint8]]) -> Sequence[Row | EncodeError]:
+    def encode(self, samples: Sequence[NDArray[np.uint8] | str]) -> Sequence[Row | EncodeError]:
         """One row of vectors, or one error, for each sample.
 
         Args:
@@ -105,9 +121,41 @@ class SampleEncoder:
         return results
 
 
-def load_encoder(objects: Objects, job: FeatureJob, threads: int) -> SampleEncoder:
+class SentenceEncoder:
+    """A text encoder bound to one shard of a feature: equal sentences are encoded once.
+
+    Attributes:
+        batch: sentences handed to ``encode`` at once; many, since the encoder sorts them by length.
+        report: what the encoder counted, of distinct sentences.
+    """
+
+    batch = BATCH_SENTENCES
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.report = EncodeReport()
+        self._encoder = encoder
+        self._known: dict[str, Row] = {}
+
+    def know(self, rows: Mapping[str, Row]) -> None:
+        """Take vectors of sentences that were encoded before."""
+        self._known.update(rows)
+
+    def encode(self, samples: Sequence[NDArray[np.uint8] | str]) -> Sequence[Row | EncodeError]:
+        """One row of vectors, or one error, for each sentence."""
+        new = [text for text in dict.fromkeys(map(str, samples)) if text not in self._known]
+        found: dict[str, Row | EncodeError] = dict(zip(new, self._encoder.encode(new, self.report), strict=True))
+        results = [self._known.get(str(text)) or found[str(text)] for text in samples]
+        room = MOST_KNOWN_SENTENCES - len(self._known)
+        good = ((text, row) for text, row in found.items() if not isinstance(row, EncodeError))
+        self._known.update(islice(good, max(0, room)))
+        return results
+
+
+def load_encoder(objects: Objects, job: FeatureJob, threads: int) -> SampleEncoder | SentenceEncoder:
     """The encoder of a feature, opened once a process and shared by its threads."""
     encoder = load(local_model(objects, job.model), threads)
+    if job.card is not None and job.card.modality == "text":
+        return SentenceEncoder(encoder)
     windowed = job.sampling is not None and job.sampling.windowed
     batch = BATCH_PICTURES if not windowed else 1
     return SampleEncoder(encoder, batch, averaged=windowed and job.card is not None and job.card.modality == "frame")

@@ -23,10 +23,12 @@ from schemas.tables import PROBED
 from transforms.inflight import Inflight, item_key
 from transforms.inputs import open_input
 from transforms.media.probe import probe
+from transforms.precomputed.source import array_facts, digest_dataset, split_uri
 from transforms.progress import ProgressLog
 from transforms.shards import count, list_row_groups
 from transforms.store.objects import Objects
-from transforms.store.paths import probe_results_path
+from transforms.store.paths import TO_PROBE, probe_results_path
+from transforms.tfrecords.probe import probe_shard
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,18 @@ def media_facts(path: Path, limits: MediaLimits) -> dict[str, Any]:
     return probe(path, limits).to_dict()
 
 
-_PROBERS: Mapping[str, Callable[[Path, MediaLimits], dict[str, Any]]] = {"media": media_facts}
+_PROBERS: Mapping[str, Callable[[Path, MediaLimits], dict[str, Any]]] = {"media": media_facts, "tfrecord": probe_shard}
 """By kind of source: what a look at the file tells, JSON-able; raises an ItemError when it can't be used."""
 
 
 def probe_item(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits) -> Probed:
     """Digest and facts of one input; what goes wrong with it is part of the result."""
     try:
-        with open_input(uri, signature, "probe") as path:
+        file, dataset = split_uri(uri) if kind == "precomputed" else (uri, "")
+        with open_input(file, signature, "probe") as path:
+            if kind == "precomputed":
+                digest = digest_dataset(path, dataset) if dataset else digest_file(path)
+                return Probed(source, uid, digest, json.dumps(array_facts(uri, path)))
             facts = _PROBERS[kind](path, limits)
             return Probed(source, uid, digest_file(path), json.dumps(facts, separators=(",", ":")))
     except ItemError as error:
@@ -100,8 +106,8 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         path, group = element
         objects = Objects(self._job.store)
         with objects.local_copy(path) as local, pq.ParquetFile(local) as file:
-            rows = file.read_row_group(group, columns=["source", "uid", "uri", "signature", "kind"]).to_pylist()
-        name = probe_results_path([row["uri"] for row in rows], [row["signature"] for row in rows])
+            rows = file.read_row_group(group, columns=list(TO_PROBE)).to_pylist()
+        name = probe_results_path(([row[column] for column in TO_PROBE] for row in rows), self._job.media_limits)
         if objects.size(name) is None:
             with Inflight(objects, self._job.run) as inflight:
                 results = [self._probe(row, inflight) for row in rows]
@@ -112,7 +118,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         self._progress.add(probed=len(rows))
         yield name
 
-    def _probe(self, row: dict[str, str], inflight: Inflight) -> Probed:
+    def _probe(self, row: dict[str, Any], inflight: Inflight) -> Probed:
         key = item_key("probe", row["uri"], row["signature"])
         arguments = (row["source"], row["uid"], row["uri"], row["signature"], row["kind"], self._job.media_limits)
         if key in inflight.suspects:

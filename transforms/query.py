@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from schemas.media import Sampled
+    from transforms.encoders.base import Row
 
 SAMPLING: TypeAdapter[Sampling] = TypeAdapter(Sampling)
 _TIME = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d*)?|\.\d+)s?)?")
@@ -135,7 +136,9 @@ def file_vectors(
     folder = local_model(objects, feature.model)
     card = read_card(folder)
     if sampling is None or card.preprocess is None:
-        raise SpecError(f"{name!r}: a file can't ask a feature of source {feature.source!r}, which is not sampled media.")
+        raise SpecError(
+            f"{name!r}: no file can ask a feature of source {feature.source!r}, which is not sampled media."
+        )
     stereo = "left" if feature.recipe.get("stereo") == "left" else ""
     request = Request(sampling, card.preprocess, stereo)  # type: ignore[arg-type]
     averaged = sampling.windowed and card.modality == "frame"
@@ -147,7 +150,7 @@ def file_vectors(
         chosen = list(samples) if at_s is None else _on_screen(samples, at_s)
         if not chosen:
             raise SpecError(_beyond(name, facts, at_s))
-        rows = []
+        rows: list[Row | EncodeError] = []
         for start in range(0, len(chosen), encoder.batch):
             rows += encoder.encode([sampled.pixels for sampled in chosen[start : start + encoder.batch]])
     except ItemError as error:
@@ -170,19 +173,22 @@ def _on_screen(samples: Iterator[Sampled], at_s: float) -> list[Sampled]:
     """The sample that stands for a moment: the last to start by then, unless it has ended."""
     found: list[Sampled] = []
     for sampled in samples:
-        if sampled.start_s > at_s + _MICRO:
+        if sampled.start_s is not None and sampled.start_s > at_s + _MICRO:
             break
         found = [sampled]
     return [sampled for sampled in found if lasts_until(sampled.start_s, sampled.end_s, at_s)]
 
 
-def lasts_until(start_s: float, end_s: float, at_s: float) -> bool:
+def lasts_until(start_s: float | None, end_s: float | None, at_s: float) -> bool:
     """A row of [start_s, end_s) is on screen at ``at_s``; one without duration (an image) at its start alone.
 
-    >>> lasts_until(1.0, 2.0, 1.5), lasts_until(1.0, 2.0, 2.0), lasts_until(0.0, 0.0, 0.0)
-    (True, False, True)
+    >>> lasts_until(1.0, 2.0, 1.5), lasts_until(1.0, 2.0, 2.0), lasts_until(0.0, 0.0, 0.0), lasts_until(None, None, 0.0)
+    (True, False, True, False)
     """
-    return start_s - _MICRO <= at_s < end_s or abs(at_s - start_s) <= _MICRO
+    if start_s is None:
+        return False
+    ends_s = start_s if end_s is None else end_s
+    return start_s - _MICRO <= at_s < ends_s or abs(at_s - start_s) <= _MICRO
 
 
 def _beyond(name: str, facts: MediaFacts, at_s: float | None) -> str:
@@ -201,5 +207,7 @@ def rows_at(rows: Any, at_s: float, name: str) -> Any:
         start_s, end_s = rows["start_s"][number], rows["end_s"][number]
         if lasts_until(start_s, end_s, at_s):
             return rows.slice(number, 1)
-    last = float(rows["end_s"].max())
-    raise SpecError(f"{name!r} has no row at {at_s:g} s; its rows lie within {rows['start_s'].min():g} to {last:g} s.")
+    if rows["start_s"].null_count():
+        raise SpecError(f"{name!r} has rows without times, so nothing is on screen at {at_s:g} s; leave the time out.")
+    first, last = rows["start_s"].min(), rows["end_s"].max()
+    raise SpecError(f"{name!r} has no row at {at_s:g} s; its rows lie within {first:g} to {last:g} s.")

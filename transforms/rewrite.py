@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from schemas.digests import digest_file
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
-from schemas.records import ORDINAL_BITS, Content, PartRecord, PartUse, Rewrite
+from schemas.records import ORDINAL_BITS, Content, Failure, PartRecord, PartUse, Rewrite
 from transforms.store.objects import Objects
 from transforms.store.parts import PartWriter, footer_of, part_path, read_rows
 
@@ -25,45 +25,60 @@ def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) 
     """
     name = rewrite.part_name(job.config)
     contents: list[Content] = []
+    failures: list[Failure] = []
     with objects.create_file(part_path(job.table, name)) as path:
-        with PartWriter(path, job.outputs) as writer:
+        with PartWriter(path, job.outputs, job.compact, records=job.records) as writer:
             for use in rewrite.uses:
-                contents += _copy(objects, job, use, writer)
-            record = PartRecord(job.name, job.config, name, writer.rows, 0, "", tuple(contents))
+                copied, failed = _copy(objects, job, use, writer)
+                contents += copied
+                failures += failed
+            record = PartRecord(job.name, job.config, name, writer.rows, 0, "", tuple(contents), tuple(failures))
             writer.finish(record.to_dict() | {"run": run})
         return replace(record, size=path.stat().st_size, digest=digest_file(path))
 
 
-def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -> list[Content]:
+def _copy(
+    objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter
+) -> tuple[list[Content], list[Failure]]:
+    """Copy what ``use`` takes; returns the contents, and what is known of their failures."""
     try:
         with objects.local_copy(part_path(job.table, use.part)) as local:
             old = PartRecord.from_dict({k: v for k, v in footer_of(local).items() if k != "run"}, 0, "", True)
             rows = pa.concat_tables(read_rows(local)) if old.rows else None
     except FileNotFoundError:
         raise StoreError(f"{part_path(job.table, use.part)} is gone; `cliploom verify` lists all damage.") from None
-    contents = []
+    contents: list[Content] = []
+    failures: list[Failure] = []
     held = {(content.item_no, content.segment): content for content in old.contents}
     for take in use.takes:
         content = held.get((take.from_item_no, take.segment))
-        if content is None or rows is None:
+        if content is None or (content.rows and rows is None):
             raise StoreError(f"{part_path(job.table, use.part)} does not hold item {take.from_item_no}.")
         first = writer.rows
-        taken = rows.slice(content.first_row, content.rows)
-        writer.write_table(renamed(taken, take.to.item_no, take.to.uid))
+        if rows is not None and content.rows:
+            taken = rows.slice(content.first_row, content.rows)
+            writer.write_table(renamed(taken, take.to.item_no, None if job.records else take.to.uid))
         contents.append(replace(content, item_no=take.to.item_no, uid=take.to.uid, first_row=first))
-    return contents
+        failures += [
+            replace(failure, item_no=take.to.item_no, uid=take.to.uid)
+            for failure in old.failures
+            if failure.item_no == take.from_item_no and (failure.expected, failure.got) == (content.planned, content.rows)
+        ]
+    return contents, failures
 
 
-def renamed(rows: pa.Table, item_no: int, uid: str) -> pa.Table:
+def renamed(rows: pa.Table, item_no: int, uid: str | None) -> pa.Table:
     """The rows as rows of another item: ordinals stay.
 
     Args:
         rows: feature rows of one item.
         item_no: its new number.
-        uid: its new uid.
+        uid: its new uid; None where rows have uids of their own.
     """
     ordinals = pc.bit_wise_and(rows["row_id"], pa.scalar((1 << ORDINAL_BITS) - 1, pa.int64()))
     ids = pc.bit_wise_or(ordinals, pa.scalar(item_no << ORDINAL_BITS, pa.int64()))
-    uids = pa.array([uid] * rows.num_rows, pa.string())
     table = rows.set_column(0, rows.schema.field("row_id"), ids)
+    if uid is None:
+        return table
+    uids = pa.array([uid] * rows.num_rows, pa.string())
     return table.set_column(1, rows.schema.field("uid"), uids)

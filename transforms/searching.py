@@ -1,8 +1,4 @@
-"""A store opened for reading, at one release: its tables as files, and search over its indexes.
-
-Only what the release names is read, so readers see one release whole while a run writes the next. Beam is not
-imported here: a search is quick to start.
-"""
+"""Search over the indexes of a release: by words, by a file, or by an item of the store."""
 
 from __future__ import annotations
 
@@ -13,19 +9,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 from schemas.errors import SpecError, StoreError, nearest
-from schemas.records import MAX_ORDINAL, ORDINAL_BITS
-from schemas.release import FeatureEntry, Release
+from schemas.records import ORDINAL_BITS
+from schemas.release import FeatureEntry
+from transforms.reading import ReleaseReader
 from transforms.store.objects import Objects
-from transforms.store.releases import Releases, read_releases
-from transforms.store.tables import table_files
+from transforms.store.releases import read_releases
 
 if TYPE_CHECKING:
     import numpy as np
-    import polars as pl
     from numpy.typing import NDArray
 
     from schemas.index import MediaHit, RowHit
     from transforms.index.search import OpenShard
+    from transforms.query import Like
 
 # Rows asked of an index at first, for each hit wanted; more are asked when they belong to too few items.
 _ROWS_A_HIT = 10
@@ -33,6 +29,7 @@ _ROWS_A_HIT = 10
 _MOST_ROWS = 2_000_000
 # How deep each index's list goes when several are merged.
 _FUSED_DEPTH = 50
+_FEW_UIDS = 20
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class Hit:
     source: str
     uid: str
     score: float
-    start_s: float
-    end_s: float
-    frame: int
+    start_s: float | None
+    end_s: float | None
+    frame: int | None
     uri: str
     metadata: dict[str, Any] = field(default_factory=dict)
     release: int = 0
@@ -83,63 +80,13 @@ def open_store(store: str, release: int | None = None) -> Store:
     return Store(objects, releases, releases.get(release))
 
 
-class Store:
-    """A store at one release; ``cliploom.open`` gives one.
+class Store(ReleaseReader):
+    """A store at one release, with search; ``cliploom.open`` gives one."""
 
-    Attributes:
-        release: what is read.
-    """
-
-    def __init__(self, objects: Objects, releases: Releases, release: Release) -> None:
-        self._objects = objects
-        self._releases = releases
-        self.release = release
-        self._shards: dict[str, list[OpenShard]] = {}
-
-    def __repr__(self) -> str:
-        return f"Store({self.uri!r}, release={self.release.release})"
-
-    @property
-    def uri(self) -> str:
-        """Absolute folder or URI."""
-        return self._objects.uri
-
-    @property
-    def releases(self) -> tuple[Release, ...]:
-        """All releases that there were when the store was opened, oldest first."""
-        return self._releases.rows
-
-    @property
-    def features(self) -> dict[str, FeatureEntry]:
-        """The release's features by name."""
-        return dict(self.release.features)
-
-    @property
-    def items(self) -> pl.LazyFrame:
-        """The release's items: item_no, source, uid, uri, size, signature, digest, facts and metadata (both JSON)."""
-        from schemas.tables import ITEMS
-
-        return self._scan("items", self._files("items"), ITEMS)
-
-    def table(self, feature: str) -> pl.LazyFrame:
-        """A feature's rows, over exactly the files that the release names.
-
-        Args:
-            feature: its name.
-
-        Returns:
-            row_id, uid, start_s, end_s, frame, item_digest and one ``list<float32>`` column for each output.
-
-        Raises:
-            SpecError: naming the features that there are.
-        """
-        from schemas.tables import feature_schema
-
-        if feature not in self.release.features:
-            raise SpecError(f"There is no feature {feature!r}{nearest(feature, self.release.features)}")
-        entry = self.release.features[feature]
-        files = [f"{entry.table}/{name}" for name in table_files(self._objects, entry.table, entry.version)]
-        return self._scan(entry.table, files, feature_schema({name: o.dim for name, o in entry.outputs.items()}))
+    @cached_property
+    def _shards(self) -> dict[str, list[OpenShard]]:
+        """Index files that are open, by index."""
+        return {}
 
     def search(
         self,
@@ -277,16 +224,16 @@ class Store:
         from transforms.query import query_file
 
         with query_file(name) as path:
-            return path is not None or self._items_with(uid=name).height > 0
+            return path is not None or self.items_with(uid=name).height > 0
 
     def _item_vectors(
-        self, like: Any, names: list[str], *, explicit: bool
+        self, like: Like, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], int] | None:
         """The vectors of an item of the store; None when no item has this uid."""
         from transforms.query import rows_at
         from transforms.store.parts import arrow_to_vectors
 
-        items = dict(self._items_with(uid=like.name).select("source", "item_no").rows())
+        items = dict(self.items_with(uid=like.name).select("source", "item_no").rows())
         if not items:
             return None
         vectors: dict[str, NDArray[np.float32]] = {}
@@ -295,7 +242,7 @@ class Store:
             entry, feature = self.release.indexes[name], self._feature_of(name)
             if feature.source not in items:
                 continue
-            rows = self._rows_of(entry.feature, items[feature.source], entry.output)
+            rows = self.rows_of(entry.feature, items[feature.source], entry.output)
             if rows.height:
                 if like.at_s is not None:
                     rows = rows_at(rows, like.at_s, like.name)
@@ -310,13 +257,12 @@ class Store:
         return vectors, number
 
     def _unknown(self, name: str) -> str:
-        import polars as pl
-
-        uids = self.items.select(pl.col("uid")).collect()["uid"].to_list()
-        hint = nearest(name, uids) if len(uids) <= 20 else nearest(name, uids).partition("; known")[0]
-        return f"{name!r} is neither a file nor a uid of release {self.release.release}{hint}".rstrip(".") + (
-            "" if hint.endswith("?") else "."
-        )
+        uids = self.collected(self.items.select("uid"))["uid"].to_list()
+        same = [uid for uid in uids if uid.rpartition("/")[2] == name.rpartition("/")[2].partition(".")[0]]
+        hint = f"; did you mean {same[0]!r}?" if same else nearest(name, uids)
+        # All uids of a store would be too long a list.
+        hint = hint if "did you mean" in hint or len(uids) <= _FEW_UIDS else "; give another."
+        return f"{name!r} is neither a file nor a uid of release {self.release.release}{hint}"
 
     def _ranked(
         self, name: str, queries: NDArray[np.float32], wanted: int, ranker: str, skip: int | None
@@ -336,7 +282,7 @@ class Store:
         k = min(most, _ROWS_A_HIT * (wanted + 1))
         while k:
             found = search(shards, queries, k)
-            rows_of = self._rows_by_item(entry.feature, found) if ranker == "bimatch" else None
+            rows_of = self.row_counts(entry.feature, _items_of(found)) if ranker == "bimatch" else None
             ranked = rank(found, ranker, metric=entry.metric, rows_of=rows_of)  # type: ignore[arg-type]
             ranked = [media for media in ranked if media.item_no != skip]
             bound = max((hits[-1].score for hits in found if hits and len(hits) < total), default=float("-inf"))
@@ -368,9 +314,7 @@ class Store:
     def _hits(self, lists: dict[str, list[MediaHit]], top: int) -> list[Hit]:
         from transforms.index.rank import reciprocal_rank_fusion
 
-        places = {
-            name: {media.item_no: place for place, media in enumerate(ranked)} for name, ranked in lists.items()
-        }
+        places = {name: {media.item_no: place for place, media in enumerate(ranked)} for name, ranked in lists.items()}
         if len(lists) == 1:
             scores = [(media.item_no, media.score) for media in next(iter(lists.values()))[:top]]
         else:
@@ -380,100 +324,29 @@ class Store:
             for item_no, _ in scores
         }
         best = {item_no: (name, lists[name][place].best) for item_no, (place, name) in leaders.items()}
-        moments = self._moments(best)
-        items = {row["item_no"]: row for row in self._items_with(numbers=list(best)).iter_rows(named=True)}
+        by_feature: dict[str, list[int]] = {}
+        for name, row in best.values():
+            by_feature.setdefault(self.release.indexes[name].feature, []).append(row.row_id)
+        moments = {feature: self.moments(feature, rows) for feature, rows in by_feature.items()}
+        items = {row["item_no"]: row for row in self.items_with(numbers=best).iter_rows(named=True)}
         hits = []
         for item_no, score in scores:
             name, row = best[item_no]
-            if item_no not in items or row.row_id not in moments:
+            moment = moments[self.release.indexes[name].feature].get(row.row_id)
+            if item_no not in items or moment is None:
                 raise StoreError(
                     f"The index {name!r} has row {row.row_id}, which release {self.release.release} does not; "
                     "`cliploom verify` lists all damage."
                 )
             item = items[item_no]
-            start_s, end_s, frame = moments[row.row_id]
             metadata = json.loads(item["metadata"] or "{}")
             number = self.release.release
-            hits.append(
-                Hit(name, item["source"], item["uid"], score, start_s, end_s, frame, item["uri"], metadata, number)
-            )
+            hits.append(Hit(name, item["source"], item["uid"], score, *moment, item["uri"], metadata, number))
         return hits
-
-    def _moments(self, best: dict[int, tuple[str, RowHit]]) -> dict[int, tuple[float, float, int]]:
-        """start_s, end_s, frame of rows."""
-        import polars as pl
-
-        by_feature: dict[str, dict[int, int]] = {}
-        for item_no, (name, row) in best.items():
-            by_feature.setdefault(self.release.indexes[name].feature, {})[item_no] = row.row_id
-        moments = {}
-        for feature, rows in by_feature.items():
-            parts = self._parts_of(feature, list(rows))
-            found = parts.filter(pl.col("row_id").is_in(list(rows.values()))).select("row_id", "start_s", "end_s", "frame")
-            for row_id, *moment in self._collected(found).iter_rows():
-                moments[row_id] = tuple(moment)
-        return moments
-
-    def _rows_of(self, feature: str, item_no: int, output: str) -> pl.DataFrame:
-        """An item's rows: row_id, start_s, end_s and one output, by row_id."""
-        import polars as pl
-
-        first = item_no << ORDINAL_BITS
-        mine = pl.col("row_id").is_between(first, first + MAX_ORDINAL)
-        rows = self._parts_of(feature, [item_no]).filter(mine).select("row_id", "start_s", "end_s", output)
-        return self._collected(rows).sort("row_id")
-
-    def _parts_of(self, feature: str, numbers: list[int]) -> pl.LazyFrame:
-        """The rows of the parts that hold these items."""
-        import polars as pl
-
-        from schemas.tables import feature_schema
-
-        entry = self.release.features[feature]
-        mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(numbers) & (pl.col("rows") > 0)
-        parts = self._collected(self._contents.filter(mine).select("part").unique())["part"].to_list()
-        schema = feature_schema({name: about.dim for name, about in entry.outputs.items()})
-        return self._scan(entry.table, [f"{entry.table}/{part}" for part in sorted(parts)], schema)
-
-    def _rows_by_item(self, feature: str, found: list[list[RowHit]]) -> dict[int, int]:
-        import polars as pl
-
-        numbers = list({hit.row_id >> ORDINAL_BITS for hits in found for hit in hits})
-        mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(numbers)
-        counted = self._contents.filter(mine).group_by("item_no").agg(pl.col("rows").sum())
-        return dict(self._collected(counted).select("item_no", "rows").rows())
-
-    def _items_with(self, *, uid: str | None = None, numbers: list[int] | None = None) -> pl.DataFrame:
-        import polars as pl
-
-        wanted = pl.col("uid") == uid if uid is not None else pl.col("item_no").is_in(numbers or [])
-        return self._collected(self.items.filter(wanted))
 
     def _feature_of(self, index: str) -> FeatureEntry:
         return self.release.features[self.release.indexes[index].feature]
 
-    @cached_property
-    def _contents(self) -> pl.LazyFrame:
-        from schemas.tables import CONTENTS
 
-        return self._scan("contents", self._files("contents"), CONTENTS)
-
-    def _files(self, table: str) -> list[str]:
-        return [f"{table}/{name}" for name in table_files(self._objects, table, self.release.tables[table])]
-
-    def _scan(self, table: str, files: list[str], schema: Any) -> pl.LazyFrame:
-        import polars as pl
-
-        if not files:
-            return pl.DataFrame(schema.empty_table()).lazy()
-        uris = [self._objects.uri_of(file) for file in files]
-        return pl.scan_parquet(uris, storage_options=self._objects.table_options or None, glob=False)
-
-    def _collected(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        import polars as pl
-
-        try:
-            return frame.collect()
-        except (OSError, pl.exceptions.PolarsError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise StoreError(f"{self.uri}: a table can't be read ({reason}); `cliploom verify` lists all damage.") from None
+def _items_of(found: Sequence[Sequence[RowHit]]) -> set[int]:
+    return {hit.row_id >> ORDINAL_BITS for hits in found for hit in hits}

@@ -18,7 +18,8 @@ from schemas.jobs import FeatureJob, RunJob
 from schemas.records import PartRecord, Rewrite, Shard, ShardItem
 from transforms.compute import PartBuilder, Timings, compute_item, compute_parts
 from transforms.inflight import Inflight, item_key
-from transforms.models import load_encoder
+from transforms.models import SentenceEncoder, load_encoder
+from transforms.narrations.known import read_known
 from transforms.progress import ProgressLog
 from transforms.rewrite import rewrite_part
 from transforms.store.objects import Objects
@@ -70,6 +71,8 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
         super().__init__()
         self._job = job
         self._progress = ProgressLog(job.progress)
+        # A process keeps an opened model only as long as somebody holds it: here, from shard to shard.
+        self._held: dict[str, object] = {}
 
     def process(self, shard: Shard) -> Iterator[PartRecord]:
         """Adopt the parts that are there, compute the others."""
@@ -89,7 +92,12 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
 
     def _compute(self, objects: Objects, shard: Shard, jobs: list[FeatureJob]) -> list[PartRecord]:
         timings = Timings()
-        encoders = {job.name: load_encoder(objects, job, self._job.threads) for job in jobs}
+        encoders = {job.name: load_encoder(objects, job, self._job.threads) for job in jobs if job.model}
+        self._held.update(encoders)
+        for job in jobs:
+            encoder = encoders.get(job.name)
+            if isinstance(encoder, SentenceEncoder):
+                encoder.know(read_known(objects, self._job.run, job))
         waiting: dict[str, int] = {}
         with Inflight(objects, self._job.run) as inflight:
 
@@ -120,6 +128,8 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
                 timings,
             )
         report_counts(records, shard, timings)
+        count("texts_encoded", sum(e.report.done for e in encoders.values() if isinstance(e, SentenceEncoder)))
+        count("texts_truncated", sum(e.report.truncated for e in encoders.values() if isinstance(e, SentenceEncoder)))
         self._progress.add(failures=sum(not failure.partial for record in records for failure in record.failures))
         return records
 
@@ -173,7 +183,7 @@ def _compute_alone(job: RunJob, shard: Shard, jobs: list[FeatureJob], folder: st
     compute_parts(
         shard,
         jobs,
-        {each.name: load_encoder(objects, each, 1) for each in jobs},
+        {each.name: load_encoder(objects, each, 1) for each in jobs if each.model},
         lambda each, _: Objects(f"{folder}/{each.name}").create_file(SINGLE),
         lambda item, builders: compute_item(item, builders, timings),
         lambda item, rows: None,

@@ -26,7 +26,8 @@ def conse(probabilities: NDArray[np.float32], classes: NDArray[np.float32], top:
     Returns:
         float32 [n, dim], rows of length 1.
 
-    >>> conse(np.float32([[0.6, 0.0, 0.2]]), np.float32([[1, 0], [9, 9], [0, 1]]), top=2).round(4).tolist()
+    >>> found = conse(np.float32([[0.6, 0.0, 0.2]]), np.float32([[1, 0], [9, 9], [0, 1]]), top=2)
+    >>> found.astype(float).round(4).tolist()
     [[0.9487, 0.3162]]
     """
     chosen = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]

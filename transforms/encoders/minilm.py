@@ -16,7 +16,6 @@ OUTPUT = "embedding"
 _DIM = 384
 _HEADS = 12
 _MAX_TOKENS = 256
-_STEP = 8
 _WEIGHTS = "model.safetensors"
 _TOKENIZER = "tokenizer.json"
 _SHA256 = {
@@ -54,7 +53,7 @@ class MiniLM(Family):
         files = {name: check_sha256(package / name, sha256) for name, sha256 in _SHA256.items()}
         save_graph(bert_graph(load_file(files[_WEIGHTS]), _HEADS, OUTPUT), folder / TEXT_GRAPH)
         shutil.copyfile(files[_TOKENIZER], folder / TOKENIZER)
-        TextSettings(output=OUTPUT, max_tokens=_MAX_TOKENS, step=_STEP).write(folder)
+        TextSettings(output=OUTPUT, max_tokens=_MAX_TOKENS).write(folder)
         card = self.card(options, {OUTPUT: Output(dim=_DIM, space=SPACE, text=True)}, text_tower=TEXT_GRAPH)
         return replace(card, agreement=_agreement(self.open(folder, card, threads=1)))
 

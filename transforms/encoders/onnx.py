@@ -84,7 +84,7 @@ def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path,
     """Write graph, tokenizer and settings of the text tower; gives its name for the card."""
     from transforms.encoders.onnx_graph import read_onnx
     from transforms.encoders.runtime import save_graph
-    from transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
+    from transforms.encoders.text import STEP, TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
     from transforms.encoders.text_graph import text_graph, text_inputs
 
     model = read_onnx(Path(text.model).expanduser())
@@ -94,7 +94,7 @@ def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path,
     TextSettings(
         output=output,
         max_tokens=text.max_tokens,
-        step=8 if inputs.masked and inputs.tokens is None else text.max_tokens,
+        step=STEP if inputs.masked and inputs.tokens is None else text.max_tokens,
         pad_id=text.pad_id,
         masked=inputs.masked,
         prompt=text.prompt,

@@ -25,7 +25,6 @@ from transforms.encoders.runtime import last_line, save_graph
 from transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
 from transforms.encoders.text_graph import text_graph
 
-_STEP = 8
 _LONGEST = 512
 _UNLIMITED = 1_000_000  # tokenizers say that they have no limit by a huge number
 _GOLDEN = [
@@ -124,7 +123,6 @@ def convert(source: Path, folder: Path, output: str, prompt: str | None, query_p
     settings = TextSettings(
         output=output,
         max_tokens=int(longest) if longest and longest < _UNLIMITED else _LONGEST,
-        step=_STEP,
         pad_id=int(model[0].tokenizer.pad_token_id or 0),
         prompt=document_text,
         query_prompt=query_text,

@@ -30,6 +30,8 @@ TEXT_GRAPH = "text.xml"
 TEXT_SETTINGS = "text.json"
 TOKENIZER = "tokenizer.json"
 MAX_BATCH = 32
+# of 1, 2, 4, 8 and 16, the fastest for batches of 64 as well as of 1,024 narrations
+STEP = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class TextSettings:
 
     output: str
     max_tokens: int
-    step: int
+    step: int = STEP
     pad_id: int = 0
     masked: bool = True
     prompt: str = ""

@@ -14,6 +14,9 @@ from schemas.release import FileEntry, IndexEntry, IndexShardEntry
 from transforms.index.build import SHARD_ROWS, choose_kind, must_rebuild
 from transforms.index.recall import TARGET
 
+SLACK = 0.005
+"""How far recall may wander below the bar between measurements without training again."""
+
 
 @dataclass(frozen=True)
 class IndexTask:
@@ -83,7 +86,8 @@ def plan_upkeep(
         return _anew(kind, rows, most, f"{previous.kind} -> {kind} at {total} rows")
     if kind == "ivf_sq8" and total >= 2 * previous.trained_rows:
         return _anew(kind, rows, most, f"rows doubled since training ({previous.trained_rows} -> {total})")
-    if kind == "ivf_sq8" and previous.recall is not None and previous.recall < TARGET and total != previous.rows:
+    bar = min(TARGET, previous.trained_recall if previous.trained_recall is not None else TARGET)
+    if kind == "ivf_sq8" and previous.recall is not None and previous.recall < bar - SLACK:
         return _anew(kind, rows, most, f"recall@10 fell to {previous.recall:.3f}")
     return _adapt(kind, rows, most, previous)
 
@@ -157,6 +161,7 @@ def tasks_of(
                 parts=everything,
             )
         )
-    for parts in upkeep.build:
-        tasks.append(IndexTask(index, table, output, metric, upkeep.kind, dim, None, trained, (), parts, parts))
-    return tasks
+    return tasks + [
+        IndexTask(index, table, output, metric, upkeep.kind, dim, None, trained, (), parts, parts)
+        for parts in upkeep.build
+    ]

@@ -22,7 +22,8 @@ from transforms.media import images
 from transforms.media.container import open_container, read_head, video_stream
 from transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
 from transforms.media.orient import Orientation, of_frame
-from transforms.media.packets import LostPlaceError, PacketReader, PacketTable, walk, walk_near
+from transforms.media.packets import PacketTable, walk, walk_near
+from transforms.media.reader import LostPlaceError, PacketReader
 from transforms.media.sampling import BLACK, MICRO, Samples, Timeline, choose, segment_ordinals
 from transforms.media.scale import Scaler, scaler_key
 

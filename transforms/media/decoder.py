@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from transforms.media.packets import PacketReader, PacketTable
+from transforms.media.packets import PacketTable
+from transforms.media.reader import PacketReader
 
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,6 +53,36 @@ def codec_name(path: Path) -> str:
         data += file.read()
     names = _CODEC_NAME.search(data)
     return (names[1] or names[2]).decode("ascii") if names else ""
+
+
+def track_matrix(path: Path) -> bytes | None:
+    """Display matrix of the first video track of an ISO media file: nine int32, little-endian as libav gives them."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for moov in _inside(data, 0, len(data), b"moov"):
+            for trak in _inside(data, *moov, b"trak"):
+                kinds = [
+                    data[start + 8 : start + 12]
+                    for mdia in _inside(data, *trak, b"mdia")
+                    for start, _ in _inside(data, *mdia, b"hdlr")
+                ]
+                for start, end in _inside(data, *trak, b"tkhd"):
+                    at = start + (52 if data[start] == 1 else 40)
+                    if b"vide" in kinds and at + 36 <= end:
+                        return struct.pack("<9i", *struct.unpack(">9i", data[at : at + 36]))
+    return None
+
+
+def _inside(data: mmap.mmap, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
+    """(start, end) of the content of each box of a kind between two places."""
+    while start + 8 <= end:
+        length, header = int.from_bytes(data[start : start + 4], "big"), 8
+        if length == 1:
+            length, header = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        if length < header:
+            return
+        if data[start + 4 : start + 8] == kind:
+            yield start + header, min(start + length, end)
+        start += length
 
 
 def _missing(expected: int, size: int) -> str:

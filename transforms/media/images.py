@@ -143,11 +143,6 @@ def _frame(image: Image.Image) -> VideoFrame:
     if image.mode.startswith("I;16"):
         pixels = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return frame_of(np.repeat(pixels[:, :, None], 3, axis=2), "rgb24")
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, np.float64)
-        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
-        pixels = np.clip(values * (255 / top), 0, 255).astype(np.uint8)
-        return frame_of(np.repeat(pixels[:, :, None], 3, axis=2), "rgb24")
     if image.has_transparency_data:
         return frame_of(np.array(image.convert("RGBA")), "rgba")
     return frame_of(np.array(image.convert("RGB")), "rgb24")

@@ -1,4 +1,4 @@
-"""The packets of a video stream: walked once without decoding, then read again from wherever a frame needs them.
+"""The packets of a video stream, walked once without decoding.
 
 Walking gives every frame's presentation time, so the frames to decode are known before the first is decoded.
 """
@@ -6,18 +6,14 @@ Walking gives every frame's presentation time, so the frames to decode are known
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
 from schemas.errors import TooLargeError
-from transforms.media.container import open_container, video_stream
 from transforms.media.sampling import Timeline
 
 if TYPE_CHECKING:
@@ -33,16 +29,10 @@ INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The container whose index lists every packet, so that a packet's number is known without reading what precedes it."""
 
 _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
-_SEEK_GAP = 1 << 20
-_LOOK_FOR = 1000
 _BACKWARD_JUMP_S = 10
 _WRAPPED_S = 13 * 3600
 _WRAPPING = frozenset({"mpegts", "mpeg"})
 _GIF_SLOW = 10
-
-
-class LostPlaceError(Exception):
-    """A seek led to packets that aren't where the walk found them."""
 
 
 @dataclass(frozen=True)
@@ -287,101 +277,3 @@ def joined(
         end = int((result[:first] + duration[:first]).max())
         result[first:last] += end - int(pts[first:last].min())
     return result
-
-
-class PacketReader:
-    """Gives packets by their position in a table; reads on, seeks, or begins anew, whatever gets there exactly.
-
-    Args:
-        path: the file.
-        container, stream: opened; closed by the caller.
-        table: what walking this file gave.
-        stage: for errors.
-    """
-
-    def __init__(
-        self, path: Path, container: InputContainer, stream: VideoStream, table: PacketTable, stage: str
-    ) -> None:
-        self._path, self._table, self._stage = path, table, stage
-        self._container, self._stream = container, stream
-        self._reopened: InputContainer | None = None
-        self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self._next = len(table)
-        self._whole = table.first_frame == 0
-
-    def read(self, start: int, stop: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
-        """(position, packet) from ``start`` up to, not including, ``stop``."""
-        at = start
-        try:
-            for position, packet in self._from(start):
-                if position >= stop:
-                    return
-                yield position, packet
-                at = position + 1
-                if at >= stop:
-                    return
-        except LostPlaceError:
-            self._begin_anew()
-            for position, packet in self._from(at):
-                yield position, packet
-                if position + 1 >= stop:
-                    return
-
-    def close(self) -> None:
-        """Close what was opened here."""
-        if self._reopened is not None:
-            self._reopened.close()
-
-    def _from(self, start: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
-        if self._next > start or int(self._table.size[self._next : start].sum()) > _SEEK_GAP:
-            self._seek(start)
-        while self._next < len(self._table):
-            packet = next(self._packets, None)
-            if packet is None:
-                return
-            if not packet.size:
-                continue
-            position = self._next
-            if packet.size != self._table.size[position]:
-                raise LostPlaceError
-            self._next += 1
-            if position >= start:
-                yield position, packet
-
-    def _seek(self, start: int) -> None:
-        for target in (self._table.pts[start], self._table.dts[start]):
-            if target == NO_TIME:
-                continue
-            try:
-                self._container.seek(int(target), stream=self._stream)
-                packets = self._container.demux(self._stream)
-                # Some containers are entered before or within a picture; read on to one that the walk saw.
-                for packet in islice(packets, _LOOK_FOR):
-                    place = self._place(packet) if packet.size else None
-                    if place is not None and place > start:
-                        break
-                    if place is not None:
-                        self._packets, self._next = _chained(packet, packets), place
-                        return
-            except (av.FFmpegError, OSError):
-                continue
-        self._begin_anew()
-
-    def _place(self, packet: Packet[VideoStream]) -> int | None:
-        """Position of a packet in the table; None when it is not there, or more than once."""
-        pts = NO_TIME if packet.pts is None else packet.pts
-        found = np.flatnonzero((self._table.pts == pts) & (self._table.size == packet.size))
-        return int(found[0]) if len(found) == 1 else None
-
-    def _begin_anew(self) -> None:
-        if not self._whole:
-            raise LostPlaceError
-        self.close()
-        self._container = self._reopened = open_container(self._path, self._stage)
-        self._stream = video_stream(self._container, self._path, self._stage)
-        self._packets, self._next = self._container.demux(self._stream), 0
-
-
-def _chained(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-    yield first
-    yield from rest

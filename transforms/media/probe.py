@@ -15,8 +15,8 @@ from schemas.media import MediaFacts, MediaLimits, MediaType
 from transforms.media import images
 from transforms.media.container import open_container, read_head, video_stream
 from transforms.media.decoder import picture_decoder
-from transforms.media.headers import cut_short, gif_frames
-from transforms.media.orient import UPRIGHT, Orientation, of_frame
+from transforms.media.headers import cut_short, gif_frames, track_matrix
+from transforms.media.orient import UPRIGHT, Orientation, from_matrix, of_frame
 from transforms.media.packets import INDEXED, walk
 from transforms.media.sampling import MICRO, Timeline
 
@@ -86,7 +86,7 @@ def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
             container=name.split(",")[0],
             codec=stream.codec_context.codec.canonical_name,
             size=(stream.width, stream.height),
-            orientation=_first_orientation(container, stream),
+            orientation=from_matrix(track_matrix(path)) if name == INDEXED else _first_orientation(container, stream),
             timeline=timeline,
             why=cut_short(path) or table.broken,
             claimed=claimed,

@@ -6,7 +6,9 @@ finish the same work can't disturb each other: the first one wins, the second is
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -50,6 +52,8 @@ class Objects:
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
+        if not text.strip():
+            raise SpecError("The store is an empty text; name a folder, s3://bucket/prefix or gs://bucket/prefix.")
         scheme = urlsplit(text).scheme if "://" in text else ""
         if scheme in ("", "file"):
             self.root: Path | None = Path(text.removeprefix("file://")).expanduser().absolute()
@@ -66,11 +70,15 @@ class Objects:
 
     @property
     def store(self) -> ObjectStore:
-        """The opened store; a missing local folder is made."""
+        """The opened store.
+
+        Raises:
+            FileNotFoundError: for a local folder that is not there.
+        """
         if self._store is None:
             if self.root is not None:
                 with self.errors(""):
-                    self.root.mkdir(parents=True, exist_ok=True)
+                    os.scandir(self.root).close()
                 self._store = LocalStore(self.root)
             else:
                 insecure = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
@@ -81,8 +89,14 @@ class Objects:
         """Absolute URI of ``path``."""
         return f"{self.uri}/{path}" if path else self.uri
 
+    def _make_root(self) -> None:
+        if self._store is None and self.root is not None:
+            with self.errors(""):
+                self.root.mkdir(parents=True, exist_ok=True)
+
     def put_new(self, path: str, data: bytes) -> bool:
         """Create ``path``; False when it is there already, which is left as it is."""
+        self._make_root()
         with self.errors(path):
             try:
                 obstore.put(self.store, path, data, mode="create")
@@ -92,6 +106,7 @@ class Objects:
 
     def put(self, path: str, data: bytes) -> None:
         """Create or replace ``path`` in one step."""
+        self._make_root()
         with self.errors(path):
             obstore.put(self.store, path, data)
 
@@ -101,14 +116,11 @@ class Objects:
 
         On disk the file is written beside its final name and linked to it; a bucket gets a conditional put.
         """
-        if self.root is None:
-            folder = Path(tempfile.mkdtemp(prefix="cliploom-"))
-        else:
-            folder = (self.root / path).parent
-            with self.errors(path):
-                folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=PurePosixPath(path).suffix, dir=folder)
-        os.close(handle)
+        folder = Path(tempfile.mkdtemp(prefix="cliploom-")) if self.root is None else (self.root / path).parent
+        with self.errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=PurePosixPath(path).suffix, dir=folder)
+            os.close(handle)
         local = Path(name)
         try:
             with self.errors(path):
@@ -150,9 +162,11 @@ class Objects:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Objects below a folder, in no order; files that are still being written are left out."""
-        if self.root is not None and not (self.root / prefix).is_dir():
-            return
         with self.errors(prefix):
+            if self.root is not None and not (self.root / prefix).is_dir():
+                if self.root.is_file():
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.uri)
+                return
             for batch in obstore.list(self.store, prefix=f"{prefix.rstrip('/')}/" if prefix else None):
                 for meta in batch:
                     if TEMPORARY not in meta["path"]:
@@ -206,25 +220,40 @@ class Objects:
             yield
         except (NotFoundError, FileNotFoundError) as error:
             raise FileNotFoundError(self.uri_of(path)) from error
-        except (PermissionDeniedError, PermissionError):
-            raise StoreError(
-                f"{self.uri_of(path)}: no permission; check the rights of this user on the store."
-            ) from None
         except (BaseError, OSError) as error:
-            text = str(error)
-            if "No space left" in text or getattr(error, "errno", None) == 28:
-                raise StoreError(f"{self.uri_of(path)}: the disk is full; free some space and run again.") from None
-            if "Read-only file system" in text or getattr(error, "errno", None) == 30:
-                raise StoreError(
-                    f"{self.uri_of(path)}: the store is read-only; choose another or remount it."
-                ) from None
-            if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
-                raise StoreError(
-                    f"{self.uri}: a file stands where the store needs a folder; move it or choose another store."
-                ) from None
-            raise StoreError(
-                f"{self.uri_of(path)}: the store can't be used ({type(error).__name__}: {_first_line(text)})."
-            ) from error
+            place, number = self.uri_of(path), _error_number(error)
+            if isinstance(error, PermissionDeniedError) or number in (errno.EACCES, errno.EPERM):
+                reason = "no permission; check the rights of this user on the store"
+            elif number in (errno.ENOSPC, errno.EDQUOT):
+                reason = "the disk is full; free some space and run again"
+            elif number == errno.EROFS:
+                reason = "the store is read-only; choose another or remount it"
+            elif number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+                place = self.uri
+                reason = "a file stands where the store needs a folder; move it or choose another store"
+            else:
+                reason = f"the store can't be used ({type(error).__name__}: {_first_line(str(error))})"
+            raise StoreError(f"{place}: {reason}.") from error
+
+
+def existing_store(uri: str) -> Objects:
+    """The store at ``uri``, for commands that only make sense when there is one.
+
+    Raises:
+        StoreError: when a local folder is not there.
+    """
+    objects = Objects(uri)
+    if objects.root is not None and not objects.root.exists():
+        raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    return objects
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error; the object store only writes it into its message."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _umask() -> int:

@@ -7,7 +7,7 @@ are ``list<float32>`` and not compressed (floats don't shrink; M: reading is bou
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from schemas.errors import StoreError
 from schemas.records import PartRecord
 from schemas.tables import feature_schema
 from transforms.store.objects import Objects
+from transforms.tfrecords import quantize
 
 FOOTER = b"cliploom"
 ROW_GROUP_BYTES = 8 << 20
@@ -34,8 +35,8 @@ class FeatureRow:
 
     row_id: int
     uid: str
-    start_s: float
-    end_s: float
+    start_s: float | None
+    end_s: float | None
     frame: int
     item_digest: str
     vectors: dict[str, NDArray[np.float32]]
@@ -60,14 +61,19 @@ class PartWriter:
     Args:
         path: local file to write.
         outputs: output name -> vector length.
+        compact: outputs that are kept as 8-bit codes; such rows come as tables.
+        records: there is a column ``labels``.
     """
 
-    def __init__(self, path: Path, outputs: dict[str, int]) -> None:
+    def __init__(
+        self, path: Path, outputs: dict[str, int], compact: Collection[str] = (), *, records: bool = False
+    ) -> None:
         self.rows = 0
         self._outputs = outputs
-        self._schema = feature_schema(outputs)
+        self._schema = feature_schema(outputs, compact, records=records)
         plain = [name for name in self._schema.names if name not in outputs]
-        compression = dict.fromkeys(plain, "zstd") | {f"{name}.list.element": "none" for name in outputs}
+        compression = dict.fromkeys(plain, "zstd")
+        compression |= {name if name in compact else f"{name}.list.element": "none" for name in outputs}
         self._writer = pq.ParquetWriter(
             path,
             self._schema,
@@ -76,7 +82,8 @@ class PartWriter:
             write_statistics=["row_id", "uid", "start_s"],
             store_schema=False,
         )
-        self._group_rows = max(1, ROW_GROUP_BYTES // (4 * sum(outputs.values()) + 64))
+        row_bytes = 64 + sum(dim if name in compact else 4 * dim for name, dim in outputs.items())
+        self._group_rows = max(1, ROW_GROUP_BYTES // row_bytes)
         self._pending: list[FeatureRow] = []
 
     def __enter__(self) -> PartWriter:
@@ -136,7 +143,7 @@ def vectors_to_arrow(vectors: NDArray[np.float32]) -> pa.Array:
 
 
 def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np.float32]:
-    """A ``list<float32>`` column as float32 [N, dim].
+    """A ``list<float32>`` column, or one of 8-bit codes, as float32 [N, dim].
 
     Raises:
         StoreError: when a list has another length.
@@ -144,7 +151,10 @@ def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     blocks = []
     for chunk in chunks:
-        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        if pa.types.is_binary(chunk.type) or pa.types.is_large_binary(chunk.type):
+            values = quantize.decode(binary_codes(chunk.cast(pa.binary())))
+        else:
+            values = chunk.flatten().to_numpy(zero_copy_only=False)
         if values.size != len(chunk) * dim:
             raise StoreError(
                 f"a vector column that should be {dim} wide holds {values.size} values in {len(chunk)} rows."
@@ -153,6 +163,21 @@ def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np
     if not blocks:
         return np.empty((0, dim), np.float32)
     return np.concatenate(blocks).astype(np.float32, copy=False) if len(blocks) > 1 else blocks[0]
+
+
+def codes_to_arrow(codes: NDArray[np.uint8]) -> pa.Array:
+    """uint8 [N, D] as a binary array of strings of D bytes, without copying the codes."""
+    count, dim = codes.shape
+    offsets = pa.py_buffer(np.arange(count + 1, dtype=np.int32) * np.int32(dim))
+    return pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(np.ascontiguousarray(codes))])
+
+
+def binary_codes(chunk: pa.Array) -> NDArray[np.uint8]:
+    """All bytes of a binary array, uint8 [M], without copying."""
+    if not len(chunk) or chunk.buffers()[2] is None:
+        return np.empty(0, np.uint8)
+    offsets = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, chunk.offset * 4)
+    return np.frombuffer(chunk.buffers()[2], np.uint8, int(offsets[-1] - offsets[0]), int(offsets[0]))
 
 
 def footer_of(path: Path) -> dict[str, Any]:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from schemas.digests import digest_of
+from schemas.media import MediaLimits
+
+TO_PROBE = ("source", "uid", "uri", "signature", "kind", "attempts")
 
 
-def probe_results_path(uris: Sequence[str], signatures: Sequence[str]) -> str:
-    """The file with the probe results of a batch of inputs, named by what was probed."""
-    return f"probes/{digest_of([list(pair) for pair in zip(uris, signatures, strict=True)])}.parquet"
+def probe_results_path(batch: Iterable[Sequence[str | int]], limits: MediaLimits) -> str:
+    """The file with the probe results of a batch of inputs, named by what was probed.
+
+    Args:
+        batch: the columns ``TO_PROBE`` of each input; ``attempts`` gives every night's try a name of its own.
+        limits: beyond which an input is refused.
+    """
+    return f"probes/{digest_of([[list(row) for row in batch], asdict(limits)])}.parquet"

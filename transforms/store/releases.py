@@ -7,17 +7,21 @@ runs that started from the same release only one can publish.
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import pyarrow as pa
-from deltalake import CommitProperties, write_deltalake
+from deltalake import CommitProperties
 from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
 
 from schemas.errors import StoreError
 from schemas.release import STORE_FORMAT, Release
 from schemas.tables import RELEASES
 from transforms.store.objects import Objects
-from transforms.store.tables import open_table, read_table
+from transforms.store.tables import open_table, put_rows, read_table
 
 TABLE = "releases"
 
@@ -80,30 +84,56 @@ def append_release(objects: Objects, release: Release, seen_version: int) -> Non
     Raises:
         StoreError: when another run has published in between.
     """
+    _commit(objects, [release], seen_version, "append")
+
+
+def keep_releases(objects: Objects, kept: Sequence[Release], seen_version: int) -> int:
+    """Make ``kept`` the only releases; returns the table's new version.
+
+    Raises:
+        StoreError: when another run has published in between.
+    """
+    _commit(objects, kept, seen_version, "overwrite")
+    return seen_version + 1
+
+
+def release_columns(release: Release) -> dict[str, Any]:
+    """The row of a release, by column of ``RELEASES``; the body is the release whole, as JSON."""
+    return {
+        "release": release.release,
+        "run": release.run,
+        "created_at": release.created_at,
+        "format": release.format,
+        "program": release.program,
+        "note": release.note,
+        "items": release.counts.get("items", 0),
+        "rows": sum(feature.rows for feature in release.features.values()),
+        "failed": release.counts.get("failed", 0),
+        "bytes": sum(feature.size for feature in release.features.values()),
+        "seconds": release.seconds,
+        "body": json.dumps(release.model_dump(mode="json"), separators=(",", ":")),
+    }
+
+
+def release_table(releases: Sequence[Release]) -> pa.Table:
+    """Releases as rows of the table."""
+    return pa.Table.from_pylist([release_columns(release) for release in releases], schema=RELEASES)
+
+
+def _commit(
+    objects: Objects, releases: Sequence[Release], seen_version: int, mode: Literal["append", "overwrite"]
+) -> None:
     table = open_table(objects, TABLE, RELEASES)
     if seen_version >= 0:
         table.load_as_version(seen_version)
     elif table.version() != 0:
         raise _conflict(objects)
-    row = pa.table(
-        {
-            "release": [release.release],
-            "run": [release.run],
-            "created_at": [release.created_at],
-            "format": [release.format],
-            "program": [release.program],
-            "note": [release.note],
-            "items": [release.counts.get("items", 0)],
-            "rows": [sum(feature.rows for feature in release.features.values())],
-            "failed": [release.counts.get("failed", 0)],
-            "bytes": [sum(feature.size for feature in release.features.values())],
-            "seconds": [release.seconds],
-            "body": [json.dumps(release.model_dump(mode="json"), separators=(",", ":"))],
-        },
-        schema=RELEASES,
-    )
+    file = put_rows(objects, TABLE, release_table(releases))
+    action = AddAction(file.name, file.size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": file.rows}))
     try:
-        write_deltalake(table, row, mode="append", commit_properties=CommitProperties(max_commit_retries=0))
+        # Without retries on this object: of two runs that saw the same version only one gets through.
+        once = CommitProperties(max_commit_retries=0)
+        table.create_write_transaction([action], mode=mode, schema=RELEASES, commit_properties=once)
     except CommitFailedError:
         raise _conflict(objects) from None
 

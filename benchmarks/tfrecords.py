@@ -1,0 +1,159 @@
+"""TFRecords into a store and out of it, beside TensorFlow reading and writing the same: ``python -m benchmarks tfrecords``.
+
+Every job is a process of its own on one shard of YouTube-8M's size, and is counted in records per CPU second, since
+tf.data always uses helper threads. *Into the store* is what a worker does with a shard: read, check, write Parquet and
+hash it. *Out* is both rounds of an export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.tfrecords_data import JOBS as PURE
+from benchmarks.tfrecords_data import VIDEOS, write_shard
+from schemas.jobs import FeatureJob
+from schemas.records import Shard, ShardItem, Twin
+from schemas.spec import TfrecordSource
+from transforms.compute import Timings, compute_item, compute_parts
+from transforms.store.objects import Objects
+from transforms.store.parts import part_path
+from transforms.tfrecords.export import Layout, PieceTask, ShardTask
+from transforms.tfrecords.settings import ShardSettings
+
+REPEATS = 3
+
+
+def job_of(quantized: str) -> FeatureJob:
+    """A feature of frame-level shards."""
+    source = TfrecordSource.model_validate(
+        {"kind": "tfrecord", "format": "yt8m_frame", "glob": ["*"], "quantized": quantized}
+    )
+    settings = ShardSettings.of(source, None)
+    return FeatureJob(
+        name="yt",
+        source="yt",
+        kind="tfrecord",
+        settings=settings.to_json(),
+        config="0" * 40,
+        table=f"features/yt/{quantized}",
+        model="",
+        card=None,
+        outputs=settings.outputs,
+        compact=settings.compact,
+        records=True,
+    )
+
+
+def shard_of(path: Path) -> Shard:
+    """The whole file as a shard of work."""
+    status = path.stat()
+    signature = f"{status.st_size}:{status.st_mtime_ns}"
+    return Shard(("yt",), (ShardItem(str(path), signature, "1" * 40, "{}", (Twin(1, path.stem),)),))
+
+
+def read_into_store(path: Path, quantized: str, store: Path) -> str:
+    """Make the part of one shard; returns its name."""
+    job, shard, objects, timings = job_of(quantized), shard_of(path), Objects(store), Timings()
+    objects.delete([part_path(job.table, shard.part_name(job.config))])
+    (record,) = compute_parts(
+        shard,
+        [job],
+        {},
+        lambda each, part: objects.create_file(part_path(each.table, part)),
+        lambda item, builders: compute_item(item, builders, timings),
+        lambda item, rows: None,
+        "benchmark",
+        timings,
+    )
+    assert not record.failures
+    return record.part
+
+
+def write_out(store: Path, quantized: str, part: str) -> None:
+    """Both rounds of an export of one part into one shard."""
+    job, objects = job_of(quantized), Objects(store)
+    dims = job.outputs
+    layout = Layout("yt8m_frame", "rgb", dims["rgb"], "audio", dims["audio"], 1, "yt", records=True, labels=None)
+    piece = PieceTask("out", job.table, (part,), layout)
+    shard = ShardTask("out", "yt", (piece.path,), 0, 1, gzip=False)
+    objects.delete([piece.path, shard.path])
+    piece.write(objects)
+    shard.write(objects)
+
+
+def _into_keep(path: Path, count: int) -> None:
+    read_into_store(path, "keep", path.parent / "store")
+
+
+def _into_decode(path: Path, count: int) -> None:
+    read_into_store(path, "decode", path.parent / "store")
+
+
+def _out(path: Path, count: int) -> None:
+    job = job_of("keep")
+    write_out(path.parent / "store", "keep", shard_of(path).part_name(job.config))
+
+
+JOBS: dict[str, Callable[[Path, int], None]] = {
+    "read and parse, tf.data": PURE["read and parse, tf.data"],
+    "into the store, codes kept": _into_keep,
+    "into the store, float32": _into_decode,
+    "write, TFRecordWriter": PURE["write, TFRecordWriter"],
+    "out of the store": _out,
+}
+
+
+def _measure_here(name: str, path: Path, count: int) -> dict[str, float]:
+    """Best of some runs; the first loads libraries and isn't counted."""
+    JOBS[name](path, count)
+    rates = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        JOBS[name](path, count)
+        rates.append(count / (time.process_time() - start))
+    return {"rate": max(rates), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def measure(count: int) -> dict[str, dict[str, float]]:
+    """Records per CPU second and peak memory of every job."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_shard(Path(folder) / "frames.tfrecord", count)
+        for name in JOBS:
+            command = [sys.executable, "-m", "benchmarks.tfrecords", "--job", name, str(path), str(count)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            found[name] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks tfrecords", description=__doc__)
+    parser.add_argument("--videos", type=int, default=VIDEOS, help="records of 300 frames in the shard")
+    parser.add_argument("--job", nargs=3, metavar=("NAME", "SHARD", "COUNT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.job:
+        name, path, count = arguments.job
+        print(json.dumps(_measure_here(name, Path(path), int(count))))
+        return 0
+    found = measure(arguments.videos)
+    print(f"{'':28} records/CPU s   of TensorFlow   peak MB")
+    base = 0.0
+    for name, row in found.items():
+        theirs = name.endswith(("tf.data", "TFRecordWriter"))
+        base = row["rate"] if theirs else base
+        ratio = "" if theirs else f"{row['rate'] / base:.2f}"
+        print(f"{name:28} {row['rate']:13,.0f} {ratio:>15} {row['peak_mb']:9,.0f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,238 @@
+"""``cliploom inspect``: what a file or a store is and holds, found out by looking, never by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import SpecError, StoreError
+from transforms.store.objects import Objects
+
+_PARQUET, _HDF5 = b"PAR1", b"\x89HDF\r\n\x1a\n"
+SHOWN = 3
+"""Values shown of a vector, and items of a list."""
+
+
+def inspect(target: str, limit: int = 100, release: int | None = None) -> dict[str, Any]:
+    """What ``target`` is, as plain values; ``kind`` says which of ``store``, ``parquet``, ``hdf5``, ``tfrecord``.
+
+    Args:
+        target: a file, or a store's folder or URI.
+        limit: records of a TFRecord that are read, items of an HDF5 file that are listed.
+        release: of a store; the newest by default.
+
+    Raises:
+        SpecError: when there is nothing there.
+        StoreError: for a folder that is no store.
+    """
+    path = Path(target).expanduser()
+    if "://" in target or path.is_dir():
+        return _store(target if "://" in target else str(path), release)
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(8)
+    except FileNotFoundError:
+        raise SpecError(f"There is no file or store {target!r}.") from None
+    except OSError as error:
+        raise SpecError(f"{target} can't be read: {error.strerror}.") from None
+    if magic[:4] == _PARQUET:
+        return _parquet(path)
+    if magic == _HDF5:
+        return _hdf5(path, limit)
+    return _tfrecord(path, limit)
+
+
+def _tfrecord(path: Path, limit: int) -> dict[str, Any]:
+    from transforms.tfrecords.framing import compression_of
+    from transforms.tfrecords.inspect import describe
+
+    with path.open("rb") as stream:
+        compression = compression_of(stream.read(12))
+        stream.seek(0)
+        summary = describe(stream, str(path), limit=limit)
+    if not summary.records and not summary.kinds:
+        reason = summary.bad[0].reason if summary.bad else "it is empty"
+        raise SpecError(f"{path} is no TFRecord, Parquet or HDF5 file: {reason}.")
+    return {"kind": "tfrecord", "path": str(path), "size": path.stat().st_size, "compression": compression} | asdict(
+        summary
+    )
+
+
+def _parquet(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    from transforms.store.parts import FOOTER, footer_of, read_rows
+
+    try:
+        metadata = pq.read_metadata(path)
+    except Exception as error:
+        raise StoreError(f"{path} is a damaged Parquet file ({type(error).__name__}).") from None
+    schema = metadata.schema.to_arrow_schema()
+    found: dict[str, Any] = {
+        "kind": "parquet",
+        "path": str(path),
+        "size": path.stat().st_size,
+        "rows": metadata.num_rows,
+        "row_groups": metadata.num_row_groups,
+        "columns": {field.name: str(field.type) for field in schema},
+    }
+    if FOOTER in (metadata.metadata or {}):
+        footer = footer_of(path)
+        contents = footer["contents"]
+        found["part"] = {
+            "feature": footer["feature"],
+            "config": footer["config"],
+            "run": footer.get("run", ""),
+            "items": len({content["item_no"] for content in contents}),
+            "uids": [content["uid"] for content in contents[:SHOWN]],
+            "failures": [failure["message"] for failure in footer["failures"]],
+        }
+    first = next((table for table in read_rows(path) if table.num_rows), None)
+    found["first"] = [_shortened(row) for row in first.slice(0, SHOWN).to_pylist()] if first is not None else []
+    return found
+
+
+def _hdf5(path: Path, limit: int) -> dict[str, Any]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        names = list(_arrays(file, ""))
+        items: list[dict[str, Any]] = []
+        for name in names[:limit]:
+            node = file.get(name)
+            if node is None:
+                items.append({"name": name, "problem": "links to a file that is not there"})
+                continue
+            shape = f"{node.dtype}{list(node.shape)}"
+            items.append({"name": name, "array": shape, "attributes": {k: _plain(v) for k, v in node.attrs.items()}})
+        return {"kind": "hdf5", "path": str(path), "size": path.stat().st_size, "arrays": len(names), "items": items}
+
+
+def _arrays(group: Any, prefix: str) -> Iterator[str]:
+    """Names of all datasets below a group, also of links that lead nowhere."""
+    import h5py
+
+    for name in group:
+        node = group.get(name)
+        if isinstance(node, h5py.Group):
+            yield from _arrays(node, f"{prefix}{name}/")
+        else:
+            yield prefix + name
+
+
+def _store(uri: str, release: int | None) -> dict[str, Any]:
+    from transforms.store.releases import read_releases
+    from transforms.store.tables import read_table
+
+    objects = Objects(uri)
+    releases = read_releases(objects)
+    if not releases.rows:
+        raise StoreError(f"{uri} is no store with a release; `cliploom run SPEC` makes one.")
+    found = releases.get(release)
+    return {
+        "kind": "store",
+        "path": objects.uri,
+        "releases": len(releases.rows),
+        "release": found.release,
+        "created_at": found.created_at.isoformat(),
+        "program": found.program,
+        "counts": found.counts,
+        "tables": {name: read_table(objects, name, version).height for name, version in found.tables.items()},
+        "features": {
+            name: {
+                "source": entry.source,
+                "encoder": entry.encoder,
+                "rows": entry.rows,
+                "parts": entry.parts,
+                "size": entry.size,
+                "outputs": {output: each.dim for output, each in entry.outputs.items()},
+            }
+            for name, entry in found.features.items()
+        },
+        "indexes": {
+            name: {"feature": entry.feature, "kind": entry.kind, "metric": entry.metric, "rows": entry.rows}
+            for name, entry in found.indexes.items()
+        },
+        "exports": {
+            name: {"kind": entry.kind, "files": len(entry.files), "size": sum(file.size for file in entry.files)}
+            for name, entry in found.exports.items()
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _shortened(value: Any) -> Any:
+    """Values of a row, fit to print: a vector's first numbers, a string's first characters."""
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    if isinstance(value, bytes):
+        value = list(value[: SHOWN + 1])
+    if isinstance(value, list):
+        kept = [_shortened(inner) for inner in value[:SHOWN]]
+        return [*kept, "..."] if len(value) > SHOWN else kept
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def inspect_text(found: dict[str, Any]) -> str:
+    """The same for a person."""
+    writers = {"tfrecord": _tfrecord_text, "parquet": _parquet_text, "hdf5": _hdf5_text, "store": _store_text}
+    return "\n".join(writers[found["kind"]](found))
+
+
+def _tfrecord_text(found: dict[str, Any]) -> Iterator[str]:
+    from schemas.tfrecords import BadRecord
+    from transforms.tfrecords.inspect import FeatureSummary, ShardSummary, lines
+
+    features = tuple(FeatureSummary(**feature) for feature in found["features"])
+    bad = tuple(BadRecord(**each) for each in found["bad"])
+    packed = "" if found["compression"] == "none" else f", {found['compression']}"
+    yield f"{found['path']}: TFRecord{packed}, {found['size']} bytes"
+    yield from lines(ShardSummary(found["records"], found["kinds"], found["bytes"], features, found["complete"], bad))
+
+
+def _parquet_text(found: dict[str, Any]) -> Iterator[str]:
+    groups = found["row_groups"]
+    yield f"{found['path']}: Parquet, {found['size']} bytes, {found['rows']} rows in {groups} row groups"
+    part = found.get("part")
+    if part:
+        uids = ", ".join(part["uids"]) + (", ..." if part["items"] > len(part["uids"]) else "")
+        yield f"  part of feature {part['feature']} (config {part['config'][:12]}), {part['items']} items: {uids}"
+        for message in part["failures"]:
+            yield f"  failure: {message}"
+    for name, kind in found["columns"].items():
+        yield f"  {name}: {kind}"
+    for row in found["first"]:
+        yield f"  {json.dumps(row, default=str, ensure_ascii=False)}"
+
+
+def _hdf5_text(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['path']}: HDF5, {found['size']} bytes, {found['arrays']} arrays"
+    for item in found["items"]:
+        if "problem" in item:
+            yield f"  {item['name']}: {item['problem']}"
+            continue
+        attributes = ", ".join(f"{name} {value}" for name, value in item["attributes"].items())
+        yield f"  {item['name']}: {item['array']}" + (f" ({attributes})" if attributes else "")
+    if found["arrays"] > len(found["items"]):
+        yield f"  ... and {found['arrays'] - len(found['items'])} more"
+
+
+def _store_text(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['path']}: store, release {found['release']} of {found['releases']}, made {found['created_at']}"
+    for name, entry in found["features"].items():
+        outputs = ", ".join(f"{output} [{dim}]" for output, dim in entry["outputs"].items())
+        made = f"of {entry['source']}" + (f" by {entry['encoder']}" if entry["encoder"] else "")
+        size = f"{entry['rows']} rows in {entry['parts']} parts, {entry['size']} bytes"
+        yield f"  feature {name} {made}: {size}; {outputs}"
+    for name, entry in found["indexes"].items():
+        yield f"  index {name} of {entry['feature']}: {entry['rows']} rows, {entry['kind']}, {entry['metric']}"
+    for name, entry in found["exports"].items():
+        yield f"  export {name}: {entry['kind']}, {entry['files']} files, {entry['size']} bytes"
+    for name, rows in found["tables"].items():
+        yield f"  table {name}: {rows} rows"

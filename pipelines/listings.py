@@ -1,0 +1,121 @@
+"""Listings of a store: releases, failures, hits; as rows for JSON and as text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from pipelines.console import human_bytes, human_seconds, table
+from schemas.release import Release
+from transforms.store.objects import existing_store
+from transforms.store.releases import read_releases
+from transforms.store.tables import read_table
+
+
+def release_rows(store: str) -> list[dict[str, Any]]:
+    """The releases of a store, oldest first, each with what changed against the one before."""
+    releases = read_releases(existing_store(store)).rows
+    before: Release | None = None
+    rows = []
+    for release in releases:
+        rows.append(
+            {
+                "release": release.release,
+                "created_at": release.created_at.isoformat(timespec="seconds"),
+                "run": release.run,
+                "items": release.counts.get("items", 0),
+                "rows": sum(feature.rows for feature in release.features.values()),
+                "failed": release.counts.get("failed", 0),
+                "bytes": sum(feature.size for feature in release.features.values()),
+                "seconds": release.seconds,
+                "changed": changes(before, release),
+                "note": release.note,
+            }
+        )
+        before = release
+    return rows
+
+
+def changes(before: Release | None, after: Release) -> str:
+    """What changed between two releases, in a few words."""
+    if before is None:
+        return "first release"
+    said = []
+    items = after.counts.get("items", 0) - before.counts.get("items", 0)
+    if items:
+        said.append(f"{items:+d} items")
+    for name, feature in after.features.items():
+        old = before.features.get(name)
+        if old is None:
+            said.append(f"feature {name} is new")
+        elif old.config != feature.config:
+            said.append(f"feature {name} computed anew")
+        elif old.version != feature.version:
+            said.append(f"{name} {feature.rows - old.rows:+d} rows")
+    said += [f"feature {name} is gone" for name in before.features if name not in after.features]
+    return ", ".join(said) or "no row changed"
+
+
+def release_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The releases as text."""
+    if not rows:
+        return "No release yet."
+    plain = [row | {"size": human_bytes(row["bytes"]), "took": human_seconds(row["seconds"])} for row in rows]
+    return table(plain, ["release", "created_at", "items", "rows", "failed", "size", "took", "changed", "note"])
+
+
+def failure_rows(store: str, release: int | None = None) -> list[dict[str, Any]]:
+    """The failures that a release knows, one by one."""
+    objects = existing_store(store)
+    found = read_releases(objects).get(release)
+    return read_table(objects, "failures", found.tables["failures"]).to_dicts()
+
+
+def failure_groups(store: str, release: int | None = None) -> list[dict[str, Any]]:
+    """Failures by reason, most first, each with one example."""
+    rows = failure_rows(store, release)
+    if not rows:
+        return []
+    grouped = (
+        pl.DataFrame(rows)
+        .group_by("stage", "type", "transient", "partial", maintain_order=True)
+        .agg(pl.col("uid").n_unique().alias("items"), pl.col("uid", "uri", "message").first())
+        .sort("partial", "items", descending=[False, True])
+    )
+    return grouped.to_dicts()
+
+
+def failure_text(groups: Sequence[dict[str, Any]]) -> str:
+    """Failures as text."""
+    if not groups:
+        return "No failures."
+    lines = []
+    for group in groups:
+        kind = "transient, tried again" if group["transient"] else "permanent"
+        kept = ", part kept" if group["partial"] else ""
+        lines.append(f"{group['items']} items: {group['type']} in {group['stage']} ({kind}{kept})")
+        lines.append(f"  e.g. {group['uid']}: {group['message']}")
+    return "\n".join(lines)
+
+
+def hit_table(hits: Sequence[Any]) -> str:
+    """Hits as text."""
+    if not hits:
+        return "No hits."
+    rows = []
+    for place, hit in enumerate(hits, 1):
+        found = hit.to_dict()
+        extra = " ".join(f"{key}={value}" for key, value in (found.get("metadata") or {}).items())
+        rows.append(
+            {
+                "#": place,
+                "score": f"{found['score']:.3f}",
+                "uid": found["uid"],
+                "at": f"{found['start_s']:.2f}s",
+                "about": " ".join(text for text in (found.get("text") or "", extra) if text),
+                "file": found.get("uri") or "",
+            }
+        )
+    return table(rows, ["#", "score", "uid", "at", "about", "file"])

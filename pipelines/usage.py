@@ -1,0 +1,53 @@
+"""Wrong commands and options as sentences: what was given, what exists."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from schemas.errors import SpecError, nearest, short
+
+
+def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> SpecError:
+    """The error for a person.
+
+    Args:
+        error: what the parser of the command line raised; its kinds are told apart by what they carry.
+        arguments: of the program.
+    """
+    context: Any = getattr(error, "ctx", None)
+    command = context.command if context is not None else None
+    see = f"see `{context.command_path} --help`" if context is not None else "see `cliploom --help`"
+    option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
+    message = error.message.rstrip(".")
+    if option is not None and message.startswith("No such option"):
+        known = [name for each in (command.params if command is not None else ()) for name in each.opts]
+        return SpecError(f"There is no option {option}{nearest(option, [*known, '--help'])}")
+    if message.startswith("No such command"):
+        wrong = message.split("'")[1]
+        return SpecError(f"There is no command {wrong!r}{nearest(wrong, command.commands if command else ())}")
+    if message.startswith("Got unexpected extra argument"):
+        return SpecError(f"{message.partition('(')[2].partition('(')[2].rstrip(')')!r} is one argument too many; {see}.")
+    if parameter is not None and type(error).__name__ == "MissingParameter":
+        return SpecError(f"The argument {parameter.name.upper()} is missing; {see}.")
+    if parameter is not None:
+        said = message.split(",")[0]
+        return SpecError(
+            f"{parameter.opts[0] if parameter.opts[0].startswith('-') else parameter.name.upper()}: "
+            f"{short(_given(parameter.opts, arguments))} is wrong: {said[:1].lower()}{said[1:]}; {see}."
+        )
+    return SpecError(f"{message}; {see}.")
+
+
+def _given(names: Sequence[str], arguments: Sequence[str]) -> str:
+    """The value given for an option, else the last plain argument."""
+    for name in names:
+        for argument in arguments:
+            if argument.startswith(f"{name}="):
+                return argument.partition("=")[2]
+        with contextlib.suppress(ValueError, IndexError):
+            return arguments[arguments.index(name) + 1]
+    return next((argument for argument in reversed(arguments) if not argument.startswith("-")), "")

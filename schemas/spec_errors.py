@@ -1,0 +1,127 @@
+"""Errors of the spec's models as sentences: the path in the file, the value, the mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel, Tag
+from pydantic_core import ErrorDetails
+
+from schemas.errors import nearest, short
+
+_MAPPING = "must be a mapping of keys to values, such as {{key: value}}"
+_WANTED = {
+    "string_type": "must be a text; put it in quotes",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list, such as [a, b]",
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "string_too_short": "is empty; fill it in",
+    "too_short": "is empty; give at least one",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be {le} or less",
+}
+
+
+def explain(problem: ErrorDetails, document: Any, model: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """One sentence for one pydantic error: path in the file, value, mend.
+
+    Args:
+        problem: from ``ValidationError.errors()``.
+        document: what was validated.
+        model: what it was validated as, to tell the nearest key.
+        prefix: path of the document in the file.
+    """
+    path = real_path(problem["loc"], document, missing=problem["type"] == "missing")
+    place = ".".join(map(str, (prefix, *path) if prefix else path)) or "spec"
+    kind, message, value = problem["type"], problem["msg"], problem["input"]
+    context = problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{place}: unknown key{nearest(str(path[-1]), _known_keys(problem['loc'], model))}"
+    if kind == "missing":
+        return f"{place} is missing; add {path[-1]!r}{_inside(prefix, path)}."
+    if problem["loc"] and problem["loc"][-1] == "[key]" and kind == "string_type":
+        return f"{place}: the key {value!r} is not a text; put it in quotes."
+    if kind in ("literal_error", "union_tag_invalid"):
+        expected = str(context.get("expected") or context.get("expected_tags"))
+        options = re.findall(r"'([^']*)'", expected)
+        found = context.get("tag") if kind == "union_tag_invalid" else value
+        where = f"{place}.{str(context['discriminator']).strip(chr(39))}" if kind == "union_tag_invalid" else place
+        if isinstance(found, str) and options:
+            return f"{where}: unknown {found!r}{nearest(found, options)}"
+        return f"{where}: {short(found)} is wrong: must be {expected.lower()}."
+    if kind == "union_tag_not_found":
+        key = str(context["discriminator"]).strip("'")
+        if isinstance(value, dict):
+            return f"{place}.{key} is missing; add {key!r} in {place}."
+        kind = "dict_type"
+    if kind == "value_error":
+        message = message.removeprefix("Value error, ")
+        return f"{place}: {message}" if message.endswith(("?", ".")) else f"{place}: {message}."
+    said = _WANTED[kind].format(**context) if kind in _WANTED else f"{message[:1].lower()}{message[1:]}"
+    if value is None:
+        return f"{place} is empty; give it a value, or leave the key out."
+    verb = "" if said.startswith("is ") else "is wrong: "
+    return f"{place}: {short(value)} {verb}{said.rstrip('.')}."
+
+
+def _inside(prefix: str, path: Sequence[int | str]) -> str:
+    parents = [prefix, *map(str, path[:-1])] if prefix else [*map(str, path[:-1])]
+    return f" in {'.'.join(parents)}" if parents else ""
+
+
+def real_path(location: Sequence[int | str], document: Any, *, missing: bool = False) -> list[int | str]:
+    """The path in the file of a pydantic location, which also holds the tags of unions.
+
+    A tag may be spelled like a key (``every`` is both), so of all ways to leave steps out, the one that finds most
+    of them in the document is taken. With ``missing`` the last step is a key that is not there.
+    """
+    return list(_longest(tuple(step for step in location if step != "[key]"), document, missing)[1])
+
+
+def _longest(steps: tuple[int | str, ...], here: Any, missing: bool) -> tuple[int, tuple[int | str, ...]]:
+    if not steps:
+        return 0, ()
+    first, rest = steps[0], steps[1:]
+    ways = [_longest(rest, here, missing)]
+    inside = isinstance(here, dict) and first in here
+    if inside or (isinstance(here, list) and isinstance(first, int) and first < len(here)):
+        found, path = _longest(rest, here[first], missing)
+        ways.append((found + 1, (first, *path)))
+    elif missing and not rest and isinstance(here, dict):
+        ways.append((1, (first,)))
+    return max(ways, key=lambda way: way[0])
+
+
+def _known_keys(location: Sequence[int | str], model: type[BaseModel] | None) -> set[str]:
+    """Names that may stand where an unknown key stood, by walking the models along the location."""
+    current: list[tuple[str, type[BaseModel]]] = [("", model)] if model else []
+    for step in location[:-1]:
+        tagged = [(tag, candidate) for tag, candidate in current if tag == step]
+        if len(current) > 1 and tagged:
+            current = tagged
+            continue
+        fields = [candidate.model_fields.get(str(step)) for _, candidate in current]
+        current = [found for field in fields if field for found in _models_in(field.annotation)] or current
+    return {name for _, candidate in current for name in candidate.model_fields}
+
+
+def _models_in(annotation: Any, tag: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """The models that an annotation names, with the tags that tell them apart in a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        kind = annotation.model_fields.get("kind")
+        literals = getattr(kind.annotation, "__args__", ()) if kind else ()
+        yield tag or str(next(iter(literals), "")), annotation
+        return
+    tag = next((str(note.tag) for note in getattr(annotation, "__metadata__", ()) if isinstance(note, Tag)), tag)
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument, tag)

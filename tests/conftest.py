@@ -1,0 +1,25 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from stores import SmallStore, write_project
+
+
+@pytest.fixture(scope="session")
+def built_store(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
+    """A small store with one release. Shared: only read it."""
+    project = write_project(tmp_path_factory.mktemp("built"))
+    project.run()
+    return project
+
+
+@pytest.fixture
+def small_store(built_store: SmallStore, tmp_path: Path) -> SmallStore:
+    """A copy of the small store, to be changed at will; its files' times are those of the original."""
+    folder = tmp_path / "project"
+    shutil.copytree(built_store.folder, folder, symlinks=True)
+    return SmallStore(folder)

@@ -1,0 +1,273 @@
+"""Wrong options, paths, stores and queries: one sentence each, with the value, the mend and the right exit code."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from commands import Command, assert_one_sentence, command, let_all_enter, without_rights
+from schemas.release import STORE_FORMAT, Release
+from stores import SmallStore
+from transforms.store.objects import Objects
+from transforms.store.releases import append_release
+
+SPEC = """\
+version: 1
+name: demo
+store: ./store
+sources:
+  clips: {kind: media, glob: "media/*.mp4"}
+encoders:
+  lite0: {kind: efficientnet_lite0}
+features:
+  frames: {source: clips, sample: {every: 1s}, encoder: lite0, outputs: [pooled]}
+"""
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its rights")
+
+
+@pytest.fixture()
+def cliploom(capsys: pytest.CaptureFixture[str]) -> Command:
+    return command(capsys)
+
+
+@pytest.fixture()
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a spec, a plain file and some folders."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cliploom.yaml").write_text(SPEC)
+    (tmp_path / "hello.txt").write_text("hello\n")
+    (tmp_path / "uris.csv").write_text("url,uid\nx.mp4,x\n")
+    (tmp_path / "blank.csv").write_text("uri,uid\n,x\n")
+    (tmp_path / "twice.csv").write_text("uri,uid\na.mp4,x\nb.mp4,x\n")
+    (tmp_path / "broken.parquet").write_text("PAR1 and no more")
+    for name in ("empty", "media", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("hello\n")
+    (tmp_path / "media" / "a.mp4").write_text("hello\n")
+    return tmp_path
+
+
+# command -> exit code, what the sentence must say
+ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "runn": (2, ("no command 'runn'; did you mean 'run'?",)),
+    "xyz": (2, ("no command 'xyz'; known: compact, demo,",)),
+    "--verbose": (2, ("no option --verbose", "--version")),
+    "run": (2, ("The argument SPEC is missing", "`cliploom run --help`")),
+    "run cliploom.yaml --limt 3": (2, ("no option --limt; did you mean '--limit'?",)),
+    "run cliploom.yaml --limit 0": (2, ("--limit: '0' is wrong", "greater than or equal to 1")),
+    "run cliploom.yaml --limit=x": (2, ("--limit: 'x' is wrong", "valid integer")),
+    "run cliploom.yaml --limit": (2, ("'--limit' requires an argument", "--help")),
+    "run cliploom.yaml more": (2, ("'more' is one argument too many", "`cliploom run --help`")),
+    "run cliploom.yaml --target flnk": (2, ("no target 'flnk'; the spec has local",)),
+    "run cliploom.yaml -- --no_such_option=3": (2, ("Beam has no option '--no_such_option'",)),
+    "run cliploom.yaml -- fast": (2, ("Beam option 'fast' does not begin with --", "--name=value")),
+    "run nowhere.yaml": (2, ("no spec file 'nowhere.yaml'", "cliploom init FOLDER")),
+    "run empty": (2, ("'empty' is a folder", "such as 'empty/cliploom.yaml'")),
+    "run hello.txt": (2, ("hello.txt must be a mapping with version, name, store", "'hello'")),
+    "plan nowhere.yaml": (2, ("no spec file 'nowhere.yaml'",)),
+    "validate nowhere.yaml": (2, ("no spec file 'nowhere.yaml'",)),
+    "validate cliploom.yaml --json=3": (2, ("'--json' does not take a value", "--help")),
+    "graph nowhere.yaml": (2, ("no spec file 'nowhere.yaml'",)),
+    "compact nowhere.yaml": (2, ("no spec file 'nowhere.yaml'",)),
+    "schema --markdow": (2, ("no option --markdow; did you mean '--markdown'?",)),
+    "init": (2, ("The argument FOLDER is missing",)),
+    "init nowhere": (2, ("'nowhere' is not there; name the folder that holds the media",)),
+    "init hello.txt": (2, ("'hello.txt' is a file; name the folder that holds the media",)),
+    "init empty --spec new.yaml": (2, ("empty holds no files that look like media", "name another")),
+    "init media": (2, ("cliploom.yaml is there already", "--spec", "--force")),
+    "init media --spec nowhere/x.yaml": (2, ("nowhere/x.yaml can't be written", "--spec")),
+    "init media --spec empty --force": (2, ("empty can't be written", "--spec")),
+    "demo hello.txt": (2, ("'hello.txt' is a file; name a folder for the demo",)),
+    "demo full": (2, ("'full' is not empty (it holds 'notes.txt'); name a new one",)),
+    "demo hello.txt/x": (2, ("'hello.txt/x' can't be made", "name another")),
+    "releases": (2, ("The argument STORE is missing",)),
+    "releases nowhere": (4, ("There is no store at", "nowhere; `cliploom run SPEC` makes one")),
+    "releases hello.txt": (4, ("hello.txt: a file stands where the store needs a folder; move it",)),
+    "releases ftp://host/x": (2, ("'ftp://host/x'", "use a folder, s3:// or gs://")),
+    "failures nowhere": (4, ("There is no store at",)),
+    "failures empty": (4, ("no release yet; `cliploom run SPEC` makes the first one",)),
+    "verify nowhere": (4, ("There is no store at",)),
+    "verify hello.txt": (4, ("hello.txt", "store")),
+    "vacuum nowhere": (4, ("There is no store at",)),
+    "vacuum empty --keep-releases 0": (2, ("--keep-releases: '0' is wrong",)),
+    "rollback empty 1": (4, ("no release yet",)),
+    "rollback empty x": (2, ("RELEASE: 'x' is wrong", "valid integer")),
+    "rollback nowhere 1": (4, ("There is no store at",)),
+    "publish nowhere": (4, ("There is no store at",)),
+    "publish empty": (4, ("has no plan to go on from; use `cliploom run SPEC`",)),
+    "search nowhere cat": (4, ("There is no store at",)),
+    "search empty cat": (4, ("no release yet",)),
+    "search hello.txt cat": (4, ("hello.txt",)),
+}
+
+# values of the source or the store -> exit code, what `plan` must say
+PLANS: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
+    "folder missing": ({"glob": "nowhere/*.mp4"}, 2, ("sources.clips.glob: there is no folder", "nowhere/*.mp4")),
+    "file missing": ({"glob": "nowhere.mp4"}, 2, ("sources.clips.glob: there is no file", "nowhere.mp4")),
+    "nothing found": ({"glob": "empty/*.mp4"}, 2, ("hold no files (clips)", "check their glob or table")),
+    "glob by ftp": ({"glob": "ftp://host/*.mp4"}, 2, ("'ftp://host'", "s3://")),
+    "table missing": ({"table": "no.csv"}, 2, ("sources.clips.table: there is no table", "no.csv")),
+    "table of no kind": ({"table": "hello.txt"}, 2, ("'hello.txt' is no table", ".csv, .parquet or .jsonl")),
+    "table without uris": ({"table": "uris.csv"}, 2, ("no column 'uri'; it has url, uid",)),
+    "table with a blank uri": ({"table": "blank.csv"}, 2, ("row 1 of", "has no uri")),
+    "table with one uid twice": ({"table": "twice.csv"}, 2, ("a.mp4", "b.mp4", "same uid 'x'; rename one")),
+    "table damaged": ({"table": "broken.parquet"}, 2, ("broken.parquet can't be read",)),
+    "uid law that fails": (
+        {"glob": "media/*.mp4", "uid": {"regex": "^x(.)"}},
+        2,
+        ("sources.clips.uid: '^x(.)' does not match the path 'a.mp4'",),
+    ),
+    "store is a file": ({"glob": "media/*.mp4", "store": "hello.txt"}, 4, ("a file stands where the store needs",)),
+    "store below a file": ({"glob": "media/*.mp4", "store": "hello.txt/x"}, 4, ("a file stands where",)),
+}
+
+# arguments after the store -> exit code, what the sentence must say
+QUERIES: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {
+    (): (2, ("Search by a text or by --like", "neither is given")),
+    ("",): (2, ("text to search for is empty ('')", "a few words")),
+    (" \t",): (2, ("text to search for is empty", "a few words")),
+    ("cat", "--like", "page"): (2, ("both are given",)),
+    ("cat", "dog"): (2, ("'dog' is one argument too many",)),
+    ("cat", "--index", "framez"): (2, ("no index 'framez'; did you mean 'frames'?",)),
+    ("cat", "--index", "graph"): (2, ("'graph' is over 'pooled'", "no text can ask", "ask the index frames or lists")),
+    ("cat", "--top", "0"): (2, ("--top: '0' is wrong",)),
+    ("cat", "--rank", "maxx"): (2, ("no ranker 'maxx'; did you mean 'max'?",)),
+    ("cat", "--release", "7"): (4, ("no release 7; the store has 1 to 1",)),
+    ("cat", "--limit", "3"): (2, ("no option --limit",)),
+    ("--like", ""): (2, ("is empty ('')",)),
+    ("--like", "videos/cta"): (2, ("'videos/cta' is neither a file nor a uid", "did you mean 'videos/cat'?")),
+    ("--like", "nowhere.mp4"): (2, ("'nowhere.mp4' is neither a file nor a uid", "known: both,")),
+    ("--like", "videos/cat@xs"): (2, ("'xs' is not a time", "UID@12.5s")),
+    ("--like", "videos/cat@-1s"): (2, ("'-1s' is not a time", "UID@12.5s")),
+    ("--like", "videos/cat@nan"): (2, ("'nan' is not a time", "UID@12.5s")),
+    ("--like", "videos/cat@99s"): (2, ("no row at 99 s", "0 to 3 s")),
+    ("--like", "hello.txt"): (2, ("'hello.txt' can't be searched by", "not a video, GIF or image")),
+    ("--like", "noise"): (2, ("'noise'",)),
+}
+
+
+def edited(values: dict[str, Any]) -> str:
+    document = copy.deepcopy(yaml.safe_load(SPEC))
+    document["store"] = values.get("store", document["store"])
+    document["sources"]["clips"] = {"kind": "media"} | {key: values[key] for key in values if key != "store"}
+    return yaml.safe_dump(document)
+
+
+def damage_log(store: Path) -> None:
+    log = store / "releases" / "_delta_log" / "00000000000000000000.json"
+    log.write_bytes(log.read_bytes()[:100])
+
+
+def drop_rows(store: Path) -> None:
+    for file in (store / "releases").glob("*.parquet"):
+        file.unlink()
+
+
+def garble_rows(store: Path) -> None:
+    for file in (store / "releases").glob("*.parquet"):
+        file.write_bytes(b"PAR1" + bytes(200) + b"PAR1")
+
+
+def garble_failures(store: Path) -> None:
+    shutil.rmtree(store / "failures")
+
+
+@pytest.mark.parametrize("line", ARGUMENTS)
+def test_wrong_arguments_and_paths(line: str, cliploom: Command, here: Path) -> None:
+    code, said = ARGUMENTS[line]
+    before = sorted(here.rglob("*"))
+    assert_one_sentence(cliploom(*line.split()), code, said)
+    assert sorted(path for path in here.rglob("*") if "store" not in path.name and path.name != "lock") == before
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_wrong_places_in_a_spec(case: str, cliploom: Command, here: Path) -> None:
+    values, code, said = PLANS[case]
+    (here / "cliploom.yaml").write_text(edited(values))
+    assert_one_sentence(cliploom("plan", "cliploom.yaml"), code, said)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_wrong_queries(query: tuple[str, ...], cliploom: Command, here: Path, built_store: SmallStore) -> None:
+    code, said = QUERIES[query]
+    assert_one_sentence(cliploom("search", built_store.store, *query), code, said)
+
+
+@pytest.mark.parametrize("name", ["releases", "failures", "verify", "search"])
+@pytest.mark.parametrize("damage", [damage_log, drop_rows, garble_rows])
+def test_damaged_releases_are_told(
+    name: str, damage: Callable[[Path], None], cliploom: Command, small_store: SmallStore
+) -> None:
+    damage(small_store.store)
+    ended = cliploom(name, small_store.store, *(["cat"] if name == "search" else []))
+    assert ended.code == 4
+    assert "releases" in ended.err + ended.out
+    assert "Traceback" not in ended.err
+    assert "fault of cliploom" not in ended.err
+
+
+def test_missing_failures_table_is_told(cliploom: Command, small_store: SmallStore) -> None:
+    garble_failures(small_store.store)
+    assert_one_sentence(cliploom("failures", small_store.store), 4, ("failures can't be read", "cliploom verify"))
+
+
+def test_index_that_is_gone_is_told(cliploom: Command, small_store: SmallStore) -> None:
+    shutil.rmtree(small_store.store / "index")
+    assert_one_sentence(cliploom("search", small_store.store, "cat"), 4, ("index/", "cliploom"))
+
+
+@pytest.mark.parametrize("name", ["releases", "failures", "verify", "vacuum", "search"])
+def test_stores_of_newer_programs_are_refused(name: str, cliploom: Command, tmp_path: Path) -> None:
+    objects = Objects(tmp_path / "store")
+    newer = Release(
+        release=1,
+        run="r",
+        created_at=datetime.now(UTC),
+        program="9",
+        spec={},
+        tables={},
+        format=STORE_FORMAT + 1,
+    )
+    append_release(objects, newer, -1)
+    ended = cliploom(name, objects.uri, *(["cat"] if name == "search" else []))
+    assert_one_sentence(ended, 4, (f"has format {STORE_FORMAT + 1}", "upgrade cliploom"))
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "line", ["releases {store}", "failures {store}", "search {store} cat", "plan {spec}", "vacuum {store}"]
+)
+def test_store_without_rights_is_told(line: str, cliploom: Command, small_store: SmallStore) -> None:
+    let_all_enter(small_store.folder)
+    small_store.store.chmod(0o700)
+    arguments = line.format(store=small_store.store, spec=small_store.spec).split()
+    with without_rights():
+        ended = cliploom(*arguments)
+    assert_one_sentence(ended, 4, (str(small_store.store), "no permission; check the rights"))
+
+
+@needs_root
+def test_spec_without_rights_is_told(cliploom: Command, here: Path) -> None:
+    let_all_enter(here)
+    (here / "cliploom.yaml").chmod(0o600)
+    with without_rights():
+        ended = cliploom("validate", here / "cliploom.yaml")
+    assert_one_sentence(ended, 2, ("cliploom.yaml' can't be read (Permission denied)", "name a spec file"))
+
+
+@needs_root
+def test_folder_that_can_not_be_listed_is_told(cliploom: Command, here: Path) -> None:
+    let_all_enter(here)
+    here.chmod(0o777)
+    (here / "media").chmod(0o700)
+    with without_rights():
+        ended = cliploom("plan", here / "cliploom.yaml")
+    assert_one_sentence(ended, 1, ("media' can't be listed: Permission denied; mend its rights",))

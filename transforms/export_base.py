@@ -1,0 +1,77 @@
+"""What all kinds of exports have in common: files made from parts, a recipe, an entry in the release."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import polars as pl
+
+from schemas.release import ExportEntry, Release
+from transforms.store.objects import Objects
+from transforms.store.tables import read_table
+
+
+class FileTask(Protocol):
+    """A file to make: small, pickled, safe to run twice."""
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the store, named by what it is made from."""
+        ...
+
+    def write(self, objects: Objects) -> None:
+        """Make it."""
+        ...
+
+
+class Exporter(ABC):
+    """One export of a spec, for the draft of a release."""
+
+    @property
+    @abstractmethod
+    def recipe(self) -> str:
+        """Digest of all that the export is made from."""
+
+    @abstractmethod
+    def parts(self) -> Sequence[FileTask]:
+        """Files made from the feature's parts, by any worker in any order."""
+
+    def files(self) -> Sequence[FileTask]:
+        """Files made from the parts, when these are all there."""
+        return ()
+
+    @abstractmethod
+    def finish(self) -> ExportEntry:
+        """Write what is left when all files are there, and list them with their digests."""
+
+
+def feature_contents(objects: Objects, draft: Release, feature: str) -> pl.DataFrame:
+    """Contents with rows of one feature, from the tables of the draft."""
+    contents = read_table(objects, "contents", draft.tables["contents"])
+    return contents.filter((pl.col("feature") == feature) & (pl.col("rows") > 0))
+
+
+def groups_of_parts(contents: pl.DataFrame) -> list[tuple[str, ...]]:
+    """Parts that share an item belong into one file, so that no file splits a uid.
+
+    Args:
+        contents: part, item_no of the contents that have rows.
+    """
+    leader: dict[str, str] = {part: part for part in contents["part"].unique().to_list()}
+
+    def find(part: str) -> str:
+        while leader[part] != part:
+            leader[part] = leader[leader[part]]
+            part = leader[part]
+        return part
+
+    shared = contents.unique(["part", "item_no"]).group_by("item_no").agg("part").filter(pl.col("part").list.len() > 1)
+    for parts in shared["part"].to_list():
+        for part in parts[1:]:
+            leader[find(part)] = find(parts[0])
+    groups: dict[str, list[str]] = {}
+    for part in leader:
+        groups.setdefault(find(part), []).append(part)
+    return sorted(tuple(sorted(group)) for group in groups.values())

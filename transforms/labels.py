@@ -1,0 +1,183 @@
+"""The ``labels`` table: what the inputs say of themselves, by source and uid; one Delta table of a release.
+
+Labels of records come from the column ``labels`` of feature parts, one file a part, made by any worker. Labels of
+media stand in the items' metadata, where listing has put them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import polars as pl
+import pyarrow.parquet as pq
+
+from schemas.digests import digest_bytes, digest_of
+from schemas.jobs import FeatureJob
+from schemas.plan import RunPlan
+from schemas.release import Release
+from schemas.tables import LABELS
+from transforms.frames import empty_frame
+from transforms.shards import count
+from transforms.store.objects import Objects
+from transforms.store.parts import part_path, read_rows
+from transforms.store.tables import TableFile, commit_files, read_table
+from transforms.tfrecords.settings import ShardSettings
+
+TABLE = "labels"
+KEY = "labels"
+"""Key of an item's metadata with its labels, a list of [index or null, name]."""
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """The labels of one part's records."""
+
+    source: str
+    table: str
+    part: str
+    names: str
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the store, named by what it is made from."""
+        return f"{TABLE}/part-{digest_of([self.source, self.table, self.part, self.names])}.parquet"
+
+    def write(self, objects: Objects, names: dict[int, str]) -> None:
+        """Make it."""
+        with objects.local_copy(part_path(self.table, self.part)) as local:
+            frames = [
+                labels_of_rows(pl.DataFrame(rows), self.source, names) for rows in read_rows(local, ["uid", "labels"])
+            ]
+        objects.put_new(self.path, file_of(pl.concat([empty_frame(LABELS), *frames])))
+
+
+def labels_of_rows(rows: pl.DataFrame, source: str, names: dict[int, str]) -> pl.DataFrame:
+    """Rows of ``LABELS`` for feature rows with uid and labels.
+
+    Args:
+        rows: uid, labels (list of struct; empty but on a record's first row).
+        source: name.
+        names: class index -> name; classes without one get null.
+    """
+    long = rows.filter(pl.col("labels").list.len() > 0).explode("labels").unnest("labels")
+    return long.select(
+        pl.lit(source).alias("source"),
+        "uid",
+        "label",
+        pl.col("label").replace_strict(names, default=None, return_dtype=pl.String).alias("name"),
+        "score",
+        "start_s",
+        "end_s",
+        pl.when(pl.col("start_s").is_null()).then(pl.lit("given")).otherwise(pl.lit("rated")).alias("origin"),
+    )
+
+
+def labels_of_items(items: pl.DataFrame) -> pl.DataFrame:
+    """Rows of ``LABELS`` for items whose metadata has labels.
+
+    Args:
+        items: source, uid, metadata (JSON).
+    """
+    labelled = items.filter(pl.col("metadata").str.contains(f'"{KEY}"', literal=True))
+    rows = []
+    for source, uid, metadata in labelled.select("source", "uid", "metadata").sort("source", "uid").iter_rows():
+        for label, name in _pairs(json.loads(metadata).get(KEY)):
+            rows.append((source, uid, label, name, None, None, None, "given"))
+    return pl.DataFrame(rows, schema=empty_frame(LABELS).schema, orient="row")
+
+
+def _pairs(value: object) -> list[tuple[int | None, str]]:
+    """What listing wrote; a column of the user's that has this name by chance is no label."""
+    if not isinstance(value, list):
+        return []
+    return [(pair[0], pair[1]) for pair in value if isinstance(pair, list) and len(pair) == 2]
+
+
+def file_of(frame: pl.DataFrame) -> bytes:
+    """The bytes of a table file."""
+    buffer = io.BytesIO()
+    pq.write_table(frame.select(LABELS.names).to_arrow().cast(LABELS), buffer, compression="zstd", store_schema=False)
+    return buffer.getvalue()
+
+
+def label_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[tuple[LabelTask, FeatureJob]]:
+    """The files that the records' labels stand in; of several features of a source the first one serves."""
+    jobs: dict[str, FeatureJob] = {}
+    for job in plan.job.features.values():
+        if job.records:
+            jobs.setdefault(job.source, job)
+    if not jobs:
+        return []
+    parts = read_table(objects, "parts", draft.tables["parts"]).filter(pl.col("rows") > 0)
+    tasks = []
+    for source, job in jobs.items():
+        names = digest_of(sorted(ShardSettings.from_json(job.settings).names.items()))
+        mine = parts.filter(pl.col("feature") == job.name)["part"].sort().to_list()
+        tasks += [(LabelTask(source, job.table, part, names), job) for part in mine]
+    return tasks
+
+
+class PlanLabels(beam.DoFn):  # type: ignore[misc]
+    """The draft in, the label files to make out."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, draft: Release) -> Iterator[tuple[LabelTask, str]]:
+        """One for each part of records that has none yet, with the feature."""
+        objects = Objects(self._plan.job.store)
+        for task, job in label_tasks(objects, self._plan, draft):
+            if objects.size(task.path) is None:
+                yield task, job.name
+
+
+class WriteLabels(beam.DoFn):  # type: ignore[misc]
+    """A task in, the path of its file out."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, element: tuple[LabelTask, str]) -> Iterator[str]:
+        """Read the labels of one part."""
+        task, feature = element
+        settings = ShardSettings.from_json(self._plan.feature(feature).settings)
+        task.write(Objects(self._plan.job.store), settings.names)
+        count("label_files_written", 1)
+        yield task.path
+
+
+class CommitLabels(beam.DoFn):  # type: ignore[misc]
+    """The draft in, the draft with the table ``labels`` out, when anything has labels or had."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
+        """Commit the complete list of files."""
+        objects = Objects(self._plan.job.store)
+        paths = [task.path for task, _ in label_tasks(objects, self._plan, draft)]
+        given = labels_of_items(read_table(objects, "items", draft.tables["items"]))
+        if given.height:
+            data = file_of(given)
+            paths.append(f"{TABLE}/rows-{digest_bytes(data)}.parquet")
+            objects.put_new(paths[-1], data)
+        had = self._plan.base is not None and TABLE in self._plan.base.tables
+        if not paths and not had:
+            yield draft
+            return
+        files = []
+        for path in paths:
+            with objects.local_copy(path) as local:
+                rows = pq.read_metadata(local).num_rows
+                size = local.stat().st_size
+            if rows:
+                files.append(TableFile(path.removeprefix(f"{TABLE}/"), size, rows))
+        version = commit_files(objects, TABLE, LABELS, files)
+        yield draft.model_copy(update={"tables": draft.tables | {TABLE: version}})

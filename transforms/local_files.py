@@ -1,0 +1,34 @@
+"""Immutable files of a store as local files that stay: themselves on disk, or one downloaded copy of each."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from schemas.digests import digest_of
+from transforms.store.objects import Objects
+
+
+def kept_copy(objects: Objects, path: str) -> Path:
+    """A local file with the bytes of ``path`` that outlives this call.
+
+    Copies of remote files lie in the temporary folder of the machine, named by URI: files of a store never change.
+
+    Raises:
+        FileNotFoundError: when it is not there.
+    """
+    if objects.root is not None:
+        return objects.root / path
+    folder = Path(tempfile.gettempdir()) / f"cliploom-files-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    target = folder / f"{digest_of(objects.uri_of(path))}{Path(path).suffix}"
+    if not target.exists():
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".fetching-")
+        os.close(handle)
+        try:
+            objects.download(path, Path(name))
+            os.replace(name, target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    return target

@@ -1,0 +1,67 @@
+"""Texts for shards: the rows of one video or label, read from the spool and handed to each text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import UnreadableError
+from schemas.media import Sampled
+from schemas.records import ShardItem
+from transforms.compute import ItemCount, PartBuilder, Timings
+from transforms.inputs import is_remote, open_input
+from transforms.narrations.listing import TextsPlace, place_of
+
+COLUMNS = ["idx", "start_s", "end_s", "encoded"]
+
+
+def feed_texts(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
+    """Read one item's texts and hand each to the features that want them; see ``transforms.compute.Feed``.
+
+    A row's ordinal is its place in the item's order, ``frame`` its number in the file. A text about a moment starts
+    and ends there; one about the whole video has no times.
+    """
+    place = place_of(item.facts)
+    rows = read_texts(place, COLUMNS)
+    for number, (builder, count) in enumerate(zip(builders, counts, strict=True)):
+        count.planned = rows.num_rows
+        columns = (rows[name].to_pylist() for name in COLUMNS)
+        for ordinal, (idx, start, end, text) in enumerate(zip(*columns, strict=True)):
+            builder.add(count, Sampled(number, ordinal, start, start if end is None else end, idx, text))
+
+
+def read_texts(place: TextsPlace, columns: Sequence[str]) -> pa.Table:
+    """An item's rows of a spool.
+
+    Raises:
+        UnreadableError: when the spool is gone; the next run makes it again.
+    """
+    try:
+        with _local(place.spool) as path:
+            group = _row_group(str(path), place.group)
+    except FileNotFoundError:
+        reason = f"{place.spool} is gone; the next run reads the texts again."
+        raise UnreadableError("read", reason, transient=True) from None
+    return group.select(list(columns)).slice(place.first, place.rows)
+
+
+@contextmanager
+def _local(uri: str) -> Iterator[Path]:
+    if not is_remote(uri):
+        yield Path(uri.removeprefix("file://"))
+        return
+    # A spool is named by its content, so one fetched copy serves all items.
+    with open_input(uri, "", "read") as path:
+        yield path
+
+
+@lru_cache(maxsize=8)
+def _row_group(path: str, group: int) -> pa.Table:
+    """A row group of a file that never changes; neighbouring items share it."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group)

@@ -1,0 +1,251 @@
+"""Reading text files once: all rows into a spool in the store, one video's together, filtered and in order.
+
+A spool is named by what it is made from: files as listed, options, revisions. It holds ``texts.parquet`` (columns of
+``NARRATIONS``, each video's rows in one row group), ``items.parquet`` (one row a video) and ``report.json``, which is
+written last. Rows pass through buckets on disk, so memory is that of one bucket whatever the size of the files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from schemas.digests import digest_of
+from schemas.errors import ItemError, SpecError
+from schemas.narrations import NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
+from schemas.spec import NarrationsSource
+from transforms.inputs import open_input
+from transforms.narrations import text
+from transforms.narrations.group import from_batches, item_digest, to_batches, usable
+from transforms.narrations.readers import InputFile, read_file
+from transforms.narrations.select import in_order, keep_reason_for_video, kept, seeded_subset
+from transforms.store.objects import Objects
+
+REVISION = 1
+SPOOLS = "spools"
+BUCKET_BYTES = 24_000_000
+MOST_BUCKETS = 512
+BATCH_ROWS = 8_192
+GROUP_ROWS = 4_096
+MOST_FAILURES = 1_000
+
+ITEM_COLUMNS = {
+    "uid": pl.String,
+    "uri": pl.String,
+    "size": pl.Int64,
+    "digest": pl.String,
+    "group": pl.Int64,
+    "first": pl.Int64,
+    "rows": pl.Int64,
+}
+
+
+@dataclass(frozen=True)
+class Spool:
+    """What was read.
+
+    Attributes:
+        texts: URI of the file of rows.
+        items: the columns of ``ITEM_COLUMNS``: where each video's rows are (row group, first row in it, number), the
+            file they come from and the digest of what they say.
+        bad: rows that can't be used, ``MOST_FAILURES`` of them at the most.
+        bad_rows: how many there are.
+        tally: what the filters kept and dropped.
+    """
+
+    texts: str
+    items: pl.DataFrame
+    bad: tuple[BadRow, ...]
+    bad_rows: int
+    tally: Tally
+
+
+@dataclass
+class _Bad:
+    """Gathers bad rows; after ``MOST_FAILURES`` they are only counted."""
+
+    rows: list[BadRow] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, row: BadRow, uri: str) -> None:
+        self.count += 1
+        if len(self.rows) < MOST_FAILURES:
+            self.rows.append(replace(row, file=uri))
+
+
+def ingest(
+    objects: Objects, files: Sequence[InputFile], source: NarrationsSource, rules: TextRules, keep: KeepRules
+) -> Spool:
+    """The spool of these files, read now unless that is done.
+
+    Args:
+        objects: the store.
+        files: of one format.
+        source: how they are to be read.
+        rules: how texts become encoded ones.
+        keep: which rows stay; ``source.limit`` is applied on top.
+
+    Raises:
+        SpecError: when a file can't be opened, or two files hold narrations of one video.
+        BrokenFileError: naming the byte from which on a file can't be read.
+    """
+    made_from = [
+        [[file.uri, file.signature, file.uid] for file in files],
+        source.model_dump(mode="json"),
+        [list(pair) for pair in rules.replace],
+        sorted(keep.without),
+        None if keep.only is None else sorted(keep.only),
+        [REVISION, text.REVISION],
+    ]
+    folder = f"{SPOOLS}/{digest_of(made_from)}"
+    if objects.size(f"{folder}/report.json") is None:
+        with tempfile.TemporaryDirectory(prefix="cliploom-texts-") as name:
+            _ingest(objects, folder, Path(name), files, source, rules, keep)
+    return read_spool(objects, folder)
+
+
+def read_spool(objects: Objects, folder: str) -> Spool:
+    """A finished spool; the texts themselves are not read."""
+    report = json.loads(objects.get(f"{folder}/report.json"))
+    tally = report["tally"]
+    return Spool(
+        texts=objects.uri_of(f"{folder}/texts.parquet"),
+        items=pl.read_parquet(io.BytesIO(objects.get(f"{folder}/items.parquet"))),
+        bad=tuple(BadRow(**row) for row in report["bad"]),
+        bad_rows=report["bad_rows"],
+        tally=Tally(tally["narrations"], tally["videos"], tuple(Dropped(**drop) for drop in tally["dropped"])),
+    )
+
+
+def _ingest(
+    objects: Objects,
+    folder: str,
+    scratch: Path,
+    files: Sequence[InputFile],
+    source: NarrationsSource,
+    rules: TextRules,
+    keep: KeepRules,
+) -> None:
+    bad = _Bad()
+    buckets = max(1, min(MOST_BUCKETS, sum(file.size for file in files) // BUCKET_BYTES + 1))
+    owners = _spread(files, source, scratch, buckets, bad)
+    if source.limit is not None:
+        candidates = [uid for uid in owners if keep_reason_for_video(uid, keep) is None]
+        keep = replace(keep, only=frozenset(seeded_subset(candidates, source.limit, source.seed) if candidates else ()))
+    items: list[tuple[object, ...]] = []
+    tally = Tally()
+    with objects.create_file(f"{folder}/texts.parquet") as path, _TextsWriter(path, rules) as writer:
+        for bucket in range(buckets):
+            for uid, narrations in _videos(scratch / f"{bucket}.arrow"):
+                stay, counted = kept(uid, narrations, keep)
+                tally += counted
+                if stay:
+                    ordered = in_order(stay, source.order)
+                    group, first = writer.write(ordered)
+                    size = sum(len(n.text) for n in ordered)
+                    items.append((uid, files[owners[uid]].uri, size, item_digest(ordered), group, first, len(ordered)))
+    table = io.BytesIO()
+    pl.DataFrame(items, schema=ITEM_COLUMNS, orient="row").sort("uid").write_parquet(table)
+    objects.put(f"{folder}/items.parquet", table.getvalue())
+    report = {"bad": [asdict(row) for row in bad.rows], "bad_rows": bad.count, "tally": asdict(tally)}
+    objects.put(f"{folder}/report.json", json.dumps(report).encode())
+
+
+def _spread(
+    files: Sequence[InputFile], source: NarrationsSource, scratch: Path, buckets: int, bad: _Bad
+) -> dict[str, int]:
+    """Write all rows to bucket files by hash of their uid; returns the number of each uid's file."""
+    owners: dict[str, int] = {}
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(pa.ipc.new_stream(scratch / f"{number}.arrow", NARRATIONS)) for number in range(buckets)
+        ]
+        for number, file in enumerate(files):
+            on_bad: Callable[[BadRow], None] = lambda row, uri=file.uri: bad.add(row, uri)  # type: ignore[misc]  # noqa: E731
+            try:
+                with open_input(file.uri, file.signature, "read") as path:
+                    for batch in to_batches(usable(read_file(path, source, file), on_bad), rows=BATCH_ROWS):
+                        _check_owner(batch, number, owners, files)
+                        _deal(batch, writers)
+            except ItemError as error:
+                raise SpecError(str(error)) from None
+    return owners
+
+
+def _check_owner(batch: pa.RecordBatch, number: int, owners: dict[str, int], files: Sequence[InputFile]) -> None:
+    for uid in batch.column("uid").unique().to_pylist():
+        other = owners.setdefault(uid, number)
+        if other != number:
+            raise SpecError(
+                f"{files[other].uri} and {files[number].uri} both have texts of {uid!r}; put a video's into one file, "
+                "or choose another uid (uid: {regex: ...})."
+            )
+
+
+def _deal(batch: pa.RecordBatch, writers: Sequence[pa.ipc.RecordBatchStreamWriter]) -> None:
+    if len(writers) == 1:
+        writers[0].write_batch(batch)
+        return
+    coded = batch.column("uid").dictionary_encode()
+    homes = pa.array([zlib.crc32(uid.encode()) % len(writers) for uid in coded.dictionary.to_pylist()], pa.int32())
+    by_bucket: dict[int, list[int]] = {}
+    for row, bucket in enumerate(homes.take(coded.indices).to_pylist()):
+        by_bucket.setdefault(bucket, []).append(row)
+    for bucket, rows in by_bucket.items():
+        writers[bucket].write_batch(batch.take(pa.array(rows, pa.int64())))
+
+
+def _videos(bucket: Path) -> Iterator[tuple[str, list[Narration]]]:
+    """The videos of a bucket, sorted by uid, each with its narrations in the order of the file."""
+    with pa.ipc.open_stream(bucket) as stream:
+        narrations = list(from_batches(stream))
+    bucket.unlink()
+    by_uid: dict[str, list[Narration]] = {}
+    for narration in narrations:
+        by_uid.setdefault(narration.uid, []).append(narration)
+    for uid in sorted(by_uid):
+        yield uid, by_uid.pop(uid)
+
+
+class _TextsWriter:
+    """Writes videos to a Parquet file; a row group ends with a video once it has ``GROUP_ROWS`` rows."""
+
+    def __init__(self, path: Path, rules: TextRules) -> None:
+        self._rules = rules
+        self._writer = pq.ParquetWriter(path, NARRATIONS, compression="zstd", store_schema=False)
+        self._pending: list[Narration] = []
+        self._group = 0
+
+    def __enter__(self) -> _TextsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+
+    def write(self, narrations: Sequence[Narration]) -> tuple[int, int]:
+        """Add one video; returns its row group and first row in that."""
+        if len(self._pending) >= GROUP_ROWS:
+            self._flush()
+        place = self._group, len(self._pending)
+        self._pending.extend(narrations)
+        return place
+
+    def _flush(self) -> None:
+        if self._pending:
+            batches = list(to_batches(self._pending, self._rules))
+            table = pa.Table.from_batches(batches, NARRATIONS)
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+            self._pending = []
+            self._group += 1

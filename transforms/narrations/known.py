@@ -1,0 +1,87 @@
+"""Vectors of sentences that an edited video had before, so that only its new sentences are encoded."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.jobs import FeatureJob
+from schemas.records import ORDINAL_BITS
+from transforms.narrations.table import TABLE
+from transforms.store.objects import Objects
+from transforms.store.parts import arrow_to_vectors, part_path
+from transforms.store.ranges import RowRanges
+from transforms.store.tables import table_files
+
+MOST_SENTENCES = 32_768
+SENTENCE = "sentence"
+
+
+def known_path(run: str, feature: str) -> str:
+    """Where a run keeps the sentences that a feature's edited items had."""
+    return f"plans/{run}/known-{feature}.parquet"
+
+
+def write_known(objects: Objects, run: str, job: FeatureJob, contents: pl.DataFrame, version: int) -> int:
+    """Keep (sentence, vectors) of the old rows of edited items for the workers of a run.
+
+    Args:
+        objects: the store.
+        run: its id.
+        job: a feature of texts.
+        contents: what the last release holds of the edited items, of this feature and config.
+        version: of the ``narrations`` table in that release.
+
+    Returns:
+        How many sentences are known, ``MOST_SENTENCES`` at the most.
+    """
+    if contents.is_empty():
+        return 0
+    texts = _sentences(objects, version, contents["item_no"].unique().to_list())
+    seen: set[str] = set()
+    tables = []
+    for (part,), rows in contents.sort("part", "first_row").group_by(["part"], maintain_order=True):
+        with objects.local_copy(part_path(job.table, str(part))) as local:
+            ranges = RowRanges(local, ["row_id", *job.outputs])
+            for first, count in rows.select("first_row", "rows").iter_rows():
+                table = ranges.rows(first, count)
+                fresh = []
+                for number, row in enumerate(table["row_id"].to_pylist()):
+                    sentence = texts.get(row)
+                    if sentence is not None and sentence not in seen and len(seen) < MOST_SENTENCES:
+                        seen.add(sentence)
+                        fresh.append((number, sentence))
+                if fresh:
+                    taken = table.take(pa.array([number for number, _ in fresh], pa.int64())).drop_columns("row_id")
+                    names = pa.array([sentence for _, sentence in fresh], pa.string())
+                    tables.append(taken.append_column(SENTENCE, names))
+    if tables:
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(tables), buffer, compression="none", store_schema=False)
+        objects.put(known_path(run, job.name), buffer.getvalue().to_pybytes())
+    return len(seen)
+
+
+def _sentences(objects: Objects, version: int, item_nos: list[int]) -> dict[int, str]:
+    """Encoded text by row id."""
+    found: dict[int, str] = {}
+    for name in table_files(objects, TABLE, version):
+        with objects.local_copy(part_path(TABLE, name)) as local:
+            mine = (pl.col("row_id") // (1 << ORDINAL_BITS)).is_in(item_nos)
+            found |= dict(pl.scan_parquet(local).filter(mine).select("row_id", "encoded").collect().iter_rows())
+    return found
+
+
+def read_known(objects: Objects, run: str, job: FeatureJob) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Vectors by sentence and output; empty when the run has none for this feature."""
+    path = known_path(run, job.name)
+    if objects.size(path) is None:
+        return {}
+    with objects.local_copy(path) as local:
+        table = pq.read_table(local)
+    columns = {name: arrow_to_vectors(table[name], dim) for name, dim in job.outputs.items()}
+    sentences = table[SENTENCE].to_pylist()
+    return {text: {name: rows[number] for name, rows in columns.items()} for number, text in enumerate(sentences)}

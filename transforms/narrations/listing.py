@@ -1,0 +1,227 @@
+"""What a source of texts holds: files read into a spool, one item a video or label, with digests known at once."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.digests import digest_of
+from schemas.errors import SpecError
+from schemas.narrations import NARRATIONS, BadRow, KeepRules, LabelText, Tally
+from schemas.records import Failure
+from schemas.spec import KeepSpec, LabelsSource, NarrationsSource
+from transforms.listing import LISTING, KnownListing, find, uid_of
+from transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
+from transforms.narrations.readers import InputFile, rules_of
+from transforms.narrations.select import match_uids
+from transforms.narrations.text import label_texts
+from transforms.narrations.uids import read_uid_list
+from transforms.store.objects import Objects
+
+
+def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Objects) -> KnownListing:
+    """Read what is new of a source's files and list its videos.
+
+    Args:
+        name: of the source.
+        source: its declaration.
+        base: folder that relative paths start from.
+        objects: the store that the spool is kept in.
+
+    Raises:
+        SpecError: for files that can't be opened, or two that hold one video's texts.
+        BrokenFileError: naming the byte from which on a file can't be read.
+    """
+    place = f"sources.{name}"
+    files = list(_files(source, base, place))
+    keep = keep_rules(source.keep, base, place, only=_uids(source, base, place))
+    spool = ingest(objects, files, source, rules_of(source), keep)
+    failures = [_failure(name, row) for row in spool.bad]
+    if spool.bad_rows > len(spool.bad):
+        more = spool.bad_rows - MOST_FAILURES
+        rest = BadRow(files[0].uri, "further rows", f"{more} more rows can't be used", "only the first are listed")
+        failures.append(_failure(name, rest))
+    return KnownListing(_frame(name, spool.items, spool.texts), tuple(failures), tuple(_notes(name, spool.tally)))
+
+
+def keep_rules(keep: KeepSpec, base: Path, place: str, only: frozenset[str] | None = None) -> KeepRules:
+    """The declared filters with their files read.
+
+    Raises:
+        SpecError: when a list of uids can't be read.
+    """
+    without: frozenset[str] = frozenset()
+    for path in keep.without:
+        without |= read_uid_list(_existing(path, base, f"{place}.keep.without"))
+    return KeepRules(keep.min_tokens, keep.min_spacing, only, without)
+
+
+def _existing(path: str, base: Path, place: str) -> Path:
+    found = (base / Path(path).expanduser()).absolute()
+    if not found.is_file():
+        raise SpecError(f"{place}: there is no file {str(found)!r}.")
+    return found
+
+
+def _uids(source: NarrationsSource, base: Path, place: str) -> frozenset[str] | None:
+    if source.uids is None or isinstance(source.uids, list):
+        return None if source.uids is None else frozenset(source.uids)
+    return read_uid_list(_existing(source.uids, base, f"{place}.uids"))
+
+
+def _files(source: NarrationsSource, base: Path, place: str) -> Iterator[InputFile]:
+    seen = set()
+    patterns = [source.path] if source.path is not None else source.glob or []
+    for pattern in patterns:
+        for found in sorted(find(pattern, base, f"{place}.{'path' if source.path else 'glob'}"), key=lambda f: f.uri):
+            if found.uri not in seen:
+                seen.add(found.uri)
+                one_video = source.format in ("srt", "vtt")
+                uid = uid_of(found.relative, source.uid, f"{place}.uid") if one_video else ""
+                yield InputFile(found.uri, found.signature, found.size, uid)
+
+
+def _failure(source: str, row: BadRow) -> Failure:
+    return Failure(
+        source=source,
+        feature="",
+        uid=row.uid,
+        uri=row.file,
+        item_no=0,
+        digest="",
+        config="",
+        stage="read",
+        type="BadRow",
+        message=row.message,
+        partial=True,
+    )
+
+
+def _notes(name: str, tally: Tally) -> Iterator[str]:
+    yield f"{name}: {tally.narrations} texts of {tally.videos} videos"
+    for drop in tally.dropped:
+        yield f"{name}: {drop.narrations} texts dropped ({drop.reason}), {drop.videos} videos lost all"
+
+
+@dataclass(frozen=True)
+class TextsPlace:
+    """Where an item's rows are: ``first`` to ``first + rows`` of a row group of a Parquet file of ``NARRATIONS``."""
+
+    spool: str
+    group: int
+    first: int
+    rows: int
+
+
+PLACE = {"spool": pl.String, "group": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
+
+
+def _frame(name: str, items: pl.DataFrame, texts: str) -> pl.DataFrame:
+    """Columns of ``LISTING``, ``digest`` and ``facts`` (JSON of a ``TextsPlace``); the signature is the digest."""
+    facts = pl.struct(pl.lit(texts).alias("spool"), "group", "first", "rows").struct.json_encode()
+    return items.select(
+        pl.lit(name).alias("source"),
+        "uid",
+        "uri",
+        "size",
+        pl.col("digest").alias("signature"),
+        pl.lit("{}").alias("metadata"),
+        "digest",
+        facts.alias("facts"),
+    ).cast(LISTING | {"digest": pl.String, "facts": pl.String})  # type: ignore[arg-type]
+
+
+def list_labels(name: str, source: LabelsSource, base: Path, objects: Objects) -> KnownListing:
+    """The class names of a source, one item each; a name that comes twice gets its place added to its uid.
+
+    ``pass`` is the template's number, ``idx`` the label's.
+
+    Raises:
+        SpecError: when the file can't be read, or a label is blank.
+    """
+    place = f"sources.{name}"
+    labels, uri = source.labels, ""
+    if labels is None:
+        path = _existing(str(source.path), base, f"{place}.path")
+        labels, uri = path.read_text(encoding="utf-8-sig").splitlines(), str(path)
+    texts = label_texts(labels, source.templates)
+    folder = f"{SPOOLS}/{digest_of(['labels', labels, source.templates])}"
+    path_in_store = f"{folder}/texts.parquet"
+    uids = _label_uids(labels)
+    if objects.size(path_in_store) is None:
+        objects.put_new(path_in_store, _label_file(texts, uids))
+    each = len(source.templates)
+    first = [number * each for number in range(len(labels))]
+    items = pl.DataFrame(
+        {
+            "uid": uids,
+            "uri": [uri] * len(labels),
+            "size": [len(label.encode()) for label in labels],
+            "digest": [digest_of([t.text for t in texts[at : at + each]]) for at in first],
+            "group": [0] * len(labels),
+            "first": first,
+            "rows": [each] * len(labels),
+        }
+    )
+    return KnownListing(_frame(name, items, objects.uri_of(path_in_store)), (), (f"{name}: {len(labels)} labels",))
+
+
+def _label_uids(labels: list[str]) -> list[str]:
+    seen: set[str] = set()
+    uids = []
+    for number, label in enumerate(labels):
+        uid = label if label not in seen else f"{label} ({number})"
+        if uid in seen:
+            raise SpecError(f"label {number} and an earlier one are both {uid!r}; name them apart.")
+        seen.add(uid)
+        uids.append(uid)
+    return uids
+
+
+def _label_file(texts: list[LabelText], uids: list[str]) -> bytes:
+    columns = [
+        [uids[text.label_no] for text in texts],
+        [text.template_no for text in texts],
+        [text.label_no for text in texts],
+        [None] * len(texts),
+        [None] * len(texts),
+        [text.label for text in texts],
+        [text.text for text in texts],
+        [""] * len(texts),
+    ]
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, NARRATIONS, strict=True)], schema=NARRATIONS)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", store_schema=False, row_group_size=max(1, len(texts)))
+    return buffer.getvalue()
+
+
+def matching_notes(narrated: Mapping[str, list[str]], media: Mapping[str, list[str]]) -> Iterator[str]:
+    """Sentences that say which uids both sides have, for each source of texts and each of media or clip features.
+
+    Args:
+        narrated: uids by source of texts.
+        media: uids by the other sources.
+    """
+    for texts, uids in narrated.items():
+        for clips, others in media.items():
+            found = match_uids(uids, others)
+            yield (
+                f"{texts} and {clips}: {len(found.both)} videos in both, {len(found.only_narrations)} only in {texts}"
+                f"{_some(found.only_narrations)}, {len(found.only_media)} only in {clips}{_some(found.only_media)}"
+            )
+
+
+def _some(uids: tuple[str, ...]) -> str:
+    return f" (such as {uids[0]})" if uids else ""
+
+
+def place_of(facts: str) -> TextsPlace:
+    """The place that an item's facts say."""
+    return TextsPlace(**json.loads(facts))

@@ -1,0 +1,337 @@
+"""One file of pairs: Parquet, HDF5, or the one that holds all as Ego4D's tutorial does.
+
+Parquet has a row a pair: ``uid, pass, idx, start_s, end_s, text, first, end, features, embedding``, where
+``features`` is list<float32> of D values, or of n * D for ``take: n``. HDF5 has the same as ``features`` float32
+[M, D] or [M, n, D], ``embedding`` float32 [M, E], both contiguous, and ``meta``, the bytes of a JSON list of objects.
+The tutorial's has ``features/<escaped uid>`` float32 [N, D], whole, ``embedding`` [M, E] and ``meta`` with
+``{uid, txt, ts, idx, pass}``. All carry a report of what was kept and dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.narrations import Dropped, KeepRules, Narration, Pair, PairRules, Pool, SplitRule, Tally
+from schemas.records import MAX_ORDINAL
+from transforms.narrations.pairs import plan_pairs, pool_rows
+from transforms.narrations.table import TABLE
+from transforms.store.hdf5_names import escape
+from transforms.store.objects import Objects
+from transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
+from transforms.store.ranges import RowRanges
+
+REPORT = "cliploom_pairs"
+ROWS_AT_ONCE = 2_048
+_ALL = SplitRule()
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Where an item's rows of a feature are.
+
+    Attributes:
+        planned: rows that there would be had none failed.
+        places: (part, first row, rows) in the order of the segments.
+    """
+
+    item_no: int
+    digest: str
+    planned: int
+    places: tuple[tuple[str, int, int], ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows that are there."""
+        return sum(rows for _, _, rows in self.places)
+
+
+@dataclass(frozen=True)
+class VideoPairs:
+    """A video that has both."""
+
+    uid: str
+    clips: Ranges
+    texts: Ranges
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pairs are made and written, the same for all files of an export."""
+
+    format: str
+    rate: float
+    around_s: float
+    pool: Pool
+    keep: KeepRules
+    clip_table: str
+    clip_output: str
+    clip_dim: int
+    text_table: str
+    text_output: str
+    text_dim: int
+    text_source: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one pair's features."""
+        return (self.clip_dim,) if self.pool == "mean" else (self.pool.n, self.clip_dim)
+
+
+@dataclass(frozen=True)
+class PairsReport:
+    """What became of a file's narrations."""
+
+    tally: Tally
+
+    def to_json(self) -> str:
+        """For the file's metadata."""
+        return json.dumps(asdict(self.tally))
+
+    @classmethod
+    def from_json(cls, text: str) -> PairsReport:
+        """Read back what ``to_json`` gave."""
+        value = json.loads(text)
+        return cls(Tally(value["narrations"], value["videos"], tuple(Dropped(**drop) for drop in value["dropped"])))
+
+
+@dataclass(frozen=True)
+class PairsTask:
+    """One file to make; see ``transforms.export_base.FileTask``.
+
+    Attributes:
+        split: empty for a file that holds all.
+        narrations: files of the ``narrations`` table.
+        digest: of what the file is made from.
+    """
+
+    export: str
+    split: str
+    shard: int
+    layout: Layout
+    videos: tuple[VideoPairs, ...]
+    narrations: tuple[str, ...]
+    digest: str
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the store."""
+        suffix = "parquet" if self.layout.format == "parquet" else "h5"
+        stem = f"{self.split}-{self.shard:05d}-" if self.split else "all-"
+        return f"pairs/{self.export}/{stem}{self.digest}.{suffix}"
+
+    def write(self, objects: Objects) -> None:
+        """Make the file, a video at a time; memory is that of its texts and one video's features."""
+        planned, tally = self._planned(objects)
+        with objects.create_file(self.path) as local, ExitStack() as stack:
+            reader = _Reader(objects, self.layout, stack)
+            if self.layout.format == "parquet":
+                _write_parquet(local, self.layout, reader, planned, PairsReport(tally))
+            elif self.layout.format == "hdf5":
+                _write_hdf5(local, self.layout, reader, planned, PairsReport(tally))
+            else:
+                _write_tutorial(local, self.layout, reader, planned, PairsReport(tally))
+
+    def _planned(self, objects: Objects) -> tuple[list[_Planned], Tally]:
+        found = _narrations(objects, self.narrations, self.layout.text_source, [video.uid for video in self.videos])
+        rules = PairRules(self.layout.rate, self.layout.around_s, self.layout.keep, _ALL)
+        planned, tally = [], Tally()
+        for video in self.videos:
+            rows = found.get(video.uid, [])
+            if not rows:
+                continue
+            ids = {narration: row for row, narration in rows}
+            made, counted = plan_pairs(video.uid, [narration for _, narration in rows], video.clips.planned, rules)
+            tally += counted
+            if made:
+                planned.append(_Planned(video, made, [ids[pair.narration] for pair in made]))
+        return planned, tally
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One video's pairs and the row ids of their texts."""
+
+    video: VideoPairs
+    pairs: list[Pair]
+    rows: list[int]
+
+
+def _narrations(
+    objects: Objects, files: Sequence[str], source: str, uids: list[str]
+) -> dict[str, list[tuple[int, Narration]]]:
+    """(row id, narration) by uid, in the order of the rows."""
+    found: dict[str, list[tuple[int, Narration]]] = {}
+    columns = ["row_id", "uid", "pass", "idx", "start_s", "end_s", "text", "annotation_uid"]
+    for name in files:
+        with objects.local_copy(part_path(TABLE, name)) as local:
+            mine = (pl.col("source") == source) & pl.col("uid").is_in(uids)
+            frame = pl.scan_parquet(local).filter(mine).select(columns).collect().sort("row_id")
+        for row, *values in frame.iter_rows():
+            found.setdefault(values[0], []).append((row, Narration(*values)))
+    return found
+
+
+class _Reader:
+    """Vectors of single videos, from parts that stay open."""
+
+    def __init__(self, objects: Objects, layout: Layout, stack: ExitStack) -> None:
+        self._objects, self._layout, self._stack = objects, layout, stack
+        self._open: dict[str, RowRanges] = {}
+
+    def clips(self, video: VideoPairs) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ordinals int64 [n] and features float32 [n, D] of a video's rows that are there."""
+        layout = self._layout
+        rows = self._rows(layout.clip_table, video.clips, layout.clip_output)
+        return rows["row_id"].to_numpy() & MAX_ORDINAL, arrow_to_vectors(rows[layout.clip_output], layout.clip_dim)
+
+    def texts(self, video: VideoPairs, wanted: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
+        """Positions in ``wanted`` (row ids) of the texts that have a vector, and these, float32 [n, E]."""
+        layout = self._layout
+        rows = self._rows(layout.text_table, video.texts, layout.text_output)
+        place = {row: number for number, row in enumerate(rows["row_id"].to_pylist())}
+        there = [number for number, row in enumerate(wanted) if row in place]
+        vectors = arrow_to_vectors(rows[layout.text_output], layout.text_dim)
+        return there, vectors[[place[wanted[number]] for number in there]]
+
+    def _rows(self, table: str, ranges: Ranges, output: str) -> pa.Table:
+        tables = []
+        for part, first, count in ranges.places:
+            path = part_path(table, part)
+            if path not in self._open:
+                local = self._stack.enter_context(self._objects.local_copy(path))
+                self._open[path] = RowRanges(local, ["row_id", output])
+            tables.append(self._open[path].rows(first, count))
+        return pa.concat_tables(tables)
+
+
+def _batches(
+    layout: Layout, reader: _Reader, planned: list[_Planned]
+) -> Iterator[tuple[list[tuple[str, Pair]], NDArray[np.float32], NDArray[np.float32]]]:
+    """((uid, pair), features [n, ...], embeddings [n, E]) of each video; pairs whose rows were lost are left out."""
+    for each in planned:
+        ordinals, clips = reader.clips(each.video)
+        there, embeddings = reader.texts(each.video, each.rows)
+        kept, features, lines = [], [], []
+        for line, number in enumerate(there):
+            pair = each.pairs[number]
+            low, high = np.searchsorted(ordinals, (pair.first, pair.end))
+            if low < high:
+                kept.append((each.video.uid, pair))
+                features.append(pool_rows(clips[low:high], layout.pool))
+                lines.append(line)
+        if kept:
+            yield kept, np.stack(features), embeddings[lines]
+
+
+def _with_lost(report: PairsReport, written: int) -> PairsReport:
+    """The report with pairs whose vectors failed counted as dropped."""
+    lost = report.tally.narrations - written
+    if not lost:
+        return report
+    dropped = (*report.tally.dropped, Dropped("the features or the text could not be computed", lost, 0))
+    return PairsReport(Tally(written, report.tally.videos, dropped))
+
+
+PAIRS = pa.schema(
+    [
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("pass", pa.int32(), nullable=False),
+        pa.field("idx", pa.int32(), nullable=False),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("first", pa.int64(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("features", pa.list_(pa.field("element", pa.float32()))),
+        pa.field("embedding", pa.list_(pa.field("element", pa.float32()))),
+    ]
+)
+
+
+def _write_parquet(path: Path, layout: Layout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
+    plain = PAIRS.names[:-2]
+    compression = dict.fromkeys(plain, "zstd") | {"features.list.element": "none", "embedding.list.element": "none"}
+    written = 0
+    with pq.ParquetWriter(path, PAIRS, compression=compression, use_dictionary=["uid"], store_schema=False) as writer:
+        pending: list[pa.Table] = []
+        for kept, features, embeddings in _batches(layout, reader, planned):
+            rows = [
+                (uid, n.pass_, n.idx, n.start_s, n.end_s, n.text, pair.first, pair.end)
+                for uid, pair in kept
+                for n in (pair.narration,)
+            ]
+            columns = [
+                pa.array(values, PAIRS.field(name).type)
+                for name, values in zip(plain, zip(*rows, strict=True), strict=True)
+            ]
+            flat = features.reshape(len(kept), -1)
+            pending.append(pa.table([*columns, vectors_to_arrow(flat), vectors_to_arrow(embeddings)], schema=PAIRS))
+            written += len(kept)
+            if sum(table.num_rows for table in pending) >= ROWS_AT_ONCE:
+                writer.write_table(pa.concat_tables(pending))
+                pending = []
+        if pending:
+            writer.write_table(pa.concat_tables(pending))
+        writer.add_key_value_metadata({REPORT: _with_lost(report, written).to_json()})
+
+
+def _write_hdf5(path: Path, layout: Layout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
+    most = report.tally.narrations
+    meta: list[dict[str, Any]] = []
+    with h5py.File(path, "w", libver=("v110", "v110"), track_order=False) as file:
+        features = file.create_dataset("features", (most, *layout.shape), np.float32, track_times=False)
+        embeddings = file.create_dataset("embedding", (most, layout.text_dim), np.float32, track_times=False)
+        for kept, clips, texts in _batches(layout, reader, planned):
+            at = len(meta)
+            features[at : at + len(kept)] = clips
+            embeddings[at : at + len(kept)] = texts
+            meta += [_meta(uid, pair) | {"first": pair.first, "end": pair.end} for uid, pair in kept]
+        _finish_hdf5(file, meta, _with_lost(report, len(meta)))
+
+
+def _write_tutorial(path: Path, layout: Layout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
+    meta: list[dict[str, Any]] = []
+    with h5py.File(path, "w", libver=("v110", "v110"), track_order=False) as file:
+        group = file.create_group("features")
+        embeddings = file.create_dataset("embedding", (report.tally.narrations, layout.text_dim), np.float32)
+        for each in planned:
+            _, clips = reader.clips(each.video)
+            group.create_dataset(escape(each.video.uid), data=clips, track_times=False)
+            there, texts = reader.texts(each.video, each.rows)
+            embeddings[len(meta) : len(meta) + len(there)] = texts
+            meta += [_meta(each.video.uid, each.pairs[number]) for number in there]
+        _finish_hdf5(file, meta, _with_lost(report, len(meta)))
+
+
+def _meta(uid: str, pair: Pair) -> dict[str, Any]:
+    """What the tutorial keeps of a narration."""
+    narration = pair.narration
+    return {"uid": uid, "txt": narration.text, "ts": narration.start_s, "idx": narration.idx, "pass": narration.pass_}
+
+
+def _finish_hdf5(file: h5py.File, meta: list[dict[str, Any]], report: PairsReport) -> None:
+    text = json.dumps(meta, separators=(",", ":")).encode()
+    file.create_dataset("meta", data=np.frombuffer(text, np.uint8), track_times=False)
+    file.attrs["pairs"] = len(meta)
+    file.attrs[REPORT] = np.bytes_(report.to_json().encode())
+
+
+def read_report(objects: Objects, task: PairsTask) -> PairsReport:
+    """What a finished file says of itself."""
+    with objects.local_copy(task.path) as local:
+        if local.suffix == ".parquet":
+            return PairsReport.from_json(pq.read_metadata(local).metadata[REPORT.encode()].decode())
+        with h5py.File(local, "r") as file:
+            return PairsReport.from_json(bytes(file.attrs[REPORT]).decode())

@@ -1,0 +1,235 @@
+"""Pairs of narrations and clip features as files for training: by split and shard, or one file as Ego4D's tutorial.
+
+Which videos go where is decided from the release's small tables; each file is named by the digests of its videos and
+the rules, so that a night on which one video changed makes that video's file anew and no other.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from schemas.digests import digest_of
+from schemas.errors import SpecError
+from schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
+from schemas.plan import RunPlan
+from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
+from schemas.spec import KeepSpec, PairsExport, SplitSpec
+from transforms.export_base import Exporter, feature_contents
+from transforms.narrations import pairs
+from transforms.narrations.pair_files import Layout, PairsTask, Ranges, VideoPairs, read_report
+from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
+from transforms.narrations.table import TABLE
+from transforms.narrations.uids import read_uid_list
+from transforms.rates import rows_per_second
+from transforms.store.objects import Objects
+from transforms.store.tables import table_files
+
+REVISION = 1
+LISTS = "lists"
+NO_TEXTS = "videos_without_texts"
+
+
+def with_stored_lists(export: PairsExport, base: Path, objects: Objects, place: str) -> PairsExport:
+    """The export with its files of uids copied into the store, where workers can read them.
+
+    Args:
+        export: as the spec declares it.
+        base: folder that its paths start from.
+        objects: the store.
+        place: of the export in the spec, for messages.
+
+    Raises:
+        SpecError: when a file can't be read, or a video stands in two splits.
+    """
+
+    def stored(path: str) -> str:
+        found = (base / Path(path).expanduser()).absolute()
+        if not found.is_file():
+            raise SpecError(f"{place}: there is no file {str(found)!r}.")
+        uids = sorted(read_uid_list(found))
+        name = f"{LISTS}/{digest_of(uids)}.txt"
+        objects.put_new(name, "".join(f"{uid}\n" for uid in uids).encode())
+        return name
+
+    keep = export.keep.model_copy(update={"without": [stored(path) for path in export.keep.without]})
+    splits = export.splits
+    if splits.lists is not None:
+        splits = splits.model_copy(update={"lists": {name: stored(path) for name, path in splits.lists.items()}})
+    _split_rule(splits, objects)
+    return export.model_copy(update={"keep": keep, "splits": splits})
+
+
+def _uids(objects: Objects, path: str) -> frozenset[str]:
+    return read_uid_list(io.BytesIO(objects.get(path)))
+
+
+def _split_rule(splits: SplitSpec, objects: Objects) -> SplitRule:
+    if splits.lists is not None:
+        return split_by_lists({name: _uids(objects, path) for name, path in splits.lists.items()})
+    return split_by_shares(splits.shares or {"train": 1.0}, splits.seed)
+
+
+def _keep_rules(keep: KeepSpec, objects: Objects) -> KeepRules:
+    without: frozenset[str] = frozenset()
+    for path in keep.without:
+        without |= _uids(objects, path)
+    return KeepRules(keep.min_tokens, keep.min_spacing, None, without)
+
+
+def _pool(export: PairsExport) -> Pool:
+    return "mean" if export.pool == "mean" else Take(export.pool.take)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two features."""
+
+    entry: FeatureEntry
+    output: str
+    ranges: dict[str, Ranges]
+
+    @property
+    def dim(self) -> int:
+        return self.entry.outputs[self.output].dim
+
+    def recipe(self) -> list[object]:
+        return [self.entry.config, self.output, self.dim]
+
+
+def _side(objects: Objects, draft: Release, feature: str, output: str | None) -> _Side:
+    entry = draft.features[feature]
+    chosen = output or ("semantic" if "semantic" in entry.outputs else next(iter(entry.outputs)))
+    contents = feature_contents(objects, draft, feature).sort("uid", "segment")
+    ranges = {}
+    for (uid,), rows in contents.group_by(["uid"], maintain_order=True):
+        places = tuple(rows.select("part", "first_row", "rows").iter_rows())
+        planned = int(rows["planned"].sum())
+        ranges[str(uid)] = Ranges(int(rows["item_no"][0]), str(rows["digest"][0]), planned, places)
+    return _Side(entry, chosen, ranges)
+
+
+class PairsExporter(Exporter):
+    """See ``transforms.export_base``."""
+
+    def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: PairsExport) -> None:
+        self._objects, self._name, self._export = objects, name, export
+        self._clips = _side(objects, draft, export.feature, export.output)
+        self._texts = _side(objects, draft, export.text, export.text_output)
+        self._rate = rows_per_second(self._clips.entry.recipe)
+        self._keep = _keep_rules(export.keep, objects)
+        self._rule = _split_rule(export.splits, objects)
+        version = draft.tables.get(TABLE)
+        self._narrations = tuple(table_files(objects, TABLE, version)) if version is not None else ()
+
+    @property
+    def recipe(self) -> str:
+        """Digest of the files' names and of what is told of the rest."""
+        lost = [[drop.reason, drop.narrations, drop.videos] for drop in self._unmatched.dropped]
+        return digest_of([REVISION, [task.path for task in self.parts()], lost, self._only_clips])
+
+    @cached_property
+    def _unmatched(self) -> Tally:
+        """Videos that are in no file, with reasons."""
+        tally = Tally()
+        for uid, texts in self._texts.ranges.items():
+            if uid not in self._clips.ranges:
+                tally += Tally(dropped=(Dropped("video without features", texts.rows, 1),))
+            elif split_of(uid, self._rule) is None:
+                tally += Tally(dropped=(Dropped("video in no split", texts.rows, 1),))
+        return tally
+
+    @property
+    def _only_clips(self) -> int:
+        return len(self._clips.ranges.keys() - self._texts.ranges.keys())
+
+    def _splits(self) -> list[str]:
+        names = self._rule.lists or self._rule.shares
+        return [name for name, _ in names]
+
+    def parts(self) -> list[PairsTask]:
+        """A file for each split and shard that has videos; one file for ``tutorial``."""
+        return self._tasks
+
+    @cached_property
+    def _tasks(self) -> list[PairsTask]:
+        whole = self._export.format == "tutorial"
+        files: dict[tuple[str, int], list[VideoPairs]] = {}
+        for uid in sorted(self._texts.ranges.keys() & self._clips.ranges.keys()):
+            split = split_of(uid, self._rule)
+            if split is not None:
+                shard = 0 if whole else zlib.crc32(uid.encode()) % self._export.shards
+                video = VideoPairs(uid, self._clips.ranges[uid], self._texts.ranges[uid])
+                files.setdefault(("" if whole else split, shard), []).append(video)
+        layout = Layout(
+            format=self._export.format,
+            rate=self._rate,
+            around_s=self._export.around,
+            pool=_pool(self._export),
+            keep=self._keep,
+            clip_table=self._clips.entry.table,
+            clip_output=self._clips.output,
+            clip_dim=self._clips.dim,
+            text_table=self._texts.entry.table,
+            text_output=self._texts.output,
+            text_dim=self._texts.dim,
+            text_source=self._texts.entry.source,
+        )
+        return [
+            PairsTask(self._name, split, shard, layout, tuple(videos), self._narrations, self._digest(videos))
+            for (split, shard), videos in sorted(files.items())
+        ]
+
+    def _digest(self, videos: list[VideoPairs]) -> str:
+        export = self._export.model_dump(mode="json", exclude={"splits", "shards", "feature", "text"})
+        made_from = [[v.uid, v.clips.digest, v.texts.digest] for v in videos]
+        sides = [self._clips.recipe(), self._texts.recipe()]
+        return digest_of([REVISION, pairs.REVISION, export, self._rate, sides, made_from])
+
+    def finish(self) -> ExportEntry:
+        """Add up what the files say of themselves, and write the manifest."""
+        reports = [(task, read_report(self._objects, task)) for task in self._tasks]
+        total = Tally.total([self._unmatched, *(report.tally for _, report in reports)])
+        splits = {name: {"pairs": 0, "videos": 0, "files": []} for name in self._splits()}
+        if self._export.format == "tutorial":
+            splits = {"all": {"pairs": 0, "videos": 0, "files": []}}
+        for task, report in reports:
+            split = splits[task.split or "all"]
+            split["pairs"] += report.tally.narrations  # type: ignore[operator]
+            split["videos"] += report.tally.videos  # type: ignore[operator]
+            split["files"].append({"name": Path(task.path).name, "pairs": report.tally.narrations})  # type: ignore[attr-defined]
+        manifest = {
+            "kind": "pairs",
+            "format": self._export.format,
+            "feature": self._export.feature,
+            "text": self._export.text,
+            "feature_dim": self._clips.dim,
+            "text_dim": self._texts.dim,
+            "take": 0 if self._export.pool == "mean" else self._export.pool.take,
+            "around_s": self._export.around,
+            "rows_per_second": self._rate,
+            "pairs": total.narrations,
+            "videos": total.videos,
+            "splits": splits,
+            "dropped": [
+                {"reason": drop.reason, "narrations": drop.narrations, "videos": drop.videos} for drop in total.dropped
+            ],
+            NO_TEXTS: self._only_clips,
+        }
+        path = f"pairs/{self._name}/manifest-{self.recipe}.json"
+        self._objects.put_new(path, json.dumps(manifest, indent=1).encode())
+        return ExportEntry(
+            kind=self._export.kind,
+            feature=self._export.feature,
+            recipe=self.recipe,
+            files=list(self._entries([path, *(task.path for task in self._tasks)])),
+        )
+
+    def _entries(self, paths: list[str]) -> Iterator[FileEntry]:
+        for path in paths:
+            yield FileEntry(path=path, size=self._objects.size(path) or 0, digest=self._objects.digest(path))

@@ -1,0 +1,76 @@
+"""From a source's declaration to the reader of its format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.narrations import EGO4D, PLAIN, BadRow, Columns, Narration, TextRules
+from schemas.spec import NarrationsSource, TextColumns, UidRegex
+from transforms.narrations.ego4d import read_ego4d
+from transforms.narrations.subtitles import read_subtitles
+from transforms.narrations.tabular import read_csv, read_jsonl, read_tgif
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A listed file of texts.
+
+    Attributes:
+        uid: of the video, for formats with a file a video; else empty.
+        size: bytes.
+    """
+
+    uri: str
+    signature: str
+    size: int
+    uid: str = ""
+
+
+def read_file(path: Path, source: NarrationsSource, file: InputFile) -> Iterator[Narration | BadRow]:
+    """The rows of a local copy of ``file`` as its source declares them.
+
+    Raises:
+        SpecError: when it can't be opened, or lacks a declared column.
+        BrokenFileError: naming the byte, when it is not what the format says.
+    """
+    columns = columns_of(source.columns)
+    law = url_law(source.uid)
+    match source.format:
+        case "ego4d":
+            return read_ego4d(path, kind=source.rows, offset_s=source.offset)
+        case "tgif":
+            return read_tgif(path, url_law=law)
+        case "csv":
+            return read_csv(
+                path,
+                columns,
+                delimiter=source.delimiter or ",",
+                encoding=source.encoding or "utf-8-sig",
+                url_law=law if source.urls else None,
+                offset_s=source.offset,
+            )
+        case "jsonl":
+            return read_jsonl(path, columns, url_law=law if source.urls else None, offset_s=source.offset)
+        case "srt" | "vtt":
+            return read_subtitles(path, source.format, uid=file.uid, encoding=source.encoding or "utf-8")
+
+
+def columns_of(columns: TextColumns | None) -> Columns:
+    """The record that the readers take."""
+    if columns is None:
+        return Columns()
+    return Columns(columns.uid, columns.text, columns.start, columns.end, columns.pass_, columns.annotation_uid)
+
+
+def url_law(uid: str | UidRegex) -> str:
+    """The uid law as ``uids.uid_of_url`` takes it."""
+    return uid.regex if isinstance(uid, UidRegex) else uid
+
+
+def rules_of(source: NarrationsSource) -> TextRules:
+    """The declared replacements, or those of the format."""
+    if source.rules is None:
+        return EGO4D if source.format == "ego4d" else PLAIN
+    return TextRules(tuple(source.rules.items()))

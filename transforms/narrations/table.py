@@ -1,0 +1,74 @@
+"""The ``narrations`` table of a release: all texts of its items, with the row ids that feature tables give them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.digests import digest_of
+from schemas.narrations import NARRATIONS, NARRATIONS_TABLE
+from schemas.records import row_id
+from transforms.narrations.feed import read_texts
+from transforms.narrations.listing import PLACE, TextsPlace
+from transforms.store.objects import Objects
+from transforms.store.tables import TableFile, commit_files
+
+TABLE = "narrations"
+REVISION = 1
+ROWS_AT_ONCE = 32_768
+
+
+def commit_narrations(objects: Objects, items: pl.DataFrame) -> int | None:
+    """Commit the texts of all items that are texts; memory is that of a row group.
+
+    Args:
+        objects: the store.
+        items: columns of ``ITEMS``.
+
+    Returns:
+        The table's version, or None when no item is a text.
+    """
+    texts = text_items(items)
+    if texts.is_empty():
+        return None
+    keys = texts.select("item_no", "source", "uid", "digest", "spool", "group", "first", "rows")
+    name = f"part-{digest_of([REVISION, [list(row) for row in keys.iter_rows()]])}.parquet"
+    path = f"{TABLE}/{name}"
+    if objects.size(path) is None:
+        with objects.create_file(path) as local:
+            _write(local, texts)
+    size = objects.size(path) or 0
+    return commit_files(objects, TABLE, NARRATIONS_TABLE, [TableFile(name, size, int(texts["rows"].sum()))])
+
+
+def text_items(items: pl.DataFrame) -> pl.DataFrame:
+    """The items that are texts, with the columns of ``PLACE``, in the order of their places."""
+    found = items.filter(pl.col("facts").str.contains('"spool":', literal=True))
+    places = found["facts"].str.json_decode(pl.Struct(PLACE)).struct.unnest()
+    return pl.concat([found, places], how="horizontal").sort("spool", "group", "first", "item_no")
+
+
+def _write(path: Path, texts: pl.DataFrame) -> None:
+    pending: list[pa.Table] = []
+    with pq.ParquetWriter(path, NARRATIONS_TABLE, compression="zstd", store_schema=False) as writer:
+        for item in texts.iter_rows(named=True):
+            place = TextsPlace(item["spool"], item["group"], item["first"], item["rows"])
+            pending.append(item_rows(place, item["item_no"], item["source"]))
+            if sum(table.num_rows for table in pending[-64:]) >= ROWS_AT_ONCE or len(pending) >= 4_096:
+                writer.write_table(pa.concat_tables(pending).combine_chunks())
+                pending = []
+        if pending:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
+
+
+def item_rows(place: TextsPlace, item_no: int, source: str) -> pa.Table:
+    """One item's texts as rows of the table."""
+    rows = read_texts(place, NARRATIONS.names)
+    ids = pa.array(row_id(item_no, 0) + np.arange(rows.num_rows, dtype=np.int64))
+    sources = pa.repeat(pa.scalar(source, pa.string()), rows.num_rows)
+    columns = [ids, sources, *(rows[name] for name in NARRATIONS.names)]
+    return pa.table(columns, schema=NARRATIONS_TABLE)

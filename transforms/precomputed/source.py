@@ -1,0 +1,107 @@
+"""Precomputed features as a source: one item a file, or one a dataset of an HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zipfile import BadZipFile
+
+import h5py
+import numpy as np
+import polars as pl
+
+from schemas.digests import digest_stream
+from schemas.errors import ItemError, SpecError
+from schemas.spec import PrecomputedSource
+from transforms.inputs import is_remote, open_input
+from transforms.listing import LISTING, Found, find, uid_of, uri_to_path
+from transforms.precomputed.listing import ARRAY_SUFFIXES, HDF5_SUFFIXES, FeatureItem, list_features
+from transforms.precomputed.read import read_features
+
+INSIDE = "::"
+"""Between the URI of an HDF5 file and the name of a dataset in it."""
+
+
+def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> pl.DataFrame:
+    """All feature items with the columns of ``LISTING``, sorted by uid; files of other kinds are passed over.
+
+    The URI of a dataset is that of its file, ``::`` and its name.
+
+    Raises:
+        SpecError: for two items with one uid, a missing folder, or an HDF5 file that can't be listed.
+    """
+    place = f"sources.{name}"
+    items: dict[str, tuple[str, Found]] = {}
+    for pattern in source.glob:
+        for found in find(pattern, base, f"{place}.glob"):
+            for uid, uri in _items_of(found, source, place):
+                other = items.setdefault(uid, (uri, found))[0]
+                if other != uri:
+                    raise SpecError(f"{place}: {other} and {uri} have the same uid {uid!r}; remove one of them.")
+    rows = [(name, uid, uri, found.size, found.signature, "{}") for uid, (uri, found) in sorted(items.items())]
+    return pl.DataFrame(rows, schema=LISTING, orient="row")
+
+
+def _items_of(found: Found, source: PrecomputedSource, place: str) -> list[tuple[str, str]]:
+    """(uid, uri) of what a file holds."""
+    suffix = Path(found.relative).suffix.lower()
+    if suffix in ARRAY_SUFFIXES:
+        return [(uid_of(found.relative, source.uid, f"{place}.uid"), found.uri)]
+    if suffix not in HDF5_SUFFIXES:
+        return []
+    try:
+        with open_input(found.uri, found.signature, "list") as path:
+            listed = list_features([path], group=source.group)
+    except ItemError as error:
+        raise SpecError(f"{place}: {error}") from None
+    for failed in listed.failed:
+        raise SpecError(f"{place}: {failed.error} Mend or remove the file.")
+    return [(item.uid, f"{found.uri}{INSIDE}{item.dataset}") for item in listed.items]
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The file's URI and the name of the dataset in it, empty for whole files.
+
+    >>> split_uri("/data/a.h5::/clip"), split_uri("/data/a.npy")
+    (('/data/a.h5', '/clip'), ('/data/a.npy', ''))
+    """
+    file, inside, dataset = uri.rpartition(INSIDE)
+    if inside and Path(file).suffix.lower() in HDF5_SUFFIXES:
+        return file, dataset
+    return uri, ""
+
+
+def feature_item(uri: str, path: Path) -> FeatureItem:
+    """What is to be read from a local copy of a URI's file."""
+    return FeatureItem(uri_to_path(uri).stem if not is_remote(uri) else uri, path, split_uri(uri)[1])
+
+
+def array_facts(uri: str, path: Path) -> dict[str, int]:
+    """About how many rows an item has, for packing; 1 where the file can't tell, since the feed says what is wrong."""
+    item = feature_item(uri, path)
+    try:
+        if item.dataset:
+            with h5py.File(path, "r") as file:
+                return {"rows": int(file[item.dataset].shape[0])}
+        if path.suffix.lower() == ".pt":
+            return {"rows": len(read_features(item))}
+        found = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(found, np.ndarray):
+            return {"rows": int(found.shape[0])}
+        with found:
+            return {"rows": max(int(found[name].shape[0]) for name in found.files)}
+    except (ItemError, OSError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, EOFError, BadZipFile):
+        return {"rows": 1}
+
+
+def digest_dataset(path: Path, dataset: str) -> str:
+    """Digest of the values of one dataset, its shape and type.
+
+    Raises:
+        ItemError: when it can't be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            values = np.ascontiguousarray(file[dataset][()])
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ItemError("read", f"{path}:{dataset} can't be read ({error}).") from error
+    return digest_stream([f"{values.dtype.str} {values.shape}".encode(), values.tobytes()])

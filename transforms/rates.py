@@ -1,0 +1,31 @@
+"""How many rows a second a feature has, from what its config was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.units import parse_duration
+
+
+def rows_per_second(recipe: Mapping[str, Any]) -> float:
+    """Rate of a feature whose rows lie on a grid that starts at 0, else 0.
+
+    Args:
+        recipe: of a ``FeatureEntry``: with ``sample`` (``every``, or ``window`` with ``fps``), or ``window`` of
+            precomputed features.
+
+    >>> rows_per_second({"window": {"fps": 30, "window": 32, "stride": 16}})
+    1.875
+    >>> rows_per_second({"sample": {"every": "500ms"}})
+    2.0
+    >>> rows_per_second({"sample": {"keyframes": True}})
+    0.0
+    """
+    sample = recipe.get("sample") or {}
+    if "every" in sample:
+        return round(1 / parse_duration(sample["every"]), 9)
+    window = sample.get("window") or recipe.get("window") or {}
+    if window.get("fps"):
+        return round(float(window["fps"]) / int(window["stride"]), 9)
+    return 0.0

@@ -1,0 +1,158 @@
+"""A release opened for reading: its tables as frames over exactly the files that it names.
+
+Readers see one release whole while a run writes the next. Beam is not imported here, so opening is quick.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from schemas.errors import SpecError, StoreError, nearest
+from schemas.records import MAX_ORDINAL, ORDINAL_BITS
+from schemas.release import FeatureEntry, Release
+from transforms.store.objects import Objects
+from transforms.store.releases import Releases
+from transforms.store.tables import table_files
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import polars as pl
+    import pyarrow as pa
+
+Moment = tuple[float | None, float | None, int | None]
+
+
+class ReleaseReader:
+    """A store at one release.
+
+    Attributes:
+        release: what is read.
+    """
+
+    def __init__(self, objects: Objects, releases: Releases, release: Release) -> None:
+        """Nothing is read yet but the releases."""
+        self._objects = objects
+        self._releases = releases
+        self.release = release
+
+    def __repr__(self) -> str:
+        """As it would be opened."""
+        return f"{type(self).__name__}({self.uri!r}, release={self.release.release})"
+
+    @property
+    def uri(self) -> str:
+        """Absolute folder or URI."""
+        return self._objects.uri
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """All releases that there were when the store was opened, oldest first."""
+        return self._releases.rows
+
+    @property
+    def features(self) -> dict[str, FeatureEntry]:
+        """The release's features by name."""
+        return dict(self.release.features)
+
+    @property
+    def items(self) -> pl.LazyFrame:
+        """The release's items: item_no, source, uid, uri, size, signature, digest, facts and metadata (both JSON)."""
+        from schemas.tables import ITEMS
+
+        return self._scan(self._files("items"), ITEMS)
+
+    def table(self, feature: str) -> pl.LazyFrame:
+        """A feature's rows, over exactly the files that the release names.
+
+        Args:
+            feature: its name.
+
+        Returns:
+            row_id, uid, start_s, end_s, frame, item_digest and one ``list<float32>`` column for each output.
+
+        Raises:
+            SpecError: naming the features that there are.
+        """
+        if feature not in self.release.features:
+            raise SpecError(f"There is no feature {feature!r}{nearest(feature, self.release.features)}")
+        entry = self.release.features[feature]
+        return self._scan_parts(entry, table_files(self._objects, entry.table, entry.version))
+
+    def items_with(self, *, uid: str | None = None, numbers: Collection[int] = ()) -> pl.DataFrame:
+        """The items of a uid (one a source), or those of these numbers."""
+        import polars as pl
+
+        wanted = pl.col("uid") == uid if uid is not None else pl.col("item_no").is_in(list(numbers))
+        return self.collected(self.items.filter(wanted))
+
+    def rows_of(self, feature: str, item_no: int, output: str) -> pl.DataFrame:
+        """An item's rows: row_id, start_s, end_s and one output, by row_id."""
+        import polars as pl
+
+        first = item_no << ORDINAL_BITS
+        mine = pl.col("row_id").is_between(first, first + MAX_ORDINAL)
+        rows = self._parts_of(feature, [item_no]).filter(mine).select("row_id", "start_s", "end_s", output)
+        return self.collected(rows).sort("row_id")
+
+    def moments(self, feature: str, rows: Collection[int]) -> dict[int, Moment]:
+        """start_s, end_s and frame of rows by their ids; those that are not there are left out."""
+        import polars as pl
+
+        parts = self._parts_of(feature, {row >> ORDINAL_BITS for row in rows})
+        found = parts.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "start_s", "end_s", "frame")
+        return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in self.collected(found).rows()}
+
+    def row_counts(self, feature: str, numbers: Collection[int]) -> dict[int, int]:
+        """item_no -> rows that a feature has of it."""
+        import polars as pl
+
+        mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(list(numbers))
+        counted = self._contents.filter(mine).group_by("item_no").agg(pl.col("rows").sum())
+        return dict(self.collected(counted).select("item_no", "rows").rows())
+
+    def collected(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """The frame, read.
+
+        Raises:
+            StoreError: when a file is missing or damaged.
+        """
+        import polars as pl
+
+        try:
+            return frame.collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise StoreError(f"{self.uri} can't be read ({reason}); `cliploom verify` lists all damage.") from None
+
+    def _parts_of(self, feature: str, numbers: Collection[int]) -> pl.LazyFrame:
+        """The rows of the parts that hold these items."""
+        import polars as pl
+
+        mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(list(numbers)) & (pl.col("rows") > 0)
+        parts = self.collected(self._contents.filter(mine).select("part").unique())["part"].to_list()
+        return self._scan_parts(self.release.features[feature], sorted(parts))
+
+    def _scan_parts(self, entry: FeatureEntry, parts: Sequence[str]) -> pl.LazyFrame:
+        from schemas.tables import feature_schema
+
+        schema = feature_schema({name: output.dim for name, output in entry.outputs.items()})
+        return self._scan([f"{entry.table}/{part}" for part in parts], schema)
+
+    @cached_property
+    def _contents(self) -> pl.LazyFrame:
+        from schemas.tables import CONTENTS
+
+        return self._scan(self._files("contents"), CONTENTS)
+
+    def _files(self, table: str) -> list[str]:
+        return [f"{table}/{name}" for name in table_files(self._objects, table, self.release.tables[table])]
+
+    def _scan(self, files: Sequence[str], schema: pa.Schema) -> pl.LazyFrame:
+        import polars as pl
+
+        if not files:
+            return pl.DataFrame(schema.empty_table()).lazy()
+        uris = [self._objects.uri_of(file) for file in files]
+        return pl.scan_parquet(uris, storage_options=self._objects.table_options or None, glob=False)

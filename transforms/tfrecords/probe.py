@@ -1,0 +1,61 @@
+"""A look at a shard before it is read: is it one, about how many rows does it have."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import ItemError
+from schemas.media import MediaLimits
+from schemas.tfrecords import BadRecord, Record
+from transforms.tfrecords.framing import compression_of, read_records
+from transforms.tfrecords.proto import RecordError, parse
+
+_OVERHEAD = 16
+_GZIP_RATIO = 1.1
+"""Codes of video features hardly shrink."""
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What planning needs to know of a shard.
+
+    Attributes:
+        rows: about how many rows it has, if all records are like the first.
+    """
+
+    type: str
+    compression: str
+    rows: int
+
+
+def probe_shard(path: Path, limits: MediaLimits) -> dict[str, Any]:
+    """Facts of a shard, from its first readable record.
+
+    Raises:
+        ItemError: when nothing of it can be read as a TFRecord.
+    """
+    size = path.stat().st_size
+    if size > limits.max_bytes:
+        raise ItemError("probe", f"{path.name} has {size} bytes, more than limits.media.max_bytes.")
+    with path.open("rb") as stream:
+        compression = compression_of(stream.read(12))
+        stream.seek(0)
+        trouble: BadRecord | None = None
+        for found in read_records(stream, path.name):
+            if isinstance(found, Record):
+                each = len(found.data) + _OVERHEAD
+                records = size / each * (_GZIP_RATIO if compression != "none" else 1)
+                return asdict(ShardFacts("tfrecord", compression, max(1, round(records * _steps(found.data)))))
+            trouble = trouble or found
+    reason = trouble.reason if trouble else "it is empty"
+    raise ItemError("probe", f"{path.name} holds no record that can be read: {reason}.")
+
+
+def _steps(data: bytes) -> int:
+    """Rows of a record: frames of its longest list, else one."""
+    try:
+        return max((len(steps.features()) for steps in parse(data).lists.values()), default=1)
+    except RecordError:
+        return 1

@@ -1,0 +1,134 @@
+"""What a ``tfrecord`` source says of its shards: from the spec's node to what workers know and features are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from schemas.digests import digest_of
+from schemas.errors import SpecError
+from schemas.spec import MediaSource, TfrecordSource
+from schemas.tfrecords import ValueType
+from transforms.listing import list_source
+from transforms.tfrecords.vocabulary import Vocabulary, read_vocabulary
+
+REVISION = 1
+"""Raised when the same shard gives other rows."""
+
+
+@dataclass(frozen=True)
+class OutputField:
+    """A feature of tf.train.Example that becomes an output."""
+
+    width: int
+    type: ValueType
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How the shards of one source are read.
+
+    Attributes:
+        fields: outputs of format ``example``.
+        id, labels: features of format ``example``; ``labels`` may be empty.
+        compact: outputs whose 8-bit codes are kept.
+        names: class index -> title, empty without a vocabulary.
+    """
+
+    format: str
+    rgb: int
+    audio: int
+    fields: dict[str, OutputField]
+    id: str
+    labels: str
+    compact: tuple[str, ...]
+    names: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: TfrecordSource, vocabulary: Vocabulary | None) -> ShardSettings:
+        """The settings of a source as declared."""
+        fields = {name: OutputField(each.width, each.type) for name, each in (source.fields or {}).items()}
+        compact: list[str] = []
+        if source.quantized == "keep":
+            if source.format in ("yt8m_frame", "yt8m_segment"):
+                compact = ["rgb", "audio"] if source.audio else ["rgb"]
+            compact += [name for name, each in fields.items() if each.type == "uint8"]
+        names = {index: each.title for index, each in vocabulary.classes.items()} if vocabulary else {}
+        return cls(
+            format=source.format,
+            rgb=source.rgb,
+            audio=source.audio,
+            fields=fields,
+            id=source.id or "",
+            labels=source.labels or "",
+            compact=tuple(compact),
+            names=names,
+        )
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Output name -> length of its vectors."""
+        if self.format == "example":
+            return {name: each.width for name, each in self.fields.items()}
+        return {"rgb": self.rgb} | ({"audio": self.audio} if self.audio else {})
+
+    def recipe(self) -> dict[str, Any]:
+        """What of this changes the rows and their labels; the vocabulary by a digest."""
+        names = digest_of([[index, self.names[index]] for index in sorted(self.names)]) if self.names else ""
+        return asdict(self) | {"names": names, "revision": REVISION}
+
+    def to_json(self) -> str:
+        """As text, for jobs."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardSettings:
+        """Read back what ``to_json`` gave."""
+        value = json.loads(text)
+        fields = {name: OutputField(**each) for name, each in value["fields"].items()}
+        names = {int(index): name for index, name in value["names"].items()}
+        return cls(**(value | {"fields": fields, "names": names, "compact": tuple(value["compact"])}))
+
+
+def source_settings(source: TfrecordSource, base: Path, place: str) -> ShardSettings:
+    """The settings of a source; its vocabulary is read.
+
+    Raises:
+        SpecError: when there is no vocabulary file, or it is none.
+    """
+    vocabulary = read_vocabulary_file(source.vocabulary, base, place) if source.vocabulary else None
+    return ShardSettings.of(source, vocabulary)
+
+
+def read_vocabulary_file(name: str, base: Path, place: str) -> Vocabulary:
+    """A vocabulary that a spec names.
+
+    Args:
+        name: of the file, relative to ``base``.
+        base: the spec's folder.
+        place: of the source in the spec, for errors.
+
+    Raises:
+        SpecError: when there is no such file, or it is none.
+    """
+    path = (base / Path(name).expanduser()).absolute()
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            return read_vocabulary(lines, str(path))
+    except FileNotFoundError:
+        raise SpecError(f"{place}.vocabulary: there is no file {str(path)!r}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{place}.vocabulary: {path} can't be read as UTF-8 text ({error}).") from None
+
+
+def list_shards(name: str, source: TfrecordSource, base: Path) -> pl.DataFrame:
+    """All shards of a source, as ``transforms.listing.list_source`` lists media.
+
+    Raises:
+        SpecError: for two files with one uid, or a missing folder.
+    """
+    return list_source(name, MediaSource(kind="media", glob=source.glob, uid=source.uid), base)

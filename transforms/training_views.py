@@ -1,0 +1,91 @@
+"""Views of a store for PyTorch and TensorFlow; each framework is imported by the function that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import MissingExtraError
+from transforms.pair_reading import Pairs
+from transforms.windows import ClipWindows
+
+
+class Indexed(Protocol):
+    """What both views take: numbered examples, such as ``Pairs`` or ``Moments``."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def __getitem__(self, index: int) -> Any:
+        """One example, of arrays."""
+        ...
+
+
+class Moments:
+    """The mean of the features of each of some moments (uid, t1, t2): ``moments[i]`` is float32 [D]."""
+
+    def __init__(self, windows: ClipWindows, moments: Sequence[tuple[str, float, float]]) -> None:
+        self._windows = windows
+        # Arrays, not a list of tuples, so that forked workers share the memory.
+        self._uids: NDArray[np.str_] = np.array([uid for uid, _, _ in moments], np.str_)
+        self._times = np.array([[t1, t2] for _, t1, t2 in moments], np.float64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        """Number of moments."""
+        return len(self._uids)
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """The mean of one moment's rows.
+
+        Raises:
+            IndexError: beyond the last one.
+        """
+        t1, t2 = self._times[index]
+        return self._windows.mean(str(self._uids[index]), float(t1), float(t2))
+
+
+def torch_dataset(examples: Indexed) -> Any:
+    """A ``torch.utils.data.Dataset`` for ``DataLoader``, whose workers may be forked or spawned.
+
+    Raises:
+        MissingExtraError: when PyTorch is not installed.
+    """
+    try:
+        from torch.utils.data import Subset
+    except ImportError:
+        raise MissingExtraError("text", "A PyTorch dataset") from None
+    return Subset(examples, range(len(examples)))
+
+
+def tf_dataset(pairs: Pairs, batch: int, *, shuffle: bool = True, seed: int = 0) -> Any:
+    """A ``tf.data.Dataset`` of batches (features float32 [B, ...], embeddings float32 [B, E]).
+
+    Args:
+        pairs: one split.
+        batch: pairs in a batch; the last one may be smaller.
+        shuffle: in another order in each pass.
+        seed: of the orders.
+
+    Raises:
+        MissingExtraError: when TensorFlow is not installed.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise MissingExtraError("tensorflow", "A tf.data view") from None
+    numbers = tf.data.Dataset.range(len(pairs))
+    if shuffle:
+        numbers = numbers.shuffle(len(pairs), seed=seed, reshuffle_each_iteration=True)
+
+    def shaped(indices: Any) -> tuple[Any, Any]:
+        features, embeddings = tf.numpy_function(pairs.batch, [indices], (tf.float32, tf.float32))
+        return (
+            tf.ensure_shape(features, (None, *pairs.feature_shape)),
+            tf.ensure_shape(embeddings, (None, pairs.embedding_dim)),
+        )
+
+    return numbers.batch(batch).map(shaped, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,251 @@
+"""Vacuum: remove what no kept release names.
+
+Only files that are named as this program names them are ever removed, so a store that shares its folder with other
+things is safe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from deltalake import DeltaTable
+
+from schemas.errors import SpecError, StoreError
+from schemas.release import Release
+from transforms.store.delta_log import LAST_CHECKPOINT, LOG, LogEntries, list_log
+from transforms.store.lock import store_lock
+from transforms.store.objects import TEMPORARY, Entry, Objects
+from transforms.store.parts import part_path
+from transforms.store.releases import TABLE, Releases, read_releases, release_table
+from transforms.store.releases import keep_releases as strike
+from transforms.store.tables import read_table, rows_file, table_files
+
+# A run that has left no sign for so long is over; in buckets, files younger than this belong to somebody.
+FRESH_S = 3600.0
+
+_DIGEST = "[0-9a-f]{40}"
+_OURS = re.compile(
+    rf"""(?:
+    [a-z]+/(?:rows-{_DIGEST}\.parquet|{LOG}/.+)                           # small tables
+    | features/[^/]+/[0-9a-f]{{12}}/(?:part-{_DIGEST}\.parquet|{LOG}/.+)
+    | [a-z0-9]+/[^/]+/[a-z]+-{_DIGEST}\.[a-z0-9]+                         # index shards, exports
+    | models/\.?[0-9a-f]{{12}}[^/]*/.+
+    | plans/[^/]+/[a-z_]+\.(?:parquet|json)
+    | probes/{_DIGEST}\.parquet
+    | runs/[^/]+/(?:[a-z_]+\.json|inflight/.+)
+    | spools/[^/]+/.+                                                     # texts as they were read
+    )""",
+    re.VERBOSE,
+)
+_FOLDERS = ("features", "hdf5", "index", "models", "plans", "probes", "runs", "spools")
+# What a killed process leaves beside a file that it was writing.
+_STAGED = re.compile(r"(.+)#\d+|.*/_commit_[^/]*\.tmp")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays.
+
+    Attributes:
+        paths: files.
+        folders: all that is below these, each ending in ``/``.
+        tables: Delta table -> its oldest version that a kept release names.
+    """
+
+    paths: frozenset[str]
+    folders: tuple[str, ...]
+    tables: dict[str, int]
+
+
+def vacuum_store(store: str, keep_releases: int, *, dry_run: bool = False) -> list[Entry]:
+    """Remove all that the newest releases do not name.
+
+    Older releases are struck from the ``releases`` table first: they can't be asked or rolled back to any more, and
+    Delta's time travel to them ends. Then their rows, parts, index shards, exports and models go, with the plans,
+    probe results and notes of all runs, and what killed runs left. A deleted item's uid, text and vectors are then in
+    no file, once no kept release has them. What a limit stopped can't be published afterwards; run again instead.
+
+    Whatever interrupts it, the kept releases verify, and a second vacuum finishes the work.
+
+    Args:
+        store: a folder or URI.
+        keep_releases: how many of the newest to keep.
+        dry_run: only say what would be removed.
+
+    Returns:
+        What was (or would be) removed, by path.
+
+    Raises:
+        SpecError: for a number below 1.
+        StoreError: when a run is at work, or a kept release can't be read: damage is to be mended first.
+    """
+    if keep_releases < 1:
+        raise SpecError(f"keep_releases is {keep_releases}; at least the newest release stays.")
+    objects = Objects(store)
+    if objects.root is not None and not objects.root.is_dir():
+        raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    with store_lock(objects, "cliploom vacuum"):
+        releases = read_releases(objects)
+        releases.get(None)
+        if objects.root is None:
+            _refuse_live_runs(objects)
+        before = list(everything(objects))
+        keep = releases.rows[-keep_releases:]
+        kept = with_releases(objects, kept_by(objects, keep), releases, keep)
+        doomed = doomed_entries(before, kept, objects)
+        if not dry_run:
+            if len(keep) < len(releases.rows):
+                strike(objects, keep, releases.version)
+            _write_checkpoints(objects, kept)
+            _delete(objects, doomed)
+        return sorted(doomed, key=lambda entry: entry.path)
+
+
+def everything(objects: Objects) -> Iterator[Entry]:
+    """All files that may be ours, also those that were being written when a run was killed."""
+    if objects.root is None:
+        for entry in objects.list():
+            if _OURS.fullmatch(entry.path) and time.time() - entry.modified_s > FRESH_S:
+                yield entry
+        return
+    for folder, _, names in os.walk(objects.root):
+        for name in names:
+            path = (Path(folder) / name).relative_to(objects.root).as_posix()
+            staged = _STAGED.fullmatch(path)
+            if (
+                _OURS.fullmatch((staged and staged[1]) or path)
+                or (staged and LOG in path)
+                or name.startswith(TEMPORARY)
+            ):
+                status = os.lstat(objects.root / path)
+                yield Entry(path, status.st_size, status.st_mtime)
+
+
+def kept_by(objects: Objects, releases: Iterable[Release]) -> Kept:
+    """What releases name, all but the ``releases`` table.
+
+    Raises:
+        StoreError: when a table of theirs can't be read.
+    """
+    paths: set[str] = set()
+    folders: set[str] = set()
+    tables: dict[str, int] = {}
+    for release in releases:
+        versions = release.tables | {entry.table: entry.version for entry in release.features.values()}
+        for table, version in versions.items():
+            tables[table] = min(version, tables.get(table, version))
+            paths |= {f"{table}/{name}" for name in table_files(objects, table, version)}
+        parts = read_table(objects, "parts", release.tables["parts"])
+        of_feature = {name: entry.table for name, entry in release.features.items()}
+        # Parts without rows are in no Delta table, but say which items failed.
+        paths |= {part_path(of_feature[feature], part) for feature, part in parts.select("feature", "part").rows()}
+        folders |= _spools(objects, release)
+        for feature in release.features.values():
+            paths |= {file.path for file in feature.model_files}
+            folders |= {f"{feature.model}/"} if feature.model else set()
+        for index in release.indexes.values():
+            paths |= {shard.file.path for shard in index.shards}
+            paths |= {index.trained.path} if index.trained else set()
+        for export in release.exports.values():
+            paths |= {file.path for file in export.files}
+        paths |= {f"runs/{release.run}/{name}.json" for name in ("outcome", "report")}
+    return Kept(frozenset(paths), tuple(sorted(folders)), tables)
+
+
+def _spools(objects: Objects, release: Release) -> set[str]:
+    """Folders of the texts that a release's items were read from."""
+    items = read_table(objects, "items", release.tables["items"])
+    found = pl.concat([items[column].str.extract(r"(spools/[^/\"]+)/") for column in ("uri", "facts")])
+    return {f"{folder}/" for folder in found.drop_nulls().unique().to_list()}
+
+
+def with_releases(objects: Objects, kept: Kept, releases: Releases, keep: Sequence[Release]) -> Kept:
+    """Add the ``releases`` table, of which only the newest version matters: that after striking the others."""
+    striking = len(keep) < len(releases.rows)
+    names = [rows_file(release_table(keep))[0].name] if striking else table_files(objects, TABLE, releases.version)
+    # The first entry says that there is a table at all.
+    paths = kept.paths | {f"{TABLE}/{name}" for name in names} | {f"{TABLE}/{LOG}/{0:020d}.json"}
+    return Kept(paths, kept.folders, kept.tables | {TABLE: releases.version + striking})
+
+
+def doomed_entries(entries: Iterable[Entry], kept: Kept, objects: Objects) -> list[Entry]:
+    """The entries that go, in the order in which they may go one by one."""
+    logs = {table: list_log(objects, table) for table in kept.tables}
+    return sorted((entry for entry in entries if not _stays(entry.path, kept, logs)), key=_turn)
+
+
+def _stays(path: str, kept: Kept, logs: dict[str, LogEntries]) -> bool:
+    if path in kept.paths or path.startswith(kept.folders):
+        return True
+    table, marker, name = path.partition(f"/{LOG}/")
+    if not marker or table not in kept.tables or _STAGED.fullmatch(path) or name.startswith(TEMPORARY):
+        return False
+    oldest, log = kept.tables[table], logs[table]
+    if path in log.other:
+        return name == LAST_CHECKPOINT or not name[:20].isdigit() or int(name[:20]) >= oldest
+    version = int(name[:20])
+    return version >= oldest
+
+
+def _turn(entry: Entry) -> tuple[int, int, str]:
+    """Logs go before data; of a log the newest entries first, then its checkpoints: what is left is always a table."""
+    name = entry.path.rpartition("/")[2]
+    if f"/{LOG}/" not in entry.path:
+        return 3, 0, entry.path
+    if name.endswith(".checkpoint.parquet"):
+        return 2, -int(name[:20]), entry.path
+    if name.endswith(".json") and name[:20].isdigit():
+        return 0, -int(name[:20]), entry.path
+    return 1, 0, entry.path
+
+
+def _write_checkpoints(objects: Objects, kept: Kept) -> None:
+    """Make each table's oldest kept version readable without the log entries before it."""
+    for table, version in kept.tables.items():
+        log = list_log(objects, table)
+        if version not in log.checkpoints and any(0 < number < version for number in (*log.commits, *log.checkpoints)):
+            uri = objects.uri_of(table)
+            DeltaTable(uri, version=version, storage_options=objects.table_options).create_checkpoint()
+
+
+def _refuse_live_runs(objects: Objects) -> None:
+    """A bucket has no lock: signs of life of a run that has not ended stand for one.
+
+    Raises:
+        StoreError: naming the run.
+    """
+    last: dict[str, float] = {}
+    ended: set[str] = set()
+    for folder in ("plans", "runs"):
+        for entry in objects.list(folder):
+            run = entry.path.split("/")[1]
+            last[run] = max(entry.modified_s, last.get(run, 0.0))
+            if entry.path.endswith("/outcome.json"):
+                ended.add(run)
+    for run, seen in last.items():
+        age = time.time() - seen
+        if run not in ended and age < FRESH_S:
+            raise StoreError(
+                f"{objects.uri}: run {run} was at work {age:.0f} s ago; wait until it ends, or for "
+                f"{FRESH_S / 60:.0f} minutes after its last sign."
+            )
+
+
+def _delete(objects: Objects, doomed: Sequence[Entry]) -> None:
+    root = objects.root
+    if root is None:
+        objects.delete(entry.path for entry in doomed)
+        return
+    for entry in doomed:
+        with objects.errors(entry.path):
+            (root / entry.path).unlink(missing_ok=True)
+    for top in _FOLDERS:
+        for folder, _, _ in os.walk(root / top, topdown=False):
+            if not os.listdir(folder):
+                os.rmdir(folder)

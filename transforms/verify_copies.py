@@ -1,0 +1,161 @@
+"""What repeats a feature's rows elsewhere, against the rows themselves: index shards and HDF5 files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from schemas.errors import StoreError
+from schemas.index import IndexRecipe
+from schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
+from transforms.index.search import OpenShard, open_shard
+from transforms.index.verify import check_finds_itself, shard_ids
+from transforms.store.cache import cached_file
+from transforms.store.hdf5 import read_uid, read_uids
+from transforms.store.objects import Objects
+from transforms.store.parts import arrow_to_vectors, iterate_vectors, part_path
+from transforms.verify_files import Problem, verify_file
+
+SAMPLES = 50
+SEED = 0
+# Parts kept in memory while items are compared one after another.
+_PARTS_AT_ONCE = 4
+
+
+def verify_indexes(
+    objects: Objects, release: Release, rows: Mapping[str, Mapping[str, NDArray[np.int64]]]
+) -> Iterator[Problem]:
+    """Index files: bytes, row ids against those of their parts, and whether sampled vectors find themselves.
+
+    Args:
+        objects: the store.
+        release: that names them.
+        rows: feature -> part -> row ids int64, of the parts that are sound.
+    """
+    for name, entry in release.indexes.items():
+        feature = release.features[entry.feature]
+        own = rows.get(entry.feature, {})
+        if entry.trained is not None:
+            yield from verify_file(objects, entry.trained)
+        shards: list[OpenShard] = []
+        for number in range(len(entry.shards)):
+            yield from _verify_shard(objects, entry, number, feature, own, shards)
+        held = {part for shard in entry.shards for part in shard.parts}
+        for part in sorted(part for part, ids in own.items() if len(ids) and part not in held):
+            yield Problem(part_path(feature.table, part), f"is not in the index {name!r}")
+        if shards and len(shards) == len(entry.shards) and held <= own.keys():
+            yield from _finds_itself(objects, name, entry, feature, shards)
+
+
+def _verify_shard(
+    objects: Objects,
+    entry: IndexEntry,
+    number: int,
+    feature: FeatureEntry,
+    own: Mapping[str, NDArray[np.int64]],
+    opened: list[OpenShard],
+) -> Iterator[Problem]:
+    """One file; it is added to ``opened`` when it can be searched."""
+    shard = entry.shards[number]
+    problems = list(verify_file(objects, shard.file))
+    yield from problems
+    if problems:
+        return
+    recipe = IndexRecipe(entry.metric, entry.kind, feature.outputs[entry.output].dim, entry.nprobe)  # type: ignore[arg-type]
+    try:
+        local = cached_file(objects, shard.file)
+        ids = shard_ids(local, recipe)
+        opened.append(open_shard(local, recipe))
+    except StoreError as error:
+        yield Problem(shard.file.path, str(error))
+        return
+    if all(part in own for part in shard.parts):
+        wanted = np.sort(np.concatenate([np.empty(0, np.int64), *(own[part] for part in shard.parts)]))
+        if not np.array_equal(ids, wanted):
+            yield Problem(shard.file.path, f"holds {len(ids)} rows that are not the {len(wanted)} of its parts")
+
+
+def _finds_itself(
+    objects: Objects, name: str, entry: IndexEntry, feature: FeatureEntry, shards: list[OpenShard]
+) -> Iterator[Problem]:
+    parts = sorted(part for shard in entry.shards for part in shard.parts)
+    chosen = np.random.default_rng(SEED).permutation(len(parts))[:SAMPLES].tolist()
+    each = -(-SAMPLES // max(1, len(chosen)))
+    dim = feature.outputs[entry.output].dim
+    ids, vectors = [np.empty(0, np.int64)], [np.empty((0, dim), np.float32)]
+    for number in chosen:
+        first = next(iterate_vectors(objects, feature.table, [parts[number]], entry.output, dim), None)
+        if first is not None:
+            ids.append(first[0][:each])
+            vectors.append(first[1][:each])
+    lost = check_finds_itself(shards, np.concatenate(ids), np.concatenate(vectors))
+    if lost:
+        said = f"index {name!r}: {len(lost)} sampled rows don't find themselves, such as row {lost[0]}"
+        yield Problem(entry.shards[0].file.path, said)
+
+
+def verify_exports(
+    objects: Objects, release: Release, parts: pl.DataFrame, damaged: Collection[str]
+) -> Iterator[Problem]:
+    """HDF5 files: bytes, uids, and values against the parts.
+
+    Args:
+        objects: the store.
+        release: that names them.
+        parts: the release's parts table.
+        damaged: features whose parts can't be compared with.
+    """
+    for name, entry in release.exports.items():
+        problems = [problem for file in entry.files for problem in verify_file(objects, file)]
+        yield from problems
+        if problems or entry.feature in damaged:
+            continue
+        mine = parts.filter((pl.col("feature") == entry.feature) & (pl.col("rows") > 0))["part"].sort().to_list()
+        yield from _equal_values(objects, name, entry, release.features[entry.feature], mine)
+
+
+def _equal_values(
+    objects: Objects, name: str, entry: ExportEntry, feature: FeatureEntry, parts: Sequence[str]
+) -> Iterator[Problem]:
+    """Each uid in each file that names it; masters are read through their links."""
+    files = {file.path: cached_file(objects, file) for file in entry.files}
+    holders: dict[str, list[str]] = {}
+    for path, local in files.items():
+        try:
+            for uid in read_uids(local):
+                holders.setdefault(uid, []).append(path)
+        except StoreError as error:
+            yield Problem(path, str(error))
+            return
+
+    @lru_cache(_PARTS_AT_ONCE)
+    def rows_by_uid(part: str) -> dict[str, pl.DataFrame]:
+        with objects.local_copy(part_path(feature.table, part)) as local:
+            by_uid = pl.read_parquet(local).partition_by("uid", as_dict=True, maintain_order=True)
+        return {str(uid): rows for (uid,), rows in by_uid.items()}
+
+    parts_of: dict[str, list[str]] = {}
+    for part in parts:
+        with objects.local_copy(part_path(feature.table, part)) as local:
+            for uid in pl.read_parquet(local, columns=["uid"])["uid"].unique(maintain_order=True):
+                parts_of.setdefault(uid, []).append(part)
+    for uid in sorted(parts_of.keys() ^ holders.keys()):
+        path = holders[uid][0] if uid in holders else entry.files[0].path if entry.files else f"hdf5/{name}"
+        yield Problem(path, f"{'lacks' if uid in parts_of else 'has'} uid {uid!r}")
+    # Uids come by part, so that each part is read about once.
+    for uid, holding in parts_of.items():
+        rows = pl.concat([rows_by_uid(part)[uid] for part in holding]).sort("row_id")
+        for path in holders.get(uid, ()):
+            try:
+                found = read_uid(files[path], uid)
+            except StoreError as error:
+                yield Problem(path, str(error))
+                continue
+            for output, values in found.outputs.items():
+                expected = arrow_to_vectors(rows[output].to_arrow(), feature.outputs[output].dim)
+                if values.shape != expected.shape or values.tobytes() != expected.tobytes():
+                    yield Problem(path, f"{output!r} of {uid!r} is not what the feature's table holds")

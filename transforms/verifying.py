@@ -1,0 +1,232 @@
+"""Verify: every file that a release names is there, is what was published, and agrees with the others.
+
+Files whose digest the release or a name holds are checked to the last byte: parts, rows of small tables, index shards,
+HDF5 files, models. A Delta log has no digest; its entries are read one by one and must follow from each other and give
+exactly the files that the release's other tables name, so a change that escapes is one that no reader would notice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.errors import StoreError
+from schemas.records import ORDINAL_BITS
+from schemas.release import FeatureEntry, FileEntry, Release
+from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, RELEASES, feature_schema
+from transforms.store.delta_log import LOG, list_log
+from transforms.store.objects import Objects
+from transforms.store.parts import footer_of, part_path
+from transforms.store.releases import TABLE, read_releases
+from transforms.verify_copies import verify_exports, verify_indexes
+from transforms.verify_files import Problem, verify_file, verify_log, verify_small_table
+
+SMALL_TABLES = {"items": ITEMS, "contents": CONTENTS, "parts": PARTS, "failures": FAILURES}
+FIXED_COLUMNS = tuple(feature_schema({}).names)
+
+
+def verify_release(store: str, release: int | None = None) -> list[Problem]:
+    """Check every file that a release names.
+
+    Args:
+        store: a folder or URI.
+        release: its number; the newest by default.
+
+    Returns:
+        What is wrong, each file named; empty when all is well.
+
+    Raises:
+        StoreError: when there is no store, or no such release in a ``releases`` table that is whole.
+    """
+    objects = Objects(store)
+    if objects.root is not None and not objects.root.is_dir():
+        raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    problems = _verify_releases(objects)
+    if problems:
+        return problems
+    return list(dict.fromkeys(_verify(objects, read_releases(objects).get(release))))
+
+
+def _verify_releases(objects: Objects) -> list[Problem]:
+    """The releases table first: without it there is nothing to compare with."""
+    commits = list_log(objects, TABLE).commits
+    if 0 not in commits:
+        rest = [folder for folder in ("items", "features", TABLE) if next(objects.list(folder), None)]
+        said = f"is missing, though there is something in {', '.join(rest)}"
+        return [Problem(f"{TABLE}/{LOG}/{0:020d}.json", said)] if rest else []
+    head = max(commits)
+    frame, problems = verify_small_table(objects, TABLE, head, RELEASES)
+    if frame is None:
+        return problems
+    newest = max(frame["release"].to_list(), default=0)
+    for run, number in _published(objects):
+        if number > newest:
+            path = f"{TABLE}/{LOG}/{head + 1:020d}.json"
+            problems.append(Problem(path, f"is missing: run {run} has published release {number}"))
+    return problems
+
+
+def _published(objects: Objects) -> Iterator[tuple[str, int]]:
+    """Runs that say they published, and which release."""
+    for entry in objects.list("runs"):
+        if entry.path.endswith("/outcome.json"):
+            try:
+                outcome = json.loads(objects.get(entry.path))
+            except (ValueError, FileNotFoundError):
+                continue
+            if outcome.get("state") == "published":
+                yield entry.path.split("/")[1], int(outcome["release"])
+
+
+@dataclass
+class FeatureRows:
+    """What the parts of a feature hold.
+
+    Attributes:
+        ids: part -> its row ids, int64, of parts that are sound.
+        damaged: parts that are not.
+    """
+
+    ids: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+
+
+def _verify(objects: Objects, release: Release) -> Iterator[Problem]:
+    frames: dict[str, pl.DataFrame] = {}
+    for table, version in release.tables.items():
+        frame, problems = verify_small_table(objects, table, version, SMALL_TABLES.get(table))
+        yield from problems
+        if frame is not None:
+            frames[table] = frame
+    yield from _counts(release, frames)
+    for file in {file.path: file for entry in release.features.values() for file in entry.model_files}.values():
+        yield from verify_file(objects, file)
+    if not {"parts", "contents"} <= frames.keys():
+        return
+    held: dict[str, FeatureRows] = {}
+    for name, entry in release.features.items():
+        mine = pl.col("feature") == name
+        parts, contents = frames["parts"].filter(mine), frames["contents"].filter(mine)
+        yield from _feature_table(objects, entry, parts)
+        held[name] = FeatureRows()
+        yield from _parts(objects, entry, parts, contents, held[name])
+    yield from verify_indexes(objects, release, {name: rows.ids for name, rows in held.items()})
+    damaged = {name for name, rows in held.items() if rows.damaged}
+    yield from verify_exports(objects, release, frames["parts"], damaged)
+
+
+def _counts(release: Release, frames: dict[str, pl.DataFrame]) -> Iterator[Problem]:
+    """Numbers of rows against the release's counts."""
+    entry = f"{LOG}/{{:020d}}.json"
+    for table, key in (("items", "items"), ("failures", "failed")):
+        if table in frames and key in release.counts:
+            frame = frames[table]
+            if table == "failures":
+                frame = frame.filter(~pl.col("partial")).select("source", "uid").unique()
+            if frame.height != release.counts[key]:
+                path = f"{table}/{entry.format(release.tables[table])}"
+                yield Problem(path, f"gives {frame.height} {key}, the release counts {release.counts[key]}")
+
+
+def _feature_table(objects: Objects, entry: FeatureEntry, parts: pl.DataFrame) -> Iterator[Problem]:
+    """The table's file list against the parts table."""
+    files, problems = verify_log(objects, entry.table, entry.version, [*FIXED_COLUMNS, *entry.outputs])
+    yield from problems
+    if problems:
+        return
+    path = f"{entry.table}/{LOG}/{entry.version:020d}.json"
+    listed = {(file.name, file.size, file.rows) for file in files}
+    named = set(parts.filter(pl.col("rows") > 0).select("part", "size", "rows").rows())
+    for name, size, rows in sorted(listed ^ named):
+        which = "the log" if (name, size, rows) in listed else "the parts table"
+        yield Problem(path, f"does not agree with the parts table: only {which} has {name} ({size} bytes, {rows} rows)")
+    if (len(files), sum(file.rows for file in files)) != (entry.parts, entry.rows):
+        yield Problem(path, f"gives {len(files)} files, the release counts {entry.parts} with {entry.rows} rows")
+
+
+def _parts(
+    objects: Objects, entry: FeatureEntry, parts: pl.DataFrame, contents: pl.DataFrame, held: FeatureRows
+) -> Iterator[Problem]:
+    """Every part's bytes, footer and rows; ``held`` is filled."""
+    for part in contents.join(parts, on="part", how="anti")["part"].unique().sort().to_list():
+        yield Problem(part_path(entry.table, part), "has contents but is not in the parts table")
+    dims = {name: output.dim for name, output in entry.outputs.items()}
+    by_part = {str(part): group for (part,), group in contents.group_by(["part"])}
+    for part, rows, size, digest in parts.select("part", "rows", "size", "digest").rows():
+        path = part_path(entry.table, part)
+        problems = list(verify_file(objects, FileEntry(path=path, size=size, digest=digest)))
+        if not problems:
+            try:
+                with objects.local_copy(path) as local:
+                    footer, table = footer_of(local), pq.read_table(local)
+            except (StoreError, pa.ArrowException, OSError) as error:
+                problems = [Problem(path, f"can't be read: {str(error).splitlines()[0]}")]
+            else:
+                mine = by_part.get(part, contents.clear())
+                problems = [Problem(path, said) for said in part_problems(table, footer, rows, mine, dims)]
+                held.ids[part] = table["row_id"].to_numpy()
+        if problems:
+            held.ids.pop(part, None)
+            held.damaged.add(part)
+        yield from problems
+    everything = np.concatenate([np.empty(0, np.int64), *held.ids.values()])
+    values, counts = np.unique(everything, return_counts=True)
+    for row in values[counts > 1].tolist()[:10]:
+        holder = [part for part, ids in held.ids.items() if row in ids][-1]
+        yield Problem(part_path(entry.table, holder), f"row {row} is there twice")
+
+
+def part_problems(
+    table: pa.Table, footer: dict[str, Any], rows: int, contents: pl.DataFrame, dims: Mapping[str, int]
+) -> Iterator[str]:
+    """What a part's rows and footer say otherwise than the published tables.
+
+    Args:
+        table: its rows.
+        footer: see ``transforms.store.parts``.
+        rows: that were published.
+        contents: rows of the contents table for this part.
+        dims: length of the vectors by output.
+    """
+    if missing := {*FIXED_COLUMNS, *dims} - set(table.column_names):
+        yield f"lacks the columns {', '.join(sorted(missing))}"
+        return
+    if table.num_rows != rows or footer.get("rows") != rows:
+        yield f"holds {table.num_rows} rows, its footer says {footer.get('rows')}, and {rows} were published"
+        return
+    for name, dim in dims.items():
+        length = pc.binary_length if pa.types.is_binary(table[name].type) else pc.list_value_length
+        if pc.unique(length(table[name])).to_pylist() not in ([], [dim]):
+            yield f"has vectors of {name!r} that are not {dim} long"
+    owners = table["row_id"].to_numpy() >> ORDINAL_BITS
+    told = {
+        (content["item_no"], content["segment"]): (
+            content["uid"],
+            content["digest"],
+            content["rows"],
+            content["first_row"],
+        )
+        for content in footer.get("contents", ())
+    }
+    columns = ["item_no", "segment", "uid", "digest", "rows", "first_row"]
+    for number, segment, uid, digest, count, first in contents.select(columns).rows():
+        if told.get((number, segment)) != (uid, digest, count, first):
+            yield f"its footer says something else of item {uid!r} than the contents table"
+            continue
+        mine = table.slice(first, count)
+        # Rows of a shard of records have the uids of the records.
+        uids = {uid} if "labels" in table.column_names else set(pc.unique(mine["uid"]).to_pylist())
+        digests = set(pc.unique(mine["item_digest"]).to_pylist())
+        if count and (set(owners[first : first + count].tolist()), uids, digests) != ({number}, {uid}, {digest}):
+            yield f"rows {first} to {first + count - 1} are not those of item {uid!r}"
+    if contents["rows"].sum() != rows:
+        yield f"holds {rows} rows, of which the contents table knows {contents['rows'].sum()}"
