@@ -1,4 +1,4 @@
-"""TFRecords into a store and out of it, beside TensorFlow reading and writing the same: ``python -m benchmarks tfrecords``.
+"""TFRecords into a store and out of it, beside TensorFlow doing the same: ``python -m benchmarks tfrecords``.
 
 Every job is a process of its own on one shard of YouTube-8M's size, and is counted in records per CPU second, since
 tf.data always uses helper threads. *Into the store* is what a worker does with a shard: read, check, write Parquet and
@@ -60,9 +60,8 @@ def shard_of(path: Path) -> Shard:
 
 
 def read_into_store(path: Path, quantized: str, store: Path) -> str:
-    """Make the part of one shard; returns its name."""
+    """Make the part of one shard in a store that has none; returns its name."""
     job, shard, objects, timings = job_of(quantized), shard_of(path), Objects(store), Timings()
-    objects.delete([part_path(job.table, shard.part_name(job.config))])
     (record,) = compute_parts(
         shard,
         [job],
@@ -89,17 +88,22 @@ def write_out(store: Path, quantized: str, part: str) -> None:
     shard.write(objects)
 
 
+def _fresh(path: Path) -> Path:
+    """A folder for a store that isn't there yet; the last one lies beside, so that removing it isn't timed."""
+    return path.parent / f"store-{len(list(path.parent.glob('store-*')))}"
+
+
 def _into_keep(path: Path, count: int) -> None:
-    read_into_store(path, "keep", path.parent / "store")
+    read_into_store(path, "keep", _fresh(path))
 
 
 def _into_decode(path: Path, count: int) -> None:
-    read_into_store(path, "decode", path.parent / "store")
+    read_into_store(path, "decode", _fresh(path))
 
 
 def _out(path: Path, count: int) -> None:
     job = job_of("keep")
-    write_out(path.parent / "store", "keep", shard_of(path).part_name(job.config))
+    write_out(path.parent / "store-0", "keep", shard_of(path).part_name(job.config))
 
 
 JOBS: dict[str, Callable[[Path, int], None]] = {

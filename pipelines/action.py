@@ -24,7 +24,7 @@ def run_action(
         CliploomError: as the run does.
     """
     spec = load_spec(spec_path, overrides)
-    check_encoders(spec)
+    check_encoders(spec, spec_path.absolute().parent)
     choose_target(spec, request.get("target"))
     store = open_store(spec, spec_path.absolute().parent).uri
     return _supervised(request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)))

@@ -85,7 +85,7 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
     from transforms.store.objects import Objects
 
     loaded = load_spec(spec, overrides or ())
-    check_encoders(loaded)
+    check_encoders(loaded, spec.absolute().parent)
     Objects(loaded.store)
     counts = {part: len(getattr(loaded, part)) for part in ("sources", "encoders", "features", "indexes", "exports")}
     if as_json:

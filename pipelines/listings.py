@@ -113,7 +113,7 @@ def hit_table(hits: Sequence[Any]) -> str:
                 "#": place,
                 "score": f"{found['score']:.3f}",
                 "uid": found["uid"],
-                "at": f"{found['start_s']:.2f}s",
+                "at": "" if found["start_s"] is None else f"{found['start_s']:.2f}s",
                 "about": " ".join(text for text in (found.get("text") or "", extra) if text),
                 "file": found.get("uri") or "",
             }

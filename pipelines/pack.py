@@ -226,13 +226,14 @@ def _shards(numbered: pl.DataFrame, features: list[str]) -> pl.DataFrame:
     item = pl.struct("uri", "signature", "digest", "facts", "twins", "segment", "attempt")
     texts = numbered.select("shard_no", "cost_s", "rows", item.struct.json_encode().alias("item"))
     shards = texts.group_by("shard_no", maintain_order=True).agg(
-        pl.col("item").str.join(","),
+        pl.col("item"),
         pl.col("cost_s").sum(),
         pl.len().cast(pl.Int64).alias("items"),
         pl.col("rows").sum().cast(pl.Int64),
     )
     head = pl.lit(f'{{"features":{json.dumps(features)},"items":[')
-    return shards.select(pl.concat_str(head, "item", pl.lit("]}")).alias("shard"), "cost_s", "items", "rows")
+    texts = pl.concat_str(head, pl.col("item").list.join(","), pl.lit("]}"))
+    return shards.select(texts.alias("shard"), "cost_s", "items", "rows")
 
 
 def total_cost(shards: pl.DataFrame) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.digests import SHORT, digest_of
+from schemas.digests import SHORT, digest_bytes, digest_of
 from schemas.errors import SpecError, nearest
 from schemas.jobs import FeatureJob
 from schemas.models import ModelCard
@@ -51,8 +51,12 @@ class CheckedEncoder:
     options: EncoderOptions
 
 
-def check_encoders(spec: Spec) -> dict[str, CheckedEncoder]:
+def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]:
     """Options, outputs and samplings against what the encoders' families say, without loading any model.
+
+    Args:
+        spec: checked by itself.
+        base: folder that relative paths in options start from.
 
     Raises:
         SpecError: naming every problem.
@@ -63,7 +67,7 @@ def check_encoders(spec: Spec) -> dict[str, CheckedEncoder]:
         place = f"encoders.{name}"
         try:
             kind = family(node.kind)
-            options = kind.Options.model_validate(node.options)
+            options = kind.located(kind.Options.model_validate(node.options), base)
         except ValidationError as error:
             problems += [explain(problem, node.options, kind.Options, place) for problem in error.errors()]
             continue
@@ -83,11 +87,11 @@ def check_encoders(spec: Spec) -> dict[str, CheckedEncoder]:
                 "such as an encoder of kind minilm."
             )
     for name, feature in spec.features.items():
-        encoder = checked.get(feature.encoder) if feature.encoder else None
+        wanted = checked.get(feature.encoder) if feature.encoder else None
         if spec.sources[feature.source].own_vectors:
             problems += _check_own_outputs(f"features.{name}.outputs", feature, spec)
-        elif encoder is not None:
-            problems += _check_feature(f"features.{name}", feature, encoder, spec.sources[feature.source].kind)
+        elif wanted is not None:
+            problems += _check_feature(f"features.{name}", feature, wanted, spec.sources[feature.source].kind)
     if not problems:
         problems += _check_outputs(spec, checked)
     if problems:
@@ -217,6 +221,32 @@ def _check_tfrecord_export(name: str, export: TfrecordExport, outputs: tuple[str
     return []
 
 
+def keep_matrices(name: str, export: TfrecordExport, objects: Objects, base: Path) -> TfrecordExport:
+    """The export with its PCA matrices in the store, where workers find them, named by their digest.
+
+    Raises:
+        SpecError: when they can't be read or don't fit each other.
+    """
+    if export.pca is None:
+        return export
+    import io
+
+    import numpy as np
+
+    from transforms.tfrecords.pca import load_pca
+
+    path = (base / Path(export.pca.path).expanduser()).absolute()
+    if not path.exists():
+        raise SpecError(f"exports.{name}.pca.path: there is no file or folder {str(path)!r}.")
+    pca = load_pca(path, components=export.pca.components, rows=export.pca.rows)
+    buffer = io.BytesIO()
+    np.savez(buffer, mean=pca.mean, eigenvectors=pca.vectors, eigenvalues=pca.values)
+    digest = digest_of([array.tolist() for array in (pca.mean, pca.values)] + [digest_bytes(pca.vectors.tobytes())])
+    kept = f"tfrecords/{name}/pca-{digest}.npz"
+    objects.put_new(kept, buffer.getvalue())
+    return export.model_copy(update={"pca": PcaSpec(path=kept)})
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A spec made ready to plan.
@@ -246,7 +276,7 @@ def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
         SpecError: for a spec that its encoders refuse.
         CliploomError: when weights are missing or a model agrees too little with its original.
     """
-    checked = check_encoders(spec)
+    checked = check_encoders(spec, base)
     if not spec.features:
         raise SpecError("features is empty: nothing to compute; add one, such as frames: {source: ..., encoder: ...}.")
     cards: dict[str, ModelCard] = {}

@@ -374,6 +374,20 @@ class Hdf5Export(Model):
     single: bool = False
 
 
+class PcaSpec(Model):
+    """A projection on principal components, ``(x - mean) @ vectors / sqrt(values + 1e-4)``, as YouTube-8M makes it.
+
+    Attributes:
+        path: an .npz file, or a folder of .npy files, with mean, eigenvectors and eigenvalues.
+        components: how many are kept; all by default.
+        rows: the matrix holds an eigenvector a row, as in YouTube-8M's published files.
+    """
+
+    path: str
+    components: Count | None = None
+    rows: bool = False
+
+
 class TfrecordExport(Model):
     """Shards in YouTube-8M's formats, by hash of the id; labels are those of the feature's source.
 
@@ -382,6 +396,7 @@ class TfrecordExport(Model):
         format: ``yt8m_frame``: the rows of each uid (300 at the most) as 8-bit codes; ``yt8m_video``: their mean.
         rgb, audio: which output goes where; by default ``rgb`` and ``audio`` where the feature has them, else its
             only output as ``rgb``.
+        pca: applied to each row of the output that becomes ``rgb``.
         shards: number of files.
         gzip: compress each file as a whole.
     """
@@ -391,6 +406,7 @@ class TfrecordExport(Model):
     format: Literal["yt8m_frame", "yt8m_video"]
     rgb: str | None = None
     audio: str | None = None
+    pca: PcaSpec | None = None
     shards: Count = 1
     gzip: bool = False
 

@@ -32,8 +32,10 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[type, Any]] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None) or key == "<<":
+            if not isinstance(key, str | int | float | bool | None):
                 continue
             if (type(key), key) in seen:
                 raise yaml.constructor.ConstructorError(

@@ -236,7 +236,7 @@ def test_metadata_of_the_listing_table_comes_with_the_hit(small_store: SmallStor
 
 def test_a_missing_index_file_is_an_error_that_names_it(small_store: SmallStore) -> None:
     shutil.rmtree(small_store.store / "index" / "frames")
-    with pytest.raises(StoreError, match="index/frames/shard-.* is missing; `cliploom verify`"):
+    with pytest.raises(StoreError, match=r"index/frames/shard-.* is missing; `cliploom verify`"):
         open_store(str(small_store.store)).search("a cat", index=["frames"])
 
 
@@ -269,7 +269,9 @@ def test_only_the_last_at_sign_separates_a_moment() -> None:
     assert split_moment("me@home@2s").name == "me@home"
 
 
-def test_a_bucket_file_is_fetched_once_checked_and_evicted_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_file_is_fetched_once_checked_and_evicted_by_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     bucket = Objects("memory:///")
     entries = []

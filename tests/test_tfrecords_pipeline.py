@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from transforms.store.parts import arrow_to_vectors
 from transforms.tfrecords import quantize
 from transforms.tfrecords.export import chosen_outputs, read_piece, write_piece
 from transforms.tfrecords.framing import read_records, write_records
+from transforms.tfrecords.pca import Pca
 from transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_of
 
 RGB, AUDIO = 16, 4
@@ -290,13 +291,29 @@ def test_own_media_are_exported_in_the_data_sets_format_with_their_labels(small_
     assert result.verdicts["frames"].keys() == {"unchanged", "failed"}
     rows = project.table(result, "frames").sort("uid", "start_s")
     wanted = [
-        encode_frames(
-            Yt8mFrames(uid, (1 if "/" in uid else 0,), quantize.encode(np.array(group["pooled"].to_list())))
-        )
+        encode_frames(Yt8mFrames(uid, (1 if "/" in uid else 0,), quantize.encode(np.array(group["pooled"].to_list()))))
         for (uid,), group in rows.group_by(["uid"], maintain_order=True)
         if isinstance(uid, str)
     ]
     assert project.exported(result)["out-00000-of-00001.tfrecord"] == wanted
+
+
+def test_features_are_projected_on_principal_components_before_they_go_out(project: Project) -> None:
+    random = np.random.default_rng(3)
+    pca = Pca(*(random.random(shape).astype(np.float32) for shape in ((RGB,), (RGB, 5), (5,))))
+    np.savez(project.folder / "pca.npz", mean=pca.mean, eigenvectors=pca.vectors.T, eigenvalues=pca.values)
+    record = frames("good")
+    project.write("a.tfrecord", [encode_frames(record)])
+    result = project.run(
+        "exports.out={kind: tfrecord, format: yt8m_frame, feature: yt, pca: {path: pca.npz, rows: true}}"
+    )
+    wanted = replace(record, rgb=quantize.encode(pca.apply(quantize.decode(record.rgb))))
+    assert project.exported(result)["out-00000-of-00001.tfrecord"] == [encode_frames(wanted)]
+    assert not project.run(
+        "exports.out={kind: tfrecord, format: yt8m_frame, feature: yt, pca: {path: pca.npz, rows: true}}"
+    ).changed
+    with pytest.raises(SpecError, match="there is no file or folder"):
+        project.run("exports.out={kind: tfrecord, format: yt8m_frame, feature: yt, pca: {path: none.npz}}")
 
 
 @pytest.fixture

@@ -130,9 +130,7 @@ def test_a_missing_file_is_named(damaged: Path, restored: Callable[[str], Path],
         ("features/frames/*/_delta_log/*1.json", "features/looks/*/_delta_log/*1.json"),
     ],
 )
-def test_swapped_files_are_both_named(
-    damaged: Path, restored: Callable[[str], Path], one: str, other: str
-) -> None:
+def test_swapped_files_are_both_named(damaged: Path, restored: Callable[[str], Path], one: str, other: str) -> None:
     first, second = restored(one), restored(other)
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
@@ -154,7 +152,7 @@ def test_swapped_files_are_both_named(
         ("releases log", b'"path":"rows-'),
         ("first feature log", b'{"metaData"'),
         ("first feature log", b'{"protocol"'),
-        ("first feature log", b'row_id'),
+        ("first feature log", b"row_id"),
     ],
 )
 def test_a_log_entry_that_would_mislead_a_reader_is_named(
@@ -222,11 +220,11 @@ def test_an_export_of_other_values_is_named_though_its_digest_is_right(small_sto
     path = small_store.store / export.files[0].path
     with h5py.File(path, "r+") as file:
         file["page"][0, 0] += 1
-    changed = FileEntry(path=export.files[0].path, size=path.stat().st_size, digest=objects.digest(export.files[0].path))
-    wrong = export.model_copy(update={"files": [changed, *export.files[1:]]})
-    append_release(
-        objects, release.model_copy(update={"release": 2, "exports": {"looks_h5": wrong}}), releases.version
+    changed = FileEntry(
+        path=export.files[0].path, size=path.stat().st_size, digest=objects.digest(export.files[0].path)
     )
+    wrong = export.model_copy(update={"files": [changed, *export.files[1:]]})
+    append_release(objects, release.model_copy(update={"release": 2, "exports": {"looks_h5": wrong}}), releases.version)
     (problem,) = verify_release(str(small_store.store), 2)
     assert problem.path == changed.path
     assert problem.problem == "'pooled' of 'page' is not what the feature's table holds"

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.digests import digest_file
-from schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
+from schemas.errors import CliploomError, DamagedError, EncodeError, ItemError, NoVideoError
 from schemas.jobs import FeatureJob
 from schemas.media import Sampled
 from schemas.records import Content, Failure, PartRecord, Shard, ShardItem, Twin, row_id
@@ -304,6 +304,8 @@ def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timi
         error = caught
     except MemoryError:
         error = ItemError("read", "out of memory", transient=True)
+    except CliploomError:
+        raise  # the store's fault (a full disk), not the item's
     except Exception as caught:
         # Whatever a damaged file does to its reader is that file's failure, not the run's.
         error = ItemError("read", f"{type(caught).__name__}: {caught}")

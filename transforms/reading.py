@@ -104,6 +104,18 @@ class ReleaseReader:
         found = parts.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "start_s", "end_s", "frame")
         return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in self.collected(found).rows()}
 
+    def texts(self, rows: Collection[int]) -> dict[int, str]:
+        """The texts, as given, that rows stand for by their ids; none for rows of other things than texts."""
+        import polars as pl
+
+        if "narrations" not in self.release.tables:
+            return {}
+        from schemas.narrations import NARRATIONS_TABLE
+
+        narrations = self._scan(self._files("narrations"), NARRATIONS_TABLE)
+        found = narrations.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "text")
+        return dict(self.collected(found).rows())
+
     def row_counts(self, feature: str, numbers: Collection[int]) -> dict[int, int]:
         """item_no -> rows that a feature has of it."""
         import polars as pl

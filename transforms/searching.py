@@ -12,7 +12,7 @@ from schemas.errors import SpecError, StoreError, nearest
 from schemas.records import ORDINAL_BITS
 from schemas.release import FeatureEntry
 from transforms.reading import ReleaseReader
-from transforms.store.objects import Objects
+from transforms.store.objects import existing_store
 from transforms.store.releases import read_releases
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def open_store(store: str, release: int | None = None) -> Store:
     Raises:
         StoreError: when there is no store, or no such release.
     """
-    objects = Objects(store)
-    if objects.root is not None and not objects.root.is_dir():
-        raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    objects = existing_store(store)
     releases = read_releases(objects)
     return Store(objects, releases, releases.get(release))
 
@@ -328,6 +326,7 @@ class Store(ReleaseReader):
         for name, row in best.values():
             by_feature.setdefault(self.release.indexes[name].feature, []).append(row.row_id)
         moments = {feature: self.moments(feature, rows) for feature, rows in by_feature.items()}
+        texts = self.texts([row.row_id for _, row in best.values()])
         items = {row["item_no"]: row for row in self.items_with(numbers=best).iter_rows(named=True)}
         hits = []
         for item_no, score in scores:
@@ -340,8 +339,9 @@ class Store(ReleaseReader):
                 )
             item = items[item_no]
             metadata = json.loads(item["metadata"] or "{}")
-            number = self.release.release
-            hits.append(Hit(name, item["source"], item["uid"], score, *moment, item["uri"], metadata, number))
+            place = name, item["source"], item["uid"], score, *moment
+            text = texts.get(row.row_id, "")
+            hits.append(Hit(*place, item["uri"], metadata, self.release.release, text))
         return hits
 
     def _feature_of(self, index: str) -> FeatureEntry:

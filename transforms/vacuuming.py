@@ -20,7 +20,7 @@ from schemas.errors import SpecError, StoreError
 from schemas.release import Release
 from transforms.store.delta_log import LAST_CHECKPOINT, LOG, LogEntries, list_log
 from transforms.store.lock import store_lock
-from transforms.store.objects import TEMPORARY, Entry, Objects
+from transforms.store.objects import TEMPORARY, Entry, Objects, existing_store
 from transforms.store.parts import part_path
 from transforms.store.releases import TABLE, Releases, read_releases, release_table
 from transforms.store.releases import keep_releases as strike
@@ -32,18 +32,18 @@ FRESH_S = 3600.0
 _DIGEST = "[0-9a-f]{40}"
 _OURS = re.compile(
     rf"""(?:
-    [a-z]+/(?:rows-{_DIGEST}\.parquet|{LOG}/.+)                           # small tables
+    [a-z]+/(?:(?:rows|part)-{_DIGEST}\.parquet|{LOG}/.+)                   # small tables
     | features/[^/]+/[0-9a-f]{{12}}/(?:part-{_DIGEST}\.parquet|{LOG}/.+)
-    | [a-z0-9]+/[^/]+/[a-z]+-{_DIGEST}\.[a-z0-9]+                         # index shards, exports
+    | [a-z0-9]+/[^/]+/[A-Za-z0-9_-]+-{_DIGEST}\.[a-z0-9]+                 # index shards, exports
     | models/\.?[0-9a-f]{{12}}[^/]*/.+
-    | plans/[^/]+/[a-z_]+\.(?:parquet|json)
+    | plans/[^/]+/[A-Za-z0-9_-]+\.(?:parquet|json)
     | probes/{_DIGEST}\.parquet
     | runs/[^/]+/(?:[a-z_]+\.json|inflight/.+)
     | spools/[^/]+/.+                                                     # texts as they were read
     )""",
     re.VERBOSE,
 )
-_FOLDERS = ("features", "hdf5", "index", "models", "plans", "probes", "runs", "spools")
+_FOLDERS = ("features", "hdf5", "index", "models", "pairs", "plans", "probes", "runs", "spools")
 # What a killed process leaves beside a file that it was writing.
 _STAGED = re.compile(r"(.+)#\d+|.*/_commit_[^/]*\.tmp")
 
@@ -87,9 +87,7 @@ def vacuum_store(store: str, keep_releases: int, *, dry_run: bool = False) -> li
     """
     if keep_releases < 1:
         raise SpecError(f"keep_releases is {keep_releases}; at least the newest release stays.")
-    objects = Objects(store)
-    if objects.root is not None and not objects.root.is_dir():
-        raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    objects = existing_store(store)
     with store_lock(objects, "cliploom vacuum"):
         releases = read_releases(objects)
         releases.get(None)
@@ -209,7 +207,9 @@ def _write_checkpoints(objects: Objects, kept: Kept) -> None:
     """Make each table's oldest kept version readable without the log entries before it."""
     for table, version in kept.tables.items():
         log = list_log(objects, table)
-        if version not in log.checkpoints and any(0 < number < version for number in (*log.commits, *log.checkpoints)):
+        entries = (*log.commits.items(), *log.checkpoints.items())
+        before = [path for number, path in entries if number < version]
+        if version not in log.checkpoints and set(before) - kept.paths:
             uri = objects.uri_of(table)
             DeltaTable(uri, version=version, storage_options=objects.table_options).create_checkpoint()
 

@@ -100,8 +100,15 @@ def verify_small_table(
 
 
 def _verify_rows_file(objects: Objects, table: str, file: LoggedFile, columns: Collection[str]) -> Iterator[Problem]:
-    """A data file of a small table, whose name is the digest of its bytes."""
+    """A data file of a small table, whose name is the digest of its bytes, or of what it was made from (labels)."""
     path = f"{table}/{file.name}"
+    if table == "labels" and file.name.startswith("part-"):
+        size = objects.size(path)
+        if size is None:
+            yield Problem(path, "is missing")
+        elif size != file.size:
+            yield Problem(path, f"has {size} bytes, not the {file.size} of its table")
+        return
     if not (file.name.startswith("rows-") and file.name.endswith(".parquet")):
         yield Problem(path, "is not named as this program names files of this table")
         return

@@ -24,7 +24,7 @@ from schemas.records import ORDINAL_BITS
 from schemas.release import FeatureEntry, FileEntry, Release
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, RELEASES, feature_schema
 from transforms.store.delta_log import LOG, list_log
-from transforms.store.objects import Objects
+from transforms.store.objects import Objects, existing_store
 from transforms.store.parts import footer_of, part_path
 from transforms.store.releases import TABLE, read_releases
 from transforms.verify_copies import verify_exports, verify_indexes
@@ -47,9 +47,7 @@ def verify_release(store: str, release: int | None = None) -> list[Problem]:
     Raises:
         StoreError: when there is no store, or no such release in a ``releases`` table that is whole.
     """
-    objects = Objects(store)
-    if objects.root is not None and not objects.root.is_dir():
-        raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    objects = existing_store(store)
     problems = _verify_releases(objects)
     if problems:
         return problems

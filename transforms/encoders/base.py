@@ -76,6 +76,10 @@ class EncoderOptions(BaseModel):
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset()
     precision: Annotated[Precision, BeforeValidator(_known_precision)] = "f32"
 
+    def values(self) -> dict[str, Any]:
+        """What of the options the vectors depend on, JSON-able."""
+        return self.model_dump(mode="json", exclude=set(self.VALUE_FREE))
+
 
 @dataclass
 class EncodeReport:
@@ -150,6 +154,10 @@ class Family(ABC):
     @abstractmethod
     def output_names(self, options: Any, text: bool) -> tuple[str, ...]:
         """Names of the outputs, ``text`` saying whether a text encoder is named; known from the options alone."""
+
+    def located(self, options: Any, base: Path) -> Any:
+        """The options with relative file paths made to start from ``base``, the spec's folder; most have none."""
+        return options
 
     @abstractmethod
     def fingerprint(self, options: Any) -> dict[str, str]:

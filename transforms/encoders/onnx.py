@@ -12,7 +12,7 @@ from schemas.errors import CliploomError
 from schemas.models import Modality, ModelCard, Output
 from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
 from transforms.encoders.onnx_options import OnnxOptions, OnnxText
-from transforms.encoders.weights import sha256_of
+from transforms.encoders.weights import beside, sha256_of
 
 
 class Onnx(Family):
@@ -28,6 +28,15 @@ class Onnx(Family):
     def output_names(self, options: OnnxOptions, text: bool) -> tuple[str, ...]:
         """As the spec names them."""
         return tuple(options.outputs)
+
+    def located(self, options: OnnxOptions, base: Path) -> OnnxOptions:
+        """Paths of the files from the spec's folder."""
+        text = options.text
+        if text is not None:
+            text = text.model_copy(
+                update={"model": beside(base, text.model), "tokenizer": beside(base, text.tokenizer)}
+            )
+        return options.model_copy(update={"model": beside(base, options.model), "text": text})
 
     def fingerprint(self, options: OnnxOptions) -> dict[str, str]:
         """Hashes of the files, those with external weights (``model.onnx.data``, ``model.onnx_data``) among them."""

@@ -139,3 +139,10 @@ class OnnxOptions(EncoderOptions):
     def text_output(self) -> str | None:
         """The output whose space the text tower shares."""
         return None if self.text is None else self.text.output or next(iter(self.outputs))
+
+    def values(self) -> dict[str, Any]:
+        """Without the text tower's paths: its files stand in the fingerprint."""
+        values = super().values()
+        if self.text is not None:
+            values["text"] = self.text.model_dump(mode="json", exclude={"model", "tokenizer"})
+        return values

@@ -31,7 +31,7 @@ def model_digest(kind: Family, options: EncoderOptions, text_digest: str = "") -
         {
             "kind": kind.kind,
             "revision": kind.REVISION,
-            "options": options.model_dump(mode="json", exclude=set(options.VALUE_FREE)),
+            "options": options.values(),
             "fingerprint": kind.fingerprint(options),
             "text": text_digest,
         }

@@ -10,7 +10,7 @@ from typing import ClassVar
 from schemas.errors import CliploomError, MissingExtraError
 from schemas.models import Modality, ModelCard, Output
 from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
-from transforms.encoders.weights import sha256_of
+from transforms.encoders.weights import beside, sha256_of
 
 OUTPUT = "embedding"
 # what a model's vectors may depend on; pickled weights (.bin) are never read
@@ -48,6 +48,11 @@ class SentenceTransformer(Family):
     def output_names(self, options: SentenceTransformerOptions, text: bool) -> tuple[str, ...]:
         """The one output."""
         return (OUTPUT,)
+
+    def located(self, options: SentenceTransformerOptions, base: Path) -> SentenceTransformerOptions:
+        """A folder from the spec's; what is no folder is a name on the hub."""
+        folder = beside(base, options.model)
+        return options.model_copy(update={"model": folder}) if Path(folder).is_dir() else options
 
     def fingerprint(self, options: SentenceTransformerOptions) -> dict[str, str]:
         """Hashes of all files of the model that can matter."""

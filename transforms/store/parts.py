@@ -69,6 +69,7 @@ class PartWriter:
         self, path: Path, outputs: dict[str, int], compact: Collection[str] = (), *, records: bool = False
     ) -> None:
         self.rows = 0
+        self._path = path
         self._outputs = outputs
         self._schema = feature_schema(outputs, compact, records=records)
         plain = [name for name in self._schema.names if name not in outputs]
@@ -110,7 +111,7 @@ class PartWriter:
         self._flush()
         self.rows += table.num_rows
         if table.num_rows:
-            self._writer.write_table(table.cast(self._schema), row_group_size=self._group_rows)
+            self._put(table.cast(self._schema))
 
     def finish(self, footer: dict[str, Any]) -> None:
         """Write what is pending and the footer."""
@@ -130,7 +131,14 @@ class PartWriter:
             pa.array([row.item_digest for row in rows], pa.string()),
         ]
         columns += [vectors_to_arrow(np.stack([row.vectors[name] for row in rows])) for name in self._outputs]
-        self._writer.write_table(pa.table(columns, schema=self._schema))
+        self._put(pa.table(columns, schema=self._schema))
+
+    def _put(self, table: pa.Table) -> None:
+        try:
+            self._writer.write_table(table, row_group_size=self._group_rows)
+        except OSError as error:
+            # Here, since further up it would pass for a fault of the item that is being read.
+            raise StoreError(f"{self._path}: can't be written ({error}); see to the disk and run again.") from None
 
 
 def vectors_to_arrow(vectors: NDArray[np.float32]) -> pa.Array:

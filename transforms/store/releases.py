@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from deltalake import CommitProperties
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
 from schemas.errors import StoreError
@@ -125,7 +125,10 @@ def _commit(
 ) -> None:
     table = open_table(objects, TABLE, RELEASES)
     if seen_version >= 0:
-        table.load_as_version(seen_version)
+        try:
+            table.load_as_version(seen_version)
+        except DeltaError:  # struck by a vacuum
+            raise _conflict(objects) from None
     elif table.version() != 0:
         raise _conflict(objects)
     file = put_rows(objects, TABLE, release_table(releases))
@@ -140,6 +143,6 @@ def _commit(
 
 def _conflict(objects: Objects) -> StoreError:
     return StoreError(
-        f"{objects.uri}: another run published a release in the meantime; nothing of it was touched. "
-        "Run again: finished parts are reused."
+        f"{objects.uri}: another run published a release (or a vacuum removed old ones) in the meantime; nothing of it "
+        "was touched. Run again: finished parts are reused."
     )

@@ -31,6 +31,7 @@ from transforms.store.parts import arrow_to_vectors, binary_codes, part_path, re
 from transforms.store.tables import read_table
 from transforms.tfrecords import quantize
 from transforms.tfrecords.framing import write_records
+from transforms.tfrecords.pca import Pca, load_pca
 from transforms.tfrecords.write import encode_frames, encode_video, shard_name, shard_of
 
 MOST_FRAMES = 300
@@ -47,6 +48,7 @@ class Layout:
         audio: output that becomes ``audio``, or empty.
         records: rows have labels of their own.
         labels: version of the table ``labels`` that has them otherwise; None where there is none.
+        pca: the matrices' file in the store, or empty.
     """
 
     format: str
@@ -58,6 +60,7 @@ class Layout:
     source: str
     records: bool
     labels: int | None
+    pca: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,14 @@ def records_of(objects: Objects, task: PieceTask) -> Iterator[tuple[str, bytes]]
     """(id, payload) of the records that the task's parts hold."""
     layout = task.layout
     given = {} if layout.records or layout.labels is None else labels_of(objects, layout, layout.labels)
+    pca = None
+    if layout.pca:
+        with objects.local_copy(layout.pca) as local:
+            pca = load_pca(local)
     for rows in _record_tables(objects, task):
         uid = str(rows["uid"][0].as_py())
         try:
-            yield uid, encode(rows, uid, layout, own_labels(rows) if layout.records else given.get(uid, []))
+            yield uid, encode(rows, uid, layout, own_labels(rows) if layout.records else given.get(uid, []), pca)
         except ValueError as error:
             raise StoreError(f"{task.table}: {uid!r} can't be exported: {error}.") from None
 
@@ -181,16 +188,19 @@ def own_labels(rows: pa.Table) -> list[dict[str, Any]]:
     return first
 
 
-def encode(rows: pa.Table, uid: str, layout: Layout, labels: Sequence[dict[str, Any]]) -> bytes:
+def encode(
+    rows: pa.Table, uid: str, layout: Layout, labels: Sequence[dict[str, Any]], pca: Pca | None = None
+) -> bytes:
     """The payload of one record.
 
     Raises:
-        ValueError: for a vector that isn't finite.
+        ValueError: for a vector that isn't finite, or a PCA for vectors of another length.
     """
     whole = tuple(int(label["label"]) for label in labels if label["start_s"] is None)
     rows = rows.slice(0, MOST_FRAMES) if layout.format == "yt8m_frame" else rows
     if layout.format == "yt8m_video":
-        rgb = arrow_to_vectors(rows[layout.rgb], layout.rgb_dim).mean(axis=0)
+        vectors = arrow_to_vectors(rows[layout.rgb], layout.rgb_dim)
+        rgb = (vectors if pca is None else pca.apply(vectors)).mean(axis=0)
         audio = arrow_to_vectors(rows[layout.audio], layout.audio_dim).mean(axis=0) if layout.audio else None
         return encode_video(Yt8mVideo(uid, whole, rgb, audio))
     segments = tuple(
@@ -199,11 +209,14 @@ def encode(rows: pa.Table, uid: str, layout: Layout, labels: Sequence[dict[str, 
         if label["start_s"] is not None
     )
     audio_codes = _codes(rows[layout.audio], layout.audio_dim) if layout.audio else None
-    return encode_frames(Yt8mFrames(uid, whole, _codes(rows[layout.rgb], layout.rgb_dim), audio_codes, segments))
+    codes = _codes(rows[layout.rgb], layout.rgb_dim, pca)
+    return encode_frames(Yt8mFrames(uid, whole, codes, audio_codes, segments))
 
 
-def _codes(column: pa.ChunkedArray, dim: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _codes(column: pa.ChunkedArray, dim: int, pca: Pca | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """8-bit codes [N, dim] of a column, quantised unless it holds codes."""
+    if pca is not None:
+        return quantize.encode(pca.apply(arrow_to_vectors(column, dim)))
     if not pa.types.is_binary(column.type):
         return quantize.encode(arrow_to_vectors(column, dim))
     return np.concatenate([binary_codes(chunk) for chunk in column.chunks]).reshape(-1, dim)
@@ -258,6 +271,7 @@ class TfrecordExporter(Exporter):
             source=job.source,
             records=job.records,
             labels=None if job.records else draft.tables.get("labels"),
+            pca=export.pca.path if export.pca else "",
         )
         contents = feature_contents(objects, draft, export.feature)
         groups = groups_of_parts(contents.select("part", "item_no"))
@@ -289,6 +303,9 @@ class TfrecordExporter(Exporter):
             FileEntry(path=task.path, size=objects.size(task.path) or 0, digest=objects.digest(task.path))
             for task in self._files
         ]
+        if self._export.pca is not None:
+            path = self._export.pca.path
+            entries.append(FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path)))
         objects.delete(task.path for task in self._pieces)
         return ExportEntry(kind=self._export.kind, feature=self._export.feature, recipe=self._recipe, files=entries)
 

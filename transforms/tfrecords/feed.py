@@ -52,8 +52,8 @@ class RecordRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors as float32."""
-        return sum(vectors.size * 4 for vectors in self.vectors.values())
+        """Bytes of the vectors."""
+        return sum(vectors.nbytes for vectors in self.vectors.values())
 
 
 def feed_tfrecord(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
@@ -172,7 +172,7 @@ def table_of(records: Sequence[RecordRows], job: FeatureJob, item: ShardItem, fi
     uids = pa.array([record.uid for record in records]).take(pa.array(np.repeat(np.arange(len(records)), lengths)))
     frames = np.concatenate([np.arange(length) for length in lengths])
     timed = np.repeat([record.timed for record in records], lengths)
-    columns: list[pa.Array] = [
+    columns: list[pa.Array | pa.ChunkedArray] = [
         pa.array(np.arange(start, start + count)),
         uids,
         pa.array(frames.astype(np.float64)),
@@ -185,9 +185,10 @@ def table_of(records: Sequence[RecordRows], job: FeatureJob, item: ShardItem, fi
     return pa.table(columns, schema=feature_schema(job.outputs, job.compact, records=True))
 
 
-def _column(blocks: Sequence[Vectors], compact: bool) -> pa.Array:
+def _column(blocks: Sequence[Vectors], compact: bool) -> pa.Array | pa.ChunkedArray:
     if compact:
-        return codes_to_arrow(np.concatenate([block.view(np.uint8) for block in blocks]))
+        # A chunk a record: joining them would copy every byte once more.
+        return pa.chunked_array([codes_to_arrow(block.view(np.uint8)) for block in blocks], pa.binary())
     return vectors_to_arrow(np.concatenate([_decoded(block) for block in blocks]))
 
 
