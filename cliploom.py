@@ -126,12 +126,15 @@ def run(
         LimitError: when a guard stopped it; nothing is published.
         CliploomError: when the spec is wrong, or the store is in use or damaged.
     """
-    from pipelines.run import RunOptions, run_spec
+    from pipelines.run import RunOptions, choose_target, run_spec
     from schemas.plan import Accept
     from schemas.spec_file import load_document, parse_document
 
     path = Path(spec)
     tell = note or (lambda text: None)
+    document = load_document(path, overrides)
+    checked = parse_document(document)
+    choose_target(checked, target)
     if supervised:
         request = {
             "spec": str(path.absolute()),
@@ -143,7 +146,6 @@ def run(
             "accept": {"recompute": allow_recompute},
         }
         return _supervised(request, tell)
-    document = load_document(path, overrides)
     options = RunOptions(
         target=target,
         limit=limit,
@@ -152,7 +154,7 @@ def run(
         accept=Accept(recompute=allow_recompute),
         command="cliploom.run",
     )
-    return run_spec(parse_document(document), document, path.absolute().parent, options, tell)
+    return run_spec(checked, document, path.absolute().parent, options, tell)
 
 
 def _supervised(request: dict[str, Any], note: Callable[[str], None]) -> RunResult:

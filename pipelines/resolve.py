@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.digests import SHORT, digest_bytes, digest_of
+from schemas.digests import SHORT, digest_of
 from schemas.errors import SpecError, nearest
 from schemas.jobs import FeatureJob
 from schemas.models import ModelCard
@@ -34,8 +34,6 @@ from transforms.encoders.base import EncoderOptions, Family, PreparedText
 from transforms.encoders.registry import family, load_text_tower
 from transforms.rates import rows_per_second
 from transforms.store.objects import Objects
-from transforms.tfrecords.settings import ShardSettings, source_settings
-
 
 TEXT_KINDS = ("narrations", "labels")
 """Kinds of sources whose items are texts."""
@@ -138,6 +136,8 @@ def output_names(encoder: CheckedEncoder) -> tuple[str, ...]:
 def own_outputs(source: Source) -> dict[str, int]:
     """Name and width of the outputs of a source that brings vectors of its own."""
     if isinstance(source, TfrecordSource):
+        from transforms.tfrecords.settings import ShardSettings
+
         return ShardSettings.of(source, None).outputs
     if isinstance(source, PrecomputedSource):
         return {source.output: source.dim}
@@ -221,32 +221,6 @@ def _check_tfrecord_export(name: str, export: TfrecordExport, outputs: tuple[str
     return []
 
 
-def keep_matrices(name: str, export: TfrecordExport, objects: Objects, base: Path) -> TfrecordExport:
-    """The export with its PCA matrices in the store, where workers find them, named by their digest.
-
-    Raises:
-        SpecError: when they can't be read or don't fit each other.
-    """
-    if export.pca is None:
-        return export
-    import io
-
-    import numpy as np
-
-    from transforms.tfrecords.pca import load_pca
-
-    path = (base / Path(export.pca.path).expanduser()).absolute()
-    if not path.exists():
-        raise SpecError(f"exports.{name}.pca.path: there is no file or folder {str(path)!r}.")
-    pca = load_pca(path, components=export.pca.components, rows=export.pca.rows)
-    buffer = io.BytesIO()
-    np.savez(buffer, mean=pca.mean, eigenvectors=pca.vectors, eigenvalues=pca.values)
-    digest = digest_of([array.tolist() for array in (pca.mean, pca.values)] + [digest_bytes(pca.vectors.tobytes())])
-    kept = f"tfrecords/{name}/pca-{digest}.npz"
-    objects.put_new(kept, buffer.getvalue())
-    return export.model_copy(update={"pca": PcaSpec(path=kept)})
-
-
 @dataclass(frozen=True)
 class Resolved:
     """A spec made ready to plan.
@@ -316,6 +290,10 @@ def _stored_exports(spec: Spec, base: Path, objects: Objects) -> dict[str, Expor
             from transforms.narrations.pairs_export import with_stored_lists
 
             exports[name] = with_stored_lists(export, base, objects, f"exports.{name}")
+        if isinstance(export, TfrecordExport):
+            from transforms.tfrecords.export import with_stored_matrices
+
+            exports[name] = with_stored_matrices(export, base, objects, name)
     return exports
 
 
@@ -416,6 +394,8 @@ def _shards_job(
     name: str, feature: FeatureSpec, source: TfrecordSource, base: Path
 ) -> tuple[FeatureJob, dict[str, Any]]:
     """The job of a feature whose vectors stand in TFRecords."""
+    from transforms.tfrecords.settings import source_settings
+
     settings = source_settings(source, base, f"sources.{feature.source}")
     outputs = {output: settings.outputs[output] for output in feature.outputs or settings.outputs}
     values = {"records": settings.recipe(), "outputs": sorted(outputs)}

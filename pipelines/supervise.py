@@ -118,5 +118,8 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 def _read_result(result: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
-        raise _KINDS.get(result["kind"], CliploomError)(result["error"])
+        error = _KINDS.get(result["kind"], CliploomError)(result["error"])
+        # Shown with --debug: where it happened in the other process.
+        error.add_note(result["trace"])
+        raise error
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import polars as pl
@@ -182,15 +183,14 @@ def contents(draw: st.DrawFn) -> Held:
 
 
 def wholes(held: list[Held], item_no: int | None, digest: str) -> list[dict[int, int]]:
-    """Rows by segment of each split of an item (or of any, for None) that is there whole and has rows."""
-    found = []
+    """Rows by segment: all ways to take an item (or any, for None) whole, with some rows, from one split."""
+    found: list[dict[int, int]] = []
     numbers = {h.item_no for h in held} if item_no is None else {item_no}
     for number in numbers:
         for segments in (1, 2):
             mine = [h for h in held if (h.item_no, h.digest, h.segments) == (number, digest, segments)]
-            best = {s: max((h.rows for h in mine if h.segment == s), default=-1) for s in range(segments)}
-            if min(best.values()) >= 0 and sum(best.values()):
-                found.append(best)
+            ways = itertools.product(*([h.rows for h in mine if h.segment == s] for s in range(segments)))
+            found += [dict(enumerate(way)) for way in ways if sum(way)]
     return found
 
 

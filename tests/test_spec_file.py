@@ -44,7 +44,9 @@ def test_defaults_are_those_of_the_documentation() -> None:
 
 
 def test_overrides_win_in_their_order() -> None:
-    spec = spec_of(SPEC, "features.frames.sample.every=2s", "limits.max_failed=5%", "limits.max_failed=6%", "name=other")
+    spec = spec_of(
+        SPEC, "features.frames.sample.every=2s", "limits.max_failed=5%", "limits.max_failed=6%", "name=other"
+    )
     assert spec.features["frames"].sample == spec_of(SPEC.replace("1s", "2s")).features["frames"].sample
     assert spec.limits.max_failed == 0.06
     assert spec.name == "other"
@@ -114,7 +116,9 @@ def test_all_wrong_references_are_told_at_once() -> None:
 
 
 def test_a_cycle_not_through_the_start_is_found_once() -> None:
-    text = SPEC.replace("minilm: {kind: minilm}", "minilm: {kind: minilm, text_encoder: b}\n  b: {kind: x, text_encoder: minilm}")
+    text = SPEC.replace(
+        "minilm: {kind: minilm}", "minilm: {kind: minilm, text_encoder: b}\n  b: {kind: x, text_encoder: minilm}"
+    )
     with pytest.raises(SpecError, match="encoders name each other in a circle: minilm -> b -> minilm"):
         spec_of(text)
 

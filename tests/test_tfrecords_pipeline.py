@@ -28,6 +28,8 @@ from transforms.tfrecords.framing import read_records, write_records
 from transforms.tfrecords.pca import Pca
 from transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_of
 
+pytestmark = pytest.mark.slow
+
 RGB, AUDIO = 16, 4
 SPEC = """\
 version: 1

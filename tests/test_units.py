@@ -39,7 +39,9 @@ def test_shares(text: str, share: float) -> None:
     assert parse_share(text) == share
 
 
-@pytest.mark.parametrize("value", ["", "1", "s", "1 sec", "-1s", "1e3s", "1,5s", "1s\n1s", "\u0661s", True, 1, 1.5, None, ["1s"]])
+@pytest.mark.parametrize(
+    "value", ["", "1", "s", "1 sec", "-1s", "1e3s", "1,5s", "1s\n1s", "\u0661s", True, 1, 1.5, None, ["1s"]]
+)
 def test_what_is_no_duration(value: object) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{value!r} is not a duration with a unit (us, ms, s, m, h)")):
         parse_duration(value)

@@ -174,7 +174,10 @@ def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
     rank = pl.when(pl.col("fresh")).then(-pl.col("origin")).otherwise(pl.col("origin"))
     return (
         found.with_columns((pl.col("rows") > 0).alias("usable"), rank.alias("rank"))
-        .sort(["item_no", "segment", "usable", "rank", "part"], descending=[False, False, True, False, False])
+        .sort(
+            ["item_no", "segment", "usable", "rank", "rows", "part"],
+            descending=[False, False, True, False, True, False],
+        )
         .unique(["item_no", "segment"], keep="first", maintain_order=True)
         .select(columns)
     )
@@ -198,14 +201,15 @@ def _own_uses(contents: pl.DataFrame) -> Iterator[PartUse]:
 
 
 def _copy_uses(copies: pl.DataFrame, held: pl.DataFrame) -> Iterator[PartUse]:
-    found = held.filter(pl.col("rows") > 0).join(
+    found = held.join(
         copies.rename({"item_no": "to_item_no", "uid": "to_uid"}),
         left_on=["item_no", "uid", "digest", "segments"],
         right_on=["from_item_no", "from_uid", "digest", "segments"],
         how="inner",
     )
     one = (
-        found.sort("to_item_no", "segment", "origin", "part")
+        found.with_columns((pl.col("rows") > 0).alias("usable"))
+        .sort(["to_item_no", "segment", "usable", "origin", "part"], descending=[False, False, True, False, False])
         .unique(["to_item_no", "segment"], keep="first", maintain_order=True)
         .select("part", "item_no", "segment", "to_item_no", "to_uid")
         .sort("part", "to_item_no", "segment")

@@ -93,7 +93,11 @@ def next_state(
 
 
 def next_failures(
-    plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord], states: Mapping[str, FeatureState]
+    plan: RunPlan,
+    tables: PlanTables,
+    computed: Sequence[PartRecord],
+    rewritten: Sequence[PartRecord],
+    states: Mapping[str, FeatureState],
 ) -> pl.DataFrame:
     """All failures that hold after this run.
 
@@ -113,7 +117,10 @@ def next_failures(
     before = before.join(tables.wanted.select(keys), on=keys, how="semi").join(renewed, on=keys, how="anti")
     attempts = pl.concat([fresh, before]).group_by(keys).agg(pl.col("attempts").max().alias("most_attempts"))
     before = before.join(fresh, on=[*keys, "expected", "got"], how="anti")
-    found = pl.concat([fresh, before]).join(held, on=keys, how="left").join(attempts, on=keys, how="left")
+    # Rows copied under another name bring what is known of their losses.
+    copied = failures_frame((failure for record in rewritten for failure in record.failures), plan.job.run)
+    copied = copied.join(pl.concat([fresh, before]), on=[*keys, "expected", "got"], how="anti")
+    found = pl.concat([fresh, before, copied]).join(held, on=keys, how="left").join(attempts, on=keys, how="left")
     seen = chosen.select(*keys, pl.col("planned").alias("expected"), pl.col("rows").alias("got")).unique()
     standing = pl.concat(
         [
@@ -121,7 +128,7 @@ def next_failures(
             found.filter(pl.col("held_rows").is_not_null()).join(seen, on=[*keys, "expected", "got"], how="semi"),
         ]
     ).with_columns(
-        (pl.col("held_rows").fill_null(0) > 0).alias("partial"), pl.col("most_attempts").alias("attempts")
+        (pl.col("held_rows").fill_null(0) > 0).alias("partial"), pl.coalesce("most_attempts", "attempts").alias("attempts")
     )
     probing = tables.failures.filter(pl.col("feature") == "")
     return pl.concat([probing, standing.select(probing.columns)]).sort("source", "feature", "item_no", "message")
@@ -190,7 +197,7 @@ class CommitTables(beam.DoFn):  # type: ignore[misc]
         tables = PlanTables.read(objects, plan.folder)
         assembled = assemblies(plan, tables, computed)
         states = {name: next_state(name, assembly, tables, computed, rewritten) for name, assembly in assembled.items()}
-        failures = next_failures(plan, tables, computed, states)
+        failures = next_failures(plan, tables, computed, rewritten, states)
         check_complete(tables, assembled, failures)
         try:
             check_limits(plan, failures, tables.items.height)

@@ -35,6 +35,7 @@ _OURS = re.compile(
     [a-z]+/(?:(?:rows|part)-{_DIGEST}\.parquet|{LOG}/.+)                   # small tables
     | features/[^/]+/[0-9a-f]{{12}}/(?:part-{_DIGEST}\.parquet|{LOG}/.+)
     | [a-z0-9]+/[^/]+/[A-Za-z0-9_-]+-{_DIGEST}\.[a-z0-9]+                 # index shards, exports
+    | tfrecords/[^/]+/[0-9a-f]{{12}}/(?:.+\.tfrecord(?:\.gz)?|pieces/piece-{_DIGEST})
     | models/\.?[0-9a-f]{{12}}[^/]*/.+
     | plans/[^/]+/[A-Za-z0-9_-]+\.(?:parquet|json)
     | probes/{_DIGEST}\.parquet
@@ -43,7 +44,7 @@ _OURS = re.compile(
     )""",
     re.VERBOSE,
 )
-_FOLDERS = ("features", "hdf5", "index", "models", "pairs", "plans", "probes", "runs", "spools")
+_FOLDERS = ("features", "hdf5", "index", "models", "pairs", "plans", "probes", "runs", "spools", "tfrecords")
 # What a killed process leaves beside a file that it was writing.
 _STAGED = re.compile(r"(.+)#\d+|.*/_commit_[^/]*\.tmp")
 

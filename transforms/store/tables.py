@@ -77,8 +77,22 @@ def commit_files(objects: Objects, table: str, schema: pa.Schema, files: Sequenc
             head.create_write_transaction(actions, mode="overwrite", schema=schema)
         except CommitFailedError:
             continue
-        return int(DeltaTable(objects.uri_of(table), storage_options=objects.table_options).version())
+        found = _version_of(objects, table, wanted, int(head.version()))
+        if found is not None:
+            return found
     raise StoreError(f"{objects.uri_of(table)}: another writer keeps changing the table; let it finish and run again.")
+
+
+def _version_of(objects: Objects, table: str, wanted: set[str], before: int) -> int | None:
+    """The version after ``before`` that holds just the wanted files.
+
+    In a bucket another run may commit at the same moment: then the head is not ours, and a merged commit is nobody's.
+    """
+    uri, options = objects.uri_of(table), objects.table_options
+    for version in range(int(DeltaTable(uri, storage_options=options).version()), before, -1):
+        if _names(DeltaTable(uri, version=version, storage_options=options)) == wanted:
+            return version
+    return None
 
 
 def _names(table: DeltaTable) -> set[str]:

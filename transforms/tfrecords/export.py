@@ -7,6 +7,7 @@ the same bytes however they were stored. Memory: 64 MB a piece, one shard's reco
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from schemas.digests import SHORT, digest_of
+from schemas.digests import SHORT, digest_bytes, digest_of
 from schemas.errors import SpecError, StoreError, nearest
 from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
 from schemas.release import ExportEntry, FileEntry, Release
-from schemas.spec import TfrecordExport
+from schemas.spec import PcaSpec, TfrecordExport
 from schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
 from transforms.export_base import Exporter, feature_contents, groups_of_parts
 from transforms.store.objects import Objects
@@ -188,9 +189,7 @@ def own_labels(rows: pa.Table) -> list[dict[str, Any]]:
     return first
 
 
-def encode(
-    rows: pa.Table, uid: str, layout: Layout, labels: Sequence[dict[str, Any]], pca: Pca | None = None
-) -> bytes:
+def encode(rows: pa.Table, uid: str, layout: Layout, labels: Sequence[dict[str, Any]], pca: Pca | None = None) -> bytes:
     """The payload of one record.
 
     Raises:
@@ -308,6 +307,26 @@ class TfrecordExporter(Exporter):
             entries.append(FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path)))
         objects.delete(task.path for task in self._pieces)
         return ExportEntry(kind=self._export.kind, feature=self._export.feature, recipe=self._recipe, files=entries)
+
+
+def with_stored_matrices(export: TfrecordExport, base: Path, objects: Objects, name: str) -> TfrecordExport:
+    """The export with its PCA matrices in the store, where workers find them, named by their digest.
+
+    Raises:
+        SpecError: when they can't be read or don't fit each other.
+    """
+    if export.pca is None:
+        return export
+    path = (base / Path(export.pca.path).expanduser()).absolute()
+    if not path.exists():
+        raise SpecError(f"exports.{name}.pca.path: there is no file or folder {str(path)!r}.")
+    pca = load_pca(path, components=export.pca.components, rows=export.pca.rows)
+    digest = digest_of([digest_bytes(array.tobytes()) for array in (pca.mean, pca.vectors, pca.values)])
+    buffer = io.BytesIO()
+    np.savez(buffer, mean=pca.mean, eigenvectors=pca.vectors, eigenvalues=pca.values)
+    kept = f"tfrecords/{name}/pca-{digest}.npz"
+    objects.put_new(kept, buffer.getvalue())
+    return export.model_copy(update={"pca": PcaSpec(path=kept)})
 
 
 def chosen_outputs(name: str, export: TfrecordExport, outputs: Sequence[str]) -> tuple[str, str]:

@@ -1,0 +1,147 @@
+"""What a source lists: globs, uids, tables, on disk and in buckets; and what stops a plan before it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import SpecError
+from schemas.spec import MediaSource
+from transforms.listing import clean_uid, glob_regex, list_source, path_to_uri, split_pattern, uri_to_path
+
+
+def source(**values: Any) -> MediaSource:
+    return MediaSource.model_validate({"kind": "media"} | values)
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return folder
+
+
+def uids(folder: Path, **values: Any) -> list[str]:
+    return list_source("clips", source(**values), folder)["uid"].to_list()
+
+
+def test_globs_find_what_a_shell_finds(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "sub/b.mp4", "sub/deep/c.mp4", "sub/d.gif", ".hidden/e.mp4", "sub/.f.mp4")
+    assert uids(tmp_path, glob="*.mp4") == ["a"]
+    assert uids(tmp_path, glob="**/*.mp4") == ["a", "sub/b", "sub/deep/c"]
+    assert uids(tmp_path, glob="sub/*.mp4") == ["b"]
+    assert uids(tmp_path, glob=["sub/*.mp4", "sub/*.gif"]) == ["b", "d"]
+    assert uids(tmp_path, glob="sub/?.[mg]*") == ["b", "d"]
+    assert uids(tmp_path, glob="sub/[!b].*") == ["d"]
+    assert uids(tmp_path, glob="a.mp4") == ["a"]
+    assert uids(tmp_path, glob=str(tmp_path / "**" / "*.gif")) == ["sub/d"]
+
+
+def test_a_file_found_twice_is_one_item(tmp_path: Path) -> None:
+    touch(tmp_path, "sub/a.mp4")
+    assert uids(tmp_path, glob=["sub/*.mp4", "sub/a.*"]) == ["a"]
+
+
+def test_rows_say_where_the_file_is_and_when_it_changed(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    row = list_source("clips", source(glob="*.mp4"), tmp_path).row(0, named=True)
+    stat = (tmp_path / "a.mp4").stat()
+    assert row == {
+        "source": "clips",
+        "uid": "a",
+        "uri": str(tmp_path / "a.mp4"),
+        "size": stat.st_size,
+        "signature": f"{stat.st_size}:{stat.st_mtime_ns}",
+        "metadata": "{}",
+    }
+
+
+def test_folder_named_like_a_file_and_broken_link_are_items_that_will_fail(tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere")
+    frame = list_source("clips", source(glob="*.mp4"), tmp_path)
+    assert frame["uid"].to_list() == ["folder", "link"]
+    assert frame["signature"][1] == "missing"
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.mp4")
+    (tmp_path / "real" / "again").symlink_to(tmp_path / "real")
+    assert uids(tmp_path, glob="real/**/*.mp4") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("law", "wanted"),
+    [
+        ("path", ["x/clip_1_left", "y/clip_2_left"]),
+        ("stem", ["clip_1_left", "clip_2_left"]),
+        ({"regex": r"clip_(\d)"}, ["1", "2"]),
+        ({"regex": r"(x|y)/(?P<uid>clip_\d)"}, ["clip_1", "clip_2"]),
+    ],
+)
+def test_uid_laws(tmp_path: Path, law: Any, wanted: list[str]) -> None:
+    touch(tmp_path, "x/clip_1_left.mp4", "y/clip_2_left.mp4")
+    assert uids(tmp_path, glob="**/*.mp4", uid=law) == wanted
+
+
+def test_two_files_of_one_uid_are_both_named(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.mp4", "y/a.mp4", "a.gif", "a.mp4")
+    with pytest.raises(SpecError, match=r"x/a\.mp4 and .*y/a\.mp4 have the same uid 'a'"):
+        uids(tmp_path, glob=["x/*.mp4", "y/*.mp4"])
+    with pytest.raises(SpecError, match=r"a\.gif and .*a\.mp4 have the same uid 'a'; rename one"):
+        uids(tmp_path, glob=["*.gif", "*.mp4"])
+
+
+def test_uids_are_unicode_in_one_form_whatever_the_bytes(tmp_path: Path) -> None:
+    touch(tmp_path, "cafe\u0301.mp4")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.mp4")).write_text("x")
+    frame = list_source("clips", source(glob="*.mp4"), tmp_path)
+    assert frame["uid"].to_list() == ["bad%FF", "caf\u00e9"]
+    assert all(uri_to_path(uri).exists() for uri in frame["uri"])
+
+
+@given(st.binary(min_size=1, max_size=30).filter(lambda name: b"\0" not in name and b"/" not in name))
+def test_any_file_name_has_a_uri_and_a_uid(name: bytes) -> None:
+    path = Path("/media") / os.fsdecode(name)
+    assert uri_to_path(path_to_uri(path)) == path
+    path_to_uri(path).encode()
+    clean_uid(os.fsdecode(name)).encode()
+
+
+@given(st.text(alphabet="ab*?/[].!\\^-", max_size=12))
+def test_any_pattern_is_a_glob(pattern: str) -> None:
+    glob_regex(split_pattern(pattern)[1])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_tables_list_files_with_metadata(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, "media/a.mp4", "media/b.mp4")
+    table = pl.DataFrame({"uri": ["media/a.mp4", "media/gone.mp4"], "uid": ["one", None], "stars": [5, 3]})
+    write = {".csv": table.write_csv, ".parquet": table.write_parquet, ".jsonl": table.write_ndjson}[suffix]
+    write(tmp_path / f"list{suffix}")
+    frame = list_source("clips", source(table=f"list{suffix}"), tmp_path)
+    assert frame["uid"].to_list() == ["media/gone", "one"]
+    assert frame["signature"][0] == "missing"
+    assert [json.loads(text) for text in frame["metadata"]] == [{"stars": 3}, {"stars": 5}]
+
+
+def test_table_paths_start_from_the_table(tmp_path: Path) -> None:
+    touch(tmp_path, "lists/media/a.mp4")
+    (tmp_path / "lists" / "l.csv").write_text("uri\nmedia/a.mp4\n")
+    frame = list_source("clips", source(table="lists/l.csv"), tmp_path)
+    assert Path(frame["uri"][0]) == tmp_path / "lists/media/a.mp4"
+    assert frame["signature"][0] != "missing"
+
+
+def test_empty_sources_list_nothing(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("uri,uid\n")
+    assert uids(tmp_path, glob="*.mp4") == []
+    assert uids(tmp_path, table="l.csv") == []
