@@ -21,8 +21,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-INTERRUPTED = 130
-
 SpecArgument = Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)]
 StoreArgument = Annotated[str, typer.Argument(help="The store: a folder, s3:// or gs://.", show_default=False)]
 SetOption = Annotated[
@@ -338,7 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("\ncliploom: stopped; finished parts are kept, the same command goes on from there.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
@@ -359,7 +357,11 @@ def _invoke(arguments: list[str]) -> int:
         arguments, extra = arguments[:cut], arguments[cut + 1 :]
     command = typer.main.get_command(app)
     try:
-        code: Any = command.main(arguments, prog_name="cliploom", standalone_mode=False, obj=extra)
+        # Not command.main, which makes exit codes of Ctrl-C and closed pipes.
+        with command.make_context("cliploom", arguments, obj=extra) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
     except typer.TyperException as error:
         if not arguments:
             print(error.message, file=sys.stderr)
@@ -367,7 +369,4 @@ def _invoke(arguments: list[str]) -> int:
         raise usage_error(error, arguments) from None
     except typer.Abort:
         raise KeyboardInterrupt from None
-    if code == INTERRUPTED:
-        # The parser makes an exit code of Ctrl-C.
-        raise KeyboardInterrupt
-    return code if isinstance(code, int) else 0
+    return 0

@@ -28,6 +28,15 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str), flush=True)
 
 
+def counted(number: int, what: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "shard"), counted(2, "shard")
+    ('1 shard', '2 shards')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def human_bytes(size: float) -> str:
     """Bytes with a unit.
 
@@ -139,10 +148,10 @@ def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mappin
         lines.append(f"  {name}: {said}; {entry.get('rows', 0)} rows, {human_bytes(entry.get('size', 0))}")
     for name, index in release["indexes"].items():
         recall = f", recall@10 {index['recall']:.3f}" if index.get("recall") is not None else ""
-        lines.append(f"  index {name}: {index['rows']} rows, {index['kind']}, {len(index['shards'])} shards{recall}")
+        lines.append(f"  index {name}: {index['rows']} rows, {index['kind']}, {counted(len(index['shards']), 'shard')}{recall}")
     for name, export in release["exports"].items():
         first = export["files"][0]["path"] if export["files"] else "no files"
-        lines.append(f"  export {name}: {len(export['files'])} files, open {store}/{first}")
+        lines.append(f"  export {name}: {counted(len(export['files']), 'file')}, open {store}/{first}")
     if failures:
         lines.append("Failures:")
         lines += [

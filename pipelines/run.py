@@ -269,7 +269,7 @@ def is_idle(ready: Prepared, document: dict[str, Any], latest: Release) -> bool:
     before, after = ready.before.items.sort("item_no"), ready.planned.tables.items.select(columns).sort("item_no")
     if not before.equals(after):
         return False
-    keys = ["source", "feature", "uid", "message"]
+    keys = ["source", "feature", "uid", "message", "attempts"]
     old, new = ready.before.failures.select(keys).sort(keys), ready.planned.tables.failures.select(keys).sort(keys)
     return old.equals(new)
 

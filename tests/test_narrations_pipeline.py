@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,10 +134,10 @@ def notes() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, notes: list[str]) -> Iterator[Project]:
+def built(tmp_path_factory: pytest.TempPathFactory, notes: list[str]) -> Project:
     project = write_project(tmp_path_factory.mktemp("ego"))
     project.run(notes=notes)
-    yield project
+    return project
 
 
 def test_narrations_and_features_have_the_same_row_ids(built: Project) -> None:

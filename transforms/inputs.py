@@ -38,7 +38,12 @@ def open_input(uri: str, signature: str, stage: str) -> Iterator[Path]:
         return
     path = uri_to_path(uri)
     _check_unchanged(path, signature, stage)
-    yield path
+    try:
+        yield path
+    except Exception:
+        # A file that changed meanwhile is no damaged file: what the reader made of the mixture is of no interest.
+        _check_unchanged(path, signature, stage)
+        raise
     _check_unchanged(path, signature, stage)
 
 

@@ -2,8 +2,8 @@
 
 An object holds only where each video's rows are, so it is cheap to send to a worker; files are opened by each process
 for itself when first asked. Where the release has an HDF5 export of the feature, its contiguous datasets are mapped
-into memory and a window costs one copy of its bytes. Otherwise row groups of the Parquet parts are read and the last ones
-kept, which suits readers that stay with a video for a while.
+into memory and a window costs one copy of its bytes. Otherwise row groups of the Parquet parts are read and the
+last ones kept, which suits readers that stay with a video for a while.
 """
 
 from __future__ import annotations

@@ -30,28 +30,24 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def first_night(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A store with one release of six pictures; shared, only read it."""
-    project = Project(tmp_path_factory.mktemp("first"))
+    """A store with one release of six pictures; shared, only read it. It stands where ``project`` stands."""
+    folder = tmp_path_factory.mktemp("nights")
+    project = Project(folder / "project")
     project.write_spec()
     for number in range(4):
         draw(project.media / f"still{number}.png", number)
     for number in range(2):
         draw(project.media / f"moving{number}.gif", 100 + number)
     project.run()
-    return project
+    return project.copy(folder / "first")
 
 
 @pytest.fixture()
-def project(first_night: Project, tmp_path: Path) -> Project:
-    """A copy of the first night to go on from. Absolute paths of its items move with it, so runs see the same files."""
-    media, store = tmp_path / "p" / "media", tmp_path / "p" / "store"
-    media.mkdir(parents=True)
-    copied = first_night.copy(tmp_path / "copy")
-    shutil.rmtree(media)
-    shutil.move(copied.media, media)
-    shutil.move(copied.store, store)
-    shutil.move(copied.spec, tmp_path / "p" / "cliploom.yaml")
-    return Project(tmp_path / "p")
+def project(first_night: Project) -> Project:
+    """The first night to go on from, at the place where it was made: items are known by their absolute paths."""
+    project = Project(first_night.folder.parent / "project")
+    shutil.rmtree(project.folder)
+    return first_night.copy(project.folder)
 
 
 def verdicts(result: RunResult, feature: str = "frames") -> dict[str, int]:
