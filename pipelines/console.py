@@ -56,13 +56,14 @@ def human_seconds(seconds: float) -> str:
     >>> human_seconds(75.2), human_seconds(0.25), human_seconds(7260)
     ('1 min 15 s', '0.2 s', '2 h 1 min')
     """
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    whole, minutes = round(seconds), round(seconds / 60)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class LiveProgress:
@@ -101,9 +102,11 @@ class LiveProgress:
     def _describe(self, tally: Tally, elapsed: float) -> str:
         done = tally.items
         rate = tally.rows / elapsed if elapsed > 0 else 0.0
-        left = human_seconds(elapsed / done * (self._total - done)) if 0 < done < self._total else "—"
+        left = f", left about {human_seconds(elapsed / done * (self._total - done))}" if 0 < done < self._total else ""
+        if done >= self._total:
+            left = ", finishing"
         failed = f", {tally.failures} failed" if tally.failures else ""
-        return f"  {done}/{self._total} items, {tally.rows} rows ({rate:.0f}/s){failed}, left about {left}"
+        return f"  {done}/{self._total} items, {tally.rows} rows ({rate:.0f}/s){failed}{left}"
 
     def _clear(self) -> None:
         if self._line:

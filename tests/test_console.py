@@ -28,7 +28,16 @@ def test_bytes(size: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (75, "1 min 15 s"), (7260, "2 h 1 min")]
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (12.4, "12 s"),
+        (59.7, "1 min 0 s"),
+        (75, "1 min 15 s"),
+        (3599.9, "1 h 0 min"),
+        (7260, "2 h 1 min"),
+    ],
 )
 def test_seconds(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text

@@ -37,7 +37,7 @@ PLACES: dict[str, str] = {
     "index_file": "faiss:write_index",
     "hdf5_item": "transforms.store.hdf5:_Writer.write",
     "hdf5_master": "transforms.export_hdf5:write_master",
-    "publish": "transforms.store.releases:write_deltalake",
+    "publish": "transforms.final:append_release",
     "outcome": "transforms.final:write_outcome",
 }
 """Where a run can be killed: module and name."""

@@ -1,0 +1,204 @@
+"""The work of a shard: batches over items, twins, failures of encoders and files, rows that packing does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from media_factory import write_image, write_noise, write_video
+from schemas.digests import digest_file
+from schemas.errors import EncodeError
+from schemas.jobs import FeatureJob
+from schemas.media import MediaLimits, Preprocess
+from schemas.models import ModelCard, Output
+from schemas.records import PartRecord, Segment, Shard, ShardItem, Twin
+from schemas.sampling import Every
+from transforms.compute import PartBuilder, Timings, checked, compute_item, compute_parts, encode_each
+from transforms.media.probe import probe
+from transforms.store.objects import Objects
+from transforms.store.parts import arrow_to_vectors, read_rows
+
+CARD = ModelCard("mean", "m" * 40, "frame", "f32", {"v": Output(3, "mean")}, Preprocess(16, 16, fit="squash"))
+JOB = FeatureJob(
+    "frames",
+    "clips",
+    "media",
+    '{"kind":"media","glob":["x"]}',
+    "c" * 40,
+    "t",
+    "models/m",
+    CARD,
+    {"v": 3},
+    Every(every="200ms"),
+)  # type: ignore[arg-type]
+
+
+@dataclass
+class MeanColour:
+    """Mean colour of a picture; refuses bright ones as it is told to.
+
+    Attributes:
+        sizes: of the batches that it was asked for.
+    """
+
+    batch: int = 4
+    bright: str = ""
+    sizes: list[int] = field(default_factory=list)
+
+    def encode(self, samples: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray[np.float32]] | EncodeError]:
+        self.sizes.append(len(samples))
+        rows: list[dict[str, NDArray[np.float32]] | EncodeError] = []
+        for pixels in samples:
+            vector = pixels.mean(axis=(0, 1)).astype(np.float32)
+            if vector[0] > 200 and self.bright == "raise":
+                raise RuntimeError("too bright")
+            if vector[0] > 200 and self.bright == "memory":
+                raise MemoryError
+            if vector[0] > 200 and self.bright == "nan":
+                vector[1] = np.nan
+            rows.append({"v": vector})
+        return rows
+
+
+def item(path: Path, number: int, *twins: Twin, segment: Segment | None = None) -> ShardItem:
+    import json
+
+    try:
+        facts = json.dumps(probe(path, MediaLimits()).to_dict())
+    except Exception:  # a damaged file, which the probe refuses, may still stand in an old plan
+        facts = json.dumps(probe(path.parent / "a.mp4", MediaLimits()).to_dict())
+    stat = path.stat()
+    whose = twins or (Twin(number, path.stem),)
+    return ShardItem(
+        str(path), f"{stat.st_size}:{stat.st_mtime_ns}", digest_file(path), facts, whose, segment or Segment()
+    )
+
+
+def compute(folder: Path, items: Sequence[ShardItem], encoder: MeanColour) -> tuple[PartRecord, pa.Table]:
+    """The part of one shard and its rows."""
+    objects = Objects(folder)
+
+    def open_part(job: FeatureJob, part: str) -> AbstractContextManager[Path]:
+        return objects.create_file(part)
+
+    def each_item(one: ShardItem, builders: Sequence[PartBuilder]) -> None:
+        compute_item(one, builders, timings)
+
+    timings = Timings()
+    shard = Shard(("frames",), tuple(items))
+    [record] = compute_parts(
+        shard, [JOB], {"frames": encoder}, open_part, each_item, lambda one, rows: None, "r", timings
+    )
+    return record, pa.concat_tables(read_rows(folder / record.part))
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    write_video(folder / "a.mp4", 25)
+    write_video(folder / "b.mp4", 25)
+    write_video(folder / "bright.mp4", 25, draw=lambda index, width, height: np.full((height, width, 3), 240, np.uint8))
+    write_image(folder / "c.png")
+    write_noise(folder / "noise.mp4")
+    return folder
+
+
+def test_rows_of_an_item_stand_together_in_order(media: Path, tmp_path: Path) -> None:
+    record, rows = compute(tmp_path, [item(media / "a.mp4", 1), item(media / "c.png", 2)], MeanColour())
+    assert rows["row_id"].to_pylist() == [(1 << 24) + n for n in range(5)] + [2 << 24]
+    assert rows["uid"].to_pylist() == ["a"] * 5 + ["c"]
+    assert rows["start_s"].to_pylist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0])
+    assert [(c.item_no, c.planned, c.rows, c.first_row) for c in record.contents] == [(1, 5, 5, 0), (2, 1, 1, 5)]
+    assert record.failures == ()
+    assert record.size == (tmp_path / record.part).stat().st_size
+
+
+def test_batches_reach_over_items(media: Path, tmp_path: Path) -> None:
+    encoder = MeanColour(batch=4)
+    compute(tmp_path, [item(media / "a.mp4", 1), item(media / "b.mp4", 2), item(media / "c.png", 3)], encoder)
+    assert encoder.sizes == [4, 4, 3]
+
+
+def test_twins_get_rows_of_their_own(media: Path, tmp_path: Path) -> None:
+    record, rows = compute(tmp_path, [item(media / "a.mp4", 1, Twin(1, "a"), Twin(9, "copy"))], MeanColour())
+    assert rows["uid"].to_pylist() == ["a"] * 5 + ["copy"] * 5
+    assert rows["row_id"].to_pylist()[5:] == [(9 << 24) + n for n in range(5)]
+    vectors = arrow_to_vectors(rows["v"], 3)
+    np.testing.assert_array_equal(vectors[:5], vectors[5:])
+    assert [content.first_row for content in record.contents] == [0, 5]
+
+
+@pytest.mark.parametrize("how", ["raise", "memory", "nan"])
+def test_only_the_item_that_an_encoder_fails_on_is_lost(media: Path, tmp_path: Path, how: str) -> None:
+    items = [item(media / "a.mp4", 1), item(media / "bright.mp4", 2), item(media / "b.mp4", 3)]
+    record, rows = compute(tmp_path, items, MeanColour(bright=how))
+    assert sorted(set(rows["uid"].to_pylist())) == ["a", "b"]
+    assert [(content.uid, content.rows) for content in record.contents] == [("a", 5), ("bright", 0), ("b", 5)]
+    [failure] = record.failures
+    assert (failure.uid, failure.stage, failure.type) == ("bright", "encode", "Encode")
+    assert failure.transient is (how == "memory")
+    assert {"raise": "RuntimeError: too bright", "memory": "out of memory", "nan": "not finite"}[how] in failure.message
+    assert (failure.expected, failure.got, failure.partial) == (5, 0, False)
+
+
+def test_file_that_changed_since_the_plan_is_a_failure_that_may_pass(media: Path, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "x.mp4", 25)
+    listed = item(path, 1)
+    path.write_bytes(b"other")
+    record, rows = compute(tmp_path / "store", [listed, item(media / "c.png", 2)], MeanColour())
+    assert rows["uid"].to_pylist() == ["c"]
+    assert record.failures[0].transient
+    assert "changed while the run was reading it" in record.failures[0].message
+
+
+def test_file_that_is_no_media_is_a_failure(media: Path, tmp_path: Path) -> None:
+    record, rows = compute(tmp_path, [item(media / "noise.mp4", 1), item(media / "c.png", 2)], MeanColour())
+    assert rows["uid"].to_pylist() == ["c"]
+    assert [(failure.uid, failure.partial) for failure in record.failures] == [("noise", False)]
+
+
+@given(st.permutations([0, 1, 2, 3]), st.integers(1, 3), st.integers(1, 9))
+@settings(max_examples=8, deadline=None)
+def test_rows_do_not_depend_on_packing(media: Path, order: list[int], cut: int, batch: int) -> None:
+    import tempfile
+
+    names = ["a.mp4", "b.mp4", "bright.mp4", "c.png"]
+    items = [item(media / names[number], number + 1) for number in order]
+
+    def rows_of(groups: Sequence[Sequence[ShardItem]], size: int) -> pa.Table:
+        with tempfile.TemporaryDirectory() as folder:
+            parts = [compute(Path(folder), group, MeanColour(batch=size))[1] for group in groups if group]
+        return pa.concat_tables(parts).sort_by("row_id").combine_chunks()
+
+    assert rows_of([items], 4).equals(rows_of([items[:cut], items[cut:]], batch))
+
+
+def test_a_batch_that_fails_is_tried_one_by_one() -> None:
+    encoder = MeanColour(bright="raise")
+    dark, bright = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
+    results = encode_each(encoder, [dark, bright, dark], JOB)
+    assert [isinstance(result, EncodeError) for result in results] == [False, True, False]
+    assert encoder.sizes == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({}, "output 'v' should be [3], not nothing"),
+        ({"v": np.zeros(2, np.float32)}, "should be [3], not shape (2,)"),
+        ({"v": np.array([0, np.inf, 0], np.float32)}, "output 'v' is not finite"),
+    ],
+)
+def test_what_an_encoder_gives_is_checked(row: dict[str, NDArray[np.float32]], said: str) -> None:
+    result = checked(row, JOB)
+    assert isinstance(result, EncodeError)
+    assert said in str(result)

@@ -1,0 +1,90 @@
+"""Config digests: they change with whatever changes values, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.resolve import Resolved, describe_change, resolve
+from schemas.errors import SpecError
+from schemas.spec_file import parse_document
+from schemas.spec_yaml import read_document
+from stores import SmallStore
+from transforms.store.objects import Objects
+
+SPEC = """\
+version: 1
+name: demo
+store: ./store
+sources:
+  clips: {kind: media, glob: "media/*.mp4"}
+encoders:
+  minilm: {kind: minilm}
+  lite0: {kind: efficientnet_lite0, text_encoder: minilm}
+features:
+  frames: {source: clips, sample: {every: 1s}, encoder: lite0, outputs: [pooled, semantic]}
+indexes:
+  frames: {feature: frames}
+"""
+
+
+@pytest.fixture()
+def resolved(built_store: SmallStore) -> Objects:
+    """A store in which the models are prepared already."""
+    return Objects(built_store.store)
+
+
+def of(objects: Objects, *overrides: str) -> Resolved:
+    return resolve(parse_document(read_document(SPEC, overrides), {}), objects)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "features.frames.sample.every=2s",
+        "features.frames.sample.max_frames=5",
+        "features.frames.outputs=[pooled]",
+        "sources.clips.stereo=left",
+    ],
+)
+def test_what_changes_values_changes_the_table(resolved: Objects, override: str) -> None:
+    one, other = of(resolved).jobs["frames"], of(resolved, override, "indexes={}").jobs["frames"]
+    assert one.config != other.config
+    assert one.table != other.table
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "store=./elsewhere",
+        "sources.clips.glob=other/*.mp4",
+        "sources.clips.uid=stem",
+        "features.frames.sample.every=1000ms",
+        "features.frames.outputs=[semantic, pooled]",
+        "indexes.frames.kind=hnsw",
+        "targets.local.workers=1",
+        "limits.segment=60s",
+    ],
+)
+def test_what_changes_no_value_keeps_the_table(resolved: Objects, override: str) -> None:
+    assert of(resolved, override).jobs["frames"].config == of(resolved).jobs["frames"].config
+
+
+def test_index_without_an_output_is_over_the_searchable_one(resolved: Objects) -> None:
+    assert of(resolved).indexes["frames"].output == "semantic"
+    assert of(resolved, "features.frames.outputs=[pooled]").indexes["frames"].output == "pooled"
+
+
+def test_spec_without_features_has_nothing_to_compute(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="features is empty: nothing to compute; add one"):
+        of(Objects(tmp_path), "features={}", "indexes={}")
+
+
+def test_changes_are_described_by_what_a_person_wrote(resolved: Objects) -> None:
+    old = of(resolved).recipes["frames"]
+    new = of(resolved, "features.frames.sample.every=2s").recipes["frames"]
+    assert describe_change(old, new) == "sample every 1s -> every 2s"
+    assert describe_change(old, old) == ""
+    assert "weights or revision changed" in describe_change(old, old | {"model": "other"})
