@@ -21,7 +21,7 @@ from benchmarks.tfrecords_data import JOBS as PURE
 from benchmarks.tfrecords_data import VIDEOS, write_shard
 from schemas.jobs import FeatureJob
 from schemas.records import Shard, ShardItem, Twin
-from schemas.spec import TfrecordSource
+from schemas.sources import TfrecordSource
 from transforms.compute import Timings, compute_item, compute_parts
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path

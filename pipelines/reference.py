@@ -10,27 +10,27 @@ from pydantic import BaseModel, PlainSerializer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from schemas import sampling, spec
+from schemas import exports, sampling, sources, spec, spec_base
 from transforms.encoders.registry import family, kinds
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The whole file", spec.Spec),
-    ("sources: kind media", spec.MediaSource),
-    ("sources: kind tfrecord", spec.TfrecordSource),
-    ("sources: kind tfrecord, fields", spec.ExampleFieldSpec),
-    ("sources: kind narrations", spec.NarrationsSource),
-    ("sources.<name>.columns of narrations", spec.TextColumns),
-    ("keep: of narrations and pairs", spec.KeepSpec),
-    ("sources: kind labels", spec.LabelsSource),
-    ("sources: kind precomputed", spec.PrecomputedSource),
-    ("sources.<name>.window of precomputed features", spec.WindowLawSpec),
+    ("sources: kind media", sources.MediaSource),
+    ("sources: kind tfrecord", sources.TfrecordSource),
+    ("sources: kind tfrecord, fields", sources.ExampleFieldSpec),
+    ("sources: kind narrations", sources.NarrationsSource),
+    ("sources.<name>.columns of narrations", sources.TextColumns),
+    ("keep: of narrations and pairs", spec_base.KeepSpec),
+    ("sources: kind labels", sources.LabelsSource),
+    ("sources: kind precomputed", sources.PrecomputedSource),
+    ("sources.<name>.window of precomputed features", sources.WindowLawSpec),
     ("features", spec.FeatureSpec),
     ("indexes", spec.IndexSpec),
-    ("exports: kind hdf5", spec.Hdf5Export),
-    ("exports: kind tfrecord", spec.TfrecordExport),
-    ("exports: kind tfrecord, pca", spec.PcaSpec),
-    ("exports: kind pairs", spec.PairsExport),
-    ("exports.<name>.splits of pairs", spec.SplitSpec),
+    ("exports: kind hdf5", exports.Hdf5Export),
+    ("exports: kind tfrecord", exports.TfrecordExport),
+    ("exports: kind tfrecord, pca", exports.PcaSpec),
+    ("exports: kind pairs", exports.PairsExport),
+    ("exports.<name>.splits of pairs", exports.SplitSpec),
     ("targets", spec.Target),
     ("limits", spec.Limits),
     ("limits.media", spec.MediaLimitsSpec),
@@ -83,10 +83,10 @@ def _text(model: type) -> list[str]:
 
 def _fields(model: type[BaseModel]) -> list[str]:
     notes = _attribute_notes(model)
-    shapes = model.model_json_schema(mode="serialization")["properties"]
+    shapes = model.model_json_schema(mode="serialization", by_alias=False)["properties"]
     lines = ["| key | value | default | |", "| --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
-        lines.append(f"| `{name}` | {_kind(shapes[name])} | {_default(field)} | {notes.get(name, '')} |")
+        lines.append(f"| `{field.alias or name}` | {_kind(shapes[name])} | {_default(field)} | {notes.get(name, '')} |")
     return lines
 
 

@@ -12,23 +12,11 @@ from pydantic import ValidationError
 
 from schemas.digests import SHORT, digest_of
 from schemas.errors import SpecError, nearest
+from schemas.exports import Export, Hdf5Export, PairsExport, TfrecordExport
 from schemas.jobs import FeatureJob
 from schemas.models import ModelCard
-from schemas.spec import (
-    EncoderSpec,
-    Export,
-    FeatureSpec,
-    Hdf5Export,
-    IndexSpec,
-    MediaSource,
-    NarrationsSource,
-    PairsExport,
-    PrecomputedSource,
-    Source,
-    Spec,
-    TfrecordExport,
-    TfrecordSource,
-)
+from schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
+from schemas.spec import EncoderSpec, FeatureSpec, IndexSpec, Spec
 from schemas.spec_errors import explain
 from transforms.encoders.base import EncoderOptions, Family, PreparedText
 from transforms.encoders.registry import family, load_text_tower

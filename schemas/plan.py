@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from schemas.exports import Export
 from schemas.jobs import FeatureJob, RunJob
 from schemas.release import Release
-from schemas.spec import Export, IndexSpec, Limits
+from schemas.spec import IndexSpec, Limits
 
 
 class Accept(BaseModel):

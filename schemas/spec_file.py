@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.errors import SpecError, nearest
-from schemas.spec import PairsExport, Spec
+from schemas.exports import PairsExport
+from schemas.spec import Spec
 from schemas.spec_errors import explain
 from schemas.spec_yaml import read_document, substitute
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import SpecError
-from schemas.spec import MediaSource
+from schemas.sources import MediaSource
 from transforms.listing import clean_uid, glob_regex, list_source, path_to_uri, split_pattern, uri_to_path
 
 

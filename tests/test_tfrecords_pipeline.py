@@ -16,7 +16,7 @@ from stores import SmallStore
 
 from pipelines.run import RunOptions, RunResult, run_spec
 from schemas.errors import SpecError
-from schemas.spec import MediaSource
+from schemas.sources import MediaSource
 from schemas.spec_file import load_document, parse_document
 from schemas.tfrecords import RatedSegment, Record, Yt8mFrames, Yt8mVideo
 from transforms.listing import list_source
@@ -264,7 +264,7 @@ def test_wrong_specs_are_told_with_the_mend(project: Project, overrides: list[st
 
 
 def test_an_export_needs_to_know_which_output_is_rgb() -> None:
-    from schemas.spec import TfrecordExport
+    from schemas.exports import TfrecordExport
 
     export = TfrecordExport(kind="tfrecord", feature="f", format="yt8m_frame")
     with pytest.raises(SpecError, match="rgb is missing"):

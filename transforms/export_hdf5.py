@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 
 from schemas.digests import digest_of
+from schemas.exports import Hdf5Export
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
-from schemas.spec import Hdf5Export
 from transforms.export_base import Exporter, feature_contents, groups_of_parts
 from transforms.rates import rows_per_second
 from transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from schemas.errors import SpecError, nearest
-from schemas.spec import LabelColumn, LabelFile, MediaSource
+from schemas.sources import LabelColumn, LabelFile, MediaSource
 from transforms.labels import KEY
 from transforms.listing import clean_uid, read_listing_table
 from transforms.tfrecords.settings import read_vocabulary_file

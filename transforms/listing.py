@@ -15,7 +15,8 @@ import polars as pl
 
 from schemas.errors import CliploomError, SpecError
 from schemas.records import Failure, Listed
-from schemas.spec import MediaSource, UidRegex
+from schemas.sources import MediaSource
+from schemas.spec_base import UidRegex
 from transforms.store.objects import Objects
 
 LISTING = {

@@ -171,6 +171,8 @@ def _serve(encoder: str) -> None:
     from pipelines.run import RunOptions
 
     del apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, pipelines, transforms
+    for name in PLACES.values():
+        importlib.import_module(name.partition(":")[0])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

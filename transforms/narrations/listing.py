@@ -16,7 +16,8 @@ from schemas.digests import digest_of
 from schemas.errors import SpecError
 from schemas.narrations import NARRATIONS, BadRow, KeepRules, LabelText, Tally
 from schemas.records import Failure
-from schemas.spec import KeepSpec, LabelsSource, NarrationsSource
+from schemas.sources import LabelsSource, NarrationsSource
+from schemas.spec_base import KeepSpec
 from transforms.listing import LISTING, KnownListing, find, uid_of
 from transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
 from transforms.narrations.readers import InputFile, rules_of

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from schemas.digests import digest_of
 from schemas.errors import SpecError
+from schemas.exports import PairsExport, SplitSpec
 from schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
-from schemas.spec import KeepSpec, PairsExport, SplitSpec
+from schemas.spec_base import KeepSpec
 from transforms.export_base import Exporter, feature_contents
 from transforms.narrations import pairs
 from transforms.narrations.ingest import SPOOLS

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.narrations import EGO4D, PLAIN, BadRow, Columns, Narration, TextRules
-from schemas.spec import NarrationsSource, TextColumns, UidRegex
+from schemas.sources import NarrationsSource, TextColumns
+from schemas.spec_base import UidRegex
 from transforms.narrations.ego4d import read_ego4d
 from transforms.narrations.subtitles import read_subtitles
 from transforms.narrations.tabular import read_csv, read_jsonl, read_tgif

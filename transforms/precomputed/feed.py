@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from schemas.errors import ItemError
 from schemas.records import MAX_ORDINAL, ShardItem, row_id
-from schemas.spec import PrecomputedSource
+from schemas.sources import PrecomputedSource
 from schemas.tables import feature_schema
 from transforms.compute import ItemCount, PartBuilder, Timings
 from transforms.inputs import open_input

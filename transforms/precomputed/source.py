@@ -11,7 +11,7 @@ import polars as pl
 
 from schemas.digests import digest_stream
 from schemas.errors import ItemError, SpecError
-from schemas.spec import PrecomputedSource
+from schemas.sources import PrecomputedSource
 from transforms.inputs import is_remote, open_input
 from transforms.listing import LISTING, Found, find, uid_of, uri_to_path
 from transforms.precomputed.listing import ARRAY_SUFFIXES, HDF5_SUFFIXES, FeatureItem, list_features

@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from schemas.digests import SHORT, digest_bytes, digest_of
 from schemas.errors import SpecError, StoreError, nearest
+from schemas.exports import PcaSpec, TfrecordExport
 from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
 from schemas.release import ExportEntry, FileEntry, Release
-from schemas.spec import PcaSpec, TfrecordExport
 from schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
 from transforms.export_base import Exporter, feature_contents, groups_of_parts
 from transforms.store.objects import Objects

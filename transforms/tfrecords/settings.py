@@ -11,7 +11,7 @@ import polars as pl
 
 from schemas.digests import digest_of
 from schemas.errors import SpecError
-from schemas.spec import MediaSource, TfrecordSource
+from schemas.sources import MediaSource, TfrecordSource
 from schemas.tfrecords import ValueType
 from transforms.listing import list_source
 from transforms.tfrecords.vocabulary import Vocabulary, read_vocabulary

@@ -1,0 +1,243 @@
+"""Sources of a spec: named sets of inputs, by kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
+
+from schemas.spec_base import KeepSpec, Model, Name, Text, UidLaw, one_or_many
+from schemas.units import Count, NonNegativeSeconds
+
+
+class LabelColumn(Model):
+    """Labels from a column of the source's table: a text, several separated by ``;``, or a list."""
+
+    column: str
+
+
+class LabelFile(Model):
+    """Labels from a CSV with the columns ``uid`` (or ``path``) and ``labels``, several separated by ``;``.
+
+    Attributes:
+        csv: relative to the spec's folder; an item may have several lines.
+    """
+
+    csv: str
+
+
+class MediaSource(Model):
+    """Videos, GIFs and images found by globs, or listed by a table.
+
+    Attributes:
+        glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
+        table: CSV, Parquet or JSONL with a ``uri`` column, optionally ``uid``, and any columns kept as metadata.
+        uid: ``path`` (relative to the glob's root, no extension), ``stem``, or ``{regex: ...}``.
+        stereo: ``left`` keeps the left half of side-by-side stereo pictures.
+        labels: what items are, into the table ``labels``: ``folder`` (the one that a file lies in),
+            ``{column: ...}`` of the table, or ``{csv: ...}``.
+        vocabulary: CSV of classes with the columns Index and Name, which gives labels their numbers; without it
+            they are numbered in the order of their names.
+    """
+
+    own_vectors: ClassVar[bool] = False
+    kind: Literal["media"]
+    glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
+    table: Text | None = None
+    uid: UidLaw = "path"
+    stereo: Literal["left"] | None = None
+    labels: Literal["folder"] | LabelColumn | LabelFile | None = None
+    vocabulary: str | None = None
+
+    @model_validator(mode="after")
+    def _one_listing(self) -> MediaSource:
+        if (self.glob is None) == (self.table is None):
+            raise ValueError("give exactly one of 'glob' (patterns) and 'table' (a file that lists uris)")
+        return self
+
+
+class ExampleFieldSpec(Model):
+    """A numeric feature of tf.train.Example that becomes an output of the source.
+
+    Attributes:
+        width: numbers in it.
+        type: ``float32``, or ``uint8``: one string of raw numbers, quantised as YouTube-8M does it.
+    """
+
+    width: Count
+    type: Literal["float32", "uint8"] = "float32"
+
+
+class TfrecordSource(Model):
+    """TFRecord shards, compressed or not; rows get the ids of their records.
+
+    Attributes:
+        format: ``yt8m_video`` (one row a record), ``yt8m_frame`` and ``yt8m_segment`` (one row a second), or
+            ``example``: tf.train.Example with the features named in ``fields``.
+        glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
+        rgb, audio: numbers a row in the outputs ``rgb`` and ``audio`` of YouTube-8M; ``audio: 0`` leaves it out.
+        vocabulary: CSV of classes with the columns Index and Name; labels get names, others are refused.
+        fields: for ``example``: name of the feature -> its width and type; each becomes an output.
+        id: for ``example``: the feature that names a record, unique in its shard.
+        labels: for ``example``: an int64 feature with class indices.
+        quantized: ``decode`` stores 8-bit codes as the float32 numbers they stand for, ``keep`` as they are, in a
+            binary column of a quarter of the size.
+        uid: of a shard: ``path`` (relative to the glob's root, no extension), ``stem``, or ``{regex: ...}``.
+    """
+
+    own_vectors: ClassVar[bool] = True
+    kind: Literal["tfrecord"]
+    format: Literal["yt8m_video", "yt8m_frame", "yt8m_segment", "example"]
+    glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)]
+    rgb: Count = 1024
+    audio: NonNegativeInt = 128
+    vocabulary: str | None = None
+    fields: dict[Name, ExampleFieldSpec] | None = None
+    id: str | None = None
+    labels: str | None = None
+    quantized: Literal["decode", "keep"] = "decode"
+    uid: UidLaw = "path"
+
+    @model_validator(mode="after")
+    def _fits_format(self) -> TfrecordSource:
+        declared = [name for name in ("fields", "id", "labels") if getattr(self, name) is not None]
+        if self.format != "example" and declared:
+            raise ValueError(f"{declared[0]!r} is for format example; {self.format} knows its own features")
+        if self.format == "example" and not (self.fields and self.id):
+            raise ValueError("format example needs 'fields', such as {vector: {width: 512}}, and 'id', such as id: key")
+        return self
+
+
+class TextColumns(Model):
+    """Which columns (CSV) or keys (JSONL) hold what; an empty name means that there is none.
+
+    Attributes:
+        start, end: seconds; without ``start`` the texts are about whole videos.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    uid: Annotated[str, Field(min_length=1)] = "uid"
+    text: Annotated[str, Field(min_length=1)] = "text"
+    start: str = "start_s"
+    end: str = ""
+    pass_: str = Field("", alias="pass")
+    annotation_uid: str = ""
+
+
+class NarrationsSource(Model):
+    """Timed texts about videos; one video's are one item, whose uid is the video's.
+
+    Attributes:
+        format: ``ego4d`` (both versions), ``tgif`` (address, tab, sentence), ``csv``, ``jsonl``, ``srt``, ``vtt``.
+        path: the one file.
+        glob: patterns relative to the spec's folder, or URIs.
+        rows: of Ego4D's files: the narrations of moments, or the summaries of stretches.
+        columns: of CSV and JSONL.
+        delimiter: of CSV.
+        encoding: of CSV and subtitles; UTF-8 by default.
+        urls: the uid column of CSV or JSONL holds addresses.
+        uid: what names the video in a subtitle file's path, or in an address.
+        offset: a narration is usable while its time plus this is not negative.
+        rules: replacements in the text before it is encoded; those of Ego4D for ``ego4d`` (#C, #O, #unsure), else none.
+        order: of a video's narrations: ``tutorial`` (pass, place in the file) or ``research`` (time).
+        limit: take that many videos, chosen by a hash with ``seed``.
+        uids: take these videos; a list, or a file with one a line.
+    """
+
+    own_vectors: ClassVar[bool] = False
+    kind: Literal["narrations"]
+    format: Literal["ego4d", "tgif", "csv", "jsonl", "srt", "vtt"]
+    path: str | None = None
+    glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
+    rows: Literal["narrations", "summaries"] = "narrations"
+    columns: TextColumns | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    encoding: str | None = None
+    urls: bool = False
+    uid: UidLaw = "path"
+    offset: NonNegativeSeconds = 2.0
+    rules: dict[str, str] | None = None
+    keep: KeepSpec = KeepSpec()
+    order: Literal["tutorial", "research"] = "tutorial"
+    limit: Count | None = None
+    seed: int = 0
+    uids: list[str] | str | None = None
+
+    @model_validator(mode="after")
+    def _fits_format(self) -> NarrationsSource:
+        if (self.path is None) == (self.glob is None):
+            raise ValueError("give exactly one of 'path' (a file) and 'glob' (patterns)")
+        owners = {
+            "rows": ("ego4d",),
+            "columns": ("csv", "jsonl"),
+            "urls": ("csv", "jsonl"),
+            "delimiter": ("csv",),
+            "encoding": ("csv", "srt", "vtt"),
+        }
+        for name, formats in owners.items():
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and self.format not in formats:
+                raise ValueError(f"{name!r} is for {' and '.join(formats)}; leave it out for {self.format}")
+        if self.rules is not None and "" in self.rules:
+            raise ValueError("rules: an empty text can't be replaced")
+        return self
+
+
+class LabelsSource(Model):
+    """Class names put into prompts, as texts to encode; one class is one item, and its name is the uid.
+
+    Attributes:
+        labels: the names.
+        path: a text file with one name a line.
+        templates: texts with ``{label}`` where the name goes.
+    """
+
+    own_vectors: ClassVar[bool] = False
+    kind: Literal["labels"]
+    labels: Annotated[list[str], Field(min_length=1)] | None = None
+    path: str | None = None
+    templates: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)] = ["{label}"]
+
+    @model_validator(mode="after")
+    def _one_list(self) -> LabelsSource:
+        if (self.labels is None) == (self.path is None):
+            raise ValueError("give exactly one of 'labels' (a list) and 'path' (a file with one a line)")
+        for template in self.templates:
+            if "{label}" not in template:
+                raise ValueError(f"the template {template!r} has no {{label}}; write it where the class name goes")
+        return self
+
+
+class WindowLawSpec(Model):
+    """The sliding windows that precomputed rows stand for, in frames at ``fps``; Ego4D's Omnivore: 30, 32, 16."""
+
+    fps: Annotated[float, Field(gt=0, le=1000, strict=False)]
+    window: Count
+    stride: Count
+
+
+class PrecomputedSource(Model):
+    """Feature files that others computed: ``<uid>.pt``, ``.npy``, ``.npz``, or HDF5 with one dataset a uid.
+
+    Attributes:
+        glob: patterns relative to the spec's folder, or URIs; files of other kinds are passed over.
+        window: which second each row stands for.
+        dim: numbers in a row.
+        output: name of the vectors' column.
+        key: name of the array in ``.npz`` files that hold several.
+        group: where in HDF5 files the datasets lie.
+        uid: what names the video in a file's path.
+    """
+
+    own_vectors: ClassVar[bool] = True
+    kind: Literal["precomputed"]
+    glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)]
+    window: WindowLawSpec
+    dim: Count
+    output: Name = "features"
+    key: str | None = None
+    group: str = "/"
+    uid: UidLaw = "stem"
+
+
+Source = MediaSource | TfrecordSource | NarrationsSource | LabelsSource | PrecomputedSource

@@ -1,0 +1,75 @@
+"""A first spec for a folder of media, and a spec as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.scaffold import mermaid, write_spec
+from schemas.errors import SpecError
+from schemas.spec_file import load_spec
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["videos", "My Videos (2)", "2024", "h\u00e4user", "it's", "a: b", "[x]", 'say "hi"'])
+def test_any_folder_gets_a_spec_that_lists_its_files(tmp_path: Path, name: str) -> None:
+    from transforms.listing import list_source
+
+    touch(tmp_path / name, "a.mp4", "deep/b.GIF", "c.webp", "readme.md")
+    assert write_spec(tmp_path / name, tmp_path / "cliploom.yaml", force=False) == 3
+    spec = load_spec(tmp_path / "cliploom.yaml")
+    found = list_source("clips", spec.sources["clips"], tmp_path)  # type: ignore[arg-type]
+    assert sorted(found["uid"]) == ["a", "c", "deep/b"]
+
+
+def test_folder_elsewhere_is_named_in_full(tmp_path: Path) -> None:
+    touch(tmp_path / "far", "a.mp4")
+    (tmp_path / "near").mkdir()
+    write_spec(tmp_path / "far", tmp_path / "near" / "cliploom.yaml", force=False)
+    [pattern] = load_spec(tmp_path / "near" / "cliploom.yaml").sources["clips"].glob  # type: ignore[union-attr]
+    assert pattern == f"{tmp_path}/far/**/*.mp4"
+
+
+def test_folder_of_the_spec_itself_is_left_out_of_patterns(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    write_spec(tmp_path, tmp_path / "cliploom.yaml", force=False)
+    assert load_spec(tmp_path / "cliploom.yaml").sources["clips"].glob == ["**/*.mp4"]  # type: ignore[union-attr]
+
+
+def test_spec_is_only_replaced_when_told_to(tmp_path: Path) -> None:
+    touch(tmp_path / "media", "a.mp4")
+    (tmp_path / "cliploom.yaml").write_text("mine")
+    with pytest.raises(
+        SpecError, match="is there already; choose another name with --spec, or replace it with --force"
+    ):
+        write_spec(tmp_path / "media", tmp_path / "cliploom.yaml", force=False)
+    assert (tmp_path / "cliploom.yaml").read_text() == "mine"
+    write_spec(tmp_path / "media", tmp_path / "cliploom.yaml", force=True)
+    assert load_spec(tmp_path / "cliploom.yaml").name == "media"
+
+
+def test_flowchart_has_every_node_and_edge(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    write_spec(tmp_path, tmp_path / "cliploom.yaml", force=False)
+    assert mermaid(load_spec(tmp_path / "cliploom.yaml")).splitlines() == [
+        "flowchart LR",
+        "  source_clips[/clips: media/]",
+        "  encoder_minilm([minilm: minilm])",
+        "  encoder_lite0([lite0: efficientnet_lite0])",
+        "  feature_frames[frames]",
+        "  index_frames[(frames: index)]",
+        "  export_frames_h5[[frames_h5: hdf5]]",
+        "  encoder_minilm -.-> encoder_lite0",
+        "  source_clips --> feature_frames",
+        "  encoder_lite0 --> feature_frames",
+        "  feature_frames --> index_frames",
+        "  feature_frames --> export_frames_h5",
+    ]
