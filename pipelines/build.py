@@ -49,7 +49,7 @@ def build_run(pipeline: beam.Pipeline, plan: RunPlan) -> None:
     _ = draft | "Publish" >> beam.ParDo(Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports))
 
 
-class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):
+class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
     """The draft in, (name, index entry) out; one element of work a shard."""
 
     def __init__(self, plan: RunPlan) -> None:
@@ -67,7 +67,7 @@ class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):
         return draft | "FinishIndexes" >> beam.ParDo(FinishIndexes(self._plan), beam.pvalue.AsList(built))
 
 
-class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):
+class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
     """The draft in, (name, export entry) out; one element of work a file."""
 
     def __init__(self, plan: RunPlan) -> None:

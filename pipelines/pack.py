@@ -224,8 +224,8 @@ def _slices(numbered: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 def _shards(numbered: pl.DataFrame, features: list[str]) -> pl.DataFrame:
     item = pl.struct("uri", "signature", "digest", "facts", "twins", "segment", "attempt")
-    texts = numbered.select("shard_no", "cost_s", "rows", item.struct.json_encode().alias("item"))
-    shards = texts.group_by("shard_no", maintain_order=True).agg(
+    written = numbered.select("shard_no", "cost_s", "rows", item.struct.json_encode().alias("item"))
+    shards = written.group_by("shard_no", maintain_order=True).agg(
         pl.col("item"),
         pl.col("cost_s").sum(),
         pl.len().cast(pl.Int64).alias("items"),

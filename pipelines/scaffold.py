@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 
 from schemas.errors import SpecError
@@ -66,10 +68,10 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
         relative = folder.absolute().relative_to(home).as_posix()
     except ValueError:
         relative = folder.absolute().as_posix()
-    globs = ", ".join(
-        f'"{relative}/**/*{suffix}"' if relative != "." else f'"**/*{suffix}"' for suffix in sorted(counts)
-    )
-    name = "".join(letter if letter.isalnum() or letter in "_-" else "-" for letter in folder.absolute().name)
+    # A folder's own wildcards are meant as letters; JSON's quotes are YAML's too.
+    start = "" if relative == "." else re.sub(r"([*?\[])", r"[\1]", relative) + "/"
+    globs = ", ".join(json.dumps(f"{start}**/*{suffix}", ensure_ascii=False) for suffix in sorted(counts))
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.absolute().name)
     name = name if name[:1].isalpha() else f"media-{name}"
     text = TEMPLATE.format(name=name[:64].rstrip("-") or "media", store="./store", globs=globs, spec=spec.name)
     try:

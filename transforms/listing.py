@@ -165,7 +165,7 @@ def _step_regex(step: str) -> str:
         elif letter == "?":
             out += "[^/]"
         elif letter == "[" and (end := step.find("]", position + 1)) > 0:
-            body = step[position:end].replace("\\", r"\\")
+            body = step[position:end].replace("\\", r"\\").replace("[", r"\[")
             out += f"[{'^' + body[1:] if body.startswith('!') else body}]"
             position = end + 1
         else:

@@ -76,7 +76,7 @@ def _failed(source: str, uid: str, error: ItemError) -> Probed:
     return Probed(source, uid, None, None, error.stage, kind, str(error), error.transient)
 
 
-class ProbeItems(beam.PTransform[beam.PCollection[str], beam.PCollection[str]]):
+class ProbeItems(beam.PTransform[beam.PCollection[str], beam.PCollection[str]]):  # type: ignore[misc]
     """From the path of a listing's Parquet file to the paths of probe results, one for each row group."""
 
     def __init__(self, job: RunJob) -> None:

@@ -28,7 +28,7 @@ from transforms.store.parts import part_path, read_record, read_rows
 SHARD = TypeAdapter(Shard)
 
 
-class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):
+class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):  # type: ignore[misc]
     """From the path of a plan's Parquet file to its shards, spread over the workers.
 
     The graph stays the same whatever the size of the plan: the file's row groups are listed and read by workers.
@@ -167,7 +167,8 @@ def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder])
             table = f"{folder}/{builder.job.name}"
             record = read_record(Objects(table), "", SINGLE) if process.exitcode == 0 else None
             if record is None:
-                how = f"signal {-process.exitcode}" if (process.exitcode or 0) < 0 else f"exit code {process.exitcode}"
+                code = process.exitcode or 0
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 builder.fail_item(item, CrashedError("compute", f"the worker process died twice on this item ({how})"))
             else:
                 builder.add_finished(item, record, read_rows(Path(table) / SINGLE))

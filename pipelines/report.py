@@ -1,0 +1,291 @@
+"""The report of a run: what it did, how fast, with what, and how far the new vectors are from the old ones.
+
+It lies in the store as ``runs/<run>/report.json`` with stable keys; ``metrics_text`` says the same to Prometheus.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY
+from schemas.plan import RunPlan
+from schemas.records import ORDINAL_BITS
+from schemas.release import FeatureEntry, FileEntry, Release
+from transforms.store.objects import Objects
+from transforms.store.parts import part_path
+from transforms.store.tables import read_table
+
+LIBRARIES = ("apache-beam", "av", "deltalake", "faiss-cpu", "numpy", "openvino", "polars", "pyarrow")
+DRIFT_ITEMS = 64
+DRIFT_PARTS = 4
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far an output's new vectors are from those that the last release has for the same rows.
+
+    Attributes:
+        rows: that were compared, a bounded sample.
+        mean_cosine, least_cosine: 1 is no change.
+    """
+
+    feature: str
+    output: str
+    rows: int
+    mean_cosine: float
+    least_cosine: float
+
+
+def versions(program: str) -> dict[str, str]:
+    """Versions of the program and of the libraries that vectors and files depend on."""
+    found = {"cliploom": program, "python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    try:
+        from av import library_versions
+    except ImportError:
+        return found
+    return found | {name: ".".join(map(str, numbers)) for name, numbers in sorted(library_versions.items())}
+
+
+def run_report(
+    plan: RunPlan, state: str, release: Release | None, counters: Mapping[str, int], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """The report of a run that has ended.
+
+    Args:
+        plan: what was to be done.
+        state: ``published``, ``unchanged``, ``stopped`` (by a limit) or ``conflict``.
+        release: what readers see now.
+        counters: of all workers.
+        seconds: by stage.
+    """
+    objects = Objects(plan.job.store)
+    new = release if state == "published" else None
+    rows, computing = counters.get("rows", 0), seconds.get("compute", 0.0)
+    busy = sum(counters.get(f"{stage}_ms", 0) for stage in ("decode", "encode", "write")) / 1000
+    return {
+        "run": plan.job.run,
+        "state": state,
+        "release": release.release if release else None,
+        "verdicts": plan.verdicts,
+        "counts": plan.counts | (new.counts if new else {}),
+        "seconds": dict(seconds),
+        "rates": {
+            "rows_per_second": round(rows / computing, 3) if rows and computing else None,
+            "rows_per_busy_second": round(rows / busy, 3) if rows and busy else None,
+        },
+        "counters": dict(sorted(counters.items())),
+        "bytes": {
+            "written": counters.get("bytes_written", 0),
+            "rewritten": counters.get("bytes_rewritten", 0),
+            "indexes": _new_bytes(_index_files(plan.base), _index_files(new)),
+            "exports": _new_bytes(_export_files(plan.base), _export_files(new)),
+        },
+        "failures": _failure_groups(objects, new) if new else [],
+        "drift": [asdict(drift) for drift in measure_drift(objects, plan, new)] if new else [],
+        "indexes": {
+            name: {"kind": e.kind, "rows": e.rows, "recall": e.recall, "nprobe": e.nprobe, "reason": e.reason}
+            for name, e in (new.indexes if new else {}).items()
+        },
+        "versions": versions(plan.program),
+    }
+
+
+def write_report(objects: Objects, report: Mapping[str, Any]) -> None:
+    """Leave the report in the store."""
+    objects.put(f"runs/{report['run']}/report.json", json.dumps(report, indent=1).encode())
+
+
+def _index_files(release: Release | None) -> list[FileEntry]:
+    indexes = release.indexes.values() if release else ()
+    return [shard.file for index in indexes for shard in index.shards]
+
+
+def _export_files(release: Release | None) -> list[FileEntry]:
+    exports = release.exports.values() if release else ()
+    return [file for export in exports for file in export.files]
+
+
+def _new_bytes(before: list[FileEntry], after: list[FileEntry]) -> int:
+    known = {file.path for file in before}
+    return sum(file.size for file in after if file.path not in known)
+
+
+def _failure_groups(objects: Objects, release: Release) -> list[dict[str, Any]]:
+    failures = read_table(objects, "failures", release.tables["failures"])
+    grouped = failures.group_by("stage", "type", "transient", "partial").agg(
+        pl.len().alias("items"), pl.col("uid").min().alias("uid"), pl.col("message").sort_by("uid").first()
+    )
+    return grouped.sort(["items", "type", "stage"], descending=[True, False, False]).to_dicts()
+
+
+def measure_drift(objects: Objects, plan: RunPlan, release: Release) -> Iterator[Drift]:
+    """Old against new vectors of rows that were computed again: a seeded sample of a few parts' rows."""
+    if plan.base is None:
+        return
+    verdicts = objects.get(f"{plan.folder}/verdicts.parquet")
+    again = pl.read_parquet(verdicts).filter(pl.col("verdict").is_in([CONFIG_CHANGED, CONTENT_CHANGED, RETRY]))
+    if again.is_empty():
+        return
+    old_contents = read_table(objects, "contents", plan.base.tables["contents"])
+    new_contents = read_table(objects, "contents", release.tables["contents"])
+    for name, new in release.features.items():
+        old, mine = plan.base.features.get(name), pl.col("feature") == name
+        items = again.filter(mine)["item_no"].unique().sort()
+        if old is None or items.is_empty():
+            continue
+        items = items.sample(min(DRIFT_ITEMS, len(items)), seed=_SEED)
+        yield from _feature_drift(
+            objects, name, old, new, *(_places(c.filter(mine), items) for c in (old_contents, new_contents))
+        )
+
+
+def _places(contents: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
+    """part, item_no of the sampled items, in a few parts."""
+    found = contents.filter(pl.col("item_no").is_in(items.implode()) & (pl.col("rows") > 0)).select("part", "item_no")
+    counted = found.group_by("part").len().sort(["len", "part"], descending=[True, False]).head(DRIFT_PARTS)
+    return found.join(counted, on="part", how="semi")
+
+
+def _feature_drift(
+    objects: Objects, name: str, old: FeatureEntry, new: FeatureEntry, before: pl.DataFrame, after: pl.DataFrame
+) -> Iterator[Drift]:
+    for output, entry in new.outputs.items():
+        if output not in old.outputs or old.outputs[output].dim != entry.dim:
+            continue
+        rows = _rows(objects, old.table, before, output).join(
+            _rows(objects, new.table, after, output), on="row_id", suffix="_new"
+        )
+        if rows.is_empty() or not isinstance(rows[output].dtype, pl.List):
+            continue
+        a, b = (np.asarray(rows[column].to_list(), np.float64) for column in (output, f"{output}_new"))
+        scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.divide((a * b).sum(axis=1), scale, out=np.ones_like(scale), where=scale > 0)
+        yield Drift(name, output, rows.height, round(float(cosine.mean()), 6), round(float(cosine.min()), 6))
+
+
+def _rows(objects: Objects, table: str, places: pl.DataFrame, output: str) -> pl.DataFrame:
+    items = places["item_no"].unique()
+    frames = [pl.DataFrame(schema={"row_id": pl.Int64, output: pl.List(pl.Float32)})]
+    for part in places["part"].unique().sort():
+        with objects.local_copy(part_path(table, part)) as local:
+            frame = pl.read_parquet(local, columns=["row_id", output])
+        frames.append(frame.filter((pl.col("row_id") // (1 << ORDINAL_BITS)).is_in(items.implode())))
+    kept = [frame for frame in frames if frame.height] or frames[:1]
+    return pl.concat(kept)
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """What the report adds to the summary on the screen."""
+    lines = [
+        f"  drift {drift['feature']}.{drift['output']}: mean cosine {drift['mean_cosine']:.4f} between old and new "
+        f"vectors ({drift['rows']} rows compared)"
+        for drift in report["drift"]
+    ]
+    lines += [f"  index {name}: {entry['reason']}" for name, entry in report["indexes"].items() if entry["reason"]]
+    return lines
+
+
+_METRICS = {
+    "cliploom_run_success": "1 when the last run ended well, else 0.",
+    "cliploom_run_exit_code": "Exit code of the last run.",
+    "cliploom_run_end_time_seconds": "When the last run ended, in seconds since 1970.",
+    "cliploom_release": "Number of the release that readers see.",
+    "cliploom_release_time_seconds": "When that release was published, in seconds since 1970.",
+    "cliploom_items": "Items of the release by state.",
+    "cliploom_verdicts": "Items of the last run by feature and verdict.",
+    "cliploom_rows": "Rows of the release by feature.",
+    "cliploom_stage_seconds": "Seconds of the last run by stage.",
+    "cliploom_bytes": "Bytes that the last run wrote, by what.",
+    "cliploom_counter": "Counters of the last run's workers.",
+    "cliploom_index_recall": "recall@10 of the index against exact search.",
+    "cliploom_drift_mean_cosine": "Mean cosine between old and new vectors of rows computed again.",
+}
+
+
+def metrics_text(code: int, now: float, result: Mapping[str, Any] | None = None) -> str:
+    """A run's end in the text format of Prometheus.
+
+    Args:
+        code: exit code.
+        now: seconds since 1970.
+        result: of the run (``pipelines.run.RunResult`` as plain values), when it had one.
+    """
+    samples = [
+        ("cliploom_run_success", {}, int(code == 0)),
+        ("cliploom_run_exit_code", {}, code),
+        ("cliploom_run_end_time_seconds", {}, round(now, 3)),
+        *(_result_samples(result) if result is not None else ()),
+    ]
+    lines: list[str] = []
+    for name, text in _METRICS.items():
+        mine = [(labels, value) for metric, labels, value in samples if metric == name]
+        if mine:
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+            lines += [f"{name}{_labels(labels)} {value}" for labels, value in mine]
+    return "\n".join(lines) + "\n"
+
+
+def _result_samples(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], float]]:
+    release, report = result["release"], result["report"]
+    published = pl.Series([release["created_at"]]).str.to_datetime(time_zone="UTC").dt.epoch("ms")[0] / 1000
+    yield "cliploom_release", {}, release["release"]
+    yield "cliploom_release_time_seconds", {}, published
+    for state in ("items", "failed", "partial", "outdated"):
+        yield "cliploom_items", {"state": "listed" if state == "items" else state}, release["counts"].get(state, 0)
+    for feature, counts in result["verdicts"].items():
+        for verdict, number in counts.items():
+            yield "cliploom_verdicts", {"feature": feature, "verdict": verdict}, number
+    for feature, entry in release["features"].items():
+        yield "cliploom_rows", {"feature": feature}, entry["rows"]
+    for stage, seconds in result["seconds"].items():
+        yield "cliploom_stage_seconds", {"stage": stage}, seconds
+    for what, size in report["bytes"].items():
+        yield "cliploom_bytes", {"what": what}, size
+    for name, value in result["counters"].items():
+        yield "cliploom_counter", {"name": name}, value
+    for name, index in release["indexes"].items():
+        if index.get("recall") is not None:
+            yield "cliploom_index_recall", {"index": name}, index["recall"]
+    for drift in report["drift"]:
+        labels = {"feature": drift["feature"], "output": drift["output"]}
+        yield "cliploom_drift_mean_cosine", labels, drift["mean_cosine"]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return re.sub(r'(["\\])', r"\\\1", value).replace("\n", r"\n")
+
+
+def write_metrics(path: Path, text: str) -> None:
+    """Replace ``path`` in one step, so that a collector never reads half of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
