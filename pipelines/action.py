@@ -3,31 +3,67 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.check import check_encoders
 from pipelines.console import LiveProgress, run_summary, say, show, show_json
 from pipelines.listings import failure_groups
-from pipelines.resolve import check_encoders
+from pipelines.report import metrics_text, summary_lines, write_metrics
 from pipelines.run import choose_target, new_run_id, open_store
 from pipelines.supervise import Watching, run_supervised
+from schemas.errors import SpecError
 from schemas.spec_file import load_spec
 
 
 def run_action(
-    request: dict[str, Any], spec_path: Path, overrides: Sequence[str], *, as_json: bool, strict: bool
+    request: dict[str, Any],
+    spec_path: Path,
+    overrides: Sequence[str],
+    *,
+    as_json: bool,
+    strict: bool,
+    metrics_file: Path | None = None,
 ) -> int:
     """Run a spec; returns the exit code.
+
+    Args:
+        request: for ``pipelines.child``.
+        spec_path: the spec.
+        overrides: of its values.
+        as_json: print the result as JSON.
+        strict: failures give exit code 1.
+        metrics_file: where to leave the run's end for Prometheus, however it ends.
 
     Raises:
         CliploomError: as the run does.
     """
+    if metrics_file is not None and not metrics_file.absolute().parent.is_dir():
+        raise SpecError(f"--metrics-file: there is no folder {str(metrics_file.absolute().parent)!r}; make it first.")
+    try:
+        return _run(request, spec_path, overrides, as_json=as_json, strict=strict, metrics_file=metrics_file)
+    except Exception as error:
+        if metrics_file is not None:
+            write_metrics(metrics_file, metrics_text(getattr(error, "exit_code", 1), time.time()))
+        raise
+
+
+def _run(
+    request: dict[str, Any],
+    spec_path: Path,
+    overrides: Sequence[str],
+    *,
+    as_json: bool,
+    strict: bool,
+    metrics_file: Path | None,
+) -> int:
     spec = load_spec(spec_path, overrides)
     check_encoders(spec, spec_path.absolute().parent)
     choose_target(spec, request.get("target"))
     store = open_store(spec, spec_path.absolute().parent).uri
-    return _supervised(request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)))
+    return _supervised(request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)), metrics_file)
 
 
 def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int:
@@ -40,7 +76,12 @@ def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int
 
 
 def _supervised(
-    request: dict[str, Any], store: str, as_json: bool, strict: bool, next_command: Callable[[], str]
+    request: dict[str, Any],
+    store: str,
+    as_json: bool,
+    strict: bool,
+    next_command: Callable[[], str],
+    metrics_file: Path | None = None,
 ) -> int:
     run = new_run_id()
     log = Path(tempfile.gettempdir()) / f"cliploom-{run}.log"
@@ -54,9 +95,12 @@ def _supervised(
     if as_json:
         show_json(result | {"store": store, "failures": failures})
     else:
-        show(run_summary(result, store, failures))
+        show("\n".join([run_summary(result, store, failures), *summary_lines(result["report"])]))
         say(f"Next: {next_command()}")
-    return 1 if strict and any(not group["partial"] for group in failures) else 0
+    code = 1 if strict and any(not group["partial"] for group in failures) else 0
+    if metrics_file is not None:
+        write_metrics(metrics_file, metrics_text(code, time.time(), result))
+    return code
 
 
 def _next_command(store: str, indexed: bool) -> str:

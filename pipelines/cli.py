@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -77,8 +77,8 @@ def init(
 @app.command()
 def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a spec without listing files or loading models."""
+    from pipelines.check import check_encoders
     from pipelines.console import show, show_json
-    from pipelines.resolve import check_encoders
     from schemas.spec_file import load_spec
     from transforms.store.objects import Objects
 
@@ -123,16 +123,17 @@ def plan(
     limit: LimitOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try known failures again.")] = False,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Compute everything again.")] = False,
+    measure: Annotated[int, typer.Option("--measure", min=0, help="Try N items for the clock.")] = 0,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run would do, and why; probes new files, computes nothing."""
+    """Say what a run would do, and why; probes new files, keeps nothing that it computes."""
     from pipelines.console import show, show_json
     from pipelines.preview import plan_preview, preview_text
     from pipelines.run import RunOptions
 
     options = RunOptions(target=target, limit=limit, retry_failed=retry_failed, full_refresh=full_refresh)
-    preview = plan_preview(spec, overrides or (), options)
+    preview = plan_preview(spec, overrides or (), options, measure)
     if as_json:
         show_json(preview)
     else:
@@ -149,6 +150,9 @@ def run(
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Compute everything again.")] = False,
     allow_recompute: Annotated[bool, typer.Option("--allow-recompute", help="Lift limits.max_recompute.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when any item failed.")] = False,
+    metrics_file: Annotated[
+        Path | None, typer.Option("--metrics-file", help="Leave the run's end there for Prometheus.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -167,7 +171,9 @@ def run(
         "extra": list(context.obj or ()),
         "command": f"cliploom run {spec}",
     }
-    raise typer.Exit(run_action(request, spec, overrides or (), as_json=as_json, strict=strict))
+    raise typer.Exit(
+        run_action(request, spec, overrides or (), as_json=as_json, strict=strict, metrics_file=metrics_file)
+    )
 
 
 @app.command()
@@ -249,10 +255,9 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search by words, or by a file or item that hits should be like."""
-    from transforms.searching import open_store
-
     from pipelines.console import show, show_json
     from pipelines.listings import hit_table
+    from transforms.searching import open_store
 
     found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank)
     if as_json:
@@ -283,9 +288,8 @@ def inspect(
 @app.command()
 def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
     """Check every file that a release names: hashes, ids, copies, that vectors find themselves."""
-    from transforms.verifying import verify_release
-
     from pipelines.console import say, show, show_json
+    from transforms.verifying import verify_release
 
     problems = verify_release(store, release)
     if as_json:
@@ -307,9 +311,8 @@ def vacuum(
     as_json: JsonOption = False,
 ) -> None:
     """Remove what no kept release names."""
-    from transforms.vacuuming import vacuum_store
-
     from pipelines.console import human_bytes, say, show, show_json
+    from transforms.vacuuming import vacuum_store
 
     removed = vacuum_store(store, keep_releases, dry_run=dry_run)
     if as_json:
@@ -358,7 +361,7 @@ def _invoke(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         # Not command.main, which makes exit codes of Ctrl-C and closed pipes.
-        with command.make_context("cliploom", arguments, obj=extra) as context:
+        with command.make_context("cliploom", list(arguments), obj=extra) as context:
             command.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code

@@ -151,16 +151,16 @@ def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mappin
         lines.append(f"  {name}: {said}; {entry.get('rows', 0)} rows, {human_bytes(entry.get('size', 0))}")
     for name, index in release["indexes"].items():
         recall = f", recall@10 {index['recall']:.3f}" if index.get("recall") is not None else ""
-        lines.append(f"  index {name}: {index['rows']} rows, {index['kind']}, {counted(len(index['shards']), 'shard')}{recall}")
+        shards = counted(len(index["shards"]), "shard")
+        lines.append(f"  index {name}: {index['rows']} rows, {index['kind']}, {shards}{recall}")
     for name, export in release["exports"].items():
         first = export["files"][0]["path"] if export["files"] else "no files"
         lines.append(f"  export {name}: {counted(len(export['files']), 'file')}, open {store}/{first}")
     if failures:
         lines.append("Failures:")
-        lines += [
-            f"  {row['items']} {row['type']}{' (part kept)' if row['partial'] else ''}, e.g. {row['uid']}: {row['message']}"
-            for row in failures
-        ]
+        for row in failures:
+            kept = " (part kept)" if row["partial"] else ""
+            lines.append(f"  {row['items']} {row['type']}{kept}, e.g. {row['uid']}: {row['message']}")
     if result["changed"]:
         lines.append(_pace(result["counters"], seconds))
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipelines.pack import pack, wish_of
+from pipelines.pack import pack, total_cost, wish_of
 from pipelines.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, MOVED, UNCHANGED, FeaturePast, RetryLaw, allot_numbers, judge
 from pipelines.resolve import Resolved, describe_change
 from pipelines.survey import Before, Survey
@@ -29,14 +29,16 @@ class Planned:
 
     Attributes:
         verdicts: feature, item_no, uid, verdict, reason, ...
+        work: what is to be computed, as ``pack`` takes it.
         shards: packed work, costliest first.
-        counts: had, deleted (whose bytes no listed item has), known_failed, probed, recompute.
+        counts: had, deleted (whose bytes no listed item has), known_failed, probed, recompute, cost_ms (estimated).
         emptied: sources that had items and list none any more.
         recompute_reason: why items whose bytes did not change are computed again.
     """
 
     tables: PlanTables
     verdicts: pl.DataFrame
+    work: pl.DataFrame
     shards: pl.DataFrame
     next_item_no: int
     counts: dict[str, int]
@@ -99,7 +101,8 @@ def make_plan(
     if refresh:
         attempt = pl.lit(1000 + (before.release.release if before.release else 0), pl.Int64)
     wishes = {name: wish_of(job) for name, job in resolved.jobs.items()}
-    shards = pack(work.with_columns(attempt.alias("attempt")), wishes, segment_s)
+    work = work.with_columns(attempt.alias("attempt"))
+    shards = pack(work, wishes, segment_s)
     tables = PlanTables(
         items=items.select(ITEMS.names),
         wanted=_wanted(resolved, items, verdicts, before),
@@ -118,9 +121,10 @@ def make_plan(
         "known_failed": before.failures.filter(~pl.col("partial")).select("source", "uid").unique().height,
         "probed": found.probed,
         "recompute": _recomputed(verdicts, before),
+        "cost_ms": round(1000 * total_cost(shards)),
     }
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
-    return Planned(tables, verdicts, shards, free, counts, found.emptied, reasons[0] if len(reasons) else "")
+    return Planned(tables, verdicts, work, shards, free, counts, found.emptied, reasons[0] if len(reasons) else "")
 
 
 def _deleted(before: pl.DataFrame, items: pl.DataFrame) -> int:

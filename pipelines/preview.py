@@ -2,59 +2,87 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from pipelines.console import human_bytes, human_seconds, say
+from pipelines.measure import measure
 from pipelines.pack import total_cost
 from pipelines.plan import COMPUTED, UNCHANGED, count_verdicts
 from pipelines.run import RunOptions, new_run_id, open_store, prepare
 from schemas.spec_file import load_spec
+from transforms.frames import write_frame
 from transforms.store.lock import store_lock
+from transforms.store.objects import Objects
+from transforms.store.releases import Releases
 
 EXAMPLES = 3
+RUNS_BACK = 20
+LEAST_MS = 100
+"""Less work than this tells nothing of a pace."""
 
 
-def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
+def plan_preview(
+    spec_path: Path, overrides: Sequence[str], options: RunOptions, sample: int = 0
+) -> dict[str, Any]:
     """Verdicts with counts, reasons and an estimate, by feature; also written to ``plans/<run>/verdicts.parquet``.
+
+    Args:
+        spec_path: the spec.
+        overrides: of its values.
+        options: as for a run.
+        sample: items to compute for the clock, 0 for none.
 
     Raises:
         CliploomError: as a run would before it computes.
     """
-    import io
-    from dataclasses import replace
-
     spec = load_spec(spec_path, overrides)
     base = spec_path.absolute().parent
     objects = open_store(spec, base)
     with store_lock(objects, f"cliploom plan {spec_path}"):
         ready = prepare(spec, base, replace(options, run=new_run_id()), lambda text: say(f"• {text}"))
-        buffer = io.BytesIO()
-        ready.planned.verdicts.write_parquet(buffer)
         written = f"plans/{ready.job.run}/verdicts.parquet"
-        objects.put(written, buffer.getvalue())
+        write_frame(objects, written, ready.planned.verdicts)
+        measured = measure(ready, sample) if sample else None
+        seconds = total_cost(ready.planned.shards) * pace_of(objects, ready.releases)
     verdicts, shards = ready.planned.verdicts, ready.planned.shards
     items = ready.planned.tables.items
     work = verdicts.filter(pl.col("verdict").is_in(COMPUTED)).join(items.select("item_no", "size"), on="item_no")
     return {
         "store": objects.uri,
         "verdicts": count_verdicts(verdicts),
-        "reasons": _reasons(verdicts),
+        "reasons": _reasons(verdicts, seconds / max(1, work.height)),
         "items": items.height,
         "compute_items": work.select("item_no").unique().height,
         "compute_bytes": int(work.unique("item_no")["size"].sum()),
         "rows": int(shards["rows"].sum()) if shards.height else 0,
         "shards": shards.height,
-        "estimated_cpu_seconds": round(total_cost(shards), 1),
+        "estimated_cpu_seconds": round(seconds, 1),
+        "measured": asdict(measured) if measured else None,
         "failures": ready.found.failures.height,
         "written": objects.uri_of(written),
     }
 
 
-def _reasons(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
+def pace_of(objects: Objects, releases: Releases) -> float:
+    """Seconds of a core that earlier runs took for each second that was estimated; 1 when no report tells."""
+    for release in releases.rows[: -RUNS_BACK - 1 : -1]:
+        try:
+            report = json.loads(objects.get(f"runs/{release.run}/report.json"))
+        except FileNotFoundError:
+            continue
+        spent = sum(report["counters"].get(f"{stage}_ms", 0) for stage in ("decode", "encode", "write"))
+        if report["counts"].get("cost_ms") and spent >= LEAST_MS:
+            return float(spent / report["counts"]["cost_ms"])
+    return 1.0
+
+
+def _reasons(verdicts: pl.DataFrame, seconds_each: float) -> list[dict[str, Any]]:
     said = verdicts.filter((pl.col("verdict") != UNCHANGED) & (pl.col("reason") != ""))
     # Reasons that name another file or a message differ by item; one example stands for them.
     kind = pl.col("reason").str.replace(r"^(same bytes as) .*(, rows are copied)$", "$1 another item$2")
@@ -64,7 +92,8 @@ def _reasons(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
         .agg(pl.len().alias("items"), pl.col("uid").head(EXAMPLES).alias("examples"))
         .sort("feature", "items", descending=[False, True])
     )
-    return grouped.to_dicts()
+    spent = pl.when(pl.col("verdict").is_in(COMPUTED)).then(pl.col("items") * seconds_each).otherwise(0.0).round(1)
+    return grouped.with_columns(spent.alias("estimated_cpu_seconds")).to_dicts()
 
 
 def preview_text(preview: dict[str, Any]) -> str:
@@ -75,7 +104,10 @@ def preview_text(preview: dict[str, Any]) -> str:
         for reason in preview["reasons"]:
             if reason["feature"] == feature:
                 examples = ", ".join(reason["examples"])
-                lines.append(f"  {reason['verdict']}: {reason['reason']}: {reason['items']} items ({examples})")
+                again = " recomputed" if reason["verdict"] in COMPUTED else ""
+                cost = f", about {human_seconds(reason['estimated_cpu_seconds'])} of one core" if again else ""
+                items = f"{reason['items']:,} items{again}{cost}"
+                lines.append(f"  {reason['verdict']}: {reason['reason']}: {items} ({examples})")
     if preview["compute_items"]:
         lines.append(
             f"To compute: {preview['compute_items']} items, {human_bytes(preview['compute_bytes'])} to read, "
@@ -84,5 +116,12 @@ def preview_text(preview: dict[str, Any]) -> str:
         )
     else:
         lines.append("Nothing to compute.")
+    if preview["measured"]:
+        found = preview["measured"]
+        lines.append(
+            f"Measured on {found['items']} items ({found['rows']} rows in {human_seconds(found['cpu_seconds'])} of one "
+            f"core): about {human_seconds(found['hours'] * 3600)} on the target's workers, "
+            f"{human_bytes(preview['compute_bytes'])} to read, a store of about {human_bytes(found['store_bytes'])}."
+        )
     lines.append(f"All verdicts: {preview['written']}")
     return "\n".join(lines)

@@ -8,205 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from pipelines.check import CheckedEncoder, check_encoders, output_names, own_outputs
 from schemas.digests import SHORT, digest_of
-from schemas.errors import SpecError, nearest
-from schemas.exports import Export, Hdf5Export, PairsExport, TfrecordExport
+from schemas.errors import SpecError
+from schemas.exports import Export, PairsExport, TfrecordExport
 from schemas.jobs import FeatureJob
 from schemas.models import ModelCard
 from schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
-from schemas.spec import EncoderSpec, FeatureSpec, IndexSpec, Spec
-from schemas.spec_errors import explain
-from transforms.encoders.base import EncoderOptions, Family, PreparedText
-from transforms.encoders.registry import family, load_text_tower
-from transforms.rates import rows_per_second
+from schemas.spec import FeatureSpec, IndexSpec, Spec
+from transforms.encoders.base import PreparedText
+from transforms.encoders.registry import load_text_tower
 from transforms.store.objects import Objects
-
-TEXT_KINDS = ("narrations", "labels")
-"""Kinds of sources whose items are texts."""
-
-
-@dataclass(frozen=True)
-class CheckedEncoder:
-    """An encoder node whose options its family has accepted."""
-
-    name: str
-    spec: EncoderSpec
-    family: Family
-    options: EncoderOptions
-
-
-def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]:
-    """Options, outputs and samplings against what the encoders' families say, without loading any model.
-
-    Args:
-        spec: checked by itself.
-        base: folder that relative paths in options start from.
-
-    Raises:
-        SpecError: naming every problem.
-    """
-    problems: list[str] = []
-    checked: dict[str, CheckedEncoder] = {}
-    for name, node in spec.encoders.items():
-        place = f"encoders.{name}"
-        try:
-            kind = family(node.kind)
-            options = kind.located(kind.Options.model_validate(node.options), base)
-        except ValidationError as error:
-            problems += [explain(problem, node.options, kind.Options, place) for problem in error.errors()]
-            continue
-        except SpecError as error:
-            problems.append(f"{place}.kind: {str(error)[:1].lower()}{str(error)[1:]}")
-            continue
-        checked[name] = CheckedEncoder(name, node, kind, options)
-        if node.text_encoder is not None and not kind.TEXT_ENCODER:
-            problems.append(
-                f"{place}.text_encoder: the encoder kind {node.kind!r} takes no text_encoder; leave it out."
-            )
-    for name, encoder in checked.items():
-        named = checked.get(encoder.spec.text_encoder or "")
-        if named is not None and named.family.modality(named.options) != "text":
-            problems.append(
-                f"encoders.{name}.text_encoder: {named.name!r} does not encode text; name one that does, "
-                "such as an encoder of kind minilm."
-            )
-    for name, feature in spec.features.items():
-        wanted = checked.get(feature.encoder) if feature.encoder else None
-        if spec.sources[feature.source].own_vectors:
-            problems += _check_own_outputs(f"features.{name}.outputs", feature, spec)
-        elif wanted is not None:
-            problems += _check_feature(f"features.{name}", feature, wanted, spec.sources[feature.source].kind)
-    if not problems:
-        problems += _check_outputs(spec, checked)
-    if problems:
-        raise SpecError("\n".join(problems))
-    return checked
-
-
-def _check_feature(place: str, feature: FeatureSpec, encoder: CheckedEncoder, kind: str) -> list[str]:
-    problems = []
-    known = output_names(encoder)
-    for output in feature.outputs or ():
-        if output not in known:
-            hint = ""
-            if output == "semantic" and encoder.spec.text_encoder is None:
-                hint = f" It needs encoders.{encoder.name}.text_encoder, such as an encoder of kind minilm."
-            problems.append(
-                f"{place}.outputs: encoder {encoder.name!r} has no output {output!r}{nearest(output, known)}{hint}"
-            )
-    if len(set(feature.outputs or ())) != len(feature.outputs or ()):
-        problems.append(f"{place}.outputs: {feature.outputs} names an output twice.")
-    modality = encoder.family.modality(encoder.options)
-    if kind in TEXT_KINDS and modality != "text":
-        problems.append(
-            f"{place}.encoder: {encoder.name!r} encodes {modality}s, but source {feature.source!r} holds texts; "
-            "name one for text, such as an encoder of kind minilm."
-        )
-    elif kind in TEXT_KINDS and feature.sample is not None:
-        problems.append(f"{place}.sample: source {feature.source!r} holds texts, which are not sampled; leave it out.")
-    elif kind not in TEXT_KINDS and modality == "text":
-        problems.append(f"{place}.encoder: {encoder.name!r} encodes text, but the source holds media.")
-    elif modality == "clip" and feature.sample is not None and not feature.sample.windowed:
-        problems.append(
-            f"{place}.sample: encoder {encoder.name!r} takes clips; use a window, such as "
-            "{window: {frames: 32, stride: 16, fps: 30}} or {first: {frames: 32}}."
-        )
-    return problems
-
-
-def output_names(encoder: CheckedEncoder) -> tuple[str, ...]:
-    """Names of an encoder's outputs."""
-    return encoder.family.output_names(encoder.options, encoder.spec.text_encoder is not None)
-
-
-def own_outputs(source: Source) -> dict[str, int]:
-    """Name and width of the outputs of a source that brings vectors of its own."""
-    if isinstance(source, TfrecordSource):
-        from transforms.tfrecords.settings import ShardSettings
-
-        return ShardSettings.of(source, None).outputs
-    if isinstance(source, PrecomputedSource):
-        return {source.output: source.dim}
-    raise TypeError(f"a source of kind {source.kind!r} brings no vectors")
-
-
-def _check_own_outputs(place: str, feature: FeatureSpec, spec: Spec) -> list[str]:
-    known = own_outputs(spec.sources[feature.source])
-    return [
-        f"{place}: source {feature.source!r} has no output {output!r}{nearest(output, known)}"
-        for output in feature.outputs or ()
-        if output not in known
-    ]
-
-
-def feature_outputs(feature: FeatureSpec, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> tuple[str, ...]:
-    """Names of the outputs that a feature keeps."""
-    if feature.outputs:
-        return tuple(feature.outputs)
-    source = spec.sources[feature.source]
-    return tuple(own_outputs(source)) if feature.encoder is None else output_names(checked[feature.encoder])
-
-
-def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
-    problems = []
-    for group, nodes in (("indexes", spec.indexes), ("exports", spec.exports)):
-        for name, node in nodes.items():
-            feature = spec.features[node.feature]
-            known = feature_outputs(feature, spec, checked)
-            if node.output is None and group == "indexes" and len(known) > 1 and "semantic" not in known:
-                problems.append(
-                    f"{group}.{name}.output is missing; feature {node.feature!r} has {', '.join(known)}: name one."
-                )
-            elif isinstance(node, TfrecordExport):
-                problems += _check_tfrecord_export(name, node, known)
-            elif isinstance(node, Hdf5Export) and isinstance(spec.sources[feature.source], TfrecordSource):
-                problems.append(
-                    f"{group}.{name}.kind: hdf5 holds an array an item, but the items of source {feature.source!r} are "
-                    "shards; use kind tfrecord, or read the feature's table."
-                )
-            elif node.output is not None and node.output not in known:
-                problems.append(
-                    f"{group}.{name}.output: feature {node.feature!r} has no output {node.output!r}"
-                    f"{nearest(node.output, known)}"
-                )
-            if isinstance(node, PairsExport):
-                problems += _check_pairs(f"{group}.{name}", node, spec, checked)
-    return problems
-
-
-def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
-    problems = []
-    texts, clips = spec.features[export.text], spec.features[export.feature]
-    if spec.sources[texts.source].kind != "narrations":
-        problems.append(f"{place}.text: feature {export.text!r} is not of narrations; name one that is.")
-    source = spec.sources[clips.source]
-    on_grid = isinstance(source, PrecomputedSource)
-    if clips.sample is not None:
-        on_grid = rows_per_second({"sample": clips.sample.model_dump(mode="json")}) > 0
-    if not on_grid:
-        problems.append(
-            f"{place}.feature: the rows of {export.feature!r} do not lie on a grid of time; sample it with "
-            "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}."
-        )
-    known = feature_outputs(texts, spec, checked)
-    if export.text_output is not None and export.text_output not in known:
-        problems.append(
-            f"{place}.text_output: feature {export.text!r} has no output {export.text_output!r}"
-            f"{nearest(export.text_output, known)}"
-        )
-    return problems
-
-
-def _check_tfrecord_export(name: str, export: TfrecordExport, outputs: tuple[str, ...]) -> list[str]:
-    from transforms.tfrecords.export import chosen_outputs
-
-    try:
-        chosen_outputs(name, export, outputs)
-    except SpecError as error:
-        return [str(error)]
-    return []
 
 
 @dataclass(frozen=True)
@@ -407,7 +219,8 @@ def _shards_job(
 def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Sentence that says how a feature's config differs from the last release's, for reasons a person reads.
 
-    >>> describe_change({"encoder": {"name": "lite0", "precision": "f32"}}, {"encoder": {"name": "lite0", "precision": "bf16"}})
+    >>> encoder = {"name": "lite0", "precision": "f32"}
+    >>> describe_change({"encoder": encoder}, {"encoder": encoder | {"precision": "bf16"}})
     'encoder lite0: precision f32 -> bf16'
     """
     changes = []
@@ -415,14 +228,16 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if before.get("name") != after.get("name") and before.get("kind") != after.get("kind"):
         changes.append(f"encoder {before.get('name')} -> {after.get('name')}")
     else:
-        for key in sorted({*before, *after} - {"name"}):
-            if before.get(key) != after.get(key):
-                changes.append(
-                    f"encoder {after.get('name')}: {key} {_text(before.get(key))} -> {_text(after.get(key))}"
-                )
-    for key in ("sample", "window", "rules", "order", "key", "outputs", "stereo", "revisions", "records"):
-        if old.get(key) != new.get(key):
-            changes.append(f"{key} {_text(old.get(key))} -> {_text(new.get(key))}")
+        changes += [
+            f"encoder {after.get('name')}: {key} {_text(before.get(key))} -> {_text(after.get(key))}"
+            for key in sorted({*before, *after} - {"name"})
+            if before.get(key) != after.get(key)
+        ]
+    changes += [
+        f"{key} {_text(old.get(key))} -> {_text(new.get(key))}"
+        for key in ("sample", "window", "rules", "order", "key", "outputs", "stereo", "revisions", "records")
+        if old.get(key) != new.get(key)
+    ]
     if not changes and old.get("model") != new.get("model"):
         changes.append("the model's weights or revision changed")
     return "; ".join(changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable
@@ -15,7 +14,9 @@ import polars as pl
 
 from pipelines.plan import COMPUTED, CONTENT_CHANGED, RetryLaw, count_verdicts, select_subset
 from pipelines.planning import Planned, make_plan, write_plan_files
-from pipelines.resolve import TEXT_KINDS, Resolved, resolve
+from pipelines.report import run_report, write_report
+from pipelines.check import TEXT_KINDS
+from pipelines.resolve import Resolved, resolve
 from pipelines.runner import check_options, is_local, run_graph, workers_of
 from pipelines.survey import Before, Survey, list_sources, read_before, survey
 from pipelines.version import program_version
@@ -60,6 +61,7 @@ class RunResult:
         changed: a release was published by this run.
         counters: Beam's, added up over stages.
         seconds: by stage.
+        report: what lies in the store as ``runs/<run>/report.json``.
     """
 
     run: str
@@ -68,6 +70,7 @@ class RunResult:
     verdicts: dict[str, dict[str, int]]
     counters: dict[str, int]
     seconds: dict[str, float]
+    report: dict[str, Any]
 
 
 @dataclass
@@ -213,7 +216,7 @@ def run_spec(
         plan = run_plan(ready, document, options)
         latest = ready.releases.latest
         if latest is not None and not options.compact and is_idle(ready, document, latest):
-            return RunResult(plan.job.run, latest, False, plan.verdicts, ready.counters, ready.watch.seconds)
+            return _ended(objects, plan, "unchanged", latest, ready.counters, ready.watch)
         write_plan_files(objects, plan.folder, ready.planned)
         objects.put(f"{plan.folder}/plan.json", plan.model_dump_json().encode())
         keep_known_sentences(objects, plan, ready)
@@ -311,18 +314,18 @@ def execute(
     outcome = read_outcome(objects, plan.job.run)
     if outcome is None:
         raise StoreError(f"Run {plan.job.run} ended without publishing; run again: finished parts are reused.")
-    if outcome["state"] == "stopped":
-        raise LimitError(str(outcome["message"]))
-    if outcome["state"] == "conflict":
-        raise StoreError(str(outcome["message"]))
+    if outcome["state"] != "published":
+        write_report(objects, run_report(plan, str(outcome["state"]), plan.base, counters, watch.seconds))
+        raise (LimitError if outcome["state"] == "stopped" else StoreError)(str(outcome["message"]))
     release = read_releases(objects).get(int(str(outcome["release"])))
-    report = {
-        "run": plan.job.run,
-        "release": release.release,
-        "verdicts": plan.verdicts,
-        "counters": counters,
-        "seconds": watch.seconds,
-        "program": plan.program,
-    }
-    objects.put(f"runs/{plan.job.run}/report.json", json.dumps(report, indent=1).encode())
-    return RunResult(plan.job.run, release, True, plan.verdicts, counters, watch.seconds)
+    return _ended(objects, plan, "published", release, counters, watch)
+
+
+def _ended(
+    objects: Objects, plan: RunPlan, state: str, release: Release, counters: dict[str, int], watch: Stopwatch
+) -> RunResult:
+    report = run_report(plan, state, release, counters, watch.seconds)
+    write_report(objects, report)
+    # A worker process may die after it has published; the next one finds nothing left to do.
+    changed = release.run == plan.job.run
+    return RunResult(plan.job.run, release, changed, plan.verdicts, counters, watch.seconds, report)

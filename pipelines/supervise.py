@@ -1,8 +1,8 @@
 """The supervisor of a local run: a child process does the work, this one shows it and starts it again when it dies.
 
 A decoder or model that takes its process down (``os._exit``, a segmentation fault, the out-of-memory killer) takes the
-local runner with it. The child goes on with the same run: finished parts are adopted, and the item that was being worked
-on is tried alone (``transforms.inflight``), so that one command still ends with a release.
+local runner with it. The child goes on with the same run: finished parts are adopted, and the item that was being
+worked on is tried alone (``transforms.inflight``), so that one command still ends with a release.
 """
 
 from __future__ import annotations

@@ -18,14 +18,15 @@ from schemas.release import Release
 from schemas.spec import Spec
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, PROBED
 from transforms.frames import empty_frame, failures_frame
-from transforms.listing import LISTING, KnownListing, list_source
+from transforms.label_listing import list_media
+from transforms.listing import LISTING, KnownListing
 from transforms.precomputed.source import list_precomputed
 from transforms.store.objects import Objects
 from transforms.store.paths import TO_PROBE, probe_results_path
 from transforms.store.tables import read_table
 from transforms.tfrecords.settings import list_shards
 
-_LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {"media": list_source, "tfrecord": list_shards, "precomputed": list_precomputed}
+_LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {"media": list_media, "tfrecord": list_shards, "precomputed": list_precomputed}
 _TEXT_LISTERS = {
     "narrations": "transforms.narrations.listing:list_narrations",
     "labels": "transforms.narrations.listing:list_labels",

@@ -30,15 +30,15 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> SpecEr
         wrong = message.split("'")[1]
         return SpecError(f"There is no command {wrong!r}{nearest(wrong, command.commands if command else ())}")
     if message.startswith("Got unexpected extra argument"):
-        return SpecError(f"{message.partition('(')[2].partition('(')[2].rstrip(')')!r} is one argument too many; {see}.")
+        surplus = message.rpartition("(")[2].rstrip(")")
+        return SpecError(f"{surplus!r} is one argument too many; {see}.")
     if parameter is not None and type(error).__name__ == "MissingParameter":
         return SpecError(f"The argument {parameter.name.upper()} is missing; {see}.")
     if parameter is not None:
         said = message.split(",")[0]
-        return SpecError(
-            f"{parameter.opts[0] if parameter.opts[0].startswith('-') else parameter.name.upper()}: "
-            f"{short(_given(parameter.opts, arguments))} is wrong: {said[:1].lower()}{said[1:]}; {see}."
-        )
+        name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
+        value = short(_given(parameter.opts, arguments))
+        return SpecError(f"{name}: {value} is wrong: {said[:1].lower()}{said[1:]}; {see}.")
     return SpecError(f"{message}; {see}.")
 
 

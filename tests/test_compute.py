@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from media_factory import write_image, write_noise, write_video
 from numpy.typing import NDArray
 
-from media_factory import write_image, write_noise, write_video
 from schemas.digests import digest_file
 from schemas.errors import EncodeError
 from schemas.jobs import FeatureJob

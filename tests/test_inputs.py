@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import UnreadableError
 from transforms import inputs
-from transforms.inputs import is_remote, open_input
+from transforms.inputs import open_input
+from transforms.uris import is_remote
 
 
 def signature(path: Path) -> str:
@@ -78,12 +78,12 @@ def test_remote_uris(uri: str, remote: bool) -> None:
     assert is_remote(uri) is remote
 
 
-@pytest.fixture()
-def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where fetched files go, small enough for two of them."""
     monkeypatch.setattr(inputs.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(inputs, "SPOOL_BYTES", 2_500)
-    yield tmp_path / f"cliploom-spool-{os.getuid()}"
+    return tmp_path / f"cliploom-spool-{os.getuid()}"
 
 
 def test_spool_keeps_the_files_used_last(spool: Path) -> None:

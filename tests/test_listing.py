@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from schemas.errors import SpecError
 from schemas.sources import MediaSource
-from transforms.listing import clean_uid, glob_regex, list_source, path_to_uri, split_pattern, uri_to_path
+from transforms.listing import clean_uid, glob_regex, list_source, split_pattern
+from transforms.uris import path_to_uri, uri_to_path
 
 
 def source(**values: Any) -> MediaSource:
@@ -117,8 +119,14 @@ def test_any_file_name_has_a_uri_and_a_uid(name: bytes) -> None:
 
 
 @given(st.text(alphabet="ab*?/[].!\\^-", max_size=12))
-def test_any_pattern_is_a_glob(pattern: str) -> None:
-    glob_regex(split_pattern(pattern)[1])
+def test_any_pattern_is_a_glob_or_a_spec_error(pattern: str) -> None:
+    with contextlib.suppress(SpecError):
+        glob_regex(split_pattern(pattern)[1])
+
+
+def test_range_that_runs_backwards_is_told() -> None:
+    with pytest.raises(SpecError, match=r"'\[z-a\]\.mp4' is not a glob pattern \(bad character range z-a"):
+        glob_regex("[z-a].mp4")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])

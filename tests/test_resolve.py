@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from stores import SmallStore
 
 from pipelines.resolve import Resolved, describe_change, resolve
 from schemas.errors import SpecError
 from schemas.spec_file import parse_document
 from schemas.spec_yaml import read_document
-from stores import SmallStore
 from transforms.store.objects import Objects
 
 SPEC = """\
@@ -29,7 +29,7 @@ indexes:
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def resolved(built_store: SmallStore) -> Objects:
     """A store in which the models are prepared already."""
     return Objects(built_store.store)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import let_all_enter, without_rights
+from commands import python_without_override
 
 from schemas.digests import digest_bytes
 from schemas.errors import CliploomError, SpecError, StoreError
 from transforms.store.objects import TEMPORARY, Objects
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its rights")
 
 
 def test_put_new_keeps_what_is_there(tmp_path: Path) -> None:
@@ -163,25 +162,38 @@ def test_a_file_inside_the_path_of_the_store_is_one_sentence(tmp_path: Path) -> 
         Objects(tmp_path / "file" / "store").put("a", b"")
 
 
-@needs_root
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda objects: objects.put("a/b", b""),
-        lambda objects: objects.put_new("a/b", b""),
-        lambda objects: objects.get("a/secret"),
-        lambda objects: objects.delete(["a/secret"]),
-        lambda objects: objects.create_file("a/c").__enter__(),
-        lambda objects: Objects(objects.root / "new").put("a", b""),
-    ],
-)
-def test_missing_rights_are_one_sentence(tmp_path: Path, use: Callable[[Objects], object]) -> None:
-    let_all_enter(tmp_path)
+def test_missing_rights_are_one_sentence(tmp_path: Path) -> None:
     objects = Objects(tmp_path)
     objects.put("a/secret", b"1")
-    (tmp_path / "a" / "secret").chmod(0o600)
-    with (
-        without_rights(),
-        pytest.raises(StoreError, match=r"no permission; check the rights of this user on the store\.$"),
-    ):
-        use(objects)
+    (tmp_path / "a" / "secret").chmod(0o000)
+    for folder in (tmp_path / "a", tmp_path):
+        folder.chmod(0o500)
+    code = (
+        "import sys\n"
+        "from schemas.errors import StoreError\n"
+        "from transforms.store.objects import Objects\n"
+        "objects = Objects(sys.argv[1])\n"
+        "uses = [\n"
+        "    lambda: objects.put('a/b', b''),\n"
+        "    lambda: objects.put_new('a/b', b''),\n"
+        "    lambda: objects.get('a/secret'),\n"
+        "    lambda: objects.delete(['a/secret']),\n"
+        "    lambda: objects.create_file('a/c').__enter__(),\n"
+        "    lambda: Objects(objects.root / 'new').put('a', b''),\n"
+        "]\n"
+        "for use in uses:\n"
+        "    try:\n"
+        "        use()\n"
+        "    except StoreError as error:\n"
+        "        print(error)\n"
+    )
+    ended = python_without_override("-c", code, tmp_path)
+    for folder in (tmp_path, tmp_path / "a"):
+        folder.chmod(0o700)
+    assert (ended.code, ended.err) == (0, "")
+    said = ended.out.splitlines()
+    assert len(said) == 6
+    assert all(
+        re.fullmatch(rf"{tmp_path}\S*: no permission; check the rights of this user on the store\.", line)
+        for line in said
+    )

@@ -19,7 +19,7 @@ from schemas.errors import SpecError
 from schemas.sources import MediaSource
 from schemas.spec_file import load_document, parse_document
 from schemas.tfrecords import RatedSegment, Record, Yt8mFrames, Yt8mVideo
-from transforms.listing import list_source
+from transforms.label_listing import list_media
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors
 from transforms.tfrecords import quantize
@@ -328,7 +328,7 @@ def media(tmp_path: Path) -> Path:
 
 def labels_in(folder: Path, **options: Any) -> list[Any]:
     source = MediaSource.model_validate({"kind": "media"} | options)
-    return [json.loads(text)["labels"] for text in list_source("clips", source, folder)["metadata"].to_list()]
+    return [json.loads(text)["labels"] for text in list_media("clips", source, folder)["metadata"].to_list()]
 
 
 def test_labels_from_folders_are_numbered_by_name(media: Path) -> None:

@@ -287,7 +287,13 @@ def failure_row(job: FeatureJob, count: ItemCount, twin: Twin, error: ItemError)
 Feed = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
 """Reads one item and hands its samples to the builders, counting; what it raises becomes the item's failure."""
 
-_FEEDS = {"media": "transforms.media.feed:feed_media", "tfrecord": "transforms.tfrecords.feed:feed_tfrecord", "narrations": "transforms.narrations.feed:feed_texts", "labels": "transforms.narrations.feed:feed_texts", "precomputed": "transforms.precomputed.feed:feed_precomputed"}
+_FEEDS = {
+    "media": "transforms.media.feed:feed_media",
+    "tfrecord": "transforms.tfrecords.feed:feed_tfrecord",
+    "narrations": "transforms.narrations.feed:feed_texts",
+    "labels": "transforms.narrations.feed:feed_texts",
+    "precomputed": "transforms.precomputed.feed:feed_precomputed",
+}
 
 
 def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timings) -> None:

@@ -9,8 +9,8 @@ import apache_beam as beam
 
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, Release
+from transforms.counters import count
 from transforms.export_base import Exporter, FileTask
-from transforms.shards import count
 from transforms.store.objects import Objects
 
 _EXPORTERS = {

@@ -22,10 +22,10 @@ from schemas.records import PartRecord, Rewrite
 from schemas.release import ExportEntry, FeatureEntry, IndexEntry, OutputEntry, Release
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from transforms.assemble import COMPUTED, Assembly, assemble
+from transforms.counters import count
 from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame
 from transforms.models import model_files
 from transforms.narrations.table import commit_narrations
-from transforms.shards import count
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path
 from transforms.store.releases import append_release, read_releases

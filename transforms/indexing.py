@@ -16,11 +16,11 @@ from schemas.index import IndexRecipe
 from schemas.plan import RunPlan
 from schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
 from schemas.spec import IndexSpec
+from transforms.counters import count
 from transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
 from transforms.index.recall import exact_top_k, measure, tune_nprobe
 from transforms.index.search import open_shard
 from transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
-from transforms.shards import count
 from transforms.store.objects import Objects
 from transforms.store.parts import iterate_vectors
 from transforms.store.tables import read_table

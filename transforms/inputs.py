@@ -14,15 +14,10 @@ from pathlib import Path
 
 from schemas.digests import digest_of
 from schemas.errors import StoreError, UnreadableError
-from transforms.listing import uri_to_path
 from transforms.store.objects import Objects
+from transforms.uris import is_remote, uri_to_path
 
 SPOOL_BYTES = 4_000_000_000
-
-
-def is_remote(uri: str) -> bool:
-    """The uri needs fetching."""
-    return "://" in uri and not uri.startswith("file://")
 
 
 @contextmanager

@@ -10,11 +10,18 @@ import polars as pl
 
 from schemas.errors import SpecError, nearest
 from schemas.sources import LabelColumn, LabelFile, MediaSource
-from transforms.labels import KEY
-from transforms.listing import clean_uid, read_listing_table
+from transforms.listing import clean_uid, list_source, read_listing_table
 from transforms.tfrecords.settings import read_vocabulary_file
 
 SEPARATOR = ";"
+KEY = "labels"
+"""Key of an item's metadata with its labels, a list of [index or null, name]."""
+
+
+def list_media(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
+    """The items of a media source as ``transforms.listing.list_source`` lists them, with labels where it has some."""
+    frame = list_source(name, source, base)
+    return frame if source.labels is None else with_labels(frame, name, source, base)
 
 
 def with_labels(frame: pl.DataFrame, name: str, source: MediaSource, base: Path) -> pl.DataFrame:

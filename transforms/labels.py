@@ -20,16 +20,15 @@ from schemas.jobs import FeatureJob
 from schemas.plan import RunPlan
 from schemas.release import Release
 from schemas.tables import LABELS
+from transforms.counters import count
 from transforms.frames import empty_frame
-from transforms.shards import count
+from transforms.label_listing import KEY
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path, read_rows
 from transforms.store.tables import TableFile, commit_files, read_table
 from transforms.tfrecords.settings import ShardSettings
 
 TABLE = "labels"
-KEY = "labels"
-"""Key of an item's metadata with its labels, a list of [index or null, name]."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote, unquote_to_bytes
 
 import polars as pl
 
@@ -18,6 +17,7 @@ from schemas.records import Failure, Listed
 from schemas.sources import MediaSource
 from schemas.spec_base import UidRegex
 from transforms.store.objects import Objects
+from transforms.uris import is_remote, path_to_uri, uri_to_path
 
 LISTING = {
     "source": pl.String,
@@ -80,10 +80,6 @@ def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
             f"sources.{name}: {first} and {second} have the same uid {uid!r}; rename one, narrow the glob, "
             "or choose another uid (uid: {regex: ...} or a table with a uid column)."
         )
-    if source.labels is not None:
-        from transforms.label_listing import with_labels
-
-        return with_labels(frame, name, source, base)
     return frame
 
 
@@ -105,7 +101,7 @@ def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
     """
     root, rest = split_pattern(pattern)
     matcher = glob_regex(rest)
-    if "://" in pattern and not pattern.startswith("file://"):
+    if is_remote(pattern):
         yield from _find_remote(root, matcher)
         return
     start = (base / Path(root.removeprefix("file://")).expanduser()).absolute()
@@ -142,6 +138,9 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
 
     >>> bool(glob_regex("**/*.mp4").match("a/b/c.mp4")), bool(glob_regex("*.mp4").match("a/c.mp4"))
     (True, False)
+
+    Raises:
+        SpecError: for a range that runs backwards, such as ``[z-a]``.
     """
     out = ""
     steps = pattern.split("/")
@@ -152,7 +151,10 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             continue
         out += "" if step.startswith(".") else r"(?!\.)"
         out += _step_regex(step) + ("" if last else "/")
-    return re.compile(f"^{out}$", re.DOTALL)
+    try:
+        return re.compile(f"^{out}$", re.DOTALL)
+    except re.error as error:
+        raise SpecError(f"{pattern!r} is not a glob pattern ({error}); a plain bracket is written [[].") from None
 
 
 def _step_regex(step: str) -> str:
@@ -212,23 +214,6 @@ def _find_remote(root: str, matcher: re.Pattern[str]) -> Iterator[Found]:
             yield Found(entry.path, objects.uri_of(entry.path), entry.size, signature)
 
 
-def path_to_uri(path: Path) -> str:
-    """The path itself when it is Unicode text, else a file URI with its bytes percent-escaped."""
-    text = str(path)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return f"file://{quote(os.fsencode(text))}"
-    return text
-
-
-def uri_to_path(uri: str) -> Path:
-    """The local path that ``path_to_uri`` or a table wrote."""
-    if uri.startswith("file://"):
-        return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
-    return Path(uri)
-
-
 def clean_uid(text: str) -> str:
     r"""NFC Unicode; bytes that are no UTF-8 become percent escapes.
 
@@ -275,7 +260,7 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
         uri = row["uri"]
         if not isinstance(uri, str) or not uri:
             raise SpecError(f"{place}: row {number} of {path} has no uri ({uri!r}).")
-        if "://" in uri and not uri.startswith("file://"):
+        if is_remote(uri):
             bucket, _, key = uri.rpartition("/")
             size = Objects(bucket).size(key)
             found = Found(key, uri, size or 0, "missing" if size is None else f"{size}:{uri}")

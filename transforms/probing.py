@@ -20,12 +20,13 @@ from schemas.errors import CrashedError, ItemError
 from schemas.jobs import RunJob
 from schemas.media import MediaLimits
 from schemas.tables import PROBED
+from transforms.counters import count
 from transforms.inflight import Inflight, item_key
 from transforms.inputs import open_input
 from transforms.media.probe import probe
 from transforms.precomputed.source import array_facts, digest_dataset, split_uri
 from transforms.progress import ProgressLog
-from transforms.shards import count, list_row_groups
+from transforms.shards import list_row_groups
 from transforms.store.objects import Objects
 from transforms.store.paths import TO_PROBE, probe_results_path
 from transforms.tfrecords.probe import probe_shard

@@ -37,9 +37,7 @@ def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) 
         return replace(record, size=path.stat().st_size, digest=digest_file(path))
 
 
-def _copy(
-    objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter
-) -> tuple[list[Content], list[Failure]]:
+def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -> tuple[list[Content], list[Failure]]:
     """Copy what ``use`` takes; returns the contents, and what is known of their failures."""
     try:
         with objects.local_copy(part_path(job.table, use.part)) as local:
@@ -62,7 +60,8 @@ def _copy(
         failures += [
             replace(failure, item_no=take.to.item_no, uid=take.to.uid)
             for failure in old.failures
-            if failure.item_no == take.from_item_no and (failure.expected, failure.got) == (content.planned, content.rows)
+            if failure.item_no == take.from_item_no
+            and (failure.expected, failure.got) == (content.planned, content.rows)
         ]
     return contents, failures
 

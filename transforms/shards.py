@@ -10,13 +10,13 @@ from pathlib import Path
 
 import apache_beam as beam
 import pyarrow.parquet as pq
-from apache_beam.metrics import Metrics
 from pydantic import TypeAdapter
 
 from schemas.errors import CrashedError
 from schemas.jobs import FeatureJob, RunJob
 from schemas.records import PartRecord, Rewrite, Shard, ShardItem
 from transforms.compute import PartBuilder, Timings, compute_item, compute_parts
+from transforms.counters import count
 from transforms.inflight import Inflight, item_key
 from transforms.models import SentenceEncoder, load_encoder
 from transforms.narrations.known import read_known
@@ -149,11 +149,6 @@ def report_counts(records: Sequence[PartRecord], shard: Shard, timings: Timings)
             count(f"failed_{failure.type}", 1)
 
 
-def count(name: str, value: int) -> None:
-    """Add to a Beam counter of this stage."""
-    Metrics.counter("cliploom", name).inc(value)
-
-
 def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder]) -> None:
     """Compute an item that a worker died on in a process of its own; its death is the item's failure."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
@@ -164,14 +159,13 @@ def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder])
         process.start()
         process.join()
         for builder in builders:
-            table = f"{folder}/{builder.job.name}"
-            record = read_record(Objects(table), "", SINGLE) if process.exitcode == 0 else None
+            record = read_record(Objects(folder), builder.job.name, SINGLE) if process.exitcode == 0 else None
             if record is None:
                 code = process.exitcode or 0
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 builder.fail_item(item, CrashedError("compute", f"the worker process died twice on this item ({how})"))
             else:
-                builder.add_finished(item, record, read_rows(Path(table) / SINGLE))
+                builder.add_finished(item, record, read_rows(Path(folder) / builder.job.name / SINGLE))
 
 
 SINGLE = "alone.parquet"
@@ -179,13 +173,18 @@ SINGLE = "alone.parquet"
 
 def _compute_alone(job: RunJob, shard: Shard, jobs: list[FeatureJob], folder: str) -> None:
     """What the process of its own does: the parts of one item, in a folder of its own."""
+    compute_aside(job, shard, jobs, Objects(folder))
+
+
+def compute_aside(job: RunJob, shard: Shard, jobs: Sequence[FeatureJob], target: Objects) -> list[PartRecord]:
+    """Compute a shard into ``target``, a folder for each feature, instead of the store; models are the store's."""
     objects = Objects(job.store)
     timings = Timings()
-    compute_parts(
+    return compute_parts(
         shard,
         jobs,
         {each.name: load_encoder(objects, each, 1) for each in jobs if each.model},
-        lambda each, _: Objects(f"{folder}/{each.name}").create_file(SINGLE),
+        lambda each, _: target.create_file(part_path(each.name, SINGLE)),
         lambda item, builders: compute_item(item, builders, timings),
         lambda item, rows: None,
         job.run,

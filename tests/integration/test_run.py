@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 import polars as pl
 import pytest
+from media_factory import picture, write_image, write_video
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from media_factory import picture, write_image, write_video
 from pipelines.run import RunOptions, RunResult, run_spec
 from schemas.errors import SpecError
 from schemas.spec_file import load_document, load_spec
@@ -109,7 +109,7 @@ class Project:
         )
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(tmp_path: Path) -> Project:
     """Three clips of one second and a picture."""
     (tmp_path / "media").mkdir()
@@ -126,7 +126,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.relative_to(folder).parts[0] in ("plans", "probes", "runs", "lock")
+        if path.is_file() and path.relative_to(folder).parts[0] not in ("plans", "probes", "runs", "lock")
     }
 
 

@@ -14,8 +14,9 @@ from schemas.errors import UnreadableError
 from schemas.media import Sampled
 from schemas.records import ShardItem
 from transforms.compute import ItemCount, PartBuilder, Timings
-from transforms.inputs import is_remote, open_input
+from transforms.inputs import open_input
 from transforms.narrations.listing import TextsPlace, place_of
+from transforms.uris import is_remote
 
 COLUMNS = ["idx", "start_s", "end_s", "encoded"]
 

@@ -1,0 +1,203 @@
+"""A spec against what its encoders and sources say, without loading any model or listing any file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.errors import SpecError, nearest
+from schemas.exports import Hdf5Export, PairsExport, TfrecordExport
+from schemas.sources import PrecomputedSource, Source, TfrecordSource
+from schemas.spec import EncoderSpec, FeatureSpec, Spec
+from schemas.spec_errors import explain
+from transforms.encoders.base import EncoderOptions, Family
+from transforms.encoders.registry import family
+from transforms.rates import rows_per_second
+
+TEXT_KINDS = ("narrations", "labels")
+"""Kinds of sources whose items are texts."""
+
+
+@dataclass(frozen=True)
+class CheckedEncoder:
+    """An encoder node whose options its family has accepted."""
+
+    name: str
+    spec: EncoderSpec
+    family: Family
+    options: EncoderOptions
+
+
+def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]:
+    """Options, outputs and samplings against what the encoders' families say, without loading any model.
+
+    Args:
+        spec: checked by itself.
+        base: folder that relative paths in options start from.
+
+    Raises:
+        SpecError: naming every problem.
+    """
+    problems: list[str] = []
+    checked: dict[str, CheckedEncoder] = {}
+    for name, node in spec.encoders.items():
+        place = f"encoders.{name}"
+        try:
+            kind = family(node.kind)
+            options = kind.located(kind.Options.model_validate(node.options), base)
+        except ValidationError as error:
+            problems += [explain(problem, node.options, kind.Options, place) for problem in error.errors()]
+            continue
+        except SpecError as error:
+            problems.append(f"{place}.kind: {str(error)[:1].lower()}{str(error)[1:]}")
+            continue
+        checked[name] = CheckedEncoder(name, node, kind, options)
+        if node.text_encoder is not None and not kind.TEXT_ENCODER:
+            problems.append(
+                f"{place}.text_encoder: the encoder kind {node.kind!r} takes no text_encoder; leave it out."
+            )
+    for name, encoder in checked.items():
+        named = checked.get(encoder.spec.text_encoder or "")
+        if named is not None and named.family.modality(named.options) != "text":
+            problems.append(
+                f"encoders.{name}.text_encoder: {named.name!r} does not encode text; name one that does, "
+                "such as an encoder of kind minilm."
+            )
+    for name, feature in spec.features.items():
+        wanted = checked.get(feature.encoder) if feature.encoder else None
+        if spec.sources[feature.source].own_vectors:
+            problems += _check_own_outputs(f"features.{name}.outputs", feature, spec)
+        elif wanted is not None:
+            problems += _check_feature(f"features.{name}", feature, wanted, spec.sources[feature.source].kind)
+    if not problems:
+        problems += _check_outputs(spec, checked)
+    if problems:
+        raise SpecError("\n".join(problems))
+    return checked
+
+
+def _check_feature(place: str, feature: FeatureSpec, encoder: CheckedEncoder, kind: str) -> list[str]:
+    problems = []
+    known = output_names(encoder)
+    for output in feature.outputs or ():
+        if output not in known:
+            hint = ""
+            if output == "semantic" and encoder.spec.text_encoder is None:
+                hint = f" It needs encoders.{encoder.name}.text_encoder, such as an encoder of kind minilm."
+            problems.append(
+                f"{place}.outputs: encoder {encoder.name!r} has no output {output!r}{nearest(output, known)}{hint}"
+            )
+    if len(set(feature.outputs or ())) != len(feature.outputs or ()):
+        problems.append(f"{place}.outputs: {feature.outputs} names an output twice.")
+    modality = encoder.family.modality(encoder.options)
+    if kind in TEXT_KINDS and modality != "text":
+        problems.append(
+            f"{place}.encoder: {encoder.name!r} encodes {modality}s, but source {feature.source!r} holds texts; "
+            "name one for text, such as an encoder of kind minilm."
+        )
+    elif kind in TEXT_KINDS and feature.sample is not None:
+        problems.append(f"{place}.sample: source {feature.source!r} holds texts, which are not sampled; leave it out.")
+    elif kind not in TEXT_KINDS and modality == "text":
+        problems.append(f"{place}.encoder: {encoder.name!r} encodes text, but the source holds media.")
+    elif modality == "clip" and feature.sample is not None and not feature.sample.windowed:
+        problems.append(
+            f"{place}.sample: encoder {encoder.name!r} takes clips; use a window, such as "
+            "{window: {frames: 32, stride: 16, fps: 30}} or {first: {frames: 32}}."
+        )
+    return problems
+
+
+def output_names(encoder: CheckedEncoder) -> tuple[str, ...]:
+    """Names of an encoder's outputs."""
+    return encoder.family.output_names(encoder.options, encoder.spec.text_encoder is not None)
+
+
+def own_outputs(source: Source) -> dict[str, int]:
+    """Name and width of the outputs of a source that brings vectors of its own."""
+    if isinstance(source, TfrecordSource):
+        from transforms.tfrecords.settings import ShardSettings
+
+        return ShardSettings.of(source, None).outputs
+    if isinstance(source, PrecomputedSource):
+        return {source.output: source.dim}
+    raise TypeError(f"a source of kind {source.kind!r} brings no vectors")
+
+
+def _check_own_outputs(place: str, feature: FeatureSpec, spec: Spec) -> list[str]:
+    known = own_outputs(spec.sources[feature.source])
+    return [
+        f"{place}: source {feature.source!r} has no output {output!r}{nearest(output, known)}"
+        for output in feature.outputs or ()
+        if output not in known
+    ]
+
+
+def feature_outputs(feature: FeatureSpec, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> tuple[str, ...]:
+    """Names of the outputs that a feature keeps."""
+    if feature.outputs:
+        return tuple(feature.outputs)
+    source = spec.sources[feature.source]
+    return tuple(own_outputs(source)) if feature.encoder is None else output_names(checked[feature.encoder])
+
+
+def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
+    problems = []
+    for group, nodes in (("indexes", spec.indexes), ("exports", spec.exports)):
+        for name, node in nodes.items():
+            feature = spec.features[node.feature]
+            known = feature_outputs(feature, spec, checked)
+            if node.output is None and group == "indexes" and len(known) > 1 and "semantic" not in known:
+                problems.append(
+                    f"{group}.{name}.output is missing; feature {node.feature!r} has {', '.join(known)}: name one."
+                )
+            elif isinstance(node, TfrecordExport):
+                problems += _check_tfrecord_export(name, node, known)
+            elif isinstance(node, Hdf5Export) and isinstance(spec.sources[feature.source], TfrecordSource):
+                problems.append(
+                    f"{group}.{name}.kind: hdf5 holds an array an item, but the items of source {feature.source!r} are "
+                    "shards; use kind tfrecord, or read the feature's table."
+                )
+            elif node.output is not None and node.output not in known:
+                problems.append(
+                    f"{group}.{name}.output: feature {node.feature!r} has no output {node.output!r}"
+                    f"{nearest(node.output, known)}"
+                )
+            if isinstance(node, PairsExport):
+                problems += _check_pairs(f"{group}.{name}", node, spec, checked)
+    return problems
+
+
+def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
+    problems = []
+    texts, clips = spec.features[export.text], spec.features[export.feature]
+    if spec.sources[texts.source].kind != "narrations":
+        problems.append(f"{place}.text: feature {export.text!r} is not of narrations; name one that is.")
+    source = spec.sources[clips.source]
+    on_grid = isinstance(source, PrecomputedSource)
+    if clips.sample is not None:
+        on_grid = rows_per_second({"sample": clips.sample.model_dump(mode="json")}) > 0
+    if not on_grid:
+        problems.append(
+            f"{place}.feature: the rows of {export.feature!r} do not lie on a grid of time; sample it with "
+            "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}."
+        )
+    known = feature_outputs(texts, spec, checked)
+    if export.text_output is not None and export.text_output not in known:
+        problems.append(
+            f"{place}.text_output: feature {export.text!r} has no output {export.text_output!r}"
+            f"{nearest(export.text_output, known)}"
+        )
+    return problems
+
+
+def _check_tfrecord_export(name: str, export: TfrecordExport, outputs: tuple[str, ...]) -> list[str]:
+    from transforms.tfrecords.export import chosen_outputs
+
+    try:
+        chosen_outputs(name, export, outputs)
+    except SpecError as error:
+        return [str(error)]
+    return []
