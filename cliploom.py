@@ -20,12 +20,17 @@ from schemas.errors import CliploomError, LimitError, SpecError, StoreError
 
 if TYPE_CHECKING:
     from pipelines.run import RunResult
+    from transforms.pair_reading import Pairs
     from transforms.searching import Hit, Store
+    from transforms.training_views import tf_dataset, torch_dataset
+    from transforms.windows import ClipWindows
 
 __all__ = [
+    "ClipWindows",
     "CliploomError",
     "Hit",
     "LimitError",
+    "Pairs",
     "RunResult",
     "SpecError",
     "Store",
@@ -33,9 +38,15 @@ __all__ = [
     "open",
     "plan",
     "run",
+    "tf_dataset",
+    "torch_dataset",
 ]
 
 _LAZY = {
+    "ClipWindows": "transforms.windows",
+    "Pairs": "transforms.pair_reading",
+    "tf_dataset": "transforms.training_views",
+    "torch_dataset": "transforms.training_views",
     "Hit": "transforms.searching",
     "RunResult": "pipelines.run",
     "Store": "transforms.searching",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,6 +70,21 @@ def orphans_of(objects: Objects, job: FeatureJob, published: pl.DataFrame) -> li
     return records
 
 
+def numbers_of_killed_run(objects: Objects, before: Before) -> pl.DataFrame:
+    """Numbers that the newest run from the same release gave to its items, though it was not published.
+
+    Its parts name some of them only; the others must not get these numbers in another order.
+    """
+    columns = ["source", "uid", "item_no"]
+    plans = sorted(entry.path for entry in objects.list("plans") if entry.path.endswith("/plan.json"))
+    if plans:
+        base = json.loads(objects.get(plans[-1]))["base"]
+        if (base and base["release"]) == (before.release and before.release.release):
+            with objects.local_copy(plans[-1].replace("/plan.json", "/items.parquet")) as local:
+                return pl.read_parquet(local, columns=columns).select(columns)
+    return before.items.select(columns).clear()
+
+
 def make_plan(
     objects: Objects,
     before: Before,
@@ -91,7 +107,8 @@ def make_plan(
         for name, job in resolved.jobs.items():
             orphans[name] = orphans_of(objects, job, held_by_release(before, job)[1])
     if any(orphans.values()):
-        items, free = allot_numbers(found.items, _known_numbers(numbers, orphans, resolved.jobs), next_item_no)
+        known = _known_numbers(numbers, numbers_of_killed_run(objects, before), orphans, resolved.jobs)
+        items, free = allot_numbers(found.items, known, next_item_no)
         pasts = {name: _past(before, job, resolved, orphans[name]) for name, job in resolved.jobs.items()}
         verdicts = _judge_all(resolved, items, pasts, law, refresh)
     work = verdicts.filter(pl.col("verdict").is_in(COMPUTED)).join(
@@ -169,7 +186,10 @@ def _judge_all(
 
 
 def _known_numbers(
-    numbers: pl.DataFrame, orphans: Mapping[str, list[PartRecord]], jobs: Mapping[str, FeatureJob]
+    numbers: pl.DataFrame,
+    planned: pl.DataFrame,
+    orphans: Mapping[str, list[PartRecord]],
+    jobs: Mapping[str, FeatureJob],
 ) -> pl.DataFrame:
     """Numbers of the last release, and those that killed runs gave to items it does not know."""
     given = {
@@ -179,8 +199,11 @@ def _known_numbers(
         for content in record.contents
     }
     left = pl.DataFrame(sorted(given), schema=numbers.schema, orient="row")
-    left = left.join(numbers, on=["source", "uid"], how="anti").join(numbers, on="item_no", how="anti")
-    return pl.concat([numbers, left.unique("item_no", keep="first", maintain_order=True)])
+    for more in (planned, left):
+        fresh = more.join(numbers, on=["source", "uid"], how="anti").join(numbers, on="item_no", how="anti")
+        fresh = fresh.unique(["source", "uid"], keep="first", maintain_order=True)
+        numbers = pl.concat([numbers, fresh.unique("item_no", keep="first", maintain_order=True)])
+    return numbers
 
 
 def _wanted(resolved: Resolved, items: pl.DataFrame, verdicts: pl.DataFrame, before: Before) -> pl.DataFrame:
