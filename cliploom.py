@@ -140,6 +140,7 @@ def run(
     from pipelines.run import RunOptions, choose_target, run_spec
     from schemas.plan import Accept
     from schemas.spec_file import load_document, parse_document
+    from transforms.uris import absolute
 
     path = Path(spec)
     tell = note or (lambda text: None)
@@ -165,7 +166,7 @@ def run(
         accept=Accept(recompute=allow_recompute),
         command="cliploom.run",
     )
-    return run_spec(checked, document, path.absolute().parent, options, tell)
+    return run_spec(checked, document, absolute(path).parent, options, tell)
 
 
 def _supervised(request: dict[str, Any], note: Callable[[str], None]) -> RunResult:

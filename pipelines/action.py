@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from pipelines.listings import failure_groups
 from pipelines.report import metrics_text, summary_lines, write_metrics
 from pipelines.run import choose_target, new_run_id, open_store
 from pipelines.supervise import Watching, run_supervised
-from schemas.errors import SpecError
+from schemas.errors import LimitError, SpecError, StoreError
 from schemas.spec_file import load_spec
+from transforms.uris import absolute
 
 
 def run_action(
@@ -60,9 +62,9 @@ def _run(
     metrics_file: Path | None,
 ) -> int:
     spec = load_spec(spec_path, overrides)
-    check_encoders(spec, spec_path.absolute().parent)
+    check_encoders(spec, absolute(spec_path).parent)
     choose_target(spec, request.get("target"))
-    store = open_store(spec, spec_path.absolute().parent).uri
+    store = open_store(spec, absolute(spec_path).parent).uri
     return _supervised(request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)), metrics_file)
 
 
@@ -88,6 +90,9 @@ def _supervised(
     progress = LiveProgress()
     try:
         result = run_supervised(request | {"run": run}, Watching(progress.note, progress.tick, log))
+    except (LimitError, SpecError, StoreError, KeyboardInterrupt):
+        log.unlink(missing_ok=True)
+        raise
     finally:
         progress.close()
     log.unlink(missing_ok=True)
@@ -104,4 +109,5 @@ def _supervised(
 
 
 def _next_command(store: str, indexed: bool) -> str:
-    return f'cliploom search {store} "a cup of coffee"' if indexed else f"cliploom releases {store}"
+    named = shlex.quote(store)
+    return f'cliploom search {named} "a cup of coffee"' if indexed else f"cliploom releases {named}"

@@ -17,6 +17,7 @@ from typing import Any
 from schemas.errors import CliploomError
 from schemas.plan import Accept
 from schemas.spec_file import load_document, parse_document
+from transforms.uris import absolute
 
 _PR_SET_PDEATHSIG = 1
 
@@ -61,7 +62,7 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
         path = Path(request["spec"])
         document = load_document(path, request.get("overrides", ()))
         spec = parse_document(document)
-        result = run_spec(spec, document, path.absolute().parent, options, note)
+        result = run_spec(spec, document, absolute(path).parent, options, note)
     plain = asdict(result)
     plain["release"] = result.release.model_dump(mode="json")
     return plain

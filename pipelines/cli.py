@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +58,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Folder to write to.")] = P
     from pipelines.demo import write_demo
 
     truth = write_demo(folder)
-    say(f"Wrote {len(truth.items)} files to {truth.folder}; next: cliploom run {truth.spec}")
+    say(f"Wrote {len(truth.items)} files to {truth.folder}; next: cliploom run {shlex.quote(str(truth.spec))}")
 
 
 @app.command()
@@ -71,7 +72,7 @@ def init(
     from pipelines.scaffold import write_spec
 
     found = write_spec(folder, spec, force)
-    say(f"Wrote {spec} for {found} files below {folder}; next: cliploom run {spec} --limit 100")
+    say(f"Wrote {spec} for {found} files below {folder}; next: cliploom run {shlex.quote(str(spec))} --limit 100")
 
 
 @app.command()
@@ -81,9 +82,10 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
     from pipelines.console import show, show_json
     from schemas.spec_file import load_spec
     from transforms.store.objects import Objects
+    from transforms.uris import absolute
 
     loaded = load_spec(spec, overrides or ())
-    check_encoders(loaded, spec.absolute().parent)
+    check_encoders(loaded, absolute(spec).parent)
     Objects(loaded.store)
     counts = {part: len(getattr(loaded, part)) for part in ("sources", "encoders", "features", "indexes", "exports")}
     if as_json:
@@ -244,6 +246,27 @@ def failures(store: StoreArgument, release: ReleaseOption = None, as_json: JsonO
 
 
 @app.command()
+def status(
+    store: StoreArgument,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far the newest run is, also one that goes on on a cluster."""
+    import time
+    from dataclasses import asdict
+
+    from pipelines.console import show, show_json
+    from pipelines.status import follow as follow_run
+    from pipelines.status import run_status, status_text
+
+    found = follow_run(store, (lambda text: None) if as_json else show) if follow else run_status(store)
+    if as_json:
+        show_json(asdict(found))
+    elif not follow:
+        show(status_text(found, time.time()))
+
+
+@app.command()
 def search(
     store: StoreArgument,
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.", show_default=False)] = None,
@@ -298,7 +321,9 @@ def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOpt
         for problem in problems:
             show(f"{problem.path}: {problem.problem}")
     if problems:
-        say(f"{len(problems)} problems; `cliploom rollback` to a release that verifies, or run with --full-refresh.")
+        say(
+            f"{len(problems)} problems; `cliploom rollback STORE RELEASE` to one that verifies, or run again with --full-refresh."
+        )
         raise typer.Exit(4)
     say("All files verify.")
 

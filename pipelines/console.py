@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -94,8 +95,9 @@ class LiveProgress:
         line = self._describe(tally, now - self._stage_began)
         if self._tty:
             self._clear()
-            self._line = line
-            print(line, end="", file=sys.stderr, flush=True)
+            # A line that wraps could not be drawn over.
+            self._line = line[: shutil.get_terminal_size().columns - 1]
+            print(self._line, end="", file=sys.stderr, flush=True)
         else:
             say(line)
 

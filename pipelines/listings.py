@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.console import human_bytes, human_seconds, table
+from pipelines.console import counted, human_bytes, human_seconds, table
 from schemas.release import Release
 from transforms.store.objects import existing_store
 from transforms.store.releases import read_releases
@@ -95,7 +95,7 @@ def failure_text(groups: Sequence[dict[str, Any]]) -> str:
     for group in groups:
         kind = "transient, tried again" if group["transient"] else "permanent"
         kept = ", part kept" if group["partial"] else ""
-        lines.append(f"{group['items']} items: {group['type']} in {group['stage']} ({kind}{kept})")
+        lines.append(f"{counted(group['items'], 'item')}: {group['type']} in {group['stage']} ({kind}{kept})")
         lines.append(f"  e.g. {group['uid']}: {group['message']}")
     return "\n".join(lines)
 

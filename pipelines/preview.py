@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 
 from pipelines.console import human_bytes, human_seconds, say
-from pipelines.measure import measure
 from pipelines.pack import total_cost
 from pipelines.plan import COMPUTED, UNCHANGED, count_verdicts
 from pipelines.run import RunOptions, new_run_id, open_store, prepare
@@ -20,6 +19,7 @@ from transforms.frames import write_frame
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import Releases
+from transforms.uris import absolute
 
 EXAMPLES = 3
 RUNS_BACK = 20
@@ -27,9 +27,7 @@ LEAST_MS = 100
 """Less work than this tells nothing of a pace."""
 
 
-def plan_preview(
-    spec_path: Path, overrides: Sequence[str], options: RunOptions, sample: int = 0
-) -> dict[str, Any]:
+def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions, sample: int = 0) -> dict[str, Any]:
     """Verdicts with counts, reasons and an estimate, by feature; also written to ``plans/<run>/verdicts.parquet``.
 
     Args:
@@ -41,8 +39,11 @@ def plan_preview(
     Raises:
         CliploomError: as a run would before it computes.
     """
+    if sample:
+        from pipelines.measure import measure  # brings Beam, which takes seconds
+
     spec = load_spec(spec_path, overrides)
-    base = spec_path.absolute().parent
+    base = absolute(spec_path).parent
     objects = open_store(spec, base)
     with store_lock(objects, f"cliploom plan {spec_path}"):
         ready = prepare(spec, base, replace(options, run=new_run_id()), lambda text: say(f"• {text}"))

@@ -23,7 +23,7 @@ import polars as pl
 from pipelines.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY
 from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
-from schemas.release import FeatureEntry, FileEntry, Release
+from schemas.release import FeatureEntry, FileEntry, IndexEntry, Release
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path
 from transforms.store.tables import read_table
@@ -100,7 +100,13 @@ def run_report(
         "failures": _failure_groups(objects, new) if new else [],
         "drift": [asdict(drift) for drift in measure_drift(objects, plan, new)] if new else [],
         "indexes": {
-            name: {"kind": e.kind, "rows": e.rows, "recall": e.recall, "nprobe": e.nprobe, "reason": e.reason}
+            name: {
+                "kind": e.kind,
+                "rows": e.rows,
+                "recall": e.recall,
+                "nprobe": e.nprobe,
+                "reason": _fresh_reason(plan, name, e),
+            }
             for name, e in (new.indexes if new else {}).items()
         },
         "versions": versions(plan.program),
@@ -120,6 +126,11 @@ def _index_files(release: Release | None) -> list[FileEntry]:
 def _export_files(release: Release | None) -> list[FileEntry]:
     exports = release.exports.values() if release else ()
     return [file for export in exports for file in export.files]
+
+
+def _fresh_reason(plan: RunPlan, name: str, entry: IndexEntry) -> str:
+    """Why the index changed in this run; an index that was kept brings the reason of the run that made it."""
+    return "" if plan.base is not None and plan.base.indexes.get(name) == entry else entry.reason
 
 
 def _new_bytes(before: list[FileEntry], after: list[FileEntry]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,12 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.check import TEXT_KINDS
 from pipelines.plan import COMPUTED, CONTENT_CHANGED, RetryLaw, count_verdicts, select_subset
 from pipelines.planning import Planned, make_plan, write_plan_files
 from pipelines.report import run_report, write_report
-from pipelines.check import TEXT_KINDS
 from pipelines.resolve import Resolved, resolve
-from pipelines.runner import check_options, is_local, run_graph, workers_of
+from pipelines.runner import check_options, is_local, job_name, run_graph, workers_of
 from pipelines.survey import Before, Survey, list_sources, read_before, survey
 from pipelines.version import program_version
 from schemas.errors import LimitError, SpecError, StoreError
@@ -162,7 +163,8 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
         from pipelines.build import build_probe
 
         note("probing new files")
-        _add(counters, run_graph(lambda pipeline: build_probe(pipeline, job, path), target, options.extra))
+        name = f"{job_name(job.run)}-probe"
+        _add(counters, run_graph(lambda pipeline: build_probe(pipeline, job, path), target, options.extra, name))
 
     law = RetryLaw(options.retry_failed, spec.limits.max_attempts)
     found = survey(
@@ -186,7 +188,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
 
 
 def _threads(target: Target) -> int:
-    return workers_of(target) if is_local(target) else 1
+    return workers_of(target) if is_local(target) else target.workers or 1
 
 
 def _add(total: dict[str, int], more: Any) -> None:
@@ -288,7 +290,8 @@ def check_recompute(plan: RunPlan) -> None:
         return
     raise LimitError(
         f"{again} of {had} items would be computed again, more than max_recompute ({plan.limits.max_recompute:.0%}): "
-        f"{plan.recompute_reason}. Nothing was computed; `cliploom publish --allow-recompute` goes on."
+        f"{plan.recompute_reason}. Nothing was computed; "
+        f"`cliploom publish {shlex.quote(plan.job.store)} --allow-recompute` goes on."
     )
 
 
@@ -309,7 +312,8 @@ def execute(
         f"computing {sum(count for counts in plan.verdicts.values() for v, count in counts.items() if v in COMPUTED)} items"
     )
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
-    _add(counters, run_graph(lambda pipeline: build_run(pipeline, plan), target, options.extra))
+    name = job_name(plan.job.run)
+    _add(counters, run_graph(lambda pipeline: build_run(pipeline, plan), target, options.extra, name))
     watch.lap("compute")
     outcome = read_outcome(objects, plan.job.run)
     if outcome is None:

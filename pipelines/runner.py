@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ from schemas.spec import Target
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 LOCAL = ("local", "direct", "directrunner", "fnapirunner")
+_PATIENCE_S = 5.0
 
 
 def is_local(target: Target) -> bool:
@@ -49,13 +52,25 @@ def check_options(target: Target, extra: Sequence[str]) -> None:
             raise SpecError(f"Beam has no option {name!r}{nearest(name, known)}")
 
 
-def run_graph(build: Callable[[Pipeline], None], target: Target, extra: Sequence[str] = ()) -> Mapping[str, int]:
+def job_name(run: str) -> str:
+    """Name of a run's job on a cluster, as all runners allow it.
+
+    >>> job_name("20261122T061104-019d")
+    'cliploom-20261122t061104-019d'
+    """
+    return f"cliploom-{run.lower()}"
+
+
+def run_graph(
+    build: Callable[[Pipeline], None], target: Target, extra: Sequence[str] = (), name: str = ""
+) -> Mapping[str, int]:
     """Build and run a graph, wait for its end.
 
     Args:
         build: adds the transforms.
         target: where to run.
         extra: Beam options from the command line, after the target's own.
+        name: of the job, on a cluster.
 
     Returns:
         Committed counters by name.
@@ -79,11 +94,20 @@ def run_graph(build: Callable[[Pipeline], None], target: Target, extra: Sequence
         ]
         pipeline = Pipeline(runner=FnApiRunner(), options=PipelineOptions(arguments))
     else:
-        pipeline = Pipeline(options=PipelineOptions([f"--runner={target.runner}", *arguments_of(target), *extra]))
+        named = [f"--job_name={name}"] if name else []
+        options = PipelineOptions([f"--runner={target.runner}", *named, *arguments_of(target), *extra])
+        check_endpoint(options)
+        pipeline = Pipeline(options=options)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     build(pipeline)
     result = pipeline.run()
-    state = result.wait_until_finish()
+    try:
+        state = result.wait_until_finish()
+    except RuntimeError as error:
+        # Portable runners put the job's state and the error on the cluster into the text.
+        if is_local(target) or "failed in state" not in str(error) or "schemas.errors." in str(error):
+            raise
+        raise CliploomError(f"{target.runner}: {_first_line(error)}; finished parts are kept, run again.") from error
     if state is not None and str(state) not in ("DONE", "PipelineState.DONE"):
         raise CliploomError(f"The runner {target.runner} ended the job in state {state}; its own log says why.")
     counters: dict[str, int] = {}
@@ -92,6 +116,30 @@ def run_graph(build: Callable[[Pipeline], None], target: Target, extra: Sequence
         if counter.key.metric.namespace == "cliploom":
             counters[name] = counters.get(name, 0) + int(counter.committed or counter.attempted or 0)
     return counters
+
+
+def check_endpoint(options: PipelineOptions) -> None:
+    """See to it that the job server of a portable runner answers; Beam itself waits for minutes.
+
+    Raises:
+        CliploomError: when nobody listens there.
+    """
+    from apache_beam.options.pipeline_options import PortableOptions
+
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    host, _, port = str(endpoint or "").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+    except OSError as error:
+        raise CliploomError(
+            f"Nothing answers at the job endpoint {endpoint} ({error}); start Beam's job server (docs/flink.md)."
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def arguments_of(target: Target) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from schemas.errors import SpecError
 from schemas.spec import Spec
+from transforms.uris import absolute
 
 SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",
@@ -63,15 +64,15 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
                 counts[suffix] = counts.get(suffix, 0) + 1
     if not counts:
         raise SpecError(f"{folder} holds no files that look like media ({', '.join(sorted(SUFFIXES))}); name another.")
-    home = spec.absolute().parent
+    home = absolute(spec).parent
     try:
-        relative = folder.absolute().relative_to(home).as_posix()
+        relative = absolute(folder).relative_to(home).as_posix()
     except ValueError:
-        relative = folder.absolute().as_posix()
+        relative = absolute(folder).as_posix()
     # A folder's own wildcards are meant as letters; JSON's quotes are YAML's too.
     start = "" if relative == "." else re.sub(r"([*?\[])", r"[\1]", relative) + "/"
     globs = ", ".join(json.dumps(f"{start}**/*{suffix}", ensure_ascii=False) for suffix in sorted(counts))
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.absolute().name)
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", absolute(folder).name)
     name = name if name[:1].isalpha() else f"media-{name}"
     text = TEMPLATE.format(name=name[:64].rstrip("-") or "media", store="./store", globs=globs, spec=spec.name)
     try:

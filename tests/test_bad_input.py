@@ -253,7 +253,7 @@ def test_store_without_rights_is_told(line: str, small_store: SmallStore) -> Non
 def test_spec_without_rights_is_told(here: Path) -> None:
     (here / "cliploom.yaml").chmod(0o000)
     ended = python_without_override("-m", "pipelines", "validate", here / "cliploom.yaml")
-    assert_one_sentence(ended, 2, ("cliploom.yaml' can't be read (Permission denied)", "name a spec file"))
+    assert_one_sentence(ended, 2, ("SPEC: ", "cliploom.yaml' is not readable", "see `cliploom validate --help`"))
 
 
 def test_folder_that_can_not_be_listed_is_told(here: Path) -> None:

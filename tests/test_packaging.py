@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import email
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +38,7 @@ class Built:
     sdist: frozenset[str]
     metadata: Message
     entry_points: str
+    sdist_file: Path
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     with tarfile.open(sdist_file) as sdist:
         inside = frozenset(name.partition("/")[2] for name in sdist.getnames())
-    return Built(names, inside, metadata, entry_points)
+    return Built(names, inside, metadata, entry_points, sdist_file)
 
 
 def sources() -> set[str]:
@@ -143,6 +146,42 @@ def test_core_lock_stays_small() -> None:
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock"])
 def test_locks_name_no_host(lock: str) -> None:
     assert "://" not in (ROOT / lock).read_text(encoding="utf-8")
+
+
+def fresh_environment(folder: Path) -> list[str]:
+    """Make a virtual environment; returns the command that installs into it."""
+    if uv := shutil.which("uv"):
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+        return [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--no-deps"]
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    return [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+
+
+@pytest.mark.slow
+def test_sdist_installed_with_the_core_alone_makes_and_runs_the_demo(built: Built, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    install = fresh_environment(environment)
+    subprocess.run([*install, "--requirement", ROOT / "requirements.lock"], check=True)
+    subprocess.run([*install, "--no-build-isolation", built.sdist_file], check=True)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    def call(*command: str) -> subprocess.CompletedProcess[str]:
+        program = [str(environment / "bin" / command[0]), *command[1:]]
+        return subprocess.run(program, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False)
+
+    for absent in ("torch", "tensorflow", "sentence_transformers", "transformers"):
+        assert "ModuleNotFoundError" in call("python", "-c", f"import {absent}").stderr
+    where = call("python", "-c", "import pipelines; print(pipelines.__file__)").stdout
+    assert Path(where.strip()).is_relative_to(environment)
+    for command in (
+        ("cliploom", "demo", "demo"),
+        ("cliploom", "run", "demo/cliploom.yaml", "--limit", "8"),
+        ("cliploom", "verify", "demo/store"),
+        ("cliploom", "search", "demo/store", "a cup of coffee", "--json"),
+    ):
+        done = call(*command)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert json.loads(done.stdout)
 
 
 def imported(path: Path) -> set[str]:

@@ -7,6 +7,7 @@ twice: files are named by content, tables are committed as complete lists, and o
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from transforms.store.releases import append_release, read_releases
 from transforms.store.tables import TableFile, commit_files, commit_rows
 
 OUTCOME = "outcome.json"
+EXAMPLES = 3
 
 
 def assemblies(plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord]) -> dict[str, Assembly]:
@@ -128,7 +130,8 @@ def next_failures(
             found.filter(pl.col("held_rows").is_not_null()).join(seen, on=[*keys, "expected", "got"], how="semi"),
         ]
     ).with_columns(
-        (pl.col("held_rows").fill_null(0) > 0).alias("partial"), pl.coalesce("most_attempts", "attempts").alias("attempts")
+        (pl.col("held_rows").fill_null(0) > 0).alias("partial"),
+        pl.coalesce("most_attempts", "attempts").alias("attempts"),
     )
     probing = tables.failures.filter(pl.col("feature") == "")
     return pl.concat([probing, standing.select(probing.columns)]).sort("source", "feature", "item_no", "message")
@@ -156,27 +159,28 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
     Raises:
         LimitError: naming the guard, the numbers, an example and how to go on.
     """
-    limits, accept = plan.limits, plan.accept
+    limits, accept, store = plan.limits, plan.accept, shlex.quote(plan.job.store)
     failed = failures.filter(~pl.col("partial"))
     lost = failed.select("source", "uid").unique().height
     known = plan.counts.get("known_failed", 0)
     if not accept.failures and lost > known and items and lost / items > limits.max_failed:
-        example = failed["message"][0]
+        examples = " ".join(failed.group_by("type", maintain_order=True).first()["message"].head(EXAMPLES))
         raise LimitError(
-            f"{lost} of {items} items failed, more than max_failed ({limits.max_failed:.0%}), for example: {example} "
-            f"Nothing was published; the computed parts are kept. `cliploom failures` lists them, "
-            f"`cliploom publish --accept-failures` publishes the rest."
+            f"{lost} of {items} items failed, more than max_failed ({limits.max_failed:.0%}), for example: {examples} "
+            f"Nothing was published; the computed parts are kept. "
+            f"`cliploom publish {store} --accept-failures` publishes the rest."
         )
     deleted, had = plan.counts.get("deleted", 0), plan.counts.get("had", 0)
     if not accept.deletes and plan.emptied:
         raise LimitError(
             f"{', '.join(plan.emptied)}: the source had items and lists none any more. Nothing was published. Check "
-            "that its folder or bucket is mounted and its glob right, or `cliploom publish --allow-deletes`."
+            f"that its folder or bucket is mounted and its glob right, or `cliploom publish {store} --allow-deletes`."
         )
     if not accept.deletes and had and deleted / had > limits.max_deleted:
         raise LimitError(
             f"{deleted} of {had} items are not listed any more, more than max_deleted ({limits.max_deleted:.0%}). "
-            f"Nothing was published; the computed parts are kept. Check the sources, or `cliploom publish --allow-deletes`."
+            f"Nothing was published; the computed parts are kept. Check the sources, or "
+            f"`cliploom publish {store} --allow-deletes`."
         )
 
 
@@ -232,9 +236,7 @@ def commit_draft(
             size=int(filled["size"].sum()),
             model=job.model,
             model_files=known.get(job.model) or model_files(objects, job.model),
-            outputs={
-                output: output_entry(job, output) for output in job.outputs
-            },
+            outputs={output: output_entry(job, output) for output in job.outputs},
             recipe=plan.recipes[name],
         )
         keys = pl.lit(name).alias("feature"), pl.lit(job.config).alias("config")

@@ -17,7 +17,7 @@ from schemas.records import Failure, Listed
 from schemas.sources import MediaSource
 from schemas.spec_base import UidRegex
 from transforms.store.objects import Objects
-from transforms.uris import is_remote, path_to_uri, uri_to_path
+from transforms.uris import absolute, is_remote, path_to_uri, uri_to_path
 
 LISTING = {
     "source": pl.String,
@@ -104,7 +104,7 @@ def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
     if is_remote(pattern):
         yield from _find_remote(root, matcher)
         return
-    start = (base / Path(root.removeprefix("file://")).expanduser()).absolute()
+    start = absolute(base / Path(root.removeprefix("file://")).expanduser())
     if not rest:
         if not start.exists():
             raise SpecError(f"{place}: there is no file {str(start)!r}.")
@@ -251,7 +251,7 @@ def uid_of(relative: str, law: str | UidRegex, place: str) -> str:
 
 def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
     place = f"sources.{name}.table"
-    path = (base / Path(str(source.table)).expanduser()).absolute()
+    path = absolute(base / Path(str(source.table)).expanduser())
     frame = read_listing_table(path, place)
     if "uri" not in frame.columns:
         raise SpecError(f"{place}: {path} has no column 'uri'; it has {', '.join(frame.columns)}.")

@@ -7,6 +7,21 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 
+def absolute(path: Path) -> Path:
+    """The path from the root, without ``..``: a file has one name, whatever folder a command is run from.
+
+    >>> str(absolute(Path("/tmp/none/../clips/./a.mp4")))
+    '/tmp/clips/a.mp4'
+    """
+    parts = path.absolute().parts
+    if ".." not in parts:
+        return Path(*parts)
+    # Only what stands before a .. is resolved, as the kernel does it: links further on keep their names.
+    rest = parts[::-1].index("..")
+    cut = len(parts) - rest
+    return Path(*parts[:cut]).resolve().joinpath(*parts[cut:])
+
+
 def is_remote(uri: str) -> bool:
     """The uri needs fetching."""
     return "://" in uri and not uri.startswith("file://")

@@ -7,6 +7,7 @@ those that libav recognises only by a file's name (text art) are not accepted.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,17 @@ _FORMATS = (
     "gif,apng,flv,live_flv,asf,ogg,mxf,gxf,rm,nut,nsv,wtv,dv,swf,mjpeg,yuv4mpegpipe,bink,smk,flic,mtv,nuv,pva,r3d,roq,dirac"
 )
 _WITH_HEADERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+_TEXT_WITHIN = 512
+_OTHER_KINDS = {
+    "sound only": re.compile(rb"ID3|fLaC|RIFF....WAVE|FORM....AIF|\xff[\xe0-\xff][\x10-\xef]|#!AMR|MThd", re.DOTALL),
+    "a playlist, not the video that it names": re.compile(
+        rb"\s*(\xef\xbb\xbf)?\s*#EXTM3U|\[playlist\]|<ASX", re.IGNORECASE
+    ),
+    "a web page": re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE),
+    "a ZIP archive": re.compile(rb"PK\x03\x04"),
+    "compressed with gzip": re.compile(rb"\x1f\x8b"),
+    "a PDF document": re.compile(rb"%PDF-"),
+}
 _SELF_ORDERED = frozenset({"hevc", "vp8", "vp9", "av1"})
 
 
@@ -144,6 +156,22 @@ def _refusal(path: Path, stage: str, error: av.FFmpegError) -> MediaError:
     why = cut_short(path)
     if why:
         return NoVideoError(stage, f"'{path.name}' can't be played: {why}.")
+    other = _other_kind(path)
+    if other:
+        return NoVideoError(stage, f"'{path.name}' has no video: it is {other}.")
     if isinstance(error, MemoryError):
         return NoVideoError(stage, f"'{path.name}' is damaged: its header asks for more memory than there is.")
     return NoVideoError(stage, f"'{path.name}' is not a video, GIF or image, or its header is damaged.")
+
+
+def _other_kind(path: Path) -> str:
+    """What a file is that is no picture, where its first bytes say so; else empty."""
+    with open(path, "rb") as file:
+        head = file.read(_TEXT_WITHIN)
+    for kind, pattern in _OTHER_KINDS.items():
+        if pattern.match(head):
+            return kind
+    # ASCII or UTF-8 without control characters, the last letter perhaps cut.
+    text = head.decode("utf-8", "ignore")
+    plain = len(head) - len(text.encode()) < 4 and all(letter.isprintable() or letter in "\t\r\n\f" for letter in text)
+    return "text" if plain else ""

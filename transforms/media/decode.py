@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,7 @@ import numpy as np
 
 from schemas.errors import MediaError, NoVideoError
 from schemas.media import MediaFacts, MediaLimits, Preprocess, Sampled
-from schemas.sampling import Sampling
+from schemas.sampling import Keyframes, Sampling
 from transforms.media import images
 from transforms.media.container import open_container, read_head, video_stream
 from transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
@@ -234,6 +234,15 @@ class _ContainerSource:
         droppable = drops_unreferenced(context, self._container.format.name)
         self._decoder = FrameDecoder(self._reader, self._table, context, droppable, report)
         self.trouble = self._table.broken
+        if not self._table.in_order and any(isinstance(request.sampling, Keyframes) for request in requests):
+            self.timeline = replace(self.timeline, key=self._shown_keys())
+
+    def _shown_keys(self) -> NDArray[np.bool_]:
+        """Which frames are key frames, by the order in which they come out; packets without times don't tell it."""
+        key = np.zeros(len(self.timeline.ticks), np.bool_)
+        came = self._decoder.shown_order()[: len(key)]
+        key[: len(came)] = self._table.key[came] & (came >= 0)
+        return key
 
     def __enter__(self) -> _ContainerSource:
         return self

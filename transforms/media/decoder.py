@@ -7,6 +7,7 @@ whole (an open group, a gradual refresh), decoding begins again one key frame ea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -133,18 +134,37 @@ class FrameDecoder:
         if not self._table.in_order:
             yield from self._counted(wanted)
             return
-        positions = self._table.order[wanted - self._table.first_frame]
+        due = set(wanted.tolist())
         last = -1
-        stored = np.argsort(positions)
-        positions, wanted = positions[stored], wanted[stored]
+        positions, numbers = self._with_twins(wanted)
+        came: Counter[int] = Counter()
         for run in plan_runs(self._table, positions):
             inside = slice(*np.searchsorted(positions, (run.start, run.stop)))
-            index = dict(zip(positions[inside].tolist(), wanted[inside].tolist(), strict=True))
-            for number, frame in self._run(run, index):
+            index = dict(zip(positions[inside].tolist(), numbers[inside].tolist(), strict=True))
+            for lowest, frame in self._run(run, index):
+                number = lowest + came[lowest]
+                came[lowest] += 1
                 # A damaged stretch may give a picture after its successors; its row has been passed.
-                if number > last:
+                if number > last and number in due:
                     yield number, frame
                     last = number
+
+    def _with_twins(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions (ascending) of the wanted frames and of all that share a time with one; the lowest index of each.
+
+        Which of several frames with one time is shown first only the decoder knows; they are numbered as they come.
+        """
+        order, first = self._table.order, self._table.first_frame
+        times = self._table.pts[order]
+        shared = np.isin(times, times[wanted - first])
+        positions = order[shared]
+        lowest = np.searchsorted(times, times[shared]) + first
+        stored = np.argsort(positions)
+        return positions[stored], lowest[stored]
+
+    def shown_order(self) -> NDArray[np.int64]:
+        """int64 [N], positions of the packets in the order in which their frames come out: decodes everything."""
+        return np.array([p for p, _ in self._pictures(range(len(self._table)), None)], np.int64)
 
     def _run(self, run: range, index: dict[int, int]) -> Iterator[tuple[int, VideoFrame]]:
         pictures = ((index[p], frame) for p, frame in self._pictures(run, index) if p in index)

@@ -17,6 +17,8 @@ _BOX_LIMIT = 100_000
 _STRAY_LIMIT = 1 << 16
 _NAME_WITHIN = 1 << 20
 _CODEC_NAME = re.compile(rb"stsd.{12}([0-9A-Za-z]{4})|(V_[A-Z0-9/]+)", re.DOTALL)
+_PICTURE_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"})
+_GRID_ITEM = re.compile(rb"infe[\x02\x03].{7,9}grid", re.DOTALL)
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -53,6 +55,22 @@ def codec_name(path: Path) -> str:
         data += file.read()
     names = _CODEC_NAME.search(data)
     return (names[1] or names[2]).decode("ascii") if names else ""
+
+
+def is_motion_jpeg(path: Path) -> bool:
+    """JPEG pictures one right after the other and no directory of them (CIPA DC-007), which photographs have."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        scan = _jpeg_scan(data)
+        end = data.find(b"\xff\xd9", scan)
+        return end > 0 and data[end + 2 : end + 5] == b"\xff\xd8\xff" and data.find(b"MPF\0", 0, scan) < 0
+
+
+def is_tiled(path: Path) -> bool:
+    """An HEIF picture that is put together from tiles (ISO 23008-12, item type ``grid``)."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        is_heif = head[4:8] == b"ftyp" and head[8:] in _PICTURE_BRANDS
+        return is_heif and _GRID_ITEM.search(file.read(_NAME_WITHIN)) is not None
 
 
 def track_matrix(path: Path) -> bytes | None:
@@ -106,7 +124,7 @@ def _boxes(file: BinaryIO, size: int) -> str:
         if length < 8:
             return "it is damaged: a box has no length" if b"moov" not in seen else ""
         at += length
-    if b"moov" not in seen:
+    if not seen & {b"moov", b"meta"}:
         return "it is cut off or was never finished: its index (moov) is missing"
     return _missing(at, size)
 
@@ -191,12 +209,16 @@ def _png(file: BinaryIO, size: int) -> str:
 
 def _jpeg(file: BinaryIO, size: int) -> str:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = 2
-        # Markers with a length come first; within them stand thumbnails with end markers of their own.
-        while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        ended = data.find(b"\xff\xd9", at) >= 0
+        ended = data.find(b"\xff\xd9", _jpeg_scan(data)) >= 0
     return "" if ended else f"it is cut off: its {size:,} bytes end before the JPEG end marker"
+
+
+def _jpeg_scan(data: mmap.mmap) -> int:
+    """Where a JPEG's picture data begin. Markers with a length come first; thumbnails there have end markers too."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return at
 
 
 _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], str]], ...] = (

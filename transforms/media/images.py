@@ -1,4 +1,4 @@
-"""Still images (JPEG, PNG, WebP, BMP, TIFF) and animated WebP, through Pillow.
+"""Still images (JPEG, PNG, WebP, BMP, TIFF, AVIF) and animated WebP, through Pillow.
 
 Pillow is used here and not libav because it reads what libav gets wrong: CMYK and EXIF-rotated JPEGs, 16-bit
 greyscale PNGs, animated WebP.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from av.video.frame import VideoFrame
-from PIL import Image
+from PIL import Image, features
 
 from schemas.errors import NoVideoError, TooLargeError
 from schemas.media import MediaLimits
@@ -26,7 +26,7 @@ from transforms.media.packets import browser_durations
 from transforms.media.sampling import Timeline
 from transforms.media.scale import frame_of
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 _MS = Fraction(1, 1000)
 # What Pillow raises on damaged bytes.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error)
@@ -59,6 +59,7 @@ def is_image(head: bytes) -> bool:
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
         or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+        or (head[4:12] == b"ftypavif" and features.check("avif"))
         or (head.startswith(b"BM") and head[6:10] == b"\0\0\0\0")
     )
 

@@ -30,6 +30,7 @@ INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 
 _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
 _BACKWARD_JUMP_S = 10
+_BACKWARD_KEY_JUMP_S = Fraction(1, 2)
 _WRAPPED_S = 13 * 3600
 _WRAPPING = frozenset({"mpegts", "mpeg"})
 _GIF_SLOW = 10
@@ -49,6 +50,7 @@ class PacketTable:
         time_base: seconds per tick.
         rate: frames per second by the header, or 0.
         in_order: the presentation times are usable; if not, only decoding tells the frames' order.
+        times_hold: the presentation times are usable when sorted, though not as those of their packets.
         first_frame: shown packets of the file before these.
         broken: why reading stopped before the end, or empty.
     """
@@ -62,6 +64,7 @@ class PacketTable:
     time_base: Fraction
     rate: Fraction
     in_order: bool = True
+    times_hold: bool = True
     first_frame: int = 0
     broken: str = ""
 
@@ -86,7 +89,7 @@ class PacketTable:
             end_tick: its end, likewise.
         """
         order = self.order
-        ticks = self.pts[order] if self.in_order else self._even_ticks(order)
+        ticks = np.sort(self.pts[order]) if self.times_hold else self._even_ticks(order)
         if end_tick is None:
             end_tick = int(ticks[-1]) + self._last_duration(order, ticks) if len(order) else 0
         return Timeline(ticks, self.time_base, end_tick, self.key[order], origin, self.first_frame)
@@ -212,24 +215,28 @@ class _Columns:
         duration = np.array(self._duration, np.int64)
         shown = np.frombuffer(self._shown, np.bool_).copy()
         base = self._stream.time_base or Fraction(1, 1000)
+        key = np.frombuffer(self._key, np.bool_).copy()
         in_order = bool((pts[shown] != NO_TIME).all())
         if self._container in _DECODE_ORDER_CONTAINERS and self._reorders:
             in_order = False
+        times_hold = in_order
         if self._container == "gif":
             duration = browser_durations(duration, base)
             pts = np.cumsum(duration) - duration
         elif in_order:
-            pts = joined(pts, dts, duration, base, self._container in _WRAPPING)
+            pts = joined(pts, dts, duration, base, self._container in _WRAPPING, key)
+            in_order = follows_keys(pts[shown], key[shown])
         return PacketTable(
             pts=pts,
             dts=dts,
             duration=duration,
             size=np.array(self.size, np.int64),
-            key=np.frombuffer(self._key, np.bool_).copy(),
+            key=key,
             shown=shown,
             time_base=base,
             rate=self._stream.average_rate or Fraction(0),
             in_order=in_order,
+            times_hold=times_hold,
             broken=broken,
         )
 
@@ -258,17 +265,35 @@ def browser_durations(duration: NDArray[np.int64], time_base: Fraction) -> NDArr
     return np.where(fast, round(_GIF_SLOW / 100 / time_base), duration)
 
 
+def follows_keys(pts: NDArray[np.int64], key: NDArray[np.bool_]) -> bool:
+    """No key frame is shown before a frame that was decoded before it; no codec allows that, but broken clocks say it.
+
+    Args:
+        pts: int64 [N], presentation times of the shown frames in the order of decoding.
+        key: bool [N].
+    """
+    return not (key[1:] & (pts[1:] < np.maximum.accumulate(pts)[:-1])).any()
+
+
 def joined(
-    pts: NDArray[np.int64], dts: NDArray[np.int64], duration: NDArray[np.int64], time_base: Fraction, wraps: bool
+    pts: NDArray[np.int64],
+    dts: NDArray[np.int64],
+    duration: NDArray[np.int64],
+    time_base: Fraction,
+    wraps: bool,
+    key: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Presentation times in one line where a stream's clock was set back, as in joined recordings.
 
-    A decoding time that falls by more than 10 s begins a new part; it is moved to where the part before ended. Where
-    clocks wrap (``wraps``; every 26.5 h in MPEG streams) libav takes a fall for a wrap, so a leap is one too.
+    A decoding time that falls by more than 10 s, or at a key frame (``key``) by half a second, begins a new part; it is
+    moved to where the part before ended. Where clocks wrap (``wraps``; every 26.5 h in MPEG streams) libav takes a fall
+    for a wrap, so a leap is one too.
     """
     clock = np.where(dts != NO_TIME, dts, pts)
     steps = np.diff(clock)
     fell = steps < -_BACKWARD_JUMP_S / time_base
+    if key is not None:
+        fell |= (steps < -_BACKWARD_KEY_JUMP_S / time_base) & key[1:]
     breaks = np.flatnonzero(fell | (steps > _WRAPPED_S / time_base) if wraps else fell) + 1
     if not len(breaks):
         return pts

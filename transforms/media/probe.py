@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import av
 
-from schemas.errors import NoVideoError, TooLargeError
+from schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
 from schemas.media import MediaFacts, MediaLimits, MediaType
 from transforms.media import images
 from transforms.media.container import open_container, read_head, video_stream
 from transforms.media.decoder import picture_decoder
-from transforms.media.headers import cut_short, gif_frames, track_matrix
+from transforms.media.headers import cut_short, gif_frames, is_motion_jpeg, is_tiled, track_matrix
 from transforms.media.orient import UPRIGHT, Orientation, from_matrix, of_frame
 from transforms.media.packets import INDEXED, walk
 from transforms.media.sampling import MICRO, Timeline
@@ -47,7 +47,12 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
         raise TooLargeError(
             STAGE, f"'{path.name}' has {size:,} bytes, more than {limits.max_bytes:,} (limits.media.max_bytes)."
         )
-    if images.is_image(head) and not images.is_animated_png(path):
+    if is_tiled(path) and not images.is_image(head):
+        raise UnsupportedCodecError(
+            STAGE,
+            f"'{path.name}' is a picture stored in tiles (HEIF grid), which can't be joined here; save it as JPEG.",
+        )
+    if images.is_image(head) and not images.is_animated_png(path) and not _is_motion_jpeg(path, head):
         facts = _probe_image(path, limits)
     else:
         facts = _probe_container(path, limits)
@@ -58,6 +63,10 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
             f"(limits.media.max_seconds).",
         )
     return facts
+
+
+def _is_motion_jpeg(path: Path, head: bytes) -> bool:
+    return head.startswith(b"\xff\xd8") and is_motion_jpeg(path)
 
 
 def _probe_image(path: Path, limits: MediaLimits) -> MediaFacts:

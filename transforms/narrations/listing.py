@@ -25,6 +25,7 @@ from transforms.narrations.select import match_uids
 from transforms.narrations.text import label_texts
 from transforms.narrations.uids import read_uid_list
 from transforms.store.objects import Objects
+from transforms.uris import absolute
 
 
 def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Objects) -> KnownListing:
@@ -65,7 +66,7 @@ def keep_rules(keep: KeepSpec, base: Path, place: str, only: frozenset[str] | No
 
 
 def _existing(path: str, base: Path, place: str) -> Path:
-    found = (base / Path(path).expanduser()).absolute()
+    found = absolute(base / Path(path).expanduser())
     if not found.is_file():
         raise SpecError(f"{place}: there is no file {str(found)!r}.")
     return found

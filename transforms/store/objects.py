@@ -24,6 +24,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from schemas.digests import digest_stream
 from schemas.errors import SpecError, StoreError
+from transforms.uris import absolute
 
 _CHUNK = 4 << 20
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "memory")
@@ -56,7 +57,7 @@ class Objects:
             raise SpecError("The store is an empty text; name a folder, s3://bucket/prefix or gs://bucket/prefix.")
         scheme = urlsplit(text).scheme if "://" in text else ""
         if scheme in ("", "file"):
-            self.root: Path | None = Path(text.removeprefix("file://")).expanduser().absolute()
+            self.root: Path | None = absolute(Path(text.removeprefix("file://")).expanduser())
             self.uri = str(self.root)
         elif scheme in _SCHEMES:
             self.root = None

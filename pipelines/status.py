@@ -1,0 +1,172 @@
+"""How far a run is that goes on without this terminal: from what it has left in the store, and from Flink."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from pipelines.publish import last_plan
+from pipelines.runner import job_name
+from schemas.plan import RunPlan
+from schemas.records import Shard
+from schemas.spec import Target
+from transforms.final import read_outcome
+from transforms.shards import SHARD
+from transforms.store.lock import LOCK
+from transforms.store.objects import Objects, existing_store
+from transforms.store.parts import part_path
+
+RUNNING, ENDED = "running", "ended"
+_PATIENCE_S = 5.0
+_AT_WORK = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far the newest run of a store is.
+
+    Attributes:
+        state: ``published``, ``stopped`` (by a limit), ``conflict``, ``running``, or ``ended`` (without publishing).
+        message: why it was stopped; empty otherwise.
+        started_at: seconds since 1970.
+        parts, parts_planned: finished parts of those that the plan wants.
+        items, items_planned: items of finished shards, each counted once a feature.
+        at_work: items that workers have begun and not ended.
+        job: name of the job on the cluster.
+        cluster: Flink's state of it; empty where that is not known.
+    """
+
+    run: str
+    state: str
+    message: str
+    started_at: float
+    parts: int
+    parts_planned: int
+    items: int
+    items_planned: int
+    at_work: int
+    job: str
+    cluster: str
+
+
+def run_status(store: str) -> RunStatus:
+    """The newest run of a store.
+
+    Raises:
+        StoreError: when there is no store, or nothing was run.
+    """
+    objects = existing_store(store)
+    plan = last_plan(objects)
+    outcome = read_outcome(objects, plan.job.run) or {}
+    cluster = "" if outcome else flink_state(flink_masters(plan.document), job_name(plan.job.run))
+    there, items, planned, items_planned = count_parts(objects, plan)
+    going = cluster in _AT_WORK or is_locked(objects)
+    return RunStatus(
+        run=plan.job.run,
+        state=str(outcome.get("state") or (RUNNING if going else ENDED)),
+        message=str(outcome.get("message", "")),
+        started_at=plan.started_at,
+        parts=there,
+        parts_planned=planned,
+        items=items,
+        items_planned=items_planned,
+        at_work=sum(1 for _ in objects.list(f"runs/{plan.job.run}/inflight")),
+        job=job_name(plan.job.run),
+        cluster=cluster,
+    )
+
+
+def count_parts(objects: Objects, plan: RunPlan) -> tuple[int, int, int, int]:
+    """Finished parts and their items, planned parts and their items."""
+    tables = {job.table for job in plan.job.features.values()}
+    there = {entry.path for table in tables for entry in objects.list(table)}
+    texts = pl.read_parquet(io.BytesIO(objects.get(f"{plan.folder}/shards.parquet")), columns=["shard"])["shard"]
+    wanted = [
+        (part_path(plan.feature(name).table, shard.part_name(plan.feature(name).config)), len(shard.items))
+        for shard in _shards(texts)
+        for name in shard.features
+    ]
+    done = [items for path, items in wanted if path in there]
+    return len(done), sum(done), len(wanted), sum(items for _, items in wanted)
+
+
+def _shards(texts: Iterable[str]) -> Iterable[Shard]:
+    return (SHARD.validate_json(text) for text in texts)
+
+
+def is_locked(objects: Objects) -> bool:
+    """A process on this machine holds the lock of a local store."""
+    if objects.root is None or not (objects.root / LOCK).exists():
+        return False
+    with (objects.root / LOCK).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def flink_masters(document: Mapping[str, Any]) -> list[str]:
+    """``host:port`` of the Flink clusters that a spec's targets name in ``flink_master``.
+
+    >>> flink_masters({"targets": {"local": {}, "flink": {"flink_master": "http://jobmanager:8081"}}})
+    ['jobmanager:8081']
+    """
+    targets = (Target.model_validate(node) for node in (document.get("targets") or {}).values())
+    named = (str(target.options.get("flink_master", "")).partition("://") for target in targets)
+    return [(rest or first).strip("/") for first, _, rest in named if ":" in (rest or first)]
+
+
+def flink_state(masters: Iterable[str], job: str) -> str:
+    """Flink's state of the job of this name, from the first cluster that knows it; empty when none does."""
+    for master in masters:
+        try:
+            with urllib.request.urlopen(f"http://{master}/jobs/overview", timeout=_PATIENCE_S) as answer:
+                jobs = json.load(answer)["jobs"]
+        except (urllib.error.URLError, OSError, ValueError, KeyError):
+            continue
+        found = sorted((each["start-time"], each["state"]) for each in jobs if each["name"] == job)
+        if found:
+            return str(found[-1][1])
+    return ""
+
+
+def status_text(status: RunStatus, now: float) -> str:
+    """The status for a person."""
+    from pipelines.console import human_seconds
+
+    lines = [
+        f"Run {status.run}: {status.state}, started {human_seconds(max(0.0, now - status.started_at))} ago.",
+        f"  {status.parts}/{status.parts_planned} parts, {status.items}/{status.items_planned} items finished"
+        + (f", {status.at_work} at work" if status.at_work and status.state == RUNNING else ""),
+    ]
+    if status.cluster:
+        lines.append(f"  Flink job {status.job}: {status.cluster}")
+    if status.message:
+        lines.append(f"  {status.message}")
+    if status.state == ENDED:
+        lines.append("  It ended without publishing; run again: finished parts are reused.")
+    return "\n".join(lines)
+
+
+def follow(store: str, tell: Callable[[str], None], every_s: float = 10.0) -> RunStatus:
+    """Tell the status whenever it changes, until the run has ended; returns the last."""
+    said = None
+    while True:
+        status = run_status(store)
+        shown = (status.state, status.parts, status.cluster)
+        if shown != said:
+            tell(status_text(status, time.time()))
+            said = shown
+        if status.state != RUNNING:
+            return status
+        time.sleep(every_s)

@@ -1,0 +1,135 @@
+"""``cliploom status``: what it reads from the store, and from a server that answers as Flink's does."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from commands import Command, command
+from stores import SmallStore
+
+from pipelines.runner import job_name
+from pipelines.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
+from schemas.errors import StoreError
+from transforms.store.lock import store_lock
+from transforms.store.objects import Objects
+
+cliploom = pytest.fixture(command)
+
+
+class Overview(BaseHTTPRequestHandler):
+    """Flink's list of jobs: one that was restarted under its name and goes on, one that failed."""
+
+    def do_GET(self) -> None:
+        jobs = [
+            {"name": "cliploom-a", "state": "FAILED", "start-time": 1},
+            {"name": "cliploom-a", "state": "RUNNING", "start-time": 2},
+            {"name": "cliploom-b", "state": "FAILED", "start-time": 3},
+        ]
+        self.send_response(200 if self.path == "/jobs/overview" else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"jobs": jobs}).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def flink() -> Iterator[str]:
+    """Address of such a server."""
+    with ThreadingHTTPServer(("localhost", 0), Overview) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"localhost:{server.server_port}"
+        server.shutdown()
+
+
+def forget_outcome(store: SmallStore) -> None:
+    """Make the store look as it does before the run's last step."""
+    (outcome,) = store.store.glob("runs/*/outcome.json")
+    outcome.unlink()
+
+
+def test_published_run_has_all_parts_and_items(small_store: SmallStore) -> None:
+    status = run_status(str(small_store.store))
+    assert (status.state, status.message, status.cluster, status.at_work) == ("published", "", "", 0)
+    assert status.parts == status.parts_planned > 0
+    assert status.items == status.items_planned > 0
+    assert status.job == job_name(status.run)
+
+
+def test_run_without_outcome_has_ended_unless_somebody_holds_the_store(small_store: SmallStore) -> None:
+    forget_outcome(small_store)
+    objects = Objects(small_store.store)
+    assert run_status(str(small_store.store)).state == "ended"
+    with store_lock(objects, "cliploom run"):
+        assert is_locked(objects)
+        assert run_status(str(small_store.store)).state == "running"
+    assert not is_locked(objects)
+
+
+def test_missing_part_is_not_finished(small_store: SmallStore) -> None:
+    before = run_status(str(small_store.store))
+    next(iter(small_store.store.glob("features/looks/*/part-*.parquet"))).unlink()
+    after = run_status(str(small_store.store))
+    assert after.parts == before.parts - 1
+    assert after.items < before.items
+    assert after.parts_planned == before.parts_planned
+
+
+def test_flink_tells_the_state_of_the_newest_job_of_that_name(flink: str) -> None:
+    assert flink_state([flink], "cliploom-a") == "RUNNING"
+    assert flink_state([flink], "cliploom-b") == "FAILED"
+    assert flink_state([flink], "cliploom-c") == ""
+
+
+def test_cluster_that_does_not_answer_is_passed_over(flink: str) -> None:
+    assert flink_state(["localhost:1", flink], "cliploom-a") == "RUNNING"
+    assert flink_state(["localhost:1"], "cliploom-a") == ""
+
+
+def test_masters_come_from_the_targets_of_the_spec() -> None:
+    targets = {"a": {"flink_master": "one:8081"}, "b": {"flink_master": "https://two:80/"}, "c": {}, "d": None}
+    assert flink_masters({"targets": {name: node for name, node in targets.items() if node is not None}}) == [
+        "one:8081",
+        "two:80",
+    ]
+    assert flink_masters({"targets": {"auto": {"flink_master": "[auto]"}}}) == []
+    assert flink_masters({}) == []
+
+
+def test_following_an_ended_run_tells_it_once(small_store: SmallStore) -> None:
+    told: list[str] = []
+    assert follow(str(small_store.store), told.append).state == "published"
+    assert len(told) == 1
+
+
+def test_text_says_how_to_go_on_after_a_run_that_ended_early(small_store: SmallStore) -> None:
+    forget_outcome(small_store)
+    status = run_status(str(small_store.store))
+    assert "run again" in status_text(status, status.started_at + 75)
+    assert "1 min 15 s ago" in status_text(status, status.started_at + 75)
+
+
+def test_command_prints_text_or_json(small_store: SmallStore, cliploom: Command) -> None:
+    assert "published" in cliploom("status", small_store.store).out
+    assert json.loads(cliploom("status", small_store.store, "--json").out)["state"] == "published"
+    assert "published" in cliploom("status", small_store.store, "--follow").out
+
+
+def test_folder_that_was_never_run_into_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=str(tmp_path)):
+        run_status(str(tmp_path))
+
+
+def test_run_on_a_job_server_that_is_not_there_says_so_at_once(small_store: SmallStore, cliploom: Command) -> None:
+    spec = small_store.spec.read_text(encoding="utf-8")
+    targets = 'targets: {far: {runner: FlinkRunner, job_endpoint: "localhost:1", environment_type: LOOPBACK}}\n'
+    small_store.spec.write_text(spec + targets, encoding="utf-8")
+    ended = cliploom("run", small_store.spec, "--full-refresh")
+    assert ended.code == 1
+    assert "Nothing answers at the job endpoint localhost:1" in ended.err
+    assert "fault of cliploom" not in ended.err
