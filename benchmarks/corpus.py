@@ -27,7 +27,7 @@ def write_clips(folder: Path, count: int) -> list[Path]:
 
 
 def _encode(seed: int) -> Path:
-    path = Path(f"/tmp/cliploom-benchmark-{seed}.mp4")  # noqa: S108 (a cache between runs)
+    path = Path(f"/tmp/cliploom-benchmark-{seed}.mp4")  # a cache between runs
     if path.exists():
         return path
     random = np.random.default_rng(seed)

@@ -311,7 +311,7 @@ def inspect(
 @app.command()
 def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
     """Check every file that a release names: hashes, ids, copies, that vectors find themselves."""
-    from pipelines.console import say, show, show_json
+    from pipelines.console import counted, say, show, show_json
     from transforms.verifying import verify_release
 
     problems = verify_release(store, release)
@@ -321,9 +321,8 @@ def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOpt
         for problem in problems:
             show(f"{problem.path}: {problem.problem}")
     if problems:
-        say(
-            f"{len(problems)} problems; `cliploom rollback STORE RELEASE` to one that verifies, or run again with --full-refresh."
-        )
+        count = counted(len(problems), "problem")
+        say(f"{count}; `cliploom rollback STORE RELEASE` to one that verifies, or run again with --full-refresh.")
         raise typer.Exit(4)
     say("All files verify.")
 

@@ -98,7 +98,7 @@ def pack(work: pl.DataFrame, wishes: Mapping[str, Wish], segment_s: float) -> pl
         segment_s: files longer than this are split, when all their features' samplings allow it.
 
     Returns:
-        One row a shard, costliest first: ``shard`` (JSON of ``schemas.records.Shard``), ``cost_s``, ``items``, ``rows``.
+        One row a shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``.
     """
     if work.is_empty():
         return pl.DataFrame(schema={"shard": pl.String, "cost_s": pl.Float64, "items": pl.Int64, "rows": pl.Int64})

@@ -60,7 +60,8 @@ def allot_numbers(listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int)
 
 def select_subset(listing: pl.DataFrame, known: pl.DataFrame, limit: int, seed: int = 0) -> pl.DataFrame:
     """``limit`` items of the listing chosen by a seeded hash of their uids, and all that are known already."""
-    order = [digest_bytes(f"{seed}\0{source}\0{uid}".encode()) for source, uid in listing.select("source", "uid").rows()]
+    names = listing.select("source", "uid").rows()
+    order = [digest_bytes(f"{seed}\0{source}\0{uid}".encode()) for source, uid in names]
     chosen = listing.with_columns(pl.Series("_order", order, pl.String)).sort("_order").head(limit).drop("_order")
     kept = listing.join(known, on=["source", "uid"], how="semi")
     return pl.concat([chosen, kept]).unique(["source", "uid"]).sort("source", "uid")

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 import polars as pl
 
 from pipelines.pack import pack, total_cost, wish_of
-from pipelines.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, MOVED, UNCHANGED, FeaturePast, RetryLaw, allot_numbers, judge
+from pipelines.plan import (
+    COMPUTED,
+    CONFIG_CHANGED,
+    DELETED,
+    FAILED,
+    MOVED,
+    UNCHANGED,
+    FeaturePast,
+    RetryLaw,
+    allot_numbers,
+    judge,
+)
 from pipelines.resolve import Resolved, describe_change
 from pipelines.survey import Before, Survey
 from schemas.errors import StoreError
@@ -55,7 +66,7 @@ def held_by_release(before: Before, job: FeatureJob) -> tuple[pl.DataFrame, pl.D
 
 
 def orphans_of(objects: Objects, job: FeatureJob, published: pl.DataFrame) -> list[PartRecord]:
-    """Finished parts of a feature's config that the last release does not name: a killed run's, or an older release's."""
+    """Finished parts of a feature's config that the last release does not name: a killed run's, an older one's."""
     known = set(published["part"].to_list())
     records = []
     for entry in sorted(objects.list(job.table), key=lambda entry: entry.path):
@@ -147,9 +158,10 @@ def make_plan(
 def _deleted(before: pl.DataFrame, items: pl.DataFrame) -> int:
     """Items that are gone; one that was renamed is not."""
     gone = before.join(items, on="item_no", how="anti")
-    return gone.filter(pl.col("digest").is_null()).height + gone.join(items, on="digest", how="anti").filter(
-        pl.col("digest").is_not_null()
-    ).height
+    return (
+        gone.filter(pl.col("digest").is_null()).height
+        + gone.join(items, on="digest", how="anti").filter(pl.col("digest").is_not_null()).height
+    )
 
 
 def _recomputed(verdicts: pl.DataFrame, before: Before) -> int:

@@ -30,7 +30,7 @@ from transforms.store.tables import read_table
 
 LIBRARIES = ("apache-beam", "av", "deltalake", "faiss-cpu", "numpy", "openvino", "polars", "pyarrow")
 DRIFT_ITEMS = 64
-DRIFT_PARTS = 4
+DRIFT_PARTS = 8
 _SEED = 0
 
 
@@ -162,9 +162,9 @@ def measure_drift(objects: Objects, plan: RunPlan, release: Release) -> Iterator
         if old is None or items.is_empty():
             continue
         items = items.sample(min(DRIFT_ITEMS, len(items)), seed=_SEED)
-        yield from _feature_drift(
-            objects, name, old, new, *(_places(c.filter(mine), items) for c in (old_contents, new_contents))
-        )
+        after = _places(new_contents.filter(mine), items)
+        before = _places(old_contents.filter(mine), after["item_no"].unique())
+        yield from _feature_drift(objects, name, old, new, before, after)
 
 
 def _places(contents: pl.DataFrame, items: pl.Series) -> pl.DataFrame:

@@ -49,7 +49,7 @@ class RunOptions:
     run: str | None = None
     progress: str = ""
     extra: tuple[str, ...] = ()
-    accept: Accept = Accept()
+    accept: Accept = field(default_factory=Accept)
     command: str = "cliploom run"
 
 
@@ -308,9 +308,8 @@ def execute(
     from transforms.final import read_outcome
 
     objects = Objects(plan.job.store)
-    note(
-        f"computing {sum(count for counts in plan.verdicts.values() for v, count in counts.items() if v in COMPUTED)} items"
-    )
+    todo = sum(items for counts in plan.verdicts.values() for verdict, items in counts.items() if verdict in COMPUTED)
+    note(f"computing {todo} items")
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
     name = job_name(plan.job.run)
     _add(counters, run_graph(lambda pipeline: build_run(pipeline, plan), target, options.extra, name))

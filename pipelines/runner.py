@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LOCAL = ("local", "direct", "directrunner", "fnapirunner")
 _PATIENCE_S = 5.0
+_ON_FLINK = ("flinkrunner", "portablerunner")
+_WORKER_AGE_MS = 30_000
 
 
 def is_local(target: Target) -> bool:
@@ -95,7 +97,7 @@ def run_graph(
         pipeline = Pipeline(runner=FnApiRunner(), options=PipelineOptions(arguments))
     else:
         named = [f"--job_name={name}"] if name else []
-        options = PipelineOptions([f"--runner={target.runner}", *named, *arguments_of(target), *extra])
+        options = PipelineOptions([f"--runner={target.runner}", *named, *renewal(target), *arguments_of(target), *extra])
         check_endpoint(options)
         pipeline = Pipeline(options=options)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
@@ -116,6 +118,14 @@ def run_graph(
         if counter.key.metric.namespace == "cliploom":
             counters[name] = counters.get(name, 0) + int(counter.committed or counter.attempted or 0)
     return counters
+
+
+def renewal(target: Target) -> list[str]:
+    """Let Flink forget a worker after a while; bundles that have begun keep theirs.
+
+    Without it a task manager holds on to a worker that has died, and every restart of the job fails on it.
+    """
+    return [f"--environment_cache_millis={_WORKER_AGE_MS}"] if target.runner.lower() in _ON_FLINK else []
 
 
 def check_endpoint(options: PipelineOptions) -> None:

@@ -26,7 +26,11 @@ from transforms.store.paths import TO_PROBE, probe_results_path
 from transforms.store.tables import read_table
 from transforms.tfrecords.settings import list_shards
 
-_LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {"media": list_media, "tfrecord": list_shards, "precomputed": list_precomputed}
+_LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {
+    "media": list_media,
+    "tfrecord": list_shards,
+    "precomputed": list_precomputed,
+}
 _TEXT_LISTERS = {
     "narrations": "transforms.narrations.listing:list_narrations",
     "labels": "transforms.narrations.listing:list_labels",

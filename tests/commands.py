@@ -21,6 +21,19 @@ _PR_CAPBSET_DROP = 24
 _OVERRIDES = (1, 2)
 
 
+SPEC = """\
+version: 1
+name: demo
+store: ./store
+sources:
+  clips: {kind: media, glob: "media/*.mp4"}
+encoders:
+  lite0: {kind: efficientnet_lite0}
+features:
+  frames: {source: clips, sample: {every: 1s}, encoder: lite0, outputs: [pooled]}
+"""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended."""

@@ -11,24 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import Command, assert_one_sentence, command, python_without_override
+from commands import SPEC, Command, assert_one_sentence, command, python_without_override
 from stores import SmallStore
 
 from schemas.release import STORE_FORMAT, Release
 from transforms.store.objects import Objects
 from transforms.store.releases import append_release
-
-SPEC = """\
-version: 1
-name: demo
-store: ./store
-sources:
-  clips: {kind: media, glob: "media/*.mp4"}
-encoders:
-  lite0: {kind: efficientnet_lite0}
-features:
-  frames: {source: clips, sample: {every: 1s}, encoder: lite0, outputs: [pooled]}
-"""
 
 
 @pytest.fixture

@@ -10,23 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import Command, command
+from commands import SPEC, Command, command
 from stores import SmallStore
 
 from pipelines.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC = """\
-version: 1
-name: demo
-store: ./store
-sources:
-  clips: {kind: media, glob: "media/*.mp4"}
-encoders:
-  lite0: {kind: efficientnet_lite0}
-features:
-  frames: {source: clips, sample: {every: 1s}, encoder: lite0, outputs: [pooled]}
-"""
 
 
 @pytest.fixture
@@ -83,6 +72,13 @@ def test_quick_commands_load_no_heavy_library(arguments: list[str], tmp_path: Pa
     )
     done = python(code, *(str(spec) if argument == "SPEC" else argument for argument in arguments))
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_the_process_that_shows_a_run_loads_no_beam() -> None:
+    code = (
+        "import sys, pipelines.action, pipelines.preview; print({'apache_beam', 'av', 'openvino'} & set(sys.modules))"
+    )
+    assert python(code).stdout.strip() == "set()"
 
 
 def test_validate_as_json_has_stable_keys(cliploom: Command, tmp_path: Path) -> None:
@@ -150,7 +146,7 @@ def test_listings_print_tables_and_json(cliploom: Command, built_store: SmallSto
     assert set(rows[0]) == {
         "release", "created_at", "run", "items", "rows", "failed", "bytes", "seconds", "changed", "note",
     }  # fmt: skip
-    assert "1 items: NoVideo in probe (permanent)" in cliploom("failures", built_store.store).out
+    assert "1 item: NoVideo in probe (permanent)" in cliploom("failures", built_store.store).out
     failures = json.loads(cliploom("failures", built_store.store, "--json").out)
     assert failures[0]["uid"] == "noise"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas.errors import SpecError
 from schemas.sources import MediaSource
 from transforms.listing import clean_uid, glob_regex, list_source, split_pattern
-from transforms.uris import path_to_uri, uri_to_path
+from transforms.uris import absolute, path_to_uri, uri_to_path
 
 
 def source(**values: Any) -> MediaSource:
@@ -153,3 +153,19 @@ def test_empty_sources_list_nothing(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("uri,uid\n")
     assert uids(tmp_path, glob="*.mp4") == []
     assert uids(tmp_path, table="l.csv") == []
+
+
+def test_a_file_has_one_uri_from_whichever_folder_it_is_listed(tmp_path: Path) -> None:
+    for folder in ("media", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "media" / "a.mp4").write_bytes(b"a")
+    source = MediaSource(kind="media", glob=["media/*.mp4"])
+    straight, around = (list_source("s", source, base) for base in (tmp_path, tmp_path / "elsewhere" / ".."))
+    assert straight.equals(around)
+
+
+def test_two_dots_after_a_link_leave_the_folder_that_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    assert absolute(tmp_path / "link" / ".." / "a.mp4") == (tmp_path / "far").resolve() / "a.mp4"
+    assert absolute(tmp_path / "link" / "a.mp4") == tmp_path / "link" / "a.mp4"

@@ -155,7 +155,7 @@ def test_every_item_and_feature_is_packed_once_and_shards_are_bounded(
     rows: list[tuple[str, int, float, int]],
 ) -> None:
     seconds = {no: s for _, no, s, _ in rows}
-    full = [(feature, no, f"d{no % 5}", seconds[no % 5] if no % 5 in seconds else 7.0, a) for feature, no, _, a in rows]
+    full = [(feature, no, f"d{no % 5}", seconds.get(no % 5, 7.0), a) for feature, no, _, a in rows]
     wishes = {"f": wish("f", row_bytes=100_000), "g": wish("g", FRAMES, row_bytes=10)}
     packed = pack(work(full), wishes, 600.0)
     shards = [SHARD.validate_json(text) for text in packed["shard"]]

@@ -175,7 +175,7 @@ def test_sdist_installed_with_the_core_alone_makes_and_runs_the_demo(built: Buil
     assert Path(where.strip()).is_relative_to(environment)
     for command in (
         ("cliploom", "demo", "demo"),
-        ("cliploom", "run", "demo/cliploom.yaml", "--limit", "8"),
+        ("cliploom", "run", "demo/cliploom.yaml", "--limit", "8", "--set", "limits.max_failed=50%"),
         ("cliploom", "verify", "demo/store"),
         ("cliploom", "search", "demo/store", "a cup of coffee", "--json"),
     ):

@@ -65,9 +65,7 @@ class Bad:
 
 
 def held_frame(held: list[Held]) -> pl.DataFrame:
-    rows = [
-        (h.part, h.item_no, h.uid, h.digest, h.segment, h.segments, h.planned, h.rows, 0, h.origin) for h in held
-    ]
+    rows = [(h.part, h.item_no, h.uid, h.digest, h.segment, h.segments, h.planned, h.rows, 0, h.origin) for h in held]
     return pl.DataFrame(rows, schema=HELD, orient="row")
 
 
@@ -105,9 +103,7 @@ def verdicts_of(
     refresh: bool = False,
     change: str = "",
 ) -> dict[int, str]:
-    frame = judged(
-        items, held, bad, had, recent=recent, everything=everything, refresh=refresh, change=change
-    )
+    frame = judged(items, held, bad, had, recent=recent, everything=everything, refresh=refresh, change=change)
     return dict(frame.select("item_no", "verdict").rows())
 
 
@@ -314,7 +310,9 @@ def listing(*uids: str) -> pl.DataFrame:
 
 
 def numbers(known: dict[str, int]) -> pl.DataFrame:
-    return pl.DataFrame([("s", uid, no) for uid, no in known.items()], schema=ADDRESS | {"item_no": pl.Int64}, orient="row")
+    return pl.DataFrame(
+        [("s", uid, no) for uid, no in known.items()], schema=ADDRESS | {"item_no": pl.Int64}, orient="row"
+    )
 
 
 def test_numbers_are_kept_and_new_ones_follow_in_order_of_uid() -> None:
@@ -329,7 +327,9 @@ def test_a_number_beyond_the_next_one_is_not_given_twice() -> None:
     assert free == 32
 
 
-@given(st.sets(st.text("abc", min_size=1, max_size=2)), st.dictionaries(st.text("abc", min_size=1, max_size=2), NUMBERS))
+@given(
+    st.sets(st.text("abc", min_size=1, max_size=2)), st.dictionaries(st.text("abc", min_size=1, max_size=2), NUMBERS)
+)
 @settings(max_examples=60, deadline=None)
 def test_numbers_are_unique_and_free_is_above_all(listed: set[str], known: dict[str, int]) -> None:
     given_before = dict({no: uid for uid, no in known.items()}.items())

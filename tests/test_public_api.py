@@ -138,7 +138,7 @@ def test_failures_are_listed_and_grouped(built_store: SmallStore) -> None:
     assert (row["uid"], row["stage"], row["type"], row["transient"]) == ("noise", "probe", "NoVideo", False)
     (group,) = failure_groups(str(built_store.store))
     assert (group["items"], group["uid"], group["partial"]) == (1, "noise", False)
-    assert failure_text([group]).startswith("1 items: NoVideo in probe (permanent)\n  e.g. noise: ")
+    assert failure_text([group]).startswith("1 item: NoVideo in probe (permanent)\n  e.g. noise: ")
     assert failure_text([]) == "No failures."
 
 

@@ -7,23 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import SPEC
 
 from pipelines.child import user_error
 from pipelines.supervise import Watching, run_supervised
 from schemas.errors import CliploomError, LimitError, SpecError, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC = """\
-version: 1
-name: demo
-store: ./store
-sources:
-  clips: {kind: media, glob: "media/*.mp4"}
-encoders:
-  lite0: {kind: efficientnet_lite0}
-features:
-  frames: {source: clips, sample: {every: 1s}, encoder: lite0, outputs: [pooled]}
-"""
 
 
 def test_errors_of_the_child_come_through_whole(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -143,7 +144,8 @@ def probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limi
         process.join()
         if process.exitcode == 0:
             return Probed(**json.loads(answer.read_text(encoding="utf-8")))
-    return _failed(source, uid, CrashedError("probe", "the worker process died twice on this item"))
+    killed = process.exitcode == -signal.SIGKILL  # by the out-of-memory killer; another night may do better
+    return _failed(source, uid, CrashedError("probe", "the worker process died twice on this item", transient=killed))
 
 
 def _probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, answer: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -163,7 +164,10 @@ def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder])
             if record is None:
                 code = process.exitcode or 0
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                builder.fail_item(item, CrashedError("compute", f"the worker process died twice on this item ({how})"))
+                # The out-of-memory killer's victim may do better on another night; a fault of the file will not.
+                transient = code == -signal.SIGKILL
+                reason = f"the worker process died twice on this item ({how})"
+                builder.fail_item(item, CrashedError("compute", reason, transient=transient))
             else:
                 builder.add_finished(item, record, read_rows(Path(folder) / builder.job.name / SINGLE))
 

@@ -1,7 +1,7 @@
 """A Flink cluster on this machine for tests and benchmarks: a job manager, task managers and Beam's job server.
 
 Flink's libraries come from PyPI (the sdist ``apache-flink-libraries``), Beam's Flink runner from Maven Central. Both
-are fetched once into ``CLIPLOOM_FLINK_HOME``, by default ``~/.cache/cliploom/flink-<version>`` (400 MB). The processes
+are fetched once into ``CLIPLOOM_FLINK_HOME``, by default ``~/.cache/cliploom/flink-<version>`` (350 MB). The processes
 are started as plain Java programs, so that a test can kill each by its pid.
 """
 
@@ -191,7 +191,7 @@ class FlinkCluster:
             "taskmanager.memory.jvm-overhead.max": "64m",
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 100,
-            "restart-strategy.fixed-delay.delay": "1 s",
+            "restart-strategy.fixed-delay.delay": "3 s",
             "heartbeat.interval": 1000,
             "heartbeat.timeout": 8000,
             "io.tmp.dirs": str(folder / "tmp"),

@@ -164,10 +164,10 @@ def _serve(encoder: str) -> None:
     import mean_colour
     import obstore
     import openvino
+    from nights import run_here
 
     import pipelines.build
     import transforms.media.feed
-    from nights import run_here
     from pipelines.run import RunOptions
 
     del apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, pipelines, transforms

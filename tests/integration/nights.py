@@ -32,7 +32,7 @@ from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
 from transforms.verifying import verify_release
 
-ENCODER = '''
+ENCODER = """
 import ctypes
 import os
 
@@ -89,7 +89,7 @@ class ColourEncoder:
             if pure == (1, 1, 0) and os.path.exists(os.environ.get("CLIPLOOM_TEST_FULL", "")):
                 raise MemoryError
         return colour
-'''
+"""
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
 

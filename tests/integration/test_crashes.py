@@ -18,11 +18,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-
-import pipelines.run
 from commands import python_without_override
 from forks import PLACES, ROOT, Forks, Kill, forks
 from nights import GREEN, RED, SPEC, Project, Snapshot, assert_sound, draw, paint, write_encoder
+
+import pipelines.run
 from pipelines.child import user_error
 from pipelines.plan import COMPUTED
 from pipelines.run import RunResult
@@ -183,9 +183,7 @@ def test_a_run_killed_near_its_end_is_taken_over_when_the_listing_has_changed_in
     assert_sound(night.project)
 
 
-def test_a_first_run_that_is_killed_leaves_no_release_and_the_next_one_makes_it(
-    night: Night, tmp_path: Path
-) -> None:
+def test_a_first_run_that_is_killed_leaves_no_release_and_the_next_one_makes_it(night: Night, tmp_path: Path) -> None:
     project = Project(tmp_path / "new")
     shutil.copytree(night.project.media, project.media)
     project.write_spec()
@@ -197,7 +195,7 @@ def test_a_first_run_that_is_killed_leaves_no_release_and_the_next_one_makes_it(
     assert_sound(project)
 
 
-HOOK = '''
+HOOK = """
 import ctypes
 import os
 import sys
@@ -223,7 +221,7 @@ def hook(event, arguments):
 
 
 sys.addaudithook(hook)
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -238,7 +236,7 @@ class Workshop:
         return [sys.executable, "-m", "pipelines", "run", str(self.project.spec)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     folder = write_encoder(tmp_path / "encoder")
     (folder / "sitecustomize.py").write_text(HOOK, encoding="utf-8")

@@ -23,7 +23,8 @@ from pipelines.listings import failure_rows
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 ROOT = Path(__file__).resolve().parents[2]
-CLIPS, FRAMES = 16, 20
+CLIPS, FRAMES = 12, 20
+PATIENCE_S = 900
 POISON = "media/poison.mp4"
 SPEC = """\
 version: 1
@@ -49,6 +50,7 @@ targets:
     parallelism: 2
     environment_type: EXTERNAL
     environment_config: "${POOL:-}"
+    environment_cache_millis: 10000
 limits: {max_failed: 50%}
 """
 # Loaded by every Python process of the worker pool at its start: a decoder that takes its process down on one file.
@@ -154,9 +156,9 @@ def test_deaths_of_workers_and_of_a_task_manager_cost_no_part_and_no_row(
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     with worker_pool(tmp_path / "worker-pool.log", {"PYTHONPATH": paths}) as pool:
         run = project.start("flink", "flink", {"JOBS": cluster.endpoint, "POOL": pool.address})
-        wait_until(lambda: len(project.parts("flink")) >= 2 or run.poll() is not None, "the second part", 300)
+        wait_until(lambda: len(project.parts("flink")) >= 2 or run.poll() is not None, "the second part", PATIENCE_S)
         pool.kill()
-        wait_until(lambda: len(project.parts("flink")) >= 6 or run.poll() is not None, "the sixth part", 300)
+        wait_until(lambda: len(project.parts("flink")) >= 6 or run.poll() is not None, "the sixth part", PATIENCE_S)
         finished = project.parts("flink")
         cluster.taskmanagers[0].kill()
         cluster.start_taskmanager()

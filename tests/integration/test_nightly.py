@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
-
 from nights import BLUE, SPEC, YELLOW, Project, age, assert_sound, draw, paint, write_encoder
+
+from pipelines.action import run_action
+from pipelines.preview import pace_of, plan_preview, preview_text
 from pipelines.publish import publish_plan, rollback
+from pipelines.report import metrics_text, summary_lines, write_metrics
 from pipelines.run import RunOptions, RunResult
-from schemas.errors import LimitError, StoreError
+from schemas.errors import LimitError, SpecError, StoreError
 from schemas.plan import Accept
+from transforms.store.releases import read_releases
 
 FULL = "CLIPLOOM_TEST_FULL"
 
@@ -42,7 +51,7 @@ def first_night(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Proj
     return project.copy(folder / "first")
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(first_night: Project) -> Project:
     """The first night to go on from, at the place where it was made: items are known by their absolute paths."""
     project = Project(first_night.folder.parent / "project")
@@ -60,8 +69,6 @@ def computed(result: RunResult) -> int:
 
 
 def reasons(project: Project, verdict: str) -> list[str]:
-    import polars as pl
-
     plans = sorted(project.store.glob("plans/*/verdicts.parquet"))
     return sorted(set(pl.read_parquet(plans[-1]).filter(pl.col("verdict") == verdict)["reason"]))
 
@@ -464,9 +471,7 @@ def test_a_rollback_points_back_and_the_next_night_goes_on_from_there(project: P
     assert project.snapshot(1) == first
 
 
-def test_many_small_parts_are_merged_by_a_run_when_that_pays(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_small_parts_are_merged_by_a_run_when_that_pays(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transforms.assemble.assemble.__defaults__", (6,))
     before = project.snapshot()
     draw(project.media / "seventh.png", 88)
@@ -485,3 +490,126 @@ def test_compact_merges_small_parts_without_changing_a_row(project: Project) -> 
     assert project.snapshot() == before
     assert_sound(project)
     assert not project.run().changed
+
+
+def report_of(project: Project, result: RunResult) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(project.objects.get(f"runs/{result.run}/report.json"))
+    assert found == result.report
+    return found
+
+
+def test_a_run_leaves_a_report_with_verdicts_rates_failures_versions_and_bytes(project: Project) -> None:
+    draw(project.media / "more.gif", 200)
+    paint(project.media / "blue.png", BLUE)
+    (project.media / "still0.png").rename(project.media / "renamed.png")
+    report = report_of(project, project.run())
+    assert (report["state"], report["release"]) == ("published", 2)
+    assert report["verdicts"] == {"frames": {"new": 2, "moved": 1, "unchanged": 5, "deleted": 1}}
+    assert (report["counts"]["items"], report["counts"]["failed"]) == (8, 1)
+    (failure,) = report["failures"]
+    assert (failure["type"], failure["stage"], failure["items"], failure["uid"]) == ("Encode", "encode", 1, "blue")
+    assert report["rates"]["rows_per_second"] > 0
+    assert all(report["bytes"][what] > 0 for what in ("written", "rewritten", "indexes", "exports"))
+    assert {"cliploom", "python", "av", "libavcodec", "openvino", "faiss-cpu", "polars"} <= set(report["versions"])
+    assert report["indexes"]["frames"]["recall"] == 1.0
+    assert report["indexes"]["frames"]["reason"] == "1 parts left, 2 came"
+
+
+def test_a_quiet_night_and_a_stopped_one_leave_reports_too(project: Project) -> None:
+    quiet = report_of(project, project.run())
+    assert (quiet["state"], quiet["release"], quiet["verdicts"]) == ("unchanged", 1, {"frames": {"unchanged": 6}})
+    shutil.rmtree(project.media)
+    project.media.mkdir()
+    with pytest.raises(LimitError):
+        project.run()
+    newest = max(project.store.glob("runs/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
+    assert json.loads(newest.read_text())["state"] == "stopped"
+
+
+def test_drift_compares_old_and_new_vectors_of_rows_computed_again(project: Project) -> None:
+    rows = project.rows().height
+    same = project.run(["encoders.tiny.precision=bf16"]).report["drift"]
+    assert same == [{"feature": "frames", "output": "colour", "rows": rows, "mean_cosine": 1.0, "least_cosine": 1.0}]
+    (turned,) = project.run(["encoders.tiny.shade=-1"]).report["drift"]
+    assert (turned["rows"], turned["mean_cosine"]) == (rows, -1.0)
+    draw(project.media / "still1.png", 78)
+    (edited,) = project.run(["encoders.tiny.shade=-1"]).report["drift"]
+    assert edited["rows"] == 1
+    assert edited["mean_cosine"] < 1
+    assert "mean cosine" in summary_lines({"drift": [edited], "indexes": {}})[0]
+    (project.media / "still2.png").rename(project.media / "elsewhere.png")
+    assert project.run(["encoders.tiny.shade=-1"]).report["drift"] == []
+
+
+def plain(result: RunResult) -> dict[str, Any]:
+    """The result as it comes from the supervised process."""
+    return json.loads(json.dumps(asdict(result) | {"release": result.release.model_dump(mode="json")}))  # type: ignore[no-any-return]
+
+
+def test_metrics_say_how_the_run_ended_in_prometheus_text(project: Project, tmp_path: Path) -> None:
+    draw(project.media / "more.png", 201)
+    text = metrics_text(0, 1_800_000_000.5, plain(project.run(["encoders.tiny.shade=-1"])))
+    lines = text.splitlines()
+    assert all(
+        re.fullmatch(r"# (HELP|TYPE) .+|[a-z_]+(\{([a-z_]+=\"[^\"]*\",?)+\})? -?[0-9.e+-]+", line) for line in lines
+    )
+    for line in (
+        "cliploom_run_success 1",
+        "cliploom_run_end_time_seconds 1800000000.5",
+        "cliploom_release 2",
+        'cliploom_items{state="listed"} 7',
+        'cliploom_verdicts{feature="frames",verdict="new"} 1',
+        'cliploom_index_recall{index="frames"} 1.0',
+        'cliploom_drift_mean_cosine{feature="frames",output="colour"} -1.0',
+    ):
+        assert line in lines
+    assert text.count("# TYPE cliploom_verdicts gauge") == 1
+    target = tmp_path / "clips.prom"
+    target.write_text("old")
+    write_metrics(target, text)
+    assert target.read_text() == text
+    assert os.listdir(tmp_path) == ["clips.prom"]
+
+
+def test_a_run_that_fails_says_so_in_its_metrics(tmp_path: Path) -> None:
+    target, spec = tmp_path / "clips.prom", tmp_path / "missing.yaml"
+    with pytest.raises(SpecError):
+        run_action({}, spec, (), as_json=False, strict=False, metrics_file=target)
+    assert {"cliploom_run_success 0", "cliploom_run_exit_code 2"} <= set(target.read_text().splitlines())
+    with pytest.raises(SpecError, match="--metrics-file: there is no folder"):
+        run_action({}, spec, (), as_json=False, strict=False, metrics_file=tmp_path / "no" / "clips.prom")
+
+
+def test_a_plan_tells_reasons_with_counts_and_time(project: Project) -> None:
+    preview = plan_preview(project.spec, ["encoders.tiny.precision=bf16"], RunOptions())
+    text = preview_text(preview)
+    said = r"config_changed: encoder tiny: precision f32 -> bf16: 6 items recomputed, about [0-9.]+ m?s of one core"
+    assert re.search(said, text), text
+    assert project.releases() == [1]
+    assert json.loads(json.dumps(preview, default=str))["measured"] is None
+
+
+def test_a_plan_can_measure_a_sample_and_keeps_nothing_of_it(project: Project) -> None:
+    for number in range(5):
+        draw(project.media / f"more{number}.gif", 210 + number)
+    files = set(project.store.glob("features/**/*"))
+    preview = plan_preview(project.spec, (), RunOptions(), sample=3)
+    measured = preview["measured"]
+    assert measured["items"] == 3
+    assert measured["rows"] >= 6
+    assert measured["rows"] < measured["rows_expected"] <= 15
+    assert measured["store_bytes"] > measured["bytes"] > 0
+    assert "Measured on 3 items" in preview_text(preview)
+    assert set(project.store.glob("features/**/*")) == files
+    for path in project.media.glob("more*"):
+        path.unlink()
+    assert plan_preview(project.spec, (), RunOptions(), sample=3)["measured"] is None
+
+
+def test_a_plan_takes_its_pace_from_the_last_reports(project: Project) -> None:
+    release = project.release()
+    objects = project.objects
+    assert pace_of(objects, read_releases(objects)) == 1.0
+    report = {"counters": {"decode_ms": 3000, "encode_ms": 1000}, "counts": {"cost_ms": 2000}}
+    objects.put(f"runs/{release.run}/report.json", json.dumps(report).encode())
+    assert pace_of(objects, read_releases(objects)) == 2.0

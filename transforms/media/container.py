@@ -18,7 +18,7 @@ import av
 from av.stream import Discard, Disposition
 
 from schemas.errors import MediaError, NoVideoError, UnreadableError, UnsupportedCodecError
-from transforms.media.headers import codec_name, cut_short
+from transforms.media.headers import codec_name, cut_short, is_motion_jpeg
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -99,6 +99,8 @@ def _opened(path: Path, stage: str, options: dict[str, str]) -> InputContainer:
         with explained(path, stage):
             container: InputContainer = av.open(
                 name,
+                # By its name or first picture, libav may take it for a still picture.
+                format="mjpeg" if is_motion_jpeg(path) else None,
                 options=options,
                 container_options={"format_whitelist": _FORMATS},
                 metadata_errors="ignore",
@@ -153,12 +155,12 @@ def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStre
 
 def _refusal(path: Path, stage: str, error: av.FFmpegError) -> MediaError:
     """What it means that libav refused to open a file that the operating system could open."""
-    why = cut_short(path)
-    if why:
-        return NoVideoError(stage, f"'{path.name}' can't be played: {why}.")
     other = _other_kind(path)
     if other:
         return NoVideoError(stage, f"'{path.name}' has no video: it is {other}.")
+    why = cut_short(path)
+    if why:
+        return NoVideoError(stage, f"'{path.name}' can't be played: {why}.")
     if isinstance(error, MemoryError):
         return NoVideoError(stage, f"'{path.name}' is damaged: its header asks for more memory than there is.")
     return NoVideoError(stage, f"'{path.name}' is not a video, GIF or image, or its header is damaged.")

@@ -59,20 +59,21 @@ class DecodeReport:
 def plan_runs(table: PacketTable, positions: NDArray[np.int64]) -> list[range]:
     """Stretches of packets to decode for the frames at ``positions`` (int64, any order), ascending and apart.
 
-    Each begins at a key frame. A frame that is shown before its group's key frame may refer to the group before, so
-    that one is decoded too.
+    Each begins at a key frame. A frame that is shown before its group's key frame, or at its time, may refer to the
+    group before, so that one is decoded too.
     """
     keys = np.flatnonzero(table.key)
     runs: list[range] = []
     for position in np.sort(positions).tolist():
         group = int(np.searchsorted(keys, position, side="right")) - 1
-        if group >= 0 and table.pts[position] < table.pts[keys[group]]:
+        if group >= 0 and position > keys[group] and table.pts[position] <= table.pts[keys[group]]:
             group -= 1
         start = int(keys[group]) if group >= 0 else 0
-        if runs and start <= runs[-1].stop:
-            runs[-1] = range(runs[-1].start, max(runs[-1].stop, position + 1))
-        else:
-            runs.append(range(start, position + 1))
+        stop = position + 1
+        while runs and start <= runs[-1].stop:
+            before = runs.pop()
+            start, stop = min(start, before.start), max(stop, before.stop)
+        runs.append(range(start, stop))
     return runs
 
 

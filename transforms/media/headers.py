@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _BOX_LIMIT = 100_000
+_JPEGS_OF_A_VIDEO = 3
 _STRAY_LIMIT = 1 << 16
 _NAME_WITHIN = 1 << 20
 _CODEC_NAME = re.compile(rb"stsd.{12}([0-9A-Za-z]{4})|(V_[A-Z0-9/]+)", re.DOTALL)
@@ -60,9 +61,16 @@ def codec_name(path: Path) -> str:
 def is_motion_jpeg(path: Path) -> bool:
     """JPEG pictures one right after the other and no directory of them (CIPA DC-007), which photographs have."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        scan = _jpeg_scan(data)
-        end = data.find(b"\xff\xd9", scan)
-        return end > 0 and data[end + 2 : end + 5] == b"\xff\xd8\xff" and data.find(b"MPF\0", 0, scan) < 0
+        at = 0
+        # A photograph may have one more picture, a preview, behind it without a directory.
+        for _ in range(_JPEGS_OF_A_VIDEO):
+            scan = _jpeg_scan(data, at)
+            if data[at : at + 3] != b"\xff\xd8\xff" or data.find(b"MPF\0", at, scan) >= 0:
+                return False
+            at = data.find(b"\xff\xd9", scan) + 2
+            if at < 2:
+                return False
+    return True
 
 
 def is_tiled(path: Path) -> bool:
@@ -213,9 +221,12 @@ def _jpeg(file: BinaryIO, size: int) -> str:
     return "" if ended else f"it is cut off: its {size:,} bytes end before the JPEG end marker"
 
 
-def _jpeg_scan(data: mmap.mmap) -> int:
-    """Where a JPEG's picture data begin. Markers with a length come first; thumbnails there have end markers too."""
-    at = 2
+def _jpeg_scan(data: mmap.mmap, start: int = 0) -> int:
+    """Where the picture data begin of a JPEG at ``start``.
+
+    Markers with a length come first; thumbnails there have end markers too.
+    """
+    at = start + 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return at

@@ -29,7 +29,7 @@ from transforms.media.scale import frame_of
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 _MS = Fraction(1, 1000)
 # What Pillow raises on damaged bytes.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error)
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, RuntimeError, struct.error)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,9 @@ def walk(container: InputContainer, stream: VideoStream, name: str, max_frames: 
                     )
     except (av.FFmpegError, OSError) as error:
         broken = f"reading stopped at packet {len(columns.size)}: {error.strerror or error}"
+    except IndexError:
+        # PyAV knows only the streams that were there when the file was opened.
+        broken = f"reading stopped at packet {len(columns.size)}: a stream begins in the middle of the file"
     return columns.table(broken)
 
 

@@ -52,7 +52,7 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
             STAGE,
             f"'{path.name}' is a picture stored in tiles (HEIF grid), which can't be joined here; save it as JPEG.",
         )
-    if images.is_image(head) and not images.is_animated_png(path) and not _is_motion_jpeg(path, head):
+    if images.is_image(head) and not images.is_animated_png(path) and not is_motion_jpeg(path):
         facts = _probe_image(path, limits)
     else:
         facts = _probe_container(path, limits)
@@ -63,10 +63,6 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
             f"(limits.media.max_seconds).",
         )
     return facts
-
-
-def _is_motion_jpeg(path: Path, head: bytes) -> bool:
-    return head.startswith(b"\xff\xd8") and is_motion_jpeg(path)
 
 
 def _probe_image(path: Path, limits: MediaLimits) -> MediaFacts:

@@ -73,7 +73,13 @@ class PacketReader:
         if self._next > start or int(self._table.size[self._next : start].sum()) > _SEEK_GAP:
             self._seek(start)
         while self._next < len(self._table):
-            packet = next(self._packets, None)
+            try:
+                packet = next(self._packets, None)
+            except (av.FFmpegError, OSError, IndexError):
+                # After a seek, perhaps a false start; from the beginning, it is where the walk ended too.
+                if self._reopened is None:
+                    raise LostPlaceError from None
+                packet = None
             if packet is None:
                 return
             if not packet.size:

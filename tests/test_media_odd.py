@@ -1,0 +1,176 @@
+"""Media as corpora hold them: broken clocks, joined recordings, codecs without times, files that are no video."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from media_factory import busy, picture, read_index, write_audio, write_image, write_video
+from PIL import Image, features
+
+from schemas.errors import NoVideoError, UnsupportedCodecError
+from schemas.media import MediaLimits, Preprocess, Sampled
+from schemas.sampling import Every, EveryFrames, Keyframes, Sampling
+from transforms.media.decode import DecodeReport, Request, decode
+from transforms.media.packets import follows_keys
+from transforms.media.probe import probe
+
+SMALL = Preprocess(48, 32, "squash")
+ALL = EveryFrames(every_frames=1)
+
+
+def run(path: Path, sampling: Sampling) -> list[Sampled]:
+    report = DecodeReport()
+    rows = list(decode(path, probe(path, MediaLimits()), [Request(sampling, SMALL)], report=report))
+    assert report.lost == ""
+    return rows
+
+
+def shown(rows: list[Sampled]) -> list[int]:
+    return [read_index(row.pixels) for row in rows]
+
+
+def retimed(path: Path, source: Path, change: dict[int, int]) -> Path:
+    """``source`` with packet i presented ``change[i]`` frames later, and otherwise as it was."""
+    with av.open(str(source)) as read, av.open(str(path), "w") as write:
+        stream = read.streams.video[0]
+        assert stream.time_base is not None
+        copy = write.add_stream_from_template(stream)
+        step = int(1 / stream.time_base / 25)
+        for number, packet in enumerate(p for p in read.demux(stream) if p.size):
+            assert packet.pts is not None
+            packet.pts += change.get(number, 0) * step
+            packet.stream = copy
+            write.mux(packet)
+    return path
+
+
+def test_frames_that_share_a_time_come_in_the_decoders_order(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.mp4", 40, gop=250, b_frames=2, draw=busy)
+    with av.open(str(source)) as container:
+        pts = [p.pts for p in container.demux(video=0) if p.size and p.pts is not None]
+    # A frame that others waited for gets the time of its successor in presentation.
+    later = next(i for i in range(10, 30) if pts[i] > pts[i + 1])
+    path = retimed(tmp_path / "a.mp4", source, {later: 1})
+    assert shown(run(path, ALL)) == list(range(40))
+    assert shown(run(path, EveryFrames(every_frames=7))) == list(range(0, 40, 7))
+    for row in run(path, Every(every="80ms")):
+        assert read_index(row.pixels) == row.frame
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_clock_that_goes_back_at_a_key_frame_loses_no_frame(name: str, tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.mp4", 48, gop=12, b_frames=2)
+    with av.open(str(source)) as container:
+        keys = [i for i, p in enumerate(q for q in container.demux(video=0) if q.size) if p.is_keyframe]
+    path = retimed(tmp_path / name, source, {keys[2]: -1, keys[2] - 1: 2})
+    assert shown(run(path, ALL)) == list(range(48))
+    rows = run(path, Every(every="200ms"))
+    assert shown(rows) == [row.frame for row in rows]
+    assert [row.start_s for row in rows] == sorted(row.start_s or 0.0 for row in rows)
+
+
+def test_key_frames_lead_what_is_decoded_after_them() -> None:
+    key = np.array([True, False, False, True])
+    assert follows_keys(np.array([0, 3, 1, 4]), key)
+    assert follows_keys(np.array([0, 3, 1, 3]), key)
+    assert not follows_keys(np.array([0, 3, 1, 2]), key)
+    assert follows_keys(np.array([], np.int64), key[:0])
+
+
+def test_short_recordings_joined_byte_by_byte_follow_one_another(tmp_path: Path) -> None:
+    parts = [
+        write_video(tmp_path / f"{first}.ts", 50, gop=12, draw=lambda i, w, h, first=first: picture(first + i, w, h))
+        for first in (0, 1000)
+    ]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert shown(run(path, ALL)) == [*range(50), *range(1000, 1050)]
+    rows = run(path, Every(every="1s"))
+    assert shown(rows) == [0, 25, 1000, 1025]
+    assert probe(path, MediaLimits()).duration_s == pytest.approx(4.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("codec", "name"), [("mpeg4", "a.avi"), ("libx264", "a.h264"), ("libx265", "a.hevc")])
+def test_key_frames_of_files_without_times_are_the_right_pictures(codec: str, name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, 48, codec, gop=12, b_frames=2)
+    with av.open(str(path)) as container:
+        expected = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
+    rows = run(path, Keyframes())
+    assert len(expected) > 1
+    assert [row.frame for row in rows] == shown(rows) == expected
+
+
+def test_jpegs_in_a_row_are_a_video(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.avi", 30, "mjpeg", pix_fmt="yuvj420p")
+    path = tmp_path / "a.jpg"
+    with av.open(str(source)) as container:
+        path.write_bytes(b"".join(bytes(p) for p in container.demux(video=0) if p.size))
+    facts = probe(path, MediaLimits())
+    assert (facts.type, facts.frames) == ("video", 30)
+    assert shown(run(path, EveryFrames(every_frames=7))) == [0, 7, 14, 21, 28]
+
+
+def test_a_photograph_with_further_pictures_in_its_directory_is_a_photograph(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    first, second = (Image.fromarray(picture(index)) for index in (5, 6))
+    first.save(path, format="MPO", save_all=True, append_images=[second])
+    assert probe(path, MediaLimits()).type == "image"
+    assert shown(run(path, ALL)) == [5]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_avif_is_an_image(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.avif", 9, exif_orientation=6)
+    facts = probe(path, MediaLimits())
+    assert (facts.type, facts.frames, facts.lost) == ("image", 1, "")
+    assert shown(run(path, ALL)) == [9]
+
+
+def test_tiled_heif_is_refused_not_shown_as_one_tile(tmp_path: Path) -> None:
+    entry = struct.pack(">I4sIHH4sB", 21, b"infe", 2 << 24, 1, 0, b"grid", 0)
+    path = tmp_path / "a.heic"
+    path.write_bytes(struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"mif1") + entry + bytes(200))
+    with pytest.raises(UnsupportedCodecError, match="stored in tiles"):
+        probe(path, MediaLimits())
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"ID3\x04\0\0\0\0\0\x10" + bytes(500), "sound only"),
+        (b"RIFF\x24\x08\0\0WAVEfmt " + bytes(500), "sound only"),
+        (b"fLaC\0\0\0\x22" + bytes(500), "sound only"),
+        (b"#EXTM3U\n#EXTINF:4,\nhttp://example.org/a.ts\n", "a playlist"),
+        (b"<!DOCTYPE html><html>Not found</html>", "a web page"),
+        ("1\n00:00:00,000 --> 00:00:01,000\nGrüße\n".encode() * 30, "text"),
+        (b"PK\x03\x04" + bytes(500), "a ZIP archive"),
+    ],
+)
+def test_what_is_no_video_is_called_what_it_is(data: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(data)
+    with pytest.raises(NoVideoError, match=f"'a.mp4' has no video: it is {what}"):
+        probe(path, MediaLimits())
+
+
+def test_sound_in_a_video_container_is_no_video(tmp_path: Path) -> None:
+    with pytest.raises(NoVideoError, match="only audio"):
+        probe(write_audio(tmp_path / "a.mp4"), MediaLimits())
+
+
+def test_a_picture_of_one_pixel_is_a_picture(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 3, "ffv1", size=(1, 1), pix_fmt="yuv444p", fps=Fraction(1, 2))
+    assert len(run(path, Every(every="1s"))) == 6
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_a_damaged_avif_is_a_failure_of_one_item(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.avif", 9)
+    path.write_bytes(path.read_bytes().replace(b"av01", b"av0?"))
+    with pytest.raises(NoVideoError):
+        run(path, ALL)
