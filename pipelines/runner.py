@@ -97,7 +97,9 @@ def run_graph(
         pipeline = Pipeline(runner=FnApiRunner(), options=PipelineOptions(arguments))
     else:
         named = [f"--job_name={name}"] if name else []
-        options = PipelineOptions([f"--runner={target.runner}", *named, *renewal(target), *arguments_of(target), *extra])
+        options = PipelineOptions(
+            [f"--runner={target.runner}", *named, *renewal(target), *arguments_of(target), *extra]
+        )
         check_endpoint(options)
         pipeline = Pipeline(options=options)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)

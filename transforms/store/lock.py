@@ -13,12 +13,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from schemas.errors import StoreError
 from transforms.store.objects import Objects
 
 LOCK = "lock"
+_TRIES, _PAUSE_S = 50, 0.1
 
 
 @contextmanager
@@ -42,7 +44,8 @@ def store_lock(objects: Objects, what: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StoreError(_refusal(objects, os.pread(handle, 4096, 0))) from None
+            if not _taken_over(handle):
+                raise StoreError(_refusal(objects, os.pread(handle, 4096, 0))) from None
         owner = {
             "what": what,
             "pid": os.getpid(),
@@ -55,6 +58,33 @@ def store_lock(objects: Objects, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _taken_over(handle: int) -> bool:
+    """Get the lock of a process that was killed a moment ago, which the kernel has yet to take apart."""
+    for _ in range(_TRIES):
+        try:
+            owner = json.loads(os.pread(handle, 4096, 0))
+            if owner["host"] != socket.gethostname() or not _gone(owner["pid"]):
+                return False
+        except (ValueError, KeyError, TypeError):
+            return False
+        time.sleep(_PAUSE_S)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _gone(pid: int) -> bool:
+    """A process of this machine has ended; False where the system does not tell."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return Path("/proc/self").exists()
+    except OSError:
+        return False
+    return state in ("Z", "X")
 
 
 def _user() -> str:
