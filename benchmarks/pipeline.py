@@ -103,7 +103,6 @@ def main(arguments: list[str]) -> int:
             write_clips(root / "many", chosen.many)
             many = measure_run(root, root / "many", chosen.many, 2, [0, 1])
             change = many.peak_mb / two.peak_mb - 1
-            print(
-                f"peak memory at {chosen.clips} and {chosen.many} clips: {two.peak_mb:.0f}, {many.peak_mb:.0f} MB ({change:+.1%})"
-            )
+            peaks = f"{two.peak_mb:.0f} and {many.peak_mb:.0f} MB ({change:+.1%})"
+            print(f"peak memory at {chosen.clips} and {chosen.many} clips: {peaks}")
     return 0

@@ -127,7 +127,7 @@ def renewal(target: Target) -> list[str]:
 
     Without it a task manager holds on to a worker that has died, and every restart of the job fails on it.
     """
-    return [f"--environment_cache_millis={_WORKER_AGE_MS}"] if target.runner.lower() in _ON_FLINK else []
+    return [f"--environment_expiration_millis={_WORKER_AGE_MS}"] if target.runner.lower() in _ON_FLINK else []
 
 
 def check_endpoint(options: PipelineOptions) -> None:
