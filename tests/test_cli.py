@@ -171,7 +171,7 @@ def test_verify_names_a_damaged_file_with_code_4(cliploom: Command, small_store:
     ended = cliploom("verify", small_store.store)
     assert ended.code == 4
     assert part.name in ended.out
-    assert "`cliploom rollback`" in ended.err
+    assert "`cliploom rollback STORE RELEASE`" in ended.err
 
 
 def test_rollback_points_back(cliploom: Command, small_store: SmallStore) -> None:
