@@ -135,7 +135,7 @@ QUERIES: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {
     ("--like", "videos/cat@-1s"): (2, ("'-1s' is not a time", "UID@12.5s")),
     ("--like", "videos/cat@nan"): (2, ("'nan' is not a time", "UID@12.5s")),
     ("--like", "videos/cat@99s"): (2, ("no row at 99 s", "0 to 3 s")),
-    ("--like", "hello.txt"): (2, ("'hello.txt' can't be searched by", "not a video, GIF or image")),
+    ("--like", "hello.txt"): (2, ("'hello.txt' can't be searched by", "has no video: it is text")),
     ("--like", "noise"): (2, ("'noise'",)),
 }
 

@@ -55,8 +55,8 @@ def test_the_documented_example_is_a_working_encoder(installed: Any, tmp_path: P
     family = registry.family("mean_colour")
     assert family.modality(family.Options()) == "frame"
     folder, card = prepare_model("mean_colour", family.Options(), tmp_path / "models")
-    assert card.preprocess == Preprocess(32, 32, fit="squash")
-    picture = np.full((32, 32, 3), (10, 20, 30), np.uint8)
+    assert card.preprocess == Preprocess(8, 8, fit="squash")
+    picture = np.full((8, 8, 3), (10, 20, 30), np.uint8)
     rows = registry.load(folder).encode([picture])
     assert rows[0]["colour"].tolist() == [10, 20, 30]  # type: ignore[index]
     assert len(documented_example().splitlines()) < 40

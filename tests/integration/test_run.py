@@ -263,7 +263,7 @@ def test_ctrl_c_at_any_moment_leaves_a_store_that_works(project: Project) -> Non
     out, err = last.communicate(timeout=120)
     assert last.returncode == 0, err
     said = json.loads(out)
-    assert set(said) == {"run", "store", "release", "changed", "verdicts", "counters", "seconds", "failures"}
+    assert set(said) == {"run", "store", "release", "changed", "verdicts", "counters", "seconds", "failures", "report"}
     assert {"release", "created_at", "features", "indexes", "exports", "tables", "counts"} <= set(said["release"])
     assert said["verdicts"] == {"frames": {"new": 4}}
     assert said["failures"] == []
@@ -282,7 +282,7 @@ def test_summary_is_read_in_ten_seconds(project: Project) -> None:
     assert lines[1].startswith("  frames: 4 new, 1 failed; 16 rows, ")
     assert any(line.startswith("  index frames: 16 rows, flat") for line in lines)
     assert any(f"open {store}/hdf5/h5/master-" in line for line in lines)
-    assert any(re.match(r"  1 \S+, e\.g\. notes: .*not a video", line) for line in lines)
+    assert any(re.match(r"  1 \S+, e\.g\. notes: .*has no video: it is text", line) for line in lines)
     assert any(line.startswith("Time: ") and "compute" in line and "16 rows computed" in line for line in lines)
     assert len(lines) < 12
     stages = [line for line in err.splitlines() if line.startswith("• ")]
