@@ -20,10 +20,10 @@ from schemas.errors import CliploomError, LimitError, SpecError, StoreError
 
 if TYPE_CHECKING:
     from pipelines.run import RunResult
-    from transforms.pair_reading import Pairs
-    from transforms.searching import Hit, Store
-    from transforms.training_views import tf_dataset, torch_dataset
-    from transforms.windows import ClipWindows
+    from transforms.readers.pair_reading import Pairs
+    from transforms.readers.training_views import tf_dataset, torch_dataset
+    from transforms.readers.windows import ClipWindows
+    from transforms.search.searching import Hit, Store
 
 __all__ = [
     "ClipWindows",
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 _LAZY = {
-    "ClipWindows": "transforms.windows",
-    "Pairs": "transforms.pair_reading",
-    "tf_dataset": "transforms.training_views",
-    "torch_dataset": "transforms.training_views",
-    "Hit": "transforms.searching",
+    "ClipWindows": "transforms.readers.windows",
+    "Pairs": "transforms.readers.pair_reading",
+    "tf_dataset": "transforms.readers.training_views",
+    "torch_dataset": "transforms.readers.training_views",
+    "Hit": "transforms.search.searching",
     "RunResult": "pipelines.run",
-    "Store": "transforms.searching",
+    "Store": "transforms.search.searching",
 }
 
 
@@ -67,7 +67,7 @@ def open(store: str | Path, release: int | None = None) -> Store:
     Raises:
         StoreError: when there is no store, or no such release.
     """
-    from transforms.searching import open_store
+    from transforms.search.searching import open_store
 
     return open_store(str(store), release)
 
@@ -140,7 +140,7 @@ def run(
     from pipelines.run import RunOptions, choose_target, run_spec
     from schemas.plan import Accept
     from schemas.spec_file import load_document, parse_document
-    from transforms.uris import absolute
+    from transforms.store.uris import absolute
 
     path = Path(spec)
     tell = note or (lambda text: None)

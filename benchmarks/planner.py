@@ -25,8 +25,8 @@ from schemas.jobs import FeatureJob
 from schemas.release import FeatureEntry, Release
 from schemas.sampling import Every
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS
-from transforms.assemble import assemble
-from transforms.frames import empty_frame
+from transforms.publish.assemble import assemble
+from transforms.publish.frames import empty_frame
 from transforms.store.objects import Objects
 
 ITEMS_IN_PART = 400

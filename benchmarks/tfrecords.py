@@ -22,11 +22,11 @@ from benchmarks.tfrecords_data import VIDEOS, write_shard
 from schemas.jobs import FeatureJob
 from schemas.records import Shard, ShardItem, Twin
 from schemas.sources import TfrecordSource
-from transforms.compute import Timings, compute_item, compute_parts
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path
 from transforms.tfrecords.export import Layout, PieceTask, ShardTask
 from transforms.tfrecords.settings import ShardSettings
+from transforms.work.compute import Timings, compute_item, compute_parts
 
 REPEATS = 3
 

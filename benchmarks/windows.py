@@ -40,8 +40,8 @@ import json, sys, time
 import torch
 from torch.utils.data import DataLoader, Dataset
 from transforms.narrations.pairs import time_to_index
-from transforms.training_views import Moments, torch_dataset
-from transforms.windows import ClipWindows
+from transforms.readers.training_views import Moments, torch_dataset
+from transforms.readers.windows import ClipWindows
 
 class Tutorial(Dataset):
     def __init__(self, folder, moments):

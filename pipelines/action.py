@@ -17,7 +17,7 @@ from pipelines.run import choose_target, new_run_id, open_store
 from pipelines.supervise import Watching, run_supervised
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.spec_file import load_spec
-from transforms.uris import absolute
+from transforms.store.uris import absolute
 
 
 def run_action(

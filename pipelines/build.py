@@ -6,12 +6,12 @@ import apache_beam as beam
 
 from schemas.jobs import RunJob
 from schemas.plan import RunPlan
-from transforms.exporting import FinishExports, PlanExportFiles, PlanExports, WriteExportFile
-from transforms.final import Assemble, CommitTables, Publish
-from transforms.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
-from transforms.labels import CommitLabels, PlanLabels, WriteLabels
-from transforms.probing import ProbeItems
-from transforms.shards import ComputeShard, ReadPlan, RewriteParts
+from transforms.publish.exporting import FinishExports, PlanExportFiles, PlanExports, WriteExportFile
+from transforms.publish.final import Assemble, CommitTables, Publish
+from transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
+from transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
+from transforms.work.probing import ProbeItems
+from transforms.work.shards import ComputeShard, ReadPlan, RewriteParts
 
 
 def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -17,22 +13,8 @@ from typing import Any
 from schemas.errors import CliploomError
 from schemas.plan import Accept
 from schemas.spec_file import load_document, parse_document
-from transforms.uris import absolute
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with(parent: int) -> None:
-    """See to it that this process ends when its supervisor does, even by SIGKILL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+from transforms.store.uris import absolute
+from transforms.work.inflight import die_with
 
 
 def run_request(request: dict[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
     from pipelines.console import show, show_json
     from schemas.spec_file import load_spec
     from transforms.store.objects import Objects
-    from transforms.uris import absolute
+    from transforms.store.uris import absolute
 
     loaded = load_spec(spec, overrides or ())
     check_encoders(loaded, absolute(spec).parent)
@@ -280,7 +280,7 @@ def search(
     """Search by words, or by a file or item that hits should be like."""
     from pipelines.console import show, show_json
     from pipelines.listings import hit_table
-    from transforms.searching import open_store
+    from transforms.search.searching import open_store
 
     found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank)
     if as_json:
@@ -312,7 +312,7 @@ def inspect(
 def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
     """Check every file that a release names: hashes, ids, copies, that vectors find themselves."""
     from pipelines.console import counted, say, show, show_json
-    from transforms.verifying import verify_release
+    from transforms.upkeep.verifying import verify_release
 
     problems = verify_release(store, release)
     if as_json:
@@ -336,7 +336,7 @@ def vacuum(
 ) -> None:
     """Remove what no kept release names."""
     from pipelines.console import human_bytes, say, show, show_json
-    from transforms.vacuuming import vacuum_store
+    from transforms.upkeep.vacuuming import vacuum_store
 
     removed = vacuum_store(store, keep_releases, dry_run=dry_run)
     if as_json:

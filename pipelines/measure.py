@@ -15,8 +15,8 @@ from pipelines.runner import is_local, workers_of
 from schemas.exports import Hdf5Export
 from schemas.jobs import FeatureJob
 from schemas.records import PartRecord
-from transforms.shards import SHARD, compute_aside
 from transforms.store.objects import Objects
+from transforms.work.shards import SHARD, compute_aside
 
 _SEED = 0
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from schemas.digests import digest_bytes
-from transforms.assemble import complete_items
+from transforms.publish.assemble import complete_items
 
 NEW = "new"
 CONTENT_CHANGED = "content_changed"

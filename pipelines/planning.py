@@ -27,8 +27,8 @@ from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
 from schemas.records import PartRecord
 from schemas.tables import FAILURES, ITEMS
-from transforms.assemble import HEAD, HELD, ORPHAN
-from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame, write_frame
+from transforms.publish.assemble import HEAD, HELD, ORPHAN
+from transforms.publish.frames import PlanTables, contents_frame, failures_frame, parts_frame, write_frame
 from transforms.store.objects import Objects
 from transforms.store.parts import read_record
 

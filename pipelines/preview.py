@@ -15,11 +15,11 @@ from pipelines.pack import total_cost
 from pipelines.plan import COMPUTED, UNCHANGED, count_verdicts
 from pipelines.run import RunOptions, new_run_id, open_store, prepare
 from schemas.spec_file import load_spec
-from transforms.frames import write_frame
+from transforms.publish.frames import write_frame
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import Releases
-from transforms.uris import absolute
+from transforms.store.uris import absolute
 
 EXAMPLES = 3
 RUNS_BACK = 20

@@ -60,7 +60,7 @@ def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
         for encoder in encoders:
             _prepare(encoder, checked, models, cards)
     else:
-        from transforms.models import upload_model
+        from transforms.work.models import upload_model
 
         with tempfile.TemporaryDirectory(prefix="cliploom-models-") as folder:
             for encoder in encoders:

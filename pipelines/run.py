@@ -305,7 +305,7 @@ def execute(
 ) -> RunResult:
     """Run the main graph of a plan and read how it ended."""
     from pipelines.build import build_run
-    from transforms.final import read_outcome
+    from transforms.publish.final import read_outcome
 
     objects = Objects(plan.job.store)
     todo = sum(items for counts in plan.verdicts.values() for verdict, items in counts.items() if verdict in COMPUTED)

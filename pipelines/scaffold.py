@@ -9,7 +9,7 @@ from pathlib import Path
 
 from schemas.errors import SpecError
 from schemas.spec import Spec
-from transforms.uris import absolute
+from transforms.store.uris import absolute
 
 SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",

@@ -19,11 +19,11 @@ from pipelines.runner import job_name
 from schemas.plan import RunPlan
 from schemas.records import Shard
 from schemas.spec import Target
-from transforms.final import read_outcome
-from transforms.shards import SHARD
+from transforms.publish.final import read_outcome
 from transforms.store.lock import LOCK
 from transforms.store.objects import Objects, existing_store
 from transforms.store.parts import part_path
+from transforms.work.shards import SHARD
 
 RUNNING, ENDED = "running", "ended"
 _PATIENCE_S = 5.0

@@ -2,7 +2,7 @@
 
 A decoder or model that takes its process down (``os._exit``, a segmentation fault, the out-of-memory killer) takes the
 local runner with it. The child goes on with the same run: finished parts are adopted, and the item that was being
-worked on is tried alone (``transforms.inflight``), so that one command still ends with a release.
+worked on is tried alone (``transforms.work.inflight``), so that one command still ends with a release.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import CliploomError, LimitError, SpecError, StoreError
-from transforms.progress import ProgressReader, Tally
+from transforms.work.progress import ProgressReader, Tally
 
 MOST_DEATHS = 20
 _POLL_S = 0.1
@@ -63,15 +63,20 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
         folder = Path(name)
         files = {key: str(folder / key) for key in ("progress", "notes", "result")}
         (folder / "request").write_text(json.dumps(request | files), encoding="utf-8")
-        for _death in range(MOST_DEATHS):
+        deaths = computed = 0
+        while deaths < MOST_DEATHS:
             code = _watch_child(folder, watching)
             result = folder / "result"
             if result.exists():
                 return _read_result(json.loads(result.read_text(encoding="utf-8")))
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             watching.note(f"the worker process died ({how}); starting it again, finished parts are kept")
+            # A corpus may hold more poison than that; as long as items get done between the deaths, there is an end.
+            tally = ProgressReader(folder / "progress").update()
+            deaths = 1 if tally.items - tally.adopted > computed else deaths + 1
+            computed = tally.items - tally.adopted
         raise CliploomError(
-            f"The worker process died {MOST_DEATHS} times without an end; its last words are in {watching.log}. "
+            f"The worker process died {MOST_DEATHS} times and got nothing done; its last words are in {watching.log}. "
             "Finished parts are kept."
         )
 

@@ -17,10 +17,10 @@ from schemas.records import Failure
 from schemas.release import Release
 from schemas.spec import Spec
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, PROBED
-from transforms.frames import empty_frame, failures_frame
-from transforms.label_listing import list_media
-from transforms.listing import LISTING, KnownListing
+from transforms.inputs.label_listing import list_media
+from transforms.inputs.listing import LISTING, KnownListing
 from transforms.precomputed.source import list_precomputed
+from transforms.publish.frames import empty_frame, failures_frame
 from transforms.store.objects import Objects
 from transforms.store.paths import TO_PROBE, probe_results_path
 from transforms.store.tables import read_table

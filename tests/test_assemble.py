@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import Rewrite
-from transforms.assemble import COMPUTED, HEAD, HELD, ORPHAN, SMALL_BYTES, TARGET_BYTES, WANTED, Assembly, assemble
+from transforms.publish.assemble import (
+    COMPUTED,
+    HEAD,
+    HELD,
+    ORPHAN,
+    SMALL_BYTES,
+    TARGET_BYTES,
+    WANTED,
+    Assembly,
+    assemble,
+)
 
 
 @dataclass(frozen=True)

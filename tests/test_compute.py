@@ -22,10 +22,10 @@ from schemas.media import MediaLimits, Preprocess
 from schemas.models import ModelCard, Output
 from schemas.records import PartRecord, Segment, Shard, ShardItem, Twin
 from schemas.sampling import Every
-from transforms.compute import PartBuilder, Timings, checked, compute_item, compute_parts, encode_each
 from transforms.media.probe import probe
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, read_rows
+from transforms.work.compute import PartBuilder, Timings, checked, compute_item, compute_parts, encode_each
 
 CARD = ModelCard("mean", "m" * 40, "frame", "f32", {"v": Output(3, "mean")}, Preprocess(16, 16, fit="squash"))
 JOB = FeatureJob(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.console import LiveProgress, human_bytes, human_seconds, run_summary, table
-from transforms.progress import ProgressLog, ProgressReader, Tally
+from transforms.work.progress import ProgressLog, ProgressReader, Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def test_one_line_that_changes_on_a_terminal() -> None:
     code = (
         "import time\n"
         "from pipelines.console import LiveProgress\n"
-        "from transforms.progress import Tally\n"
+        "from transforms.work.progress import Tally\n"
         "progress = LiveProgress()\n"
         "progress.note('computing 4 items')\n"
         "done = time.monotonic() + 0.5\n"

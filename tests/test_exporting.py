@@ -9,8 +9,8 @@ from stores import SmallStore
 
 from schemas.exports import Hdf5Export
 from schemas.release import FeatureEntry, OutputEntry
-from transforms.export_base import groups_of_parts
-from transforms.export_hdf5 import tasks_of
+from transforms.publish.export_base import groups_of_parts
+from transforms.publish.export_hdf5 import tasks_of
 
 CONTENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 12)), min_size=1, max_size=40)
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from schemas.errors import SpecError
 from schemas.sources import MediaSource
-from transforms.listing import clean_uid, glob_regex, list_source, split_pattern
-from transforms.uris import absolute, path_to_uri, uri_to_path
+from transforms.inputs.listing import clean_uid, glob_regex, list_source, split_pattern
+from transforms.store.uris import absolute, path_to_uri, uri_to_path
 
 
 def source(**values: Any) -> MediaSource:

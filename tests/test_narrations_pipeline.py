@@ -17,13 +17,13 @@ from schemas.narrations import BrokenFileError
 from schemas.spec_file import load_document, parse_document
 from transforms.narrations.pairs import select_window
 from transforms.narrations.splits import split_by_shares, split_of
-from transforms.pair_reading import Pairs
-from transforms.searching import open_store
+from transforms.readers.pair_reading import Pairs
+from transforms.readers.windows import ClipWindows
+from transforms.search.searching import open_store
 from transforms.store.objects import Objects
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
-from transforms.verifying import verify_release
-from transforms.windows import ClipWindows
+from transforms.upkeep.verifying import verify_release
 
 DIM = 6
 SPEC = """\

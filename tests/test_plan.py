@@ -27,8 +27,8 @@ from pipelines.plan import (
     select_subset,
 )
 from schemas.tables import FAILURES
-from transforms.assemble import HEAD, HELD, ORPHAN
-from transforms.frames import empty_frame
+from transforms.publish.assemble import HEAD, HELD, ORPHAN
+from transforms.publish.frames import empty_frame
 
 ITEM = {"item_no": pl.Int64, "uid": pl.String, "digest": pl.String}
 ADDRESS = {"source": pl.String, "uid": pl.String}

@@ -11,9 +11,9 @@ import pytest
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
 from schemas.records import Content, PartRecord, PartUse, Rewrite, Take, Twin, row_id
-from transforms.rewrite import rewrite_part
 from transforms.store.objects import Objects
 from transforms.store.parts import FeatureRow, PartWriter, read_record, read_rows
+from transforms.work.rewrite import rewrite_part
 
 JOB = FeatureJob("frames", "clips", "media", "{}", "c" * 40, "t", "", None, {"v": 2})
 

@@ -17,9 +17,9 @@ from pipelines.demo_corpus import COFFEE
 from schemas.digests import digest_bytes
 from schemas.errors import SpecError, StoreError
 from schemas.release import FileEntry
-from transforms.query import parse_moment, split_moment
-from transforms.reading import ReleaseReader
-from transforms.searching import Store, open_store
+from transforms.readers.release_tables import ReleaseReader
+from transforms.search.query import parse_moment, split_moment
+from transforms.search.searching import Store, open_store
 from transforms.store.cache import cached_file
 from transforms.store.objects import Objects
 
@@ -242,7 +242,7 @@ def test_a_missing_index_file_is_an_error_that_names_it(small_store: SmallStore)
 
 def test_search_does_not_import_beam(built_store: SmallStore) -> None:
     code = (
-        "import sys\nfrom transforms.searching import open_store\n"
+        "import sys\nfrom transforms.search.searching import open_store\n"
         "store = open_store(sys.argv[1])\nstore.search('a cat')\nstore.search(like=sys.argv[2])\n"
         "print([name for name in ('apache_beam', 'torch', 'tensorflow') if name in sys.modules])"
     )

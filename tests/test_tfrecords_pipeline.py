@@ -19,7 +19,7 @@ from schemas.errors import SpecError
 from schemas.sources import MediaSource
 from schemas.spec_file import load_document, parse_document
 from schemas.tfrecords import RatedSegment, Record, Yt8mFrames, Yt8mVideo
-from transforms.label_listing import list_media
+from transforms.inputs.label_listing import list_media
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors
 from transforms.tfrecords import quantize

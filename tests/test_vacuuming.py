@@ -10,12 +10,12 @@ import pytest
 from stores import SmallStore
 
 from schemas.errors import SpecError, StoreError
-from transforms.searching import open_store
+from transforms.search.searching import open_store
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import append_release, read_releases
-from transforms.vacuuming import FRESH_S, doomed_entries, everything, kept_by, vacuum_store, with_releases
-from transforms.verifying import verify_release
+from transforms.upkeep.vacuuming import FRESH_S, doomed_entries, everything, kept_by, vacuum_store, with_releases
+from transforms.upkeep.verifying import verify_release
 
 
 def files(store: Path) -> set[str]:
@@ -216,7 +216,7 @@ def test_there_must_be_a_store_with_a_release(tmp_path: Path) -> None:
 
 
 def test_in_a_bucket_a_run_with_fresh_signs_and_files_just_written_are_left_alone() -> None:
-    from transforms.vacuuming import _refuse_live_runs
+    from transforms.upkeep.vacuuming import _refuse_live_runs
 
     bucket = Objects("memory:///")
     bucket.put("plans/20260101T000000-aaaa/listing.parquet", b"x")

@@ -14,11 +14,11 @@ from stores import SmallStore
 
 from schemas.errors import StoreError
 from schemas.release import FileEntry
-from transforms.searching import open_store
+from transforms.search.searching import open_store
 from transforms.store.delta_log import LogError, replay
 from transforms.store.objects import Objects
 from transforms.store.tables import table_files
-from transforms.verifying import part_problems, verify_release
+from transforms.upkeep.verifying import part_problems, verify_release
 
 KINDS = {
     "part": "features/frames/*/part-*.parquet",

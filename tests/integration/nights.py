@@ -30,7 +30,7 @@ from transforms.store.hdf5_names import unescape
 from transforms.store.objects import Objects
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
-from transforms.verifying import verify_release
+from transforms.upkeep.verifying import verify_release
 
 ENCODER = """
 import ctypes

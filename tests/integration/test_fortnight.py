@@ -17,7 +17,7 @@ from nights import BLUE, SPEC, Project, Snapshot, age, assert_sound, draw, paint
 from pipelines.publish import rollback
 from schemas.release import Release
 from transforms.store.parts import read_record
-from transforms.vacuuming import vacuum_store
+from transforms.upkeep.vacuuming import vacuum_store
 
 pytestmark = pytest.mark.slow
 NIGHTS = 14

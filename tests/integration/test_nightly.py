@@ -472,7 +472,7 @@ def test_a_rollback_points_back_and_the_next_night_goes_on_from_there(project: P
 
 
 def test_many_small_parts_are_merged_by_a_run_when_that_pays(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.assemble.assemble.__defaults__", (6,))
+    monkeypatch.setattr("transforms.publish.assemble.assemble.__defaults__", (6,))
     before = project.snapshot()
     draw(project.media / "seventh.png", 88)
     result = project.run()
@@ -613,3 +613,61 @@ def test_a_plan_takes_its_pace_from_the_last_reports(project: Project) -> None:
     report = {"counters": {"decode_ms": 3000, "encode_ms": 1000}, "counts": {"cost_ms": 2000}}
     objects.put(f"runs/{release.run}/report.json", json.dumps(report).encode())
     assert pace_of(objects, read_releases(objects)) == 2.0
+
+
+def test_an_index_trains_again_when_its_rows_have_doubled_and_says_so(project: Project) -> None:
+    project.write_spec({"indexes": {"frames": {"feature": "frames", "metric": "l2", "kind": "ivf_sq8"}}})
+    trained = project.run().release.indexes["frames"]
+    draw(project.media / "one.png", 400)
+    kept = project.run().release.indexes["frames"]
+    assert (kept.trained, kept.rows) == (trained.trained, trained.rows + 1)
+    for number in range(trained.rows):
+        draw(project.media / f"many{number}.png", 410 + number)
+    result = project.run()
+    doubled = result.release.indexes["frames"]
+    assert doubled.trained != trained.trained
+    said = f"rows doubled since training ({trained.rows} -> {doubled.rows})"
+    assert result.report["indexes"]["frames"]["reason"] == said
+    assert f"  index frames: {said}" in summary_lines(result.report)
+    assert_sound(project)
+
+
+def test_two_sources_may_list_the_same_files(project: Project) -> None:
+    more = {"again": {"source": "other", "sample": {"uniform": 1}, "encoder": "tiny"}}
+    sources = SPEC["sources"] | {"other": {"kind": "media", "glob": "media/*.gif", "uid": "stem"}}
+    project.write_spec({"sources": sources, "features": SPEC["features"] | more})
+    result = project.run()
+    assert verdicts(result, "again") == {"new": 2}
+    assert project.uids("again") == ["moving0", "moving1"]
+    assert {row[1] for row in project.snapshot().items} == {"clips", "other"}
+    assert not project.run().changed
+
+
+def test_another_law_of_uids_copies_all_rows(project: Project) -> None:
+    inside = project.media / "folder" / "still9.png"
+    draw(inside, 500)
+    project.run()
+    vectors = sorted(row[-1] for row in project.snapshot().rows["frames"])
+    project.write_spec({"sources": {"clips": SPEC["sources"]["clips"] | {"uid": "stem"}}})
+    result = project.run()
+    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 6, "deleted": 1})
+    assert "still9" in project.uids()
+    assert sorted(row[-1] for row in project.snapshot().rows["frames"]) == vectors
+
+
+def test_files_split_in_time_have_the_same_rows_whatever_the_split(first_night: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path / "split")
+    shutil.copytree(first_night.media, project.media)
+    project.write_spec()
+    split = project.run(["limits.segment=1s"])
+    assert computed(split) > 6
+    assert project.snapshot().by_name() == first_night.snapshot().by_name()
+    assert not project.run().changed
+    # A feature that can't be split makes the files whole again; what is held in segments stays as it is.
+    more = {"more": {"source": "clips", "sample": {"uniform": 2}, "encoder": "tiny"}}
+    project.write_spec({"features": SPEC["features"] | more})
+    assert verdicts(project.run()) == {"unchanged": 6}
+    (project.media / "moving0.gif").rename(project.media / "moved.gif")
+    result = project.run(["limits.segment=600s"])
+    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 5, "deleted": 1})
+    assert_sound(project)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from schemas.jobs import FeatureJob
 from schemas.media import MediaFacts
 from schemas.records import ShardItem
-from transforms.compute import ItemCount, PartBuilder, Timings
-from transforms.inputs import open_input
+from transforms.inputs.spool import open_input
 from transforms.media.decode import DecodeReport, Request, decode
+from transforms.work.compute import ItemCount, PartBuilder, Timings
 
 
 def feed_media(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Decode one item and hand each sample to the feature that wants it; see ``transforms.compute.Feed``."""
+    """Decode one item and hand each sample to the feature that wants it; see ``transforms.work.compute.Feed``."""
     facts = MediaFacts(**json.loads(item.facts))
     report = DecodeReport()
     requests = [request_of(builder.job) for builder in builders]

@@ -25,7 +25,7 @@ from schemas.digests import digest_of
 from schemas.errors import ItemError, SpecError
 from schemas.narrations import NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
 from schemas.sources import NarrationsSource
-from transforms.inputs import open_input
+from transforms.inputs.spool import open_input
 from transforms.narrations import text
 from transforms.narrations.group import from_batches, item_digest, to_batches, usable
 from transforms.narrations.readers import InputFile, read_file

@@ -18,14 +18,14 @@ from schemas.narrations import NARRATIONS, BadRow, KeepRules, LabelText, Tally
 from schemas.records import Failure
 from schemas.sources import LabelsSource, NarrationsSource
 from schemas.spec_base import KeepSpec
-from transforms.listing import LISTING, KnownListing, find, uid_of
+from transforms.inputs.listing import LISTING, KnownListing, find, uid_of
 from transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
 from transforms.narrations.readers import InputFile, rules_of
 from transforms.narrations.select import match_uids
 from transforms.narrations.text import label_texts
 from transforms.narrations.uids import read_uid_list
 from transforms.store.objects import Objects
-from transforms.uris import absolute
+from transforms.store.uris import absolute
 
 
 def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Objects) -> KnownListing:

@@ -108,7 +108,7 @@ class PairsReport:
 
 @dataclass(frozen=True)
 class PairsTask:
-    """One file to make; see ``transforms.export_base.FileTask``.
+    """One file to make; see ``transforms.publish.export_base.FileTask``.
 
     Attributes:
         split: empty for a file that holds all.

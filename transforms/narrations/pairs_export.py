@@ -21,16 +21,16 @@ from schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
 from schemas.spec_base import KeepSpec
-from transforms.export_base import Exporter, feature_contents
 from transforms.narrations import pairs
 from transforms.narrations.ingest import SPOOLS
 from transforms.narrations.pair_files import Layout, PairsTask, Ranges, VideoPairs, read_report
 from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 from transforms.narrations.table import TABLE
 from transforms.narrations.uids import read_uid_list
-from transforms.rates import rows_per_second
+from transforms.publish.export_base import Exporter, feature_contents
 from transforms.store.objects import Objects
 from transforms.store.tables import table_files
+from transforms.work.rates import rows_per_second
 
 REVISION = 1
 NO_TEXTS = "videos_without_texts"
@@ -116,7 +116,7 @@ def _side(objects: Objects, draft: Release, feature: str, output: str | None) ->
 
 
 class PairsExporter(Exporter):
-    """See ``transforms.export_base``."""
+    """See ``transforms.publish.export_base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: PairsExport) -> None:
         self._objects, self._name, self._export = objects, name, export

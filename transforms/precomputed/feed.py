@@ -11,12 +11,12 @@ from schemas.errors import ItemError
 from schemas.records import MAX_ORDINAL, ShardItem, row_id
 from schemas.sources import PrecomputedSource
 from schemas.tables import feature_schema
-from transforms.compute import ItemCount, PartBuilder, Timings
-from transforms.inputs import open_input
+from transforms.inputs.spool import open_input
 from transforms.precomputed.read import read_features
 from transforms.precomputed.source import feature_item, split_uri
 from transforms.precomputed.window_law import WindowLaw, row_times
 from transforms.store.parts import vectors_to_arrow
+from transforms.work.compute import ItemCount, PartBuilder, Timings
 
 ROWS_AT_ONCE = 4_096
 
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 4_096
 def feed_precomputed(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
-    """Read one item's vectors and write them as rows; see ``transforms.compute.Feed``.
+    """Read one item's vectors and write them as rows; see ``transforms.work.compute.Feed``.
 
     ``frame`` is the first frame of a row's window, counted at the declared rate.
     """

@@ -24,7 +24,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from schemas.digests import digest_stream
 from schemas.errors import SpecError, StoreError
-from transforms.uris import absolute
+from transforms.store.uris import absolute
 
 _CHUNK = 4 << 20
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "memory")

@@ -26,7 +26,7 @@ from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
 from schemas.release import ExportEntry, FileEntry, Release
 from schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
-from transforms.export_base import Exporter, feature_contents, groups_of_parts
+from transforms.publish.export_base import Exporter, feature_contents, groups_of_parts
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, binary_codes, part_path, read_rows
 from transforms.store.tables import read_table
@@ -253,7 +253,7 @@ def _runs(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 class TfrecordExporter(Exporter):
-    """See ``transforms.export_base``."""
+    """See ``transforms.publish.export_base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: TfrecordExport) -> None:
         self._objects, self._name, self._export = objects, name, export

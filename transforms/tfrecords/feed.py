@@ -14,14 +14,14 @@ from schemas.jobs import FeatureJob
 from schemas.records import MAX_ORDINAL, ShardItem, row_id
 from schemas.tables import RECORD_LABELS, feature_schema
 from schemas.tfrecords import BadRecord, ExampleField, ExampleRecord, Yt8mFrames, Yt8mVideo
-from transforms.compute import ItemCount, PartBuilder, Timings
-from transforms.inputs import open_input
+from transforms.inputs.spool import open_input
 from transforms.store.parts import codes_to_arrow, vectors_to_arrow
 from transforms.tfrecords import quantize
 from transforms.tfrecords.example import read_examples
 from transforms.tfrecords.framing import Readable
 from transforms.tfrecords.settings import ShardSettings
 from transforms.tfrecords.yt8m import Yt8mFormat, read_frames, read_videos
+from transforms.work.compute import ItemCount, PartBuilder, Timings
 
 TABLE_BYTES = 8 << 20
 MOST_FAILURES = 100
@@ -57,7 +57,7 @@ class RecordRows:
 
 
 def feed_tfrecord(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Read one shard and hand its rows to the features that want them; see ``transforms.compute.Feed``.
+    """Read one shard and hand its rows to the features that want them; see ``transforms.work.compute.Feed``.
 
     Raises:
         ItemError: when the shard holds no record at all.

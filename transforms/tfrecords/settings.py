@@ -13,7 +13,7 @@ from schemas.digests import digest_of
 from schemas.errors import SpecError
 from schemas.sources import MediaSource, TfrecordSource
 from schemas.tfrecords import ValueType
-from transforms.listing import list_source
+from transforms.inputs.listing import list_source
 from transforms.tfrecords.vocabulary import Vocabulary, read_vocabulary
 
 REVISION = 1
@@ -126,7 +126,7 @@ def read_vocabulary_file(name: str, base: Path, place: str) -> Vocabulary:
 
 
 def list_shards(name: str, source: TfrecordSource, base: Path) -> pl.DataFrame:
-    """All shards of a source, as ``transforms.listing.list_source`` lists media.
+    """All shards of a source, as ``transforms.inputs.listing.list_source`` lists media.
 
     Raises:
         SpecError: for two files with one uid, or a missing folder.

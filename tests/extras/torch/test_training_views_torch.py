@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.run import RunOptions, run_spec
 from schemas.spec_file import load_document, parse_document
-from transforms.training_views import Moments, torch_dataset
-from transforms.windows import ClipWindows
+from transforms.readers.training_views import Moments, torch_dataset
+from transforms.readers.windows import ClipWindows
 
 SPEC = """\
 version: 1

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import UnreadableError
-from transforms import inputs
-from transforms.inputs import open_input
-from transforms.uris import is_remote
+from transforms.inputs import spool
+from transforms.inputs.spool import open_input
+from transforms.store.uris import is_remote
 
 
 def signature(path: Path) -> str:
@@ -79,27 +79,27 @@ def test_remote_uris(uri: str, remote: bool) -> None:
 
 
 @pytest.fixture
-def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where fetched files go, small enough for two of them."""
-    monkeypatch.setattr(inputs.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(inputs, "SPOOL_BYTES", 2_500)
+    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(spool, "SPOOL_BYTES", 2_500)
     return tmp_path / f"cliploom-spool-{os.getuid()}"
 
 
-def test_spool_keeps_the_files_used_last(spool: Path) -> None:
-    spool.mkdir()
+def test_spool_keeps_the_files_used_last(spool_folder: Path) -> None:
+    spool_folder.mkdir()
     for number, name in enumerate(("old", "new", "newest")):
-        (spool / name).write_bytes(bytes(1000))
-        os.utime(spool / name, (number, number))
-    inputs._evict(spool, keep=spool / "newest")
-    assert sorted(path.name for path in spool.iterdir()) == ["new", "newest"]
+        (spool_folder / name).write_bytes(bytes(1000))
+        os.utime(spool_folder / name, (number, number))
+    spool._evict(spool_folder, keep=spool_folder / "newest")
+    assert sorted(path.name for path in spool_folder.iterdir()) == ["new", "newest"]
 
 
-def test_missing_object_is_a_failure_that_may_pass(spool: Path) -> None:
+def test_missing_object_is_a_failure_that_may_pass(spool_folder: Path) -> None:
     with (
         pytest.raises(UnreadableError, match=r"memory:///a\.mp4 is not there") as told,
         open_input("memory:///a.mp4", "e", "probe"),
     ):
         pass
     assert told.value.transient
-    assert not list(spool.iterdir())
+    assert not list(spool_folder.iterdir())

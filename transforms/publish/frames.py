@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from schemas.records import Failure, PartRecord
 from schemas.tables import FAILURES, PARTS
-from transforms.assemble import HELD
+from transforms.publish.assemble import HELD
 from transforms.store.objects import Objects
 
 

@@ -20,13 +20,13 @@ from schemas.jobs import FeatureJob
 from schemas.plan import RunPlan
 from schemas.release import Release
 from schemas.tables import LABELS
-from transforms.counters import count
-from transforms.frames import empty_frame
-from transforms.label_listing import KEY
+from transforms.inputs.label_listing import KEY
+from transforms.publish.frames import empty_frame
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path, read_rows
 from transforms.store.tables import TableFile, commit_files, read_table
 from transforms.tfrecords.settings import ShardSettings
+from transforms.work.counters import count
 
 TABLE = "labels"
 

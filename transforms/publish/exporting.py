@@ -9,12 +9,12 @@ import apache_beam as beam
 
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, Release
-from transforms.counters import count
-from transforms.export_base import Exporter, FileTask
+from transforms.publish.export_base import Exporter, FileTask
 from transforms.store.objects import Objects
+from transforms.work.counters import count
 
 _EXPORTERS = {
-    "hdf5": "transforms.export_hdf5:Hdf5Exporter",
+    "hdf5": "transforms.publish.export_hdf5:Hdf5Exporter",
     "pairs": "transforms.narrations.pairs_export:PairsExporter",
     "tfrecord": "transforms.tfrecords.export:TfrecordExporter",
 }

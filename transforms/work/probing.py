@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,16 +22,16 @@ from schemas.errors import CrashedError, ItemError
 from schemas.jobs import RunJob
 from schemas.media import MediaLimits
 from schemas.tables import PROBED
-from transforms.counters import count
-from transforms.inflight import Inflight, item_key
-from transforms.inputs import open_input
+from transforms.inputs.spool import open_input
 from transforms.media.probe import probe
 from transforms.precomputed.source import array_facts, digest_dataset, split_uri
-from transforms.progress import ProgressLog
-from transforms.shards import list_row_groups
 from transforms.store.objects import Objects
 from transforms.store.paths import TO_PROBE, probe_results_path
 from transforms.tfrecords.probe import probe_shard
+from transforms.work.counters import count
+from transforms.work.inflight import Inflight, die_with, item_key
+from transforms.work.progress import ProgressLog
+from transforms.work.shards import list_row_groups
 
 
 @dataclass(frozen=True)
@@ -149,4 +150,5 @@ def probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limi
 
 
 def _probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, answer: Path) -> None:
+    die_with(os.getppid())
     answer.write_text(json.dumps(asdict(probe_item(source, uid, uri, signature, kind, limits))), encoding="utf-8")

@@ -66,9 +66,9 @@ def assemble(
         merge_small: merge the parts below 8 MB when there are more than this many.
     """
     complete = complete_items(held)
-    exact = wanted.join(complete, on=["item_no", "uid", "digest"], how="inner")
+    exact = _same_item(wanted, complete)
     usable = complete.filter(pl.col("rows") > 0)
-    fails = wanted.join(usable, on=["item_no", "uid", "digest"], how="anti")
+    fails = wanted.join(exact.filter(pl.col("rows") > 0), on="item_no", how="anti")
     copies = _copies(fails.join(exact, on=["item_no", "digest"], how="anti"), usable)
     rest = fails.join(copies, on="item_no", how="anti")
     outdated = (
@@ -94,6 +94,12 @@ def assemble(
         outdated.select("item_no", "uid").unique("item_no", maintain_order=True),
         missing.select("item_no", "uid", "digest"),
     )
+
+
+def _same_item(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+    """Inner join on item_no, uid, digest: by the number first, which is much quicker than by three columns."""
+    same = (pl.col("uid") == pl.col("uid_right")) & (pl.col("digest") == pl.col("digest_right"))
+    return left.join(right, on="item_no", how="inner").filter(same).drop("uid_right", "digest_right")
 
 
 def complete_items(held: pl.DataFrame) -> pl.DataFrame:
@@ -166,8 +172,8 @@ def _copies(wanted: pl.DataFrame, usable: pl.DataFrame) -> pl.DataFrame:
 
 def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
     """For each wanted (item, segment) the one part to take it from: part, item_no, uid, segment, rows."""
-    own = own.select("item_no", "uid", "digest", "segments", "fresh")
-    found = held.join(own, on=["item_no", "uid", "digest", "segments"], how="inner")
+    own = own.select("item_no", "uid", "digest", pl.col("segments").alias("wanted_segments"), "fresh")
+    found = _same_item(held, own).filter(pl.col("segments") == pl.col("wanted_segments"))
     columns = ["part", "item_no", "uid", "segment", "rows"]
     if not found.select("item_no", "segment").is_duplicated().any():
         return found.select(columns)
@@ -185,7 +191,8 @@ def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
 
 def _whole_parts(chosen: pl.DataFrame, held: pl.DataFrame, wanted: pl.DataFrame) -> list[str]:
     """Parts that can stay: all their rows are chosen, and they name no item that is gone."""
-    gone = held.join(wanted, on=["item_no", "uid"], how="anti").select("part").unique()
+    named = held.select("part", "item_no", "uid").join(wanted.select("item_no", "uid"), on="item_no", how="left")
+    gone = named.filter(pl.col("uid").ne_missing(pl.col("uid_right"))).select("part").unique()
     totals = held.join(gone, on="part", how="anti").group_by("part").agg(pl.col("rows").sum().alias("all_rows"))
     used = chosen.group_by("part").agg(pl.col("rows").sum().alias("used_rows"))
     both = used.join(totals, on="part").filter(pl.col("used_rows") == pl.col("all_rows"))

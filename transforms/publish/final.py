@@ -22,15 +22,15 @@ from schemas.plan import RunPlan
 from schemas.records import PartRecord, Rewrite
 from schemas.release import ExportEntry, FeatureEntry, IndexEntry, OutputEntry, Release
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
-from transforms.assemble import COMPUTED, Assembly, assemble
-from transforms.counters import count
-from transforms.frames import PlanTables, contents_frame, failures_frame, parts_frame
-from transforms.models import model_files
 from transforms.narrations.table import commit_narrations
+from transforms.publish.assemble import COMPUTED, Assembly, assemble
+from transforms.publish.frames import PlanTables, contents_frame, failures_frame, parts_frame
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path
 from transforms.store.releases import append_release, read_releases
 from transforms.store.tables import TableFile, commit_files, commit_rows
+from transforms.work.counters import count
+from transforms.work.models import model_files
 
 OUTCOME = "outcome.json"
 EXAMPLES = 3

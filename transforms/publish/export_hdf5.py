@@ -14,11 +14,11 @@ from schemas.digests import digest_of
 from schemas.exports import Hdf5Export
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
-from transforms.export_base import Exporter, feature_contents, groups_of_parts
-from transforms.rates import rows_per_second
+from transforms.publish.export_base import Exporter, feature_contents, groups_of_parts
 from transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path, read_rows
+from transforms.work.rates import rows_per_second
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _items(objects: Objects, task: Hdf5Task) -> Iterator[ItemVectors]:
 
 
 class Hdf5Exporter(Exporter):
-    """See ``transforms.export_base``."""
+    """See ``transforms.publish.export_base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: Hdf5Export) -> None:
         self._plan, self._objects, self._name, self._export = plan, objects, name, export

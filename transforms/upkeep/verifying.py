@@ -27,8 +27,8 @@ from transforms.store.delta_log import LOG, list_log
 from transforms.store.objects import Objects, existing_store
 from transforms.store.parts import footer_of, part_path
 from transforms.store.releases import TABLE, read_releases
-from transforms.verify_copies import verify_exports, verify_indexes
-from transforms.verify_files import Problem, verify_file, verify_log, verify_small_table
+from transforms.upkeep.verify_copies import verify_exports, verify_indexes
+from transforms.upkeep.verify_files import Problem, verify_file, verify_log, verify_small_table
 
 SMALL_TABLES = {"items": ITEMS, "contents": CONTENTS, "parts": PARTS, "failures": FAILURES}
 FIXED_COLUMNS = tuple(feature_schema({}).names)

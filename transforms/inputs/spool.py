@@ -15,7 +15,7 @@ from pathlib import Path
 from schemas.digests import digest_of
 from schemas.errors import StoreError, UnreadableError
 from transforms.store.objects import Objects
-from transforms.uris import is_remote, uri_to_path
+from transforms.store.uris import is_remote, uri_to_path
 
 SPOOL_BYTES = 4_000_000_000
 

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from schemas.errors import SpecError, StoreError, nearest
 from schemas.records import MAX_ORDINAL
 from schemas.release import ExportEntry, FeatureEntry, Release
-from transforms.local_files import kept_copy
 from transforms.narrations.pairs import time_to_index
-from transforms.rates import rows_per_second
+from transforms.readers.local_files import kept_copy
 from transforms.store.hdf5_names import escape, unescape
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path
 from transforms.store.ranges import RowRanges
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
+from transforms.work.rates import rows_per_second
 
 MOST_OPEN_PARTS = 32
 

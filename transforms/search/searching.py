@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from schemas.errors import SpecError, StoreError, nearest
 from schemas.records import ORDINAL_BITS
 from schemas.release import FeatureEntry
-from transforms.reading import ReleaseReader
+from transforms.readers.release_tables import ReleaseReader
 from transforms.store.objects import existing_store
 from transforms.store.releases import read_releases
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from schemas.index import MediaHit, RowHit
     from transforms.index.search import OpenShard
-    from transforms.query import Like
+    from transforms.search.query import Like
 
 # Rows asked of an index at first, for each hit wanted; more are asked when they belong to too few items.
 _ROWS_A_HIT = 10
@@ -154,7 +154,7 @@ class Store(ReleaseReader):
         return list(dict.fromkeys(index)) if index else sorted(known)
 
     def _by_text(self, text: str, names: list[str], *, explicit: bool) -> dict[str, NDArray[np.float32]]:
-        from transforms.query import text_vectors
+        from transforms.search.query import text_vectors
 
         able = [name for name in names if self._takes_text(name)]
         if not able or (explicit and len(able) < len(names)):
@@ -194,7 +194,7 @@ class Store(ReleaseReader):
         self, like: str, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], int | None]:
         """Query vectors by index, and the item that is left out of the hits."""
-        from transforms.query import Like, file_vectors, query_file, sampling_of, split_moment
+        from transforms.search.query import Like, file_vectors, query_file, sampling_of, split_moment
 
         wishes = [Like(like)]
         if "@" in like:
@@ -219,7 +219,7 @@ class Store(ReleaseReader):
 
     def _names_something(self, name: str) -> bool:
         """Whether what stands before an ``@`` is a file or a uid; only then the rest is taken for a time."""
-        from transforms.query import query_file
+        from transforms.search.query import query_file
 
         with query_file(name) as path:
             return path is not None or self.items_with(uid=name).height > 0
@@ -228,7 +228,7 @@ class Store(ReleaseReader):
         self, like: Like, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], int] | None:
         """The vectors of an item of the store; None when no item has this uid."""
-        from transforms.query import rows_at
+        from transforms.search.query import rows_at
         from transforms.store.parts import arrow_to_vectors
 
         items = dict(self.items_with(uid=like.name).select("source", "item_no").rows())

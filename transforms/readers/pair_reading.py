@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import SpecError, StoreError, nearest
-from transforms.local_files import kept_copy
+from transforms.readers.local_files import kept_copy
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors
 from transforms.store.ranges import RowRanges

@@ -18,7 +18,7 @@ from transforms.store.cache import cached_file
 from transforms.store.hdf5 import read_uid, read_uids
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, iterate_vectors, part_path
-from transforms.verify_files import Problem, verify_file
+from transforms.upkeep.verify_files import Problem, verify_file
 
 SAMPLES = 50
 SEED = 0

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import MissingExtraError
-from transforms.pair_reading import Pairs
-from transforms.windows import ClipWindows
+from transforms.readers.pair_reading import Pairs
+from transforms.readers.windows import ClipWindows
 
 
 class Indexed(Protocol):

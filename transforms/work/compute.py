@@ -1,6 +1,6 @@
 """The work of one shard: read, decode once, encode, write one part for each wanted feature.
 
-Everything here is plain Python on plain values; ``transforms.shards`` wraps it for Beam. Rows of an item stand
+Everything here is plain Python on plain values; ``transforms.work.shards`` wraps it for Beam. Rows of an item stand
 together in a part, in the order of their ordinals.
 """
 
@@ -23,8 +23,8 @@ from schemas.errors import CliploomError, DamagedError, EncodeError, ItemError, 
 from schemas.jobs import FeatureJob
 from schemas.media import Sampled
 from schemas.records import Content, Failure, PartRecord, Shard, ShardItem, Twin, row_id
-from transforms.rewrite import renamed
 from transforms.store.parts import FeatureRow, PartWriter
+from transforms.work.rewrite import renamed
 
 if TYPE_CHECKING:
     from transforms.encoders.base import Row
@@ -36,7 +36,7 @@ _NO_PIXELS = np.empty(0, np.uint8)
 
 
 class Encoder(Protocol):
-    """An encoder as shards call it, such as ``transforms.models.SampleEncoder``; ``batch`` is what it likes at once."""
+    """An encoder as shards call it, such as ``models.SampleEncoder``; ``batch`` is what it likes at once."""
 
     @property
     def batch(self) -> int:

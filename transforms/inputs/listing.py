@@ -17,7 +17,7 @@ from schemas.records import Failure, Listed
 from schemas.sources import MediaSource
 from schemas.spec_base import UidRegex
 from transforms.store.objects import Objects
-from transforms.uris import absolute, is_remote, path_to_uri, uri_to_path
+from transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 
 LISTING = {
     "source": pl.String,

@@ -10,7 +10,7 @@ import polars as pl
 
 from schemas.errors import SpecError, nearest
 from schemas.sources import LabelColumn, LabelFile, MediaSource
-from transforms.listing import clean_uid, list_source, read_listing_table
+from transforms.inputs.listing import clean_uid, list_source, read_listing_table
 from transforms.tfrecords.settings import read_vocabulary_file
 
 SEPARATOR = ";"
@@ -19,7 +19,7 @@ KEY = "labels"
 
 
 def list_media(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
-    """The items of a media source as ``transforms.listing.list_source`` lists them, with labels where it has some."""
+    """The items of a media source as ``list_source`` lists them, with labels where it has some."""
     frame = list_source(name, source, base)
     return frame if source.labels is None else with_labels(frame, name, source, base)
 
@@ -28,7 +28,7 @@ def with_labels(frame: pl.DataFrame, name: str, source: MediaSource, base: Path)
     """The listing with each item's labels in its metadata, as [index, name].
 
     Args:
-        frame: columns of ``transforms.listing.LISTING``.
+        frame: columns of ``transforms.inputs.listing.LISTING``.
         name: the source's name.
         source: its declaration, which has ``labels``.
         base: folder that relative paths start from.

@@ -101,7 +101,7 @@ def text_vectors(objects: Objects, model: str, text: str) -> NDArray[np.float32]
         SpecError: for what is no text.
     """
     from transforms.encoders.registry import load_text_tower
-    from transforms.models import local_model
+    from transforms.work.models import local_model
 
     if not text.strip():
         raise SpecError(f"The text to search for is empty ({text!r}); give a few words, such as 'a cup of coffee'.")
@@ -130,7 +130,7 @@ def file_vectors(
     from transforms.encoders.registry import load, read_card
     from transforms.media.decode import DecodeReport, Request, decode
     from transforms.media.probe import probe
-    from transforms.models import BATCH_PICTURES, SampleEncoder, local_model
+    from transforms.work.models import BATCH_PICTURES, SampleEncoder, local_model
 
     sampling = sampling_of(feature)
     folder = local_model(objects, feature.model)

@@ -7,10 +7,18 @@ are cleared the same way, by running through.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
 from types import TracebackType
 
 from schemas.digests import digest_of
 from transforms.store.objects import Objects
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Inflight:
@@ -46,6 +54,19 @@ class Inflight:
         """Say that work on ``key`` has ended, well or not."""
         self._held.discard(key)
         self._objects.delete([f"{self._folder}/{key}"])
+
+
+def die_with(parent: int) -> None:
+    """See to it that this process ends when its parent does, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def item_key(stage: str, uri: str, digest: str, segment: int = 0) -> str:

@@ -16,7 +16,6 @@ from schemas.index import IndexRecipe
 from schemas.plan import RunPlan
 from schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
 from schemas.spec import IndexSpec
-from transforms.counters import count
 from transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
 from transforms.index.recall import exact_top_k, measure, tune_nprobe
 from transforms.index.search import open_shard
@@ -24,6 +23,7 @@ from transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_o
 from transforms.store.objects import Objects
 from transforms.store.parts import iterate_vectors
 from transforms.store.tables import read_table
+from transforms.work.counters import count
 
 QUERIES = 200
 TRAINING_SEED, QUERY_SEED = 0, 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,15 +17,15 @@ from pydantic import TypeAdapter
 from schemas.errors import CrashedError
 from schemas.jobs import FeatureJob, RunJob
 from schemas.records import PartRecord, Rewrite, Shard, ShardItem
-from transforms.compute import PartBuilder, Timings, compute_item, compute_parts
-from transforms.counters import count
-from transforms.inflight import Inflight, item_key
-from transforms.models import SentenceEncoder, load_encoder
 from transforms.narrations.known import read_known
-from transforms.progress import ProgressLog
-from transforms.rewrite import rewrite_part
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path, read_record, read_rows
+from transforms.work.compute import PartBuilder, Timings, compute_item, compute_parts
+from transforms.work.counters import count
+from transforms.work.inflight import Inflight, die_with, item_key
+from transforms.work.models import SentenceEncoder, load_encoder
+from transforms.work.progress import ProgressLog
+from transforms.work.rewrite import rewrite_part
 
 SHARD = TypeAdapter(Shard)
 
@@ -177,6 +178,7 @@ SINGLE = "alone.parquet"
 
 def _compute_alone(job: RunJob, shard: Shard, jobs: list[FeatureJob], folder: str) -> None:
     """What the process of its own does: the parts of one item, in a folder of its own."""
+    die_with(os.getppid())
     compute_aside(job, shard, jobs, Objects(folder))
 
 

@@ -1,0 +1,1 @@
+"""A release opened for reading: its tables, windows of clip features, pairs, views for trainers."""

@@ -1,0 +1,1 @@
+"""What workers do before anything is published: probe inputs, compute shards, rewrite parts."""
