@@ -16,6 +16,7 @@ from schemas.errors import CliploomError, SpecError
 from schemas.records import Failure, Listed
 from schemas.sources import MediaSource
 from schemas.spec_base import UidRegex
+from transforms.inputs.addresses import UNASKED, clean_address, is_web, shown, uid_of_address
 from transforms.store.objects import Objects
 from transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 
@@ -101,6 +102,11 @@ def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
     """
     root, rest = split_pattern(pattern)
     matcher = glob_regex(rest)
+    if is_web(pattern):
+        raise SpecError(
+            f"{place}: {shown(pattern)!r} can't be listed, as web servers say no names; write the addresses into a "
+            "table (table: list.csv with the column uri)."
+        )
     if is_remote(pattern):
         yield from _find_remote(root, matcher)
         return
@@ -241,18 +247,22 @@ def uid_of(relative: str, law: str | UidRegex, place: str) -> str:
     """
     relative = clean_uid(relative)
     if isinstance(law, UidRegex):
-        match = re.search(law.regex, relative)
-        if match is None:
-            raise SpecError(f"{place}: {law.regex!r} does not match the path {relative!r}.")
-        return match.groupdict().get("uid") or match[1]
+        return _by_regex(relative, law.regex, place)
     path = PurePosixPath(relative)
     return path.stem if law == "stem" else str(path.with_suffix(""))
+
+
+def _by_regex(text: str, regex: str, place: str) -> str:
+    match = re.search(regex, text)
+    if match is None:
+        raise SpecError(f"{place}: {regex!r} does not match {shown(text) if is_web(text) else text!r}.")
+    return match.groupdict().get("uid") or match[1]
 
 
 def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
     place = f"sources.{name}.table"
     path = absolute(base / Path(str(source.table)).expanduser())
-    frame = read_listing_table(path, place)
+    frame = read_addresses(path, place) if source.format == "tgif" else read_listing_table(path, place)
     if "uri" not in frame.columns:
         raise SpecError(f"{place}: {path} has no column 'uri'; it has {', '.join(frame.columns)}.")
     extra = [column for column in frame.columns if column not in ("uri", "uid")]
@@ -260,16 +270,48 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
         uri = row["uri"]
         if not isinstance(uri, str) or not uri:
             raise SpecError(f"{place}: row {number} of {path} has no uri ({uri!r}).")
-        if is_remote(uri):
+        uid = row.get("uid")
+        if is_web(uri):
+            # Its server is asked by workers; see transforms.inputs.http.
+            address = clean_address(uri, f"{place}, row {number}")
+            found = Found(address, address, 0, UNASKED)
+            derived = _uid_of_address(address, source.uid, place)
+        elif is_remote(uri):
             bucket, _, key = uri.rpartition("/")
             size = Objects(bucket).size(key)
             found = Found(key, uri, size or 0, "missing" if size is None else f"{size}:{uri}")
+            derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
         else:
             found = _local(uri, path.parent / uri_to_path(uri))
-        uid = row.get("uid")
-        uid = clean_uid(str(uid)) if uid is not None else uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
+            derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
+        uid = clean_uid(str(uid)) if uid is not None else derived
         metadata = json.dumps({column: row[column] for column in extra}, default=str, sort_keys=True)
         yield Listed(name, uid, found.uri, found.size, found.signature, metadata)
+
+
+def _uid_of_address(address: str, law: str | UidRegex, place: str) -> str:
+    """As ``transforms.narrations.uids`` names the video of a caption, so that both meet."""
+    if isinstance(law, UidRegex):
+        return _by_regex(address, law.regex, place)
+    return clean_uid(uid_of_address(address, law))
+
+
+def read_addresses(path: Path, place: str) -> pl.DataFrame:
+    """The column ``uri`` of a list with an address in each line, and after a tab maybe a caption.
+
+    Raises:
+        SpecError: when it is missing, or a line does not start with an http(s) address.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise SpecError(f"{place}: {path} can't be read ({error.strerror}).") from None
+    found: dict[str, None] = {}
+    for number, line in enumerate(lines, 1):
+        address = line.partition("\t")[0].strip()
+        if address:
+            found[clean_address(address, f"{place}, line {number}")] = None
+    return pl.DataFrame({"uri": list(found)}, schema={"uri": pl.String})
 
 
 def read_listing_table(path: Path, place: str) -> pl.DataFrame:

@@ -1,34 +1,50 @@
-"""Input files as local paths: themselves on disk, or one spooled copy of an object in a bucket.
+"""Input files as local paths: themselves on disk, or one spooled copy of an object in a bucket or of a file on the web.
 
 A spooled file is kept for the next step on the same machine (probe, then decode) in a cache of bounded size, so a
-first run reads each remote file once.
+first run reads each remote file once. What a cut download from the web has left is kept too, and gone on from.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from schemas.digests import digest_of
+from schemas.digests import digest_file, digest_of
 from schemas.errors import StoreError, UnreadableError
+from schemas.sources import HttpSpec
+from transforms.inputs.addresses import Validators, is_web, shown
+from transforms.store.local_folder import evict, private_folder
 from transforms.store.objects import Objects
 from transforms.store.uris import is_remote, uri_to_path
 
 SPOOL_BYTES = 4_000_000_000
+PART = ".part-"
+FETCHING = ".fetching-"
+# A hidden file that nobody has written to for so long is no download under way.
 
 
 @contextmanager
-def open_input(uri: str, signature: str, stage: str) -> Iterator[Path]:
+def open_input(uri: str, signature: str, stage: str, http: HttpSpec | None = None, digest: str = "") -> Iterator[Path]:
     """A local path with the bytes that were listed.
+
+    Args:
+        uri: path, object or address.
+        signature: as listed.
+        stage: for failures.
+        http: how addresses are fetched.
+        digest: of the bytes, where they have been probed; what is fetched again from the web is compared with it.
 
     Raises:
         UnreadableError: when the file is gone, can't be read, or is not the one that was listed any more.
+        TooLargeError: for files on the web beyond ``http.max_size``.
     """
     if is_remote(uri):
-        with _spooled(uri, signature, stage) as path:
+        with _spooled(uri, signature, stage, http or HttpSpec(), digest) as path:
             yield path
         return
     path = uri_to_path(uri)
@@ -57,37 +73,65 @@ def _check_unchanged(path: Path, signature: str, stage: str) -> None:
         )
 
 
+def spool_folder() -> Path:
+    """Where fetched files lie on this machine."""
+    return private_folder("spool")
+
+
 @contextmanager
-def _spooled(uri: str, signature: str, stage: str) -> Iterator[Path]:
-    folder = Path(tempfile.gettempdir()) / f"cliploom-spool-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    suffix = Path(uri).suffix[:10]
+def _spooled(uri: str, signature: str, stage: str, http: HttpSpec, digest: str) -> Iterator[Path]:
+    folder = spool_folder()
+    suffix = PurePosixPath(urlsplit(uri).path if is_web(uri) else uri).suffix[:10]
     path = folder / f"{digest_of([uri, signature])}{suffix}"
     if not path.exists():
-        bucket, _, key = uri.rpartition("/")
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".fetching-")
-        os.close(handle)
-        try:
-            Objects(bucket).download(key, Path(name))
-            os.replace(name, path)
-        except FileNotFoundError:
-            raise UnreadableError(stage, f"{uri} is not there (any more).", transient=True) from None
-        except StoreError as error:
-            raise UnreadableError(stage, str(error), transient=True) from None
-        finally:
-            Path(name).unlink(missing_ok=True)
-        _evict(folder, keep=path)
+        if is_web(uri):
+            _fetch_address(uri, signature, path, stage, http, digest)
+        else:
+            _fetch_object(uri, path, stage)
+        evict(folder, path, SPOOL_BYTES)
     with path.open("rb"):
         os.utime(path)
         yield path
 
 
-def _evict(folder: Path, keep: Path) -> None:
-    """Remove the files used longest ago until the spool fits; open files stay readable to who has them open."""
-    files = sorted((path for path in folder.iterdir() if path != keep), key=lambda path: path.stat().st_mtime)
-    total = keep.stat().st_size + sum(path.stat().st_size for path in files)
-    for path in files:
-        if total <= SPOOL_BYTES:
-            return
-        total -= path.stat().st_size
-        path.unlink(missing_ok=True)
+def _fetch_object(uri: str, path: Path, stage: str) -> None:
+    bucket, _, key = uri.rpartition("/")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=FETCHING)
+    os.close(handle)
+    try:
+        Objects(bucket).download(key, Path(name))
+        os.replace(name, path)
+    except FileNotFoundError:
+        raise UnreadableError(stage, f"{uri} is not there (any more).", transient=True) from None
+    except StoreError as error:
+        raise UnreadableError(stage, str(error), transient=True) from None
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _fetch_address(uri: str, signature: str, path: Path, stage: str, http: HttpSpec, digest: str) -> None:
+    """Download into a file that one process at a time may write; what it holds after a failure that passes stays."""
+    from transforms.inputs.http import Fetcher
+
+    part = path.with_name(f"{PART}{path.name}")
+    with part.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        stay = False
+        try:
+            if path.exists():  # another process has fetched it meanwhile
+                return
+            Fetcher(uri, http, path.parent, stage).download(part, Validators.read(signature))
+            if digest and digest_file(part) != digest:
+                reason = f"{shown(uri)} changed since it was probed; the next run takes it."
+                part.unlink()
+                raise UnreadableError(stage, reason, transient=True)
+            os.replace(part, path)
+        except UnreadableError as error:
+            stay = error.transient
+            raise
+        except OSError as error:
+            reason = f"the folder {path.parent} can't be written to: {error.strerror}; free some space"
+            raise UnreadableError(stage, f"{shown(uri)}: {reason}.", transient=True) from None
+        finally:
+            if not stay:
+                part.unlink(missing_ok=True)

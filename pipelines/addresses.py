@@ -1,0 +1,69 @@
+"""Signatures of media at http(s) addresses: workers ask the servers, nothing is read, and the launcher only lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+
+from pipelines.console import counted
+from pipelines.survey import LISTED, Before, probe_listing
+from schemas.jobs import RunJob
+from transforms.inputs.addresses import ADDRESS, MISSING, UNASKED
+from transforms.inputs.listing import KnownListing
+from transforms.store.objects import Objects
+
+WEB = pl.col("uri").str.contains("^(?i)https?://")
+
+
+def ask_addresses(
+    listing: KnownListing, before: Before, job: RunJob, objects: Objects, run_probe: Callable[[str], None]
+) -> KnownListing:
+    """Give each item on the web the signature and size that its server says it has.
+
+    Where a server can't be asked tonight, what is known of the item stands: a network that is down makes nothing new,
+    changed or deleted.
+
+    Args:
+        listing: what the sources list.
+        before: the last release.
+        job: the run.
+        objects: the store.
+        run_probe: runs the probe pipeline over a listing file of the store.
+    """
+    web = listing.items.filter(WEB)
+    if web.is_empty():
+        return listing
+    # The run's name instead of a signature, so that no earlier run's answers are taken for this one's.
+    todo = web.with_columns(
+        pl.lit(ADDRESS).alias("kind"), pl.lit(job.run).alias("signature"), pl.lit(0, pl.Int64).alias("attempts")
+    )
+    answers = probe_listing(todo, "addresses", job, objects, run_probe)
+    key = ["source", "uid"]
+    old = before.items.select(*key, "uri", pl.col("signature").alias("old"), pl.col("size").alias("old_size"))
+    asked = web.join(answers, on=key, how="left", maintain_order="left")
+    asked = asked.join(old, on=[*key, "uri"], how="left", maintain_order="left")
+    lasting = pl.col("transient").fill_null(value=False).not_()
+    kept = pl.col("digest").is_null() & ~lasting
+    asked = asked.with_columns(
+        pl.when(pl.col("digest").is_not_null())
+        .then("digest")
+        .when(lasting)
+        .then(pl.lit(MISSING))
+        .otherwise(pl.col("old").fill_null(UNASKED))
+        .alias("signature"),
+        pl.when(kept)
+        .then(pl.col("old_size").fill_null(0))
+        .otherwise(pl.col("facts").cast(pl.Int64).fill_null(0))
+        .alias("size"),
+    )
+    notes = list(listing.notes)
+    silent = asked.filter(kept)
+    if silent.height:
+        notes.append(
+            f"{counted(silent.height, 'address', 'addresses')} could not be asked and count as unchanged, such as "
+            f"{silent['message'][0]}"
+        )
+    items = pl.concat([listing.items.filter(~WEB), asked.select(*LISTED)])
+    return replace(listing, items=items, notes=tuple(notes))

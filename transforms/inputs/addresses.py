@@ -1,0 +1,206 @@
+"""Addresses on the web: which are taken, how they are shown, what uid they give, what tells that a file is the same.
+
+No user name or password may stand in an address: addresses are written into tables and shown in hits and messages.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from schemas.digests import SHORT, digest_of
+from schemas.errors import SpecError
+
+SCHEMES = ("http", "https")
+UNASKED = "unasked"
+"""Signature of an address whose server has not answered yet."""
+ADDRESS = "address"
+"""Kind of a row of a listing whose server is asked for a signature."""
+
+MISSING = "missing"
+"""Signature of an address where nothing stands."""
+
+
+def is_web(uri: str) -> bool:
+    """The uri is an http(s) address.
+
+    >>> is_web("https://example.org/a.gif"), is_web("s3://bucket/a.gif"), is_web("a.gif")
+    (True, False, False)
+    """
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def parse_address(text: str) -> SplitResult:
+    """The parts of an http(s) address.
+
+    Raises:
+        ValueError: saying what is wrong with it, when it is none.
+    """
+    address = text.strip()
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in SCHEMES or any(c.isspace() for c in address):
+        raise ValueError("not an http or https address")
+    return parts
+
+
+def clean_address(text: str, place: str) -> str:
+    """The address without its fragment, as it is written into tables.
+
+    Args:
+        text: as a table gives it.
+        place: where it stands, for messages.
+
+    Raises:
+        SpecError: when it is no http(s) address, or holds a user name or password.
+    """
+    try:
+        parts = parse_address(text)
+    except ValueError as error:
+        raise SpecError(f"{place}: {shown(text)!r} is {error}; correct it.") from None
+    if "@" in parts.netloc:
+        raise SpecError(
+            f"{place}: the address of {shown(text)!r} holds a user name or password, which tables and messages would "
+            "show; put it into ~/.netrc on the machines that fetch, and leave it out here."
+        )
+    return parts._replace(fragment="").geturl()
+
+
+def shown(address: str) -> str:
+    """The address as messages show it: without user name, password and query, which may hold a key.
+
+    >>> shown("https://me:secret@example.org/a.gif?key=1")
+    'https://example.org/a.gif?...'
+    """
+    try:
+        parts = urlsplit(address.strip())
+    except ValueError:
+        return "an address that can't be read"
+    query = "..." if parts.query else ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()[:500]
+
+
+def uid_of_address(address: str, law: str = "path") -> str:
+    """The uid of what stands at an http(s) address, NFC.
+
+    Args:
+        address: percent escapes are decoded, the fragment is no part of what it names.
+        law: ``path`` (host and path without extension, then the query where there is one) or ``stem`` (the last piece
+            of the path without extension).
+
+    >>> uid_of_address("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
+    '38.media.tumblr.com/9ead028/tumblr_ni2l89_500'
+    >>> uid_of_address("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif?s=1", "stem")
+    'tumblr_ni2l89_500'
+
+    Raises:
+        ValueError: when the text is no http(s) address.
+    """
+    parts = parse_address(address)
+    path = PurePosixPath(unquote(parts.path, errors="surrogateescape"))
+    if law == "stem":
+        return unicodedata.normalize("NFC", path.stem)
+    query = f"?{parts.query}" if parts.query else ""
+    return unicodedata.normalize("NFC", f"{parts.hostname}{path.with_suffix('') if path.name else path}{query}")
+
+
+def next_address(first: str, current: str, location: str) -> str:
+    """Where a redirect leads.
+
+    Args:
+        first: the address that was asked for.
+        current: the one that answered.
+        location: what it said, absolute or not.
+
+    Raises:
+        ValueError: saying why it is not followed: another scheme, from https to http, or from a public host to one
+            that is not public, where only the machines of a network can look.
+    """
+    target = urljoin(current, location)
+    parts = parse_address(target)
+    if parts.scheme == "http" and urlsplit(current).scheme == "https":
+        raise ValueError("from https to http")
+    asked = urlsplit(first).hostname
+    if parts.hostname != asked and _public(asked) and not _public(parts.hostname):
+        raise ValueError("from a public host into a private network")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+
+
+def _public(host: str | None) -> bool:
+    """All addresses of the host are of the public network; so is one whose name says nothing."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return True
+    return all(ipaddress.ip_address(str(place[4][0]).partition("%")[0]).is_global for place in found)
+
+
+@dataclass(frozen=True)
+class Validators:
+    """What a server says of a file without sending it (RFC 9110, section 8.8).
+
+    Attributes:
+        etag: entity tag as sent; a weak one starts with ``W/``.
+        modified: ``Last-Modified`` as sent.
+        length: bytes; None when it does not say.
+    """
+
+    etag: str = ""
+    modified: str = ""
+    length: int | None = None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], length: int | None) -> Validators:
+        """From an answer's headers; ``length`` is that of the whole file."""
+        return cls(headers.get("ETag", "").strip()[:500], headers.get("Last-Modified", "").strip()[:100], length)
+
+    def signature(self, address: str) -> str:
+        """What the items table keeps; it changes with the address and whenever the file may have changed.
+
+        >>> Validators('"a"', length=3).signature("http://h/a.gif") == Validators('"b"', length=3).signature("http://h/a.gif")
+        False
+
+        Returns:
+            JSON text, empty when the server said nothing.
+        """
+        if not (self.etag or self.modified or self.length is not None):
+            return ""
+        said = {"etag": self.etag} if self.etag else {"modified": self.modified} if self.modified else {}
+        return json.dumps(said | {"length": self.length, "of": digest_of(address)[:SHORT]}, sort_keys=True)
+
+    @classmethod
+    def read(cls, signature: str) -> Validators:
+        """From a signature; of any other text, validators that say nothing."""
+        try:
+            said = json.loads(signature)
+        except ValueError:
+            return cls()
+        if not isinstance(said, dict):
+            return cls()
+        return cls(said.get("etag", ""), said.get("modified", ""), said.get("length"))
+
+    def agrees(self, other: Validators) -> bool:
+        """Nothing that both say differs; entity tags, where both have one, are asked instead of times.
+
+        >>> Validators('W/"a"', length=3).agrees(Validators('"a"')), Validators('"a"').agrees(Validators('"b"'))
+        (True, False)
+        """
+        if None not in (self.length, other.length) and self.length != other.length:
+            return False
+        if self.etag and other.etag:
+            return self.etag.removeprefix("W/") == other.etag.removeprefix("W/")
+        return not (self.modified and other.modified) or self.modified == other.modified
+
+    @property
+    def strong(self) -> str:
+        """What may stand in ``If-Range``: a strong entity tag, or else a time; empty when there is neither."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified

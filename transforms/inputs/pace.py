@@ -1,0 +1,40 @@
+"""A polite pace: all processes of a machine together ask one host no oftener than so many times a second."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from pathlib import Path
+
+from schemas.digests import digest_of
+
+PREFIX = ".pace-"
+MOST_AHEAD_S = 3600.0
+
+
+def take_turn(folder: Path, host: str, rate: float) -> float:
+    """Take the host's next free moment.
+
+    The moment after it is kept in a file that one process at a time may change.
+
+    Args:
+        folder: shared by the processes that should keep the pace together.
+        host: name and port.
+        rate: turns a second.
+
+    Returns:
+        Seconds from now until the turn.
+    """
+    with (folder / f"{PREFIX}{digest_of(host)}").open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        now = time.time()
+        try:
+            free = float(file.read() or 0)
+        except ValueError:
+            free = now
+        # A clock that was put back must not keep everybody waiting.
+        turn = free if now < free < now + MOST_AHEAD_S else now
+        file.truncate(0)
+        file.write(repr(turn + 1 / rate).encode())
+    return turn - now
