@@ -223,16 +223,16 @@ def test_copies_and_renamed_shards_keep_the_ids_of_their_records(project: Projec
 
 def test_examples_are_read_by_their_declared_fields(project: Project) -> None:
     vector, codes = np.arange(3, dtype=np.float32), np.arange(4, dtype=np.uint8)
-    values = {"key": b"one", "v": vector, "q": codes, "tags": np.array([4, 2]), "other": np.array([1])}
+    values = {"key": b"one", "v": vector, "q": codes, "n": np.array([-7]), "tags": np.array([4, 2])}
     project.write("a.tfrecord", [encode_example(values), encode_example({"key": b"two", "v": vector})])
     result = project.run(
         'sources.yt={kind: tfrecord, format: example, glob: "in/*", id: key, labels: tags, quantized: keep, '
-        "fields: {v: {width: 3}, q: {width: 4, type: uint8}}}"
+        "fields: {v: {width: 3}, n: {width: 1, type: int64}, q: {width: 4, type: uint8}}}"
     )
     table = project.table(result)
-    assert table.select("uid", "v", "q").rows() == [("one", [0.0, 1.0, 2.0], bytes(codes))]
+    assert table.select("uid", "v", "n", "q").rows() == [("one", [0.0, 1.0, 2.0], [-7.0], bytes(codes))]
     assert project.small(result, "labels").select("uid", "label").rows() == [("one", 4), ("one", 2)]
-    assert "has no q" in project.small(result, "failures")["message"][0]
+    assert "has no n" in project.small(result, "failures")["message"][0]
 
 
 def test_features_can_be_indexed_and_keep_only_wanted_outputs(project: Project) -> None:

@@ -32,7 +32,7 @@ from transforms.store.parts import arrow_to_vectors, binary_codes, part_path, re
 from transforms.store.tables import read_table
 from transforms.tfrecords import quantize
 from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.pca import Pca, load_pca
+from transforms.tfrecords.pca import Pca, load_pca, save_pca
 from transforms.tfrecords.write import encode_frames, encode_video, shard_name, shard_of
 
 MOST_FRAMES = 300
@@ -174,9 +174,9 @@ def records_of(objects: Objects, task: PieceTask) -> Iterator[tuple[str, bytes]]
 
 
 def labels_of(objects: Objects, layout: Layout, version: int) -> dict[str, list[dict[str, Any]]]:
-    """By uid, what the table ``labels`` says of the source's items."""
-    table = read_table(objects, "labels", version)
-    mine = table.filter((pl.col("source") == layout.source) & pl.col("label").is_not_null()).sort("uid", "label")
+    """By uid, what the table ``labels`` says of the source's items, but for what a head has predicted."""
+    known = pl.col("origin").is_in(["given", "rated"]) & pl.col("label").is_not_null()
+    mine = read_table(objects, "labels", version, known & (pl.col("source") == layout.source)).sort("uid", "label")
     found: dict[str, list[dict[str, Any]]] = {}
     for row in mine.select("uid", "label", "start_s", "end_s", "score").iter_rows(named=True):
         found.setdefault(row.pop("uid"), []).append(row)
@@ -323,7 +323,7 @@ def with_stored_matrices(export: TfrecordExport, base: Path, objects: Objects, n
     pca = load_pca(path, components=export.pca.components, rows=export.pca.rows)
     digest = digest_of([digest_bytes(array.tobytes()) for array in (pca.mean, pca.vectors, pca.values)])
     buffer = io.BytesIO()
-    np.savez(buffer, mean=pca.mean, eigenvectors=pca.vectors, eigenvalues=pca.values)
+    save_pca(buffer, pca)
     kept = f"tfrecords/{name}/pca-{digest}.npz"
     objects.put_new(kept, buffer.getvalue())
     return export.model_copy(update={"pca": PcaSpec(path=kept)})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -47,6 +48,10 @@ class Pca:
         """K, what comes out."""
         return len(self.values)
 
+    def first(self, components: int) -> Pca:
+        """The projection on the first so many components."""
+        return Pca(self.mean, np.ascontiguousarray(self.vectors[:, :components]), self.values[:components])
+
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Project float32 [..., D] to float32 [..., K].
 
@@ -57,6 +62,11 @@ class Pca:
             raise ValueError(f"this PCA takes features of {self.width} numbers, not of shape {features.shape}")
         projected = (features - self.mean) @ self.vectors
         return np.asarray(projected / np.sqrt(self.values + np.float32(EPSILON)), np.float32)
+
+
+def save_pca(file: Path | BinaryIO, pca: Pca) -> None:
+    """Write the matrices as an .npz file that ``load_pca`` reads."""
+    np.savez(file, mean=pca.mean, eigenvectors=pca.vectors, eigenvalues=pca.values)
 
 
 def load_pca(path: Path, *, components: int | None = None, rows: bool = False) -> Pca:

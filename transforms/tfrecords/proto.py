@@ -30,6 +30,9 @@ _KINDS: tuple[Kind, ...] = ("empty", "bytes", "float", "int64")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIRST_MESSAGE = 0x0A  # Field 1, length-delimited: the tag of nearly everything here.
 _MAX_VARINT_BYTES = 10
+_FEW_BYTES = 64
+_MASK = (1 << 64) - 1
+_TOO_LONG = "an int64 list holds a number of more than ten bytes"
 
 
 class RecordError(ValueError):
@@ -157,7 +160,7 @@ class FeatureList:
         steps = np.frombuffer(data, np.uint8, stop - start, start).reshape(-1, stride)
         head = at - start
         # Equal tags and lengths in front of each payload: then each step parses as the first did.
-        if not np.array_equal(steps[:, :head], np.broadcast_to(steps[0, :head], (len(steps), head))):
+        if not (steps[:, :head] == steps[0, :head]).all():
             return None
         return steps[:, head:].copy()
 
@@ -294,20 +297,37 @@ def _float_chunk(data: bytes, wire: int, start: int, stop: int) -> NDArray[np.fl
 
 def _varints(data: bytes) -> NDArray[np.int64]:
     """All numbers of a run of varints, int64 [N]; negative ones take ten bytes."""
+    if data and data[-1] >= 0x80:
+        raise RecordError("an int64 list ends inside a number")
+    if len(data) <= _FEW_BYTES:
+        return _few_varints(data)
     codes = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(codes < 0x80)
-    if len(codes) and (not len(ends) or ends[-1] != len(codes) - 1):
-        raise RecordError("an int64 list ends inside a number")
     starts = np.concatenate(([0], ends[:-1] + 1)) if len(ends) else ends
     lengths = ends - starts + 1
     values = np.zeros(len(ends), np.uint64)
     for place in range(int(lengths.max(initial=0))):
         if place == _MAX_VARINT_BYTES:
-            raise RecordError("an int64 list holds a number of more than ten bytes")
+            raise RecordError(_TOO_LONG)
         with_place = lengths > place
         digits = codes[starts[with_place] + place].astype(np.uint64) & np.uint64(0x7F)
         values[with_place] |= digits << np.uint64(7 * place)
     return values.view(np.int64)
+
+
+def _few_varints(data: bytes) -> NDArray[np.int64]:
+    """The same, number by number: a record's handful of labels is read faster so."""
+    values: list[int] = []
+    value = shift = 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            values.append(value & _MASK)
+            value = shift = 0
+        elif shift == 7 * _MAX_VARINT_BYTES:
+            raise RecordError(_TOO_LONG)
+    return np.array(values, np.uint64).view(np.int64)
 
 
 def _one(step: int, values: list[bytes]) -> bytes:

@@ -1,0 +1,132 @@
+"""``cliploom evaluate``: a trained head on the newest release's labelled videos, by the metrics of its field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.head_jobs import input_columns
+from pipelines.run import choose_target, new_run_id, open_store
+from pipelines.runner import job_name, run_graph
+from schemas.errors import SpecError
+from schemas.spec import Target
+from schemas.spec_file import load_spec
+from transforms.heads.plain import read_head
+from transforms.heads.published import trained_model
+from transforms.heads.truths import classes_of, read_truths
+from transforms.metrics.labels import LabelMetrics
+from transforms.metrics.segments import SegmentMetrics
+from transforms.store.objects import Objects, existing_store
+from transforms.store.releases import read_releases
+from transforms.store.uris import absolute
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a head.
+
+    Attributes:
+        head: its name; ``model`` is its folder in the store.
+        release: that was measured on, of ``source``.
+        labels: over whole videos.
+        segments: over rated segments, none of which there may be.
+    """
+
+    head: str
+    model: str
+    release: int
+    source: str
+    labels: LabelMetrics
+    segments: SegmentMetrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def evaluate_head(
+    target: str, name: str, *, everything: bool = False, note: Callable[[str], None] = lambda text: None
+) -> Evaluation:
+    """Measure the head that was trained last.
+
+    Args:
+        target: a store, or a spec file, whose first target then does the work.
+        name: of the head.
+        everything: measure also on the videos that it learned from.
+        note: told what is being done.
+
+    Raises:
+        SpecError: when there is no such head, nothing to measure on, or the store's vectors are no longer those that
+            the head was trained on.
+        StoreError: when there is no store, or it is damaged.
+    """
+    from transforms.heads.scoring import Scoring, build_scoring
+
+    objects, runner = opened(target)
+    release = read_releases(objects).get(None)
+    model = trained_model(objects, name)
+    card = read_head(objects, model).card
+    spec = card.spec
+    inputs = input_columns(
+        (None if everything else spec.validation) or spec.inputs,
+        {feature: entry.outputs for feature, entry in release.features.items()},
+    )
+    was, now = ([(each.dim, "" if spec.validation else each.space) for each in side] for side in (card.inputs, inputs))
+    if was != now:
+        raise SpecError(
+            f"Head {name!r} was trained on other vectors than release {release.release} has; train it again."
+        )
+    source = release.features[inputs[0].feature].source
+    classes = {each.label for each in (*card.classes, *classes_of([read_truths(objects, release, source)], {}))}
+    scoring = Scoring(
+        store=objects.uri,
+        release=release.release,
+        model=model,
+        inputs=inputs,
+        source=source,
+        held_out=0.0 if everything else spec.held_out,
+        seed=spec.seed,
+        classes=len(classes),
+        result=f"runs/{new_run_id()}/figures.json",
+    )
+    note(f"scoring the videos of {source} in release {release.release}")
+    run_graph(lambda pipeline: build_scoring(pipeline, scoring), runner, (), job_name(new_run_id()))
+    figures = json.loads(objects.get(scoring.result))
+    objects.delete([scoring.result])
+    labels, segments = LabelMetrics(**figures["labels"]), SegmentMetrics(**figures["segments"])
+    if not labels.videos and not segments.rated:
+        raise SpecError(
+            f"Release {release.release} has no labelled video of {source!r} that head {name!r} has not learned from; "
+            "measure with --all."
+        )
+    return Evaluation(name, model, release.release, source, labels, segments)
+
+
+def opened(target: str) -> tuple[Objects, Target]:
+    """The store that a command names by itself or by its spec, and where to work."""
+    path = Path(target).expanduser()
+    if "://" in target or not path.is_file():
+        return existing_store(target), Target()
+    spec = load_spec(path)
+    return existing_store(open_store(spec, absolute(path).parent).uri), choose_target(spec, None)
+
+
+def evaluation_text(found: Evaluation) -> str:
+    """The figures for a person."""
+    labels, segments = found.labels, found.segments
+    lines = [
+        f"Head {found.head} on {labels.videos} videos of {found.source}, release {found.release}:",
+        f"  Hit@1 {labels.hit_at_1:.4f}, PERR {labels.perr:.4f}, GAP@20 {labels.gap:.4f}, MAP {labels.map:.4f} "
+        f"({labels.classes} classes)",
+        f"  above .5: precision {labels.precision:.4f}, recall {labels.recall:.4f}, {labels.predicted:.2f} classes a "
+        f"video (true: {labels.labels:.2f})",
+    ]
+    if segments.rated:
+        lines.append(
+            f"  segments: MAP@{segments.top:,} {segments.map:.4f} ({segments.classes} classes, {segments.rated} rated "
+            "pairs)"
+        )
+    return "\n".join(lines)

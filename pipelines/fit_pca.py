@@ -1,0 +1,143 @@
+"""``cliploom fit-pca``: principal components of a feature, for an encoder of kind pca or a TFRecord export."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.evaluate import opened
+from pipelines.run import new_run_id
+from pipelines.runner import job_name, run_graph
+from schemas.errors import MissingExtraError, SpecError, nearest
+from schemas.release import Release
+from transforms.store.objects import Objects
+from transforms.store.releases import read_releases
+from transforms.store.tables import read_table
+from transforms.tfrecords.pca import save_pca
+
+
+@dataclass(frozen=True)
+class FittedPca:
+    """Matrices that were written.
+
+    Attributes:
+        path: the .npz file.
+        rows: that they were learned from.
+        width, components: of vectors before and after.
+        kept: share of the variance that the components hold.
+    """
+
+    path: str
+    feature: str
+    output: str
+    release: int
+    rows: int
+    width: int
+    components: int
+    kept: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def fit_pca(
+    target: str,
+    feature: str,
+    path: Path,
+    *,
+    output: str | None = None,
+    components: int | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> FittedPca:
+    """Learn mean, eigenvectors and eigenvalues from all rows of a feature in the newest release.
+
+    Args:
+        target: a store, or a spec file, whose first target then does the work.
+        feature: its name.
+        path: the .npz file to write; one that is there is replaced.
+        output: of the feature; may be left out when it has one.
+        components: how many to keep; all by default.
+        note: told what is being done.
+
+    Raises:
+        SpecError: when there is no such feature or output, or too few rows or numbers for that many components.
+        MissingExtraError: without TensorFlow and tf.Transform.
+        StoreError: when there is no store, or it is damaged.
+    """
+    objects, runner = opened(target)
+    release = read_releases(objects).get(None)
+    chosen = _output(release, feature, output)
+    entry = release.features[feature]
+    dim = entry.outputs[chosen].dim
+    if components is not None and components > dim:
+        raise SpecError(f"{feature}.{chosen} has {dim} numbers, so there are no {components} components.")
+    if entry.rows < 2:
+        raise SpecError(f"{feature} has {entry.rows} rows; components show from two on, and mean something from {dim}.")
+    if importlib.util.find_spec("tensorflow_transform") is None:
+        raise MissingExtraError("tensorflow", "cliploom fit-pca")
+    from transforms.tfrecords.pca_fit import PcaTask, build_fit, fitted
+
+    run = new_run_id()
+    with _scratch(objects, run) as scratch:
+        task = PcaTask(objects.uri, entry.table, _parts(objects, release, feature), chosen, dim, scratch)
+        note(f"analyzing {entry.rows} rows of {feature}.{chosen} in {len(task.parts)} parts")
+        run_graph(lambda pipeline: build_fit(pipeline, task), runner, (), job_name(run))
+        whole = fitted(task)
+    pca = whole.first(components or dim)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_pca(path, pca)
+    total = float(whole.values.sum())
+    share = float(pca.values.sum()) / total if total else 1.0
+    return FittedPca(str(path), feature, chosen, release.release, entry.rows, dim, pca.components, round(share, 6))
+
+
+def _output(release: Release, feature: str, output: str | None) -> str:
+    if feature not in release.features:
+        raise SpecError(f"Release {release.release} has no feature {feature!r}{nearest(feature, release.features)}")
+    known = release.features[feature].outputs
+    if output is None and len(known) > 1:
+        raise SpecError(f"{feature} has the outputs {', '.join(known)}; name one with --output.")
+    chosen = output or next(iter(known))
+    if chosen not in known:
+        raise SpecError(f"{feature} has no output {chosen!r}{nearest(chosen, known)}")
+    return chosen
+
+
+def _parts(objects: Objects, release: Release, feature: str) -> tuple[str, ...]:
+    parts = read_table(objects, "parts", release.tables["parts"])
+    return tuple(parts.filter((pl.col("feature") == feature) & (pl.col("rows") > 0))["part"].sort())
+
+
+@contextmanager
+def _scratch(objects: Objects, run: str) -> Iterator[str]:
+    """A folder of the store, which all workers reach; gone afterwards."""
+    folder = f"runs/{run}/pca"
+    if objects.root is not None:
+        (objects.root / folder).mkdir(parents=True)
+    try:
+        yield objects.uri_of(folder)
+    finally:
+        if objects.root is not None:
+            shutil.rmtree((objects.root / folder).parent, ignore_errors=True)
+        else:
+            objects.delete([entry.path for entry in objects.list(folder)])
+
+
+def fitted_text(found: FittedPca) -> str:
+    """What was learned, for a person.
+
+    >>> print(fitted_text(FittedPca("pca.npz", "frames", "pooled", 3, 5000, 1280, 64, 0.8123)))
+    pca.npz: 64 of 1280 components of frames.pooled, from 5,000 rows of release 3; they keep 81.2% of the variance
+    """
+    return (
+        f"{found.path}: {found.components} of {found.width} components of {found.feature}.{found.output}, from "
+        f"{found.rows:,} rows of release {found.release}; they keep {found.kept:.1%} of the variance"
+    )

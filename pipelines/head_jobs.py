@@ -1,0 +1,124 @@
+"""Features of predicted labels in a plan: which head they apply, to what, and what of them is new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from pipelines.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
+from schemas.digests import digest_of
+from schemas.errors import StoreError
+from schemas.head_references import head_encoder
+from schemas.heads import HeadInput, HeadJob, InputColumn
+from schemas.jobs import FeatureJob
+from schemas.release import HeadEntry, OutputEntry
+from schemas.spec import Spec
+from transforms.heads import tagging
+from transforms.heads.plain import read_head
+from transforms.heads.published import current_model
+from transforms.store.objects import Objects
+
+
+def input_columns(
+    inputs: Sequence[HeadInput], features: Mapping[str, Mapping[str, OutputEntry]]
+) -> tuple[InputColumn, ...]:
+    """A head's inputs with outputs, names, widths and spaces filled in.
+
+    Args:
+        inputs: as a spec names them.
+        features: their outputs by name.
+
+    Raises:
+        StoreError: for an output that is not there.
+    """
+    found = []
+    for each in inputs:
+        outputs = features.get(each.feature, {})
+        output = each.output or next(iter(outputs), "")
+        if output not in outputs:
+            raise StoreError(
+                f"The store has no {each.feature}.{output or '?'}, which the head reads; `cliploom run SPEC` makes it."
+            )
+        entry = outputs[output]
+        found.append(InputColumn(each.feature, output, each.name or f"mean_{output}", entry.dim, entry.space))
+    return tuple(found)
+
+
+def head_jobs(
+    spec: Spec, jobs: Mapping[str, FeatureJob], objects: Objects
+) -> tuple[dict[str, HeadJob], tuple[str, ...]]:
+    """The jobs of the features that trained heads make, and sentences about those that have to wait.
+
+    Args:
+        spec: checked.
+        jobs: of the features with rows.
+        objects: the store, which has the trained heads.
+    """
+    made: dict[str, HeadJob] = {}
+    notes = []
+    outputs = {name: {output: job.entry_of(output) for output in job.outputs} for name, job in jobs.items()}
+    for name, feature in spec.tags.items():
+        node = head_encoder(spec.encoders[str(feature.encoder)])
+        model = current_model(objects, node.head)
+        if model is None:
+            notes.append(f"{name} waits: head {node.head!r} is not trained yet, see `cliploom train`")
+            continue
+        card = read_head(objects, model).card
+        inputs = input_columns(node.inputs or spec.heads[node.head].inputs, outputs)
+        # Inputs that the encoder names are the user's word that they are fit; the head's own have to be as they were.
+        was = [(each.dim, "" if node.inputs else each.space) for each in card.inputs]
+        now = [(each.dim, "" if node.inputs else each.space) for each in inputs]
+        if was != now:
+            notes.append(f"{name} waits: head {node.head!r} was trained on other vectors, see `cliploom train`")
+            continue
+        recipe = {
+            "model": model,
+            "inputs": [[each.feature, each.output, jobs[each.feature].config] for each in inputs],
+            "top": node.top,
+            "segments": node.segments,
+            "revision": tagging.REVISION,
+        }
+        made[name] = HeadJob(
+            name=name,
+            source=feature.source,
+            head=node.head,
+            model=model,
+            inputs=inputs,
+            top=node.top,
+            segment_s=node.segments,
+            config=digest_of(recipe),
+            recipe=recipe,
+        )
+    return made, tuple(notes)
+
+
+def tag_verdicts(heads: Mapping[str, HeadJob], verdicts: pl.DataFrame, before: Mapping[str, HeadEntry]) -> pl.DataFrame:
+    """Verdicts for features of predicted labels: those of the rows that they read, or that the head has changed.
+
+    Args:
+        heads: the jobs.
+        verdicts: of the features with rows, as ``plan.judge`` gives them.
+        before: what the last release has.
+    """
+    frames = [verdicts.clear()]
+    for name, job in heads.items():
+        mine = verdicts.filter(pl.col("feature") == job.inputs[0].feature).with_columns(pl.lit(name).alias("feature"))
+        old = before.get(name)
+        if old is None or old.config != job.config:
+            changed = pl.col("verdict").is_in([UNCHANGED, MOVED, CONFIG_CHANGED])
+            verdict, reason = (NEW, "") if old is None else (CONFIG_CHANGED, describe_head_change(old, job))
+            mine = mine.with_columns(
+                pl.when(changed).then(pl.lit(verdict)).otherwise("verdict").alias("verdict"),
+                pl.when(changed).then(pl.lit(reason)).otherwise("reason").alias("reason"),
+            )
+        frames.append(mine)
+    return pl.concat(frames)
+
+
+def describe_head_change(old: HeadEntry, job: HeadJob) -> str:
+    """Why all labels of a feature are predicted again."""
+    if old.model != job.model:
+        return f"head {job.head} was trained again"
+    changed = [key for key in job.recipe if key != "model" and old.recipe.get(key) != job.recipe[key]]
+    return f"{', '.join(changed)} changed"

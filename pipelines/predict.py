@@ -1,0 +1,89 @@
+"""``cliploom predict``: the labels of one file that need not be in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from schemas.errors import SpecError
+from schemas.heads import InputColumn
+from schemas.release import Release
+from transforms.heads.plain import Label, PlainHead, read_head
+from transforms.heads.published import trained_model
+from transforms.search.query import file_vectors, query_file, sampling_of
+from transforms.store.objects import existing_store
+from transforms.store.releases import read_releases
+
+TOP = 10
+SURE = 0.5
+
+
+def predict_file(store: str, name: str, video: str, note: Callable[[str], None]) -> list[Label]:
+    """The ten most probable labels of a file, best first.
+
+    Args:
+        store: a folder or URI.
+        name: of the head; the one that was trained last is used.
+        video: a file, or an object in a bucket.
+        note: told what is being done.
+
+    Raises:
+        SpecError: when there is no such file or head, or the file can't be decoded.
+        StoreError: when there is no store, or it is damaged.
+    """
+    objects = existing_store(store)
+    release = read_releases(objects).get(None)
+    note(f"reading head {name}")
+    head = read_head(objects, trained_model(objects, name))
+    inputs = file_inputs(head, release)
+    with query_file(video) as path:
+        if path is None:
+            raise SpecError(f"There is no file {video!r}; give a video, a GIF or an image.")
+        means = []
+        for each in inputs:
+            note(f"decoding {video} as feature {each.feature} does")
+            entry = release.features[each.feature]
+            rows = file_vectors(objects, entry, each.output, path, None, video, "labelled")
+            means.append(rows.mean(axis=0, dtype=np.float64))
+    note(f"{len(head.card.classes)} classes")
+    vector = np.concatenate(means).astype(np.float32)
+    return head.top(head.probabilities(vector[None]), TOP)[0]
+
+
+def file_inputs(head: PlainHead, release: Release) -> list[InputColumn]:
+    """The inputs by which a file can be seen: those that the head was trained on, or that a feature applies it to.
+
+    Raises:
+        SpecError: when none of them is of media that the release samples.
+    """
+    card = head.card
+    wishes = [[(each.feature, each.output) for each in card.inputs]]
+    wishes += [entry.inputs for entry in release.heads.values() if entry.head == card.name]
+    for wish in wishes:
+        entries = [release.features.get(feature) for feature, _ in wish]
+        outputs = [
+            entry.outputs.get(output) if entry else None for entry, (_, output) in zip(entries, wish, strict=True)
+        ]
+        widths = [found.dim if found else None for found in outputs]
+        sampled = [entry is not None and sampling_of(entry) is not None for entry in entries]
+        if all(sampled) and widths == [each.dim for each in card.inputs]:
+            return [
+                InputColumn(feature, output, each.name, each.dim, each.space)
+                for (feature, output), each in zip(wish, card.inputs, strict=True)
+            ]
+    named = ", ".join(f"{feature}.{output}" for feature, output in wishes[0])
+    raise SpecError(
+        f"Head {card.name!r} reads {named}, which release {release.release} does not make of media files; apply the "
+        "head to a feature that does (an encoder of kind head with 'inputs') and run again."
+    )
+
+
+def prediction_text(labels: Sequence[Label]) -> str:
+    """Labels for a person.
+
+    >>> print(prediction_text([Label(3, "cat", 0.9), Label(1, "dog", 0.1234)]))
+    cat: 90.00% *
+    dog: 12.34%
+    """
+    return "\n".join(f"{each.name}: {each.score:.2%}{' *' if each.score > SURE else ''}" for each in labels)

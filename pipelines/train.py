@@ -1,0 +1,312 @@
+"""``cliploom train``: a head from a release's features and labels, published as a model of the store.
+
+What only training needs (Keras, TensorFlow) is imported by ``train_head``, after everything else has been checked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.check import check_encoders
+from pipelines.head_jobs import input_columns
+from pipelines.run import open_store
+from pipelines.runner import run_graph
+from pipelines.version import program_version
+from schemas.digests import SHORT, digest_of
+from schemas.errors import MissingExtraError, SpecError, StoreError, nearest
+from schemas.heads import HeadCard, HeadClass, HeadSpec
+from schemas.models import CARD_FILE
+from schemas.release import Release
+from schemas.sources import MediaSource, TfrecordSource
+from schemas.spec import Spec, Target
+from transforms.heads.dataset import REVISION, TRAIN, VALIDATION, Reading, Videos, gather, reading_facts
+from transforms.heads.plain import STEPS_FILE, PlainHead, read_head, transformed, write_plain
+from transforms.heads.pooling import input_groups
+from transforms.heads.published import head_folder, is_published, publish_head, use_head
+from transforms.heads.transform import LearnedStep, read_steps, steps_of_inputs, write_steps
+from transforms.heads.truths import classes_of, hot_rows, read_truths
+from transforms.metrics.labels import LabelAccumulator
+from transforms.store.local_folder import private_folder
+from transforms.store.lock import store_lock
+from transforms.store.objects import Objects
+from transforms.store.releases import read_releases
+
+SAVED_MODEL, TRANSFORM = "saved_model", "transform"
+_LIBRARIES = ("keras", "numpy", "tensorflow")
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything decided before anything is learned.
+
+    Attributes:
+        digest: of the head, the vectors and the labels; names the result.
+        readings: by split, where its videos come from.
+        sources: by split.
+    """
+
+    name: str
+    digest: str
+    spec: HeadSpec
+    release: Release
+    readings: dict[str, Reading]
+    sources: dict[str, str]
+    classes: tuple[HeadClass, ...]
+
+    @property
+    def model(self) -> str:
+        """Where the head will lie in the store."""
+        return f"{head_folder(self.name)}/{self.digest}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained head, in the store; ``fresh`` when it was trained now and not found there."""
+
+    store: str
+    model: str
+    card: HeadCard
+    fresh: bool
+
+
+def train_head(spec: Spec, base: Path, name: str, note: Callable[[str], None]) -> Trained:
+    """Train a head on the newest release, and make it the one in use.
+
+    The same head over the same data is not trained again. A training that was killed goes on after its last epoch.
+
+    Args:
+        spec: checked by itself.
+        base: folder that its relative paths start from.
+        name: of the head.
+        note: told what is being done.
+
+    Raises:
+        SpecError: for an unknown head, or data that nothing can be learned from.
+        MissingExtraError: without TensorFlow.
+        StoreError: when the store has no release with the features, or another process trains this head.
+    """
+    if name not in spec.heads:
+        raise SpecError(f"There is no head {name!r}{nearest(name, spec.heads)}")
+    check_encoders(spec, base)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise MissingExtraError("tensorflow", "cliploom train")
+    objects = open_store(spec, base)
+    training = prepare_training(spec, base, name, objects)
+    if is_published(objects, training.model):
+        use_head(objects, name, training.digest)
+        return Trained(objects.uri, training.model, read_head(objects, training.model).card, fresh=False)
+    work = working_folder(objects, training)
+    with store_lock(Objects(work), f"cliploom train --head {name}"):
+        note(f"reading release {training.release.release}")
+        videos = gather(objects, training.release, training.readings, training.spec.seed, work / "videos", note)
+        check_videos(training, videos)
+        card = learn(training, videos, work, note)
+        note("publishing")
+        model = publish_head(objects, work / "model", name, training.digest)
+    shutil.rmtree(work, ignore_errors=True)
+    return Trained(objects.uri, model, card, fresh=True)
+
+
+def prepare_training(spec: Spec, base: Path, name: str, objects: Objects) -> Training:
+    """Find the release, the inputs, the labels and the classes."""
+    head = spec.heads[name]
+    release = read_releases(objects).latest
+    if release is None:
+        raise StoreError(f"{objects.uri} has no release to train on; `cliploom run SPEC` makes one.")
+    nodes = {TRAIN: head.inputs} | ({VALIDATION: head.validation} if head.validation else {})
+    outputs = {feature: entry.outputs for feature, entry in release.features.items()}
+    columns = {split: input_columns(inputs, outputs) for split, inputs in nodes.items()}
+    dims = {split: [each.dim for each in found] for split, found in columns.items()}
+    if dims.get(VALIDATION, dims[TRAIN]) != dims[TRAIN]:
+        raise SpecError(
+            f"heads.{name}.validation: widths {dims[VALIDATION]} are not those of the inputs, {dims[TRAIN]}."
+        )
+    steps_of_inputs(head.transform.steps, columns[TRAIN], f"heads.{name}.transform.steps")
+    sources = {split: release.features[found[0].feature].source for split, found in columns.items()}
+    truths = {split: read_truths(objects, release, source) for split, source in sources.items()}
+    classes = classes_of(list(truths.values()), vocabulary_of(spec, base, sources))
+    readings = {
+        split: Reading(columns[split], truths[split], head.held_out if split == TRAIN else 0.0) for split in nodes
+    }
+    digest = digest_of(
+        {
+            "revision": REVISION,
+            "head": head.model_dump(mode="json"),
+            "classes": [asdict(each) for each in classes],
+            "readings": [reading_recipe(objects, release, readings[split]) for split in sorted(readings)],
+        }
+    )
+    return Training(name, digest, head, release, readings, sources, classes)
+
+
+def reading_recipe(objects: Objects, release: Release, reading: Reading) -> list[object]:
+    """What of the store a split is read from: columns, configs, parts, labels."""
+    groups = input_groups(objects, release, reading.inputs)
+    parts = [part for group in groups for each in group.values() for part in each.parts]
+    labels = digest_of([[uid, *labels] for uid, labels in sorted(reading.truths.given.items())])
+    return [*reading_facts(release, parts, reading.inputs), labels]
+
+
+def vocabulary_of(spec: Spec, base: Path, sources: Mapping[str, str]) -> dict[int, str]:
+    """The classes that the training source's vocabulary lists, also those without a video."""
+    from transforms.tfrecords.settings import read_vocabulary_file
+
+    source = spec.sources[sources[TRAIN]]
+    if not isinstance(source, MediaSource | TfrecordSource) or source.vocabulary is None:
+        return {}
+    found = read_vocabulary_file(source.vocabulary, base, f"sources.{sources[TRAIN]}")
+    return {index: each.title for index, each in found.classes.items()}
+
+
+def check_videos(training: Training, videos: Mapping[str, Videos]) -> None:
+    """See to it that there is something to learn and something to measure on.
+
+    Raises:
+        SpecError: naming what is missing.
+    """
+    for split in (TRAIN, VALIDATION):
+        if not len(videos[split]):
+            other = {TRAIN: VALIDATION, VALIDATION: TRAIN}[split]
+            raise SpecError(
+                f"heads.{training.name}: no labelled video is left for {split} ({len(videos[other])} for {other}); "
+                "label more of them, or change holdout or seed."
+            )
+    if len(training.classes) < 2:
+        raise SpecError(
+            f"heads.{training.name}: the labels name one class, {training.classes[0].name!r}; there is nothing to tell "
+            "apart."
+        )
+
+
+def working_folder(objects: Objects, training: Training) -> Path:
+    """Where a training keeps its state: beside the models, or in this machine's temporary folder for a bucket."""
+    name = f"{training.name}-{training.digest[:SHORT]}"
+    if objects.root is not None:
+        return objects.root / "training" / name
+    return private_folder("training") / name
+
+
+def learn(training: Training, videos: Mapping[str, Videos], work: Path, note: Callable[[str], None]) -> HeadCard:
+    """Train, measure, and write everything that is published into ``work/model``."""
+    from transforms.heads.report import write_report
+
+    note("loading TensorFlow")
+    from transforms.heads.saved_model import write_saved_model
+    from transforms.heads.training import train
+
+    draft = card_of(training, videos)
+    steps = learn_steps(training, videos, work, note)
+    state = train(
+        videos[TRAIN],
+        videos[VALIDATION],
+        training.classes,
+        training.spec,
+        lambda vectors: transformed(draft, vectors, steps),
+        work,
+        note,
+    )
+    note("measuring")
+    head = PlainHead(draft, state.kernel, state.bias, steps)
+    accumulator = LabelAccumulator(len(training.classes))
+    for vectors, labels in videos[VALIDATION].batches(training.classes, _BATCH):
+        accumulator.add(head.probabilities(vectors), labels)
+    card = HeadCard(
+        **vars(draft)
+        | {
+            "metrics": {name: round(float(value), 6) for name, value in asdict(accumulator.result()).items()},
+            "epochs": tuple(state.epochs),
+            "best": state.best,
+        }
+    )
+    folder = work / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    write_plain(folder, state.kernel, state.bias, steps)
+    graph = work / TRANSFORM
+    write_saved_model(PlainHead(card, state.kernel, state.bias, steps), folder / SAVED_MODEL, graph)
+    if steps:
+        shutil.copytree(graph, folder / TRANSFORM)
+    write_report(card, folder)
+    shutil.copytree(work / "logs", folder / "logs")
+    (folder / CARD_FILE).write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return card
+
+
+def learn_steps(
+    training: Training, videos: Mapping[str, Videos], work: Path, note: Callable[[str], None]
+) -> tuple[LearnedStep, ...]:
+    """What the head's steps need to know of all training videos, by tf.Transform on Beam; once a training."""
+    declared, inputs = training.spec.transform.steps, training.readings[TRAIN].inputs
+    done = work / STEPS_FILE
+    if not declared:
+        return ()
+    if not done.exists():
+        from transforms.heads.transform_fit import StepsTask
+        from transforms.heads.transform_fit import learn as learn_transform
+
+        note("analyzing the training videos with tf.Transform")
+        shutil.rmtree(work / TRANSFORM, ignore_errors=True)
+        vectors = str(work / "videos" / f"{TRAIN}.f32")
+        task = StepsTask(vectors, len(videos[TRAIN]), tuple(declared), inputs, str(work / TRANSFORM))
+        staged = done.with_name(f"writing-{STEPS_FILE}")
+        write_steps(staged, learn_transform(task, lambda build: run_graph(build, Target())))
+        staged.replace(done)
+    return read_steps(done, declared, inputs)
+
+
+def card_of(training: Training, videos: Mapping[str, Videos]) -> HeadCard:
+    """The card before training: no metrics, no epochs."""
+    counts = Counter(label for labels in videos[TRAIN].labels for label in labels)
+    frequent = min((-count, label) for label, count in counts.items())[1]
+    column = [each.label for each in training.classes].index(frequent)
+    majority = float(np.mean(hot_rows(videos[VALIDATION].labels, training.classes)[:, column]))
+    libraries = {}
+    for name in _LIBRARIES:
+        try:
+            libraries[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return HeadCard(
+        name=training.name,
+        digest=training.digest,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        program=program_version(),
+        release=training.release.release,
+        run=training.release.run,
+        source=training.sources[TRAIN],
+        validation_source=training.sources.get(VALIDATION, training.sources[TRAIN]),
+        inputs=training.readings[TRAIN].inputs,
+        classes=training.classes,
+        settings=training.spec.model_dump(mode="json"),
+        videos={split: len(held) for split, held in videos.items()},
+        majority=round(majority, 6),
+        metrics={},
+        epochs=(),
+        best=0,
+        libraries=libraries,
+    )
+
+
+def trained_text(trained: Trained) -> str:
+    """How a training ended, for a person."""
+    card = trained.card
+    lines = [
+        f"Head {card.name} is {'trained' if trained.fresh else 'trained on just this already'}: "
+        f"{trained.store}/{trained.model}",
+        f"  {card.videos['train']} videos, {len(card.classes)} classes, {len(card.epochs)} epochs (best: {card.best})",
+        f"  on {card.videos['validation']} other videos: Hit@1 {card.metrics['hit_at_1']:.3f} (most frequent class: "
+        f"{card.majority:.3f}), GAP@20 {card.metrics['gap']:.3f}, MAP {card.metrics['map']:.3f}, "
+        f"PERR {card.metrics['perr']:.3f}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,239 @@
+"""Heads: small models trained on a store's features. Their nodes in a spec, and what a trained one says of itself.
+
+A head is a logistic regression over the mean of a video's vectors. Once ``cliploom train`` has made it, an encoder of
+kind ``head`` applies it: a feature with that encoder has no rows of its own, it fills the table ``labels``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+
+from schemas.head_steps import Step
+from schemas.spec_base import Model, Name, Text
+from schemas.units import Count, PositiveSeconds, Share
+
+HEAD = "head"
+"""The encoder kind that applies a trained head."""
+
+DEFAULT_HOLDOUT = 0.2
+PREDICTED = "predicted:"
+"""The origin of predicted labels is this and the name of the feature."""
+
+
+class HeadInput(Model):
+    """Vectors that a head reads.
+
+    Attributes:
+        feature: whose rows are averaged over a video.
+        output: may be left out when the feature has one.
+        name: of the float list in tf.train.Examples that the SavedModel is asked with; by default ``mean_`` and the
+            output, as YouTube-8M's video-level records have it.
+    """
+
+    feature: Name
+    output: str | None = None
+    name: Text | None = None
+
+
+class HeadTransform(Model):
+    """What becomes of the input vectors before the regression, in training, in the pipeline and in the SavedModel.
+
+    Attributes:
+        steps: one after the other; what they need to know is learned from all training videos by tf.Transform.
+        unit: after that, each input's vector is scaled to length 1.
+    """
+
+    steps: list[Step] = []
+    unit: bool = False
+
+
+class HeadSpec(Model):
+    """A logistic regression from vectors to the labels of the table ``labels``, trained by ``cliploom train``.
+
+    Attributes:
+        inputs: concatenated in this order; all of features of one source.
+        validation: inputs from another source, such as YouTube-8M's validation shards, instead of a holdout.
+        holdout: share of the videos, by hash of the uid with ``seed``, that is kept from training; 20% by default.
+        transform: of the vectors, kept with the model.
+        loss: ``cross_entropy`` is averaged over classes, ``hamming`` summed, ``weighted_hamming`` summed with weights.
+        weight_scale: a class weighs (labels of all videos / (classes * videos with this one)) ^ scale.
+        l2: times the sum of squared weights, added to the loss.
+        learning_rate: of Adam.
+        batch: videos a step.
+        epochs: the most.
+        patience: epochs without a smaller validation loss, after which training ends; the best epoch is kept.
+        seed: of the holdout and of the order of videos.
+    """
+
+    inputs: Annotated[list[HeadInput], Field(min_length=1)]
+    validation: Annotated[list[HeadInput], Field(min_length=1)] | None = None
+    holdout: Share | None = None
+    transform: HeadTransform = HeadTransform()
+    loss: Literal["cross_entropy", "hamming", "weighted_hamming"] = "cross_entropy"
+    weight_scale: Annotated[NonNegativeFloat, Field(strict=False)] = 1.0
+    l2: Annotated[NonNegativeFloat, Field(strict=False)] = 1e-8
+    learning_rate: Annotated[PositiveFloat, Field(strict=False)] = 0.01
+    batch: Count = 1024
+    epochs: Count = 100
+    patience: Count = 10
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> HeadSpec:
+        if self.validation is not None and self.holdout is not None:
+            raise ValueError("give one of 'validation' (inputs of another source) and 'holdout' (a share), not both")
+        if self.validation is not None and len(self.validation) != len(self.inputs):
+            raise ValueError(f"'validation' names {len(self.validation)} inputs and 'inputs' {len(self.inputs)}")
+        if self.holdout is not None and not 0 < self.holdout < 1:
+            raise ValueError(f"holdout is {self.holdout:.0%}; training and validation need some videos each")
+        return self
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training inputs' videos that is kept for validation."""
+        if self.validation is not None:
+            return 0.0
+        return DEFAULT_HOLDOUT if self.holdout is None else self.holdout
+
+
+class HeadEncoder(Model):
+    """A trained head as an encoder; its feature names a source and this encoder, and fills the table ``labels``.
+
+    Attributes:
+        head: one of ``heads``.
+        inputs: features to read instead of those that the head was trained on, of the same widths.
+        top: labels kept for a video, and for a segment.
+        segments: length of the stretches that get labels of their own.
+    """
+
+    kind: Literal["head"]
+    head: Name
+    inputs: Annotated[list[HeadInput], Field(min_length=1)] | None = None
+    top: Count = 20
+    segments: PositiveSeconds = 5.0
+
+
+@dataclass(frozen=True)
+class InputColumn:
+    """One input of a head, made definite.
+
+    Attributes:
+        name: in served Examples.
+        dim: numbers in a vector.
+        space: that the vectors lie in.
+    """
+
+    feature: str
+    output: str
+    name: str
+    dim: int
+    space: str
+
+
+@dataclass(frozen=True)
+class HeadClass:
+    """One class: its number in the table ``labels`` and its name."""
+
+    label: int
+    name: str
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """What an epoch came to; ``hit_at_1`` is that of the validation videos."""
+
+    epoch: int
+    loss: float
+    validation_loss: float
+    hit_at_1: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """Facts of a trained head; written as ``card.json`` last, so that a folder with a card is complete.
+
+    Attributes:
+        name: in the spec.
+        digest: names the folder; covers the head's node, the vectors, the labels and the code's REVISION.
+        release: of the store, whose features and labels it was trained on; ``run`` published that release.
+        source: of the videos; ``validation_source`` of those that it was measured on.
+        inputs: in the order in which they are concatenated.
+        classes: in the order of the probabilities.
+        settings: the head's node of the spec, defaults filled in.
+        videos: ``train`` and ``validation``.
+        majority: Hit@1 of always naming the training videos' most frequent class.
+        metrics: of the validation videos, by the names of ``transforms.metrics.labels.LabelMetrics``.
+        epochs: every epoch; ``best`` is the number of the one that was kept.
+    """
+
+    name: str
+    digest: str
+    created_at: str
+    program: str
+    release: int
+    run: str
+    source: str
+    validation_source: str
+    inputs: tuple[InputColumn, ...]
+    classes: tuple[HeadClass, ...]
+    settings: dict[str, Any]
+    videos: dict[str, int]
+    majority: float
+    metrics: dict[str, float]
+    epochs: tuple[EpochFigures, ...]
+    best: int
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> HeadSpec:
+        """The node that it was trained by."""
+        return HeadSpec.model_validate(self.settings)
+
+    @property
+    def width(self) -> int:
+        """Length of the joined vectors."""
+        return sum(each.dim for each in self.inputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> HeadCard:
+        """Read back what ``to_dict`` gave."""
+        inputs = tuple(InputColumn(**each) for each in value["inputs"])
+        classes = tuple(HeadClass(**each) for each in value["classes"])
+        epochs = tuple(EpochFigures(**each) for each in value["epochs"])
+        return cls(**(value | {"inputs": inputs, "classes": classes, "epochs": epochs}))
+
+
+@dataclass(frozen=True)
+class HeadJob:
+    """How a feature of predicted labels is made; workers need no more.
+
+    Attributes:
+        name: of the feature.
+        model: folder of the trained head, relative to the store.
+        inputs: features and outputs to read, in the head's order.
+        config: digest of the model, of the inputs' configs, and of ``top`` and ``segment_s``.
+        recipe: what the config digest was made from, for readable reasons.
+    """
+
+    name: str
+    source: str
+    head: str
+    model: str
+    inputs: tuple[InputColumn, ...]
+    top: int
+    segment_s: float
+    config: str
+    recipe: dict[str, Any]
+
+    @property
+    def origin(self) -> str:
+        """What the table ``labels`` says of the rows' origin."""
+        return PREDICTED + self.name

@@ -1,0 +1,174 @@
+"""Another encoder's vectors, projected on principal components: the step that YouTube-8M takes after Inception.
+
+The matrices become part of the prepared model, so the projection is applied wherever the model is: in runs, to queries,
+to what a head predicts of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from schemas.digests import SHORT, digest_of
+from schemas.errors import EncodeError, SpecError
+from schemas.models import CARD_FILE, Modality, ModelCard, Output
+from schemas.units import Count
+from transforms.encoders.base import Encoder, EncodeReport, EncoderOptions, Family, PreparedText
+from transforms.encoders.registry import family, read_card
+from transforms.encoders.weights import beside, sha256_of
+from transforms.tfrecords.pca import Pca, load_pca, save_pca
+
+if TYPE_CHECKING:
+    from transforms.encoders.base import Row
+
+PCA_FILE = "pca.npz"
+ENCODER_FOLDER = "encoder"
+
+
+class PcaOptions(EncoderOptions):
+    """A projected encoder.
+
+    Attributes:
+        encoder: kind and options of the encoder before the projection.
+        output: of that encoder; the only one that is kept. May be left out when it has one.
+        path: an .npz file, or a folder of .npy files, as ``cliploom fit-pca`` writes it.
+        components: how many are kept; all by default.
+        rows: the matrix holds an eigenvector a row, as in YouTube-8M's published files.
+    """
+
+    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"encoder", "path"})
+    encoder: dict[str, Any] = Field(min_length=1)
+    output: str | None = None
+    path: str
+    components: Count | None = None
+    rows: bool = False
+
+    @model_validator(mode="after")
+    def _known_encoder(self) -> PcaOptions:
+        kind = self.encoder.get("kind")
+        if not isinstance(kind, str) or kind == Projected.kind or "text_encoder" in self.encoder:
+            raise ValueError("encoder takes the kind and the options of another encoder, without text_encoder")
+        try:
+            outputs = self.family.output_names(self.inner, False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except SpecError as error:
+            raise ValueError(f"encoder.kind: {error}") from None
+        if self.output is None and len(outputs) > 1:
+            raise ValueError(f"output is missing; the encoder has {', '.join(outputs)}: name one")
+        if self.output is not None and self.output not in outputs:
+            raise ValueError(f"output: the encoder has {', '.join(outputs)}, not {self.output!r}")
+        return self
+
+    @property
+    def family(self) -> Family:
+        """Of the encoder before the projection."""
+        return family(self.encoder["kind"])
+
+    @property
+    def inner(self) -> EncoderOptions:
+        """Options of the encoder before the projection."""
+        given = {name: value for name, value in self.encoder.items() if name != "kind"}
+        return self.family.Options.model_validate(given | {"precision": given.get("precision", self.precision)})
+
+    @property
+    def chosen(self) -> str:
+        """The output that is projected."""
+        return self.output or self.family.output_names(self.inner, False)[0]
+
+    def values(self) -> dict[str, Any]:
+        """With those of the encoder; the matrices are in the fingerprint."""
+        encoder = {"kind": self.encoder["kind"], "revision": self.family.REVISION, **self.inner.values()}
+        return super().values() | {"output": self.chosen, "encoder": encoder}
+
+
+class Projected(Family):
+    """One output, in a space of its own that no text can ask."""
+
+    kind = "pca"
+    Options: ClassVar[type[EncoderOptions]] = PcaOptions
+
+    def modality(self, options: PcaOptions) -> Modality:
+        """That of the encoder before the projection."""
+        return options.family.modality(options.inner)
+
+    def output_names(self, options: PcaOptions, text: bool) -> tuple[str, ...]:
+        """The one that is projected."""
+        return (options.chosen,)
+
+    def located(self, options: PcaOptions, base: Path) -> PcaOptions:
+        """Paths from the spec's folder, those of the encoder before the projection too."""
+        inner = options.family.located(options.inner, base)
+        encoder = {"kind": options.encoder["kind"]} | inner.model_dump(exclude_unset=True)
+        return options.model_copy(update={"path": beside(base, options.path), "encoder": encoder})
+
+    def fingerprint(self, options: PcaOptions) -> dict[str, str]:
+        """Hashes of the encoder's weights and of the matrices."""
+        path = Path(options.path).expanduser()
+        if path.is_dir():
+            matrices = {f"pca/{file.name}": sha256_of(file) for file in sorted(path.glob("*.npy"))}
+        else:
+            matrices = {PCA_FILE: sha256_of(path)}
+        return options.family.fingerprint(options.inner) | matrices
+
+    def prepare(self, options: PcaOptions, folder: Path, text: PreparedText | None) -> ModelCard:
+        """Prepare the encoder before the projection in a folder inside; see ``Family.prepare``."""
+        inside = folder / ENCODER_FOLDER
+        inside.mkdir()
+        before = options.family.prepare(options.inner, inside, None)
+        pca = load_pca(Path(options.path).expanduser(), components=options.components, rows=options.rows)
+        output = before.outputs[options.chosen]
+        if pca.width != output.dim:
+            raise SpecError(
+                f"{options.path} projects vectors of {pca.width} numbers; output {options.chosen!r} of encoder kind "
+                f"{before.kind!r} has {output.dim}. `cliploom fit-pca` learns matrices from it."
+            )
+        save_pca(folder / PCA_FILE, pca)
+        (inside / CARD_FILE).write_text(json.dumps(before.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        name = digest_of([self.fingerprint(options), options.values()])[:SHORT]
+        return ModelCard(
+            kind=self.kind,
+            digest="",
+            modality=before.modality,
+            precision=before.precision,
+            outputs={options.chosen: Output(dim=pca.components, space=f"{output.space}/pca/{name}")},
+            preprocess=before.preprocess,
+            clip_frames=before.clip_frames,
+            sources=self.fingerprint(options),
+            agreement={key: value for key, value in before.agreement.items() if key == options.chosen},
+        )
+
+    def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
+        """Open the encoder inside, and the matrices."""
+        inside = folder / ENCODER_FOLDER
+        before = read_card(inside)
+        return ProjectedEncoder(
+            family(before.kind).open(inside, before, threads), next(iter(card.outputs)), load_pca(folder / PCA_FILE)
+        )
+
+
+@dataclass(frozen=True)
+class ProjectedEncoder:
+    """An opened encoder, one of whose outputs is projected."""
+
+    encoder: Encoder
+    output: str
+    pca: Pca
+
+    def encode(self, batch: Sequence[Any], report: EncodeReport | None = None) -> list[Row | EncodeError]:
+        """See ``Encoder.encode``."""
+        return [
+            row if isinstance(row, EncodeError) else {self.output: self._project(row[self.output])}
+            for row in self.encoder.encode(batch, report)
+        ]
+
+    def _project(self, vector: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        # One at a time: a product of matrices rounds by the size of the batch, and a vector must not depend on that.
+        return self.pca.apply(vector)

@@ -1,0 +1,137 @@
+"""The videos that a head learns from, on local disk: vectors as they are read, in the order of the parts.
+
+Training reads them in any order through memory maps, so a data set may be larger than memory. A folder with
+``videos.json`` is complete and is taken up again after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.heads import HeadClass, InputColumn
+from schemas.release import Release
+from transforms.heads.pooling import input_groups, pool_group
+from transforms.heads.truths import Truths, hot_rows
+from transforms.narrations.select import seeded_place
+from transforms.store.objects import Objects
+
+REVISION = 1
+"""Raised when the same data and settings give another head than before; part of a head's digest."""
+
+TRAIN, VALIDATION = "train", "validation"
+_DONE = "videos.json"
+_WHOLE_VIDEO_S = 1e9
+
+
+@dataclass(frozen=True)
+class Videos:
+    """One split: vectors float32 [n, dim] (a memory map) and each video's class numbers."""
+
+    vectors: NDArray[np.float32]
+    labels: list[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(
+        self, classes: Sequence[HeadClass], size: int, order: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """(vectors [b, dim], labels [b, classes]) of ``size`` videos at a time; by default as they lie."""
+        order = np.arange(len(self), dtype=np.int64) if order is None else order
+        for begin in range(0, len(order), size):
+            chosen = order[begin : begin + size]
+            labels = [self.labels[place] for place in chosen]
+            # In the order of the file, then back: neighbours on disk are read together.
+            ranks = np.argsort(chosen)
+            vectors = np.empty((len(chosen), self.vectors.shape[1]), np.float32)
+            vectors[ranks] = self.vectors[chosen[ranks]]
+            yield vectors, hot_rows(labels, classes)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where one split's videos come from: inputs of one source, its labels, and which of them are taken."""
+
+    inputs: tuple[InputColumn, ...]
+    truths: Truths
+    held_out: float = 0.0
+
+
+def split_of_video(uid: str, held_out: float, seed: int) -> str:
+    """``validation`` for that share of the videos, by seeded hash of the uid, else ``train``.
+
+    >>> [split_of_video(uid, 0.5, 0) for uid in ("cat", "dog", "cup", "tree")]
+    ['train', 'train', 'validation', 'train']
+    """
+    return VALIDATION if seeded_place(uid, seed) < held_out else TRAIN
+
+
+def gather(
+    objects: Objects,
+    release: Release,
+    readings: Mapping[str, Reading],
+    seed: int,
+    folder: Path,
+    note: Callable[[str], None],
+) -> dict[str, Videos]:
+    """Read the labelled videos of a release into a folder, or find them there.
+
+    Args:
+        objects: the store.
+        release: whose features are read.
+        readings: by split; a reading with ``held_out`` fills both.
+        seed: of the holdout.
+        folder: for the files; made when missing.
+        note: told how far it is.
+    """
+    if not (folder / _DONE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        kept: dict[str, list[tuple[int, ...]]] = {TRAIN: [], VALIDATION: []}
+        with ExitStack() as stack:
+            files = {split: stack.enter_context((folder / f"{split}.f32").open("wb")) for split in kept}
+            for split, reading in readings.items():
+                groups = input_groups(objects, release, reading.inputs)
+                for number, group in enumerate(groups, 1):
+                    for video in pool_group(objects, group, reading.inputs, _WHOLE_VIDEO_S):
+                        labels = reading.truths.given.get(video.key.uid)
+                        if labels:
+                            chosen = (
+                                split_of_video(video.key.uid, reading.held_out, seed) if reading.held_out else split
+                            )
+                            files[chosen].write(video.vector.tobytes())
+                            kept[chosen].append(labels)
+                    note(f"{split}: {number} of {len(groups)} groups of parts read")
+        dims = {split: sum(each.dim for each in readings[TRAIN].inputs) for split in kept}
+        for split, held in kept.items():
+            _write_labels(folder / f"{split}.labels.npz", held)
+        (folder / _DONE).write_text(json.dumps({"dims": dims}), encoding="utf-8")
+    dims = json.loads((folder / _DONE).read_text(encoding="utf-8"))["dims"]
+    return {split: _open(folder, split, dim) for split, dim in dims.items()}
+
+
+def _write_labels(path: Path, labels: Sequence[tuple[int, ...]]) -> None:
+    ends = np.cumsum([0, *(len(each) for each in labels)])
+    np.savez(path, ends=ends, numbers=np.array([number for each in labels for number in each], np.int64))
+
+
+def _open(folder: Path, split: str, dim: int) -> Videos:
+    with np.load(folder / f"{split}.labels.npz", allow_pickle=False) as file:
+        ends, numbers = file["ends"], file["numbers"].tolist()
+    labels = [tuple(numbers[begin:end]) for begin, end in pairwise(ends.tolist())]
+    if not labels:
+        return Videos(np.empty((0, dim), np.float32), labels)
+    return Videos(np.memmap(folder / f"{split}.f32", np.float32, "r", shape=(len(labels), dim)), labels)
+
+
+def reading_facts(release: Release, parts: Sequence[str], inputs: Sequence[InputColumn]) -> list[object]:
+    """What of a release a reading depends on, for the head's digest: columns, configs, parts."""
+    configs = [release.features[each.feature].config for each in inputs]
+    return [[asdict(each) for each in inputs], configs, sorted(parts)]

@@ -1,0 +1,127 @@
+"""A trained head without TensorFlow: a matrix, a bias and the card that says what they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import StoreError
+from schemas.heads import HeadCard
+from schemas.models import CARD_FILE
+from transforms.heads.transform import LearnedStep, apply_steps, read_steps, write_steps
+from transforms.metrics.labels import in_top
+from transforms.store.objects import Objects
+
+WEIGHTS_FILE = "weights.npz"
+STEPS_FILE = "transform.npz"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A predicted label: the class's number and name, and the confidence, 0 to 1."""
+
+    label: int
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class PlainHead:
+    """A head as workers and search run it.
+
+    Attributes:
+        kernel: float32 [width, classes], for vectors as ``transformed`` makes them.
+        bias: float32 [classes].
+        steps: of the card's ``transform``, learned.
+    """
+
+    card: HeadCard
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    steps: tuple[LearnedStep, ...] = ()
+
+    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Confidence of every class: float32 [n, dim] of joined means to float32 [n, classes]."""
+        logits = transformed(self.card, vectors, self.steps) @ self.kernel + self.bias
+        return sigmoid(logits)
+
+    def top(self, probabilities: NDArray[np.float32], count: int) -> list[list[Label]]:
+        """For each row of [n, classes] the ``count`` most probable classes, best first; of equals the lower number."""
+        count = min(count, probabilities.shape[1])
+        chosen = np.nonzero(in_top(probabilities, count))[1].reshape(-1, count)
+        scores = np.take_along_axis(probabilities, chosen, axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        places, ranked = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        classes = self.card.classes
+        return [
+            [Label(classes[i].label, classes[i].name, score) for i, score in zip(row, values, strict=True)]
+            for row, values in zip(places.tolist(), ranked.tolist(), strict=True)
+        ]
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x)), float32, without overflow.
+
+    >>> sigmoid(np.float32([-1000, 0, 1000])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    decay = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)), np.float32)
+
+
+def transformed(card: HeadCard, vectors: NDArray[np.float32], steps: Sequence[LearnedStep] = ()) -> NDArray[np.float32]:
+    """The vectors as the regression takes them, by the card's ``transform``: float32 [n, dim] to [n, width]."""
+    blocks = apply_steps(steps, vectors, card.inputs)
+    if card.spec.transform.unit:
+        blocks = [unit_rows(block) for block in blocks]
+    return np.concatenate(blocks, axis=1).astype(np.float32, copy=False)
+
+
+def unit_rows(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [n, dim] scaled to length 1; zeros stay zeros."""
+    norms = np.sqrt((block.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    return np.asarray(block / np.where(norms == 0, 1.0, norms), np.float32)
+
+
+def write_plain(
+    folder: Path, kernel: NDArray[np.float32], bias: NDArray[np.float32], steps: Sequence[LearnedStep] = ()
+) -> None:
+    """Write the weights, and what the steps have learned, into a head's folder."""
+    np.savez(folder / WEIGHTS_FILE, kernel=kernel, bias=bias)
+    if steps:
+        write_steps(folder / STEPS_FILE, steps)
+
+
+def read_head(objects: Objects, model: str) -> PlainHead:
+    """A trained head.
+
+    Args:
+        objects: the store.
+        model: its folder, relative to the store.
+
+    Raises:
+        StoreError: when a file is missing or damaged.
+    """
+    try:
+        card = HeadCard.from_dict(json.loads(objects.get(f"{model}/{CARD_FILE}")))
+        with objects.local_copy(f"{model}/{WEIGHTS_FILE}") as local, np.load(local, allow_pickle=False) as weights:
+            kernel, bias = weights["kernel"].astype(np.float32), weights["bias"].astype(np.float32)
+        steps: tuple[LearnedStep, ...] = ()
+        if card.spec.transform.steps:
+            with objects.local_copy(f"{model}/{STEPS_FILE}") as local:
+                steps = read_steps(local, card.spec.transform.steps, card.inputs)
+        width = transformed(card, np.zeros((1, card.width), np.float32), steps).shape[1]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        where = objects.uri_of(model)
+        raise StoreError(f"The head in {where} is damaged ({type(error).__name__}: {error}); train it again.") from None
+    wanted = (width, len(card.classes))
+    if kernel.shape != wanted or bias.shape != wanted[1:]:
+        where = objects.uri_of(model)
+        raise StoreError(f"The head in {where} has weights {kernel.shape} where {wanted} are wanted; train it again.")
+    return PlainHead(card, kernel, bias, steps)

@@ -1,0 +1,203 @@
+"""Rows to one vector a video: means of the rows that start in a stretch of time, without holding the rows.
+
+Rows of a video stand together in a part; a video that was split in time lies in several. Sums are taken in float64 and
+added up in the order of the parts, so that the mean does not depend on where a worker cut its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.errors import StoreError
+from schemas.heads import InputColumn
+from schemas.records import ORDINAL_BITS
+from schemas.release import Release
+from transforms.publish.export_base import feature_contents, groups_of_parts
+from transforms.store.objects import Objects
+from transforms.store.parts import arrow_to_vectors, part_path, read_rows
+
+UNTIMED = -1
+"""The window of rows that stand for a whole video."""
+_MICRO = 1e-6
+
+
+@dataclass(frozen=True)
+class FeatureParts:
+    """Parts of one feature, to be read together."""
+
+    feature: str
+    table: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VideoKey:
+    """A video of a feature: the item that holds it, and its uid (a record's own in TFRecord shards)."""
+
+    item_no: int
+    uid: str
+
+
+@dataclass
+class WindowSum:
+    """Rows of one video that start in one window.
+
+    Attributes:
+        total: float64 [dim], the sum over ``rows`` of them.
+        end_s: the latest end of these rows.
+    """
+
+    total: NDArray[np.float64]
+    rows: int
+    end_s: float
+
+
+Windows = dict[int, WindowSum]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a video and its mean vector, float32 [dim]."""
+
+    start_s: float
+    end_s: float
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PooledVideo:
+    """A video as a head sees it: the mean of its rows, float32 [dim], and those of its windows, if it has times."""
+
+    key: VideoKey
+    vector: NDArray[np.float32]
+    segments: tuple[Segment, ...]
+
+
+def input_groups(objects: Objects, release: Release, inputs: Sequence[InputColumn]) -> list[dict[str, FeatureParts]]:
+    """Which parts to read together, so that no video is torn apart: by feature, those that hold the same items.
+
+    Groups follow the first input's feature; of the others the parts that hold its items.
+
+    Args:
+        objects: the store.
+        release: published, or the draft of one.
+        inputs: of a head, of features of one source.
+    """
+    names = list(dict.fromkeys(each.feature for each in inputs))
+    contents = {name: feature_contents(objects, release, name).select("part", "item_no") for name in names}
+    found = []
+    for group in groups_of_parts(contents[names[0]]):
+        items = contents[names[0]].filter(pl.col("part").is_in(group)).select("item_no").unique()
+        parts = {names[0]: group}
+        for name in names[1:]:
+            mine = contents[name].join(items, on="item_no", how="semi")["part"].unique().sort()
+            parts[name] = tuple(mine.to_list())
+        found.append({name: FeatureParts(name, release.features[name].table, parts[name]) for name in names})
+    return found
+
+
+def pool_group(
+    objects: Objects, group: Mapping[str, FeatureParts], inputs: Sequence[InputColumn], window_s: float
+) -> list[PooledVideo]:
+    """The videos that all features of a group have, in the first feature's order.
+
+    Args:
+        objects: the store.
+        group: of ``input_groups``.
+        inputs: in the order in which their vectors are joined.
+        window_s: length of the segments, which begin at its multiples.
+    """
+    found: dict[tuple[str, str], dict[VideoKey, Windows]] = {}
+    for name, feature in group.items():
+        columns = {each.output: each.dim for each in inputs if each.feature == name}
+        sums = {output: {} for output in columns}  # type: dict[str, dict[VideoKey, Windows]]
+        for part in feature.parts:
+            with objects.local_copy(part_path(feature.table, part)) as local:
+                for rows in read_rows(local, ["row_id", "uid", "start_s", "end_s", *columns]):
+                    add_rows(sums, rows, columns, window_s)
+        found |= {(name, output): windows for output, windows in sums.items()}
+    ordered = [found[each.feature, each.output] for each in inputs]
+    keys = [key for key in ordered[0] if all(key in other for other in ordered[1:])]
+    return [pooled_video(key, [windows[key] for windows in ordered], window_s) for key in keys]
+
+
+def add_rows(
+    sums: Mapping[str, dict[VideoKey, Windows]], rows: pa.Table, dims: Mapping[str, int], window_s: float
+) -> None:
+    """Add feature rows to the sums of their windows.
+
+    Args:
+        sums: by output; added to.
+        rows: row_id, uid, start_s, end_s and the outputs; a video's rows stand together.
+        dims: length of each output's vectors.
+        window_s: length of a window.
+    """
+    if not rows.num_rows:
+        return
+    items = rows["row_id"].to_numpy() >> ORDINAL_BITS
+    uids = rows["uid"].combine_chunks().dictionary_encode()
+    numbers = uids.indices.to_numpy(zero_copy_only=False)
+    starts_s = rows["start_s"].to_numpy().astype(np.float64)
+    ends_s = rows["end_s"].to_numpy().astype(np.float64)
+    timed = ~np.isnan(starts_s) & ~np.isnan(ends_s)
+    windows = np.where(timed, np.floor((np.where(timed, starts_s, 0.0) + _MICRO) / window_s), UNTIMED).astype(np.int64)
+    changed = (np.diff(items) != 0) | (np.diff(numbers) != 0) | (np.diff(windows) != 0)
+    runs = np.flatnonzero(np.concatenate(([True], changed)))
+    lengths = np.diff(runs, append=len(items))
+    latest = np.maximum.reduceat(np.where(timed, ends_s, 0.0), runs)
+    names = uids.dictionary.to_pylist()
+    for output, dim in dims.items():
+        totals = np.add.reduceat(arrow_to_vectors(rows[output], dim), runs, axis=0, dtype=np.float64)
+        for place, total, length, end_s in zip(runs, totals, lengths, latest, strict=True):
+            key = VideoKey(int(items[place]), names[numbers[place]])
+            mine = sums[output].setdefault(key, {})
+            held = mine.get(int(windows[place]))
+            if held is None:
+                mine[int(windows[place])] = WindowSum(total, int(length), float(end_s))
+            else:
+                held.total = held.total + total
+                held.rows += int(length)
+                held.end_s = max(held.end_s, float(end_s))
+
+
+def pooled_video(key: VideoKey, inputs: Sequence[Windows], window_s: float) -> PooledVideo:
+    """Means of a video and of its windows.
+
+    Args:
+        key: of the video.
+        inputs: for each input the video's sums by window.
+        window_s: length of a window.
+    """
+    shared = sorted(set(inputs[0]).intersection(*inputs[1:]) - {UNTIMED})
+    segments = []
+    for number in shared:
+        sums = [windows[number] for windows in inputs]
+        start_s = round(number * window_s, 6)
+        end_s = round(max(start_s, min(start_s + window_s, max(each.end_s for each in sums))), 6)
+        segments.append(Segment(start_s, end_s, joined([[each] for each in sums])))
+    return PooledVideo(key, joined([list(windows.values()) for windows in inputs]), tuple(segments))
+
+
+def joined(inputs: Iterable[Sequence[WindowSum]]) -> NDArray[np.float32]:
+    """The means of several inputs one after the other, float32 [sum of dims].
+
+    Raises:
+        StoreError: for a mean that is not finite.
+    """
+    means = [np.sum([each.total for each in sums], axis=0) / sum(each.rows for each in sums) for sums in inputs]
+    vector = np.concatenate(means).astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise StoreError("a feature's rows hold a value that is not finite; `cliploom verify` lists all damage.")
+    return vector
+
+
+def pooled_within(video: PooledVideo, start_s: float, end_s: float) -> NDArray[np.float32] | None:
+    """Mean of the windows that begin in [start_s, end_s), float32 [dim]; exact where windows hold equally many rows."""
+    chosen = [each.vector for each in video.segments if start_s - _MICRO <= each.start_s < end_s - _MICRO]
+    return np.stack(chosen).mean(axis=0, dtype=np.float64).astype(np.float32) if chosen else None

@@ -1,0 +1,85 @@
+"""Where trained heads lie in a store: ``models/head-<name>/<digest>/``, immutable, and which one is in use.
+
+A vacuum leaves them alone: unlike other models they can't be made again from the spec.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from schemas.errors import SpecError, StoreError, nearest
+from schemas.models import CARD_FILE
+from schemas.release import FileEntry
+from transforms.store.objects import Objects
+
+CURRENT = "current.json"
+_PREFIX = "models/head-"
+
+
+def head_folder(name: str) -> str:
+    """Folder of all trainings of a head, relative to the store."""
+    return f"{_PREFIX}{name}"
+
+
+def current_model(objects: Objects, name: str) -> str | None:
+    """Folder of the head that was trained last, relative to the store; None when it was never trained.
+
+    Raises:
+        StoreError: when the note that says which one is damaged.
+    """
+    path = f"{head_folder(name)}/{CURRENT}"
+    try:
+        digest = json.loads(objects.get(path))["digest"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{objects.uri_of(path)} is damaged ({type(error).__name__}); train the head again.") from None
+    return f"{head_folder(name)}/{digest}"
+
+
+def trained_model(objects: Objects, name: str) -> str:
+    """``current_model`` of a head that must have been trained.
+
+    Raises:
+        SpecError: when it was not, naming those that were.
+    """
+    found = current_model(objects, name)
+    if found is None:
+        prefix = len(_PREFIX)
+        known = sorted(
+            entry.path[prefix:].partition("/")[0]
+            for entry in objects.list("models")
+            if entry.path.startswith(_PREFIX) and entry.path.endswith(f"/{CURRENT}")
+        )
+        hint = nearest(name, known) if known else f"; `cliploom train SPEC --head {name}` makes it."
+        raise SpecError(f"{objects.uri} has no trained head {name!r}{hint}")
+    return found
+
+
+def is_published(objects: Objects, model: str) -> bool:
+    """The head is there, whole."""
+    return objects.size(f"{model}/{CARD_FILE}") is not None
+
+
+def publish_head(objects: Objects, folder: Path, name: str, digest: str) -> str:
+    """Put a head's files into the store, the card last, and make it the one in use; returns its folder there."""
+    model = f"{head_folder(name)}/{digest}"
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == CARD_FILE)
+    for path in files:
+        objects.put_new(f"{model}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    use_head(objects, name, digest)
+    return model
+
+
+def use_head(objects: Objects, name: str, digest: str) -> None:
+    """Make a published head the one in use."""
+    objects.put(f"{head_folder(name)}/{CURRENT}", json.dumps({"digest": digest}).encode())
+
+
+def head_files(objects: Objects, model: str) -> list[FileEntry]:
+    """All files of a published head with their digests, for the release that uses it."""
+    return [
+        FileEntry(path=entry.path, size=entry.size, digest=objects.digest(entry.path))
+        for entry in sorted(objects.list(model), key=lambda entry: entry.path)
+    ]

@@ -1,0 +1,71 @@
+"""A trained head as a SavedModel, for servers that speak TensorFlow. Imported by ``cliploom train`` alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from transforms.heads.plain import PlainHead
+from transforms.heads.transform import rounds_of
+
+EXAMPLES, TENSORS = "serving_default", "tensors"
+
+
+def write_saved_model(head: PlainHead, folder: Path, graph: Path | None = None) -> None:
+    """Write the SavedModel.
+
+    What comes before the regression is tf.Transform's own work, where the head has learned steps: ``graph`` is the
+    folder of its graphs.
+
+    Its signature ``serving_default`` takes ``examples_bytes``, string [n] of serialized tf.train.Examples with a float
+    list for each input under its name; ``tensors`` takes the inputs themselves, float32 [n, dim] by name. Both give
+    ``probabilities``, float32 [n, classes], in the order of the card's classes.
+    """
+    module = HeadModule(head, graph)
+    inputs = head.card.inputs
+    text = tf.TensorSpec([None], tf.string, name="examples_bytes")
+    tensors = {each.name: tf.TensorSpec([None, each.dim], tf.float32, name=each.name) for each in inputs}
+    signatures = {
+        EXAMPLES: module.of_examples.get_concrete_function(text),
+        TENSORS: module.of_tensors.get_concrete_function(tensors),
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+class HeadModule(tf.Module):  # type: ignore[misc]
+    """The regression and what comes before it, in TensorFlow's operations."""
+
+    def __init__(self, head: PlainHead, graph: Path | None) -> None:
+        super().__init__()
+        self._transform = None
+        if head.steps and graph is not None:
+            from transforms.heads.transform_fit import TransformGraph
+
+            rounds = rounds_of([(each.step, each.input) for each in head.steps])
+            self._transform = TransformGraph(graph, len(rounds))
+        self._inputs = head.card.inputs
+        self._unit = head.card.spec.transform.unit
+        self._kernel = tf.Variable(head.kernel, name="kernel", trainable=False)
+        self._bias = tf.Variable(head.bias, name="bias", trainable=False)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def of_examples(self, examples_bytes: Any) -> dict[str, Any]:
+        """From serialized Examples."""
+        wanted = {each.name: tf.io.FixedLenFeature([each.dim], tf.float32) for each in self._inputs}
+        return self.of_tensors(tf.io.parse_example(examples_bytes, wanted))  # type: ignore[no-any-return]
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def of_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """From the inputs by name."""
+        blocks = [tensors[each.name] for each in self._inputs]
+        if self._transform is not None:
+            blocks = self._transform.blocks(blocks)
+        if self._unit:
+            blocks = [tf.math.divide_no_nan(block, tf.norm(block, axis=1, keepdims=True)) for block in blocks]
+        logits = tf.concat(blocks, axis=1) @ self._kernel + self._bias
+        return {"probabilities": tf.sigmoid(logits)}

@@ -1,0 +1,136 @@
+"""Measuring a trained head on Beam: scores and truths of a release's videos, into the combiners of the metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from schemas.heads import InputColumn
+from transforms.heads.dataset import VALIDATION, split_of_video
+from transforms.heads.plain import read_head
+from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, pooled_within
+from transforms.heads.truths import Truths, classes_of, hot_rows, read_truths
+from transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
+from transforms.metrics.labels import LabelMetrics
+from transforms.metrics.segments import SegmentMetrics
+from transforms.store.objects import Objects
+from transforms.store.releases import read_releases
+
+_BATCH = 256
+_WINDOW_S = 1.0
+"""Rated segments begin and end at whole seconds."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is measured, on which videos.
+
+    Attributes:
+        store: URI.
+        release: whose features and labels are taken.
+        model: folder of the trained head, relative to the store.
+        inputs: features of ``source``, in the head's order.
+        held_out: only that share of the videos, by hash of the uid with ``seed``; 0 for all.
+        classes: width of the scores: the head's classes, then those that only the labels have.
+        result: where the figures go, relative to the store.
+    """
+
+    store: str
+    release: int
+    model: str
+    inputs: tuple[InputColumn, ...]
+    source: str
+    held_out: float
+    seed: int
+    classes: int
+    result: str
+
+
+class ScoreVideos(beam.DoFn):  # type: ignore[misc]
+    """A group of parts in, ``Scored`` batches of its labelled videos out; on ``rated``, the rated segments' pairs.
+
+    A worker holds the labels of the source: about 200 bytes a video.
+    """
+
+    def __init__(self, scoring: Scoring) -> None:
+        super().__init__()
+        self._scoring = scoring
+
+    def setup(self) -> None:
+        """Read the head and the labels."""
+        scoring = self._scoring
+        objects = Objects(scoring.store)
+        self._head = read_head(objects, scoring.model)
+        self._truths = read_truths(objects, read_releases(objects).get(scoring.release), scoring.source)
+        known = {each.label for each in self._head.card.classes}
+        self._classes = [
+            *self._head.card.classes,
+            *(each for each in classes_of([self._truths], {}) if each.label not in known),
+        ]
+
+    def process(self, group: tuple[FeatureParts, ...]) -> Iterator[Any]:
+        """Score the videos of a group."""
+        scoring, truths = self._scoring, self._truths
+        videos = pool_group(Objects(scoring.store), {each.feature: each for each in group}, scoring.inputs, _WINDOW_S)
+        chosen = [video for video in videos if self._is_chosen(video.key.uid)]
+        labelled = [video for video in chosen if truths.given.get(video.key.uid)]
+        for begin in range(0, len(labelled), _BATCH):
+            some = labelled[begin : begin + _BATCH]
+            scores = self._head.probabilities(np.stack([video.vector for video in some]))
+            # A class that the head does not know can't be found: it counts as missed.
+            scores = np.pad(scores, ((0, 0), (0, len(self._classes) - scores.shape[1])))
+            yield scores, hot_rows([truths.given[video.key.uid] for video in some], self._classes)
+        for video in chosen:
+            yield from self._rated(video, truths)
+
+    def _is_chosen(self, uid: str) -> bool:
+        held_out = self._scoring.held_out
+        return not held_out or split_of_video(uid, held_out, self._scoring.seed) == VALIDATION
+
+    def _rated(self, video: PooledVideo, truths: Truths) -> Iterator[Any]:
+        pairs = truths.rated.get(video.key.uid, ())
+        column = {each.label: place for place, each in enumerate(self._classes)}
+        for start_s, end_s in dict.fromkeys((pair.start_s, pair.end_s) for pair in pairs):
+            vector = pooled_within(video, start_s, end_s)
+            if vector is not None:
+                found = self._head.probabilities(vector[None])[0]
+                scores = np.pad(found, (0, len(self._classes) - len(found)))
+                mine = [pair for pair in pairs if (pair.start_s, pair.end_s) == (start_s, end_s)]
+                classes = np.array([column[pair.label] for pair in mine], np.int64)
+                hits = np.array([pair.confirmed for pair in mine], np.bool_)
+                yield beam.pvalue.TaggedOutput("rated", (classes, scores[classes], hits))
+
+
+def list_groups(scoring: Scoring) -> list[tuple[FeatureParts, ...]]:
+    """The parts that hold the videos, in groups that can be read apart."""
+    objects = Objects(scoring.store)
+    release = read_releases(objects).get(scoring.release)
+    return [tuple(group.values()) for group in input_groups(objects, release, scoring.inputs)]
+
+
+def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
+    """Score all videos and write the figures to ``scoring.result`` as JSON.
+
+    The graph stays the same whatever the number of parts: they are listed by a worker.
+    """
+    scored = (
+        pipeline
+        | "Scoring" >> beam.Create([scoring])
+        | "ListGroups" >> beam.FlatMap(list_groups)
+        | "SpreadGroups" >> beam.Reshuffle()
+        | "ScoreVideos" >> beam.ParDo(ScoreVideos(scoring)).with_outputs("rated", main="scored")
+    )
+    labels = scored.scored | "EvaluateLabels" >> EvaluateLabels(scoring.classes)
+    segments = scored.rated | "EvaluateSegments" >> beam.CombineGlobally(SegmentMetricsFn())
+    _ = labels | "WriteFigures" >> beam.Map(write_figures, beam.pvalue.AsSingleton(segments), scoring)
+
+
+def write_figures(labels: LabelMetrics, segments: SegmentMetrics, scoring: Scoring) -> None:
+    """Leave the figures in the store."""
+    figures = {"labels": asdict(labels), "segments": asdict(segments)}
+    Objects(scoring.store).put(scoring.result, json.dumps(figures).encode())

@@ -1,0 +1,121 @@
+"""Predicted labels of a source's videos: a trained head over feature rows that are there, one file a group of parts.
+
+A file is named by what it is made from, so that a new part or a retrained head makes new files and nothing is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.digests import digest_of
+from schemas.plan import RunPlan
+from schemas.release import HeadEntry, Release
+from schemas.tables import LABELS
+from transforms.heads.plain import Label, PlainHead, read_head
+from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group
+from transforms.heads.published import head_files
+from transforms.store.objects import Objects
+from transforms.store.tables import rows_file
+
+REVISION = 1
+"""Raised when the same head gives other labels than before."""
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class TagTask:
+    """The predicted labels of the videos in a group of parts.
+
+    Attributes:
+        feature: that has the labels; its job says how.
+        config: its config digest.
+        group: parts of its inputs.
+    """
+
+    feature: str
+    config: str
+    group: tuple[FeatureParts, ...]
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the store, named by what it is made from."""
+        parts = [[each.feature, each.table, *each.parts] for each in self.group]
+        return f"labels/part-{digest_of([self.feature, self.config, parts])}.parquet"
+
+    def write(self, objects: Objects, plan: RunPlan) -> None:
+        """Make it."""
+        job = plan.heads[self.feature]
+        head = read_head(objects, job.model)
+        videos = pool_group(objects, {each.feature: each for each in self.group}, job.inputs, job.segment_s)
+        rows = [
+            {
+                "source": job.source,
+                "uid": each.uid,
+                **asdict(label),
+                "start_s": each.start_s,
+                "end_s": each.end_s,
+                "origin": job.origin,
+            }
+            for each in tagged(head, videos, job.top)
+            for label in each.labels
+        ]
+        _, data = rows_file(pa.Table.from_pylist(rows, schema=LABELS))
+        objects.put_new(self.path, data)
+
+
+def tag_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[TagTask]:
+    """All files of predicted labels that a release has, given its tables."""
+    return [
+        TagTask(job.name, job.config, tuple(group.values()))
+        for job in plan.heads.values()
+        for group in input_groups(objects, draft, job.inputs)
+    ]
+
+
+def head_entries(objects: Objects, plan: RunPlan) -> dict[str, HeadEntry]:
+    """What a release says of its features of predicted labels."""
+    known = {entry.model: entry.model_files for entry in plan.base.heads.values()} if plan.base else {}
+    return {
+        name: HeadEntry(
+            source=job.source,
+            head=job.head,
+            config=job.config,
+            model=job.model,
+            model_files=known.get(job.model) or head_files(objects, job.model),
+            inputs=[(each.feature, each.output) for each in job.inputs],
+            recipe=job.recipe,
+        )
+        for name, job in plan.heads.items()
+    }
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A stretch of a video, or the whole one (times None), and its labels, best first."""
+
+    uid: str
+    start_s: float | None
+    end_s: float | None
+    labels: list[Label]
+
+
+def tagged(head: PlainHead, videos: Sequence[PooledVideo], top: int) -> Iterator[Tagged]:
+    """Each video, then its segments, with the ``top`` labels of each."""
+    for begin in range(0, len(videos), _BATCH):
+        some = videos[begin : begin + _BATCH]
+        stretches = [
+            (video.key.uid, *stretch)
+            for video in some
+            for stretch in (
+                (None, None, video.vector),
+                *((each.start_s, each.end_s, each.vector) for each in video.segments),
+            )
+        ]
+        found = head.top(head.probabilities(np.stack([vector for *_, vector in stretches])), top)
+        for (uid, start_s, end_s, _), labels in zip(stretches, found, strict=True):
+            yield Tagged(uid, start_s, end_s, labels)

@@ -1,0 +1,229 @@
+"""Training a head with Keras 3 on TensorFlow. Imported by ``cliploom train`` alone.
+
+After every epoch all that training depends on is written to one file: weights, the optimizer's state, the figures so
+far. The order of videos is drawn from (seed, epoch), so a training that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import CliploomError
+from schemas.heads import EpochFigures, HeadClass, HeadSpec
+from transforms.heads.dataset import Videos
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras
+import tensorflow as tf
+
+STATE_FILE = "state.npz"
+_EVERY_S = 5.0
+Map = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass
+class TrainingState:
+    """All that goes on from one epoch to the next.
+
+    Attributes:
+        arrays: the model's and the optimizer's variables, in order.
+        best: epoch with the smallest validation loss; ``kernel`` and ``bias`` are those after it.
+    """
+
+    arrays: list[NDArray[Any]] = field(default_factory=list)
+    epochs: list[EpochFigures] = field(default_factory=list)
+    best: int = 0
+    kernel: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    bias: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def write(self, path: Path) -> None:
+        """Replace the file in one step."""
+        named = {f"array{number}": value for number, value in enumerate(self.arrays)}
+        figures = json.dumps({"best": self.best, "epochs": [asdict(each) for each in self.epochs]})
+        staged = path.with_suffix(".writing")
+        with staged.open("wb") as file:
+            np.savez(file, kernel=self.kernel, bias=self.bias, figures=np.array(figures), **named)  # type: ignore[arg-type]
+        staged.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingState:
+        """Read back what ``write`` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            figures = json.loads(str(file["figures"]))
+            arrays = [file[f"array{number}"] for number in range(sum(name.startswith("array") for name in file.files))]
+            epochs = [EpochFigures(**each) for each in figures["epochs"]]
+            return cls(arrays, epochs, figures["best"], file["kernel"], file["bias"])
+
+
+def class_weights(labels: Sequence[Sequence[int]], classes: Sequence[HeadClass]) -> NDArray[np.float64]:
+    """YouTube-8M's class weights ``sum(count) / (classes * count)``, float64 [classes]; counts of 0 are taken for 1."""
+    counts = dict.fromkeys((each.label for each in classes), 0)
+    for numbers in labels:
+        for number in numbers:
+            if number in counts:
+                counts[number] += 1
+    held = np.maximum(np.array(list(counts.values()), np.float64), 1.0)
+    return np.asarray(held.sum() / (len(held) * held), np.float64)
+
+
+def loss_of(spec: HeadSpec, weights: NDArray[np.float64]) -> Callable[[Any, Any], Any]:
+    """The loss of truth and logits [B, C], averaged over the batch.
+
+    Source: formats.md section 4; ``cross_entropy`` is Keras's binary cross-entropy, averaged over classes.
+
+    Args:
+        spec: says which.
+        weights: of the classes, for ``weighted_hamming``.
+    """
+    scale = np.asarray(weights**spec.weight_scale, np.float32)
+
+    def loss(truth: Any, logits: Any) -> Any:
+        terms = keras.ops.maximum(logits, 0) - logits * truth + keras.ops.log1p(keras.ops.exp(-keras.ops.abs(logits)))
+        if spec.loss == "cross_entropy":
+            return keras.ops.mean(terms)
+        if spec.loss == "weighted_hamming":
+            terms = terms * scale
+        return keras.ops.mean(keras.ops.sum(terms, axis=-1))
+
+    return loss
+
+
+def regression(dim: int, classes: int, spec: HeadSpec, loss: Callable[[Any, Any], Any]) -> Any:
+    """The compiled Keras model: one layer to logits, started at zero, since the problem has one optimum."""
+    keras.utils.set_random_seed(spec.seed)
+    layer = keras.layers.Dense(
+        classes, kernel_initializer="zeros", kernel_regularizer=keras.regularizers.L2(spec.l2), name="labels"
+    )
+    model = keras.Sequential([keras.Input((dim,)), layer])
+    model.compile(optimizer=keras.optimizers.Adam(spec.learning_rate), loss=loss)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def train(
+    videos: Videos,
+    validation: Videos,
+    classes: Sequence[HeadClass],
+    spec: HeadSpec,
+    transform: Map,
+    folder: Path,
+    note: Callable[[str], None],
+) -> TrainingState:
+    """Train until the validation loss no longer falls, or go on where a killed training was.
+
+    Args:
+        videos: to learn from.
+        validation: to decide by when to stop.
+        classes: in the order of the probabilities.
+        spec: the head's node.
+        transform: what becomes of vectors [n, dim] before the regression.
+        folder: for the state and TensorBoard's logs (``logs/``).
+        note: told of epochs, every few seconds.
+
+    Returns:
+        The state after the last epoch; ``kernel`` [dim, classes] and ``bias`` are the best epoch's.
+    """
+    loss = loss_of(spec, class_weights(videos.labels, classes))
+    width = transform(np.zeros((1, videos.vectors.shape[1]), np.float32)).shape[1]
+    model = regression(width, len(classes), spec, loss)
+    variables = [*model.variables, *model.optimizer.variables]
+    path = folder / STATE_FILE
+    state = TrainingState()
+    if path.exists():
+        state = TrainingState.read(path)
+        for variable, value in zip(variables, state.arrays, strict=True):
+            variable.assign(value)
+        note(f"going on after epoch {len(state.epochs)}")
+    told_s = time.monotonic()
+    with ScalarLog(folder / "logs") as log:
+        while not ended(state, spec):
+            figures = run_epoch(model, loss, videos, validation, classes, spec, transform, len(state.epochs) + 1)
+            state.epochs.append(figures)
+            if state.best == 0 or figures.validation_loss < state.epochs[state.best - 1].validation_loss:
+                state.best = figures.epoch
+                state.kernel, state.bias = (np.asarray(each) for each in model.layers[-1].get_weights())
+            state.arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
+            state.write(path)
+            log.add(figures)
+            if time.monotonic() - told_s >= _EVERY_S or len(state.epochs) == 1 or ended(state, spec):
+                told_s = time.monotonic()
+                note(
+                    f"epoch {figures.epoch} of {spec.epochs}: loss {figures.loss:.4f}, validation "
+                    f"{figures.validation_loss:.4f}, Hit@1 {figures.hit_at_1:.3f}"
+                )
+    return state
+
+
+def ended(state: TrainingState, spec: HeadSpec) -> bool:
+    """No epochs are left, or ``patience`` of them have not made the validation loss smaller."""
+    done = len(state.epochs)
+    return done >= spec.epochs or done - state.best >= spec.patience > 0
+
+
+def run_epoch(
+    model: Any,
+    loss: Callable[[Any, Any], Any],
+    videos: Videos,
+    validation: Videos,
+    classes: Sequence[HeadClass],
+    spec: HeadSpec,
+    transform: Map,
+    epoch: int,
+) -> EpochFigures:
+    """Learn from every video once, then measure.
+
+    Raises:
+        CliploomError: when the loss is not finite any more.
+    """
+    began = time.perf_counter()
+    order = np.random.default_rng([spec.seed, epoch]).permutation(len(videos))
+    model.reset_metrics()
+    learned = 0.0
+    for vectors, labels in videos.batches(classes, spec.batch, order):
+        learned = float(model.train_on_batch(transform(vectors), labels.astype(np.float32)))
+    total, hits = 0.0, 0
+    for vectors, labels in validation.batches(classes, spec.batch):
+        logits = model.predict_on_batch(transform(vectors))
+        total += float(loss(labels.astype(np.float32), logits)) * len(labels)
+        hits += int(labels[np.arange(len(labels)), logits.argmax(axis=1)].sum())
+    if not np.isfinite([learned, total]).all():
+        raise CliploomError(
+            f"The loss of epoch {epoch} is not finite; give the head a learning_rate below {spec.learning_rate}, "
+            "or transform: {unit: true}."
+        )
+    seconds = round(time.perf_counter() - began, 3)
+    return EpochFigures(epoch, learned, total / len(validation), hits / len(validation), seconds)
+
+
+class ScalarLog:
+    """Figures for TensorBoard, written by TensorFlow's own operations: TensorBoard need not be installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = tf.raw_ops.SummaryWriter(shared_name=str(folder), container="")
+        tf.raw_ops.CreateSummaryFileWriter(
+            writer=self._writer, logdir=str(folder), max_queue=10, flush_millis=1000, filename_suffix=".v2"
+        )
+
+    def __enter__(self) -> ScalarLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        tf.raw_ops.CloseSummaryWriter(writer=self._writer)
+
+    def add(self, figures: EpochFigures) -> None:
+        """Add an epoch."""
+        for name in ("loss", "validation_loss", "hit_at_1"):
+            value = tf.constant(getattr(figures, name), tf.float32)
+            tf.raw_ops.WriteScalarSummary(writer=self._writer, step=figures.epoch, tag=name, value=value)
+        tf.raw_ops.FlushSummaryWriter(writer=self._writer)

@@ -1,0 +1,160 @@
+"""A head's learned steps as plain numpy: the constants that tf.Transform found, and what is done with them.
+
+The same steps stand in TensorFlow's operations in ``transform_fit``, whose graph is kept with the model and is part of
+its SavedModel; workers need this alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import SpecError, nearest
+from schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, VocabularyStep, ZscoreStep
+from schemas.heads import InputColumn
+
+Constants = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class LearnedStep:
+    """A step of one input.
+
+    Attributes:
+        input: its name.
+        constants: float32, by name: ``mean`` and ``deviation`` [D] of zscore; ``low`` and ``high`` [D] of range;
+            ``mean`` [D] and ``vectors`` [D, K] of pca; ``bounds`` [D, count - 1] of buckets; ``values`` [size] of
+            vocabulary, most frequent first, filled up with NaN.
+    """
+
+    step: Step
+    input: str
+    constants: Constants
+
+    def apply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [n, D] to float32 [n, K]."""
+        known = self.constants
+        match self.step:
+            case ZscoreStep():
+                return np.asarray((rows - known["mean"]) / divisor(known["deviation"]), np.float32)
+            case RangeStep(low=low, high=high):
+                share = (rows - known["low"]) / divisor(known["high"] - known["low"])
+                return np.asarray(share * np.float32(high - low) + np.float32(low), np.float32)
+            case PcaStep():
+                return np.asarray((rows - known["mean"]) @ known["vectors"], np.float32)
+            case BucketsStep():
+                return one_hot(rows[:, :, None] >= known["bounds"], rows)
+            case VocabularyStep():
+                hits = np.rint(rows)[:, :, None] == known["values"]
+                return np.asarray(hits.reshape(len(rows), -1), np.float32)
+
+
+def divisor(spread: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What to divide by: 1 where there is no spread."""
+    return np.asarray(np.where(spread > 0, spread, np.float32(1)), np.float32)
+
+
+def one_hot(beyond: NDArray[np.bool_], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Buckets [n, D * count] from which bounds [n, D, count - 1] each number has reached."""
+    places = beyond.sum(axis=2)
+    hot = np.eye(beyond.shape[2] + 1, dtype=np.float32)[places]
+    return np.asarray(hot.reshape(len(rows), -1), np.float32)
+
+
+def steps_of_inputs(
+    steps: Sequence[Step], inputs: Sequence[InputColumn], place: str = "transform.steps"
+) -> list[tuple[Step, str]]:
+    """Each step with the name of one input, in order; one for all inputs stands there for each.
+
+    Args:
+        steps: as declared.
+        inputs: of the head.
+        place: of the steps in the spec, for errors.
+
+    Raises:
+        SpecError: for an input that the head does not have, or more components than numbers.
+    """
+    widths = {each.name: each.dim for each in inputs}
+    found: list[tuple[Step, str]] = []
+    for number, step in enumerate(steps):
+        if step.input is not None and step.input not in widths:
+            raise SpecError(f"{place}.{number}.input: there is no {step.input!r}{nearest(step.input, widths)}")
+        for name in widths if step.input is None else [step.input]:
+            if isinstance(step, PcaStep) and step.components > widths[name]:
+                raise SpecError(
+                    f"{place}.{number}.components: {name} has {widths[name]} numbers there, no "
+                    f"{step.components} components."
+                )
+            widths[name] = width_after(step, widths[name])
+            found.append((step, name))
+    return found
+
+
+def rounds_of(declared: Sequence[tuple[Step, str]]) -> list[list[int]]:
+    """Places of the steps that can be learned together: first those that come first for their input, and so on.
+
+    >>> one, two = ZscoreStep(kind="zscore"), PcaStep(kind="pca", components=2)
+    >>> rounds_of([(one, "a"), (one, "b"), (two, "a")])
+    [[0, 1], [2]]
+    """
+    depths: dict[str, int] = {}
+    found: list[list[int]] = []
+    for place, (_, name) in enumerate(declared):
+        depth = depths.get(name, 0)
+        depths[name] = depth + 1
+        if depth == len(found):
+            found.append([])
+        found[depth].append(place)
+    return found
+
+
+def width_after(step: Step, width: int) -> int:
+    """How long a step makes vectors of ``width`` numbers."""
+    match step:
+        case PcaStep(components=components):
+            return components
+        case BucketsStep(count=count):
+            return width * count
+        case VocabularyStep(size=size):
+            return width * size
+        case _:
+            return width
+
+
+def apply_steps(
+    steps: Sequence[LearnedStep], vectors: NDArray[np.float32], inputs: Sequence[InputColumn]
+) -> list[NDArray[np.float32]]:
+    """Each input's block after its steps: joined vectors float32 [n, dim] to float32 [n, K] for each."""
+    ends = np.cumsum([each.dim for each in inputs])
+    blocks = dict(zip((each.name for each in inputs), np.split(vectors, ends[:-1], axis=1), strict=True))
+    for learned in steps:
+        blocks[learned.input] = learned.apply(blocks[learned.input])
+    return list(blocks.values())
+
+
+def write_steps(file: Path | BinaryIO, steps: Sequence[LearnedStep]) -> None:
+    """Write the constants; the steps themselves are in the card."""
+    named = {f"{place}.{name}": value for place, step in enumerate(steps) for name, value in step.constants.items()}
+    np.savez(file, **named)  # type: ignore[arg-type]
+
+
+def read_steps(file: Path | BinaryIO, steps: Sequence[Step], inputs: Sequence[InputColumn]) -> tuple[LearnedStep, ...]:
+    """Read back what ``write_steps`` wrote.
+
+    Raises:
+        ValueError: when the constants are not those of the steps.
+    """
+    declared = steps_of_inputs(steps, inputs)
+    constants: list[dict[str, NDArray[np.float32]]] = [{} for _ in declared]
+    with np.load(file, allow_pickle=False) as stored:
+        for key in stored.files:
+            place, _, name = key.partition(".")
+            if int(place) >= len(declared):
+                raise ValueError(f"constants of a step {place}, of {len(declared)}")
+            constants[int(place)][name] = stored[key].astype(np.float32)
+    return tuple(LearnedStep(*each, known) for each, known in zip(declared, constants, strict=True))

@@ -1,0 +1,109 @@
+"""``fit_pca``: principal components of one's own feature, by tf.Transform on Beam.
+
+Mean and covariance are gathered by tf.Transform over all rows in float64; the covariance's eigenvectors, largest
+eigenvalue first, are the components. TensorFlow is loaded when the graph is built, and by the workers that analyze.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from transforms.store.objects import Objects
+from transforms.store.parts import arrow_to_vectors, part_path, read_rows
+from transforms.tfrecords.pca import Pca
+
+COLUMN = "vectors"
+
+
+@dataclass(frozen=True)
+class PcaTask:
+    """What to learn from: one output of a feature's parts.
+
+    Attributes:
+        store: URI.
+        table: folder of the feature's table, relative to the store.
+        parts: that have rows.
+        folder: for what tf.Transform writes, reached by all workers.
+    """
+
+    store: str
+    table: str
+    parts: tuple[str, ...]
+    output: str
+    dim: int
+    folder: str
+
+
+class ReadVectors(beam.DoFn):  # type: ignore[misc]
+    """The name of a part in, batches of its vectors out: a row group each."""
+
+    def __init__(self, task: PcaTask) -> None:
+        super().__init__()
+        self._task = task
+
+    def process(self, part: str) -> Iterator[pa.RecordBatch]:
+        """Read one part."""
+        from transforms.tfrecords.analysis import batch_of
+
+        task = self._task
+        with Objects(task.store).local_copy(part_path(task.table, part)) as local:
+            for rows in read_rows(local, [task.output]):
+                yield batch_of({COLUMN: arrow_to_vectors(rows[task.output], task.dim)})
+
+
+def build_fit(pipeline: beam.Pipeline, task: PcaTask) -> None:
+    """Gather mean and covariance into ``task.folder``."""
+    from transforms.tfrecords.analysis import Analyze
+
+    _ = (
+        pipeline
+        | "Parts" >> beam.Create(list(task.parts))
+        | "SpreadParts" >> beam.Reshuffle()
+        | "ReadVectors" >> beam.ParDo(ReadVectors(task))
+        | "Analyze" >> Analyze({COLUMN: task.dim}, _moments, task.folder)
+    )
+
+
+def _moments(columns: Mapping[str, Any]) -> dict[str, Any]:
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from transforms.tfrecords.analysis import for_each_row
+
+    rows = tf.cast(columns[COLUMN], tf.float64)
+    mean = tft.mean(rows, reduce_instance_dims=False)
+    covariance = tft.covariance(rows, dtype=tf.float64)
+    return {"mean": for_each_row(mean, rows), "covariance": for_each_row(covariance, rows)}
+
+
+def fitted(task: PcaTask) -> Pca:
+    """All components, from the moments that ``build_fit`` has left."""
+    from transforms.tfrecords.analysis import read_graph
+
+    found = read_graph(task.folder)({COLUMN: np.zeros((1, task.dim), np.float32)})
+    return components_of(found["mean"][0], found["covariance"][0].astype(np.float64))
+
+
+def components_of(mean: NDArray[np.float32], covariance: NDArray[np.float64]) -> Pca:
+    """Principal components of a covariance.
+
+    An eigenvector is only known up to its sign; here its largest number is positive, so that equal data give equal
+    matrices.
+
+    Args:
+        mean: [D].
+        covariance: [D, D].
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    order = np.argsort(-values, kind="stable")
+    values, vectors = np.maximum(values[order], 0.0), vectors[:, order]
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
+    vectors = vectors * np.where(largest < 0, -1.0, 1.0)
+    return Pca(mean, np.ascontiguousarray(vectors, np.float32), values.astype(np.float32))
