@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from schemas.digests import digest_file
 from schemas.errors import StoreError
 from schemas.release import FileEntry
+from transforms.store.local_folder import evict, private_folder
 from transforms.store.objects import Objects
 
 CACHE_BYTES = 20_000_000_000
@@ -34,8 +35,7 @@ def cached_file(objects: Objects, entry: FileEntry, limit: int = CACHE_BYTES) ->
         if not path.is_file():
             raise missing
         return path
-    folder = Path(tempfile.gettempdir()) / f"cliploom-files-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder("files")
     path = folder / f"{entry.digest}{PurePosixPath(entry.path).suffix}"
     if path.exists():
         os.utime(path)
@@ -44,22 +44,12 @@ def cached_file(objects: Objects, entry: FileEntry, limit: int = CACHE_BYTES) ->
     os.close(handle)
     try:
         objects.download(entry.path, Path(name))
-        if digest_file(Path(name)) != entry.digest:
+        if digest_file(Path(name), like=entry.digest) != entry.digest:
             raise StoreError(f"{objects.uri_of(entry.path)} is damaged; `cliploom verify` lists all damage.")
         os.replace(name, path)
     except FileNotFoundError:
         raise missing from None
     finally:
         Path(name).unlink(missing_ok=True)
-    _evict(folder, path, limit)
+    evict(folder, path, limit)
     return path
-
-
-def _evict(folder: Path, keep: Path, limit: int) -> None:
-    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path != keep)
-    total = keep.stat().st_size + sum(size for _, size, _ in files)
-    for _, size, path in files:
-        if total <= limit:
-            return
-        total -= size
-        path.unlink(missing_ok=True)

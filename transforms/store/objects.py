@@ -7,26 +7,43 @@ finish the same work can't disturb each other: the first one wins, the second is
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PermissionDeniedError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, ObjectStore
 
 from schemas.digests import digest_stream
 from schemas.errors import SpecError, StoreError
+from schemas.secrets import masked, refuse_secret
+from transforms.store.buckets import Result, connect, given_up, may_pass, patiently, table_options
 from transforms.store.uris import absolute
 
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
 _CHUNK = 4 << 20
+# A request for more than this could outlast its time-out; what failed is asked for again alone.
+_RANGE = 32 << 20
+# More than this is not taken by one put, and only one put can be made conditional.
+_LARGEST_PUT = 4_000_000_000
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "memory")
 TEMPORARY = ".writing-"
 
@@ -49,12 +66,14 @@ class Objects:
     Attributes:
         uri: absolute, without a trailing slash.
         root: the folder on disk, or None for a bucket.
+        beaten: files of ``create_file`` that somebody else had finished first; theirs are what is there.
     """
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
         if not text.strip():
             raise SpecError("The store is an empty text; name a folder, s3://bucket/prefix or gs://bucket/prefix.")
+        refuse_secret(text)
         scheme = urlsplit(text).scheme if "://" in text else ""
         if scheme in ("", "file"):
             self.root: Path | None = absolute(Path(text.removeprefix("file://")).expanduser())
@@ -64,10 +83,11 @@ class Objects:
             self.uri = text.rstrip("/")
         else:
             raise SpecError(f"{text!r}: no store can be opened for {scheme}://; use a folder, s3:// or gs://.")
+        self.beaten: set[str] = set()
         self._store: ObjectStore | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "root": self.root, "_store": None}
+        return {"uri": self.uri, "root": self.root, "beaten": set(), "_store": None}
 
     @property
     def store(self) -> ObjectStore:
@@ -82,9 +102,12 @@ class Objects:
                     os.scandir(self.root).close()
                 self._store = LocalStore(self.root)
             else:
-                insecure = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-                self._store = from_url(self.uri, client_options={"allow_http": True} if insecure else None)
+                self._store = connect(self.uri, _RANGE)
         return self._store
+
+    def ask(self, request: Callable[[], Result]) -> Result:
+        """Make a request; to a bucket, until it succeeds or patience ends."""
+        return request() if self.root is not None else patiently(request)
 
     def uri_of(self, path: str) -> str:
         """Absolute URI of ``path``."""
@@ -100,7 +123,7 @@ class Objects:
         self._make_root()
         with self.errors(path):
             try:
-                obstore.put(self.store, path, data, mode="create")
+                self.ask(lambda: obstore.put(self.store, path, data, mode="create"))
             except AlreadyExistsError:
                 return False
         return True
@@ -109,7 +132,7 @@ class Objects:
         """Create or replace ``path`` in one step."""
         self._make_root()
         with self.errors(path):
-            obstore.put(self.store, path, data)
+            self.ask(lambda: obstore.put(self.store, path, data))
 
     @contextmanager
     def create_file(self, path: str) -> Iterator[Path]:
@@ -127,10 +150,7 @@ class Objects:
             with self.errors(path):
                 yield local
                 if self.root is None:
-                    try:
-                        obstore.put(self.store, path, local, mode="create")
-                    except AlreadyExistsError:
-                        return
+                    self._upload(path, local)
                 else:
                     local.chmod(0o666 & ~_umask())
                     with local.open("rb+") as file:
@@ -138,11 +158,24 @@ class Objects:
                     try:
                         os.link(local, self.root / path)
                     except FileExistsError:
-                        return
+                        self.beaten.add(path)
         finally:
             local.unlink(missing_ok=True)
             if self.root is None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _upload(self, path: str, local: Path) -> None:
+        """Create ``path`` in a bucket from a local file, unless it is there."""
+        size = local.stat().st_size
+        if size > _LARGEST_PUT:
+            if self.size(path) is None:
+                self.ask(lambda: obstore.put(self.store, path, local, use_multipart=True, chunk_size=_RANGE))
+            return
+        store = self.store if size <= _RANGE else connect(self.uri, size)
+        try:
+            self.ask(lambda: obstore.put(store, path, local, mode="create"))
+        except AlreadyExistsError:
+            self.beaten.add(path)
 
     def get(self, path: str) -> bytes:
         """All bytes of ``path``.
@@ -151,13 +184,54 @@ class Objects:
             FileNotFoundError: when it is not there.
         """
         with self.errors(path):
-            return bytes(obstore.get(self.store, path).bytes())
+            return b"".join(self._blocks(path))
+
+    def _blocks(self, path: str) -> Iterator[bytes]:
+        """The bytes of ``path`` in order; those of a bucket in ranges of one and the same version."""
+        if self.root is not None:
+            yield from map(bytes, obstore.get(self.store, path).stream(min_chunk_size=_CHUNK))
+            return
+
+        def first() -> tuple[int, str | None, bytes]:
+            found = obstore.get(self.store, path)
+            size = int(found.meta["size"])
+            return size, found.meta.get("e_tag"), bytes(found.bytes()) if size <= _RANGE else b""
+
+        size, tag, block = self.ask(first)
+        if size <= _RANGE:
+            yield block
+            return
+        for start in range(0, size, _RANGE):
+            yield self._range(path, start, min(size, start + _RANGE), tag)
+
+    def _range(self, path: str, start: int, end: int, tag: str | None) -> bytes:
+        def read() -> bytes:
+            return bytes(obstore.get(self.store, path, options={"range": (start, end), "if_match": tag}).bytes())
+
+        return self.ask(read)
+
+    @contextmanager
+    def open_file(self, path: str) -> Iterator[BinaryIO]:
+        """``path`` for reading here and there; of an object in a bucket only the ranges that are asked for.
+
+        Raises:
+            FileNotFoundError: when it is not there.
+        """
+        with self.errors(path):
+            if self.root is not None:
+                with (self.root / path).open("rb") as local:
+                    yield local
+                return
+            meta = self.ask(lambda: obstore.head(self.store, path))
+            tag = meta.get("e_tag")
+            with io.BufferedReader(_Ranges(meta["size"], lambda a, b: self._range(path, a, b, tag)), 1 << 16) as remote:
+                yield remote
 
     def size(self, path: str) -> int | None:
         """Bytes of ``path``, or None when it is not there."""
         try:
             with self.errors(path):
-                return int(obstore.head(self.store, path)["size"])
+                return int(self.ask(lambda: obstore.head(self.store, path))["size"])
         except FileNotFoundError:
             return None
 
@@ -168,25 +242,42 @@ class Objects:
                 if self.root.is_file():
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.uri)
                 return
-            for batch in obstore.list(self.store, prefix=f"{prefix.rstrip('/')}/" if prefix else None):
-                for meta in batch:
-                    if TEMPORARY not in meta["path"]:
-                        modified = meta["last_modified"].timestamp()
-                        yield Entry(meta["path"], int(meta["size"]), modified, str(meta.get("e_tag") or ""))
+            folder = f"{prefix.rstrip('/')}/" if prefix else None
+            for meta in self._listed(folder):
+                if TEMPORARY not in meta["path"]:
+                    modified = meta["last_modified"].timestamp()
+                    yield Entry(meta["path"], int(meta["size"]), modified, str(meta.get("e_tag") or ""))
+
+    def _listed(self, folder: str | None) -> Iterator[ObjectMeta]:
+        """What a listing gives; one that breaks off goes on behind the last name that it gave."""
+        last: str | None = None
+        pages = iter(obstore.list(self.store, prefix=folder))
+
+        def next_page() -> Sequence[ObjectMeta] | None:
+            nonlocal pages
+            try:
+                return next(pages, None)
+            except BaseError:
+                pages = iter(obstore.list(self.store, prefix=folder, offset=last))
+                raise
+
+        while (page := self.ask(next_page)) is not None:
+            yield from page
+            last = page[-1]["path"] if page else last
 
     def delete(self, paths: Iterable[str]) -> None:
         """Remove objects; what is gone already is no error."""
         for path in paths:
             with self.errors(path):
                 try:
-                    obstore.delete(self.store, path)
+                    self.ask(lambda path=path: obstore.delete(self.store, path))  # type: ignore[misc]
                 except (NotFoundError, FileNotFoundError):
                     continue
 
-    def digest(self, path: str) -> str:
-        """Digest of the bytes of ``path``."""
+    def digest(self, path: str, *, like: str = "") -> str:
+        """Digest of the bytes of ``path``; of the same kind as the digest ``like``, if one is given."""
         with self.errors(path):
-            return digest_stream(bytes(chunk) for chunk in obstore.get(self.store, path).stream(min_chunk_size=_CHUNK))
+            return digest_stream(self._blocks(path), like=like)
 
     @contextmanager
     def local_copy(self, path: str) -> Iterator[Path]:
@@ -205,14 +296,13 @@ class Objects:
     def download(self, path: str, target: Path) -> None:
         """Write the bytes of ``path`` to a local file."""
         with self.errors(path), target.open("wb") as file:
-            for chunk in obstore.get(self.store, path).stream(min_chunk_size=_CHUNK):
-                file.write(chunk)
+            for block in self._blocks(path):
+                file.write(block)
 
     @property
     def table_options(self) -> dict[str, str]:
         """Storage options for deltalake and polars; credentials stay in the environment."""
-        options = {"allow_http": "true"} if os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true") else {}
-        return options if self.root is None else {}
+        return table_options() if self.root is None else {}
 
     @contextmanager
     def errors(self, path: str) -> Iterator[None]:
@@ -223,7 +313,11 @@ class Objects:
             raise FileNotFoundError(self.uri_of(path)) from error
         except (BaseError, OSError) as error:
             place, number = self.uri_of(path), _error_number(error)
-            if isinstance(error, PermissionDeniedError) or number in (errno.EACCES, errno.EPERM):
+            if isinstance(error, PreconditionError):
+                reason = "it changed while it was read; run again"
+            elif isinstance(error, UnauthenticatedError):
+                reason = "the store does not know these credentials; check those of the environment"
+            elif isinstance(error, PermissionDeniedError) or number in (errno.EACCES, errno.EPERM):
                 reason = "no permission; check the rights of this user on the store"
             elif number in (errno.ENOSPC, errno.EDQUOT):
                 reason = "the disk is full; free some space and run again"
@@ -232,9 +326,38 @@ class Objects:
             elif number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
                 place = self.uri
                 reason = "a file stands where the store needs a folder; move it or choose another store"
+            elif self.root is None and may_pass(error):
+                reason = f"{given_up(error)}; finished parts are kept, run again later"
             else:
-                reason = f"the store can't be used ({type(error).__name__}: {_first_line(str(error))})"
+                reason = f"the store can't be used ({type(error).__name__}: {_first_line(masked(str(error)))})"
             raise StoreError(f"{place}: {reason}.") from error
+
+
+class _Ranges(io.RawIOBase):
+    """A file of ``size`` bytes whose ranges ``read(start, end)`` gives."""
+
+    def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
+        self._size, self._read, self._at = size, read, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._size, self._at + len(buffer))
+        block = self._read(self._at, end) if end > self._at else b""
+        buffer[: len(block)] = block
+        self._at += len(block)
+        return len(block)
 
 
 def existing_store(uri: str) -> Objects:

@@ -11,19 +11,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from schemas.digests import digest_file
+from schemas.digests import digest_part
 from schemas.errors import StoreError
 from schemas.records import PartRecord
 from schemas.tables import feature_schema
 from transforms.store.objects import Objects
 from transforms.tfrecords import quantize
+from transforms.tfrecords.record_ids import ID_FOOTER, ItemIds, ids_of_rows, joined, pack_ids
 
 FOOTER = b"cliploom"
 ROW_GROUP_BYTES = 8 << 20
@@ -62,7 +63,7 @@ class PartWriter:
         path: local file to write.
         outputs: output name -> vector length.
         compact: outputs that are kept as 8-bit codes; such rows come as tables.
-        records: there is a column ``labels``.
+        records: there is a column ``labels``, and the footer tells the records' ids by their hashes.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class PartWriter:
         row_bytes = 64 + sum(dim if name in compact else 4 * dim for name, dim in outputs.items())
         self._group_rows = max(1, ROW_GROUP_BYTES // row_bytes)
         self._pending: list[FeatureRow] = []
+        self._ids: list[ItemIds] | None = [] if records else None
 
     def __enter__(self) -> PartWriter:
         return self
@@ -112,11 +114,14 @@ class PartWriter:
         self.rows += table.num_rows
         if table.num_rows:
             self._put(table.cast(self._schema))
+            if self._ids is not None:
+                self._ids.append(ids_of_rows(table))
 
     def finish(self, footer: dict[str, Any]) -> None:
         """Write what is pending and the footer."""
         self._flush()
-        self._writer.add_key_value_metadata({FOOTER: json.dumps(footer, separators=(",", ":"))})
+        more = {} if self._ids is None else {ID_FOOTER: pack_ids(joined(self._ids))}
+        self._writer.add_key_value_metadata({FOOTER: json.dumps(footer, separators=(",", ":"))} | more)
 
     def _flush(self) -> None:
         if not self._pending:
@@ -188,17 +193,17 @@ def binary_codes(chunk: pa.Array) -> NDArray[np.uint8]:
     return np.frombuffer(chunk.buffers()[2], np.uint8, int(offsets[-1] - offsets[0]), int(offsets[0]))
 
 
-def footer_of(path: Path) -> dict[str, Any]:
-    """The footer of a local part.
+def footer_of(part: Path | BinaryIO, name: str = "") -> dict[str, Any]:
+    """The footer of a local or opened part; ``name`` is what an error calls an opened one.
 
     Raises:
         StoreError: when the file is no part of ours or is damaged.
     """
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        metadata = pq.read_metadata(part).metadata or {}
         value: dict[str, Any] = json.loads(metadata[FOOTER])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{path} is damaged or no part of a store ({type(error).__name__}).") from None
+        raise StoreError(f"{name or part} is damaged or no part of a store ({type(error).__name__}).") from None
     return value
 
 
@@ -209,17 +214,27 @@ def read_record(objects: Objects, table: str, part: str, *, hashed: bool = True)
         objects: the store.
         table: folder of the part, relative to the store.
         part: its name.
-        hashed: also read the whole file for its digest, which is else left empty.
+        hashed: also read the whole file for its digest, which is else left empty; only the footer is read then.
     """
     path = part_path(table, part)
     size = objects.size(path)
     if size is None:
         return None
-    with objects.local_copy(path) as local:
-        footer = footer_of(local)
-        digest = digest_file(local) if hashed else ""
+    if hashed:
+        with objects.local_copy(path) as local:
+            footer, digest = footer_of(local), digest_part(local)
+    else:
+        with objects.open_file(path) as opened:
+            footer, digest = footer_of(opened, path), ""
     footer.pop("run", None)
     return PartRecord.from_dict(footer, size=size, digest=digest, adopted=True)
+
+
+def as_stored(objects: Objects, table: str, record: PartRecord) -> PartRecord:
+    """The record of the part that is there: another worker's, where that was first to finish the same work."""
+    if part_path(table, record.part) not in objects.beaten:
+        return record
+    return read_record(objects, table, record.part) or record
 
 
 def read_rows(local: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -3,14 +3,68 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import StoreError
+from schemas.records import MAX_ORDINAL
+from transforms.store.objects import Objects
+from transforms.store.parts import part_path
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """Where one item's rows of a feature lie.
+
+    Attributes:
+        item_no, uid, digest: the item.
+        places: (part, first row, rows), in the order of segments.
+        planned: rows that its sampling asked for; the highest ordinal is below this.
+    """
+
+    item_no: int
+    uid: str
+    digest: str
+    places: tuple[tuple[str, int, int], ...]
+    planned: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that there are."""
+        return sum(rows for _, _, rows in self.places)
+
+
+def rows_by_item(objects: Objects, table: str, contents: pl.DataFrame) -> Iterator[ItemRows]:
+    """The items of a feature that have rows, by uid.
+
+    Args:
+        objects: the store.
+        table: folder of the feature's table.
+        contents: all of the feature, also those without rows: a lost segment moves no row of the next one.
+    """
+    lost = (pl.col("rows") == 0) & (pl.col("planned") == 0)
+    grouped = contents.sort("uid", "segment").group_by("uid", "item_no", "digest", maintain_order=True)
+    columns = ("item_no", "uid", "digest", "part", "first_row", "rows", "planned", "lost")
+    items = grouped.agg("part", "first_row", "rows", pl.col("planned").sum(), lost.any().alias("lost"))
+    for item_no, uid, digest, parts, firsts, rows, planned, unplanned in items.select(columns).iter_rows():
+        places = tuple(place for place in zip(parts, firsts, rows, strict=True) if place[2])
+        if places:
+            # Of a segment that could not be read it isn't known how many rows it would have; what follows it tells.
+            most = max(planned, _last_ordinal(objects, table, places[-1]) + 1) if unplanned else planned
+            yield ItemRows(item_no, uid, digest, places, most)
+
+
+def _last_ordinal(objects: Objects, table: str, place: tuple[str, int, int]) -> int:
+    part, first, rows = place
+    with objects.local_copy(part_path(table, part)) as path:
+        last = RowRanges(path, ["row_id"]).rows(first + rows - 1, 1)
+    return int(last["row_id"][0].as_py()) & MAX_ORDINAL
 
 
 class RowRanges:

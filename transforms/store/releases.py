@@ -21,7 +21,7 @@ from schemas.errors import StoreError
 from schemas.release import STORE_FORMAT, Release
 from schemas.tables import RELEASES
 from transforms.store.objects import Objects
-from transforms.store.tables import open_table, put_rows, read_table
+from transforms.store.tables import open_table, put_rows, read_table, reason_of, table_files
 
 TABLE = "releases"
 
@@ -133,12 +133,25 @@ def _commit(
         raise _conflict(objects)
     file = put_rows(objects, TABLE, release_table(releases))
     action = AddAction(file.name, file.size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": file.rows}))
+    # Without retries on this object: of two runs that saw the same version only one gets through.
+    once = CommitProperties(max_commit_retries=0)
     try:
-        # Without retries on this object: of two runs that saw the same version only one gets through.
-        once = CommitProperties(max_commit_retries=0)
-        table.create_write_transaction([action], mode=mode, schema=RELEASES, commit_properties=once)
+        objects.ask(
+            lambda: table.create_write_transaction([action], mode=mode, schema=RELEASES, commit_properties=once)
+        )
     except CommitFailedError:
-        raise _conflict(objects) from None
+        # It is ours when a bucket's answer to the first try was lost.
+        if not _holds(objects, int(table.version()) + 1, file.name):
+            raise _conflict(objects) from None
+    except (DeltaError, OSError) as error:
+        raise StoreError(f"{objects.uri}: the release can't be appended ({reason_of(error)}).") from None
+
+
+def _holds(objects: Objects, version: int, name: str) -> bool:
+    try:
+        return name in table_files(objects, TABLE, version)
+    except StoreError:
+        return False
 
 
 def _conflict(objects: Objects) -> StoreError:

@@ -20,6 +20,8 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from schemas.digests import digest_bytes
 from schemas.errors import StoreError
+from schemas.secrets import masked
+from transforms.store.buckets import given_up, may_pass
 from transforms.store.objects import Objects
 
 if TYPE_CHECKING:
@@ -42,18 +44,32 @@ class TableFile:
 def open_table(objects: Objects, table: str, schema: pa.Schema) -> DeltaTable:
     """The table at its head; made empty when it is not there."""
     uri = objects.uri_of(table)
+
+    def head() -> DeltaTable:
+        try:
+            return DeltaTable(uri, storage_options=objects.table_options)
+        except TableNotFoundError:
+            return DeltaTable.create(
+                uri, schema=schema, mode="ignore", configuration=_CONFIGURATION, storage_options=objects.table_options
+            )
+
     try:
-        return DeltaTable(uri, storage_options=objects.table_options)
-    except TableNotFoundError:
-        pass
+        return objects.ask(head)
     except (DeltaError, OSError) as error:
-        raise StoreError(f"{uri}: the table can't be read ({str(error).splitlines()[0][:200]}).") from None
-    try:
-        return DeltaTable.create(
-            uri, schema=schema, mode="ignore", configuration=_CONFIGURATION, storage_options=objects.table_options
-        )
-    except (DeltaError, OSError) as error:
-        raise StoreError(f"{uri}: the table can't be made ({str(error).splitlines()[0][:200]}).") from None
+        raise StoreError(f"{uri}: the table can't be opened ({reason_of(error)}).") from None
+
+
+def table_at(objects: Objects, table: str, version: int | None = None) -> DeltaTable:
+    """A table that is there, at a version or at its head; raises what ``DeltaTable`` does."""
+    uri = objects.uri_of(table)
+    return objects.ask(lambda: DeltaTable(uri, version=version, storage_options=objects.table_options))
+
+
+def reason_of(error: Exception) -> str:
+    """The error in half a line, without credentials."""
+    if may_pass(error):
+        return given_up(error)
+    return masked(next(iter(str(error).strip().splitlines()), type(error).__name__))[:200]
 
 
 def commit_files(objects: Objects, table: str, schema: pa.Schema, files: Sequence[TableFile]) -> int:
@@ -77,6 +93,11 @@ def commit_files(objects: Objects, table: str, schema: pa.Schema, files: Sequenc
             head.create_write_transaction(actions, mode="overwrite", schema=schema)
         except CommitFailedError:
             continue
+        except (DeltaError, OSError) as error:
+            # Of a lost answer nobody knows what it said: the next look at the head tells.
+            if not may_pass(error):
+                raise StoreError(f"{head.table_uri}: the table can't be written ({reason_of(error)}).") from None
+            continue
         found = _version_of(objects, table, wanted, int(head.version()))
         if found is not None:
             return found
@@ -88,9 +109,8 @@ def _version_of(objects: Objects, table: str, wanted: set[str], before: int) -> 
 
     In a bucket another run may commit at the same moment: then the head is not ours, and a merged commit is nobody's.
     """
-    uri, options = objects.uri_of(table), objects.table_options
-    for version in range(int(DeltaTable(uri, storage_options=options).version()), before, -1):
-        if _names(DeltaTable(uri, version=version, storage_options=options)) == wanted:
+    for version in range(int(table_at(objects, table).version()), before, -1):
+        if _names(table_at(objects, table, version)) == wanted:
             return version
     return None
 
@@ -124,8 +144,14 @@ def rows_file(rows: pa.Table) -> tuple[TableFile, bytes]:
     return TableFile(f"rows-{digest_bytes(data)}.parquet", len(data), rows.num_rows), data
 
 
-def read_table(objects: Objects, table: str, version: int) -> pl.DataFrame:
+def read_table(objects: Objects, table: str, version: int, where: pl.Expr | None = None) -> pl.DataFrame:
     """A small table at a version, as a polars frame.
+
+    Args:
+        objects: the store.
+        table: its folder.
+        version: that a release names.
+        where: rows to keep; the others are never all in memory at once.
 
     Raises:
         StoreError: when the version or a file is gone or damaged.
@@ -134,22 +160,25 @@ def read_table(objects: Objects, table: str, version: int) -> pl.DataFrame:
 
     uri = objects.uri_of(table)
     try:
-        head = DeltaTable(uri, version=version, storage_options=objects.table_options)
+        head = table_at(objects, table, version)
         frames = [pl.DataFrame(pa.schema(head.schema().to_arrow()).empty_table())]
         # Polars' own reader of Delta tables panics when a file is shorter than its log says.
         for name in sorted(_names(head)):
             with objects.local_copy(f"{table}/{name}") as local:
-                frames.append(pl.read_parquet(local, memory_map=False))
+                rows = pl.read_parquet(local, memory_map=False)
+                frames.append(rows if where is None else rows.filter(where))
         return pl.concat(frames, how="diagonal_relaxed")
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise StoreError(f"{uri} can't be read at version {version} ({reason}); see `cliploom verify`.") from None
+        if may_pass(error):
+            raise StoreError(f"{uri}: {given_up(error)}; run again later.") from None
+        raise StoreError(
+            f"{uri} can't be read at version {version} ({reason_of(error)}); see `cliploom verify`."
+        ) from None
 
 
 def table_files(objects: Objects, table: str, version: int) -> list[str]:
     """Names of the data files of a table at a version."""
-    uri = objects.uri_of(table)
     try:
-        return sorted(_names(DeltaTable(uri, version=version, storage_options=objects.table_options)))
+        return sorted(_names(table_at(objects, table, version)))
     except (DeltaError, OSError) as error:
-        raise StoreError(f"{uri} has no readable version {version} ({str(error).splitlines()[0][:200]}).") from None
+        raise StoreError(f"{objects.uri_of(table)} has no readable version {version} ({reason_of(error)}).") from None

@@ -1,0 +1,233 @@
+"""gs:// stores, and Dataflow jobs built, checked and staged, against a Cloud Storage of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
+from gcs_server import BUCKET, gcs_server
+from nights import SPEC, draw, run_here, write_encoder
+
+from pipelines.run import RunOptions, RunResult
+from schemas.errors import CliploomError
+from transforms.store.objects import Objects
+from transforms.store.releases import read_releases
+from transforms.upkeep import vacuuming
+from transforms.upkeep.verifying import verify_release
+
+pytest.importorskip("google.cloud.storage", reason="Dataflow needs the extra 'gcp': pip install 'cliploom[gcp]'")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+REMOTE = f"gs://{BUCKET}/life"
+STORE = f"{REMOTE}/store"
+TEMPLATE = f"gs://{BUCKET}/templates/nightly"
+TARGET = {
+    "runner": "DataflowRunner",
+    "project": "some-project",
+    "region": "europe-west1",
+    "temp_location": f"gs://{BUCKET}/tmp",
+    "staging_location": f"gs://{BUCKET}/staging",
+    "setup_file": "./setup.py",
+    "no_auth": True,
+}
+
+
+@pytest.fixture(scope="module")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
+    """The server's bucket; the environment names it, and the tiny encoder is on the path."""
+    folder = tmp_path_factory.mktemp("gcs")
+    encoder = write_encoder(folder / "encoder")
+    with gcs_server(folder) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+        patch.syspath_prepend(str(encoder))
+        patch.chdir(packaged(folder / "checkout"))
+        yield Objects(f"gs://{BUCKET}")
+
+
+def packaged(folder: Path) -> Path:
+    """What ``--setup_file=./setup.py`` is run on: the checkout without its tests."""
+    folder.mkdir()
+    for name in ("setup.py", "README.md", "MANIFEST.in", "LICENSE", "cliploom.py"):
+        shutil.copyfile(ROOT / name, folder / name)
+    for name in ("schemas", "transforms", "pipelines"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def remove(gcs: Objects, folder: str) -> None:
+    """Empty a folder of the bucket."""
+    gcs.delete([entry.path for entry in gcs.list(folder)])
+
+
+def push(gcs: Objects, folder: Path) -> None:
+    """Make the bucket's pictures equal to the folder's."""
+    remove(gcs, "life/media")
+    for path in sorted(folder.glob("*.*")):
+        if path.suffix != ".yaml":
+            gcs.put(f"life/media/{path.name}", path.read_bytes())
+
+
+def run(folder: Path, target: str = "local", extra: tuple[str, ...] = (), **changes: Any) -> RunResult:
+    document = SPEC | {"store": STORE, "sources": {"clips": {"kind": "media", "glob": f"{REMOTE}/media/*.*"}}}
+    document |= {"targets": {"local": {"workers": 1}, "dataflow": TARGET}} | changes
+    spec = folder / "cliploom.yaml"
+    spec.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return run_here(spec, (), RunOptions(target=target, extra=extra))
+
+
+@pytest.fixture(scope="module")
+def night(gcs: Objects, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures with a release; the folder that the bucket's inputs are copied from."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(4):
+        draw(folder / f"still{number}.png", number)
+    push(gcs, folder)
+    run(folder)
+    return folder
+
+
+Staged = tuple[beam_api.Pipeline, dict[str, Any]]
+NEW_FEATURE = SPEC["features"] | {"few": {"source": "clips", "sample": {"uniform": 1}, "encoder": "tiny"}}
+
+
+def stage(folder: Path, gcs: Objects) -> Staged:
+    """Stage the job that computes a new feature of all pictures; its graph and its template."""
+    for top in ("staging", "templates"):
+        remove(gcs, top)
+    with pytest.raises(CliploomError, match=r"was staged as gs://corpus/templates/nightly and not run; nothing was"):
+        run(folder, "dataflow", (f"--template_location={TEMPLATE}",), features=NEW_FEATURE)
+    (graph,) = (entry.path for entry in gcs.list("staging") if entry.path.endswith("/pipeline.pb"))
+    return beam_api.Pipeline.FromString(gcs.get(graph)), json.loads(gcs.get("templates/nightly"))
+
+
+@pytest.fixture(scope="module")
+def staged(gcs: Objects, night: Path) -> Staged:
+    """A staged job of few files."""
+    return stage(night, gcs)
+
+
+def test_a_store_lives_in_google_cloud_storage(gcs: Objects, night: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(night / "added.gif", 90)
+    (night / "still0.png").rename(night / "renamed.png")
+    (night / "still1.png").unlink()
+    push(gcs, night)
+    result = run(night)
+    assert result.changed
+    assert verify_release(STORE, None) == []
+    monkeypatch.setattr(vacuuming, "FRESH_S", -1.0)
+    assert vacuuming.vacuum_store(STORE, 1)
+    assert verify_release(STORE, None) == []
+    assert not run(night).changed
+
+
+def test_a_dry_run_builds_the_job_and_publishes_nothing(gcs: Objects, night: Path) -> None:
+    before = len(read_releases(Objects(STORE)).rows)
+    with pytest.raises(CliploomError, match="was built for DataflowRunner and not run"):
+        run(night, "dataflow", ("--dry_run=True",), features=NEW_FEATURE)
+    assert len(read_releases(Objects(STORE)).rows) == before
+
+
+def test_a_template_brings_the_package_and_names_the_run(gcs: Objects, staged: Staged) -> None:
+    _, template = staged
+    assert template["name"].startswith("cliploom-2")
+    packages = [gcs.get(entry.path) for entry in gcs.list("staging")]
+    archives = [data for data in packages if data[:2] == b"\x1f\x8b"]
+    inside = set()
+    for data in archives:
+        with tarfile.open(fileobj=BytesIO(data)) as archive:
+            inside |= {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.py", "pipelines/build.py", "transforms/work/shards.py", "schemas/plan.py"} <= inside
+    assert not any(name.startswith("tests/") for name in inside)
+
+
+def do_fns(graph: beam_api.Pipeline) -> dict[str, tuple[beam_api.PTransform, beam_api.ParDoPayload]]:
+    """The graph's ParDos by name."""
+    return {
+        transform.unique_name: (transform, beam_api.ParDoPayload.FromString(transform.spec.payload))
+        for transform in graph.components.transforms.values()
+        if transform.spec.urn == common_urns.primitives.PAR_DO.urn
+    }
+
+
+def side_inputs(graph: beam_api.Pipeline) -> dict[str, set[str]]:
+    """Who has side inputs, and which transforms make them."""
+    maker = {
+        output: transform.unique_name
+        for transform in graph.components.transforms.values()
+        if not transform.subtransforms
+        for output in transform.outputs.values()
+    }
+    return {
+        name: {maker[transform.inputs[tag]] for tag in payload.side_inputs}
+        for name, (transform, payload) in do_fns(graph).items()
+        if payload.side_inputs
+    }
+
+
+def test_no_side_input_grows_with_the_corpus(staged: Staged) -> None:
+    graph, _ = staged
+    found = {
+        (reader.partition("/ParDo")[0], maker.removesuffix("/ParDo(FilterDoFn)"))
+        for reader, makers in side_inputs(graph).items()
+        for maker in makers
+    }
+    # At most MOST_FILES names of files; nothing, since filtered; entries of the spec's indexes and exports.
+    files = {
+        ("Assemble", "GatherParts/WriteRecords"),
+        ("CommitTables", "GatherParts/WriteRecords"),
+        ("CommitTables", "GatherRewrites/WriteRecords"),
+    }
+    nothing = {
+        ("CommitLabels", "LabelsMade"),
+        ("Exports/PlanExportFiles", "Exports/PartsMade"),
+        ("Exports/FinishExports", "Exports/FilesMade"),
+    }
+    entries = {
+        ("Indexes/FinishIndexes", "Indexes/BuildIndexShard"),
+        ("Publish", "Indexes/FinishIndexes"),
+        ("Publish", "Exports/FinishExports"),
+    }
+    assert {(name.split("/ParDo(")[0], maker.split("/ParDo(")[0]) for name, maker in found} == files | nothing | entries
+
+
+def test_the_graph_of_many_files_is_as_large_as_that_of_few(gcs: Objects, night: Path, staged: Staged) -> None:
+    few, _ = staged
+    for number in range(40):
+        draw(night / f"more{number}.png", 1000 + number)
+    push(gcs, night)
+    run(night)
+    many, _ = stage(night, gcs)
+    assert len(many.components.transforms) == len(few.components.transforms)
+    assert abs(many.ByteSize() - few.ByteSize()) < 500  # names are pickled, and pickles packed
+    assert few.ByteSize() < 200_000
+
+
+def test_encoders_ask_for_memory_and_nothing_else_does(staged: Staged) -> None:
+    graph, _ = staged
+    asking = {}
+    for name, (transform, _) in do_fns(graph).items():
+        hints = graph.components.environments[transform.environment_id].resource_hints
+        if common_urns.resource_hints.MIN_RAM_BYTES.urn in hints:
+            asking[name] = int(hints[common_urns.resource_hints.MIN_RAM_BYTES.urn])
+    assert set(asking) == {"ComputeShard"}
+    assert 1 << 30 < asking["ComputeShard"] < 4 << 30
+
+
+def test_new_files_have_to_be_probed_before_a_template_is_of_use(gcs: Objects, night: Path) -> None:
+    draw(night / "late.png", 5000)
+    push(gcs, night)
+    with pytest.raises(CliploomError, match=r"The job cliploom-\S+-probe was staged"):
+        run(night, "dataflow", (f"--template_location={TEMPLATE}",))

@@ -1,0 +1,68 @@
+"""Credentials: refused in specs, masked in messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import SpecError
+from schemas.secrets import carries_secret, masked, refuse_secret, refuse_secrets
+from schemas.spec_file import load_spec
+from transforms.store.objects import Objects
+
+SECRET = "abcdEFGH12345678"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"s3://key:{SECRET}@bucket/a",
+        f"https://host/a.mp4?X-Amz-Signature={SECRET}",
+        f"https://host/a.mp4?b=c&sig={SECRET}",
+        f"gs://bucket/a?X-Goog-Signature={SECRET}",
+    ],
+)
+def test_a_uri_with_credentials_is_refused_without_showing_them(uri: str) -> None:
+    assert carries_secret(uri)
+    with pytest.raises(SpecError, match=r"carries credentials.*environment") as raised:
+        refuse_secret(uri, "store")
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a@b:c", "gs://bucket/what?.mp4", "abfss://box@account.net/a", "a:b@c"])
+def test_plain_places_are_no_credentials(uri: str) -> None:
+    assert not carries_secret(uri)
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_SAS_TOKEN", "MY_PASSWORD", "HF_TOKEN"])
+def test_what_the_environment_keeps_secret_is_masked(name: str) -> None:
+    assert masked(f"refused {SECRET}!", {name: SECRET}) == "refused ***!"
+
+
+@pytest.mark.parametrize("name", ["HOME", "GOOGLE_APPLICATION_CREDENTIALS", "AWS_WEB_IDENTITY_TOKEN_FILE"])
+def test_names_of_files_and_plain_values_stay_readable(name: str) -> None:
+    assert masked(f"no file {SECRET}", {name: SECRET}) == f"no file {SECRET}"
+
+
+def test_a_short_value_is_not_masked_out_of_every_word() -> None:
+    assert masked("a table", {"API_KEY": "a"}) == "a table"
+
+
+def test_a_target_may_name_a_variable_but_not_hold_a_secret() -> None:
+    refuse_secrets({"targets": {"t": {"s3_secret_access_key": "${KEY}"}}}, {})
+    with pytest.raises(SpecError, match=r"targets\.t\.s3_secret_access_key holds a credential"):
+        refuse_secrets({"targets": {"t": {"s3_secret_access_key": SECRET}}}, {})
+
+
+def test_a_spec_with_a_secret_in_a_list_names_the_place(tmp_path: Path) -> None:
+    spec = tmp_path / "cliploom.yaml"
+    glob = f"[a/*.mp4, 's3://k:{SECRET}@b/*.mp4']"
+    spec.write_text(f"version: 1\nname: n\nstore: s\nsources: {{clips: {{kind: media, glob: {glob}}}}}\n")
+    with pytest.raises(SpecError, match=r"sources\.clips\.glob\[1\]: 's3://\*\*\*@b/\*\.mp4' carries"):
+        load_spec(spec)
+
+
+def test_no_store_is_opened_by_a_uri_with_a_secret() -> None:
+    with pytest.raises(SpecError, match="carries credentials"):
+        Objects(f"s3://key:{SECRET}@bucket/store")

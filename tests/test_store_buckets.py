@@ -1,0 +1,150 @@
+"""Buckets without a bucket: which errors pass, how often is tried, what is said; files read in ranges."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from deltalake.exceptions import DeltaError
+from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError, PermissionDeniedError
+
+from schemas.errors import SpecError
+from schemas.records import Content, Failure, PartRecord
+from transforms.store.buckets import PATIENCE, REQUEST, Patience, given_up, may_pass, patience, patiently, table_options
+from transforms.store.objects import Objects, _Ranges
+from transforms.store.parts import as_stored
+from transforms.work.records import MOST_FILES, read_records, write_records
+from transforms.work.stored_plan import StoredPlan
+
+BUSY = GenericError("Generic S3 error: Server returned non-2xx status code: 503 Service Unavailable")
+
+
+@pytest.mark.parametrize(
+    "error", [BUSY, DeltaError("Kernel error -> Generic S3 error: body"), OSError("Generic GCS error")]
+)
+def test_errors_of_the_way_may_pass(error: Exception) -> None:
+    assert may_pass(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotFoundError("x"), AlreadyExistsError("x"), PermissionDeniedError("x"), OSError("no space"), ValueError()],
+)
+def test_errors_of_the_object_do_not_pass(error: Exception) -> None:
+    assert not may_pass(error)
+
+
+def test_a_request_is_tried_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PATIENCE, "5")
+    errors: list[Exception] = [BUSY, BUSY]
+
+    def request() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert patiently(request) == "done"
+
+
+def test_a_lasting_error_is_raised_at_once_and_a_passing_one_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0.3")
+    calls: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        calls.append(error)
+        raise error
+
+    with pytest.raises(NotFoundError):
+        patiently(lambda: fail(NotFoundError("x")))
+    assert len(calls) == 1
+    with pytest.raises(GenericError):
+        patiently(lambda: fail(BUSY))
+    assert len(calls) == 3
+
+
+def test_what_is_said_names_the_time_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PATIENCE, "7")
+    assert given_up(BUSY) == "the bucket can't be reached after 7 s of trying (HTTP 503)"
+    assert given_up(OSError("Generic S3 error: operation timed out")).endswith("(no answer in time)")
+    assert given_up(OSError("Generic S3 error: odd\nlines")).endswith("(Generic S3 error: odd)")
+
+
+def test_patience_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert patience() == Patience(180.0, 60.0)
+    monkeypatch.setenv(REQUEST, "2.5")
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    monkeypatch.delenv("GOOGLE_ALLOW_HTTP", raising=False)
+    assert table_options() == {"timeout": "2.5s", "retry_timeout": "180s"}
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    assert table_options()["allow_http"] == "true"
+    monkeypatch.setenv(REQUEST, "soon")
+    with pytest.raises(SpecError, match=f"{REQUEST} is 'soon'; give seconds, such as 60"):
+        patience()
+
+
+def test_a_file_in_ranges_reads_like_a_file() -> None:
+    data = bytes(range(256)) * 40
+    asked: list[tuple[int, int]] = []
+
+    def read(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return data[start:end]
+
+    with io.BufferedReader(_Ranges(len(data), read), 512) as file:
+        file.seek(-8, io.SEEK_END)
+        assert file.read() == data[-8:]
+        file.seek(100)
+        assert file.read(5) == data[100:105]
+        file.seek(len(data))
+        assert file.read(1) == b""
+    assert sum(end - start for start, end in asked) < 2000
+
+
+def test_a_local_file_opens_for_reading_and_a_missing_one_is_told(tmp_path: Path) -> None:
+    objects = Objects(tmp_path)
+    objects.put("a", b"0123")
+    with objects.open_file("a") as file:
+        file.seek(2)
+        assert file.read() == b"23"
+    with pytest.raises(FileNotFoundError), objects.open_file("b"):
+        pass
+
+
+def record(number: int, digest: str = "d") -> PartRecord:
+    content = Content(number, f"uid{number}", "abc", 0, 1, 3, 3, 0)
+    failure = Failure("clips", "frames", f"uid{number}", "/a", number, "abc", "c", "decode", "Damaged", "broken")
+    return PartRecord("frames", "c", f"part-{number:040x}.parquet", 3, 10, digest, (content,), (failure,))
+
+
+def test_records_are_gathered_in_few_files_and_read_back(tmp_path: Path) -> None:
+    plan = StoredPlan(str(tmp_path), "run", "x")
+    records = [record(number) for number in range(100)]
+    groups = [records[start::7] for start in range(7)]
+    paths = [write_records(plan, number, group) for number, group in enumerate(groups)]
+    assert write_records(plan, 0, reversed(groups[0])) == paths[0]
+    assert read_records(Objects(tmp_path), paths) == records
+    assert len(paths) < MOST_FILES
+
+
+def test_who_is_beaten_to_a_file_is_told_and_takes_what_is_there(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=10)
+    beaten: list[set[str]] = []
+
+    def write(text: bytes) -> None:
+        objects = Objects(tmp_path)
+        with objects.create_file("part") as local:
+            local.write_bytes(text)
+            both.wait()
+        beaten.append(objects.beaten)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in (b"one", b"two")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(map(len, beaten)) == [0, 1]
+    assert as_stored(Objects(tmp_path), "t", record(1)) == record(1)

@@ -1,0 +1,163 @@
+"""How buckets are reached: time-outs, trying again with growing pauses, and what clients are told.
+
+The clients of ``obstore`` and ``deltalake`` try requests again on their own where that is safe. It is not for a
+conditional put whose answer was lost: it may have gone through. ``patiently`` tries these again too; who then finds
+the object there takes it, since names say what is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnknownConfigurationKeyError,
+)
+from obstore.store import ObjectStore, from_url
+
+from schemas.errors import SpecError
+from schemas.secrets import masked
+
+Result = TypeVar("Result")
+PATIENCE, REQUEST = "CLIPLOOM_STORE_PATIENCE_S", "CLIPLOOM_STORE_REQUEST_S"
+_PATIENCE_S, _REQUEST_S = 180.0, 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
+_BYTES_PER_S = 1_000_000
+_JITTER = random.SystemRandom()
+# How the clients name an error that is none of the object's: the text is all that deltalake gives of it.
+_CLIENT = re.compile(r"Generic \w+ error")
+_SIGNS = {
+    "timed out": "no answer in time",
+    "timeout": "no answer in time",
+    "connect": "no connection",
+    "body error": "the answer broke off",
+    "error sending request": "the connection broke off",
+    "error decoding": "the answer broke off",
+}
+_LASTING = (
+    AlreadyExistsError,
+    InvalidPathError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnknownConfigurationKeyError,
+)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a store may take.
+
+    Attributes:
+        total_s: for which a failing request is tried again.
+        request_s: for one request; those with a large body get a second more for each MB.
+    """
+
+    total_s: float = _PATIENCE_S
+    request_s: float = _REQUEST_S
+
+
+def patience() -> Patience:
+    """As the environment says: ``CLIPLOOM_STORE_PATIENCE_S``, ``CLIPLOOM_STORE_REQUEST_S``.
+
+    Raises:
+        SpecError: for what is no positive number.
+    """
+    return Patience(_seconds(PATIENCE, _PATIENCE_S), _seconds(REQUEST, _REQUEST_S))
+
+
+def _seconds(name: str, usual: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else usual
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise SpecError(f"{name} is {text!r}; give seconds, such as {usual:.0f}.")
+    return value
+
+
+def connect(uri: str, size: int = 0) -> ObjectStore:
+    """Open a bucket.
+
+    Args:
+        uri: of the bucket or a prefix in it; credentials come from the environment.
+        size: bytes of the largest body that one request will carry.
+    """
+    law = patience()
+    return from_url(
+        uri,
+        client_options={"allow_http": _insecure(), "timeout": timedelta(seconds=law.request_s + size / _BYTES_PER_S)},
+        retry_config={"retry_timeout": timedelta(seconds=law.total_s)},
+    )
+
+
+def table_options() -> dict[str, str]:
+    """Storage options for deltalake; credentials stay in the environment."""
+    law = patience()
+    options = {"timeout": f"{law.request_s:g}s", "retry_timeout": f"{law.total_s:g}s"}
+    return options | ({"allow_http": "true"} if _insecure() else {})
+
+
+def _insecure() -> bool:
+    return any(os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "GOOGLE"))
+
+
+def patiently(request: Callable[[], Result]) -> Result:
+    """Make a request to a bucket until it succeeds, fails for good, or patience ends; what it raises is its last."""
+    end = time.monotonic() + patience().total_s
+    pause = _FIRST_PAUSE_S
+    while True:
+        try:
+            return request()
+        except Exception as error:
+            if not may_pass(error) or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause * _JITTER.uniform(0.5, 1.0))
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def may_pass(error: Exception) -> bool:
+    """The error is one of the way to the bucket, or of its server: the same request may succeed later."""
+    if isinstance(error, BaseError):
+        return not isinstance(error, _LASTING)
+    return _CLIENT.search(str(error)) is not None
+
+
+def given_up(error: Exception) -> str:
+    """The beginning of a sentence about an error that did not pass."""
+    return f"the bucket can't be reached after {patience().total_s:.0f} s of trying ({_why(error)})"
+
+
+def _why(error: Exception) -> str:
+    """A few words for an error that ``may_pass``.
+
+    >>> _why(Exception("Generic S3 error: Error performing GET http://a/b: status code: 503 Service Unavailable"))
+    'HTTP 503'
+    >>> _why(Exception("Generic S3 error: HTTP error: request or response body error"))
+    'the answer broke off'
+    """
+    text = str(error)
+    found = re.search(r"status code: (\d{3})", text)
+    if found:
+        return f"HTTP {found[1]}"
+    for sign, meaning in _SIGNS.items():
+        if sign in text.lower():
+            return meaning
+    return masked(next(iter(text.strip().splitlines()), type(error).__name__))[:200]
