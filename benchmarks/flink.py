@@ -8,6 +8,7 @@ bytes that Flink moved between its tasks for each frame.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.corpus import write_clips
 from benchmarks.measure import table
-from tests.integration.flink_cluster import FlinkCluster, WorkerPool, flink_cluster, missing, worker_pool
+from tests.integration.flink_cluster import FlinkCluster, flink_cluster, missing, wait_until
 
 SPEC = """\
 version: 1
@@ -32,11 +33,11 @@ targets:
   local: {{workers: {workers}}}
   flink:
     runner: FlinkRunner
-    workers: {workers}
     parallelism: {workers}
     job_endpoint: "{jobs}"
-    environment_type: EXTERNAL
-    environment_config: "{pool}"
+    environment_type: PROCESS
+    environment_config: {worker}
+    environment_cache_millis: 2000
 """
 ROWS_PER_CLIP = 10
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,23 +61,41 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure(root: Path, clips: Path, target: str, workers: int, cluster: FlinkCluster, pool: WorkerPool) -> Cost:
+def parents() -> list[int]:
+    """The parent of each process of this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            found.append(int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def measure(root: Path, clips: Path, target: str, workers: int, cluster: FlinkCluster) -> Cost:
     """A first run over a folder, its model prepared before."""
     folder = Path(tempfile.mkdtemp(dir=root))
     (folder / "store").mkdir()
     (folder / "store" / "models").symlink_to(root / "models")
-    spec = SPEC.format(folder=clips, workers=workers, jobs=cluster.endpoint, pool=pool.address)
+    program = cluster.worker_command(folder / "worker", {"PYTHONPATH": str(ROOT)})
+    worker = json.dumps(json.dumps({"command": str(program)}))
+    spec = SPEC.format(folder=clips, workers=workers, jobs=cluster.endpoint, worker=worker)
     (folder / "spec.yaml").write_text(spec, encoding="utf-8")
     command = [sys.executable, "-m", "pipelines", "run", str(folder / "spec.yaml"), "--target", target]
-    others = [*cluster.pids, pool.pid]
-    before, own, began = cpu_seconds(others), os.times(), time.perf_counter()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    earlier = len(cluster.jobs())
+    before, own, began = cpu_seconds(cluster.pids), os.times(), time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     wall, after = time.perf_counter() - began, os.times()
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}\n{cluster.logs()}")
     spent = after.children_user + after.children_system - own.children_user - own.children_system
-    on_cluster = cpu_seconds(others) - before
+    # A worker's time is its task manager's once it has ended.
+    wait_until(lambda: not set(parents()) & {manager.pid for manager in cluster.taskmanagers}, "the workers' end")
+    on_cluster = cpu_seconds(cluster.pids) - before
     if target == "local":
         return Cost(spent, wall, 0)
-    vertices = cluster.ask(f"/jobs/{cluster.jobs()[0]['jid']}")["vertices"]
+    jobs = cluster.jobs()
+    vertices = [each for job in jobs[: len(jobs) - earlier] for each in cluster.ask(f"/jobs/{job['jid']}")["vertices"]]
     return Cost(spent + on_cluster, wall, sum(vertex["metrics"]["write-bytes"] for vertex in vertices))
 
 
@@ -84,6 +103,7 @@ def main(arguments: list[str]) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks flink", description=__doc__)
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--workers", type=int, nargs="+", choices=(1, 2), default=(1, 2))
     chosen = parser.parse_args(arguments)
     if lacking := missing():
         print(lacking, file=sys.stderr)
@@ -94,14 +114,14 @@ def main(arguments: list[str]) -> int:
         write_clips(root / "one", 1)
         write_clips(root / "many", chosen.clips)
         frames = (chosen.clips - 1) * ROWS_PER_CLIP
-        with flink_cluster(root / "cluster") as cluster, worker_pool(root / "pool.log") as pool:
-            measure(root, root / "one", "local", 1, cluster, pool)  # prepares the model
-            measure(root, root / "one", "flink", 2, cluster, pool)  # warms the cluster
+        with flink_cluster(root / "cluster") as cluster:
+            measure(root, root / "one", "local", 1, cluster)  # prepares the model
+            measure(root, root / "one", "flink", 2, cluster)  # warms the cluster
             rows, costs = [], {}
             for target in ("local", "flink"):
-                for workers in (1, 2):
-                    one = measure(root, root / "one", target, workers, cluster, pool)
-                    many = measure(root, root / "many", target, workers, cluster, pool)
+                for workers in chosen.workers:
+                    one = measure(root, root / "one", target, workers, cluster)
+                    many = measure(root, root / "many", target, workers, cluster)
                     cost = Cost(many.cpu_s - one.cpu_s, many.wall_s - one.wall_s, many.shuffled - one.shuffled)
                     costs[target, workers] = cost
                     ratio = cost.cpu_s / costs["local", workers].cpu_s
@@ -109,6 +129,6 @@ def main(arguments: list[str]) -> int:
                     rows.append([target, workers, *shown, f"{cost.shuffled / frames:.0f}", f"{one.wall_s:.1f}"])
     header = ["target", "workers", "CPU ms/frame", "of local", "wall s", "shuffled bytes/frame", "start s"]
     table(header, rows)
-    for target in ("local", "flink"):
+    for target in ("local", "flink") if len(chosen.workers) > 1 else ():
         print(f"{target}: two workers against one {costs[target, 1].wall_s / costs[target, 2].wall_s:.2f} times")
     return 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +18,10 @@ import polars as pl
 
 from pipelines.publish import last_plan
 from pipelines.runner import job_name
+from schemas.errors import SpecError
 from schemas.plan import RunPlan
 from schemas.records import Shard
-from schemas.spec import Target
+from schemas.spec_yaml import substitute
 from transforms.publish.final import read_outcome
 from transforms.store.lock import LOCK
 from transforms.store.objects import Objects, existing_store
@@ -115,14 +118,19 @@ def is_locked(objects: Objects) -> bool:
     return False
 
 
-def flink_masters(document: Mapping[str, Any]) -> list[str]:
+def flink_masters(document: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> list[str]:
     """``host:port`` of the Flink clusters that a spec's targets name in ``flink_master``.
 
-    >>> flink_masters({"targets": {"local": {}, "flink": {"flink_master": "http://jobmanager:8081"}}})
-    ['jobmanager:8081']
+    A run keeps its spec as it was written, so variables are those of this terminal; a target that names one that is
+    not set here is left out.
+
+    >>> flink_masters({"targets": {"local": {}, "flink": {"flink_master": "http://${MASTER}"}}}, {"MASTER": "one:8081"})
+    ['one:8081']
     """
-    targets = (Target.model_validate(node) for node in (document.get("targets") or {}).values())
-    named = (str(target.options.get("flink_master", "")).partition("://") for target in targets)
+    named = []
+    for node in (document.get("targets") or {}).values():
+        with suppress(SpecError):
+            named.append(str(substitute((node or {}).get("flink_master", ""), environment)).partition("://"))
     return [(rest or first).strip("/") for first, _, rest in named if ":" in (rest or first)]
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -158,7 +158,7 @@ class FlinkCluster:
         taskmanagers: their processes, in order of start.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._home = install()
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -195,11 +195,13 @@ class FlinkCluster:
             "heartbeat.interval": 1000,
             "heartbeat.timeout": 8000,
             "io.tmp.dirs": str(folder / "tmp"),
+            # Beam's classes are the cluster's own, so that a worker outlives the stage that it was started for.
+            "classloader.resolve-order": "parent-first",
         }
         (folder / "conf").mkdir(parents=True)
         (folder / "tmp").mkdir()
         (folder / "conf" / "log4j.properties").write_text(_LOGGING, encoding="utf-8")
-        lines = [f"{key}: {value}" for key, value in (config | dict(settings)).items()]
+        lines = [f"{key}: {value}" for key, value in config.items()]
         (folder / "conf" / "config.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @property
@@ -242,12 +244,16 @@ class FlinkCluster:
 
     def _java(self, name: str, jars: str, main: str, heap: str, *arguments: str) -> subprocess.Popen[bytes]:
         conf = ["--configDir", str(self._folder / "conf")] if jars == "flink" else []
-        # Beam's jars come without a logger; Flink's will do.
-        logging = [] if jars == "flink" else map(str, sorted((self._home / "flink").glob("log4j*")))
+        # Beam's jars come without a logger; Flink's will do. Its own jars of Flink would stand in for the cluster's.
+        others = (
+            [jar for jar in sorted((self._home / "job-server").glob("*.jar")) if not jar.name.startswith("flink-")]
+            if jars == "flink"
+            else sorted((self._home / "flink").glob("log4j*"))
+        )
         command = [
             "java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_JAVA,
             f"-Dlog4j.configurationFile={self._folder / 'conf' / 'log4j.properties'}",
-            "-cp", os.pathsep.join([f"{self._home / jars}/*", *logging]), main, *conf, *arguments,
+            "-cp", os.pathsep.join([f"{self._home / jars}/*", *map(str, others)]), main, *conf, *arguments,
         ]  # fmt: skip
         with (self._folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -260,6 +266,20 @@ class FlinkCluster:
             )
         self._processes.append(process)
         return process
+
+    def worker_command(self, path: Path, environment: Mapping[str, str]) -> Path:
+        """Write the program that task managers start as their Python worker, for ``environment_config``.
+
+        Args:
+            path: of the program; what workers print is beside it, in ``workers.log``.
+            environment: variables of the workers, besides those of the task managers.
+        """
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+        log = shlex.quote(str(path.with_name("workers.log")))
+        lines.append(f'exec {shlex.quote(sys.executable)} -m pipelines.worker "$@" >>{log} 2>&1')
+        path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n", encoding="utf-8")
+        path.chmod(0o755)
+        return path
 
     def ask(self, path: str) -> Any:
         """A GET of Flink's REST interface, as JSON."""
@@ -298,104 +318,16 @@ def listens(address: str) -> bool:
 
 
 @contextmanager
-def flink_cluster(
-    folder: Path, taskmanagers: int = 2, settings: Mapping[str, object] | None = None
-) -> Iterator[FlinkCluster]:
+def flink_cluster(folder: Path, taskmanagers: int = 2) -> Iterator[FlinkCluster]:
     """A running cluster for the time of the block.
 
     Args:
         folder: for logs, configuration and temporary files; new.
-        settings: of Flink, added to the cluster's own.
+        taskmanagers: how many, with a slot each.
     """
-    cluster = FlinkCluster(folder, settings or {})
+    cluster = FlinkCluster(folder)
     try:
         cluster.start(taskmanagers)
         yield cluster
     finally:
         cluster.stop()
-
-
-class WorkerPool:
-    """Beam's worker pool for the environment EXTERNAL: one Python process that works for all task managers.
-
-    It is started again when it dies, as an orchestrator does with a container.
-
-    Attributes:
-        address: ``host:port``, for ``environment_config``.
-        deaths: how often it had to be started again.
-    """
-
-    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
-        self.address = f"{HOST}:{free_port()}"
-        self.deaths = 0
-        self._log = log
-        self._environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | dict(environment)
-        self._ended = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, daemon=True)
-        self._process = self._start()
-        self._keeper.start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, __file__, self.address.partition(":")[2]],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | self._environment,
-                preexec_fn=_die_with_parent,
-            )
-
-    def _keep(self) -> None:
-        while not self._ended.wait(0.1):
-            if self._process.poll() is not None:
-                self.deaths += 1
-                self._process = self._start()
-
-    @property
-    def pid(self) -> int:
-        """Of the worker process."""
-        return self._process.pid
-
-    def kill(self) -> None:
-        """End the worker process as ``kill -9`` does."""
-        self._process.kill()
-
-    def stop(self) -> None:
-        """End it for good."""
-        self._ended.set()
-        self._keeper.join()
-        self._process.kill()
-        self._process.wait()
-
-
-@contextmanager
-def worker_pool(log: Path, environment: Mapping[str, str] | None = None) -> Iterator[WorkerPool]:
-    """A worker pool for the time of the block, with these environment variables; ``log`` keeps what it prints."""
-    pool = WorkerPool(log, environment or {})
-    try:
-        wait_until(lambda: listens(pool.address), "the start of the worker pool")
-        yield pool
-    finally:
-        pool.stop()
-
-
-def serve_pool(port: int) -> None:
-    """Be a worker pool that task managers of one machine can share.
-
-    Beam's own keeps its workers by their ids, which each task manager counts from 1: the first to end would stop the
-    other's worker. Here none is stopped; a worker ends by itself when its task manager lets go of it.
-    """
-    from apache_beam.portability.api import beam_fn_api_pb2
-    from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
-
-    class SharedPool(BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
-        def StopWorker(self, stop_worker_request: Any, unused_context: Any) -> Any:  # noqa: N802
-            return beam_fn_api_pb2.StopWorkerResponse()
-
-    _, server = SharedPool.start(port=port)
-    server.wait_for_termination()
-
-
-if __name__ == "__main__":
-    serve_pool(int(sys.argv[1]))
