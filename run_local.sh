@@ -34,7 +34,8 @@ make_env() {
   echo "Setting up $env from $lock ..."
   if command -v uv >/dev/null; then
     [[ -x $env/bin/python ]] || { rm -rf "$env" && uv venv --quiet --python "$python" "$env"; }
-    uv pip sync --quiet --python "$env/bin/python" "$lock"
+    # As pip does; every process of a run would compile Beam anew where Python may not keep bytecode.
+    uv pip sync --quiet --compile-bytecode --python "$env/bin/python" "$lock"
     uv pip install --quiet --python "$env/bin/python" --no-deps --no-build-isolation --editable .
   else
     [[ -x $env/bin/pip ]] || "$python" -m venv --clear "$env"

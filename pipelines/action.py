@@ -14,6 +14,7 @@ from pipelines.console import LiveProgress, run_summary, say, show, show_json
 from pipelines.listings import failure_groups
 from pipelines.report import metrics_text, summary_lines, write_metrics
 from pipelines.run import choose_target, new_run_id, open_store
+from pipelines.runner import is_local
 from pipelines.supervise import Watching, run_supervised
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.spec_file import load_spec
@@ -63,9 +64,16 @@ def _run(
 ) -> int:
     spec = load_spec(spec_path, overrides)
     check_encoders(spec, absolute(spec_path).parent)
-    choose_target(spec, request.get("target"))
+    target = choose_target(spec, request.get("target"))
     store = open_store(spec, absolute(spec_path).parent).uri
-    return _supervised(request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)), metrics_file)
+    try:
+        return _supervised(
+            request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)), metrics_file
+        )
+    except KeyboardInterrupt:
+        if not is_local(target):
+            say(f"A job that has begun elsewhere goes on; `cliploom status {shlex.quote(store)} --follow` shows it.")
+        raise
 
 
 def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int:

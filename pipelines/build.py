@@ -5,13 +5,16 @@ from __future__ import annotations
 import apache_beam as beam
 
 from schemas.jobs import RunJob
-from schemas.plan import RunPlan
 from transforms.publish.exporting import FinishExports, PlanExportFiles, PlanExports, WriteExportFile
 from transforms.publish.final import Assemble, CommitTables, Publish
 from transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
 from transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
+from transforms.store.objects import Objects
+from transforms.work.models import memory_of
 from transforms.work.probing import ProbeItems
+from transforms.work.records import GatherRecords
 from transforms.work.shards import ComputeShard, ReadPlan, RewriteParts
+from transforms.work.stored_plan import StoredPlan
 
 
 def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:
@@ -19,40 +22,53 @@ def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:
     _ = pipeline | "Listing" >> beam.Create([listing]) | "ProbeItems" >> ProbeItems(job)
 
 
-def build_run(pipeline: beam.Pipeline, plan: RunPlan) -> None:
-    """Compute the shards of a plan, bring tables, indexes and exports up to date, publish."""
-    store = plan.job.store
+def build_run(pipeline: beam.Pipeline, plan: StoredPlan, job: RunJob, *, hints: bool = False) -> None:
+    """Compute the shards of a plan, bring tables, indexes and exports up to date, publish.
+
+    Args:
+        pipeline: gets the transforms.
+        plan: where it is.
+        job: of the plan.
+        hints: tell the runner how much memory encoding needs.
+    """
+    compute = beam.ParDo(ComputeShard(job))
+    if hints:
+        compute = compute.with_resource_hints(min_ram=f"{memory_of(Objects(plan.store), job) / 2**30:.1f}GiB")
+    begin = pipeline | "Plan" >> beam.Create([f"{plan.folder}/shards.parquet"])
     computed = (
-        pipeline
-        | "Plan" >> beam.Create([f"{plan.folder}/shards.parquet"])
-        | "ReadPlan" >> ReadPlan(store)
-        | "ComputeShard" >> beam.ParDo(ComputeShard(plan.job))
-        | "GatherParts" >> beam.combiners.ToList()
+        begin | "ReadPlan" >> ReadPlan(plan.store) | "ComputeShard" >> compute | "GatherParts" >> GatherRecords(plan)
     )
     rewritten = (
-        computed
-        | "Assemble" >> beam.ParDo(Assemble(plan))
+        begin
+        | "Assemble" >> beam.ParDo(Assemble(plan), beam.pvalue.AsList(computed))
         | "SpreadRewrites" >> beam.Reshuffle()
-        | "RewriteParts" >> beam.ParDo(RewriteParts(plan.job))
-        | "GatherRewrites" >> beam.combiners.ToList()
+        | "RewriteParts" >> beam.ParDo(RewriteParts(job))
+        | "GatherRewrites" >> GatherRecords(plan)
     )
-    tables = rewritten | "CommitTables" >> beam.ParDo(CommitTables(plan), beam.pvalue.AsSingleton(computed))
+    tables = begin | "CommitTables" >> beam.ParDo(
+        CommitTables(plan), beam.pvalue.AsList(computed), beam.pvalue.AsList(rewritten)
+    )
     labels = (
         tables
         | "PlanLabels" >> beam.ParDo(PlanLabels(plan))
         | "SpreadLabels" >> beam.Reshuffle()
         | "WriteLabels" >> beam.ParDo(WriteLabels(plan))
     )
-    draft = tables | "CommitLabels" >> beam.ParDo(CommitLabels(plan), beam.pvalue.AsList(labels))
+    draft = tables | "CommitLabels" >> beam.ParDo(CommitLabels(plan), after(labels, "LabelsMade"))
     indexes = draft | "Indexes" >> UpdateIndexes(plan)
     exports = draft | "Exports" >> UpdateExports(plan)
     _ = draft | "Publish" >> beam.ParDo(Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports))
 
 
+def after(made: beam.PCollection, label: str) -> beam.pvalue.AsList:
+    """A side input, always empty, for who has to wait for these elements and needs none of them."""
+    return beam.pvalue.AsList(made | label >> beam.Filter(lambda _: False))
+
+
 class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
     """The draft in, (name, index entry) out; one element of work a shard."""
 
-    def __init__(self, plan: RunPlan) -> None:
+    def __init__(self, plan: StoredPlan) -> None:
         super().__init__()
         self._plan = plan
 
@@ -62,7 +78,7 @@ class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # typ
             draft
             | "PlanIndexes" >> beam.ParDo(PlanIndexes(self._plan))
             | "SpreadShards" >> beam.Reshuffle()
-            | "BuildIndexShard" >> beam.ParDo(BuildIndexShard(self._plan.job.store))
+            | "BuildIndexShard" >> beam.ParDo(BuildIndexShard(self._plan.store))
         )
         return draft | "FinishIndexes" >> beam.ParDo(FinishIndexes(self._plan), beam.pvalue.AsList(built))
 
@@ -70,7 +86,7 @@ class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # typ
 class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
     """The draft in, (name, export entry) out; one element of work a file."""
 
-    def __init__(self, plan: RunPlan) -> None:
+    def __init__(self, plan: StoredPlan) -> None:
         super().__init__()
         self._plan = plan
 
@@ -80,12 +96,12 @@ class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):  # typ
             draft
             | "PlanExports" >> beam.ParDo(PlanExports(self._plan))
             | "SpreadParts" >> beam.Reshuffle()
-            | "WriteParts" >> beam.ParDo(WriteExportFile(self._plan.job.store))
+            | "WriteParts" >> beam.ParDo(WriteExportFile(self._plan.store))
         )
         written = (
             draft
-            | "PlanExportFiles" >> beam.ParDo(PlanExportFiles(self._plan), beam.pvalue.AsList(parts))
+            | "PlanExportFiles" >> beam.ParDo(PlanExportFiles(self._plan), after(parts, "PartsMade"))
             | "SpreadFiles" >> beam.Reshuffle()
-            | "WriteFiles" >> beam.ParDo(WriteExportFile(self._plan.job.store))
+            | "WriteFiles" >> beam.ParDo(WriteExportFile(self._plan.store))
         )
-        return draft | "FinishExports" >> beam.ParDo(FinishExports(self._plan), beam.pvalue.AsList(written))
+        return draft | "FinishExports" >> beam.ParDo(FinishExports(self._plan), after(written, "FilesMade"))

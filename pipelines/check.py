@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from schemas.errors import SpecError, nearest
 from schemas.exports import Hdf5Export, PairsExport, TfrecordExport
+from schemas.head_references import head_encoder
+from schemas.heads import HEAD
 from schemas.sources import PrecomputedSource, Source, TfrecordSource
 from schemas.spec import EncoderSpec, FeatureSpec, Spec
 from schemas.spec_errors import explain
@@ -44,6 +46,8 @@ def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]
     problems: list[str] = []
     checked: dict[str, CheckedEncoder] = {}
     for name, node in spec.encoders.items():
+        if node.kind == HEAD:
+            continue  # it needs no weights; the references are checked with the spec
         place = f"encoders.{name}"
         try:
             kind = family(node.kind)
@@ -66,7 +70,7 @@ def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]
                 f"encoders.{name}.text_encoder: {named.name!r} does not encode text; name one that does, "
                 "such as an encoder of kind minilm."
             )
-    for name, feature in spec.features.items():
+    for name, feature in spec.computed.items():
         wanted = checked.get(feature.encoder) if feature.encoder else None
         if spec.sources[feature.source].own_vectors:
             problems += _check_own_outputs(f"features.{name}.outputs", feature, spec)
@@ -144,7 +148,7 @@ def feature_outputs(feature: FeatureSpec, spec: Spec, checked: Mapping[str, Chec
 
 
 def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
-    problems = []
+    problems = _check_heads(spec, checked)
     for group, nodes in (("indexes", spec.indexes), ("exports", spec.exports)):
         for name, node in nodes.items():
             feature = spec.features[node.feature]
@@ -167,6 +171,23 @@ def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[st
                 )
             if isinstance(node, PairsExport):
                 problems += _check_pairs(f"{group}.{name}", node, spec, checked)
+    return problems
+
+
+def _check_heads(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
+    named = [(f"heads.{name}.inputs", head.inputs) for name, head in spec.heads.items()]
+    named += [(f"heads.{name}.validation", head.validation or []) for name, head in spec.heads.items()]
+    nodes = {name: head_encoder(node) for name, node in spec.encoders.items() if node.kind == HEAD}
+    named += [(f"encoders.{name}.inputs", node.inputs or []) for name, node in nodes.items()]
+    problems = []
+    for place, inputs in named:
+        for number, each in enumerate(inputs):
+            known = feature_outputs(spec.features[each.feature], spec, checked)
+            here, feature = f"{place}.{number}.output", repr(each.feature)
+            if each.output is None and len(known) > 1:
+                problems.append(f"{here} is missing; feature {feature} has {', '.join(known)}: name one.")
+            elif each.output is not None and each.output not in known:
+                problems.append(f"{here}: feature {feature} has no output {each.output!r}{nearest(each.output, known)}")
     return problems
 
 

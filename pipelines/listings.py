@@ -8,10 +8,15 @@ from typing import Any
 import polars as pl
 
 from pipelines.console import counted, human_bytes, human_seconds, table
+from schemas.heads import PREDICTED
 from schemas.release import Release
+from transforms.inputs.label_listing import KEY
 from transforms.store.objects import existing_store
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
+
+MOST_LABELS = 3
+"""Predicted labels that a hit shows."""
 
 
 def release_rows(store: str) -> list[dict[str, Any]]:
@@ -54,6 +59,10 @@ def changes(before: Release | None, after: Release) -> str:
             said.append(f"feature {name} computed anew")
         elif old.version != feature.version:
             said.append(f"{name} {feature.rows - old.rows:+d} rows")
+    for name, head in after.heads.items():
+        was = before.heads.get(name)
+        if was is None or was.config != head.config:
+            said.append(f"labels of {name} predicted {'anew' if was else 'for the first time'}")
     said += [f"feature {name} is gone" for name in before.features if name not in after.features]
     return ", ".join(said) or "no row changed"
 
@@ -100,22 +109,45 @@ def failure_text(groups: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def label_text(labels: Sequence[dict[str, Any]]) -> str:
+    """Labels in a few words: all that were given, and the most probable of each head.
+
+    >>> cat, dog = ({"name": n, "score": s, "origin": "predicted:tags"} for n, s in (("cat", 0.98), ("dog", 0.3)))
+    >>> label_text([{"name": "pets", "score": None, "origin": "given"}, cat, dog])
+    '[pets; tags: cat 98%, dog 30%]'
+    """
+    given = ", ".join(str(each["name"]) for each in labels if each["score"] is None)
+    said = [given] if given else []
+    for origin in dict.fromkeys(each["origin"] for each in labels if each["score"] is not None):
+        mine = [f"{each['name']} {each['score']:.0%}" for each in labels if each["origin"] == origin][:MOST_LABELS]
+        said.append(f"{origin.removeprefix(PREDICTED)}: {', '.join(mine)}")
+    return f"[{'; '.join(said)}]" if said else ""
+
+
 def hit_table(hits: Sequence[Any]) -> str:
     """Hits as text."""
     if not hits:
         return "No hits."
+    several = len({hit.source for hit in hits}) > 1
     rows = []
     for place, hit in enumerate(hits, 1):
         found = hit.to_dict()
-        extra = " ".join(f"{key}={value}" for key, value in (found.get("metadata") or {}).items())
+        labels = label_text(found["labels"])
+        # The labels that an item was given stand in its metadata, too.
+        metadata = {key: value for key, value in found["metadata"].items() if not (labels and key == KEY)}
+        extra = " ".join(f"{key}={value}" for key, value in metadata.items())
         rows.append(
             {
                 "#": place,
                 "score": f"{found['score']:.3f}",
+                # The same uid in two sources is two items, such as a video and what is said in it.
+                "source": found["source"] if several else "",
                 "uid": found["uid"],
                 "at": "" if found["start_s"] is None else f"{found['start_s']:.2f}s",
-                "about": " ".join(text for text in (found.get("text") or "", extra) if text),
+                "about": " ".join(text for text in (found["text"], labels, extra) if text),
                 "file": found.get("uri") or "",
             }
         )
-    return table(rows, ["#", "score", "uid", "at", "about", "file"])
+    # What no hit has gets no column: pictures have no text, files of features no times.
+    columns = ["#", "score", "source", "uid", "at", "about", "file"]
+    return table(rows, [column for column in columns if any(row[column] != "" for row in rows)])

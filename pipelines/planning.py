@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipelines.head_jobs import tag_verdicts
 from pipelines.pack import pack, total_cost, wish_of
 from pipelines.plan import (
     COMPUTED,
@@ -25,7 +26,7 @@ from pipelines.resolve import Resolved, describe_change
 from pipelines.survey import Before, Survey
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
-from schemas.records import PartRecord
+from schemas.records import REFRESHED, PartRecord
 from schemas.tables import FAILURES, ITEMS
 from transforms.publish.assemble import HEAD, HELD, ORPHAN
 from transforms.publish.frames import PlanTables, contents_frame, failures_frame, parts_frame, write_frame
@@ -41,6 +42,7 @@ class Planned:
 
     Attributes:
         verdicts: feature, item_no, uid, verdict, reason, ...
+        tags: the same of features of predicted labels.
         work: what is to be computed, as ``pack`` takes it.
         shards: packed work, costliest first.
         counts: had, deleted (whose bytes no listed item has), known_failed, probed, recompute, cost_ms (estimated).
@@ -50,12 +52,18 @@ class Planned:
 
     tables: PlanTables
     verdicts: pl.DataFrame
+    tags: pl.DataFrame
     work: pl.DataFrame
     shards: pl.DataFrame
     next_item_no: int
     counts: dict[str, int]
     emptied: tuple[str, ...]
     recompute_reason: str
+
+    @property
+    def all_verdicts(self) -> pl.DataFrame:
+        """Of all features."""
+        return pl.concat([self.verdicts, self.tags])
 
 
 def held_by_release(before: Before, job: FeatureJob) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -127,7 +135,7 @@ def make_plan(
     )
     attempt = pl.col("attempts").fill_null(0).cast(pl.Int64)
     if refresh:
-        attempt = pl.lit(1000 + (before.release.release if before.release else 0), pl.Int64)
+        attempt += REFRESHED * (1 + (before.release.release if before.release else 0))
     wishes = {name: wish_of(job) for name, job in resolved.jobs.items()}
     work = work.with_columns(attempt.alias("attempt"))
     shards = pack(work, wishes, segment_s)
@@ -151,8 +159,22 @@ def make_plan(
         "recompute": _recomputed(verdicts, before),
         "cost_ms": round(1000 * total_cost(shards)),
     }
+    verdicts = _name_probe_failures(verdicts, tables.failures)
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
-    return Planned(tables, verdicts, work, shards, free, counts, found.emptied, reasons[0] if len(reasons) else "")
+    tags = tag_verdicts(resolved.heads, verdicts, before.release.heads if before.release else {})
+    reason = reasons[0] if len(reasons) else ""
+    return Planned(tables, verdicts, tags, work, shards, free, counts, found.emptied, reason)
+
+
+def _name_probe_failures(verdicts: pl.DataFrame, failures: pl.DataFrame) -> pl.DataFrame:
+    """Verdicts whose reasons say of which type the failure of an item without a digest was."""
+    types = failures.filter(pl.col("feature") == "").unique("item_no").select("item_no", "type")
+    if types.is_empty():
+        return verdicts
+    said = pl.concat_str(pl.lit("could not be probed: "), "type")
+    failed = pl.col("digest").is_null() & (pl.col("verdict") == FAILED) & pl.col("type").is_not_null()
+    named = verdicts.join(types, on="item_no", how="left", maintain_order="left")
+    return named.with_columns(pl.when(failed).then(said).otherwise("reason").alias("reason")).drop("type")
 
 
 def _deleted(before: pl.DataFrame, items: pl.DataFrame) -> int:
@@ -273,4 +295,4 @@ def write_plan_files(objects: Objects, folder: str, planned: Planned) -> None:
     """The plan's tables, shards and verdicts as files that workers and people read."""
     planned.tables.write(objects, folder)
     write_frame(objects, f"{folder}/shards.parquet", planned.shards, SHARDS_IN_ROW_GROUP)
-    write_frame(objects, f"{folder}/verdicts.parquet", planned.verdicts)
+    write_frame(objects, f"{folder}/verdicts.parquet", planned.all_verdicts)

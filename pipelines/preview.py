@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.console import human_bytes, human_seconds, say
+from pipelines.console import counted, human_bytes, human_seconds, say
 from pipelines.pack import total_cost
 from pipelines.plan import COMPUTED, UNCHANGED, count_verdicts
 from pipelines.run import RunOptions, new_run_id, open_store, prepare
@@ -48,7 +48,7 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
     with store_lock(objects, f"cliploom plan {spec_path}"):
         ready = prepare(spec, base, replace(options, run=new_run_id()), lambda text: say(f"• {text}"))
         written = f"plans/{ready.job.run}/verdicts.parquet"
-        write_frame(objects, written, ready.planned.verdicts)
+        write_frame(objects, written, ready.planned.all_verdicts)
         measured = measure(ready, sample) if sample else None
         seconds = total_cost(ready.planned.shards) * pace_of(objects, ready.releases)
     verdicts, shards = ready.planned.verdicts, ready.planned.shards
@@ -56,8 +56,8 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
     work = verdicts.filter(pl.col("verdict").is_in(COMPUTED)).join(items.select("item_no", "size"), on="item_no")
     return {
         "store": objects.uri,
-        "verdicts": count_verdicts(verdicts),
-        "reasons": _reasons(verdicts, seconds / max(1, work.height)),
+        "verdicts": count_verdicts(ready.planned.all_verdicts),
+        "reasons": _reasons(verdicts, seconds / max(1, work.height)) + _reasons(ready.planned.tags, 0.0),
         "items": items.height,
         "compute_items": work.select("item_no").unique().height,
         "compute_bytes": int(work.unique("item_no")["size"].sum()),
@@ -107,7 +107,7 @@ def preview_text(preview: dict[str, Any]) -> str:
                 examples = ", ".join(reason["examples"])
                 again = " recomputed" if reason["verdict"] in COMPUTED else ""
                 cost = f", about {human_seconds(reason['estimated_cpu_seconds'])} of one core" if again else ""
-                items = f"{reason['items']:,} items{again}{cost}"
+                items = f"{counted(reason['items'], 'item')}{again}{cost}"
                 lines.append(f"  {reason['verdict']}: {reason['reason']}: {items} ({examples})")
     if preview["compute_items"]:
         lines.append(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pipelines.run import RunOptions, RunResult, Stopwatch, check_recompute, choose_target, execute
 from pipelines.version import program_version
-from schemas.errors import StoreError
+from schemas.errors import SpecError, StoreError
 from schemas.plan import RunPlan
 from schemas.release import Release
 from schemas.spec import Target
@@ -47,12 +47,15 @@ def publish_plan(store: str, options: RunOptions, note: Callable[[str], None]) -
         if releases.version != plan.releases_version:
             raise StoreError(f"Release {releases.rows[-1].release} was published after run {plan.job.run}; run again.")
         job = replace(plan.job, progress=options.progress)
-        plan = plan.model_copy(update={"job": job, "accept": options.accept})
+        plan = plan.model_copy(update={"job": job, "accept": plan.accept | options.accept})
         check_recompute(plan)
+        asked = options.target or plan.target
         try:
-            target = choose_target(parse_document(plan.document), options.target)
-        except Exception:  # the environment that the spec needs may be gone; publishing needs no more than this machine
-            target = Target()
+            target = choose_target(parse_document(plan.document), asked or None)
+        except SpecError:
+            if asked:
+                raise
+            target = Target()  # variables that the spec needs may be gone; publishing needs no more than this machine
         return execute(plan, target, options, {}, Stopwatch(), note)
 
 

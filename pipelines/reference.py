@@ -10,7 +10,7 @@ from pydantic import BaseModel, PlainSerializer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from schemas import exports, sampling, sources, spec, spec_base
+from schemas import exports, head_steps, heads, sampling, sources, spec, spec_base
 from transforms.encoders.registry import family, kinds
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -31,6 +31,15 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("exports: kind tfrecord, pca", exports.PcaSpec),
     ("exports: kind pairs", exports.PairsExport),
     ("exports.<name>.splits of pairs", exports.SplitSpec),
+    ("heads", heads.HeadSpec),
+    ("heads.<name>.inputs", heads.HeadInput),
+    ("heads.<name>.transform", heads.HeadTransform),
+    ("heads.<name>.transform.steps: kind zscore", head_steps.ZscoreStep),
+    ("heads.<name>.transform.steps: kind range", head_steps.RangeStep),
+    ("heads.<name>.transform.steps: kind pca", head_steps.PcaStep),
+    ("heads.<name>.transform.steps: kind buckets", head_steps.BucketsStep),
+    ("heads.<name>.transform.steps: kind vocabulary", head_steps.VocabularyStep),
+    ("encoders: kind head", heads.HeadEncoder),
     ("targets", spec.Target),
     ("limits", spec.Limits),
     ("limits.media", spec.MediaLimitsSpec),
@@ -116,7 +125,8 @@ def _kind(shape: dict[str, Any]) -> str:
     if shape.get("type") == "array":
         return f"list of {_kind(shape.get('items', {}))}"
     if shape.get("type") == "object":
-        return f"mapping to {_kind(shape['additionalProperties'])}" if shape.get("additionalProperties") else "mapping"
+        values = shape.get("additionalProperties")
+        return f"mapping to {_kind(values)}" if isinstance(values, dict) and values else "mapping"
     return str(shape.get("type", "any"))
 
 

@@ -129,8 +129,9 @@ def _export_files(release: Release | None) -> list[FileEntry]:
 
 
 def _fresh_reason(plan: RunPlan, name: str, entry: IndexEntry) -> str:
-    """Why the index changed in this run; an index that was kept brings the reason of the run that made it."""
-    return "" if plan.base is not None and plan.base.indexes.get(name) == entry else entry.reason
+    """Why an index was made anew or changed in this run, empty for one that is new to readers or was kept."""
+    before = plan.base.indexes.get(name) if plan.base else None
+    return "" if before in (None, entry) else entry.reason
 
 
 def _new_bytes(before: list[FileEntry], after: list[FileEntry]) -> int:

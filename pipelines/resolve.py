@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.check import CheckedEncoder, check_encoders, output_names, own_outputs
+from pipelines.head_jobs import head_jobs
 from schemas.digests import SHORT, digest_of
 from schemas.errors import SpecError
 from schemas.exports import Export, PairsExport, TfrecordExport
+from schemas.heads import HeadJob
 from schemas.jobs import FeatureJob
 from schemas.models import ModelCard
 from schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
@@ -30,12 +31,15 @@ class Resolved:
         recipes: by feature, what its config digest was made from.
         indexes: with their outputs filled in.
         exports: with the files that they name kept in the store.
+        heads: by feature, how labels are predicted; ``notes`` tell of those that have to wait for their head.
     """
 
     jobs: dict[str, FeatureJob]
     recipes: dict[str, dict[str, Any]]
     indexes: dict[str, IndexSpec]
     exports: dict[str, Export]
+    heads: dict[str, HeadJob] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
@@ -51,24 +55,24 @@ def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
         CliploomError: when weights are missing or a model agrees too little with its original.
     """
     checked = check_encoders(spec, base)
-    if not spec.features:
+    if not spec.computed:
         raise SpecError("features is empty: nothing to compute; add one, such as frames: {source: ..., encoder: ...}.")
     cards: dict[str, ModelCard] = {}
-    encoders = [feature.encoder for feature in spec.features.values() if feature.encoder is not None]
+    encoders = [feature.encoder for feature in spec.computed.values() if feature.encoder is not None]
     if objects.root is not None:
         models = objects.root / "models"
         for encoder in encoders:
             _prepare(encoder, checked, models, cards)
     else:
-        from transforms.work.models import upload_model
+        from transforms.work.models import model_cache, upload_model
 
-        with tempfile.TemporaryDirectory(prefix="cliploom-models-") as folder:
-            for encoder in encoders:
-                _prepare(encoder, checked, Path(folder), cards)
-            for card in cards.values():
-                upload_model(objects, Path(folder) / card.digest)
+        cache = model_cache()
+        for encoder in encoders:
+            _prepare(encoder, checked, cache, cards)
+        for card in cards.values():
+            upload_model(objects, cache / card.digest)
     jobs, recipes = {}, {}
-    for name, feature in spec.features.items():
+    for name, feature in spec.computed.items():
         source = spec.sources[feature.source]
         if isinstance(source, TfrecordSource):
             jobs[name], recipes[name] = _shards_job(name, feature, source, base)
@@ -80,7 +84,8 @@ def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
         name: index.model_copy(update={"output": index.output or _default_output(jobs[index.feature])})
         for name, index in spec.indexes.items()
     }
-    return Resolved(jobs, recipes, indexes, _stored_exports(spec, base, objects))
+    heads, notes = head_jobs(spec, jobs, objects)
+    return Resolved(jobs, recipes, indexes, _stored_exports(spec, base, objects), heads, notes)
 
 
 def _stored_exports(spec: Spec, base: Path, objects: Objects) -> dict[str, Export]:

@@ -8,28 +8,33 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from pipelines.addresses import ask_addresses
 from pipelines.check import TEXT_KINDS
+from pipelines.console import counted
 from pipelines.plan import COMPUTED, CONTENT_CHANGED, RetryLaw, count_verdicts, select_subset
 from pipelines.planning import Planned, make_plan, write_plan_files
 from pipelines.report import run_report, write_report
 from pipelines.resolve import Resolved, resolve
-from pipelines.runner import check_options, is_local, job_name, run_graph, workers_of
+from pipelines.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from pipelines.survey import Before, Survey, list_sources, read_before, survey
 from pipelines.version import program_version
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.jobs import RunJob
-from schemas.plan import Accept, RunPlan
+from schemas.plan import Accept, RunPlan, declared
 from schemas.release import Release
+from schemas.sources import MediaSource
 from schemas.spec import Spec, Target
 from transforms.narrations.known import write_known
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import Releases, read_releases
+from transforms.work.stored_plan import store_plan
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,8 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
     watch.lap("list")
     note("preparing models")
     resolved = resolve(spec, objects, base)
+    for text in resolved.notes:
+        note(text)
     watch.lap("models")
     job = RunJob(
         store=objects.uri,
@@ -156,6 +163,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
         media_limits=spec.limits.media.to_limits(),
         threads=_threads(target),
         progress=options.progress,
+        http={name: source.http for name, source in spec.sources.items() if isinstance(source, MediaSource)},
     )
     counters: dict[str, int] = {}
 
@@ -166,6 +174,10 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
         name = f"{job_name(job.run)}-probe"
         _add(counters, run_graph(lambda pipeline: build_probe(pipeline, job, path), target, options.extra, name))
 
+    known = len(listing.notes)
+    listing = ask_addresses(listing, before, job, objects, run_probe)
+    for text in listing.notes[known:]:
+        note(text)
     law = RetryLaw(options.retry_failed, spec.limits.max_attempts)
     found = survey(
         listing,
@@ -217,10 +229,10 @@ def run_spec(
         ready = prepare(spec, base, options, note)
         plan = run_plan(ready, document, options)
         latest = ready.releases.latest
-        if latest is not None and not options.compact and is_idle(ready, document, latest):
+        if latest is not None and not options.compact and is_idle(ready, latest):
             return _ended(objects, plan, "unchanged", latest, ready.counters, ready.watch)
         write_plan_files(objects, plan.folder, ready.planned)
-        objects.put(f"{plan.folder}/plan.json", plan.model_dump_json().encode())
+        store_plan(objects, plan)
         keep_known_sentences(objects, plan, ready)
         check_recompute(plan)
         return execute(plan, ready.target, options, ready.counters, ready.watch, note)
@@ -247,28 +259,32 @@ def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> 
         recipes=ready.resolved.recipes,
         indexes=ready.resolved.indexes,
         exports=ready.resolved.exports,
+        heads=ready.resolved.heads,
         limits=ready.spec.limits,
         next_item_no=ready.planned.next_item_no,
         counts=ready.planned.counts,
-        verdicts=count_verdicts(ready.planned.verdicts),
+        verdicts=count_verdicts(ready.planned.all_verdicts),
         emptied=ready.planned.emptied,
         recompute_reason=ready.planned.recompute_reason,
         started_at=ready.started_at,
         program=program_version(),
         compact=options.compact,
         accept=options.accept,
+        target=options.target or "",
     )
 
 
-def is_idle(ready: Prepared, document: dict[str, Any], latest: Release) -> bool:
+def is_idle(ready: Prepared, latest: Release) -> bool:
     """Nothing would change: no work, no moves or deletes, the same items, indexes and exports."""
-    moving = ready.planned.verdicts.filter(~pl.col("verdict").is_in(["unchanged", "failed"]))
+    moving = ready.planned.all_verdicts.filter(~pl.col("verdict").is_in(["unchanged", "failed"]))
     if moving.height:
         return False
-    declared = {name: entry.config for name, entry in latest.features.items()}
-    if declared != {name: job.config for name, job in ready.resolved.jobs.items()}:
+    configs = {name: entry.config for name, entry in latest.features.items()}
+    if configs != {name: job.config for name, job in ready.resolved.jobs.items()}:
         return False
-    if any(latest.spec.get(part) != document.get(part) for part in ("indexes", "exports")):
+    if set(latest.heads) != set(ready.resolved.heads):
+        return False
+    if latest.declared != declared(ready.resolved.indexes, ready.resolved.exports):
         return False
     columns = ready.before.items.columns
     before, after = ready.before.items.sort("item_no"), ready.planned.tables.items.select(columns).sort("item_no")
@@ -308,11 +324,13 @@ def execute(
     from transforms.publish.final import read_outcome
 
     objects = Objects(plan.job.store)
-    todo = sum(items for counts in plan.verdicts.values() for verdict, items in counts.items() if verdict in COMPUTED)
-    note(f"computing {todo} items")
+    verdicts = [plan.verdicts.get(name, {}) for name in plan.job.features]
+    todo = sum(items for counts in verdicts for verdict, items in counts.items() if verdict in COMPUTED)
+    note(f"computing {counted(todo, 'item')}" if todo else "publishing")
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
-    name = job_name(plan.job.run)
-    _add(counters, run_graph(lambda pipeline: build_run(pipeline, plan), target, options.extra, name))
+    name, stored = job_name(plan.job.run), store_plan(objects, plan)
+    build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
+    _add(counters, run_graph(build, target, options.extra, name))
     watch.lap("compute")
     outcome = read_outcome(objects, plan.job.run)
     if outcome is None:

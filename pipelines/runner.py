@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 LOCAL = ("local", "direct", "directrunner", "fnapirunner")
 _PATIENCE_S = 5.0
-_ON_FLINK = ("flinkrunner", "portablerunner")
-_WORKER_AGE_MS = 30_000
 
 
 def is_local(target: Target) -> bool:
     """The target runs in this process."""
     return target.runner.lower() in LOCAL
+
+
+def takes_hints(target: Target) -> bool:
+    """The runner chooses machines by what transforms ask for; others would only start more processes for them."""
+    return target.runner.lower() == "dataflowrunner"
 
 
 def workers_of(target: Target) -> int:
@@ -97,14 +100,13 @@ def run_graph(
         pipeline = Pipeline(runner=FnApiRunner(), options=PipelineOptions(arguments))
     else:
         named = [f"--job_name={name}"] if name else []
-        options = PipelineOptions(
-            [f"--runner={target.runner}", *named, *renewal(target), *arguments_of(target), *extra]
-        )
+        options = PipelineOptions([f"--runner={target.runner}", *named, *arguments_of(target), *extra])
         check_endpoint(options)
         pipeline = Pipeline(options=options)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     build(pipeline)
     result = pipeline.run()
+    check_started(pipeline.options, target, name)
     try:
         state = result.wait_until_finish()
     except RuntimeError as error:
@@ -120,14 +122,6 @@ def run_graph(
         if counter.key.metric.namespace == "cliploom":
             counters[name] = counters.get(name, 0) + int(counter.committed or counter.attempted or 0)
     return counters
-
-
-def renewal(target: Target) -> list[str]:
-    """Let Flink forget a worker after a while; bundles that have begun keep theirs.
-
-    Without it a task manager holds on to a worker that has died, and every restart of the job fails on it.
-    """
-    return [f"--environment_expiration_millis={_WORKER_AGE_MS}"] if target.runner.lower() in _ON_FLINK else []
 
 
 def check_endpoint(options: PipelineOptions) -> None:
@@ -148,6 +142,23 @@ def check_endpoint(options: PipelineOptions) -> None:
         raise CliploomError(
             f"Nothing answers at the job endpoint {endpoint} ({error}); start Beam's job server (docs/flink.md)."
         ) from None
+
+
+def check_started(options: PipelineOptions, target: Target, name: str) -> None:
+    """Say so when the job was built and staged, but not run.
+
+    Raises:
+        CliploomError: where ``--dry_run`` or ``--template_location`` is among the options.
+    """
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
+
+    template = options.view_as(GoogleCloudOptions).template_location
+    if template:
+        raise CliploomError(f"The job {name} was staged as {template} and not run; nothing was published.")
+    if options.view_as(TestOptions).dry_run:
+        raise CliploomError(
+            f"The job {name} was built for {target.runner} and not run (dry_run); nothing was published."
+        )
 
 
 def _first_line(error: BaseException) -> str:

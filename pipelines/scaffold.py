@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from schemas.errors import SpecError
+from schemas.heads import HEAD
 from schemas.spec import Spec
 from transforms.store.uris import absolute
 
@@ -83,16 +84,21 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
 
 
 def mermaid(spec: Spec) -> str:
-    """The spec's DAG as a Mermaid flowchart: sources, encoders, features, indexes, exports."""
+    """The spec's DAG as a Mermaid flowchart: sources, encoders, features, indexes, exports, heads."""
     lines = ["flowchart LR"]
     lines += [f"  source_{name}[/{name}: {source.kind}/]" for name, source in spec.sources.items()]
     lines += [f"  encoder_{name}([{name}: {encoder.kind}])" for name, encoder in spec.encoders.items()]
     lines += [f"  feature_{name}[{name}]" for name in spec.features]
     lines += [f"  index_{name}[({name}: index)]" for name in spec.indexes]
     lines += [f"  export_{name}[[{name}: {export.kind}]]" for name, export in spec.exports.items()]
+    lines += [f"  head_{name}{{{{{name}: head}}}}" for name in spec.heads]
     for name, encoder in spec.encoders.items():
         if encoder.text_encoder is not None:
             lines.append(f"  encoder_{encoder.text_encoder} -.-> encoder_{name}")
+        if encoder.kind == HEAD:
+            lines.append(f"  head_{encoder.options['head']} --> encoder_{name}")
+    for name, head in spec.heads.items():
+        lines += [f"  feature_{feature} --> head_{name}" for feature in dict.fromkeys(i.feature for i in head.inputs)]
     for name, feature in spec.features.items():
         lines.append(f"  source_{feature.source} --> feature_{name}")
         if feature.encoder is not None:

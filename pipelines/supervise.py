@@ -27,7 +27,7 @@ _POLL_S = 0.1
 _PATIENCE_S = 5.0
 _KINDS: dict[str, type[CliploomError]] = {
     kind.__name__: kind for kind in (CliploomError, SpecError, LimitError, StoreError)
-}
+} | {"MissingExtraError": SpecError}
 
 
 @dataclass(frozen=True)

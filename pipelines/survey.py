@@ -143,7 +143,7 @@ def survey(
     attempts = known_failures.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
     todo = todo.join(attempts, on=["source", "uid"], how="left", maintain_order="left")
     todo = todo.with_columns(pl.col("attempts").fill_null(0))
-    results = _probe(todo, job, objects, run_probe)
+    results = probe_listing(todo, "listing", job, objects, run_probe)
     fresh = failures_frame([*listing.failures, *_failures(results, todo)], job.run)
     done = results.filter(pl.col("digest").is_not_null()).select("source", "uid", "digest", "facts")
     items = merged.join(done, on=["source", "uid"], how="left", suffix="_new", maintain_order="left").with_columns(
@@ -167,11 +167,25 @@ def _known_failures(before: Before, merged: pl.DataFrame) -> pl.DataFrame:
     return before.failures.filter(pl.col("feature") == "").join(unchanged, on=["source", "uid"], how="semi")
 
 
-def _probe(todo: pl.DataFrame, job: RunJob, objects: Objects, run_probe: Callable[[str], None]) -> pl.DataFrame:
+def probe_listing(
+    todo: pl.DataFrame, name: str, job: RunJob, objects: Objects, run_probe: Callable[[str], None]
+) -> pl.DataFrame:
+    """Probe items on workers.
+
+    Args:
+        todo: with the columns ``TO_PROBE``.
+        name: of the file among the run's plan files that the items are written to.
+        job: the run.
+        objects: the store.
+        run_probe: runs the probe pipeline over a listing file of the store.
+
+    Returns:
+        The columns of ``PROBED``.
+    """
     if todo.is_empty():
         return empty_frame(PROBED)
     size = max(1, min(MOST_IN_BATCH, -(-todo.height // LEAST_BATCHES)))
-    path = f"plans/{job.run}/listing.parquet"
+    path = f"plans/{job.run}/{name}.parquet"
     buffer = io.BytesIO()
     rows = todo.select(TO_PROBE)
     pq.write_table(rows.to_arrow(), buffer, row_group_size=size, store_schema=False)
@@ -179,8 +193,8 @@ def _probe(todo: pl.DataFrame, job: RunJob, objects: Objects, run_probe: Callabl
     run_probe(path)
     results = []
     for start in range(0, todo.height, size):
-        name = probe_results_path(rows.slice(start, size).iter_rows(), job.media_limits)
-        results.append(pl.read_parquet(io.BytesIO(objects.get(name))))
+        found = probe_results_path(rows.slice(start, size).iter_rows(), job.media_limits)
+        results.append(pl.read_parquet(io.BytesIO(objects.get(found))))
     return pl.concat(results)
 
 

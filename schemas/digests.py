@@ -1,7 +1,9 @@
 """Digests that name things by content: items, configs, models, parts.
 
-All are blake2b, hex, 40 characters (20 bytes): short enough for file names, long enough that two different
-inputs are not expected to meet.
+Names are blake2b, hex, 40 characters (20 bytes): short enough for file names, long enough that two different inputs
+are not expected to meet. What a release says of a part's bytes is SHA-256, 64 characters: processors have instructions
+for it, every byte that is written passes through it (M: 1.75 GB/s against 0.74 of blake2b), and ``sha256sum`` prints
+the same. Parts of older releases carry blake2b; a digest's length tells which it is.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import Any
 
 DIGEST_BYTES = 20
 SHORT = 12
+SHA256_CHARACTERS = 64
 
 
-def digest_stream(chunks: Iterable[bytes]) -> str:
-    """Digest of the concatenation of ``chunks``."""
-    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
+def digest_stream(chunks: Iterable[bytes], *, like: str = "") -> str:
+    """Digest of the concatenation of ``chunks``; of the same kind as the digest ``like``, if one is given."""
+    state = _state(like)
     for chunk in chunks:
         state.update(chunk)
     return state.hexdigest()
@@ -33,10 +36,19 @@ def digest_bytes(data: bytes) -> str:
     return digest_stream([data])
 
 
-def digest_file(path: Path) -> str:
-    """Digest of a local file's bytes, read 1 MB at a time."""
-    with path.open("rb") as file:
-        return digest_stream(iter(lambda: file.read(1 << 20), b""))
+def digest_file(path: Path, *, like: str = "") -> str:
+    """Digest of a local file's bytes; of the same kind as the digest ``like``, if one is given."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, lambda: _state(like)).hexdigest()
+
+
+def digest_part(path: Path) -> str:
+    """What a release says of a local part's bytes: their SHA-256."""
+    return digest_file(path, like="0" * SHA256_CHARACTERS)
+
+
+def _state(like: str) -> hashlib._Hash | hashlib.blake2b:
+    return hashlib.sha256() if len(like) == SHA256_CHARACTERS else hashlib.blake2b(digest_size=DIGEST_BYTES)
 
 
 def canonical(value: Any) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.media import MediaLimits
 from schemas.models import ModelCard
+from schemas.release import OutputEntry
 from schemas.sampling import Sampling
+from schemas.sources import HttpSpec
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class FeatureJob:
     compact: tuple[str, ...] = ()
     records: bool = False
 
+    def entry_of(self, output: str) -> OutputEntry:
+        """What a release says of an output; vectors that a source brought are a space of their own."""
+        if self.card is None:
+            return OutputEntry(dim=self.outputs[output], space=f"{self.source}.{output}")
+        found = self.card.outputs[output]
+        return OutputEntry(dim=self.outputs[output], space=found.space, text=found.text, labels=found.labels)
+
 
 @dataclass(frozen=True)
 class RunJob:
@@ -49,6 +58,7 @@ class RunJob:
         features: by name.
         threads: worker threads that share a process and its compiled models.
         progress: local file that workers append progress lines to, or empty.
+        http: by source, how its files at http(s) addresses are fetched.
     """
 
     store: str
@@ -57,3 +67,4 @@ class RunJob:
     media_limits: MediaLimits
     threads: int = 1
     progress: str = ""
+    http: dict[str, HttpSpec] = field(default_factory=dict)

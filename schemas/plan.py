@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from schemas.digests import digest_of
 from schemas.exports import Export
+from schemas.heads import HeadJob
 from schemas.jobs import FeatureJob, RunJob
 from schemas.release import Release
 from schemas.spec import IndexSpec, Limits
@@ -20,6 +23,21 @@ class Accept(BaseModel):
     deletes: bool = False
     recompute: bool = False
 
+    def __or__(self, other: Accept) -> Accept:
+        """All that either lifts."""
+        return Accept(
+            failures=self.failures or other.failures,
+            deletes=self.deletes or other.deletes,
+            recompute=self.recompute or other.recompute,
+        )
+
+
+def declared(indexes: Mapping[str, IndexSpec], exports: Mapping[str, Export]) -> dict[str, str]:
+    """Digest of each index's and export's declaration, however much of it the spec leaves to defaults."""
+    nodes: dict[str, BaseModel] = {f"indexes.{name}": index for name, index in indexes.items()}
+    nodes |= {f"exports.{name}": export for name, export in exports.items()}
+    return {name: digest_of(node.model_dump(mode="json")) for name, node in nodes.items()}
+
 
 class RunPlan(BaseModel):
     """One run, planned.
@@ -29,9 +47,11 @@ class RunPlan(BaseModel):
         releases_version: version of the ``releases`` table that the plan saw.
         document: the spec as written, variables not resolved.
         recipes: by feature, what its config digest was made from.
+        heads: by feature, how labels are predicted.
         next_item_no: first number that no item has.
         emptied: sources that had items and list none any more.
         recompute_reason: why items whose bytes did not change are computed again.
+        target: name of the spec's target that the run was asked for, empty for its first.
         compact: merge small parts even when few.
         digests: item_no, uid, digest etc. stand in ``plans/<run>/*.parquet``.
     """
@@ -44,6 +64,7 @@ class RunPlan(BaseModel):
     recipes: dict[str, dict[str, Any]]
     indexes: dict[str, IndexSpec]
     exports: dict[str, Export]
+    heads: dict[str, HeadJob] = {}
     limits: Limits
     next_item_no: int
     counts: dict[str, int]
@@ -55,6 +76,7 @@ class RunPlan(BaseModel):
     note: str = ""
     compact: bool = False
     accept: Accept = Accept()
+    target: str = ""
 
     @property
     def folder(self) -> str:

@@ -72,6 +72,10 @@ class Twin:
     uid: str
 
 
+REFRESHED = 1000
+"""What a full refresh adds to ``ShardItem.attempt``, times one more than the number of the release before it."""
+
+
 @dataclass(frozen=True)
 class ShardItem:
     """One item's segment inside a shard.
@@ -79,7 +83,8 @@ class ShardItem:
     Attributes:
         facts: JSON text of what probing found, such as a ``MediaFacts``; it says what the source's kind needs to know.
         twins: all items with these bytes, at least one; each gets its own rows.
-        attempt: 0 at first; raised when a failed item is tried again, so that its part gets a new name.
+        attempt: 0 at first; raised when a failed item is tried again or ``REFRESHED``, so that its part gets a new
+            name.
     """
 
     uri: str
@@ -89,6 +94,11 @@ class ShardItem:
     twins: tuple[Twin, ...]
     segment: Segment = Segment()
     attempt: int = 0
+
+    @property
+    def tries(self) -> int:
+        """How often the item has failed before."""
+        return self.attempt % REFRESHED
 
     def recipe(self) -> list[Any]:
         """What the item's rows are made from, for the part's name."""

@@ -98,8 +98,31 @@ class ExportEntry(Record):
     parts: dict[str, str] = {}
 
 
+class HeadEntry(Record):
+    """A feature of predicted labels; its rows stand in the table ``labels`` with the origin ``predicted:<name>``.
+
+    Attributes:
+        head: name of the head; ``model`` is the folder of the one that was in use, relative to the store.
+        inputs: (feature, output) pairs that it read.
+        recipe: what the config digest was made from.
+    """
+
+    source: str
+    head: str
+    config: str
+    model: str
+    model_files: list[FileEntry] = []
+    inputs: list[tuple[str, str]]
+    recipe: dict[str, Any] = {}
+
+
 class Release(Record):
-    """One release, whole."""
+    """One release, whole.
+
+    Attributes:
+        spec: as written, variables not resolved.
+        declared: digest of what was asked of each index and export, defaults spelled out and lists of uids read.
+    """
 
     release: int
     run: str
@@ -108,10 +131,12 @@ class Release(Record):
     program: str
     note: str = ""
     spec: dict[str, Any]
+    declared: dict[str, str] = {}
     tables: dict[str, int]
     features: dict[str, FeatureEntry] = {}
     indexes: dict[str, IndexEntry] = {}
     exports: dict[str, ExportEntry] = {}
+    heads: dict[str, HeadEntry] = {}
     counts: dict[str, int] = {}
     next_item_no: int = 1
     seconds: float = 0.0

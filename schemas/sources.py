@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
 
 from schemas.spec_base import KeepSpec, Model, Name, Text, UidLaw, one_or_many
-from schemas.units import Count, NonNegativeSeconds
+from schemas.units import Bytes, Count, NonNegativeSeconds, PositiveSeconds
 
 
 class LabelColumn(Model):
@@ -26,13 +26,40 @@ class LabelFile(Model):
     csv: str
 
 
+class HttpSpec(Model):
+    """How files at http(s) addresses are fetched.
+
+    Attributes:
+        connect_timeout: for a connection to open.
+        read_timeout: longest silence of a server.
+        timeout: for one file as a whole, with all attempts and the waits between them.
+        max_size: of one file; larger ones are failures.
+        attempts: after time-outs, cuts, answers 5xx, 408, 425 and 429; a server's Retry-After is honoured.
+        rate: requests a second to one host, by all workers of a machine together.
+        redirects: most to follow; never to another scheme than http(s), from https to http, or into a private network.
+    """
+
+    connect_timeout: PositiveSeconds = 10.0
+    read_timeout: PositiveSeconds = 30.0
+    timeout: PositiveSeconds = 1800.0
+    max_size: Bytes = 4_000_000_000
+    attempts: Annotated[Count, Field(le=100)] = 4
+    rate: Annotated[float, Field(gt=0, le=10_000, strict=False)] = 10.0
+    redirects: Annotated[NonNegativeInt, Field(le=50)] = 5
+
+
 class MediaSource(Model):
     """Videos, GIFs and images found by globs, or listed by a table.
 
     Attributes:
         glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
-        table: CSV, Parquet or JSONL with a ``uri`` column, optionally ``uid``, and any columns kept as metadata.
-        uid: ``path`` (relative to the glob's root, no extension), ``stem``, or ``{regex: ...}``.
+        table: CSV, Parquet or JSONL with a ``uri`` column (a path, an object in a bucket or an http(s) address),
+            optionally ``uid``, and any columns kept as metadata.
+        format: ``tgif``: the table is a list of addresses, one a line, each followed by a tab and a caption or by
+            nothing, as TGIF's list and its splits are; an address that comes again is the same file.
+        http: how files at http(s) addresses are fetched.
+        uid: ``path`` (relative to the glob's root, no extension; of an address host and path, then the query),
+            ``stem``, or ``{regex: ...}``.
         stereo: ``left`` keeps the left half of side-by-side stereo pictures.
         labels: what items are, into the table ``labels``: ``folder`` (the one that a file lies in),
             ``{column: ...}`` of the table, or ``{csv: ...}``.
@@ -44,6 +71,8 @@ class MediaSource(Model):
     kind: Literal["media"]
     glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
     table: Text | None = None
+    format: Literal["tgif"] | None = None
+    http: HttpSpec = HttpSpec()
     uid: UidLaw = "path"
     stereo: Literal["left"] | None = None
     labels: Literal["folder"] | LabelColumn | LabelFile | None = None
@@ -53,6 +82,8 @@ class MediaSource(Model):
     def _one_listing(self) -> MediaSource:
         if (self.glob is None) == (self.table is None):
             raise ValueError("give exactly one of 'glob' (patterns) and 'table' (a file that lists uris)")
+        if self.format is not None and self.table is None:
+            raise ValueError(f"'format: {self.format}' is how a 'table' is written; name the table")
         return self
 
 
@@ -61,11 +92,12 @@ class ExampleFieldSpec(Model):
 
     Attributes:
         width: numbers in it.
-        type: ``float32``, or ``uint8``: one string of raw numbers, quantised as YouTube-8M does it.
+        type: ``float32``; ``int64``, kept as float32, which is exact up to 16,777,216; or ``uint8``: one string of raw
+            numbers, quantised as YouTube-8M does it.
     """
 
     width: Count
-    type: Literal["float32", "uint8"] = "float32"
+    type: Literal["float32", "int64", "uint8"] = "float32"
 
 
 class TfrecordSource(Model):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from schemas.exports import Export
+from schemas.heads import HEAD, HeadSpec
 from schemas.media import MediaLimits
 from schemas.sampling import Sampling
 from schemas.sources import Source
@@ -117,5 +118,18 @@ class Spec(Model):
     features: dict[Name, FeatureSpec] = {}
     indexes: dict[Name, IndexSpec] = {}
     exports: dict[Name, Annotated[Export, Field(discriminator="kind")]] = {}
+    heads: dict[Name, HeadSpec] = {}
     targets: Annotated[dict[Name, Target], Field(min_length=1)] = {"local": Target()}
     limits: Limits = Limits()
+
+    @property
+    def tags(self) -> dict[str, FeatureSpec]:
+        """Features without rows, which an encoder of kind ``head`` makes: they fill the table ``labels``."""
+        heads = {name for name, encoder in self.encoders.items() if encoder.kind == HEAD}
+        return {name: feature for name, feature in self.features.items() if feature.encoder in heads}
+
+    @property
+    def computed(self) -> dict[str, FeatureSpec]:
+        """Features with rows, made by other encoders or brought by their sources."""
+        tags = self.tags
+        return {name: feature for name, feature in self.features.items() if name not in tags}

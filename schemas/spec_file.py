@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from schemas.errors import SpecError, nearest
 from schemas.exports import PairsExport
+from schemas.head_references import head_problems
+from schemas.secrets import refuse_secrets
 from schemas.spec import Spec
 from schemas.spec_errors import explain
 from schemas.spec_yaml import read_document, substitute
@@ -53,6 +55,7 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def parse_document(document: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Spec:
     """Resolve the variables of a document and check it; see ``load_spec``."""
     resolved = substitute(document, environment)
+    refuse_secrets(document, resolved)
     try:
         spec = Spec.model_validate(resolved)
     except ValidationError as error:
@@ -80,6 +83,8 @@ def check_references(spec: Spec) -> None:
         refer(f"features.{name}.source", feature.source, spec.sources, "source")
         refer(f"features.{name}.encoder", feature.encoder, spec.encoders, "encoder")
         source = spec.sources.get(feature.source)
+        if name in spec.tags:
+            continue
         if source is not None and source.own_vectors:
             problems += [
                 f"features.{name}.{key}: source {feature.source!r} brings vectors of its own; leave {key!r} out."
@@ -96,6 +101,7 @@ def check_references(spec: Spec) -> None:
             if isinstance(node, PairsExport):
                 refer(f"{group}.{name}.text", node.text, spec.features, "feature")
     problems += _cycles(spec)
+    problems = problems or head_problems(spec)
     if problems:
         raise SpecError("\n".join(problems))
 

@@ -109,7 +109,7 @@ PLANS: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "uid law that fails": (
         {"glob": "media/*.mp4", "uid": {"regex": "^x(.)"}},
         2,
-        ("sources.clips.uid: '^x(.)' does not match the path 'a.mp4'",),
+        ("sources.clips.uid: '^x(.)' does not match 'a.mp4'",),
     ),
     "store is a file": ({"glob": "media/*.mp4", "store": "hello.txt"}, 4, ("a file stands where the store needs",)),
     "store below a file": ({"glob": "media/*.mp4", "store": "hello.txt/x"}, 4, ("a file stands where",)),

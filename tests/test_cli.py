@@ -98,7 +98,7 @@ def test_validate_as_json_has_stable_keys(cliploom: Command, tmp_path: Path) -> 
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
     code = "import sys; from pipelines.cli import main; main(sys.argv[1:])"
     done = python(code, "validate", str(tmp_path / "nowhere.yaml"), "--debug")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "SpecError" in done.stderr
 

@@ -82,7 +82,7 @@ def test_one_line_that_changes_on_a_terminal() -> None:
     said = os.read(ours, 100_000).decode()
     os.close(ours)
     assert "\r\n".join(["• computing 4 items", ""]) in said
-    assert re.search(r"  1/4 items, 50 rows \(\d+/s\), 1 failed, left about [\d.]+ s", said)
+    assert re.search(r"  ━{5}╌{15} 1/4 items, 50 rows \(\d+/s\), 1 failed, left about [\d.]+ s", said)
     assert said.count("\n") == 2
     last = said.split("\r\n")[-2]
     assert last.endswith("• next")
@@ -102,6 +102,11 @@ def test_progress_adds_up_over_writers(tmp_path: Path) -> None:
         file.write("4}\n")
     assert reader.update() == Tally(items=7, rows=10, failures=1)
     ProgressLog("").add(items=1)
+
+
+def test_worker_goes_on_where_nobody_reads_its_progress(tmp_path: Path) -> None:
+    ProgressLog(str(tmp_path / "gone" / "progress")).add(items=1)
+    assert not list(tmp_path.iterdir())
 
 
 RELEASE = {

@@ -275,7 +275,7 @@ def test_settings_of_the_tower_lie_beside_the_graph(tmp_path: Path) -> None:
     model = linear_model(tmp_path / "m.onnx", [2, 3], ["n", 3, SIZE, SIZE])
     folder, _ = prepare_model("onnx", options(picture_options(model, text=text)), tmp_path / "models")
     settings = json.loads((folder / "text.json").read_text())
-    assert (settings["max_tokens"], settings["step"], settings["masked"]) == (30, 4, True)
+    assert (settings["max_tokens"], settings["step"], settings["masked"]) == (30, 2, True)
 
 
 def test_both_references_agree(tmp_path: Path) -> None:

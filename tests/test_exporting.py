@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 from stores import SmallStore
 
 from schemas.exports import Hdf5Export
+from schemas.records import row_id
 from schemas.release import FeatureEntry, OutputEntry
 from transforms.publish.export_base import groups_of_parts
-from transforms.publish.export_hdf5 import tasks_of
+from transforms.publish.export_hdf5 import places_of_uids, tasks_of
 
 CONTENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 12)), min_size=1, max_size=40)
 
@@ -51,6 +55,29 @@ def test_groups_are_no_larger_than_they_must_be(pairs: list[tuple[str, int]]) ->
 def test_groups_do_not_depend_on_order() -> None:
     pairs = [("a", 1), ("b", 1), ("b", 2), ("c", 3), ("d", 2)]
     assert groups_of_parts(frame(pairs)) == groups_of_parts(frame(pairs[::-1])) == [("a", "b", "d"), ("c",)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4), st.integers(0, 9)), min_size=1, max_size=30, unique=True)
+)
+def test_places_of_uids_are_their_rows_in_order_and_as_few_stretches_as_can_be(
+    made: list[tuple[int, int, int]],
+) -> None:
+    made = list({row[1:]: row for row in made}.values())
+    parts: list[list[tuple[int, str]]] = [[], [], []]
+    for part, item, ordinal in made:
+        parts[part].append((row_id(item, ordinal), f"uid{item}"))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.parquet" for number in range(3)]
+        for path, rows in zip(paths, parts, strict=True):
+            pl.DataFrame(rows, schema={"row_id": pl.Int64, "uid": pl.String}, orient="row").write_parquet(path)
+        places = dict(places_of_uids(paths))
+    for uid, stretches in places.items():
+        found = [parts[file][row] for file, first, count in stretches for row in range(first, first + count)]
+        assert found == sorted(row for rows in parts for row in rows if row[1] == uid)
+        ends = [(file, first + count) for file, first, count in stretches]
+        assert all(end != start[:2] for end, start in zip(ends[:-1], stretches[1:], strict=True))
+    assert sum(count for stretches in places.values() for _, _, count in stretches) == len(made)
 
 
 def test_file_is_named_by_what_it_is_made_from() -> None:

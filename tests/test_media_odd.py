@@ -16,7 +16,7 @@ from schemas.errors import NoVideoError, UnsupportedCodecError
 from schemas.media import MediaLimits, Preprocess, Sampled
 from schemas.sampling import Every, EveryFrames, Keyframes, Sampling
 from transforms.media.decode import DecodeReport, Request, decode
-from transforms.media.packets import follows_keys
+from transforms.media.packets import NO_TIME, follows_keys, joined
 from transforms.media.probe import probe
 
 SMALL = Preprocess(48, 32, "squash")
@@ -72,6 +72,29 @@ def test_a_clock_that_goes_back_at_a_key_frame_loses_no_frame(name: str, tmp_pat
     rows = run(path, Every(every="200ms"))
     assert shown(rows) == [row.frame for row in rows]
     assert [row.start_s for row in rows] == sorted(row.start_s or 0.0 for row in rows)
+
+
+def test_damaged_timestamps_are_put_where_their_frames_belong() -> None:
+    times = np.arange(6, dtype=np.int64) * 40
+    length = np.full(6, 40, np.int64)
+    far = times.copy()
+    far[2] += 2**40
+    assert joined(far, far, length, Fraction(1, 1000)).tolist() == times.tolist()
+    assert joined(far, times, length, Fraction(1, 1000)).tolist() == times.tolist()
+    assert joined(far, np.full(6, NO_TIME), length, Fraction(1, 1000)).tolist() == times.tolist()
+
+
+def test_a_clock_that_leaps_ahead_makes_no_video_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "leap.mkv"
+    times = [number * 100 + (number > 14) * 2**30 for number in range(20)]
+    write_video(path, 20, fps=10, times=times, time_base=Fraction(1, 1000), b_frames=0)
+    facts = probe(path, MediaLimits())
+    assert (facts.frames, facts.lost) == (20, "")
+    assert facts.end_s == pytest.approx(2.0, abs=0.11)
+    assert shown(run(path, ALL)) == list(range(20))
+    assert shown(run(path, Every(every="500ms"))) == [0, 5, 10, 15]
+    damaged = retimed(tmp_path / "damaged.mkv", write_video(tmp_path / "whole.mkv", 48, b_frames=2), {20: 10**8})
+    assert shown(run(damaged, ALL)) == list(range(48))
 
 
 def test_key_frames_lead_what_is_decoded_after_them() -> None:

@@ -15,8 +15,10 @@ from pipelines.run import RunOptions, RunResult, run_spec
 from schemas.errors import CliploomError, SpecError
 from schemas.narrations import BrokenFileError
 from schemas.spec_file import load_document, parse_document
+from transforms.narrations import table as narrations_table
 from transforms.narrations.pairs import select_window
 from transforms.narrations.splits import split_by_shares, split_of
+from transforms.narrations.table import commit_narrations
 from transforms.readers.pair_reading import Pairs
 from transforms.readers.windows import ClipWindows
 from transforms.search.searching import open_store
@@ -318,6 +320,17 @@ class TestNights:
 
     def test_nothing_to_do_is_noticed(self, project: Project) -> None:
         assert not project.run().changed
+
+    def test_the_narrations_table_is_written_again_only_when_texts_change(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        objects = Objects(project.store)
+        items = project.table("items")
+        version = read_releases(objects).get(None).tables["narrations"]
+        monkeypatch.setattr(narrations_table, "read_texts", lambda *_: pytest.fail("a text was read"))
+        assert commit_narrations(objects, items) == version
+        with pytest.raises(pytest.fail.Exception):
+            commit_narrations(objects, items.with_columns(pl.col("item_no") + 1))
 
     def test_a_touched_file_is_read_again_but_nothing_is_encoded(self, project: Project) -> None:
         project.write_narrations(dict(reversed(project.narrations.items())))

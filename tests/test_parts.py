@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from schemas.digests import canonical, digest_bytes, digest_file, digest_of, digest_stream
+from schemas.digests import canonical, digest_bytes, digest_of, digest_part, digest_stream
 from schemas.errors import StoreError
 from schemas.records import (
     MAX_ITEM_NO,
@@ -101,7 +101,7 @@ def test_footer_is_the_record_and_its_run(tmp_path: Path) -> None:
     assert footer_of(tmp_path / "part-1.parquet")["run"] == "r1"
     record = read_record(Objects(tmp_path), "", "part-1.parquet")
     assert record == dataclasses.replace(
-        RECORD, size=(tmp_path / "part-1.parquet").stat().st_size, digest=digest_file(tmp_path / "part-1.parquet")
+        RECORD, size=(tmp_path / "part-1.parquet").stat().st_size, digest=digest_part(tmp_path / "part-1.parquet")
     )
     assert record.adopted
 

@@ -256,5 +256,5 @@ def test_the_spec_itself_is_fine(cliploom: Command, tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC)
     assert cliploom("validate", spec) == Ended(
-        0, f"{spec} is valid: 1 sources, 2 encoders, 1 features, 1 indexes, 1 exports.\n", ""
+        0, f"{spec} is valid: 1 source, 2 encoders, 1 feature, 1 index, 1 export.\n", ""
     )

@@ -10,6 +10,7 @@ import pytest
 from schemas.errors import UnreadableError
 from transforms.inputs import spool
 from transforms.inputs.spool import open_input
+from transforms.store.local_folder import evict
 from transforms.store.uris import is_remote
 
 
@@ -82,7 +83,6 @@ def test_remote_uris(uri: str, remote: bool) -> None:
 def spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where fetched files go, small enough for two of them."""
     monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(spool, "SPOOL_BYTES", 2_500)
     return tmp_path / f"cliploom-spool-{os.getuid()}"
 
 
@@ -91,7 +91,7 @@ def test_spool_keeps_the_files_used_last(spool_folder: Path) -> None:
     for number, name in enumerate(("old", "new", "newest")):
         (spool_folder / name).write_bytes(bytes(1000))
         os.utime(spool_folder / name, (number, number))
-    spool._evict(spool_folder, keep=spool_folder / "newest")
+    evict(spool_folder, spool_folder / "newest", 2500)
     assert sorted(path.name for path in spool_folder.iterdir()) == ["new", "newest"]
 
 

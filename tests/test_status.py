@@ -101,6 +101,12 @@ def test_masters_come_from_the_targets_of_the_spec() -> None:
     assert flink_masters({}) == []
 
 
+def test_variables_in_a_master_are_those_of_the_terminal_and_unset_ones_name_no_cluster() -> None:
+    document = {"targets": {"flink": {"flink_master": "${MASTER}", "workers": "${MANY}"}}}
+    assert flink_masters(document, {"MASTER": "three:8081"}) == ["three:8081"]
+    assert flink_masters(document, {}) == []
+
+
 def test_following_an_ended_run_tells_it_once(small_store: SmallStore) -> None:
     told: list[str] = []
     assert follow(str(small_store.store), told.append).state == "published"

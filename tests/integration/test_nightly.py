@@ -79,6 +79,15 @@ def test_a_night_on_which_nothing_changed_publishes_nothing(project: Project) ->
     assert "probed" not in result.counters
 
 
+def test_spelling_out_defaults_publishes_nothing(project: Project) -> None:
+    spelt = {
+        "indexes": {"frames": {"feature": "frames", "output": "colour", "metric": "l2", "kind": "auto"}},
+        "exports": {"h5": {"kind": "hdf5", "feature": "frames", "single": False}},
+    }
+    project.write_spec(spelt)
+    assert not project.run().changed
+
+
 def test_touched_files_cost_a_digest_and_no_decode(project: Project) -> None:
     for path in project.media.iterdir():
         age(path, 60)

@@ -25,6 +25,7 @@ GROUP = "cliploom.encoders"
 _BUILT_IN: Mapping[str, str] = {
     "efficientnet_lite0": "transforms.encoders.lite0:EfficientNetLite0",
     "minilm": "transforms.encoders.minilm:MiniLM",
+    "pca": "transforms.encoders.pca:Projected",
     "onnx": "transforms.encoders.onnx:Onnx",
     "sentence_transformer": "transforms.encoders.sentence_transformer:SentenceTransformer",
 }

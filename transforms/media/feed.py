@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from schemas.jobs import FeatureJob
 from schemas.media import MediaFacts
 from schemas.records import ShardItem
+from schemas.sources import HttpSpec
 from transforms.inputs.spool import open_input
 from transforms.media.decode import DecodeReport, Request, decode
 from transforms.work.compute import ItemCount, PartBuilder, Timings
@@ -20,7 +21,8 @@ def feed_media(item: ShardItem, builders: Sequence[PartBuilder], counts: list[It
     requests = [request_of(builder.job) for builder in builders]
     segment = None if item.segment.whole else (item.segment.start_s, item.segment.end_s)
     try:
-        with open_input(item.uri, item.signature, "decode") as path:
+        http = HttpSpec.model_validate(json.loads(builders[0].job.settings).get("http", {}))
+        with open_input(item.uri, item.signature, "decode", http, item.digest) as path:
             for sampled in decode(path, facts, requests, segment, report):
                 builders[sampled.request].add(counts[sampled.request], sampled)
     finally:

@@ -31,8 +31,8 @@ INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
 _BACKWARD_JUMP_S = 10
 _BACKWARD_KEY_JUMP_S = Fraction(1, 2)
-_WRAPPED_S = 13 * 3600
-_WRAPPING = frozenset({"mpegts", "mpeg"})
+_LEAP_S = 13 * 3600
+"""Half of what MPEG's clocks count before they wrap; no two neighbouring frames are so far apart."""
 _GIF_SLOW = 10
 
 
@@ -227,7 +227,7 @@ class _Columns:
             duration = browser_durations(duration, base)
             pts = np.cumsum(duration) - duration
         elif in_order:
-            pts = joined(pts, dts, duration, base, self._container in _WRAPPING, key)
+            pts = joined(pts, dts, duration, base, key)
             in_order = follows_keys(pts[shown], key[shown])
         return PacketTable(
             pts=pts,
@@ -283,21 +283,24 @@ def joined(
     dts: NDArray[np.int64],
     duration: NDArray[np.int64],
     time_base: Fraction,
-    wraps: bool,
     key: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Presentation times in one line where a stream's clock was set back, as in joined recordings.
+    """Presentation times in one line where a stream's clock was set anew, as in joined recordings, or is damaged.
 
     A decoding time that falls by more than 10 s, or at a key frame (``key``) by half a second, begins a new part; it is
-    moved to where the part before ended. Where clocks wrap (``wraps``; every 26.5 h in MPEG streams) libav takes a fall
-    for a wrap, so a leap is one too.
+    moved to where the part before ended. So does a leap of 13 hours: libav takes the fall of a clock that wraps (every
+    26.5 h in MPEG streams) for one, and a flipped bit in a timestamp makes one forth and another back.
     """
+    leap, back, back_at_key = (int(s / time_base) for s in (_LEAP_S, _BACKWARD_JUMP_S, _BACKWARD_KEY_JUMP_S))
+    # Frames wait for others by seconds at most; a presentation time far from its decoding time is a damaged one.
+    stray = (dts != NO_TIME) & (np.abs(pts - dts) > leap)
+    pts = np.where(stray, dts, pts)
     clock = np.where(dts != NO_TIME, dts, pts)
     steps = np.diff(clock)
-    fell = steps < -_BACKWARD_JUMP_S / time_base
+    fell = (steps < -back) | (steps > leap)
     if key is not None:
-        fell |= (steps < -_BACKWARD_KEY_JUMP_S / time_base) & key[1:]
-    breaks = np.flatnonzero(fell | (steps > _WRAPPED_S / time_base) if wraps else fell) + 1
+        fell |= (steps < -back_at_key) & key[1:]
+    breaks = np.flatnonzero(fell) + 1
     if not len(breaks):
         return pts
     result = pts.copy()

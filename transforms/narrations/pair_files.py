@@ -30,7 +30,7 @@ from transforms.narrations.table import TABLE
 from transforms.store.hdf5_names import escape
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
-from transforms.store.ranges import RowRanges
+from transforms.store.ranges import ItemRows, RowRanges
 
 REPORT = "cliploom_pairs"
 ROWS_AT_ONCE = 2_048
@@ -38,32 +38,12 @@ _ALL = SplitRule()
 
 
 @dataclass(frozen=True)
-class Ranges:
-    """Where an item's rows of a feature are.
-
-    Attributes:
-        planned: rows that there would be had none failed.
-        places: (part, first row, rows) in the order of the segments.
-    """
-
-    item_no: int
-    digest: str
-    planned: int
-    places: tuple[tuple[str, int, int], ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows that are there."""
-        return sum(rows for _, _, rows in self.places)
-
-
-@dataclass(frozen=True)
 class VideoPairs:
     """A video that has both."""
 
     uid: str
-    clips: Ranges
-    texts: Ranges
+    clips: ItemRows
+    texts: ItemRows
 
 
 @dataclass(frozen=True)
@@ -205,7 +185,7 @@ class _Reader:
         vectors = arrow_to_vectors(rows[layout.text_output], layout.text_dim)
         return there, vectors[[place[wanted[number]] for number in there]]
 
-    def _rows(self, table: str, ranges: Ranges, output: str) -> pa.Table:
+    def _rows(self, table: str, ranges: ItemRows, output: str) -> pa.Table:
         tables = []
         for part, first, count in ranges.places:
             path = part_path(table, part)

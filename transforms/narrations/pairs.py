@@ -13,6 +13,8 @@ from transforms.narrations.select import kept
 from transforms.narrations.splits import split_of
 
 REVISION = 1
+_NOISE = 1e-6
+"""Rows by which t * rate may fall short of a whole number only because neither has a finite binary fraction."""
 
 
 def time_to_index(t1: float, t2: float, rate: float, n: int) -> tuple[int, int]:
@@ -45,8 +47,8 @@ def time_to_index(t1: float, t2: float, rate: float, n: int) -> tuple[int, int]:
         raise ValueError(f"the stretch [{t1}, {t2}] s ends before the video starts")
     if t2 < t1:
         raise ValueError(f"the stretch [{t1}, {t2}] s ends before it starts")
-    start = min(max(0, math.floor(t1 * rate)), n - 1)
-    end = min(math.floor(t2 * rate), n - 1) + 1
+    start = min(max(0, math.floor(t1 * rate + _NOISE)), n - 1)
+    end = min(math.floor(t2 * rate + _NOISE), n - 1) + 1
     return start, end
 
 

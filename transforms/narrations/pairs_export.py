@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import polars as pl
+
 from schemas.digests import digest_of
 from schemas.errors import SpecError
 from schemas.exports import PairsExport, SplitSpec
@@ -23,13 +25,14 @@ from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
 from schemas.spec_base import KeepSpec
 from transforms.narrations import pairs
 from transforms.narrations.ingest import SPOOLS
-from transforms.narrations.pair_files import Layout, PairsTask, Ranges, VideoPairs, read_report
+from transforms.narrations.pair_files import Layout, PairsTask, VideoPairs, read_report
 from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 from transforms.narrations.table import TABLE
 from transforms.narrations.uids import read_uid_list
-from transforms.publish.export_base import Exporter, feature_contents
+from transforms.publish.export_base import Exporter
 from transforms.store.objects import Objects
-from transforms.store.tables import table_files
+from transforms.store.ranges import ItemRows, rows_by_item
+from transforms.store.tables import read_table, table_files
 from transforms.work.rates import rows_per_second
 
 REVISION = 1
@@ -93,7 +96,7 @@ class _Side:
 
     entry: FeatureEntry
     output: str
-    ranges: dict[str, Ranges]
+    ranges: dict[str, ItemRows]
 
     @property
     def dim(self) -> int:
@@ -106,13 +109,8 @@ class _Side:
 def _side(objects: Objects, draft: Release, feature: str, output: str | None) -> _Side:
     entry = draft.features[feature]
     chosen = output or ("semantic" if "semantic" in entry.outputs else next(iter(entry.outputs)))
-    contents = feature_contents(objects, draft, feature).sort("uid", "segment")
-    ranges = {}
-    for (uid,), rows in contents.group_by(["uid"], maintain_order=True):
-        places = tuple(rows.select("part", "first_row", "rows").iter_rows())
-        planned = int(rows["planned"].sum())
-        ranges[str(uid)] = Ranges(int(rows["item_no"][0]), str(rows["digest"][0]), planned, places)
-    return _Side(entry, chosen, ranges)
+    contents = read_table(objects, "contents", draft.tables["contents"]).filter(pl.col("feature") == feature)
+    return _Side(entry, chosen, {item.uid: item for item in rows_by_item(objects, entry.table, contents)})
 
 
 class PairsExporter(Exporter):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_file
+from schemas.digests import digest_file, digest_of
 from schemas.narrations import NARRATIONS, NARRATIONS_TABLE
 from schemas.records import row_id
 from transforms.narrations.feed import read_texts
@@ -21,10 +21,15 @@ from transforms.store.tables import TableFile, commit_files
 
 TABLE = "narrations"
 ROWS_AT_ONCE = 32_768
+REVISION = 1
+MADE_FROM = b"made_from"
+MOST_STANDING = 4
 
 
 def commit_narrations(objects: Objects, items: pl.DataFrame) -> int | None:
     """Commit the texts of all items that are texts; memory is that of a row group.
+
+    A run in which no text changed finds the file that holds them, by its footer, and reads no text.
 
     Args:
         objects: the store.
@@ -36,15 +41,35 @@ def commit_narrations(objects: Objects, items: pl.DataFrame) -> int | None:
     texts = text_items(items)
     if texts.is_empty():
         return None
+    made_from = digest_of([REVISION, texts.select("item_no", "source", *PLACE).rows()])
+    file = _standing(objects, made_from) or _written(objects, texts, made_from)
+    return commit_files(objects, TABLE, NARRATIONS_TABLE, [file])
+
+
+def _standing(objects: Objects, made_from: str) -> TableFile | None:
+    """The file that is made from just these texts, if it is among the newest of the table."""
+    entries = [entry for entry in objects.list(TABLE) if PurePosixPath(entry.path).match(f"{TABLE}/rows-*.parquet")]
+    for entry in sorted(entries, key=lambda entry: entry.modified_s, reverse=True)[:MOST_STANDING]:
+        with objects.open_file(entry.path) as opened:
+            try:
+                found = pq.read_metadata(opened)
+            except pa.ArrowException:
+                continue  # damaged: a new one is written, and `verify` tells of this one
+        if (found.metadata or {}).get(MADE_FROM) == made_from.encode():
+            return TableFile(PurePosixPath(entry.path).name, entry.size, found.num_rows)
+    return None
+
+
+def _written(objects: Objects, texts: pl.DataFrame, made_from: str) -> TableFile:
     with tempfile.TemporaryDirectory(prefix="cliploom-texts-") as folder:
         written = Path(folder) / "rows.parquet"
-        _write(written, texts)
+        _write(written, texts, made_from)
         name = f"rows-{digest_file(written)}.parquet"
         size = written.stat().st_size
         if objects.size(f"{TABLE}/{name}") is None:
             with objects.create_file(f"{TABLE}/{name}") as local:
                 shutil.copyfile(written, local)
-    return commit_files(objects, TABLE, NARRATIONS_TABLE, [TableFile(name, size, int(texts["rows"].sum()))])
+    return TableFile(name, size, int(texts["rows"].sum()))
 
 
 def text_items(items: pl.DataFrame) -> pl.DataFrame:
@@ -54,7 +79,7 @@ def text_items(items: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([found, places], how="horizontal").sort("spool", "group", "first", "item_no")
 
 
-def _write(path: Path, texts: pl.DataFrame) -> None:
+def _write(path: Path, texts: pl.DataFrame, made_from: str) -> None:
     pending: list[pa.Table] = []
     with pq.ParquetWriter(path, NARRATIONS_TABLE, compression="zstd", store_schema=False) as writer:
         for item in texts.iter_rows(named=True):
@@ -65,6 +90,7 @@ def _write(path: Path, texts: pl.DataFrame) -> None:
                 pending = []
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
+        writer.add_key_value_metadata({MADE_FROM.decode(): made_from})
 
 
 def item_rows(place: TextsPlace, item_no: int, source: str) -> pa.Table:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 from schemas.errors import SpecError
+from transforms.inputs.addresses import parse_address, uid_of_address
 from transforms.narrations.rows import RowError, Source, checked_uid, name_of, opened
 
 
@@ -26,21 +25,13 @@ def uid_of_url(url: str, law: str = "path") -> str:
     Raises:
         RowError: when the text is no http(s) address, or the law finds no uid in it.
     """
-    address = url.strip()
     try:
-        parts = urlsplit(address)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if host is None or parts.scheme not in ("http", "https") or any(c.isspace() for c in address):
-        raise RowError("not an http or https address", url)
-    path = PurePosixPath(unquote(parts.path, errors="surrogateescape"))
-    if law == "path":
-        query = f"?{parts.query}" if parts.query else ""
-        return checked_uid(f"{host}{path.with_suffix('') if path.name else path}{query}")
-    if law == "stem":
-        return checked_uid(path.stem)
-    return uid_by_regex(address, law)
+        if law in ("path", "stem"):
+            return checked_uid(uid_of_address(url, law))
+        parse_address(url)
+    except ValueError as error:
+        raise RowError(str(error), url) from None
+    return uid_by_regex(url.strip(), law)
 
 
 def uid_by_regex(text: str, pattern: str) -> str:

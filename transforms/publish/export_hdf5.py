@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 import pyarrow as pa
@@ -13,11 +13,13 @@ import pyarrow as pa
 from schemas.digests import digest_of
 from schemas.exports import Hdf5Export
 from schemas.plan import RunPlan
+from schemas.records import ORDINAL_BITS
 from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
 from transforms.publish.export_base import Exporter, feature_contents, groups_of_parts
 from transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single
 from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, part_path, read_rows
+from transforms.store.parts import arrow_to_vectors, part_path
+from transforms.store.ranges import RowRanges
 from transforms.work.rates import rows_per_second
 
 
@@ -46,7 +48,7 @@ class Hdf5Task:
         return f"hdf5/{self.export}/part-{digest_of(recipe)}.h5"
 
     def write(self, objects: Objects) -> None:
-        """Make the file; memory is that of its feature parts."""
+        """Make the file; memory is that of its longest item and a row group of each part."""
         with objects.create_file(self.path) as local:
             write_hdf5_part(local, _items(objects, self), tuple(name for name, _ in self.outputs))
 
@@ -61,25 +63,50 @@ def tasks_of(name: str, export: Hdf5Export, feature: FeatureEntry, contents: pl.
 
 
 def _items(objects: Objects, task: Hdf5Task) -> Iterator[ItemVectors]:
-    columns = ["row_id", "uid", "start_s", "item_digest", *(name for name, _ in task.outputs)]
-    tables = []
-    for part in task.parts:
-        with objects.local_copy(part_path(task.table, part)) as local:
-            tables += list(read_rows(local, columns))
-    rows = pa.concat_tables(tables).combine_chunks().sort_by("row_id")
-    uids = pl.from_arrow(rows.select(["uid"])).to_series().rle()  # type: ignore[union-attr]
-    start = 0
-    for length, uid in zip(uids.struct.field("len").to_list(), uids.struct.field("value").to_list(), strict=True):
-        mine = rows.slice(start, length)
-        start += length
-        yield ItemVectors(
-            uid=uid,
-            fps=task.fps,
-            start=float(mine["start_s"][0].as_py() or 0.0),
-            encoder=task.encoder,
-            digest=mine["item_digest"][0].as_py(),
-            outputs={name: arrow_to_vectors(mine[name], dim) for name, dim in task.outputs},
-        )
+    columns = ["start_s", "item_digest", *(name for name, _ in task.outputs)]
+    with ExitStack() as files:
+        paths = [files.enter_context(objects.local_copy(part_path(task.table, part))) for part in task.parts]
+        readers = [RowRanges(path, columns) for path in paths]
+        for uid, stretches in places_of_uids(paths):
+            mine = pa.concat_tables(readers[file].rows(first, count) for file, first, count in stretches)
+            yield ItemVectors(
+                uid=uid,
+                fps=task.fps,
+                start=float(mine["start_s"][0].as_py() or 0.0),
+                encoder=task.encoder,
+                digest=mine["item_digest"][0].as_py(),
+                outputs={name: arrow_to_vectors(mine[name], dim) for name, dim in task.outputs},
+            )
+
+
+def places_of_uids(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
+    """Where each uid's rows are, in the order of their ids; found without reading a vector.
+
+    Args:
+        paths: local parts that share items.
+
+    Yields:
+        uid, [(index of the part, first row, rows)]; uids in the order in which their first rows stand in the parts.
+    """
+    frames = [
+        pl.read_parquet(path, columns=["row_id", "uid"])
+        .with_row_index("row")
+        .with_columns(pl.lit(number).alias("file"), (pl.col("row_id") // (1 << ORDINAL_BITS)).alias("item"))
+        for number, path in enumerate(paths)
+    ]
+    rows = (
+        pl.concat(frames)
+        .sort("row_id")
+        .with_columns((pl.col("row").cast(pl.Int64) - pl.int_range(pl.len())).alias("step"))
+    )
+    # Rows that stand behind one another have the same step.
+    broken = pl.any_horizontal(pl.col(name) != pl.col(name).shift() for name in ("file", "item", "uid", "step"))
+    runs = rows.with_columns(broken.fill_null(value=False).cum_sum().alias("run")).group_by("run", maintain_order=True)
+    stretches = runs.agg(pl.first("item", "uid", "file", "row"), pl.len().alias("count"))
+    items = stretches.group_by("item", "uid", maintain_order=True).agg("file", "row", "count")
+    items = items.sort(pl.col("file").list.first(), pl.col("row").list.first())
+    for uid, files, firsts, counts in items.select("uid", "file", "row", "count").iter_rows():
+        yield uid, list(zip(files, firsts, counts, strict=True))
 
 
 class Hdf5Exporter(Exporter):

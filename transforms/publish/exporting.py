@@ -12,6 +12,7 @@ from schemas.release import ExportEntry, Release
 from transforms.publish.export_base import Exporter, FileTask
 from transforms.store.objects import Objects
 from transforms.work.counters import count
+from transforms.work.planned import PlannedDoFn
 
 _EXPORTERS = {
     "hdf5": "transforms.publish.export_hdf5:Hdf5Exporter",
@@ -34,12 +35,8 @@ def standing(plan: RunPlan, exporter: Exporter, name: str) -> ExportEntry | None
     return previous if previous is not None and previous.recipe == exporter.recipe else None
 
 
-class PlanExports(beam.DoFn):  # type: ignore[misc]
+class PlanExports(PlannedDoFn):
     """The draft in, the files to make from parts out; what is there already is not made again."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
 
     def process(self, draft: Release) -> Iterator[FileTask]:
         """Look at every export of the spec."""
@@ -52,12 +49,8 @@ class PlanExports(beam.DoFn):  # type: ignore[misc]
                 yield from (task for task in exporter.parts() if objects.size(task.path) is None)
 
 
-class PlanExportFiles(beam.DoFn):  # type: ignore[misc]
+class PlanExportFiles(PlannedDoFn):
     """The draft in, the files to make from what the first round made out."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
 
     def process(self, draft: Release, made: list[str]) -> Iterator[FileTask]:
         """Look at every export of the spec; ``made`` only says that the first round is over."""
@@ -84,12 +77,8 @@ class WriteExportFile(beam.DoFn):  # type: ignore[misc]
         yield task.path
 
 
-class FinishExports(beam.DoFn):  # type: ignore[misc]
+class FinishExports(PlannedDoFn):
     """The draft in, every export entry out."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
 
     def process(self, draft: Release, made: list[str]) -> Iterator[tuple[str, ExportEntry]]:
         """Assemble the entries; an export made from what the last release's was made from is taken over."""

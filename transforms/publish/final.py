@@ -13,24 +13,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import apache_beam as beam
 import polars as pl
 
 from schemas.errors import LimitError, StoreError
-from schemas.jobs import FeatureJob
-from schemas.plan import RunPlan
+from schemas.plan import RunPlan, declared
 from schemas.records import PartRecord, Rewrite
-from schemas.release import ExportEntry, FeatureEntry, IndexEntry, OutputEntry, Release
+from schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from transforms.narrations.table import commit_narrations
-from transforms.publish.assemble import COMPUTED, Assembly, assemble
+from transforms.publish.assemble import COMPUTED, HEAD, Assembly, assemble
 from transforms.publish.frames import PlanTables, contents_frame, failures_frame, parts_frame
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path
 from transforms.store.releases import append_release, read_releases
 from transforms.store.tables import TableFile, commit_files, commit_rows
+from transforms.tfrecords.repeated import STAGE as REPEATED
+from transforms.tfrecords.repeated import repeated_failures
 from transforms.work.counters import count
 from transforms.work.models import model_files
+from transforms.work.planned import PlannedDoFn
+from transforms.work.records import read_records
 
 OUTCOME = "outcome.json"
 EXAMPLES = 3
@@ -52,17 +54,14 @@ def assemblies(plan: RunPlan, tables: PlanTables, computed: Sequence[PartRecord]
     return result
 
 
-class Assemble(beam.DoFn):  # type: ignore[misc]
-    """(All part records of the run,) in; the rewrites that the next tables need out."""
+class Assemble(PlannedDoFn):
+    """The rewrites that the next tables need, from the files with all part records of the run."""
 
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def process(self, computed: list[PartRecord]) -> Iterator[Rewrite]:
+    def process(self, begin: str, computed: list[str]) -> Iterator[Rewrite]:
         """Decide for every feature."""
-        tables = PlanTables.read(Objects(self._plan.job.store), self._plan.folder)
-        for assembly in assemblies(self._plan, tables, computed).values():
+        objects = Objects(self._plan.job.store)
+        tables = PlanTables.read(objects, self._plan.folder)
+        for assembly in assemblies(self._plan, tables, read_records(objects, computed)).values():
             yield from assembly.rewrites
 
 
@@ -137,6 +136,29 @@ def next_failures(
     return pl.concat([probing, standing.select(probing.columns)]).sort("source", "feature", "item_no", "message")
 
 
+def with_repeated_ids(
+    objects: Objects,
+    plan: RunPlan,
+    tables: PlanTables,
+    states: Mapping[str, FeatureState],
+    failures: pl.DataFrame,
+) -> pl.DataFrame:
+    """The failures, with those of record ids that stand in two items of a source.
+
+    They are looked for anew in features whose parts have changed; elsewhere the last release's hold.
+    """
+    uris = dict(tables.items.select("item_no", "uri").iter_rows())
+    for name, state in states.items():
+        job = plan.feature(name)
+        before = tables.held.filter((pl.col("feature") == name) & (pl.col("origin") == HEAD) & (pl.col("rows") > 0))
+        parts = state.contents.filter(pl.col("rows") > 0)["part"]
+        if job.records and set(parts) != set(before["part"]):
+            found = failures_frame(repeated_failures(objects, job, state.contents, uris), plan.job.run)
+            others = (pl.col("feature") != name) | (pl.col("stage") != REPEATED)
+            failures = pl.concat([failures.filter(others), found.select(failures.columns)])
+    return failures.sort("source", "feature", "item_no", "message")
+
+
 def check_complete(tables: PlanTables, assembled: Mapping[str, Assembly], failures: pl.DataFrame) -> None:
     """See to it that every wanted item is held or known to fail; a lost report must not look like a delete.
 
@@ -184,24 +206,22 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
         )
 
 
-class CommitTables(beam.DoFn):  # type: ignore[misc]
-    """The records of the rewrites in, the draft of the release out: tables committed, no index or export yet.
+class CommitTables(PlannedDoFn):
+    """The draft of the release, from the files with all part records: tables committed, no index or export yet.
 
     Nothing comes out when a guard stops the run; the outcome then says why.
     """
 
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def process(self, rewritten: list[PartRecord], computed: list[PartRecord]) -> Iterator[Release]:
+    def process(self, begin: str, computed_paths: list[str], rewritten_paths: list[str]) -> Iterator[Release]:
         """Commit every table as a complete list of files."""
         plan = self._plan
         objects = Objects(plan.job.store)
+        computed, rewritten = read_records(objects, computed_paths), read_records(objects, rewritten_paths)
         tables = PlanTables.read(objects, plan.folder)
         assembled = assemblies(plan, tables, computed)
         states = {name: next_state(name, assembly, tables, computed, rewritten) for name, assembly in assembled.items()}
         failures = next_failures(plan, tables, computed, rewritten, states)
+        failures = with_repeated_ids(objects, plan, tables, states, failures)
         check_complete(tables, assembled, failures)
         try:
             check_limits(plan, failures, tables.items.height)
@@ -236,7 +256,7 @@ def commit_draft(
             size=int(filled["size"].sum()),
             model=job.model,
             model_files=known.get(job.model) or model_files(objects, job.model),
-            outputs={output: output_entry(job, output) for output in job.outputs},
+            outputs={output: job.entry_of(output) for output in job.outputs},
             recipe=plan.recipes[name],
         )
         keys = pl.lit(name).alias("feature"), pl.lit(job.config).alias("config")
@@ -268,19 +288,12 @@ def commit_draft(
         program=plan.program,
         note=plan.note,
         spec=plan.document,
+        declared=declared(plan.indexes, plan.exports),
         tables=versions,
         features=features,
         counts=plan.counts | counts,
         next_item_no=plan.next_item_no,
     )
-
-
-def output_entry(job: FeatureJob, output: str) -> OutputEntry:
-    """What a release says of an output; vectors that a source brought are a space of their own."""
-    if job.card is None:
-        return OutputEntry(dim=job.outputs[output], space=f"{job.source}.{output}")
-    found = job.card.outputs[output]
-    return OutputEntry(dim=job.outputs[output], space=found.space, text=found.text, labels=found.labels)
 
 
 def with_digests(objects: Objects, table: str, parts: pl.DataFrame) -> pl.DataFrame:
@@ -291,12 +304,8 @@ def with_digests(objects: Objects, table: str, parts: pl.DataFrame) -> pl.DataFr
     return parts.with_columns(pl.Series("digest", digests, pl.String))
 
 
-class Publish(beam.DoFn):  # type: ignore[misc]
+class Publish(PlannedDoFn):
     """The draft in; the release appended, once, last."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
 
     def process(
         self, draft: Release, indexes: list[tuple[str, IndexEntry]], exports: list[tuple[str, ExportEntry]]
@@ -319,10 +328,14 @@ class Publish(beam.DoFn):  # type: ignore[misc]
             try:
                 append_release(objects, release, plan.releases_version)
             except StoreError as error:
-                write_outcome(objects, plan, {"state": "conflict", "message": str(error)})
-                return
-            done = [release]
-            count("released", 1)
+                # Another try of this bundle may have been quicker; only then it is no conflict.
+                done = [other for other in read_releases(objects).rows if other.run == plan.job.run]
+                if not done:
+                    write_outcome(objects, plan, {"state": "conflict", "message": str(error)})
+                    return
+            else:
+                done = [release]
+                count("released", 1)
         write_outcome(objects, plan, {"state": "published", "release": done[0].release})
         yield done[0].release
 

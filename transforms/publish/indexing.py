@@ -24,6 +24,7 @@ from transforms.store.objects import Objects
 from transforms.store.parts import iterate_vectors
 from transforms.store.tables import read_table
 from transforms.work.counters import count
+from transforms.work.planned import PlannedDoFn
 
 QUERIES = 200
 TRAINING_SEED, QUERY_SEED = 0, 1
@@ -45,12 +46,8 @@ def next_upkeep(objects: Objects, plan: RunPlan, draft: Release, name: str) -> I
     return plan_upkeep(dict(mine.select("part", "rows").rows()), spec.kind, recipe, spec.shards, previous)
 
 
-class PlanIndexes(beam.DoFn):  # type: ignore[misc]
+class PlanIndexes(PlannedDoFn):
     """The draft in, the shards to build out. Centroids are trained here, on a sample."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
 
     def process(self, draft: Release) -> Iterator[IndexTask]:
         """Look at every index of the spec."""
@@ -132,12 +129,8 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
         yield task.index, IndexShardEntry(file=entry, rows=rows, parts=list(task.parts))
 
 
-class FinishIndexes(beam.DoFn):  # type: ignore[misc]
+class FinishIndexes(PlannedDoFn):
     """The draft in, every index entry out: kept and built shards together, nprobe set, recall measured."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
 
     def process(self, draft: Release, built: list[tuple[str, IndexShardEntry]]) -> Iterator[tuple[str, IndexEntry]]:
         """Assemble the entries."""

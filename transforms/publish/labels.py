@@ -1,7 +1,8 @@
-"""The ``labels`` table: what the inputs say of themselves, by source and uid; one Delta table of a release.
+"""The ``labels`` table: what videos are, by source and uid; one Delta table of a release.
 
 Labels of records come from the column ``labels`` of feature parts, one file a part, made by any worker. Labels of
-media stand in the items' metadata, where listing has put them.
+media stand in the items' metadata, where listing has put them. Labels that trained heads predict are files, too, see
+``transforms.heads.tagging``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import apache_beam as beam
 import polars as pl
 import pyarrow.parquet as pq
 
@@ -20,6 +20,7 @@ from schemas.jobs import FeatureJob
 from schemas.plan import RunPlan
 from schemas.release import Release
 from schemas.tables import LABELS
+from transforms.heads.tagging import TagTask, head_entries, tag_tasks
 from transforms.inputs.label_listing import KEY
 from transforms.publish.frames import empty_frame
 from transforms.store.objects import Objects
@@ -27,14 +28,16 @@ from transforms.store.parts import part_path, read_rows
 from transforms.store.tables import TableFile, commit_files, read_table
 from transforms.tfrecords.settings import ShardSettings
 from transforms.work.counters import count
+from transforms.work.planned import PlannedDoFn
 
 TABLE = "labels"
 
 
 @dataclass(frozen=True)
 class LabelTask:
-    """The labels of one part's records."""
+    """The labels of one part's records; ``names`` is a digest of the classes' names."""
 
+    feature: str
     source: str
     table: str
     part: str
@@ -45,8 +48,9 @@ class LabelTask:
         """The file, relative to the store, named by what it is made from."""
         return f"{TABLE}/part-{digest_of([self.source, self.table, self.part, self.names])}.parquet"
 
-    def write(self, objects: Objects, names: dict[int, str]) -> None:
+    def write(self, objects: Objects, plan: RunPlan) -> None:
         """Make it."""
+        names = ShardSettings.from_json(plan.feature(self.feature).settings).names
         with objects.local_copy(part_path(self.table, self.part)) as local:
             frames = [
                 labels_of_rows(pl.DataFrame(rows), self.source, names) for rows in read_rows(local, ["uid", "labels"])
@@ -103,65 +107,53 @@ def file_of(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def label_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[tuple[LabelTask, FeatureJob]]:
-    """The files that the records' labels stand in; of several features of a source the first one serves."""
+def label_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[LabelTask | TagTask]:
+    """The files that the records' labels and the predicted ones stand in.
+
+    Of several features of a source of records the first one serves.
+    """
+    tasks: list[LabelTask | TagTask] = [*tag_tasks(objects, plan, draft)]
     jobs: dict[str, FeatureJob] = {}
     for job in plan.job.features.values():
         if job.records:
             jobs.setdefault(job.source, job)
     if not jobs:
-        return []
+        return tasks
     parts = read_table(objects, "parts", draft.tables["parts"]).filter(pl.col("rows") > 0)
-    tasks = []
     for source, job in jobs.items():
         names = digest_of(sorted(ShardSettings.from_json(job.settings).names.items()))
         mine = parts.filter(pl.col("feature") == job.name)["part"].sort().to_list()
-        tasks += [(LabelTask(source, job.table, part, names), job) for part in mine]
+        tasks += [LabelTask(job.name, source, job.table, part, names) for part in mine]
     return tasks
 
 
-class PlanLabels(beam.DoFn):  # type: ignore[misc]
+class PlanLabels(PlannedDoFn):
     """The draft in, the label files to make out."""
 
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def process(self, draft: Release) -> Iterator[tuple[LabelTask, str]]:
-        """One for each part of records that has none yet, with the feature."""
+    def process(self, draft: Release) -> Iterator[LabelTask | TagTask]:
+        """Those that are not there."""
         objects = Objects(self._plan.job.store)
-        for task, job in label_tasks(objects, self._plan, draft):
-            if objects.size(task.path) is None:
-                yield task, job.name
+        yield from (task for task in label_tasks(objects, self._plan, draft) if objects.size(task.path) is None)
 
 
-class WriteLabels(beam.DoFn):  # type: ignore[misc]
+class WriteLabels(PlannedDoFn):
     """A task in, the path of its file out."""
 
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def process(self, element: tuple[LabelTask, str]) -> Iterator[str]:
-        """Read the labels of one part."""
-        task, feature = element
-        settings = ShardSettings.from_json(self._plan.feature(feature).settings)
-        task.write(Objects(self._plan.job.store), settings.names)
+    def process(self, task: LabelTask | TagTask) -> Iterator[str]:
+        """Make one file."""
+        task.write(Objects(self._plan.job.store), self._plan)
         count("label_files_written", 1)
         yield task.path
 
 
-class CommitLabels(beam.DoFn):  # type: ignore[misc]
-    """The draft in, the draft with the table ``labels`` out, when anything has labels or had."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        super().__init__()
-        self._plan = plan
+class CommitLabels(PlannedDoFn):
+    """The draft in, the draft with its heads and the table ``labels`` out, when anything has labels or had."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
         """Commit the complete list of files."""
         objects = Objects(self._plan.job.store)
-        paths = [task.path for task, _ in label_tasks(objects, self._plan, draft)]
+        draft = draft.model_copy(update={"heads": head_entries(objects, self._plan)})
+        paths = [task.path for task in label_tasks(objects, self._plan, draft)]
         given = labels_of_items(read_table(objects, "items", draft.tables["items"]))
         if given.height:
             data = file_of(given)

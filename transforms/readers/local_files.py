@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from schemas.digests import digest_of
+from transforms.store.local_folder import private_folder
 from transforms.store.objects import Objects
 
 
@@ -20,8 +21,7 @@ def kept_copy(objects: Objects, path: str) -> Path:
     """
     if objects.root is not None:
         return objects.root / path
-    folder = Path(tempfile.gettempdir()) / f"cliploom-files-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder("files")
     target = folder / f"{digest_of(objects.uri_of(path))}{Path(path).suffix}"
     if not target.exists():
         handle, name = tempfile.mkstemp(dir=folder, prefix=".fetching-")

@@ -5,6 +5,7 @@ Readers see one release whole while a run writes the next. Beam is not imported 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Moment = tuple[float | None, float | None, int | None]
+
+
+@dataclass(frozen=True)
+class ItemLabel:
+    """A label of an item: ``score`` is the confidence of a predicted one, ``origin`` says which feature predicted it.
+
+    Labels that were given have no score and the origin ``given``.
+    """
+
+    name: str | None
+    score: float | None
+    origin: str
 
 
 class ReleaseReader:
@@ -115,6 +128,23 @@ class ReleaseReader:
         narrations = self._scan(self._files("narrations"), NARRATIONS_TABLE)
         found = narrations.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "text")
         return dict(self.collected(found).rows())
+
+    def labels(self, uids: Collection[str]) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
+        """Labels of whole items by (source, uid): given ones, then predicted ones, the most probable first."""
+        import polars as pl
+
+        if "labels" not in self.release.tables:
+            return {}
+        from schemas.tables import LABELS
+
+        whole = pl.col("uid").is_in(list(uids)) & pl.col("start_s").is_null()
+        rows = self.collected(self._scan(self._files("labels"), LABELS).filter(whole))
+        predicted = pl.col("origin") != "given"
+        rows = rows.sort(predicted, pl.col("score"), "label", descending=[False, True, False], nulls_last=True)
+        found: dict[tuple[str, str], list[ItemLabel]] = {}
+        for source, uid, *label in rows.select("source", "uid", "name", "score", "origin").iter_rows():
+            found.setdefault((source, uid), []).append(ItemLabel(*label))
+        return {key: tuple(labels) for key, labels in found.items()}
 
     def row_counts(self, feature: str, numbers: Collection[int]) -> dict[int, int]:
         """item_no -> rows that a feature has of it."""

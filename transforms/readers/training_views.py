@@ -44,8 +44,18 @@ class Moments:
         Raises:
             IndexError: beyond the last one.
         """
-        t1, t2 = self._times[index]
-        return self._windows.mean(str(self._uids[index]), float(t1), float(t2))
+        t1, t2 = self._times[index].tolist()
+        return self._windows.mean(str(self._uids[index]), t1, t2)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[NDArray[np.float32]]:
+        """The means of several moments, as PyTorch asks for a batch.
+
+        Raises:
+            IndexError: beyond the last one.
+        """
+        chosen = np.asarray(indices, np.int64)
+        moments = zip(self._uids[chosen].tolist(), self._times[chosen].tolist(), strict=True)
+        return [self._windows.mean(uid, t1, t2) for uid, (t1, t2) in moments]
 
 
 def torch_dataset(examples: Indexed) -> Any:

@@ -27,7 +27,7 @@ from transforms.readers.local_files import kept_copy
 from transforms.store.hdf5_names import escape, unescape
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path
-from transforms.store.ranges import RowRanges
+from transforms.store.ranges import RowRanges, rows_by_item
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
 from transforms.work.rates import rows_per_second
@@ -112,10 +112,8 @@ class ClipWindows:
 
     def _in_parts(self, release: Release, feature: str) -> Iterator[tuple[str, _InParts]]:
         contents = read_table(self._objects, "contents", release.tables["contents"])
-        mine = contents.filter((pl.col("feature") == feature) & (pl.col("rows") > 0)).sort("uid", "segment")
-        grouped = mine.group_by("uid", maintain_order=True).agg("part", "first_row", "rows", pl.col("planned").sum())
-        for uid, parts, firsts, rows, planned in grouped.iter_rows():
-            yield uid, _InParts(tuple(zip(parts, firsts, rows, strict=True)), planned)
+        for item in rows_by_item(self._objects, self._table, contents.filter(pl.col("feature") == feature)):
+            yield item.uid, _InParts(item.places, item.planned)
 
     def _map(self, export: ExportEntry) -> None:
         """Take the places of whole videos from the HDF5 parts; those that lost rows stay with Parquet and its ids."""
@@ -179,11 +177,16 @@ class ClipWindows:
             KeyError: for a video without features.
             ValueError: as for ``[uid, t1, t2]``, and when none of the rows could be computed.
         """
-        rows = self[uid, t1, t2]
+        place = self._place(uid)
+        if isinstance(place, _Mapped):
+            first, end = time_to_index(t1, t2, self.rate, place.rows)
+            rows = self._mapped(place)[first:end]
+        else:
+            rows = self[uid, t1, t2]
         if not len(rows):
             raise ValueError(f"no row of {uid!r} in [{t1}, {t2}] s could be computed")
-        mean: NDArray[np.float64] = rows.mean(axis=0, dtype=np.float64)
-        return mean.astype(np.float32)
+        total: NDArray[np.float64] = np.add.reduce(rows, axis=0, dtype=np.float64)
+        return (total / len(rows)).astype(np.float32)
 
     def _place(self, uid: str) -> _Mapped | _InParts:
         try:
@@ -195,7 +198,8 @@ class ClipWindows:
         found = self._maps.get(place.file)
         if found is None:
             path = kept_copy(self._objects, self._files[place.file])
-            found = self._maps[place.file] = np.memmap(path, np.uint8, "r")
+            # A plain view of the mapping: slices of np.memmap itself cost several times as much.
+            found = self._maps[place.file] = np.asarray(np.memmap(path, np.uint8, "r")).view(np.ndarray)
         end = place.offset + 4 * place.rows * self.dim
         return found[place.offset : end].view(np.float32).reshape(place.rows, self.dim)
 

@@ -71,6 +71,8 @@ def split_moment(text: str) -> Like:
 @contextmanager
 def query_file(name: str) -> Iterator[Path | None]:
     """The file that a query names, as a local path; None when it names no file. Objects in buckets are fetched."""
+    if name.startswith(("http://", "https://")):
+        raise SpecError(f"No item has the uid {name!r}, and searching fetches nothing from the web; download it first.")
     if "://" in name and not name.startswith("file://"):
         bucket, _, key = name.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="cliploom-query-") as folder:
@@ -81,11 +83,15 @@ def query_file(name: str) -> Iterator[Path | None]:
                 raise SpecError(f"There is no object {name!r} to search by; check its name.") from None
             yield local
         return
-    path = Path(name.removeprefix("file://")).expanduser()
+    yield _local_file(name.removeprefix("file://"))
+
+
+def _local_file(name: str) -> Path | None:
     try:
-        yield path if path.is_file() else None
-    except ValueError:  # a text that can't be a path at all
-        yield None
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, or no path at all
+        return None
 
 
 def sampling_of(feature: FeatureEntry) -> Sampling | None:
@@ -112,7 +118,13 @@ def text_vectors(objects: Objects, model: str, text: str) -> NDArray[np.float32]
 
 
 def file_vectors(
-    objects: Objects, feature: FeatureEntry, output: str, path: Path, at_s: float | None, name: str
+    objects: Objects,
+    feature: FeatureEntry,
+    output: str,
+    path: Path,
+    at_s: float | None,
+    name: str,
+    use: str = "searched by",
 ) -> NDArray[np.float32]:
     """A media file's vectors, made as the feature makes those of its items: float32 [rows, dim].
 
@@ -123,6 +135,7 @@ def file_vectors(
         path: a local file.
         at_s: only the row on screen at this second from the file's start.
         name: of the file, for errors.
+        use: what the vectors are for, for errors.
 
     Raises:
         SpecError: when the file can't be used, or does not last until ``at_s``.
@@ -154,10 +167,10 @@ def file_vectors(
         for start in range(0, len(chosen), encoder.batch):
             rows += encoder.encode([sampled.pixels for sampled in chosen[start : start + encoder.batch]])
     except ItemError as error:
-        raise SpecError(f"{name!r} can't be searched by: {error}") from None
+        raise SpecError(f"{name!r} can't be {use}: {error}") from None
     bad = next((row for row in rows if isinstance(row, EncodeError)), None)
     if bad is not None:
-        raise SpecError(f"{name!r} can't be searched by: {bad}")
+        raise SpecError(f"{name!r} can't be {use}: {bad}")
     return np.stack([row[output] for row in rows if not isinstance(row, EncodeError)])
 
 

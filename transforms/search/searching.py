@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from schemas.errors import SpecError, StoreError, nearest
 from schemas.records import ORDINAL_BITS
 from schemas.release import FeatureEntry
-from transforms.readers.release_tables import ReleaseReader
+from transforms.readers.release_tables import ItemLabel, ReleaseReader
 from transforms.store.objects import existing_store
 from transforms.store.releases import read_releases
 
@@ -44,6 +44,7 @@ class Hit:
         metadata: further columns of the table that listed the item.
         release: that answered.
         text: of the row, where rows are sentences.
+        labels: of the item, given ones first, then those that trained heads predict, the most probable first.
     """
 
     index: str
@@ -57,6 +58,7 @@ class Hit:
     metadata: dict[str, Any] = field(default_factory=dict)
     release: int = 0
     text: str = ""
+    labels: tuple[ItemLabel, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with stable keys."""
@@ -115,13 +117,13 @@ class Store(ReleaseReader):
         """
         self._check(text, like, top, rank)
         names = self._chosen(index)
-        skip: int | None = None
+        skips: dict[str, int] = {}
         if text is not None:
             queries = self._by_text(text, names, explicit=index is not None)
         else:
-            queries, skip = self._by_example(str(like), names, explicit=index is not None)
+            queries, skips = self._by_example(str(like), names, explicit=index is not None)
         depth = top if len(queries) == 1 else max(top, _FUSED_DEPTH)
-        lists = {name: self._ranked(name, vectors, depth, rank, skip) for name, vectors in queries.items()}
+        lists = {name: self._ranked(name, vectors, depth, rank, skips.get(name)) for name, vectors in queries.items()}
         return self._hits(lists, top)
 
     def _check(self, text: str | None, like: str | None, top: int, rank: str) -> None:
@@ -192,14 +194,18 @@ class Store(ReleaseReader):
 
     def _by_example(
         self, like: str, names: list[str], *, explicit: bool
-    ) -> tuple[dict[str, NDArray[np.float32]], int | None]:
-        """Query vectors by index, and the item that is left out of the hits."""
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]]:
+        """Query vectors by index, and by index the item that is left out of the hits."""
         from transforms.search.query import Like, file_vectors, query_file, sampling_of, split_moment
 
         wishes = [Like(like)]
         if "@" in like:
             wishes += [split_moment(like)] if self._names_something(like.rpartition("@")[0]) else []
         for wish in wishes:
+            # A local file goes before an item; what looks like an address is asked for only where no item has it.
+            found = self._item_vectors(wish, names, explicit=explicit) if "://" in wish.name else None
+            if found is not None:
+                return found
             with query_file(wish.name) as path:
                 if path is not None:
                     able = names if explicit else [n for n in names if sampling_of(self._feature_of(n)) is not None]
@@ -211,7 +217,7 @@ class Store(ReleaseReader):
                                 self._objects, self._feature_of(name), key[1], path, wish.at_s, wish.name
                             )
                     entries = self.release.indexes
-                    return {name: made[entries[name].feature, entries[name].output] for name in able}, None
+                    return {name: made[entries[name].feature, entries[name].output] for name in able}, {}
             found = self._item_vectors(wish, names, explicit=explicit)
             if found is not None:
                 return found
@@ -226,7 +232,7 @@ class Store(ReleaseReader):
 
     def _item_vectors(
         self, like: Like, names: list[str], *, explicit: bool
-    ) -> tuple[dict[str, NDArray[np.float32]], int] | None:
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]] | None:
         """The vectors of an item of the store; None when no item has this uid."""
         from transforms.search.query import rows_at
         from transforms.store.parts import arrow_to_vectors
@@ -235,7 +241,7 @@ class Store(ReleaseReader):
         if not items:
             return None
         vectors: dict[str, NDArray[np.float32]] = {}
-        number = 0
+        skips: dict[str, int] = {}
         for name in names:
             entry, feature = self.release.indexes[name], self._feature_of(name)
             if feature.source not in items:
@@ -244,7 +250,7 @@ class Store(ReleaseReader):
             if rows.height:
                 if like.at_s is not None:
                     rows = rows_at(rows, like.at_s, like.name)
-                number = items[feature.source]
+                skips[name] = items[feature.source]
                 vectors[name] = arrow_to_vectors(rows[entry.output].to_arrow(), feature.outputs[entry.output].dim)
         if not vectors or (explicit and len(vectors) < len(names)):
             name = next(name for name in names if name not in vectors)
@@ -252,7 +258,7 @@ class Store(ReleaseReader):
                 f"{like.name!r} has no rows in the index {name!r}, so it can't be searched by; `cliploom failures` may "
                 "say why."
             )
-        return vectors, number
+        return vectors, skips
 
     def _unknown(self, name: str) -> str:
         uids = self.collected(self.items.select("uid"))["uid"].to_list()
@@ -328,6 +334,7 @@ class Store(ReleaseReader):
         moments = {feature: self.moments(feature, rows) for feature, rows in by_feature.items()}
         texts = self.texts([row.row_id for _, row in best.values()])
         items = {row["item_no"]: row for row in self.items_with(numbers=best).iter_rows(named=True)}
+        labels = self.labels([row["uid"] for row in items.values()])
         hits = []
         for item_no, score in scores:
             name, row = best[item_no]
@@ -341,7 +348,8 @@ class Store(ReleaseReader):
             metadata = json.loads(item["metadata"] or "{}")
             place = name, item["source"], item["uid"], score, *moment
             text = texts.get(row.row_id, "")
-            hits.append(Hit(*place, item["uri"], metadata, self.release.release, text))
+            said = labels.get((item["source"], item["uid"]), ())
+            hits.append(Hit(*place, item["uri"], metadata, self.release.release, text, said))
         return hits
 
     def _feature_of(self, index: str) -> FeatureEntry:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from deltalake import DeltaTable
 
 from schemas.errors import SpecError, StoreError
 from schemas.release import Release
@@ -24,7 +23,7 @@ from transforms.store.objects import TEMPORARY, Entry, Objects, existing_store
 from transforms.store.parts import part_path
 from transforms.store.releases import TABLE, Releases, read_releases, release_table
 from transforms.store.releases import keep_releases as strike
-from transforms.store.tables import read_table, rows_file, table_files
+from transforms.store.tables import read_table, rows_file, table_at, table_files
 
 # A run that has left no sign for so long is over; in buckets, files younger than this belong to somebody.
 FRESH_S = 3600.0
@@ -39,7 +38,7 @@ _OURS = re.compile(
     | models/\.?[0-9a-f]{{12}}[^/]*/.+
     | plans/[^/]+/[A-Za-z0-9_-]+\.(?:parquet|json)
     | probes/{_DIGEST}\.parquet
-    | runs/[^/]+/(?:[a-z_]+\.json|inflight/.+)
+    | runs/[^/]+/(?:[a-z_]+\.json|(?:inflight|pca)/.+)
     | spools/[^/]+/.+                                                     # texts as they were read
     )""",
     re.VERBOSE,
@@ -148,6 +147,8 @@ def kept_by(objects: Objects, releases: Iterable[Release]) -> Kept:
         for feature in release.features.values():
             paths |= {file.path for file in feature.model_files}
             folders |= {f"{feature.model}/"} if feature.model else set()
+        for head in release.heads.values():
+            paths |= {file.path for file in head.model_files}
         for index in release.indexes.values():
             paths |= {shard.file.path for shard in index.shards}
             paths |= {index.trained.path} if index.trained else set()
@@ -211,8 +212,7 @@ def _write_checkpoints(objects: Objects, kept: Kept) -> None:
         entries = (*log.commits.items(), *log.checkpoints.items())
         before = [path for number, path in entries if number < version]
         if version not in log.checkpoints and set(before) - kept.paths:
-            uri = objects.uri_of(table)
-            DeltaTable(uri, version=version, storage_options=objects.table_options).create_checkpoint()
+            table_at(objects, table, version).create_checkpoint()
 
 
 def _refuse_live_runs(objects: Objects) -> None:

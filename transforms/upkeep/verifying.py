@@ -106,7 +106,9 @@ def _verify(objects: Objects, release: Release) -> Iterator[Problem]:
         if frame is not None:
             frames[table] = frame
     yield from _counts(release, frames)
-    for file in {file.path: file for entry in release.features.values() for file in entry.model_files}.values():
+    models = [entry.model_files for entry in release.features.values()]
+    models += [entry.model_files for entry in release.heads.values()]
+    for file in {file.path: file for files in models for file in files}.values():
         yield from verify_file(objects, file)
     if not {"parts", "contents"} <= frames.keys():
         return

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.digests import digest_file
+from schemas.digests import digest_part
 from schemas.errors import CliploomError, DamagedError, EncodeError, ItemError, NoVideoError
 from schemas.jobs import FeatureJob
 from schemas.media import Sampled
@@ -280,7 +280,7 @@ def failure_row(job: FeatureJob, count: ItemCount, twin: Twin, error: ItemError)
         partial=count.rows > 0,
         expected=count.planned,
         got=count.rows,
-        attempts=count.item.attempt + 1,
+        attempts=count.item.tries + 1,
     )
 
 
@@ -360,5 +360,5 @@ def compute_parts(
             record = builder.finish(shard.part_name(job.config))
             writer.finish(record.to_dict() | {"run": run})
             writer.close()
-            records.append(replace(record, size=path.stat().st_size, digest=digest_file(path)))
+            records.append(replace(record, size=path.stat().st_size, digest=digest_part(path)))
     return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import EncodeError, StoreError
-from schemas.jobs import FeatureJob
+from schemas.jobs import FeatureJob, RunJob
 from schemas.models import CARD_FILE
 from schemas.release import FileEntry
 from transforms.encoders.base import Encoder, EncodeReport
 from transforms.encoders.registry import load, read_card, referred_models
+from transforms.store.local_folder import private_folder
 from transforms.store.objects import Objects
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ BATCH_PICTURES = 16
 BATCH_SENTENCES = 4_096
 MOST_KNOWN_SENTENCES = 32_768
 MODELS = "models"
+_PROCESS_BYTES, _THREAD_BYTES = 1 << 30, 256 << 20
 
 
 def local_model(objects: Objects, model: str) -> Path:
@@ -43,14 +44,18 @@ def local_model(objects: Objects, model: str) -> Path:
     if objects.root is not None:
         folder = objects.root / model
     else:
-        cache = Path(tempfile.gettempdir()) / f"cliploom-models-{os.getuid()}"
-        cache.mkdir(mode=0o700, exist_ok=True)
+        cache = model_cache()
         folder = _fetch(objects, model, cache)
         for digest in referred_models(read_card(folder)):
             _fetch(objects, f"{MODELS}/{digest}", cache)
     if not (folder / CARD_FILE).exists():
         raise StoreError(f"{objects.uri_of(model)} is not there; `cliploom run` prepares it again.")
     return folder
+
+
+def model_cache() -> Path:
+    """The folder of this machine that keeps prepared models of buckets, by digest."""
+    return private_folder("models")
 
 
 def _fetch(objects: Objects, model: str, cache: Path) -> Path:
@@ -73,7 +78,9 @@ def _fetch(objects: Objects, model: str, cache: Path) -> Path:
 
 
 def upload_model(objects: Objects, folder: Path) -> None:
-    """Copy a prepared folder into a bucket, its card last."""
+    """Copy a prepared folder into a bucket, its card last; one that is there whole already stays."""
+    if objects.size(f"{MODELS}/{folder.name}/{CARD_FILE}") is not None:
+        return
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == CARD_FILE)
     for path in files:
         objects.put_new(f"{MODELS}/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
@@ -89,6 +96,16 @@ def model_files(objects: Objects, model: str) -> list[FileEntry]:
         FileEntry(path=entry.path, size=entry.size, digest=objects.digest(entry.path))
         for entry in sorted(found, key=lambda entry: entry.path)
     ]
+
+
+def memory_of(objects: Objects, job: RunJob) -> int:
+    """About how many bytes a worker process needs: itself with its libraries and clips, and its models.
+
+    OpenVINO holds a model's weights as they were read and as they were compiled.
+    """
+    models = {each.model for each in job.features.values() if each.model}
+    weights = sum(entry.size for model in models for entry in objects.list(model))
+    return _PROCESS_BYTES + job.threads * _THREAD_BYTES + 2 * weights
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from schemas.digests import digest_file
 from schemas.errors import CrashedError, ItemError
 from schemas.jobs import RunJob
 from schemas.media import MediaLimits
+from schemas.sources import HttpSpec
 from schemas.tables import PROBED
-from transforms.inputs.spool import open_input
+from transforms.inputs.addresses import ADDRESS
+from transforms.inputs.http import Fetcher
+from transforms.inputs.spool import open_input, spool_folder
 from transforms.media.probe import probe
 from transforms.precomputed.source import array_facts, digest_dataset, split_uri
 from transforms.store.objects import Objects
@@ -32,6 +36,9 @@ from transforms.work.counters import count
 from transforms.work.inflight import Inflight, die_with, item_key
 from transforms.work.progress import ProgressLog
 from transforms.work.shards import list_row_groups
+
+ASKED_AT_ONCE = 8
+_RUN = b"cliploom.run"
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,13 @@ _PROBERS: Mapping[str, Callable[[Path, MediaLimits], dict[str, Any]]] = {"media"
 """By kind of source: what a look at the file tells, JSON-able; raises an ItemError when it can't be used."""
 
 
-def probe_item(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits) -> Probed:
+def probe_item(
+    source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, http: HttpSpec | None = None
+) -> Probed:
     """Digest and facts of one input; what goes wrong with it is part of the result."""
     try:
         file, dataset = split_uri(uri) if kind == "precomputed" else (uri, "")
-        with open_input(file, signature, "probe") as path:
+        with open_input(file, signature, "probe", http) as path:
             if kind == "precomputed":
                 digest = digest_dataset(path, dataset) if dataset else digest_file(path)
                 return Probed(source, uid, digest, json.dumps(array_facts(uri, path)))
@@ -72,6 +81,16 @@ def probe_item(source: str, uid: str, uri: str, signature: str, kind: str, limit
     except Exception as error:
         # Whatever a damaged file does to the prober is that file's failure, not the run's.
         return _failed(source, uid, ItemError("probe", f"{type(error).__name__}: {error}"))
+
+
+def ask_address(source: str, uid: str, uri: str, run: str, http: HttpSpec) -> Probed:
+    """What a server says of a file, which is not read: the signature as ``digest``, its bytes as ``facts``."""
+    try:
+        said = Fetcher(uri, http, spool_folder(), "probe").look()
+    except ItemError as error:
+        return _failed(source, uid, error)
+    # A server that says nothing leaves no other way than to read the file every night.
+    return Probed(source, uid, said.signature(uri) or f"unknown-{run}", str(said.length or 0))
 
 
 def _failed(source: str, uid: str, error: ItemError) -> Probed:
@@ -108,22 +127,46 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         """Probe the items of one row group, unless that is done."""
         path, group = element
         objects = Objects(self._job.store)
-        with objects.local_copy(path) as local, pq.ParquetFile(local) as file:
+        with objects.open_file(path) as opened, pq.ParquetFile(opened) as file:
             rows = file.read_row_group(group, columns=list(TO_PROBE)).to_pylist()
         name = probe_results_path(([row[column] for column in TO_PROBE] for row in rows), self._job.media_limits)
-        if objects.size(name) is None:
+        found = self._adopted(objects, name)
+        todo = [row for row in rows if (row["source"], row["uid"]) not in found]
+        if todo and todo[0]["kind"] == ADDRESS:
+            # Nothing is computed, servers are waited for.
+            with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
+                results = list(threads.map(self._ask, todo))
+        elif todo:
             with Inflight(objects, self._job.run) as inflight:
-                results = [self._probe(row, inflight) for row in rows]
-            table = pa.Table.from_pylist([asdict(result) for result in results], schema=PROBED)
+                results = [self._probe(row, inflight) for row in todo]
+        if todo:
+            found |= {(result.source, result.uid): asdict(result) for result in results}
+            ordered = [found[row["source"], row["uid"]] for row in rows]
+            table = pa.Table.from_pylist(ordered, schema=PROBED.with_metadata({_RUN: self._job.run}))
             buffer = io.BytesIO()
-            pq.write_table(table, buffer, compression="zstd", store_schema=False)
-            objects.put_new(name, buffer.getvalue())
+            pq.write_table(table, buffer, compression="zstd")
+            objects.put(name, buffer.getvalue())
         self._progress.add(probed=len(rows))
         yield name
 
+    def _adopted(self, objects: Objects, name: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """Results of an earlier try: all of this run's own, of another run's that was not published only successes."""
+        try:
+            table = pq.read_table(io.BytesIO(objects.get(name)))
+        except FileNotFoundError:
+            return {}
+        own = (table.schema.metadata or {}).get(_RUN) == self._job.run.encode()
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return {(row["source"], row["uid"]): row for row in rows if own or row["digest"] is not None}
+
+    def _ask(self, row: dict[str, Any]) -> Probed:
+        http = self._job.http.get(row["source"], HttpSpec())
+        return ask_address(row["source"], row["uid"], row["uri"], row["signature"], http)
+
     def _probe(self, row: dict[str, Any], inflight: Inflight) -> Probed:
         key = item_key("probe", row["uri"], row["signature"])
-        arguments = (row["source"], row["uid"], row["uri"], row["signature"], row["kind"], self._job.media_limits)
+        columns = (row[name] for name in ("source", "uid", "uri", "signature", "kind"))
+        arguments = (*columns, self._job.media_limits, self._job.http.get(row["source"]))
         if key in inflight.suspects:
             result = probe_alone(*arguments)
         else:
@@ -134,12 +177,14 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         return result
 
 
-def probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits) -> Probed:
+def probe_alone(
+    source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, http: HttpSpec | None = None
+) -> Probed:
     """Probe an input that a worker died on in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
         answer = Path(folder) / "answer.json"
         process = multiprocessing.get_context("spawn").Process(
-            target=_probe_alone, args=(source, uid, uri, signature, kind, limits, answer)
+            target=_probe_alone, args=(source, uid, uri, signature, kind, limits, http, answer)
         )
         process.start()
         process.join()
@@ -149,6 +194,16 @@ def probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limi
     return _failed(source, uid, CrashedError("probe", "the worker process died twice on this item", transient=killed))
 
 
-def _probe_alone(source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, answer: Path) -> None:
+def _probe_alone(
+    source: str,
+    uid: str,
+    uri: str,
+    signature: str,
+    kind: str,
+    limits: MediaLimits,
+    http: HttpSpec | None,
+    answer: Path,
+) -> None:
     die_with(os.getppid())
-    answer.write_text(json.dumps(asdict(probe_item(source, uid, uri, signature, kind, limits))), encoding="utf-8")
+    found = probe_item(source, uid, uri, signature, kind, limits, http)
+    answer.write_text(json.dumps(asdict(found)), encoding="utf-8")

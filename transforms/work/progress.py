@@ -20,7 +20,7 @@ class Tally:
 
 
 class ProgressLog:
-    """Appends to the file at ``path``; does nothing when the path is empty.
+    """Appends to the file at ``path``; does nothing when the path is empty or its folder is not there.
 
     A line is one ``write`` in append mode, so threads and processes may share the file.
     """
@@ -32,7 +32,10 @@ class ProgressLog:
         """Count what was just finished, by the names of ``Tally``."""
         if self._path:
             line = json.dumps(counts, separators=(",", ":")) + "\n"
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            except FileNotFoundError:  # nobody looks: the terminal has gone, or is on another machine
+                return
             try:
                 os.write(handle, line.encode("ascii"))
             finally:

@@ -24,8 +24,8 @@ def rows_per_second(recipe: Mapping[str, Any]) -> float:
     """
     sample = recipe.get("sample") or {}
     if "every" in sample:
-        return round(1 / parse_duration(sample["every"]), 9)
+        return 1 / parse_duration(sample["every"])
     window = sample.get("window") or recipe.get("window") or {}
     if window.get("fps"):
-        return round(float(window["fps"]) / int(window["stride"]), 9)
+        return float(window["fps"]) / int(window["stride"])
     return 0.0

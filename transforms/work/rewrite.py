@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.digests import digest_file
+from schemas.digests import digest_part
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
 from schemas.records import ORDINAL_BITS, Content, Failure, PartRecord, PartUse, Rewrite
@@ -34,7 +34,7 @@ def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) 
                 failures += failed
             record = PartRecord(job.name, job.config, name, writer.rows, 0, "", tuple(contents), tuple(failures))
             writer.finish(record.to_dict() | {"run": run})
-        return replace(record, size=path.stat().st_size, digest=digest_file(path))
+        return replace(record, size=path.stat().st_size, digest=digest_part(path))
 
 
 def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -> tuple[list[Content], list[Failure]]:

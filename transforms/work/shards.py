@@ -19,7 +19,7 @@ from schemas.jobs import FeatureJob, RunJob
 from schemas.records import PartRecord, Rewrite, Shard, ShardItem
 from transforms.narrations.known import read_known
 from transforms.store.objects import Objects
-from transforms.store.parts import part_path, read_record, read_rows
+from transforms.store.parts import as_stored, part_path, read_record, read_rows
 from transforms.work.compute import PartBuilder, Timings, compute_item, compute_parts
 from transforms.work.counters import count
 from transforms.work.inflight import Inflight, die_with, item_key
@@ -41,11 +41,17 @@ class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):
         self._store = store
 
     def expand(self, pcoll: beam.PCollection[str]) -> beam.PCollection[Shard]:
-        """Row groups first, then shards; each shuffled once, as descriptors."""
+        """Row groups first, then shards; each shuffled once, as descriptors.
+
+        Flink drops the second of two rebalancings in a row, and one worker would get all shards of a row group; so row
+        groups are spread by key.
+        """
         return (
             pcoll
             | "ListRowGroups" >> beam.FlatMap(list_row_groups, self._store)
-            | "SpreadRowGroups" >> beam.Reshuffle()
+            | "NumberRowGroups" >> beam.KvSwap()
+            | "SpreadRowGroups" >> beam.GroupByKey()
+            | "RowGroups" >> beam.FlatMapTuple(lambda group, paths: [(path, group) for path in paths])
             | "ReadShards" >> beam.FlatMap(read_shards, self._store)
             | "SpreadShards" >> beam.Reshuffle()
         )
@@ -53,14 +59,14 @@ class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):
 
 def list_row_groups(path: str, store: str) -> list[tuple[str, int]]:
     """(path, number) of each row group of a plan file."""
-    with Objects(store).local_copy(path) as local:
-        return [(path, group) for group in range(pq.read_metadata(local).num_row_groups)]
+    with Objects(store).open_file(path) as file:
+        return [(path, group) for group in range(pq.read_metadata(file).num_row_groups)]
 
 
 def read_shards(row_group: tuple[str, int], store: str) -> Iterator[Shard]:
-    """The shards of one row group, (path, number)."""
+    """The shards of one row group, (path, number); of the file only its bytes and the footer are read."""
     path, group = row_group
-    with Objects(store).local_copy(path) as local, pq.ParquetFile(local) as file:
+    with Objects(store).open_file(path) as opened, pq.ParquetFile(opened) as file:
         texts = file.read_row_group(group, columns=["shard"])["shard"].to_pylist()
     for text in texts:
         yield SHARD.validate_json(text)
@@ -129,6 +135,8 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
                 self._job.run,
                 timings,
             )
+        tables = {job.name: job.table for job in jobs}
+        records = [as_stored(objects, tables[record.feature], record) for record in records]
         report_counts(records, shard, timings)
         count("texts_encoded", sum(e.report.done for e in encoders.values() if isinstance(e, SentenceEncoder)))
         count("texts_truncated", sum(e.report.truncated for e in encoders.values() if isinstance(e, SentenceEncoder)))
@@ -211,6 +219,6 @@ class RewriteParts(beam.DoFn):  # type: ignore[misc]
         job = self._job.features[rewrite.feature]
         record = read_record(objects, job.table, rewrite.part_name(job.config))
         if record is None:
-            record = rewrite_part(objects, job, rewrite, self._job.run)
+            record = as_stored(objects, job.table, rewrite_part(objects, job, rewrite, self._job.run))
             count("bytes_rewritten", record.size)
         yield replace(record, adopted=False)

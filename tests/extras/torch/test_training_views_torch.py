@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pairs_store import write_pairs_store
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.run import RunOptions, run_spec
 from schemas.spec_file import load_document, parse_document
+from transforms.readers.pair_reading import Pairs
 from transforms.readers.training_views import Moments, torch_dataset
 from transforms.readers.windows import ClipWindows
 
@@ -56,3 +58,25 @@ def test_moments_are_read_in_workers_however_they_start(store: str, start: str, 
     loader = DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context=start)
     np.testing.assert_array_equal(torch.cat(list(loader)).numpy(), expected)
     np.testing.assert_array_equal(expected[0], features(0)[15:23].mean(0, dtype=np.float64).astype(np.float32))
+
+
+def test_moments_of_a_batch_are_those_one_by_one(store: str) -> None:
+    moments = Moments(ClipWindows(store, "clips"), MOMENTS)
+    np.testing.assert_array_equal(moments.__getitems__([3, 0]), [moments[3], moments[0]])
+
+
+@pytest.fixture(scope="module")
+def pairs_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_pairs_store(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.mark.parametrize("export", ["hdf5", "parquet"])
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_pairs_are_read_in_workers_however_they_start(pairs_store: str, start: str, export: str) -> None:
+    pairs = Pairs(pairs_store, export, "train")
+    pairs[0]  # a forked worker must not read on from this file
+    loader = DataLoader(torch_dataset(pairs), batch_size=4, num_workers=2, multiprocessing_context=start)
+    features, embeddings = (torch.cat(each).numpy() for each in zip(*loader, strict=True))
+    expected = pairs.batch(range(len(pairs)))
+    np.testing.assert_array_equal(features, expected[0])
+    np.testing.assert_array_equal(embeddings, expected[1])

@@ -1,0 +1,182 @@
+"""Commands that start from a spec: write one, check it, run it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_app import JsonOption, LimitOption, SetOption, SpecArgument, StoreArgument, TargetOption, app
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("demo"),
+    labels: Annotated[bool, typer.Option("--labels", help="Clips in class folders, and a spec to learn them.")] = False,
+) -> None:
+    """Write demo media of real content, with a truth file and a spec."""
+    from pipelines.console import say
+    from pipelines.demo import write_demo
+
+    truth = write_demo(folder, labels=labels)
+    say(f"Wrote {len(truth.items)} files to {truth.folder}; next: cliploom run {shlex.quote(str(truth.spec))}")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder with videos, GIFs or images.", show_default=False)],
+    spec: Annotated[Path, typer.Option("--spec", help="Where to write the spec.")] = Path("cliploom.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there already.")] = False,
+) -> None:
+    """Write a spec for a folder of one's own media."""
+    from pipelines.console import say
+    from pipelines.scaffold import write_spec
+
+    found = write_spec(folder, spec, force)
+    say(f"Wrote {spec} for {found} files below {folder}; next: cliploom run {shlex.quote(str(spec))} --limit 100")
+
+
+@app.command()
+def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check a spec without listing files or loading models."""
+    from pipelines.check import check_encoders
+    from pipelines.console import counted, show, show_json
+    from schemas.spec_file import load_spec
+    from transforms.store.objects import Objects
+    from transforms.store.uris import absolute
+
+    loaded = load_spec(spec, overrides or ())
+    check_encoders(loaded, absolute(spec).parent)
+    Objects(loaded.store)
+    parts = {"source": "sources", "encoder": "encoders", "feature": "features", "index": "indexes", "export": "exports"}
+    counts = {many: len(getattr(loaded, many)) for many in parts.values()}
+    if as_json:
+        show_json({"spec": str(spec), "valid": True} | counts)
+    else:
+        said = ", ".join(counted(counts[many], one, many) for one, many in parts.items())
+        show(f"{spec} is valid: {said}.")
+
+
+@app.command()
+def graph(spec: SpecArgument, overrides: SetOption = None) -> None:
+    """Print the spec's DAG as a Mermaid flowchart."""
+    from pipelines.console import show
+    from pipelines.scaffold import mermaid
+    from schemas.spec_file import load_spec
+
+    show(mermaid(load_spec(spec, overrides or ())))
+
+
+@app.command()
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The reference page docs/spec.md.")] = False,
+) -> None:
+    """Print the spec's JSON Schema, for editors."""
+    from pipelines.console import show, show_json
+    from pipelines.reference import spec_markdown, spec_schema
+
+    if markdown:
+        show(spec_markdown())
+    else:
+        show_json(spec_schema())
+
+
+@app.command()
+def plan(
+    spec: SpecArgument,
+    target: TargetOption = None,
+    limit: LimitOption = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try known failures again.")] = False,
+    full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Compute everything again.")] = False,
+    measure: Annotated[int, typer.Option("--measure", min=0, help="Try N items for the clock.")] = 0,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run would do, and why.
+
+    New files are probed; nothing is computed or published.
+    """
+    from pipelines.console import show, show_json
+    from pipelines.preview import plan_preview, preview_text
+    from pipelines.run import RunOptions
+
+    options = RunOptions(target=target, limit=limit, retry_failed=retry_failed, full_refresh=full_refresh)
+    preview = plan_preview(spec, overrides or (), options, measure)
+    if as_json:
+        show_json(preview)
+    else:
+        show(preview_text(preview))
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    spec: SpecArgument,
+    target: TargetOption = None,
+    limit: LimitOption = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try known failures again.")] = False,
+    full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Compute everything again.")] = False,
+    allow_recompute: Annotated[bool, typer.Option("--allow-recompute", help="Lift limits.max_recompute.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when any item failed.")] = False,
+    metrics_file: Annotated[
+        Path | None, typer.Option("--metrics-file", help="Leave the run's end there for Prometheus.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a store up to date with its spec.
+
+    Computes what is new or changed and publishes a release. Beam options may follow after --.
+    """
+    from pipelines.action import run_action
+
+    request = {
+        "action": "run",
+        "spec": str(spec.absolute()),
+        "overrides": list(overrides or ()),
+        "target": target,
+        "limit": limit,
+        "retry_failed": retry_failed,
+        "full_refresh": full_refresh,
+        "accept": {"recompute": allow_recompute},
+        "extra": list(context.obj or ()),
+        "command": f"cliploom run {spec}",
+    }
+    raise typer.Exit(
+        run_action(request, spec, overrides or (), as_json=as_json, strict=strict, metrics_file=metrics_file)
+    )
+
+
+@app.command()
+def publish(
+    store: StoreArgument,
+    accept_failures: Annotated[bool, typer.Option("--accept-failures", help="Lift limits.max_failed.")] = False,
+    allow_deletes: Annotated[bool, typer.Option("--allow-deletes", help="Lift limits.max_deleted.")] = False,
+    allow_recompute: Annotated[bool, typer.Option("--allow-recompute", help="Lift limits.max_recompute.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that a limit stopped.
+
+    Its computed parts are used, nothing is computed twice.
+    """
+    from pipelines.action import publish_action
+
+    accept = {"failures": accept_failures, "deletes": allow_deletes, "recompute": allow_recompute}
+    raise typer.Exit(publish_action(store, accept, as_json=as_json))
+
+
+@app.command()
+def compact(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Merge small parts; no row changes."""
+    from pipelines.action import run_action
+
+    request = {
+        "action": "run",
+        "spec": str(spec.absolute()),
+        "overrides": list(overrides or ()),
+        "compact": True,
+        "command": f"cliploom compact {spec}",
+    }
+    raise typer.Exit(run_action(request, spec, overrides or (), as_json=as_json, strict=False))

@@ -1,0 +1,158 @@
+"""Commands that start from a store: list, search, look into, check and tidy it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli_app import JsonOption, ReleaseOption, StoreArgument, app
+
+
+@app.command()
+def releases(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """List the releases of a store."""
+    from pipelines.console import show, show_json
+    from pipelines.listings import release_rows, release_table
+
+    rows = release_rows(store)
+    if as_json:
+        show_json(rows)
+    else:
+        show(release_table(rows))
+
+
+@app.command()
+def rollback(
+    store: StoreArgument, release: Annotated[int, typer.Argument(help="The release to point back to.")]
+) -> None:
+    """Publish a release that points back to an older one."""
+    from pipelines.console import say
+    from pipelines.publish import rollback as roll_back
+
+    made = roll_back(store, release)
+    say(f"Release {made.release} now points back to release {release}.")
+
+
+@app.command()
+def failures(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
+    """List what failed, grouped by reason."""
+    from pipelines.console import show, show_json
+    from pipelines.listings import failure_groups, failure_rows, failure_text
+
+    if as_json:
+        show_json(failure_rows(store, release))
+    else:
+        show(failure_text(failure_groups(store, release)))
+
+
+@app.command()
+def status(
+    store: StoreArgument,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far the newest run is.
+
+    Also of one that goes on on a cluster.
+    """
+    import time
+    from dataclasses import asdict
+
+    from pipelines.console import show, show_json
+    from pipelines.status import follow as follow_run
+    from pipelines.status import run_status, status_text
+
+    found = follow_run(store, (lambda text: None) if as_json else show) if follow else run_status(store)
+    if as_json:
+        show_json(asdict(found))
+    elif not follow:
+        show(status_text(found, time.time()))
+
+
+@app.command()
+def search(
+    store: StoreArgument,
+    text: Annotated[str | None, typer.Argument(help="What to look for, in words.", show_default=False)] = None,
+    like: Annotated[str | None, typer.Option("--like", help="A file, a uid, or uid@12.5s.")] = None,
+    index: Annotated[list[str] | None, typer.Option("--index", help="Which index; may be repeated.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many hits.")] = 10,
+    rank: Annotated[str, typer.Option("--rank", help="How rows make hits: max, mean or bimatch.")] = "max",
+    release: ReleaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search by words, or by a file or item that hits should be like."""
+    from pipelines.console import show, show_json
+    from pipelines.listings import hit_table
+    from transforms.search.searching import open_store
+
+    found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank)
+    if as_json:
+        show_json([hit.to_dict() for hit in found])
+    else:
+        show(hit_table(found))
+
+
+@app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(help="A TFRecord, Parquet or HDF5 file, or a store.", show_default=False)],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many records or items to look at.")] = 100,
+    release: ReleaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a file or a store holds.
+
+    Its kind, columns or features, shapes, first values.
+    """
+    from pipelines.console import show, show_json
+    from pipelines.inspecting import inspect as look
+    from pipelines.inspecting import inspect_text
+
+    found = look(target, limit, release)
+    if as_json:
+        show_json(found)
+    else:
+        show(inspect_text(found))
+
+
+@app.command()
+def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
+    """Check every file that a release names.
+
+    Hashes, ids, copies, and that vectors find themselves.
+    """
+    from pipelines.console import counted, say, show, show_json
+    from transforms.upkeep.verifying import verify_release
+
+    problems = verify_release(store, release)
+    if as_json:
+        show_json([{"path": problem.path, "problem": problem.problem} for problem in problems])
+    else:
+        for problem in problems:
+            show(f"{problem.path}: {problem.problem}")
+    if problems:
+        count = counted(len(problems), "problem")
+        say(f"{count}; `cliploom rollback STORE RELEASE` to one that verifies, or run again with --full-refresh.")
+        raise typer.Exit(4)
+    say("All files verify.")
+
+
+@app.command()
+def vacuum(
+    store: StoreArgument,
+    keep_releases: Annotated[int, typer.Option("--keep-releases", min=1, help="How many of the newest to keep.")] = 7,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what no kept release names."""
+    from pipelines.console import human_bytes, say, show, show_json
+    from transforms.upkeep.vacuuming import vacuum_store
+
+    removed = vacuum_store(store, keep_releases, dry_run=dry_run)
+    if as_json:
+        show_json([{"path": entry.path, "size": entry.size} for entry in removed])
+    elif dry_run:
+        for entry in removed:
+            show(entry.path)
+    would = "would be " if dry_run else ""
+    say(f"{len(removed)} files, {human_bytes(sum(entry.size for entry in removed))}, {would}removed.")

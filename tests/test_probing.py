@@ -1,0 +1,40 @@
+"""Probe results are adopted from earlier tries, but no failure outlives the run that met it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from media_factory import write_video
+
+from schemas.jobs import RunJob
+from schemas.media import MediaLimits
+from transforms.store.objects import Objects
+from transforms.store.paths import TO_PROBE
+from transforms.work.probing import ProbeBatch
+
+
+def probe(objects: Objects, run: str) -> list[tuple[str, str | None]]:
+    batch = ProbeBatch(RunJob(objects.uri, run, {}, MediaLimits()))
+    (name,) = batch.process(("listing.parquet", 0))
+    rows = pq.read_table(io.BytesIO(objects.get(name))).to_pylist()
+    return [(row["uid"], row["type"]) for row in rows]
+
+
+def test_a_failure_is_probed_again_by_the_next_run_and_by_no_other_try_of_its_own(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path / "store"))
+    paths = [write_video(tmp_path / f"{name}.mp4", 5) for name in "ab"]
+    signatures = [f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths]
+    rows = [("clips", path.stem, str(path), sign, "media", 0) for path, sign in zip(paths, signatures, strict=True)]
+    listing = pa.Table.from_pylist([dict(zip(TO_PROBE, row, strict=True)) for row in rows])
+    buffer = io.BytesIO()
+    pq.write_table(listing, buffer)
+    objects.put("listing.parquet", buffer.getvalue())
+    away = paths[1].rename(tmp_path / "away")
+    assert probe(objects, "first") == [("a", None), ("b", "Unreadable")]
+    away.rename(paths[1])
+    assert probe(objects, "first") == [("a", None), ("b", "Unreadable")]
+    paths[0].unlink()
+    assert probe(objects, "second") == [("a", None), ("b", None)]

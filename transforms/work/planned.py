@@ -1,0 +1,20 @@
+"""The base of steps that need the plan: it is sent to workers as its place, and read there once a process."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+
+from schemas.plan import RunPlan
+from transforms.work.stored_plan import StoredPlan
+
+
+class PlannedDoFn(beam.DoFn):  # type: ignore[misc]
+    """A step that needs the plan."""
+
+    def __init__(self, plan: StoredPlan) -> None:
+        super().__init__()
+        self._stored = plan
+
+    @property
+    def _plan(self) -> RunPlan:
+        return self._stored.load()

@@ -1,0 +1,48 @@
+"""A plan by its place: what a graph holds of it is of one size, whatever the corpus; workers read the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from schemas.digests import digest_bytes
+from schemas.plan import RunPlan
+from transforms.store.objects import Objects
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """A plan in the store.
+
+    Attributes:
+        store: URI of the store.
+        run: whose plan it is.
+        digest: of its bytes: a process that has read the plan need not read it again, but must not use an older one.
+    """
+
+    store: str
+    run: str
+    digest: str
+
+    @property
+    def folder(self) -> str:
+        """Folder of the plan's tables, relative to the store."""
+        return f"plans/{self.run}"
+
+    def load(self) -> RunPlan:
+        """The plan."""
+        return _read(self)
+
+
+def store_plan(objects: Objects, plan: RunPlan) -> StoredPlan:
+    """Write a plan into its folder."""
+    data = plan.model_dump_json().encode()
+    objects.put(f"{plan.folder}/{PLAN}", data)
+    return StoredPlan(objects.uri, plan.job.run, digest_bytes(data))
+
+
+@lru_cache(maxsize=2)
+def _read(stored: StoredPlan) -> RunPlan:
+    return RunPlan.model_validate_json(Objects(stored.store).get(f"{stored.folder}/{PLAN}"))
