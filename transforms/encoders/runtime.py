@@ -24,7 +24,7 @@ from schemas.models import Precision
 T = TypeVar("T")
 
 # OpenVINO makes its tables of element types on first use, in C++ statics whose making calls Python. Two threads that
-# get there together wait for each other for ever, one for the table, one for the interpreter; an import is one thread's.
+# get there together wait for each other for ever, one for the table, one for the interpreter. Imports take turns.
 ov.Type.f32.to_dtype()
 _ = ov.Tensor(np.zeros(1, np.float32), shared_memory=True).data
 
