@@ -14,6 +14,7 @@ from transforms.search.searching import open_store
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import append_release, read_releases
+from transforms.store.tables import table_files
 from transforms.upkeep.vacuuming import FRESH_S, doomed_entries, everything, kept_by, vacuum_store, with_releases
 from transforms.upkeep.verifying import verify_release
 
@@ -234,6 +235,14 @@ def test_nothing_that_the_release_names_is_ever_doomed(built_store: SmallStore) 
     kept = with_releases(objects, kept_by(objects, releases.rows), releases, releases.rows)
     doomed = {entry.path for entry in doomed_entries(everything(objects), kept, objects)}
     assert doomed
-    # A checkpoint at version 1 takes the place of the entry before it.
-    first = f"_delta_log/{0:020d}.json"
-    assert all(path.startswith(("plans/", "probes/")) or path.endswith(first) for path in doomed)
+    release = releases.get(None)
+    named = {shard.file.path for index in release.indexes.values() for shard in index.shards}
+    named |= {file.path for export in release.exports.values() for file in export.files}
+    for feature in release.features.values():
+        named |= {f"{feature.table}/{name}" for name in table_files(objects, feature.table, feature.version)}
+    named |= {f"runs/{release.run}/report.json"}
+    assert named
+    assert doomed.isdisjoint(named)
+    # A checkpoint at version 1 takes the place of the entry before it; other tests may have left runs of their own.
+    logs = {path for path in doomed if "/_delta_log/" in path}
+    assert all(path.endswith(f"_delta_log/{0:020d}.json") for path in logs)
