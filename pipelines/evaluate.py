@@ -81,6 +81,7 @@ def evaluate_head(
         )
     source = release.features[inputs[0].feature].source
     classes = {each.label for each in (*card.classes, *classes_of([read_truths(objects, release, source)], {}))}
+    run = new_run_id()
     scoring = Scoring(
         store=objects.uri,
         release=release.release,
@@ -90,10 +91,10 @@ def evaluate_head(
         held_out=0.0 if everything else spec.held_out,
         seed=spec.seed,
         classes=len(classes),
-        result=f"runs/{new_run_id()}/figures.json",
+        result=f"runs/{run}/figures.json",
     )
     note(f"scoring the videos of {source} in release {release.release}")
-    run_graph(lambda pipeline: build_scoring(pipeline, scoring), runner, (), job_name(new_run_id()))
+    run_graph(lambda pipeline: build_scoring(pipeline, scoring), runner, (), job_name(run))
     figures = json.loads(objects.get(scoring.result))
     objects.delete([scoring.result])
     labels, segments = LabelMetrics(**figures["labels"]), SegmentMetrics(**figures["segments"])

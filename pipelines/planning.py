@@ -32,6 +32,7 @@ from transforms.publish.assemble import HEAD, HELD, ORPHAN
 from transforms.publish.frames import PlanTables, contents_frame, failures_frame, parts_frame, write_frame
 from transforms.store.objects import Objects
 from transforms.store.parts import read_record
+from transforms.work.stored_plan import PLAN, newest_plan
 
 SHARDS_IN_ROW_GROUP = 16
 
@@ -95,11 +96,11 @@ def numbers_of_killed_run(objects: Objects, before: Before) -> pl.DataFrame:
     Its parts name some of them only; the others must not get these numbers in another order.
     """
     columns = ["source", "uid", "item_no"]
-    plans = sorted(entry.path for entry in objects.list("plans") if entry.path.endswith("/plan.json"))
-    if plans:
-        base = json.loads(objects.get(plans[-1]))["base"]
+    plan = newest_plan(objects)
+    if plan is not None:
+        base = json.loads(objects.get(plan))["base"]
         if (base and base["release"]) == (before.release and before.release.release):
-            with objects.local_copy(plans[-1].replace("/plan.json", "/items.parquet")) as local:
+            with objects.local_copy(plan.removesuffix(PLAN) + "items.parquet") as local:
                 return pl.read_parquet(local, columns=columns).select(columns)
     return before.items.select(columns).clear()
 

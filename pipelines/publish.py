@@ -17,6 +17,7 @@ from schemas.spec_file import parse_document
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects, existing_store
 from transforms.store.releases import append_release, read_releases
+from transforms.work.stored_plan import newest_plan
 
 
 def last_plan(objects: Objects) -> RunPlan:
@@ -25,10 +26,10 @@ def last_plan(objects: Objects) -> RunPlan:
     Raises:
         StoreError: when there is none.
     """
-    runs = sorted(entry.path for entry in objects.list("plans") if entry.path.endswith("/plan.json"))
-    if not runs:
+    path = newest_plan(objects)
+    if path is None:
         raise StoreError(f"{objects.uri} has no plan to go on from; use `cliploom run SPEC`.")
-    return RunPlan.model_validate_json(objects.get(runs[-1]))
+    return RunPlan.model_validate_json(objects.get(path))
 
 
 def publish_plan(store: str, options: RunOptions, note: Callable[[str], None]) -> RunResult:

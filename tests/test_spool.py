@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import UnreadableError
-from transforms.inputs import spool
 from transforms.inputs.spool import open_input
 from transforms.store.local_folder import evict
 from transforms.store.uris import is_remote
@@ -82,7 +82,7 @@ def test_remote_uris(uri: str, remote: bool) -> None:
 @pytest.fixture
 def spool_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where fetched files go, small enough for two of them."""
-    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / f"cliploom-spool-{os.getuid()}"
 
 

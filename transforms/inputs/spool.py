@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -18,13 +17,12 @@ from schemas.digests import digest_file, digest_of
 from schemas.errors import StoreError, UnreadableError
 from schemas.sources import HttpSpec
 from transforms.inputs.addresses import Validators, is_web, shown
-from transforms.store.local_folder import evict, private_folder
+from transforms.store.local_folder import arriving, evict, private_folder
 from transforms.store.objects import Objects
 from transforms.store.uris import is_remote, uri_to_path
 
 SPOOL_BYTES = 4_000_000_000
 PART = ".part-"
-FETCHING = ".fetching-"
 # A hidden file that nobody has written to for so long is no download under way.
 
 
@@ -96,17 +94,13 @@ def _spooled(uri: str, signature: str, stage: str, http: HttpSpec, digest: str) 
 
 def _fetch_object(uri: str, path: Path, stage: str) -> None:
     bucket, _, key = uri.rpartition("/")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=FETCHING)
-    os.close(handle)
     try:
-        Objects(bucket).download(key, Path(name))
-        os.replace(name, path)
+        with arriving(path) as local:
+            Objects(bucket).download(key, local)
     except FileNotFoundError:
         raise UnreadableError(stage, f"{uri} is not there (any more).", transient=True) from None
     except StoreError as error:
         raise UnreadableError(stage, str(error), transient=True) from None
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _fetch_address(uri: str, signature: str, path: Path, stage: str, http: HttpSpec, digest: str) -> None:

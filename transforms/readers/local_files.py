@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from schemas.digests import digest_of
-from transforms.store.local_folder import private_folder
+from transforms.store.local_folder import arriving, private_folder
 from transforms.store.objects import Objects
 
 
@@ -24,11 +22,6 @@ def kept_copy(objects: Objects, path: str) -> Path:
     folder = private_folder("files")
     target = folder / f"{digest_of(objects.uri_of(path))}{Path(path).suffix}"
     if not target.exists():
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".fetching-")
-        os.close(handle)
-        try:
-            objects.download(path, Path(name))
-            os.replace(name, target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with arriving(target) as local:
+            objects.download(path, local)
     return target

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path, PurePosixPath
 
 from schemas.digests import digest_file
 from schemas.errors import StoreError
 from schemas.release import FileEntry
-from transforms.store.local_folder import evict, private_folder
+from transforms.store.local_folder import arriving, evict, private_folder
 from transforms.store.objects import Objects
 
 CACHE_BYTES = 20_000_000_000
@@ -40,16 +39,12 @@ def cached_file(objects: Objects, entry: FileEntry, limit: int = CACHE_BYTES) ->
     if path.exists():
         os.utime(path)
         return path
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".fetching-")
-    os.close(handle)
     try:
-        objects.download(entry.path, Path(name))
-        if digest_file(Path(name), like=entry.digest) != entry.digest:
-            raise StoreError(f"{objects.uri_of(entry.path)} is damaged; `cliploom verify` lists all damage.")
-        os.replace(name, path)
+        with arriving(path) as local:
+            objects.download(entry.path, local)
+            if digest_file(local, like=entry.digest) != entry.digest:
+                raise StoreError(f"{objects.uri_of(entry.path)} is damaged; `cliploom verify` lists all damage.")
     except FileNotFoundError:
         raise missing from None
-    finally:
-        Path(name).unlink(missing_ok=True)
     evict(folder, path, limit)
     return path

@@ -6,6 +6,8 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.errors import StoreError
@@ -26,6 +28,18 @@ def private_folder(kind: str) -> Path:
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{folder} is another user's; set TMPDIR to a folder of yours.")
     return folder
+
+
+@contextmanager
+def arriving(target: Path) -> Iterator[Path]:
+    """A hidden file beside ``target`` to write; it becomes ``target`` when the block ends well, else it is removed."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".fetching-")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def evict(folder: Path, keep: Path, limit: int) -> None:

@@ -36,6 +36,11 @@ class StoredPlan:
         return _read(self)
 
 
+def newest_plan(objects: Objects) -> str | None:
+    """Path of the plan that was stored last, or None; runs are named by the time of their start."""
+    return max((entry.path for entry in objects.list("plans") if entry.path.endswith(f"/{PLAN}")), default=None)
+
+
 def store_plan(objects: Objects, plan: RunPlan) -> StoredPlan:
     """Write a plan into its folder."""
     data = plan.model_dump_json().encode()
