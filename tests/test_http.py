@@ -14,11 +14,10 @@ from web_server import Page, WebServer, web_server
 
 from schemas.errors import ItemError, TooLargeError, UnreadableError
 from schemas.sources import HttpSpec
-from transforms.inputs import spool
 from transforms.inputs.addresses import Validators
 from transforms.inputs.http import Fetcher
 from transforms.inputs.pace import take_turn
-from transforms.inputs.spool import open_input
+from transforms.inputs.spool import PART, open_input
 
 BODY = bytes(range(256)) * 2000
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -303,7 +302,7 @@ def test_pace_survives_a_damaged_file_and_a_clock_put_back(tmp_path: Path) -> No
 
 @pytest.fixture
 def spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path / f"cliploom-spool-{os.getuid()}"
 
 
@@ -336,5 +335,5 @@ def test_cut_file_stays_for_the_next_run_and_a_refused_one_does_not(web: Bench, 
         signature = web.look(path).signature(web.server.url(path))
         with pytest.raises(UnreadableError), open_input(web.server.url(path), signature, "probe", spec):
             pass
-    (part,) = spooled.glob(f"{spool.PART}*")
+    (part,) = spooled.glob(f"{PART}*")
     assert part.stat().st_size == 1000
