@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from schemas.errors import CliploomError, SpecError
+from schemas.errors import CliploomError, SpecError, StoreError
 from schemas.media import Preprocess
 from schemas.models import CARD_FILE, ModelCard, Output
 from transforms.encoders import prepare, registry
@@ -74,6 +74,12 @@ def test_a_model_is_prepared_once(tmp_path: Path) -> None:
     assert first[0] == tmp_path / first[1].digest
     assert sorted(p.name for p in first[0].iterdir()) == [CARD_FILE, "weights.bin"]
     assert [p.name for p in tmp_path.iterdir()] == [first[1].digest]
+
+
+def test_a_link_to_nothing_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="models is no folder"):
+        prepare_model("sized", SizedOptions(), tmp_path / "models")
 
 
 def test_the_card_survives_the_file(tmp_path: Path) -> None:

@@ -69,9 +69,10 @@ def test_rows_say_where_the_file_is_and_when_it_changed(tmp_path: Path) -> None:
 def test_folder_named_like_a_file_and_broken_link_are_items_that_will_fail(tmp_path: Path) -> None:
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
     frame = list_source("clips", source(glob="*.mp4"), tmp_path)
-    assert frame["uid"].to_list() == ["folder", "link"]
-    assert frame["signature"][1] == "missing"
+    assert frame["uid"].to_list() == ["folder", "link", "loop"]
+    assert frame["signature"].to_list()[1:] == ["missing", "missing"]
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:

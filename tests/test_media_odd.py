@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_factory import busy, picture, read_index, write_audio, write_image, write_video
+from media_factory import busy, picture, read_index, write_audio, write_gif, write_image, write_video
 from PIL import Image, features
 
-from schemas.errors import NoVideoError, UnsupportedCodecError
+from schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
 from schemas.media import MediaLimits, Preprocess, Sampled
 from schemas.sampling import Every, EveryFrames, Keyframes, Sampling
 from transforms.media.decode import DecodeReport, Request, decode
@@ -128,6 +128,16 @@ def test_key_frames_of_files_without_times_are_the_right_pictures(codec: str, na
     assert [row.frame for row in rows] == shown(rows) == expected
 
 
+@pytest.mark.parametrize(("codec", "name"), [("h263p", "a.avi"), ("h261", "a.h261"), ("h263", "a.h263")])
+def test_pictures_of_codecs_that_tell_no_key_frames_are_decoded_from_the_start(
+    codec: str, name: str, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / name, 40, codec, size=(176, 144), draw=busy, b_frames=0)
+    whole = run(path, ALL)
+    for row in run(path, EveryFrames(every_frames=17)):
+        assert np.array_equal(row.pixels, whole[row.frame].pixels)
+
+
 def test_jpegs_in_a_row_are_a_video(tmp_path: Path) -> None:
     source = write_video(tmp_path / "source.avi", 30, "mjpeg", pix_fmt="yuvj420p")
     path = tmp_path / "a.jpg"
@@ -197,3 +207,140 @@ def test_a_damaged_avif_is_a_failure_of_one_item(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"av01", b"av0?"))
     with pytest.raises(NoVideoError):
         run(path, ALL)
+
+
+def with_edits(path: Path, *edits: tuple[int, int]) -> Path:
+    """Give an mp4 whose index stands last an edit list of (milliseconds, first frame or -1 for none), in place."""
+    data = path.read_bytes()
+    place = data.find(b"elst")
+    first_time = struct.unpack(">i", data[place + 16 : place + 20])[0]
+    step = struct.unpack(">I", data[(at := data.find(b"mdhd")) + 16 : at + 20])[0] // 25
+    entries = [struct.pack(">IiI", ms, -1 if start < 0 else first_time + start * step, 1 << 16) for ms, start in edits]
+    content = struct.pack(">II", 0, len(entries)) + b"".join(entries)
+
+    def rebuilt(boxes: bytes, way: tuple[bytes, ...]) -> bytes:
+        if not way:
+            return content
+        out, at = b"", 0
+        while at < len(boxes):
+            size, kind = struct.unpack(">I4s", boxes[at : at + 8])
+            inside = boxes[at + 8 : at + size]
+            inside = rebuilt(inside, way[1:]) if kind == way[0] else inside
+            out += struct.pack(">I4s", len(inside) + 8, kind) + inside
+            at += size
+        return out
+
+    path.write_bytes(rebuilt(data, (b"moov", b"trak", b"edts", b"elst")))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("edits", "frames", "start"),
+    [
+        ([(400, 10), (800, 40)], [*range(10, 20), *range(40, 60)], 0.0),
+        ([(400, 0), (400, 0)], [*range(10), *range(10)], 0.0),
+        ([(400, 40), (400, 12)], [*range(40, 50), *range(12, 22)], 0.0),
+        ([(480, -1), (800, 20)], list(range(20, 40)), 0.48),
+    ],
+    ids=["skip", "repeat", "back", "late"],
+)
+def test_edit_lists_of_several_parts_play_one_after_the_other(
+    edits: list[tuple[int, int]], frames: list[int], start: float, tmp_path: Path
+) -> None:
+    path = with_edits(write_video(tmp_path / "a.mp4", 60, gop=12, b_frames=2), *edits)
+    facts = probe(path, MediaLimits())
+    assert (facts.start_s, facts.lost) == (start, "")
+    assert facts.duration_s == pytest.approx(len(frames) / 25, abs=1e-3)
+    assert shown(run(path, ALL)) == frames
+    assert shown(run(path, Every(every="200ms"))) == frames[::5]
+    rows = list(decode(path, facts, [Request(Every(every="80ms"), SMALL)], (0.3, 10.0)))
+    assert shown(rows) == frames[::2][4:]
+
+
+def test_an_edit_list_that_shows_nothing_is_named(tmp_path: Path) -> None:
+    path = with_edits(write_video(tmp_path / "a.mp4", 60), (400, -1))
+    with pytest.raises(NoVideoError, match="its edit list shows none of its 60 frames"):
+        probe(path, MediaLimits())
+
+
+def palette_picture(index: int, width: int, height: int) -> np.ndarray:
+    return picture(index, width, height)[:, :, 0]
+
+
+@pytest.mark.parametrize(("codec", "name"), [("qtrle", "a.mov"), ("rawvideo", "a.mov")])
+def test_palettes_are_there_wherever_decoding_begins(codec: str, name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, 40, codec, pix_fmt="gray", draw=palette_picture, source_format="gray", gop=8)
+    assert shown(run(path, ALL)) == list(range(40))
+    assert shown(run(path, EveryFrames(every_frames=30))) == [0, 30]
+    facts = probe(path, MediaLimits())
+    assert shown(list(decode(path, facts, [Request(Every(every="400ms"), SMALL)], (1.0, 2.0)))) == [30]
+
+
+def test_a_codec_header_that_changes_midway_is_heeded_wherever_decoding_begins(tmp_path: Path) -> None:
+    first = write_video(tmp_path / "a.flv", 50, gop=10)
+    second = write_video(tmp_path / "b.flv", 50, gop=10, size=(192, 128), options={"x264-params": "cabac=0"})
+    path = tmp_path / "c.flv"
+    path.write_bytes(first.read_bytes() + second.read_bytes()[13:])
+    assert shown(run(path, ALL)) == [*range(50), *range(50)]
+    for start in (60, 75, 90):
+        assert shown(run(path, EveryFrames(every_frames=start))) == [0, start - 50]
+
+
+def gif_blocks(comment: bytes = b"written by hand") -> bytes:
+    return b"\x21\xfe" + bytes([len(comment)]) + comment + b"\0"
+
+
+def test_a_comment_behind_the_last_picture_of_a_gif_is_no_frame(tmp_path: Path) -> None:
+    path = write_gif(tmp_path / "a.gif", [50] * 5)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + gif_blocks() + data[-1:])
+    facts = probe(path, MediaLimits())
+    assert (facts.frames, facts.end_s, facts.lost) == (5, 0.25, "")
+    assert shown(run(path, ALL)) == list(range(5))
+
+
+def test_frames_of_an_animated_png_last_as_long_as_browsers_show_them(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(picture(index)) for index in range(4)]
+    path = tmp_path / "a.png"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[1, 10, 300, 50])
+    assert [row.start_s for row in run(path, ALL)] == [0.0, 0.1, 0.2, 0.5]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_all_pictures_of_an_animated_avif_are_there(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(picture(index)) for index in range(6)]
+    path = tmp_path / "a.avif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    assert probe(path, MediaLimits()).duration_s == pytest.approx(0.6)
+    assert shown(run(path, ALL)) == list(range(6))
+
+
+def test_a_document_with_a_photograph_in_it_is_no_video(tmp_path: Path) -> None:
+    Image.fromarray(picture(5)).save(tmp_path / "a.pdf")
+    with pytest.raises(NoVideoError, match=r"'a.pdf' has no video: it is a PDF document"):
+        probe(tmp_path / "a.pdf", MediaLimits())
+
+
+def test_a_big_tiff_is_an_image(tmp_path: Path) -> None:
+    Image.fromarray(picture(5)).save(tmp_path / "a.tif", big_tiff=True)
+    assert shown(run(tmp_path / "a.tif", ALL)) == [5]
+
+
+@pytest.mark.parametrize("head", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\xf8\xff\xff\x3fWEBP"])
+def test_a_gigabyte_of_nothing_after_an_images_first_bytes_is_refused_at_once(head: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(1 << 30)
+    with pytest.raises(NoVideoError, match="begins like an image, but"):
+        probe(path, MediaLimits())
+    with pytest.raises(TooLargeError, match="more than the 16,000 of an image of 1,000 pixels"):
+        probe(path, MediaLimits(max_pixels=1000))
+
+
+def test_the_specs_limit_of_pixels_is_the_only_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (20_000, 10_001)).save(path)
+    with pytest.raises(TooLargeError, match="20000 x 10001, beyond 200,000,000 pixels"):
+        probe(path, MediaLimits())
+    assert probe(path, MediaLimits(max_pixels=300_000_000)).width == 20_000

@@ -136,7 +136,7 @@ def test_cover_art_is_no_video(tmp_path: Path) -> None:
         packet = av.Packet(cover)
         packet.stream, packet.pts, packet.dts, packet.is_keyframe = art, 0, 0, True
         output.mux(packet)
-    assert "has no video: only audio" in str(refusal(path))
+    assert "has no video: only audio and a cover picture." in str(refusal(path))
 
 
 def test_a_file_with_sound_only_has_no_video(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from schemas.digests import SHORT, digest_of
-from schemas.errors import SpecError
+from schemas.errors import SpecError, StoreError
 from schemas.models import CARD_FILE, ModelCard
 from transforms.encoders.agreement import check_agreement
 from transforms.encoders.base import EncoderOptions, Family, PreparedText
@@ -58,6 +58,7 @@ def prepare_model(
     Raises:
         CliploomError: when weights are missing, or the result agrees too little with the original.
         SpecError: when the family takes no text encoder.
+        StoreError: when something that is no folder stands in place of ``models``.
     """
     chosen = family(kind)
     if text is not None and not chosen.TEXT_ENCODER:
@@ -68,7 +69,10 @@ def prepare_model(
     final = models / digest
     if (final / CARD_FILE).exists():
         return final, read_card(final)
-    models.mkdir(parents=True, exist_ok=True)
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StoreError(f"{models} is no folder (a file, or a link that leads nowhere); remove it.") from None
     # beside the final folder, so that the relative path to the text encoder's holds while measuring, too
     folder = Path(tempfile.mkdtemp(prefix=f".{digest[:SHORT]}-", dir=models))
     try:

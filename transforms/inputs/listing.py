@@ -187,21 +187,29 @@ def _walk(root: Path) -> Iterator[tuple[str, Path, bool]]:
     pending: list[tuple[str, Path]] = [("", root)]
     while pending:
         prefix, folder = pending.pop()
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in visited:
-            continue
-        visited.add((status.st_dev, status.st_ino))
         try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
             entries = list(os.scandir(folder))
         except OSError as error:
             # Going on would take the folder's items for deleted.
             raise CliploomError(f"{str(folder)!r} can't be listed: {error.strerror}; mend its rights.") from None
         for entry in entries:
             relative = f"{prefix}{entry.name}"
-            is_folder = entry.is_dir()
+            is_folder = _is_folder(entry)
             yield relative, Path(entry.path), is_folder
             if is_folder:
                 pending.append((f"{relative}/", Path(entry.path)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False also for a link that leads to itself: an item that will fail."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _local(relative: str, path: Path) -> Found:

@@ -39,7 +39,14 @@ _OTHER_KINDS = {
     "a ZIP archive": re.compile(rb"PK\x03\x04"),
     "compressed with gzip": re.compile(rb"\x1f\x8b"),
     "a PDF document": re.compile(rb"%PDF-"),
+    "an Office document of the old kind": re.compile(rb"\xd0\xcf\x11\xe0"),
+    "a program": re.compile(rb"\x7fELF|MZ.{62}", re.DOTALL),
+    "a picture of a kind that is not read here (save it as JPEG or PNG)": re.compile(
+        rb"\0\0\0\x0c(jP  |JXL )|\xff\x0a|8BPS|\0\0\x01\0|P[1-7]\s|\x76\x2f\x31\x01|qoif|DDS |icns"
+    ),
 }
+# Libav finds these in any file that has their marks somewhere, such as a document with photographs.
+_FOUND_ANYWHERE = frozenset({"mjpeg", "h261", "h263", "m4v", "mpegvideo", "dirac", "vc1"})
 _SELF_ORDERED = frozenset({"hevc", "vp8", "vp9", "av1"})
 
 
@@ -108,6 +115,10 @@ def _opened(path: Path, stage: str, options: dict[str, str]) -> InputContainer:
             )
     except av.FFmpegError as error:
         raise _refusal(path, stage, error) from None
+    other = _other_kind(path) if container.format.name in _FOUND_ANYWHERE else ""
+    if other:
+        container.close()
+        raise NoVideoError(stage, f"'{path.name}' has no video: it is {other}.")
     return container
 
 
@@ -131,7 +142,8 @@ def _tells_enough(container: InputContainer) -> bool:
 def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStream:
     """The stream with the picture; all other streams are set to be passed over without reading.
 
-    Cover art is no video. Of several streams the one marked default is taken, then the largest picture.
+    Cover art is no video. Of several streams one of more than one picture is taken, then the one marked default, then
+    the largest.
 
     Raises:
         NoVideoError: there is none.
@@ -139,14 +151,18 @@ def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStre
     """
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        others = sorted({stream.type for stream in container.streams})
+        others = sorted({"a cover picture" if s.type == "video" else s.type for s in container.streams})[::-1]
         what = f"only {' and '.join(others)}" if others else "no streams"
         raise NoVideoError(stage, f"'{path.name}' has no video: {what}.")
     usable = [stream for stream in streams if stream.codec_context is not None]
     if not usable:
         codec = codec_name(path) or "unnamed"
         raise UnsupportedCodecError(stage, f"'{path.name}' has a video codec that this build can't decode: {codec}.")
-    best = max(usable, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
+    # An animated AVIF has its first picture as a stream of its own.
+    best = max(
+        usable,
+        key=lambda s: (s.frames != 1, bool(s.disposition & Disposition.default), s.width * s.height, -s.index),
+    )
     for stream in container.streams:
         if stream.index != best.index:
             stream.discard = Discard.all

@@ -109,7 +109,9 @@ def _conclude(path: Path, facts: MediaFacts, trouble: str, report: DecodeReport)
         report.lost = f"{missing} of {report.frames_expected} wanted frames could not be decoded."
     elif report.frames_damaged:
         report.lost = f"{report.frames_damaged} of {report.frames_expected} wanted frames are damaged in part."
-    if trouble and trouble not in report.lost:
+    elif report.errors:
+        report.lost = f"{report.errors} of {report.packets_sent} packets could not be decoded."
+    if trouble and trouble not in facts.lost:
         report.lost = f"{report.lost} {trouble}".strip()
 
 

@@ -19,6 +19,7 @@ from transforms.media.packets import PacketTable
 from transforms.media.reader import PacketReader
 
 if TYPE_CHECKING:
+    from av.packet import PacketSideData
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -194,7 +195,10 @@ class FrameDecoder:
         """(position, picture) of what the decoder gives for the packets of ``run``, in its order."""
         context, report = self._context, self._report
         context.flush_buffers()
+        states = self._states(run)
         for position, packet in self._reader.read(run.start, run.stop):
+            for state in states.get(position, ()):
+                packet.set_sidedata(state)
             if self._droppable and wanted is not None:
                 context.skip_frame = "DEFAULT" if position in wanted else "NONREF"
             # The number that a packet takes in stands on the picture that comes out, however late.
@@ -204,6 +208,17 @@ class FrameDecoder:
                 yield (-1 if frame.pts is None else frame.pts), frame
         for frame in self._decoded(None):
             yield (-1 if frame.pts is None else frame.pts), frame
+
+    def _states(self, run: range) -> dict[int, list[PacketSideData]]:
+        """What the packets of a run must bring along: the last states before it, and those that change within it."""
+        before: dict[str, PacketSideData] = {}
+        states: dict[int, list[PacketSideData]] = {}
+        for position, state in self._table.states:
+            if position <= run.start:
+                before[state.data_type] = state
+            else:
+                states.setdefault(position, []).append(state)
+        return states | {run.start: list(before.values())}
 
     def _decoded(self, packet: av.Packet | None) -> list[VideoFrame]:
         try:

@@ -29,7 +29,7 @@ def feed_media(item: ShardItem, builders: Sequence[PartBuilder], counts: list[It
         timings.frames_decoded += report.frames_decoded
         for number, count in enumerate(counts):
             count.planned = report.planned[number] if report.planned else 0
-            count.lost = report.lost or facts.lost
+            count.lost = f"{facts.lost} {report.lost}".strip()
 
 
 def request_of(job: FeatureJob) -> Request:

@@ -1,7 +1,7 @@
 """What a file's outermost structure promises, against what is there: silent truncation, found without decoding.
 
 Demuxers stop at the end of a cut file as if it were the video's end. These readers follow only lengths and markers:
-ISO base media boxes (ISO 14496-12), EBML (RFC 8794), RIFF, GIF blocks (GIF89a), PNG chunks and JPEG markers.
+ISO base media boxes (ISO 14496-12), RIFF, GIF blocks (GIF89a), PNG chunks, JPEG markers, and those of ``chains``.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ import mmap
 import re
 import struct
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
+from transforms.media.chains import CHECKS, missing
+
 _BOX_LIMIT = 100_000
+_FRAGMENT_HEAD = 24
+_NUMBERED = 0.8
 _JPEGS_OF_A_VIDEO = 3
+_JPEG_WITHIN = 1 << 28
 _STRAY_LIMIT = 1 << 16
 _NAME_WITHIN = 1 << 20
 _CODEC_NAME = re.compile(rb"stsd.{12}([0-9A-Za-z]{4})|(V_[A-Z0-9/]+)", re.DOTALL)
 _PICTURE_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"})
 _GRID_ITEM = re.compile(rb"infe[\x02\x03].{7,9}grid", re.DOTALL)
-_EBML = b"\x1a\x45\xdf\xa3"
-_SEGMENT = b"\x18\x53\x80\x67"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof")
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"meta", b"sidx", b"mfra", b"uuid")
 
 
 def cut_short(path: Path) -> str:
@@ -65,12 +69,20 @@ def is_motion_jpeg(path: Path) -> bool:
         # A photograph may have one more picture, a preview, behind it without a directory.
         for _ in range(_JPEGS_OF_A_VIDEO):
             scan = _jpeg_scan(data, at)
-            if data[at : at + 3] != b"\xff\xd8\xff" or data.find(b"MPF\0", at, scan) >= 0:
+            if data[at : at + 3] != b"\xff\xd8\xff" or not _is_scan(data, scan) or data.find(b"MPF\0", at, scan) >= 0:
                 return False
-            at = data.find(b"\xff\xd9", scan) + 2
+            at = data.find(b"\xff\xd9", scan, scan + _JPEG_WITHIN) + 2
             if at < 2:
                 return False
     return True
+
+
+def is_jpeg_without_picture(path: Path) -> bool:
+    """A JPEG's first bytes, but no picture data after its headers; readers would look for them byte by byte."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:3] != b"\xff\xd8\xff":
+            return False
+        return not _is_scan(data, _jpeg_scan(data))
 
 
 def is_tiled(path: Path) -> bool:
@@ -111,57 +123,78 @@ def _inside(data: mmap.mmap, start: int, end: int, kind: bytes) -> Iterator[tupl
         start += length
 
 
-def _missing(expected: int, size: int) -> str:
-    return f"it is cut off: {size:,} of {expected:,} bytes are there" if expected > size else ""
-
-
 def _boxes(file: BinaryIO, size: int) -> str:
     at = 0
     seen = set()
+    numbers = []
     for _ in range(_BOX_LIMIT):
         file.seek(at)
-        header = file.read(16)
+        header = file.read(_FRAGMENT_HEAD)
         if len(header) < 8:
             break
         length = int.from_bytes(header[:4], "big")
-        if length == 1 and len(header) == 16:
-            length = int.from_bytes(header[8:], "big")
-        if length == 0 or not header[4:8].isalnum():
+        if length == 1 and len(header) >= 16:
+            length = int.from_bytes(header[8:16], "big")
+        if not header[4:8].isalnum() or (at + length > size and header[4:8] not in _BOXES):
+            # Bytes behind the last box.
+            break
+        if length == 0:
+            # The last box may say that it goes on to the end.
+            at = size
             break
         seen.add(header[4:8])
+        if header[4:8] == b"moof" and header[12:16] == b"mfhd":
+            numbers.append(int.from_bytes(header[20:24], "big"))
         if length < 8:
             return "it is damaged: a box has no length" if b"moov" not in seen else ""
         at += length
+    else:
+        # What comes behind so many boxes is not looked at.
+        at = size
     if not seen & {b"moov", b"meta"}:
         return "it is cut off or was never finished: its index (moov) is missing"
-    return _missing(at, size)
+    return missing(at, size) or _fragments_lost(numbers, 0 if b"mfra" in seen else size - at)
 
 
-def _matroska(file: BinaryIO, size: int) -> str:
-    data = file.read(4096)
-    length, used = _vint(data, 4)
-    at = 4 + used + length
-    if data[at : at + 4] != _SEGMENT:
-        return ""
-    length, used = _vint(data, at + 4)
-    # All ones: the length was not known when the file was written (a live recording).
-    if used == 0 or length == (1 << 7 * used) - 1:
-        return ""
-    return _missing(at + 4 + used + length, size)
+def _fragments_lost(numbers: list[int], unread: int) -> str:
+    """Of a recording in fragments, which has no index of the whole: those that their numbers miss, and a broken chain.
 
-
-def _vint(data: bytes, at: int) -> tuple[int, int]:
-    """Value and length in bytes of an EBML variable-size integer; length 0 when there is none."""
-    if at >= len(data) or data[at] == 0:
-        return 0, 0
-    used = 9 - data[at].bit_length()
-    value = int.from_bytes(data[at : at + used], "big") & ((1 << 7 * used) - 1)
-    return value, used
+    Args:
+        numbers: of the fragments, in the order of the file.
+        unread: bytes behind the last box; an index at the end (mfra) is followed by nothing.
+    """
+    if numbers and unread > 0:
+        return f"it is damaged: no fragment begins where the last one ends, {unread:,} bytes before the end"
+    steps = [later - earlier for earlier, later in pairwise(numbers)]
+    gone = sum(step - 1 for step in steps if step > 1)
+    # Some writers number fragments by other laws than one after the other.
+    if gone and steps.count(1) >= _NUMBERED * len(steps):
+        return f"{gone:,} fragments are not there, by the numbers of those that are"
+    return ""
 
 
 def _riff(file: BinaryIO, size: int) -> str:
     # OpenDML files have several RIFF chunks; the first one's length is the promise that can be checked.
-    return _missing(8 + int.from_bytes(file.read(8)[4:], "little"), size)
+    head = file.read(12)
+    promised = 8 + int.from_bytes(head[4:8], "little")
+    if promised > size or head[8:] != b"WEBP":
+        return missing(promised, size)
+    whole = max((end for _, end in webp_chunks(file)), default=12)
+    return f"it is damaged after byte {whole:,}" if whole < promised - 1 else ""
+
+
+def webp_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and end of each chunk that is there as a whole; the file stands at its content."""
+    size = file.seek(0, 2)
+    at = 12
+    while at + 8 <= size:
+        file.seek(at)
+        header = file.read(8)
+        at += 8 + int.from_bytes(header[4:], "little")
+        if at > size or not header[:4].strip(b"\0"):
+            return
+        at += at % 2
+        yield header[:4], min(at, size)
 
 
 def _gif(file: BinaryIO, size: int) -> str:
@@ -174,9 +207,14 @@ def _walk_gif(file: BinaryIO) -> tuple[int, bool]:
         return _walk_gif_bytes(data)
 
 
-def _walk_gif_bytes(data: mmap.mmap) -> tuple[int, bool]:
+def has_picture(blocks: bytes) -> bool:
+    """Some blocks of a GIF, with or without the header before them, hold an image."""
+    return _walk_gif_bytes(blocks)[0] > 0
+
+
+def _walk_gif_bytes(data: mmap.mmap | bytes) -> tuple[int, bool]:
     frames = stray = 0
-    at = 13 + _palette(data[10] if len(data) > 10 else 0)
+    at = 13 + _palette(data[10] if len(data) > 10 else 0) if data[:4] == b"GIF8" else 0
     while at < len(data) and stray < _STRAY_LIMIT:
         block = data[at]
         if block == 0x3B:
@@ -208,16 +246,19 @@ def _png(file: BinaryIO, size: int) -> str:
         header = file.read(8)
         if len(header) < 8:
             return f"it is cut off: its {size:,} bytes end before the PNG end chunk"
+        if not header[4:].isalpha():
+            return f"it is damaged: no PNG chunk begins at byte {at:,}"
         at += 12 + int.from_bytes(header[:4], "big")
         if header[4:] == b"IEND":
             return ""
         if at > size:
-            return _missing(at, size)
+            return missing(at, size)
 
 
 def _jpeg(file: BinaryIO, size: int) -> str:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        ended = data.find(b"\xff\xd9", _jpeg_scan(data)) >= 0
+        scan = _jpeg_scan(data)
+        ended = _is_scan(data, scan) and data.find(b"\xff\xd9", scan) >= 0
     return "" if ended else f"it is cut off: its {size:,} bytes end before the JPEG end marker"
 
 
@@ -227,16 +268,26 @@ def _jpeg_scan(data: mmap.mmap, start: int = 0) -> int:
     Markers with a length come first; thumbnails there have end markers too.
     """
     at = start + 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return at
+    while at + 4 <= len(data) and data[at : at + 2] != b"\xff\xda":
+        if data[at] != 0xFF or data[at + 1] in (0, 0xFF):
+            # Stray bytes between markers are passed over, as by other readers.
+            at = data.find(b"\xff", at + 1, at + _STRAY_LIMIT)
+            if at < 0:
+                return len(data)
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return min(at, len(data))
+
+
+def _is_scan(data: mmap.mmap, at: int) -> bool:
+    return data[at : at + 2] == b"\xff\xda"
 
 
 _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], str]], ...] = (
     (lambda head: head[4:8] in _BOXES, _boxes),
-    (lambda head: head.startswith(_EBML), _matroska),
     (lambda head: head.startswith(b"RIFF"), _riff),
     (lambda head: head.startswith(b"GIF8"), _gif),
     (lambda head: head.startswith(_PNG), _png),
     (lambda head: head.startswith(b"\xff\xd8\xff"), _jpeg),
+    *CHECKS,
 )

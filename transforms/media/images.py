@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -20,13 +22,15 @@ from PIL import Image, features
 from schemas.errors import NoVideoError, TooLargeError
 from schemas.media import MediaLimits
 from transforms.media.container import explained
-from transforms.media.headers import cut_short
+from transforms.media.headers import cut_short, is_jpeg_without_picture, webp_chunks
 from transforms.media.orient import ORIENTATION_TAG, Orientation, from_exif, orientation_tag
 from transforms.media.packets import browser_durations
 from transforms.media.sampling import Timeline
 from transforms.media.scale import frame_of
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
+# The spec's limit holds (limits.media.max_pixels), not a second one of Pillow's that no spec can change.
+Image.MAX_IMAGE_PIXELS = None
 _MS = Fraction(1, 1000)
 # What Pillow raises on damaged bytes.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, RuntimeError, struct.error)
@@ -57,7 +61,7 @@ class ImageHead:
 def is_image(head: bytes) -> bool:
     """The first bytes (32 are enough) are those of an image that is read here; animated PNGs are not."""
     return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*"))
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
         or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
         or (head[4:12] == b"ftypavif" and features.check("avif"))
         or (head.startswith(b"BM") and head[6:10] == b"\0\0\0\0")
@@ -65,10 +69,11 @@ def is_image(head: bytes) -> bool:
 
 
 def is_animated_png(path: Path) -> bool:
-    """An animation control chunk stands before the picture's data."""
+    """An animation control chunk of more than one picture stands before the picture's data."""
     with open(path, "rb") as file:
         data = file.read(1 << 16)
-    return data.startswith(b"\x89PNG") and b"acTL" in data.partition(b"IDAT")[0]
+    _, animation, control = data.partition(b"IDAT")[0].partition(b"acTL")
+    return data.startswith(b"\x89PNG") and bool(animation) and int.from_bytes(control[:4], "big") > 1
 
 
 def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> ImageHead:
@@ -76,7 +81,7 @@ def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> Imag
 
     Raises:
         NoVideoError: the header is damaged.
-        TooLargeError: more pixels than ``limits`` or Pillow allow.
+        TooLargeError: more pixels than ``limits`` allow.
     """
     with _opened(path, stage) as image:
         pixels = image.width * image.height
@@ -114,12 +119,15 @@ def _opened(path: Path, stage: str) -> Iterator[Image.Image]:
         with explained(path, stage):
             file = opened.enter_context(open(path, "rb"))
         try:
+            if is_jpeg_without_picture(path):
+                raise SyntaxError
             image = Image.open(file, formats=_FORMATS)
-        except Image.DecompressionBombError as error:
-            raise TooLargeError(stage, f"'{path.name}' has too many pixels: {str(error).rstrip('.')}.") from None
         except _DAMAGE:
-            why = cut_short(path) or "its header is damaged"
-            raise NoVideoError(stage, f"'{path.name}' begins like an image, but {why}.") from None
+            whole = _whole_webp(file)
+            if whole is None:
+                why = cut_short(path) or "its header is damaged"
+                raise NoVideoError(stage, f"'{path.name}' begins like an image, but {why}.") from None
+            image = Image.open(whole, formats=("WEBP",))
         with image:
             yield image
 
@@ -157,14 +165,20 @@ def _orientation(image: Image.Image) -> Orientation:
 
 
 def _webp_durations(path: Path) -> tuple[int, ...]:
-    """Milliseconds of each frame: the ``ANMF`` chunks of the WebP container; empty for a still image."""
-    durations = []
+    """Milliseconds of each whole frame: the ``ANMF`` chunks of the WebP container; empty for a still image."""
     with open(path, "rb") as file:
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            start = file.tell()
-            if header[:4] == b"ANMF":
-                durations.append(int.from_bytes(file.read(15)[12:15], "little"))
-            file.seek(start + length + length % 2)
+        chunks = [(kind, file.read(15)) for kind, _ in webp_chunks(file) if kind == b"ANMF"]
+    durations = [int.from_bytes(head[12:15], "little") for _, head in chunks]
     return tuple(durations) if len(durations) > 1 else ()
+
+
+def _whole_webp(file: BinaryIO) -> BytesIO | None:
+    """The whole frames of a cut animation as a file of their own; libwebp refuses what is not all there."""
+    file.seek(0)
+    head = file.read(12)
+    ends = [end for kind, end in webp_chunks(file) if kind == b"ANMF"] if head[8:] == b"WEBP" else []
+    if not ends:
+        return None
+    file.seek(8)
+    kept = file.read(ends[-1] - 8)
+    return BytesIO(b"RIFF" + len(kept).to_bytes(4, "little") + kept)

@@ -6,7 +6,7 @@ Walking gives every frame's presentation time, so the frames to decode are known
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,12 @@ import av
 import numpy as np
 
 from schemas.errors import TooLargeError
+from transforms.media.headers import has_picture
 from transforms.media.sampling import Timeline
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
+    from av.packet import Packet, PacketSideData, PktSideDataT
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
@@ -28,7 +29,11 @@ NO_TIME = -(2**63)
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The container whose index lists every packet, so that a packet's number is known without reading what precedes it."""
 
+_ANIMATIONS = frozenset({"gif", "apng"})
 _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
+# Libav's parsers of these call every picture a key frame, unless the container knows better.
+_KEYS_UNTOLD = frozenset({"h261", "h263"})
+_KEYS_IN_INDEX = frozenset({INDEXED, "matroska,webm"})
 _BACKWARD_JUMP_S = 10
 _BACKWARD_KEY_JUMP_S = Fraction(1, 2)
 _LEAP_S = 13 * 3600
@@ -53,6 +58,9 @@ class PacketTable:
         times_hold: the presentation times are usable when sorted, though not as those of their packets.
         first_frame: shown packets of the file before these.
         broken: why reading stopped before the end, or empty.
+        damaged: int64, positions of the packets that libav says it read only in part.
+        states: (position, palette or codec header) that the decoder needs from that packet on. Demuxers hand them on
+            once, with the packet where they change, so that a decoder that begins later must be told.
     """
 
     pts: NDArray[np.int64]
@@ -67,6 +75,8 @@ class PacketTable:
     times_hold: bool = True
     first_frame: int = 0
     broken: str = ""
+    damaged: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    states: tuple[tuple[int, PacketSideData], ...] = ()
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -142,7 +152,8 @@ def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, l
     Returns:
         None when the container's index doesn't say how many frames come before, or the seek went astray.
     """
-    if container.format.name != INDEXED or not len(stream.index_entries):
+    # A palette comes with the first packet only.
+    if container.format.name != INDEXED or not len(stream.index_entries) or _state_kinds(container, stream)[0]:
         return None
     try:
         container.seek(first_tick, stream=stream)
@@ -174,7 +185,7 @@ def _numbered(table: PacketTable, stream: VideoStream, place: tuple[int, int]) -
     """Count the shown packets before ``table``'s first by the container's index."""
     entries = stream.index_entries
     near = entries.search_timestamp(place[0], any_frame=True)
-    if near < 0 or entries[near].pos != place[1]:
+    if near < 0 or (entries[near].timestamp, entries[near].pos) != place:
         return None
     before = sum(not entry.is_discard for entry in entries[:near])
     # What is shown before the first key frame but stored after it can't be decoded from here.
@@ -191,7 +202,10 @@ class _Columns:
         self._pts, self._dts = array("q"), array("q")
         self._key, self._shown = bytearray(), bytearray()
         self.first_place = (0, -1)
+        self._damaged = array("q")
+        self._states: list[tuple[int, PacketSideData]] = []
         self._container = container.format.name
+        self._paletted, self._kinds = _state_kinds(container, stream)
         self._codec = stream.codec_context.codec.canonical_name
         self._stream = stream
         self._reorders = bool(stream.codec_context.has_b_frames)
@@ -201,14 +215,21 @@ class _Columns:
         pts, dts = packet.pts, packet.dts
         if not self.size:
             self.first_place = (NO_TIME if dts is None else dts, packet.pos or -1)
+        key = packet.is_keyframe
+        if self._kinds and (key or self._paletted):
+            changed = [packet.get_sidedata(kind) for kind in self._kinds if packet.has_sidedata(kind)]
+            self._states += [(len(self.size), state) for state in changed]
+        incomplete = packet.is_corrupt
+        if incomplete:
+            self._damaged.append(len(self.size))
         self.size.append(packet.size)
         self._pts.append(NO_TIME if pts is None else pts)
         self._dts.append(NO_TIME if dts is None else dts)
         self._duration.append(packet.duration or 0)
-        self._key.append(packet.is_keyframe)
+        self._key.append(key)
         self._shown.append(
             not packet.is_discard
-            and not (self._container == INDEXED and packet.is_corrupt)
+            and not (incomplete and self._container == INDEXED)
             and gives_frame(self._codec, packet)
         )
 
@@ -219,15 +240,18 @@ class _Columns:
         shown = np.frombuffer(self._shown, np.bool_).copy()
         base = self._stream.time_base or Fraction(1, 1000)
         key = np.frombuffer(self._key, np.bool_).copy()
+        if self._codec in _KEYS_UNTOLD and self._container not in _KEYS_IN_INDEX:
+            key[1:] = False
         in_order = bool((pts[shown] != NO_TIME).all())
         if self._container in _DECODE_ORDER_CONTAINERS and self._reorders:
             in_order = False
         times_hold = in_order
-        if self._container == "gif":
+        if self._container in _ANIMATIONS:
             duration = browser_durations(duration, base)
             pts = np.cumsum(duration) - duration
         elif in_order:
-            pts = joined(pts, dts, duration, base, key)
+            # Clocks of what is not shown fall back where an edit list comes to its next part; that is no new recording.
+            pts[shown] = joined(pts[shown], dts[shown], duration[shown], base, key[shown])
             in_order = follows_keys(pts[shown], key[shown])
         return PacketTable(
             pts=pts,
@@ -241,11 +265,25 @@ class _Columns:
             in_order=in_order,
             times_hold=times_hold,
             broken=broken,
+            damaged=np.array([] if self._container == INDEXED else self._damaged, np.int64),
+            states=tuple(self._states),
         )
 
 
+def _state_kinds(container: InputContainer, stream: VideoStream) -> tuple[bool, tuple[PktSideDataT, ...]]:
+    """Whether pictures have palettes, and which changes of the decoder's state the container hands on with packets."""
+    name, picture = container.format.name, stream.codec_context.format
+    paletted = picture is not None and picture.has_palette and name in (INDEXED, "avi")
+    kinds: list[PktSideDataT] = []
+    if paletted:
+        kinds.append("palette")
+    if name in (INDEXED, "flv"):
+        kinds.append("new_extradata")
+    return paletted, tuple(kinds)
+
+
 def gives_frame(codec: str, packet: Packet[VideoStream]) -> bool:
-    """False for packets of VP8 and VP9 that hold only a hidden reference picture.
+    """False for packets of VP8 and VP9 that hold only a hidden reference picture, and of GIF that hold none.
 
     VP8: ``show_frame`` is bit 4 of the frame tag (RFC 6386, 9.1). VP9: the fifth or sixth bit of the uncompressed
     header; a superframe (index marker 0b110 in the last byte) always ends in a shown frame.
@@ -259,6 +297,9 @@ def gives_frame(codec: str, packet: Packet[VideoStream]) -> bool:
         # Bits: marker 2, profile 2 (profile 3: one more, reserved), show_existing_frame, frame_type, show_frame.
         existing, show = (0x04, 0x01) if data[0] & 0x30 == 0x30 else (0x08, 0x02)
         return bool(data[0] & (existing | show))
+    if codec == "gif":
+        # Libav makes a packet of a comment behind the last picture.
+        return has_picture(bytes(packet))
     return True
 
 

@@ -13,11 +13,13 @@ import av
 from schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
 from schemas.media import MediaFacts, MediaLimits, MediaType
 from transforms.media import images
+from transforms.media.chains import damaged_within
 from transforms.media.container import open_container, read_head, video_stream
 from transforms.media.decoder import picture_decoder
 from transforms.media.headers import cut_short, gif_frames, is_motion_jpeg, is_tiled, track_matrix
+from transforms.media.loss import repeats, signs_of_loss
 from transforms.media.orient import UPRIGHT, Orientation, from_matrix, of_frame
-from transforms.media.packets import INDEXED, walk
+from transforms.media.packets import INDEXED, PacketTable, walk
 from transforms.media.sampling import MICRO, Timeline
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 STAGE = "probe"
 _ANIMATIONS = {"gif", "apng", "webp"}
 _FIRST_PACKETS = 8
+_EARLY_US = MICRO // 2
+_IMAGE_BYTES_A_PIXEL = 16
 
 
 def probe(path: Path, limits: MediaLimits) -> MediaFacts:
@@ -53,7 +57,7 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
             f"'{path.name}' is a picture stored in tiles (HEIF grid), which can't be joined here; save it as JPEG.",
         )
     if images.is_image(head) and not images.is_animated_png(path) and not is_motion_jpeg(path):
-        facts = _probe_image(path, limits)
+        facts = _probe_image(path, size, limits)
     else:
         facts = _probe_container(path, limits)
     if facts.duration_s > limits.max_seconds:
@@ -65,7 +69,14 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
     return facts
 
 
-def _probe_image(path: Path, limits: MediaLimits) -> MediaFacts:
+def _probe_image(path: Path, size: int, limits: MediaLimits) -> MediaFacts:
+    most = _IMAGE_BYTES_A_PIXEL * limits.max_pixels
+    if size > most:
+        raise TooLargeError(
+            STAGE,
+            f"'{path.name}' has {size:,} bytes, more than the {most:,} of an image of {limits.max_pixels:,} "
+            f"pixels (limits.media.max_pixels).",
+        )
     head = images.read_head(path, STAGE, limits)
     timeline = head.timeline
     kind: MediaType = "gif" if head.durations_ms else "image"
@@ -80,11 +91,13 @@ def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
         _check_pixels(path, stream, limits)
         claimed = _claimed(container, stream, path)
         table = walk(container, stream, path.name, limits.max_frames)
+        if container.format.name == "avi":
+            claimed -= repeats(table)
         timeline = table.timeline()
         name = container.format.name
         found = len(timeline.ticks)
         if not found:
-            why = cut_short(path) or table.broken or "its video stream has no frames"
+            why = cut_short(path) or table.broken or _nothing_shown(name, stream, table)
             raise NoVideoError(STAGE, f"'{path.name}' has nothing to see: {why}.")
         return _facts(
             kind="gif" if name in _ANIMATIONS else "video",
@@ -93,9 +106,25 @@ def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
             size=(stream.width, stream.height),
             orientation=from_matrix(track_matrix(path)) if name == INDEXED else _first_orientation(container, stream),
             timeline=timeline,
-            why=cut_short(path) or table.broken,
+            why=cut_short(path) or table.broken or signs_of_loss(table, name) or _early_end(container, timeline, path),
             claimed=claimed,
         )
+
+
+def _nothing_shown(container: str, stream: VideoStream, table: PacketTable) -> str:
+    """Why a stream without cuts or faults in reading gives no frame."""
+    if container != INDEXED or not stream.frames:
+        return "its video stream has no frames"
+    if len(table) or not len(stream.index_entries):
+        return f"its edit list shows none of its {stream.frames:,} frames"
+    return f"its index says that its {stream.frames:,} frames are where the file has none"
+
+
+def _early_end(container: InputContainer, timeline: Timeline, path: Path) -> str:
+    """Sound may last longer than the picture; where it seems to, every block of a Matroska file is looked at."""
+    seems = container.format.name == "matroska,webm" and container.duration is not None
+    beyond = (container.duration or 0) - timeline.end_tick * timeline.time_base * MICRO
+    return damaged_within(path) if seems and beyond > _EARLY_US else ""
 
 
 def _check_pixels(path: Path, stream: VideoStream, limits: MediaLimits) -> None:
@@ -114,6 +143,9 @@ def _claimed(container: InputContainer, stream: VideoStream, path: Path) -> int:
         return sum(not entry.is_discard for entry in stream.index_entries)
     if container.format.name == "gif":
         return gif_frames(path)
+    if container.format.name == "mxf":
+        # Tracks are measured in frames; the header partition of a closed file says how many.
+        return max(0, stream.duration or 0)
     return max(0, stream.frames)
 
 
