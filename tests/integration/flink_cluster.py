@@ -1,7 +1,7 @@
 """A Flink cluster on this machine for tests and benchmarks: a job manager, task managers and Beam's job server.
 
 Flink's libraries come from PyPI (the sdist ``apache-flink-libraries``), Beam's Flink runner from Maven Central. Both
-are fetched once into ``CLIPLOOM_FLINK_HOME``, by default ``~/.cache/cliploom/flink-<version>`` (350 MB). The processes
+are fetched once into ``CLIPLOOM_FLINK_HOME``, by default ``~/.cache/cliploom/flink-<version>`` (510 MB). The processes
 are started as plain Java programs, so that a test can kill each by its pid.
 """
 
@@ -20,6 +20,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,10 @@ from typing import Any
 
 FLINK_VERSION = "1.19.3"
 BEAM_RUNNER = "org.apache.beam", "beam-runners-flink-1.19", "2.62.0"
+JOB_SERVER = "job-server.jar"
 HOST = "localhost"
 _PATIENCE_S = 120.0
+_SIGNATURES = {".SF", ".RSA", ".DSA"}
 _POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -75,14 +78,45 @@ def missing() -> str:
 
 
 def install() -> Path:
-    """Fetch the jars unless they are there; returns the folder with ``flink/`` and ``job-server/``.
+    """Fetch the jars unless they are there; returns the folder with ``flink/``, ``job-server/`` and ``job-server.jar``.
 
     Raises:
         RuntimeError: with what the package manager said, when it fails.
     """
     home = flink_home()
-    if home.exists():
-        return home
+    if not home.exists():
+        _fetch(home)
+    if not (home / JOB_SERVER).exists():
+        with tempfile.TemporaryDirectory(dir=home, prefix=".merging-") as name:
+            merged = Path(name) / JOB_SERVER
+            merge_jars(sorted((home / "job-server").glob("*.jar")), merged)
+            merged.replace(home / JOB_SERVER)
+    return home
+
+
+def merge_jars(jars: Sequence[Path], target: Path) -> None:
+    """One jar of many, since a job server uploads its class path with each job, and 160 files take Flink 17 s.
+
+    Of equal names the first is taken; lists of services are joined, signatures left out.
+    """
+    services: dict[str, list[bytes]] = {}
+    seen = {"META-INF/MANIFEST.MF"}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as merged:
+        merged.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\nMulti-Release: true\n")
+        for jar in jars:
+            with zipfile.ZipFile(jar) as source:
+                for entry in source.infolist():
+                    name = entry.filename
+                    if name.startswith("META-INF/services/") and not entry.is_dir():
+                        services.setdefault(name, []).append(source.read(entry))
+                    elif name not in seen and not entry.is_dir() and Path(name).suffix not in _SIGNATURES:
+                        seen.add(name)
+                        merged.writestr(name, source.read(entry))
+        for name, texts in services.items():
+            merged.writestr(name, b"\n".join(texts))
+
+
+def _fetch(home: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".fetching-") as name:
         folder = Path(name)
@@ -103,7 +137,6 @@ def install() -> Path:
         except OSError:
             if not home.exists():  # else another process has just finished the same
                 raise
-    return home
 
 
 def _installer() -> list[str]:
@@ -212,13 +245,13 @@ class FlinkCluster:
     def start(self, taskmanagers: int) -> None:
         """Start everything and wait until it answers."""
         self._java(
-            "jobmanager", "flink", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", "384m"
+            "jobmanager", "flink/*", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", "384m"
         )
         for _ in range(taskmanagers):
             self.start_taskmanager()
         master, job, artifact, expansion = self.rest, *self._job_ports
         self._java(
-            "jobserver", "job-server", "org.apache.beam.runners.flink.FlinkJobServerDriver", "384m",
+            "jobserver", JOB_SERVER, "org.apache.beam.runners.flink.FlinkJobServerDriver", "384m",
             f"--flink-master={master}", f"--job-port={job}", f"--artifact-port={artifact}",
             f"--expansion-port={expansion}", f"--artifacts-dir={self._folder / 'artifacts'}",
         )  # fmt: skip
@@ -229,7 +262,7 @@ class FlinkCluster:
         """Add a task manager."""
         name = f"taskmanager-{len(self.taskmanagers)}"
         main = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-        self.taskmanagers.append(self._java(name, "flink", main, "512m"))
+        self.taskmanagers.append(self._java(name, "flink/*", main, "512m"))
 
     def wait_for_taskmanagers(self, number: int) -> None:
         """Wait until so many have registered."""
@@ -243,17 +276,17 @@ class FlinkCluster:
         wait_until(registered, f"the registration of {number} task managers")
 
     def _java(self, name: str, jars: str, main: str, heap: str, *arguments: str) -> subprocess.Popen[bytes]:
-        conf = ["--configDir", str(self._folder / "conf")] if jars == "flink" else []
+        conf = ["--configDir", str(self._folder / "conf")] if jars != JOB_SERVER else []
         # Beam's jars come without a logger; Flink's will do. Its own jars of Flink would stand in for the cluster's.
         others = (
             [jar for jar in sorted((self._home / "job-server").glob("*.jar")) if not jar.name.startswith("flink-")]
-            if jars == "flink"
+            if jars != JOB_SERVER
             else sorted((self._home / "flink").glob("log4j*"))
         )
         command = [
             "java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_JAVA,
             f"-Dlog4j.configurationFile={self._folder / 'conf' / 'log4j.properties'}",
-            "-cp", os.pathsep.join([f"{self._home / jars}/*", *map(str, others)]), main, *conf, *arguments,
+            "-cp", os.pathsep.join([str(self._home / jars), *map(str, others)]), main, *conf, *arguments,
         ]  # fmt: skip
         with (self._folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
