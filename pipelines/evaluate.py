@@ -72,7 +72,7 @@ def evaluate_head(
     spec = card.spec
     inputs = input_columns(
         (None if everything else spec.validation) or spec.inputs,
-        {feature: entry.outputs for feature, entry in release.features.items()},
+        {feature: entry.columns for feature, entry in release.features.items()},
     )
     was, now = ([(each.dim, "" if spec.validation else each.space) for each in side] for side in (card.inputs, inputs))
     if was != now:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,9 +15,10 @@ import polars as pl
 
 from pipelines.evaluate import opened
 from pipelines.run import new_run_id
-from pipelines.runner import job_name, run_graph
+from pipelines.runner import is_local, job_name, run_graph
 from schemas.errors import MissingExtraError, SpecError, nearest
 from schemas.release import Release
+from schemas.spec import Target
 from transforms.store.objects import Objects
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
@@ -86,7 +88,7 @@ def fit_pca(
     from transforms.tfrecords.pca_fit import PcaTask, build_fit, fitted
 
     run = new_run_id()
-    with _scratch(objects, run) as scratch:
+    with _scratch(objects, run, runner) as scratch:
         task = PcaTask(objects.uri, entry.table, _parts(objects, release, feature), chosen, dim, scratch)
         note(f"analyzing {entry.rows} rows of {feature}.{chosen} in {len(task.parts)} parts")
         run_graph(lambda pipeline: build_fit(pipeline, task), runner, (), job_name(run))
@@ -117,9 +119,23 @@ def _parts(objects: Objects, release: Release, feature: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _scratch(objects: Objects, run: str) -> Iterator[str]:
-    """A folder of the store, which all workers reach; gone afterwards."""
+def _scratch(objects: Objects, run: str, target: Target) -> Iterator[str]:
+    """A folder that all workers reach: on this machine where they run here, else in the store; gone afterwards.
+
+    Raises:
+        SpecError: for workers elsewhere and a bucket that TensorFlow, which writes there, has no file system for.
+    """
+    if is_local(target):
+        with tempfile.TemporaryDirectory(prefix="cliploom-pca-") as local:
+            yield local
+        return
     folder = f"runs/{run}/pca"
+    scheme = objects.uri.partition("://")[0] if objects.root is None else ""
+    if scheme not in ("", "gs"):
+        raise SpecError(
+            f"On {target.runner} tf.Transform works in the store, and TensorFlow can't write to {scheme}://; give "
+            f"fit-pca the store itself ({objects.uri}) instead of the spec: then this machine does the work."
+        )
     if objects.root is not None:
         (objects.root / folder).mkdir(parents=True)
     try:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from pipelines.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
 from schemas.digests import digest_of
 from schemas.errors import StoreError
 from schemas.head_references import head_encoder
 from schemas.heads import HeadInput, HeadJob, InputColumn
 from schemas.jobs import FeatureJob
+from schemas.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
 from schemas.release import HeadEntry, OutputEntry
 from schemas.spec import Spec
 from transforms.heads import tagging
@@ -27,7 +27,7 @@ def input_columns(
 
     Args:
         inputs: as a spec names them.
-        features: their outputs by name.
+        features: their outputs and texts by name.
 
     Raises:
         StoreError: for an output that is not there.
@@ -41,7 +41,8 @@ def input_columns(
                 f"The store has no {each.feature}.{output or '?'}, which the head reads; `cliploom run SPEC` makes it."
             )
         entry = outputs[output]
-        found.append(InputColumn(each.feature, output, each.name or f"mean_{output}", entry.dim, entry.space))
+        name = each.name or (output if entry.type == "text" else f"mean_{output}")
+        found.append(InputColumn(each.feature, output, name, entry.dim, entry.space, entry.type))
     return tuple(found)
 
 
@@ -57,7 +58,7 @@ def head_jobs(
     """
     made: dict[str, HeadJob] = {}
     notes = []
-    outputs = {name: {output: job.entry_of(output) for output in job.outputs} for name, job in jobs.items()}
+    outputs = {name: job.columns for name, job in jobs.items()}
     for name, feature in spec.tags.items():
         node = head_encoder(spec.encoders[str(feature.encoder)])
         model = current_model(objects, node.head)

@@ -151,6 +151,7 @@ def _store(uri: str, release: int | None) -> dict[str, Any]:
                 "parts": entry.parts,
                 "size": entry.size,
                 "outputs": {output: each.dim for output, each in entry.outputs.items()},
+                "texts": entry.texts,
             }
             for name, entry in found.features.items()
         },

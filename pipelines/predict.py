@@ -9,6 +9,7 @@ import numpy as np
 from schemas.errors import SpecError
 from schemas.heads import InputColumn
 from schemas.release import Release
+from schemas.secrets import masked
 from transforms.heads.plain import Label, PlainHead, read_head
 from transforms.heads.published import trained_model
 from transforms.search.query import file_vectors, query_file, sampling_of
@@ -32,6 +33,8 @@ def predict_file(store: str, name: str, video: str, note: Callable[[str], None])
         SpecError: when there is no such file or head, or the file can't be decoded.
         StoreError: when there is no store, or it is damaged.
     """
+    if video.startswith(("http://", "https://")):
+        raise SpecError(f"{masked(video)!r} is on the web, and predict fetches nothing from there; download it first.")
     objects = existing_store(store)
     release = read_releases(objects).get(None)
     note(f"reading head {name}")

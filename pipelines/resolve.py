@@ -202,8 +202,10 @@ def _shards_job(
     from transforms.tfrecords.settings import source_settings
 
     settings = source_settings(source, base, f"sources.{feature.source}")
-    outputs = {output: settings.outputs[output] for output in feature.outputs or settings.outputs}
-    values = {"records": settings.recipe(), "outputs": sorted(outputs)}
+    kept = feature.outputs or [*settings.outputs, *settings.texts]
+    outputs = {output: settings.outputs[output] for output in kept if output in settings.outputs}
+    texts = tuple(name for name in kept if name in settings.texts)
+    values = {"records": settings.recipe(), "outputs": sorted([*outputs, *texts])}
     config = digest_of(values)
     job = FeatureJob(
         name=name,
@@ -216,6 +218,8 @@ def _shards_job(
         card=None,
         outputs=outputs,
         compact=tuple(output for output in outputs if output in settings.compact),
+        texts=texts,
+        types={output: kind for output, kind in settings.types.items() if output in outputs},
         records=True,
     )
     return job, values

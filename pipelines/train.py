@@ -29,7 +29,7 @@ from schemas.models import CARD_FILE
 from schemas.release import Release
 from schemas.sources import MediaSource, TfrecordSource
 from schemas.spec import Spec, Target
-from transforms.heads.dataset import REVISION, TRAIN, VALIDATION, Reading, Videos, gather, reading_facts
+from transforms.heads.dataset import REVISION, TEXTS_FILE, TRAIN, VALIDATION, Reading, Videos, gather, reading_facts
 from transforms.heads.plain import STEPS_FILE, PlainHead, read_head, transformed, write_plain
 from transforms.heads.pooling import input_groups
 from transforms.heads.published import head_folder, is_published, publish_head, use_head
@@ -125,7 +125,7 @@ def prepare_training(spec: Spec, base: Path, name: str, objects: Objects) -> Tra
     if release is None:
         raise StoreError(f"{objects.uri} has no release to train on; `cliploom run SPEC` makes one.")
     nodes = {TRAIN: head.inputs} | ({VALIDATION: head.validation} if head.validation else {})
-    outputs = {feature: entry.outputs for feature, entry in release.features.items()}
+    outputs = {feature: entry.columns for feature, entry in release.features.items()}
     columns = {split: input_columns(inputs, outputs) for split, inputs in nodes.items()}
     dims = {split: [each.dim for each in found] for split, found in columns.items()}
     if dims.get(VALIDATION, dims[TRAIN]) != dims[TRAIN]:
@@ -212,15 +212,15 @@ def learn(training: Training, videos: Mapping[str, Videos], work: Path, note: Ca
         videos[VALIDATION],
         training.classes,
         training.spec,
-        lambda vectors: transformed(draft, vectors, steps),
+        lambda vectors, texts: transformed(draft, vectors, steps, texts),
         work,
         note,
     )
     note("measuring")
     head = PlainHead(draft, state.kernel, state.bias, steps)
     accumulator = LabelAccumulator(len(training.classes))
-    for vectors, labels in videos[VALIDATION].batches(training.classes, _BATCH):
-        accumulator.add(head.probabilities(vectors), labels)
+    for vectors, texts, labels in videos[VALIDATION].batches(training.classes, _BATCH):
+        accumulator.add(head.probabilities(vectors, texts), labels)
     card = HeadCard(
         **vars(draft)
         | {
@@ -258,7 +258,8 @@ def learn_steps(
         note("analyzing the training videos with tf.Transform")
         shutil.rmtree(work / TRANSFORM, ignore_errors=True)
         vectors = str(work / "videos" / f"{TRAIN}.f32")
-        task = StepsTask(vectors, len(videos[TRAIN]), tuple(declared), inputs, str(work / TRANSFORM))
+        texts = "" if videos[TRAIN].texts is None else str(work / "videos" / f"{TRAIN}.{TEXTS_FILE}")
+        task = StepsTask(vectors, len(videos[TRAIN]), tuple(declared), inputs, str(work / TRANSFORM), texts)
         staged = done.with_name(f"writing-{STEPS_FILE}")
         write_steps(staged, learn_transform(task, lambda build: run_graph(build, Target())))
         staged.replace(done)

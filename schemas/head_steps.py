@@ -11,7 +11,7 @@ from schemas.units import Count
 
 
 class HeadStep(Model):
-    """What all steps say."""
+    """What all steps say; those for numbers leave texts alone when they name no input."""
 
     input: Text | None = None
 
@@ -69,11 +69,11 @@ class BucketsStep(HeadStep):
 
 
 class VocabularyStep(HeadStep):
-    """Each number, rounded, as its place among the ``size`` most frequent ones: one 1 among zeros, or none.
+    """Each number, rounded, or a text, as its place among the ``size`` most frequent ones: one 1 among zeros, or none.
 
     Attributes:
         input: that it is for, by its name in Examples, such as ``mean_rgb``; each of them, one by one, by default.
-        size: numbers that are known.
+        size: numbers or texts that are known.
     """
 
     kind: Literal["vocabulary"]

@@ -24,13 +24,13 @@ PREDICTED = "predicted:"
 
 
 class HeadInput(Model):
-    """Vectors that a head reads.
+    """Vectors that a head reads, or a text, which needs a ``vocabulary`` among the steps.
 
     Attributes:
-        feature: whose rows are averaged over a video.
+        feature: whose rows are averaged over a video; of a text its first row is taken.
         output: may be left out when the feature has one.
-        name: of the float list in tf.train.Examples that the SavedModel is asked with; by default ``mean_`` and the
-            output, as YouTube-8M's video-level records have it.
+        name: of the feature in tf.train.Examples that the SavedModel is asked with; by default ``mean_`` and the
+            output, as YouTube-8M's video-level records have it. Of a text by default the output alone.
     """
 
     feature: Name
@@ -122,8 +122,9 @@ class InputColumn:
 
     Attributes:
         name: in served Examples.
-        dim: numbers in a vector.
+        dim: numbers in a vector; 0 for a text.
         space: that the vectors lie in.
+        type: of the values in served Examples, see ``schemas.release.OutputEntry``.
     """
 
     feature: str
@@ -131,6 +132,12 @@ class InputColumn:
     name: str
     dim: int
     space: str
+    type: str = "float32"
+
+    @property
+    def is_text(self) -> bool:
+        """It is a text, not a vector."""
+        return self.type == "text"
 
 
 @dataclass(frozen=True)

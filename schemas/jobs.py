@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from schemas.media import MediaLimits
 from schemas.models import ModelCard
-from schemas.release import OutputEntry
+from schemas.release import OutputEntry, text_columns
 from schemas.sampling import Sampling
 from schemas.sources import HttpSpec
 
@@ -24,6 +24,8 @@ class FeatureJob:
         outputs: the wanted outputs' names and vector lengths.
         sampling: None for sources that are not sampled.
         compact: outputs kept as 8-bit codes in a binary column.
+        texts: columns of texts beside the outputs.
+        types: of outputs that records hold otherwise than as floats: ``int64`` or ``uint8``.
         records: rows are of an item's records: they have uids of their own, and a column ``labels``.
     """
 
@@ -38,12 +40,20 @@ class FeatureJob:
     outputs: dict[str, int]
     sampling: Sampling | None = None
     compact: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    types: dict[str, str] = field(default_factory=dict)
     records: bool = False
+
+    @property
+    def columns(self) -> dict[str, OutputEntry]:
+        """What heads can read: the outputs, and texts as columns of width 0."""
+        return {output: self.entry_of(output) for output in self.outputs} | text_columns(self.source, self.texts)
 
     def entry_of(self, output: str) -> OutputEntry:
         """What a release says of an output; vectors that a source brought are a space of their own."""
         if self.card is None:
-            return OutputEntry(dim=self.outputs[output], space=f"{self.source}.{output}")
+            kind = self.types.get(output, "float32")
+            return OutputEntry(dim=self.outputs[output], space=f"{self.source}.{output}", type=kind)
         found = self.card.outputs[output]
         return OutputEntry(dim=self.outputs[output], space=found.space, text=found.text, labels=found.labels)
 

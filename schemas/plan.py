@@ -14,6 +14,17 @@ from schemas.jobs import FeatureJob, RunJob
 from schemas.release import Release
 from schemas.spec import IndexSpec, Limits
 
+NEW = "new"
+CONTENT_CHANGED = "content_changed"
+CONFIG_CHANGED = "config_changed"
+MOVED = "moved"
+UNCHANGED = "unchanged"
+DELETED = "deleted"
+RETRY = "retry"
+FAILED = "failed"
+VERDICTS = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, MOVED, UNCHANGED, DELETED, RETRY, FAILED)
+COMPUTED = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, RETRY)
+
 
 class Accept(BaseModel):
     """Guards that a person has lifted for this run."""

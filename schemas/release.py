@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -25,18 +26,30 @@ class FileEntry(Record):
 
 
 class OutputEntry(Record):
-    """Width and vector space of one output."""
+    """Width and vector space of one output.
+
+    Attributes:
+        type: of the values in the records that it was read from: ``float32``, ``int64``, ``uint8``, or ``text``, which
+            is no vector.
+    """
 
     dim: int
     space: str
     text: bool = False
     labels: str = ""
+    type: str = "float32"
+
+
+def text_columns(source: str, names: Iterable[str]) -> dict[str, OutputEntry]:
+    """Columns of texts as heads see them: of width 0, in a space of their own."""
+    return {name: OutputEntry(dim=0, space=f"{source}.{name}", type="text") for name in names}
 
 
 class FeatureEntry(Record):
     """A feature's table at a version.
 
     Attributes:
+        texts: columns of texts beside the outputs.
         recipe: what the config digest was made from, for readable reasons when it changes.
         model: folder of the prepared model, relative to the store.
         model_files: its files and those of the models that it refers to.
@@ -53,7 +66,13 @@ class FeatureEntry(Record):
     model: str
     model_files: list[FileEntry] = []
     outputs: dict[str, OutputEntry]
+    texts: list[str] = []
     recipe: dict[str, Any]
+
+    @property
+    def columns(self) -> dict[str, OutputEntry]:
+        """What heads can read: the outputs, and texts as columns of width 0."""
+        return self.outputs | text_columns(self.source, self.texts)
 
 
 class IndexShardEntry(Record):

@@ -87,17 +87,28 @@ class MediaSource(Model):
         return self
 
 
+_ROW_COLUMNS = {"row_id", "uid", "start_s", "end_s", "frame", "item_digest", "labels"}
+
+
 class ExampleFieldSpec(Model):
-    """A numeric feature of tf.train.Example that becomes an output of the source.
+    """A feature of tf.train.Example that becomes an output of the source, or a column of texts.
 
     Attributes:
-        width: numbers in it.
-        type: ``float32``; ``int64``, kept as float32, which is exact up to 16,777,216; or ``uint8``: one string of raw
-            numbers, quantised as YouTube-8M does it.
+        width: numbers in it; left out for ``text``.
+        type: ``float32``; ``int64``, kept as float32, which is exact up to 16,777,216; ``uint8``: one string of raw
+            numbers, quantised as YouTube-8M does it; or ``text``: one UTF-8 string, which heads can read.
     """
 
-    width: Count
-    type: Literal["float32", "int64", "uint8"] = "float32"
+    width: Count | None = None
+    type: Literal["float32", "int64", "uint8", "text"] = "float32"
+
+    @model_validator(mode="after")
+    def _numbers_have_a_width(self) -> ExampleFieldSpec:
+        if self.type == "text" and self.width is not None:
+            raise ValueError("a text has no width; leave it out")
+        if self.type != "text" and self.width is None:
+            raise ValueError(f"type {self.type} needs the number of values, such as width: 512")
+        return self
 
 
 class TfrecordSource(Model):
@@ -109,7 +120,8 @@ class TfrecordSource(Model):
         glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
         rgb, audio: numbers a row in the outputs ``rgb`` and ``audio`` of YouTube-8M; ``audio: 0`` leaves it out.
         vocabulary: CSV of classes with the columns Index and Name; labels get names, others are refused.
-        fields: for ``example``: name of the feature -> its width and type; each becomes an output.
+        fields: for ``example``: name of the feature -> its width and type; each becomes an output, or a column of
+            texts.
         id: for ``example``: the feature that names a record, unique in its shard.
         labels: for ``example``: an int64 feature with class indices.
         quantized: ``decode`` stores 8-bit codes as the float32 numbers they stand for, ``keep`` as they are, in a
@@ -137,6 +149,11 @@ class TfrecordSource(Model):
             raise ValueError(f"{declared[0]!r} is for format example; {self.format} knows its own features")
         if self.format == "example" and not (self.fields and self.id):
             raise ValueError("format example needs 'fields', such as {vector: {width: 512}}, and 'id', such as id: key")
+        taken = sorted(set(self.fields or ()) & _ROW_COLUMNS)
+        if taken:
+            raise ValueError(f"'fields' names {taken[0]!r}, which is a column of every feature's table already")
+        if self.fields and all(field.type == "text" for field in self.fields.values()):
+            raise ValueError("'fields' are all texts; name a numeric one, too, such as {vector: {width: 512}}")
         return self
 
 

@@ -130,12 +130,15 @@ LABELS = pa.schema(
 )
 
 
-def feature_schema(outputs: Mapping[str, int], compact: Collection[str] = (), *, records: bool = False) -> pa.Schema:
+def feature_schema(
+    outputs: Mapping[str, int], compact: Collection[str] = (), texts: Collection[str] = (), *, records: bool = False
+) -> pa.Schema:
     """Schema of a feature's table.
 
     Args:
         outputs: output name -> length of its vectors, kept as field metadata ``dim``.
         compact: outputs kept as a string of YouTube-8M's 8-bit codes a row (``transforms.tfrecords.quantize``).
+        texts: columns of texts behind the vectors.
         records: rows are of an item's records; the first row of each record has its labels.
     """
     vectors = [
@@ -146,6 +149,7 @@ def feature_schema(outputs: Mapping[str, int], compact: Collection[str] = (), *,
         )
         for name, dim in outputs.items()
     ]
+    vectors += [pa.field(name, pa.string()) for name in texts]
     if records:
         vectors.append(pa.field("labels", RECORD_LABELS))
     return pa.schema(

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Value = NDArray[np.float32] | NDArray[np.int64] | NDArray[np.uint8] | bytes | tuple[bytes, ...]
+    Value = NDArray[np.float32] | NDArray[np.int64] | NDArray[np.uint8] | bytes | tuple[bytes, ...] | str
 
-ValueType = Literal["float32", "int64", "bytes", "uint8"]
+ValueType = Literal["float32", "int64", "bytes", "uint8", "text"]
 
 RGB_WIDTH = 1024
 AUDIO_WIDTH = 128
@@ -110,7 +110,8 @@ class ExampleField:
     """What a declared field of a tf.train.Example must be.
 
     Attributes:
-        type: ``float32`` and ``int64`` lists, ``bytes`` strings, or ``uint8``: one string read as raw numbers.
+        type: ``float32`` and ``int64`` lists, ``bytes`` strings, ``uint8``: one string read as raw numbers, or
+            ``text``: one string in UTF-8.
         shape: () for one value; one -1 stands for whatever length is there.
         optional: a record without the field is good and lacks it.
     """
@@ -130,7 +131,8 @@ class ExampleRecord:
 
     Attributes:
         id: value of the declared id field, empty when none is declared.
-        values: by field name, in the schema's order; bytes fields are ``bytes`` (shape ()) or a tuple of them.
+        values: by field name, in the schema's order; bytes fields are ``bytes`` (shape ()) or a tuple of them, texts
+            ``str``.
         offset: where the record stood in its shard.
     """
 

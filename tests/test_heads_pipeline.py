@@ -33,6 +33,7 @@ from transforms.heads.dataset import Videos, gather, split_of_video
 from transforms.heads.plain import PlainHead, read_head, sigmoid
 from transforms.heads.published import current_model, trained_model
 from transforms.heads.report import curves, write_report
+from transforms.heads.tagging import tag_files
 from transforms.heads.truths import Truths, classes_of, read_truths
 from transforms.metrics.labels import LabelAccumulator
 from transforms.metrics.segments import SegmentAccumulator
@@ -202,6 +203,24 @@ def test_every_video_and_segment_gets_its_most_probable_labels(tagged: Tagged) -
             np.testing.assert_allclose(rows["score"], scores[best], rtol=1e-5)
 
 
+def test_it_is_known_whose_labels_a_file_has_without_reading_it(tagged: Tagged) -> None:
+    store = open_store(str(tagged.project.store))
+    files = tag_files(Objects(tagged.project.store), store.release)
+    items = store.items.select("item_no", "uid").collect()
+    names = dict(files.join(items, on="item_no").select("uid", "path").rows())
+    for shard, videos in (("a", VIDEOS[:40]), ("b", VIDEOS[40:])):
+        held = pl.read_parquet(tagged.project.store / names[shard])
+        assert set(held["uid"]) == {each.id for each in videos}
+    assert len(set(names.values())) == 2
+    found = store.labels([VIDEOS[0].id, VIDEOS[50].id])
+    assert [len(labels) for labels in found.values()] == [
+        len(set(VIDEOS[0].labels)) + 2,
+        len(set(VIDEOS[50].labels)) + 2,
+    ]
+    # A shard has no labels of its own; nothing is read for it.
+    assert store.item_labels([items["item_no"][0]], ["a"]) == {}
+
+
 def test_a_retrained_head_changes_its_feature_alone(applied: Project, tagged: Tagged) -> None:
     applied.put_head(2)
     before, after = tagged.result, applied.run()
@@ -337,8 +356,8 @@ def test_batches_come_in_the_asked_order(first: Project, tmp_path: Path) -> None
     videos = gather(Objects(first.store), training.release, training.readings, 0, tmp_path, first.notes.append)["train"]
     order = np.random.default_rng(1).permutation(len(videos))
     batches = list(videos.batches(training.classes, 7, order))
-    np.testing.assert_array_equal(np.concatenate([vectors for vectors, _ in batches]), videos.vectors[order])
-    hot = np.concatenate([labels for _, labels in batches])
+    np.testing.assert_array_equal(np.concatenate([vectors for vectors, _, _ in batches]), videos.vectors[order])
+    hot = np.concatenate([labels for _, _, labels in batches])
     assert [tuple(np.flatnonzero(row)) for row in hot] == [videos.labels[place] for place in order]
 
 
@@ -449,6 +468,11 @@ def test_media_are_tagged_and_labels_stand_beside_hits(
     hit = next(hit for hit in store.search("a cat", index=["frames"]) if hit.uid == "videos/cat")
     assert (hit.labels[0].name, hit.labels[0].origin) == ("cat", "predicted:tags")
     assert hit.labels[0].score == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-3)
+    labels = pl.scan_delta(str(small_store.store / "labels"), version=store.release.tables["labels"])
+    whole = labels.filter(pl.col("start_s").is_null()).collect()
+    uids = store.items.select("uid").collect()["uid"].to_list()
+    said = {(*key, label.name) for key, several in store.labels(uids).items() for label in several}
+    assert said == set(whole.select("source", "uid", "name").rows())
     assert "[tags: cat 98%" in hit_table([hit])
     assert json.dumps(hit.to_dict())
     found = inspect(str(small_store.store))
@@ -465,7 +489,11 @@ def test_media_are_tagged_and_labels_stand_beside_hits(
         card_of([InputColumn("yt", "rgb", "mean_rgb", 1280, "")], classes), kernel, np.zeros(3, np.float32)
     )
     assert [(each.feature, each.output) for each in file_inputs(records, store.release)] == [("frames", "pooled")]
-    for video_name, said in (("none.mp4", "There is no file"), (small_store.media / "noise.mp4", "can't be labelled")):
+    for video_name, said in (
+        ("none.mp4", "There is no file"),
+        (small_store.media / "noise.mp4", "can't be labelled"),
+        ("https://example.org/clip.mp4", "is on the web, and predict fetches nothing from there; download it first"),
+    ):
         ended = command(capsys)("predict", small_store.store, video_name, "--head", "labels", "--json")
         assert (ended.code, ended.out) == (2, "")
         assert said in ended.err

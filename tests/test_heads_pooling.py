@@ -20,9 +20,11 @@ from transforms.heads.pooling import (
     Windows,
     WindowSum,
     add_rows,
+    add_texts,
     joined,
     pooled_video,
     pooled_within,
+    texts_of,
 )
 from transforms.store.parts import codes_to_arrow, vectors_to_arrow
 from transforms.tfrecords import quantize
@@ -134,6 +136,19 @@ def test_a_stretch_is_the_mean_of_its_seconds() -> None:
     assert found is not None
     assert found.tolist() == [3, 1]
     assert pooled_within(video, 8.0, 9.0) is None
+
+
+def test_a_video_has_the_text_of_its_first_row() -> None:
+    rows = table_of([Row(1, "a", 0.0, 1.0, (0, 0)), Row(1, "a", 1.0, 2.0, (0, 0)), Row(2, "a", 0.0, 1.0, (0, 0))])
+    texts: dict[str, dict[VideoKey, str]] = {"t": {}}
+    add_texts(texts, rows.append_column("t", pa.array(["one", "two", "three"])))
+    assert texts == {"t": {VideoKey(1, "a"): "one", VideoKey(2, "a"): "three"}}
+    videos = [pooled_video(key, [], 5.0, (text,)) for key, text in texts["t"].items()]
+    assert [video.vector.shape for video in videos] == [(0,), (0,)]
+    found = texts_of(videos)
+    assert found is not None
+    assert found.tolist() == [["one"], ["three"]]
+    assert texts_of([pooled_video(VideoKey(1, "a"), [], 5.0)]) is None
 
 
 def test_values_that_are_not_finite_are_damage() -> None:

@@ -57,6 +57,22 @@ def test_steps_compute_what_they_say(step: LearnedStep, rows: list[list[float]],
     assert found.shape[1] == width_after(step.step, 2)
 
 
+def test_a_vocabulary_of_texts_knows_its_words_alone() -> None:
+    step = LearnedStep(VocabularyStep(kind="vocabulary", size=3), "channel", {}, ("Tänze", "news"))
+    texts = np.array([["news"], ["new"], [""], ["Tänze"]], object)
+    assert step.apply(texts).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    with pytest.raises(TypeError, match="zscore is for numbers, mean_rgb holds texts"):
+        ZSCORE.apply(texts)
+
+
+def test_texts_are_taken_by_their_inputs_and_stay_until_a_vocabulary_comes() -> None:
+    inputs = (InputColumn("yt", "a", "a", 0, "", "text"), INPUTS[1], InputColumn("yt", "b", "b", 0, "", "text"))
+    step = LearnedStep(VocabularyStep(kind="vocabulary", size=2), "b", {}, ("x", "y"))
+    texts = np.array([["q", "y"]], object)
+    a, age, b = apply_steps([step], np.float32([[7]]), inputs, texts)
+    assert (a.tolist(), age.tolist(), b.tolist()) == ([["q"]], [[7]], [[0, 1]])
+
+
 def test_steps_change_their_own_input_in_order() -> None:
     vectors = np.float32([[5, 6, 9]])
     first, other = apply_steps(
@@ -78,6 +94,25 @@ def test_a_step_without_input_stands_for_each() -> None:
         ("range", "age"),
     ]
     assert rounds_of(declared) == [[0, 1], [2, 3]]
+
+
+TEXT = (*INPUTS, InputColumn("yt", "channel", "channel", 0, "", "text"))
+
+
+def test_steps_for_numbers_leave_texts_alone_until_a_vocabulary_has_made_numbers_of_them() -> None:
+    zscore, vocabulary = ZscoreStep(kind="zscore"), VocabularyStep(kind="vocabulary", size=4, input="channel")
+    found = [(step.kind, name) for step, name in steps_of_inputs([zscore, vocabulary, zscore], TEXT)]
+    first, then = [("zscore", "mean_rgb"), ("zscore", "age")], [("vocabulary", "channel")]
+    assert found == [*first, *then, *first, ("zscore", "channel")]
+    pca = PcaStep(kind="pca", components=4, input="channel")
+    assert steps_of_inputs([vocabulary, pca], TEXT)[1] == (pca, "channel")
+
+
+def test_texts_that_nothing_makes_numbers_of_are_told() -> None:
+    with pytest.raises(SpecError, match=r"heads\.a: the input channel is a text; add \{kind: vocabulary"):
+        steps_of_inputs([], TEXT, "heads.a")
+    with pytest.raises(SpecError, match=r"heads\.a\.0\.input: channel is a text; put a step \{kind: voc"):
+        steps_of_inputs([RangeStep(kind="range", input="channel")], TEXT, "heads.a")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +151,9 @@ def test_constants_come_back_as_they_were(tmp_path: Path) -> None:
         assert before.constants.keys() == after.constants.keys()
         for name, value in before.constants.items():
             np.testing.assert_array_equal(after.constants[name], value)
+    step = LearnedStep(VocabularyStep(kind="vocabulary", size=3, input="channel"), "channel", {}, ("ü\0", "ß\r", " "))
+    write_steps(tmp_path / "b.npz", [step])
+    assert read_steps(tmp_path / "b.npz", [step.step], TEXT[2:]) == (step,)
     with pytest.raises(ValueError, match="a step 1, of 1"):
         read_steps(tmp_path / "a.npz", [ZscoreStep(kind="zscore", input="age")], INPUTS)
 

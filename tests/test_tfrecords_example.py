@@ -46,6 +46,15 @@ def test_declared_fields_come_in_their_type_and_shape() -> None:
     assert values["pixels"].dtype == np.uint8
 
 
+def test_texts_are_read_as_such_and_may_be_empty() -> None:
+    schema = {"name": ExampleField("text")}
+    for text in ("Straße 7", "", " a\n"):
+        assert parse_example(encode_example({"name": text}), schema).values == {"name": text}
+    for value, told in ((b"\xff", r"name: b'\\xff' is not UTF-8"), ((b"a", b"b"), "name: holds .*, not one text")):
+        with pytest.raises(RecordError, match=told):
+            parse_example(encode_example({"name": value}), schema)
+
+
 def test_single_numbers_have_no_axes_and_optional_fields_may_be_missing() -> None:
     schema = {"one": ExampleField("float32"), "gone": ExampleField("int64", optional=True)}
     values = parse_example(encode_example({"one": np.array([0.5], np.float32)}), schema).values

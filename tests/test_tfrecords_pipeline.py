@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from stores import SmallStore
 
+from pipelines.inspecting import inspect
 from pipelines.run import RunOptions, RunResult, run_spec
 from schemas.errors import SpecError
 from schemas.sources import MediaSource
@@ -27,6 +28,7 @@ from transforms.tfrecords.export import chosen_outputs, read_piece, write_piece
 from transforms.tfrecords.framing import read_records, write_records
 from transforms.tfrecords.pca import Pca
 from transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_of
+from transforms.upkeep.verifying import verify_release
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +43,7 @@ features:
   yt: {source: yt}
 limits: {max_failed: 100%, max_deleted: 100%}
 """
+EXAMPLE = 'sources.yt={kind: tfrecord, format: example, glob: "in/*", id: key, fields:'
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,32 @@ def test_examples_are_read_by_their_declared_fields(project: Project) -> None:
     assert "has no n" in project.small(result, "failures")["message"][0]
 
 
+def test_texts_of_examples_stand_beside_the_vectors_and_stay_there(project: Project) -> None:
+    vector = np.arange(3, dtype=np.float32)
+
+    def record(key: str, channel: Any) -> bytes:
+        return encode_example({"key": key, "v": vector, "channel": channel, "place": "Zürich"})
+
+    source = 'sources.yt={kind: tfrecord, format: example, glob: "in/*", id: key, '
+    source += "fields: {v: {width: 3}, channel: {type: text}, place: {type: text}}}"
+    project.write("a.tfrecord", [record("one", "news"), record("two", b"\xff"), record("three", "")])
+    project.write("b.tfrecord", [record("four", "sport")])
+    overrides = (source, "features.yt.outputs=[v, channel]", "indexes.near={feature: yt, kind: flat}")
+    result = project.run(*overrides)
+    table = project.table(result)
+    assert table.select("uid", "channel").rows() == [("one", "news"), ("three", ""), ("four", "sport")]
+    assert "place" not in table.columns
+    assert "channel: b'\\xff' is not UTF-8" in project.small(result, "failures")["message"][0]
+    entry = result.release.features["yt"]
+    assert (list(entry.outputs), entry.texts) == (["v"], ["channel"])
+    assert verify_release(str(project.folder / "store")) == []
+    assert inspect(str(project.folder / "store"))["features"]["yt"]["texts"] == ["channel"]
+    (project.folder / "in" / "b.tfrecord").rename(project.folder / "in" / "c.tfrecord")
+    after = project.run(*overrides)
+    assert after.counters.get("items_done", 0) == 0
+    assert project.table(after)["channel"].to_list() == ["news", "", "sport"]
+
+
 def test_features_can_be_indexed_and_keep_only_wanted_outputs(project: Project) -> None:
     project.write("a.tfrecord", [encode_frames(frames(f"id{number}")) for number in range(3)])
     result = project.run(
@@ -250,6 +279,15 @@ def test_features_can_be_indexed_and_keep_only_wanted_outputs(project: Project) 
         (["sources.yt.format=yt8m"], "sources.yt.format: unknown 'yt8m'"),
         (["sources.yt.fields={v: {width: 1}}"], "'fields' is for format example"),
         (["sources.yt.format=example"], "needs 'fields'"),
+        ([f"{EXAMPLE} {{v: {{}}}}}}"], "type float32 needs the number of values"),
+        ([f"{EXAMPLE} {{v: {{type: text, width: 2}}}}}}"], "a text has no width"),
+        ([f"{EXAMPLE} {{v: {{type: text}}}}}}"], "'fields' are all texts"),
+        ([f"{EXAMPLE} {{labels: {{width: 1}}}}}}"], "names 'labels', which is a column of every feature's table"),
+        ([f"{EXAMPLE} {{v: {{width: 1}}, t: {{type: text}}}}}}", "features.yt.outputs=[t]"], "keep a vector, too"),
+        (
+            [f"{EXAMPLE} {{v: {{width: 1}}, t: {{type: text}}}}}}", "indexes.t={feature: yt, output: t}"],
+            "no output 't'",
+        ),
         (["features.yt.encoder=lite0", "encoders.lite0={kind: efficientnet_lite0}"], "leave 'encoder' out"),
         (["features.yt.outputs=[video]"], "has no output 'video'"),
         (["sources.yt.vocabulary=none.csv"], "there is no file"),

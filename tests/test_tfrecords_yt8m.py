@@ -117,8 +117,8 @@ def test_the_id_may_be_called_video_id() -> None:
     assert parse_video(encode_example(values | {"video_id": b"abcd"}), form).id == "abcd"
     with pytest.raises(RecordError, match="neither id nor video_id"):
         parse_video(encode_example(values), form)
-    for value in (b"", (b"a", b"b")):
-        with pytest.raises(RecordError, match="not one text"):
+    for value, told in ((b"", "id holds an empty text"), ((b"a", b"b"), "not one text")):
+        with pytest.raises(RecordError, match=told):
             parse_video(encode_example(values | {"id": value}), form)
     with pytest.raises(RecordError, match="not UTF-8"):
         parse_video(encode_example(values | {"id": b"\xff"}), form)

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.feather
 from numpy.typing import NDArray
 
 from schemas.heads import HeadClass, InputColumn
@@ -27,24 +29,26 @@ REVISION = 1
 """Raised when the same data and settings give another head than before; part of a head's digest."""
 
 TRAIN, VALIDATION = "train", "validation"
+TEXTS_FILE = "texts.arrow"
 _DONE = "videos.json"
 _WHOLE_VIDEO_S = 1e9
 
 
 @dataclass(frozen=True)
 class Videos:
-    """One split: vectors float32 [n, dim] (a memory map) and each video's class numbers."""
+    """One split: vectors float32 [n, dim] (a memory map), each video's class numbers, and its texts [n, texts]."""
 
     vectors: NDArray[np.float32]
     labels: list[tuple[int, ...]]
+    texts: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batches(
         self, classes: Sequence[HeadClass], size: int, order: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        """(vectors [b, dim], labels [b, classes]) of ``size`` videos at a time; by default as they lie."""
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.object_] | None, NDArray[np.bool_]]]:
+        """(vectors [b, dim], texts, labels [b, classes]) of ``size`` videos at a time; by default as they lie."""
         order = np.arange(len(self), dtype=np.int64) if order is None else order
         for begin in range(0, len(order), size):
             chosen = order[begin : begin + size]
@@ -53,7 +57,7 @@ class Videos:
             ranks = np.argsort(chosen)
             vectors = np.empty((len(chosen), self.vectors.shape[1]), np.float32)
             vectors[ranks] = self.vectors[chosen[ranks]]
-            yield vectors, hot_rows(labels, classes)
+            yield vectors, None if self.texts is None else self.texts[chosen], hot_rows(labels, classes)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def gather(
     if not (folder / _DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         kept: dict[str, list[tuple[int, ...]]] = {TRAIN: [], VALIDATION: []}
+        texts: dict[str, list[tuple[str, ...]]] = {TRAIN: [], VALIDATION: []}
         with ExitStack() as stack:
             files = {split: stack.enter_context((folder / f"{split}.f32").open("wb")) for split in kept}
             for split, reading in readings.items():
@@ -108,10 +113,14 @@ def gather(
                             )
                             files[chosen].write(video.vector.tobytes())
                             kept[chosen].append(labels)
+                            texts[chosen].append(video.texts)
                     note(f"{split}: {number} of {len(groups)} groups of parts read")
         dims = {split: sum(each.dim for each in readings[TRAIN].inputs) for split in kept}
         for split, held in kept.items():
             _write_labels(folder / f"{split}.labels.npz", held)
+            named = [each.name for each in readings[TRAIN].inputs if each.is_text]
+            if named:
+                write_texts(folder / f"{split}.{TEXTS_FILE}", named, texts[split])
         (folder / _DONE).write_text(json.dumps({"dims": dims}), encoding="utf-8")
     dims = json.loads((folder / _DONE).read_text(encoding="utf-8"))["dims"]
     return {split: _open(folder, split, dim) for split, dim in dims.items()}
@@ -122,16 +131,37 @@ def _write_labels(path: Path, labels: Sequence[tuple[int, ...]]) -> None:
     np.savez(path, ends=ends, numbers=np.array([number for each in labels for number in each], np.int64))
 
 
+def write_texts(path: Path, names: Sequence[str], texts: Sequence[tuple[str, ...]]) -> None:
+    """Write each video's texts as an Arrow file, which is read through a memory map."""
+    columns = [pa.array([each[place] for each in texts], pa.large_string()) for place in range(len(names))]
+    pa.feather.write_feather(pa.table(columns, names=list(names)), path, compression="uncompressed")
+
+
+def read_texts(path: Path, first: int = 0, count: int | None = None) -> NDArray[np.object_]:
+    """Texts of the videos from ``first`` on, [n, texts]; equal ones are one object."""
+    rows = pa.feather.read_table(path, memory_map=True).slice(first, count)
+    blocks = [column.combine_chunks().dictionary_encode() for column in rows.columns]
+    words = [np.array(block.dictionary.to_pylist(), np.object_) for block in blocks]
+    return np.stack([known[block.indices.to_numpy()] for known, block in zip(words, blocks, strict=True)], axis=1)
+
+
 def _open(folder: Path, split: str, dim: int) -> Videos:
     with np.load(folder / f"{split}.labels.npz", allow_pickle=False) as file:
         ends, numbers = file["ends"], file["numbers"].tolist()
     labels = [tuple(numbers[begin:end]) for begin, end in pairwise(ends.tolist())]
-    if not labels:
-        return Videos(np.empty((0, dim), np.float32), labels)
-    return Videos(np.memmap(folder / f"{split}.f32", np.float32, "r", shape=(len(labels), dim)), labels)
+    path = folder / f"{split}.{TEXTS_FILE}"
+    texts = read_texts(path) if path.exists() else None
+    return Videos(mapped(folder / f"{split}.f32", len(labels), dim), labels, texts)
+
+
+def mapped(path: Path, rows: int, dim: int) -> NDArray[np.float32]:
+    """A file of vectors as a memory map [rows, dim]; where it is empty there is nothing to map."""
+    return np.memmap(path, np.float32, "r", shape=(rows, dim)) if rows * dim else np.empty((rows, dim), np.float32)
 
 
 def reading_facts(release: Release, parts: Sequence[str], inputs: Sequence[InputColumn]) -> list[object]:
     """What of a release a reading depends on, for the head's digest: columns, configs, parts."""
     configs = [release.features[each.feature].config for each in inputs]
-    return [[asdict(each) for each in inputs], configs, sorted(parts)]
+    # Types follow from the configs.
+    columns = [{key: value for key, value in asdict(each).items() if key != "type"} for each in inputs]
+    return [columns, configs, sorted(parts)]

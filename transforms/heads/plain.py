@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from schemas.errors import StoreError
 from schemas.heads import HeadCard
 from schemas.models import CARD_FILE
-from transforms.heads.transform import LearnedStep, apply_steps, read_steps, write_steps
+from transforms.heads.transform import LearnedStep, apply_steps, blank_row, read_steps, write_steps
 from transforms.metrics.labels import in_top
 from transforms.store.objects import Objects
 
@@ -46,9 +46,11 @@ class PlainHead:
     bias: NDArray[np.float32]
     steps: tuple[LearnedStep, ...] = ()
 
-    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Confidence of every class: float32 [n, dim] of joined means to float32 [n, classes]."""
-        logits = transformed(self.card, vectors, self.steps) @ self.kernel + self.bias
+    def probabilities(
+        self, vectors: NDArray[np.float32], texts: NDArray[np.object_] | None = None
+    ) -> NDArray[np.float32]:
+        """Confidence of every class: float32 [n, dim] of joined means, and texts, to float32 [n, classes]."""
+        logits = transformed(self.card, vectors, self.steps, texts) @ self.kernel + self.bias
         return sigmoid(logits)
 
     def top(self, probabilities: NDArray[np.float32], count: int) -> list[list[Label]]:
@@ -75,9 +77,14 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)), np.float32)
 
 
-def transformed(card: HeadCard, vectors: NDArray[np.float32], steps: Sequence[LearnedStep] = ()) -> NDArray[np.float32]:
-    """The vectors as the regression takes them, by the card's ``transform``: float32 [n, dim] to [n, width]."""
-    blocks = apply_steps(steps, vectors, card.inputs)
+def transformed(
+    card: HeadCard,
+    vectors: NDArray[np.float32],
+    steps: Sequence[LearnedStep] = (),
+    texts: NDArray[np.object_] | None = None,
+) -> NDArray[np.float32]:
+    """What the regression takes, by the card's ``transform``: float32 [n, dim], and texts, to [n, width]."""
+    blocks = [np.asarray(block, np.float32) for block in apply_steps(steps, vectors, card.inputs, texts)]
     if card.spec.transform.unit:
         blocks = [unit_rows(block) for block in blocks]
     return np.concatenate(blocks, axis=1).astype(np.float32, copy=False)
@@ -116,7 +123,8 @@ def read_head(objects: Objects, model: str) -> PlainHead:
         if card.spec.transform.steps:
             with objects.local_copy(f"{model}/{STEPS_FILE}") as local:
                 steps = read_steps(local, card.spec.transform.steps, card.inputs)
-        width = transformed(card, np.zeros((1, card.width), np.float32), steps).shape[1]
+        vectors, texts = blank_row(card.inputs)
+        width = transformed(card, vectors, steps, texts).shape[1]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         where = objects.uri_of(model)
         raise StoreError(f"The head in {where} is damaged ({type(error).__name__}: {error}); train it again.") from None

@@ -72,11 +72,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class PooledVideo:
-    """A video as a head sees it: the mean of its rows, float32 [dim], and those of its windows, if it has times."""
+    """A video as a head sees it: the mean of its rows, float32 [dim], and those of its windows, if it has times.
+
+    Attributes:
+        texts: of the inputs that are texts, in their order.
+    """
 
     key: VideoKey
     vector: NDArray[np.float32]
     segments: tuple[Segment, ...]
+    texts: tuple[str, ...] = ()
 
 
 def input_groups(objects: Objects, release: Release, inputs: Sequence[InputColumn]) -> list[dict[str, FeatureParts]]:
@@ -114,17 +119,45 @@ def pool_group(
         window_s: length of the segments, which begin at its multiples.
     """
     found: dict[tuple[str, str], dict[VideoKey, Windows]] = {}
+    said: dict[tuple[str, str], dict[VideoKey, str]] = {}
     for name, feature in group.items():
-        columns = {each.output: each.dim for each in inputs if each.feature == name}
-        sums = {output: {} for output in columns}  # type: dict[str, dict[VideoKey, Windows]]
+        columns = {each.output: each.dim for each in inputs if each.feature == name and not each.is_text}
+        sums: dict[str, dict[VideoKey, Windows]] = {output: {} for output in columns}
+        texts: dict[str, dict[VideoKey, str]] = {
+            each.output: {} for each in inputs if each.feature == name and each.is_text
+        }
         for part in feature.parts:
             with objects.local_copy(part_path(feature.table, part)) as local:
-                for rows in read_rows(local, ["row_id", "uid", "start_s", "end_s", *columns]):
+                for rows in read_rows(local, ["row_id", "uid", "start_s", "end_s", *columns, *texts]):
                     add_rows(sums, rows, columns, window_s)
+                    add_texts(texts, rows)
         found |= {(name, output): windows for output, windows in sums.items()}
-    ordered = [found[each.feature, each.output] for each in inputs]
-    keys = [key for key in ordered[0] if all(key in other for other in ordered[1:])]
-    return [pooled_video(key, [windows[key] for windows in ordered], window_s) for key in keys]
+        said |= {(name, output): known for output, known in texts.items()}
+    places = [(each.feature, each.output) for each in inputs]
+    first, *others = [said.get(place) or found.get(place) or {} for place in places]
+    vectors = [found[place] for place in places if place in found]
+    words = [said[place] for place in places if place in said]
+    return [
+        pooled_video(key, [windows[key] for windows in vectors], window_s, tuple(known[key] for known in words))
+        for key in first
+        if all(key in other for other in others)
+    ]
+
+
+def add_texts(texts: Mapping[str, dict[VideoKey, str]], rows: pa.Table) -> None:
+    """Note the text of each video's first row, by column."""
+    if not texts:
+        return
+    items = (rows["row_id"].to_numpy() >> ORDINAL_BITS).tolist()
+    keys = [VideoKey(item_no, uid) for item_no, uid in zip(items, rows["uid"].to_pylist(), strict=True)]
+    for name, known in texts.items():
+        for key, text in zip(keys, rows[name].to_pylist(), strict=True):
+            known.setdefault(key, text)
+
+
+def texts_of(videos: Sequence[PooledVideo]) -> NDArray[np.object_] | None:
+    """The texts of some videos, [n, texts]; None where there are none."""
+    return np.array([video.texts for video in videos], np.object_) if videos and videos[0].texts else None
 
 
 def add_rows(
@@ -153,8 +186,10 @@ def add_rows(
     latest = np.maximum.reduceat(np.where(timed, ends_s, 0.0), runs)
     names = uids.dictionary.to_pylist()
     for output, dim in dims.items():
-        totals = np.add.reduceat(arrow_to_vectors(rows[output], dim), runs, axis=0, dtype=np.float64)
-        for place, total, length, end_s in zip(runs, totals, lengths, latest, strict=True):
+        vectors = arrow_to_vectors(rows[output], dim)
+        for place, length, end_s in zip(runs, lengths, latest, strict=True):
+            # M: numpy's reduceat takes ten times as long.
+            total = vectors[place : place + length].sum(axis=0, dtype=np.float64)
             key = VideoKey(int(items[place]), names[numbers[place]])
             mine = sums[output].setdefault(key, {})
             held = mine.get(int(windows[place]))
@@ -166,14 +201,17 @@ def add_rows(
                 held.end_s = max(held.end_s, float(end_s))
 
 
-def pooled_video(key: VideoKey, inputs: Sequence[Windows], window_s: float) -> PooledVideo:
+def pooled_video(key: VideoKey, inputs: Sequence[Windows], window_s: float, texts: tuple[str, ...] = ()) -> PooledVideo:
     """Means of a video and of its windows.
 
     Args:
         key: of the video.
-        inputs: for each input the video's sums by window.
+        inputs: for each input of vectors the video's sums by window.
         window_s: length of a window.
+        texts: of the video.
     """
+    if not inputs:
+        return PooledVideo(key, np.empty(0, np.float32), (), texts)
     shared = sorted(set(inputs[0]).intersection(*inputs[1:]) - {UNTIMED})
     segments = []
     for number in shared:
@@ -181,7 +219,7 @@ def pooled_video(key: VideoKey, inputs: Sequence[Windows], window_s: float) -> P
         start_s = round(number * window_s, 6)
         end_s = round(max(start_s, min(start_s + window_s, max(each.end_s for each in sums))), 6)
         segments.append(Segment(start_s, end_s, joined([[each] for each in sums])))
-    return PooledVideo(key, joined([list(windows.values()) for windows in inputs]), tuple(segments))
+    return PooledVideo(key, joined([list(windows.values()) for windows in inputs]), tuple(segments), texts)
 
 
 def joined(inputs: Iterable[Sequence[WindowSum]]) -> NDArray[np.float32]:

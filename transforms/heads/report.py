@@ -24,7 +24,9 @@ def write_report(card: HeadCard, folder: Path) -> None:
 def page(card: HeadCard) -> str:
     """The model card as Markdown."""
     spec = card.spec
-    inputs = ", ".join(f"{each.feature}.{each.output} [{each.dim}]" for each in card.inputs)
+    inputs = ", ".join(
+        f"{each.feature}.{each.output} {'(text)' if each.is_text else [each.dim]}" for each in card.inputs
+    )
     names = [each.name for each in card.classes]
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     held = "" if card.source != card.validation_source else f" ({spec.held_out:.0%} by hash of the uid)"

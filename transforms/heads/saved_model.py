@@ -8,10 +8,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import tensorflow as tf
 
+from schemas.heads import InputColumn
 from transforms.heads.plain import PlainHead
 from transforms.heads.transform import rounds_of
+from transforms.tfrecords import quantize
 
 EXAMPLES, TENSORS = "serving_default", "tensors"
 
@@ -22,19 +25,43 @@ def write_saved_model(head: PlainHead, folder: Path, graph: Path | None = None) 
     What comes before the regression is tf.Transform's own work, where the head has learned steps: ``graph`` is the
     folder of its graphs.
 
-    Its signature ``serving_default`` takes ``examples_bytes``, string [n] of serialized tf.train.Examples with a float
-    list for each input under its name; ``tensors`` takes the inputs themselves, float32 [n, dim] by name. Both give
-    ``probabilities``, float32 [n, classes], in the order of the card's classes.
+    Its signature ``serving_default`` takes ``examples_bytes``, string [n] of serialized tf.train.Examples with each
+    input under its name, as the records hold it that it was learned from: a list of floats (also where it was learned
+    from no records) or of int64, a string of 8-bit codes, or a text. ``tensors`` takes the inputs themselves by name,
+    float32 [n, dim], or string [n, 1] for texts. Both give ``probabilities``, float32 [n, classes], in the order of the
+    card's classes.
     """
     module = HeadModule(head, graph)
     inputs = head.card.inputs
     text = tf.TensorSpec([None], tf.string, name="examples_bytes")
-    tensors = {each.name: tf.TensorSpec([None, each.dim], tf.float32, name=each.name) for each in inputs}
+    tensors = {
+        each.name: tf.TensorSpec([None, 1], tf.string, name=each.name)
+        if each.is_text
+        else tf.TensorSpec([None, each.dim], tf.float32, name=each.name)
+        for each in inputs
+    }
     signatures = {
         EXAMPLES: module.of_examples.get_concrete_function(text),
         TENSORS: module.of_tensors.get_concrete_function(tensors),
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _feature(column: InputColumn) -> Any:
+    """How Examples hold an input."""
+    if column.type in ("text", "uint8"):
+        return tf.io.FixedLenFeature([1], tf.string)
+    return tf.io.FixedLenFeature([column.dim], tf.int64 if column.type == "int64" else tf.float32)
+
+
+def _numbers(column: InputColumn, values: Any) -> Any:
+    """An input out of Examples as the signature ``tensors`` takes it."""
+    if column.is_text:
+        return values
+    if column.type == "uint8":
+        codes = tf.io.decode_raw(values[:, 0], tf.uint8, fixed_length=column.dim)
+        values = tf.gather(quantize.decode(np.arange(256, dtype=np.uint8)), tf.cast(codes, tf.int32))
+    return tf.ensure_shape(tf.cast(values, tf.float32), [None, column.dim])
 
 
 class HeadModule(tf.Module):  # type: ignore[misc]
@@ -56,8 +83,9 @@ class HeadModule(tf.Module):  # type: ignore[misc]
     @tf.function  # type: ignore[untyped-decorator]
     def of_examples(self, examples_bytes: Any) -> dict[str, Any]:
         """From serialized Examples."""
-        wanted = {each.name: tf.io.FixedLenFeature([each.dim], tf.float32) for each in self._inputs}
-        return self.of_tensors(tf.io.parse_example(examples_bytes, wanted))  # type: ignore[no-any-return]
+        found = tf.io.parse_example(examples_bytes, {each.name: _feature(each) for each in self._inputs})
+        tensors = {each.name: _numbers(each, found[each.name]) for each in self._inputs}
+        return self.of_tensors(tensors)  # type: ignore[no-any-return]
 
     @tf.function  # type: ignore[untyped-decorator]
     def of_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:

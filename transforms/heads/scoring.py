@@ -13,7 +13,7 @@ import numpy as np
 from schemas.heads import InputColumn
 from transforms.heads.dataset import VALIDATION, split_of_video
 from transforms.heads.plain import read_head
-from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, pooled_within
+from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, pooled_within, texts_of
 from transforms.heads.truths import Truths, classes_of, hot_rows, read_truths
 from transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
 from transforms.metrics.labels import LabelMetrics
@@ -81,7 +81,7 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
         labelled = [video for video in chosen if truths.given.get(video.key.uid)]
         for begin in range(0, len(labelled), _BATCH):
             some = labelled[begin : begin + _BATCH]
-            scores = self._head.probabilities(np.stack([video.vector for video in some]))
+            scores = self._head.probabilities(np.stack([video.vector for video in some]), texts_of(some))
             # A class that the head does not know can't be found: it counts as missed.
             scores = np.pad(scores, ((0, 0), (0, len(self._classes) - scores.shape[1])))
             yield scores, hot_rows([truths.given[video.key.uid] for video in some], self._classes)
@@ -98,7 +98,7 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
         for start_s, end_s in dict.fromkeys((pair.start_s, pair.end_s) for pair in pairs):
             vector = pooled_within(video, start_s, end_s)
             if vector is not None:
-                found = self._head.probabilities(vector[None])[0]
+                found = self._head.probabilities(vector[None], texts_of([video]))[0]
                 scores = np.pad(found, (0, len(self._classes) - len(found)))
                 mine = [pair for pair in pairs if (pair.start_s, pair.end_s) == (start_s, end_s)]
                 classes = np.array([column[pair.label] for pair in mine], np.int64)

@@ -9,15 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from schemas.digests import digest_of
+from schemas.heads import InputColumn
 from schemas.plan import RunPlan
 from schemas.release import HeadEntry, Release
 from schemas.tables import LABELS
 from transforms.heads.plain import Label, PlainHead, read_head
-from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group
+from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, texts_of
 from transforms.heads.published import head_files
+from transforms.publish.export_base import feature_contents
 from transforms.store.objects import Objects
 from transforms.store.tables import rows_file
 
@@ -77,6 +80,22 @@ def tag_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[TagTask]:
     ]
 
 
+def tag_files(objects: Objects, release: Release) -> pl.DataFrame:
+    """Which files of predicted labels a release has for which items: path (relative to the store) and item_no."""
+    frames = [pl.DataFrame(schema={"path": pl.String, "item_no": pl.Int64})]
+    for name, entry in release.heads.items():
+        inputs = [InputColumn(feature, output, output, 0, "") for feature, output in entry.inputs]
+        first = inputs[0].feature
+        paths = {
+            part: TagTask(name, entry.config, tuple(group.values())).path
+            for group in input_groups(objects, release, inputs)
+            for part in group[first].parts
+        }
+        contents = feature_contents(objects, release, first).select("part", "item_no").unique()
+        frames.append(contents.select(pl.col("part").replace_strict(paths).alias("path"), "item_no"))
+    return pl.concat(frames)
+
+
 def head_entries(objects: Objects, plan: RunPlan) -> dict[str, HeadEntry]:
     """What a release says of its features of predicted labels."""
     known = {entry.model: entry.model_files for entry in plan.base.heads.values()} if plan.base else {}
@@ -109,13 +128,14 @@ def tagged(head: PlainHead, videos: Sequence[PooledVideo], top: int) -> Iterator
     for begin in range(0, len(videos), _BATCH):
         some = videos[begin : begin + _BATCH]
         stretches = [
-            (video.key.uid, *stretch)
+            (video, *stretch)
             for video in some
             for stretch in (
                 (None, None, video.vector),
                 *((each.start_s, each.end_s, each.vector) for each in video.segments),
             )
         ]
-        found = head.top(head.probabilities(np.stack([vector for *_, vector in stretches])), top)
-        for (uid, start_s, end_s, _), labels in zip(stretches, found, strict=True):
-            yield Tagged(uid, start_s, end_s, labels)
+        vectors, texts = np.stack([vector for *_, vector in stretches]), texts_of([video for video, *_ in stretches])
+        found = head.top(head.probabilities(vectors, texts), top)
+        for (video, start_s, end_s, _), labels in zip(stretches, found, strict=True):
+            yield Tagged(video.key.uid, start_s, end_s, labels)

@@ -29,7 +29,7 @@ import tensorflow as tf
 
 STATE_FILE = "state.npz"
 _EVERY_S = 5.0
-Map = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Map = Callable[[NDArray[np.float32], NDArray[np.object_] | None], NDArray[np.float32]]
 
 
 @dataclass
@@ -127,7 +127,7 @@ def train(
         validation: to decide by when to stop.
         classes: in the order of the probabilities.
         spec: the head's node.
-        transform: what becomes of vectors [n, dim] before the regression.
+        transform: what becomes of vectors [n, dim] and texts [n, texts] before the regression.
         folder: for the state and TensorBoard's logs (``logs/``).
         note: told of epochs, every few seconds.
 
@@ -135,7 +135,8 @@ def train(
         The state after the last epoch; ``kernel`` [dim, classes] and ``bias`` are the best epoch's.
     """
     loss = loss_of(spec, class_weights(videos.labels, classes))
-    width = transform(np.zeros((1, videos.vectors.shape[1]), np.float32)).shape[1]
+    vectors, texts, _ = next(videos.batches(classes, 1))
+    width = transform(vectors, texts).shape[1]
     model = regression(width, len(classes), spec, loss)
     variables = [*model.variables, *model.optimizer.variables]
     path = folder / STATE_FILE
@@ -190,11 +191,11 @@ def run_epoch(
     order = np.random.default_rng([spec.seed, epoch]).permutation(len(videos))
     model.reset_metrics()
     learned = 0.0
-    for vectors, labels in videos.batches(classes, spec.batch, order):
-        learned = float(model.train_on_batch(transform(vectors), labels.astype(np.float32)))
+    for vectors, texts, labels in videos.batches(classes, spec.batch, order):
+        learned = float(model.train_on_batch(transform(vectors, texts), labels.astype(np.float32)))
     total, hits = 0.0, 0
-    for vectors, labels in validation.batches(classes, spec.batch):
-        logits = model.predict_on_batch(transform(vectors))
+    for vectors, texts, labels in validation.batches(classes, spec.batch):
+        logits = model.predict_on_batch(transform(vectors, texts))
         total += float(loss(labels.astype(np.float32), logits)) * len(labels)
         hits += int(labels[np.arange(len(labels)), logits.argmax(axis=1)].sum())
     if not np.isfinite([learned, total]).all():

@@ -6,6 +6,7 @@ its SavedModel; workers need this alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, Vocabulary
 from schemas.heads import InputColumn
 
 Constants = Mapping[str, NDArray[np.float32]]
+Block = NDArray[np.float32] | NDArray[np.object_]
+"""An input's vectors [n, D], or its texts [n, 1]."""
+_WORDS = "words"
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,27 @@ class LearnedStep:
         constants: float32, by name: ``mean`` and ``deviation`` [D] of zscore; ``low`` and ``high`` [D] of range;
             ``mean`` [D] and ``vectors`` [D, K] of pca; ``bounds`` [D, count - 1] of buckets; ``values`` [size] of
             vocabulary, most frequent first, filled up with NaN.
+        words: of a vocabulary of texts, most frequent first.
     """
 
     step: Step
     input: str
     constants: Constants
+    words: tuple[str, ...] = ()
 
-    def apply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 [n, D] to float32 [n, K]."""
+    def apply(self, rows: Block) -> NDArray[np.float32]:
+        """float32 [n, D], or texts [n, 1], to float32 [n, K].
+
+        Raises:
+            TypeError: for texts, when the step is for numbers.
+        """
         known = self.constants
+        if rows.dtype == np.object_:
+            if not isinstance(self.step, VocabularyStep):
+                raise TypeError(f"{self.step.kind} is for numbers, {self.input} holds texts")
+            places = {word: place for place, word in enumerate(self.words)}
+            found = np.array([places.get(text, -1) for text in rows[:, 0]], np.int64)
+            return np.asarray(found[:, None] == np.arange(self.step.size), np.float32)
         match self.step:
             case ZscoreStep():
                 return np.asarray((rows - known["mean"]) / divisor(known["deviation"]), np.float32)
@@ -59,7 +75,7 @@ def divisor(spread: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.where(spread > 0, spread, np.float32(1)), np.float32)
 
 
-def one_hot(beyond: NDArray[np.bool_], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def one_hot(beyond: NDArray[np.bool_], rows: Block) -> NDArray[np.float32]:
     """Buckets [n, D * count] from which bounds [n, D, count - 1] each number has reached."""
     places = beyond.sum(axis=2)
     hot = np.eye(beyond.shape[2] + 1, dtype=np.float32)[places]
@@ -69,7 +85,7 @@ def one_hot(beyond: NDArray[np.bool_], rows: NDArray[np.float32]) -> NDArray[np.
 def steps_of_inputs(
     steps: Sequence[Step], inputs: Sequence[InputColumn], place: str = "transform.steps"
 ) -> list[tuple[Step, str]]:
-    """Each step with the name of one input, in order; one for all inputs stands there for each.
+    """Each step with the name of one input, in order; one for all inputs stands there for each that it fits.
 
     Args:
         steps: as declared.
@@ -77,21 +93,30 @@ def steps_of_inputs(
         place: of the steps in the spec, for errors.
 
     Raises:
-        SpecError: for an input that the head does not have, or more components than numbers.
+        SpecError: for an input that the head does not have, more components than numbers, or a text that no
+            vocabulary makes numbers of.
     """
     widths = {each.name: each.dim for each in inputs}
+    texts = {each.name for each in inputs if each.is_text}
     found: list[tuple[Step, str]] = []
     for number, step in enumerate(steps):
         if step.input is not None and step.input not in widths:
             raise SpecError(f"{place}.{number}.input: there is no {step.input!r}{nearest(step.input, widths)}")
         for name in widths if step.input is None else [step.input]:
+            if name in texts and not isinstance(step, VocabularyStep):
+                if step.input is None:
+                    continue
+                raise SpecError(f"{place}.{number}.input: {name} is a text; put a step {{kind: vocabulary}} first.")
             if isinstance(step, PcaStep) and step.components > widths[name]:
                 raise SpecError(
                     f"{place}.{number}.components: {name} has {widths[name]} numbers there, no "
                     f"{step.components} components."
                 )
-            widths[name] = width_after(step, widths[name])
+            widths[name] = width_after(step, 1 if name in texts else widths[name])
+            texts.discard(name)
             found.append((step, name))
+    for name in sorted(texts):
+        raise SpecError(f"{place}: the input {name} is a text; add {{kind: vocabulary, input: {name}, size: 100}}.")
     return found
 
 
@@ -127,19 +152,45 @@ def width_after(step: Step, width: int) -> int:
 
 
 def apply_steps(
-    steps: Sequence[LearnedStep], vectors: NDArray[np.float32], inputs: Sequence[InputColumn]
-) -> list[NDArray[np.float32]]:
-    """Each input's block after its steps: joined vectors float32 [n, dim] to float32 [n, K] for each."""
+    steps: Sequence[LearnedStep],
+    vectors: NDArray[np.float32],
+    inputs: Sequence[InputColumn],
+    texts: NDArray[np.object_] | None = None,
+) -> list[Block]:
+    """Each input's block after its steps, float32 [n, K].
+
+    Args:
+        steps: learned; some or all of them.
+        vectors: joined, float32 [n, dim].
+        inputs: of the head.
+        texts: [n, texts], where inputs are texts; one stays as it is when no step has made numbers of it.
+    """
     ends = np.cumsum([each.dim for each in inputs])
-    blocks = dict(zip((each.name for each in inputs), np.split(vectors, ends[:-1], axis=1), strict=True))
+    blocks: dict[str, Block] = {
+        each.name: block for each, block in zip(inputs, np.split(vectors, ends[:-1], axis=1), strict=True)
+    }
+    if texts is not None:
+        named = [each.name for each in inputs if each.is_text]
+        blocks |= {name: texts[:, place : place + 1] for place, name in enumerate(named)}
     for learned in steps:
         blocks[learned.input] = learned.apply(blocks[learned.input])
     return list(blocks.values())
 
 
+def blank_row(inputs: Sequence[InputColumn]) -> tuple[NDArray[np.float32], NDArray[np.object_] | None]:
+    """Joined vectors of one row of zeros, and empty texts."""
+    texts = sum(each.is_text for each in inputs)
+    vectors = np.zeros((1, sum(each.dim for each in inputs)), np.float32)
+    return vectors, np.full((1, texts), "", np.object_) if texts else None
+
+
 def write_steps(file: Path | BinaryIO, steps: Sequence[LearnedStep]) -> None:
-    """Write the constants; the steps themselves are in the card."""
-    named = {f"{place}.{name}": value for place, step in enumerate(steps) for name, value in step.constants.items()}
+    """Write the constants; the steps themselves are in the card. Words are UTF-8 JSON in an array of bytes."""
+    named: dict[str, NDArray[np.generic]] = {}
+    for place, step in enumerate(steps):
+        named |= {f"{place}.{name}": value for name, value in step.constants.items()}
+        if step.words:
+            named[f"{place}.{_WORDS}"] = np.frombuffer(json.dumps(step.words, ensure_ascii=False).encode(), np.uint8)
     np.savez(file, **named)  # type: ignore[arg-type]
 
 
@@ -151,10 +202,14 @@ def read_steps(file: Path | BinaryIO, steps: Sequence[Step], inputs: Sequence[In
     """
     declared = steps_of_inputs(steps, inputs)
     constants: list[dict[str, NDArray[np.float32]]] = [{} for _ in declared]
+    words: list[tuple[str, ...]] = [() for _ in declared]
     with np.load(file, allow_pickle=False) as stored:
         for key in stored.files:
             place, _, name = key.partition(".")
             if int(place) >= len(declared):
                 raise ValueError(f"constants of a step {place}, of {len(declared)}")
-            constants[int(place)][name] = stored[key].astype(np.float32)
-    return tuple(LearnedStep(*each, known) for each, known in zip(declared, constants, strict=True))
+            if name == _WORDS:
+                words[int(place)] = tuple(json.loads(stored[key].tobytes()))
+            else:
+                constants[int(place)][name] = stored[key].astype(np.float32)
+    return tuple(LearnedStep(*each) for each in zip(*zip(*declared, strict=True), constants, words, strict=True))

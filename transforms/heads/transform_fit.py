@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, VocabularyStep, ZscoreStep
 from schemas.heads import InputColumn
-from transforms.heads.transform import LearnedStep, apply_steps, rounds_of, steps_of_inputs
+from transforms.heads.dataset import mapped, read_texts
+from transforms.heads.transform import Block, LearnedStep, apply_steps, blank_row, rounds_of, steps_of_inputs
 from transforms.tfrecords.analysis import Analyze, batch_of, for_each_row, read_graph
 
 _ROWS = 4096
@@ -34,6 +35,7 @@ class StepsTask:
         steps: as declared.
         inputs: of the head, in the order in which they are joined.
         folder: a folder in it for each round.
+        texts: a file of the rows' texts, where inputs are texts.
         learned: steps of the rounds before.
     """
 
@@ -42,6 +44,7 @@ class StepsTask:
     steps: tuple[Step, ...]
     inputs: tuple[InputColumn, ...]
     folder: str
+    texts: str = ""
     round: int = 0
     learned: tuple[LearnedStep, ...] = ()
 
@@ -60,14 +63,14 @@ class StepsTask:
         """Folder of this round."""
         return f"{self.folder}/{self.round}"
 
-    def blocks(self, rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Each input's vectors [n, D] as this round finds them, by its column in the graph."""
-        blocks = apply_steps(self.learned, rows, self.inputs)
+    def blocks(self, rows: NDArray[np.float32], texts: NDArray[np.object_] | None) -> dict[str, Block]:
+        """Each input as this round finds it, by its column in the graph."""
+        blocks = apply_steps(self.learned, rows, self.inputs, texts)
         return {column(place): block for place, block in enumerate(blocks)}
 
-    def blank(self) -> dict[str, NDArray[np.float32]]:
-        """Blocks of one row of zeros."""
-        return self.blocks(np.zeros((1, sum(each.dim for each in self.inputs)), np.float32))
+    def blank(self) -> dict[str, Block]:
+        """Blocks of one row of zeros and empty texts."""
+        return self.blocks(*blank_row(self.inputs))
 
 
 def column(place: int) -> str:
@@ -100,20 +103,19 @@ class ReadRange(beam.DoFn):  # type: ignore[misc]
     def process(self, start: int) -> Iterator[pa.RecordBatch]:
         """Read through a memory map."""
         task = self._task
-        shape = (task.rows, sum(each.dim for each in task.inputs))
-        rows = np.memmap(task.vectors, np.float32, "r", shape=shape)[start : start + _ROWS]
-        yield batch_of(task.blocks(rows))
+        rows = mapped(Path(task.vectors), task.rows, sum(each.dim for each in task.inputs))[start : start + _ROWS]
+        texts = read_texts(Path(task.texts), start, _ROWS) if task.texts else None
+        yield batch_of(task.blocks(rows, texts))
 
 
 def build_round(pipeline: beam.Pipeline, task: StepsTask) -> None:
     """Analyze all rows, and write the round's graph."""
-    widths = {name: block.shape[1] for name, block in task.blank().items()}
     _ = (
         pipeline
         | "Ranges" >> beam.Create(list(range(0, task.rows, _ROWS)))
         | "SpreadRanges" >> beam.Reshuffle()
         | "ReadRange" >> beam.ParDo(ReadRange(task))
-        | "Analyze" >> Analyze(widths, partial(graph_of, task), task.graph)
+        | "Analyze" >> Analyze(task.blank(), partial(graph_of, task), task.graph)
     )
 
 
@@ -137,7 +139,13 @@ def vocabulary_name(place: int) -> str:
 
 
 def in_tensorflow(step: Step, rows: Any, vocabulary: str) -> tuple[Any, dict[str, Any]]:
-    """What ``LearnedStep.apply`` does, on a tensor [n, D]; and the constants, which tf.Transform finds."""
+    """What ``LearnedStep.apply`` does, on a tensor, and the constants, which tf.Transform finds.
+
+    Args:
+        step: as declared.
+        rows: float32 [n, D], or texts [n, 1].
+        vocabulary: name of the file for one.
+    """
     match step:
         case ZscoreStep():
             mean = tft.mean(rows, reduce_instance_dims=False)
@@ -155,8 +163,8 @@ def in_tensorflow(step: Step, rows: Any, vocabulary: str) -> tuple[Any, dict[str
             places = tf.reduce_sum(tf.cast(rows[:, :, None] >= bounds, tf.int32), axis=2)
             return _flat(tf.one_hot(places, count), rows.shape[1] * count), {"bounds": bounds}
         case VocabularyStep(size=size):
-            numbers = tf.cast(tf.round(rows), tf.int64)
-            places = tft.compute_and_apply_vocabulary(numbers, top_k=size, vocab_filename=vocabulary)
+            words = rows if rows.dtype == tf.string else tf.cast(tf.round(rows), tf.int64)
+            places = tft.compute_and_apply_vocabulary(words, top_k=size, vocab_filename=vocabulary)
             return _flat(tf.one_hot(places, size), rows.shape[1] * size), {}
 
 
@@ -170,18 +178,22 @@ def _flat(hot: Any, width: int) -> Any:
 
 def learned_steps(task: StepsTask) -> dict[int, LearnedStep]:
     """This round's steps by place, with the constants out of the graph that ``build_round`` has left."""
-    found = read_graph(task.graph)(task.blank())
+    blank = task.blank()
+    found = read_graph(task.graph)(blank)
+    names = [each.name for each in task.inputs]
     steps = {}
     for place in task.places:
         step, name = task.declared[place]
         start = f"learned_{place}_"
         constants = {key.removeprefix(start): value[0] for key, value in found.items() if key.startswith(start)}
+        words: list[bytes] = []
         if isinstance(step, VocabularyStep):
             words = tft.TFTransformOutput(f"{task.graph}/graph").vocabulary_by_name(vocabulary_name(place))
+        if isinstance(step, VocabularyStep) and blank[column(names.index(name))].dtype != np.object_:
             values = np.full(step.size, np.nan, np.float32)
             values[: len(words)] = [int(word) for word in words]
-            constants = {"values": values}
-        steps[place] = LearnedStep(step, name, constants)
+            constants, words = {"values": values}, []
+        steps[place] = LearnedStep(step, name, constants, tuple(word.decode() for word in words))
     return steps
 
 

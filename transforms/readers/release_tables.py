@@ -130,21 +130,53 @@ class ReleaseReader:
         return dict(self.collected(found).rows())
 
     def labels(self, uids: Collection[str]) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
-        """Labels of whole items by (source, uid): given ones, then predicted ones, the most probable first."""
+        """Labels of whole items by (source, uid): given ones, then predicted ones, the most probable first.
+
+        Where a source holds records, all files of labels are read: no other table knows the ids of its records.
+        """
         import polars as pl
 
         if "labels" not in self.release.tables:
             return {}
+        if any("records" in entry.recipe for entry in self.release.features.values()):
+            return self._labels_in(self._files("labels"), uids)
+        items = self.items.filter(pl.col("uid").is_in(list(uids))).select("item_no")
+        return self.item_labels(self.collected(items)["item_no"].to_list(), uids)
+
+    def item_labels(
+        self, numbers: Collection[int], uids: Collection[str]
+    ) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
+        """``labels`` of items, by their numbers and uids; of the predicted ones only the items' own files are read."""
+        import polars as pl
+
+        if "labels" not in self.release.tables:
+            return {}
+        predicted = self._predicted.filter(pl.col("item_no").is_in(list(numbers)))["path"].unique().to_list()
+        wanted = set(predicted)
+        # Given labels of items are one file of rows; the other files are records' labels, one a part.
+        files = [path for path in self._files("labels") if path in wanted or path.startswith("labels/rows-")]
+        return self._labels_in(files, uids)
+
+    def _labels_in(self, files: Sequence[str], uids: Collection[str]) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
+        import polars as pl
+
         from schemas.tables import LABELS
 
         whole = pl.col("uid").is_in(list(uids)) & pl.col("start_s").is_null()
-        rows = self.collected(self._scan(self._files("labels"), LABELS).filter(whole))
+        rows = self.collected(self._scan(files, LABELS).filter(whole))
         predicted = pl.col("origin") != "given"
         rows = rows.sort(predicted, pl.col("score"), "label", descending=[False, True, False], nulls_last=True)
         found: dict[tuple[str, str], list[ItemLabel]] = {}
         for source, uid, *label in rows.select("source", "uid", "name", "score", "origin").iter_rows():
             found.setdefault((source, uid), []).append(ItemLabel(*label))
         return {key: tuple(labels) for key, labels in found.items()}
+
+    @cached_property
+    def _predicted(self) -> pl.DataFrame:
+        """Which files of predicted labels are whose: path, item_no."""
+        from transforms.heads.tagging import tag_files
+
+        return tag_files(self._objects, self.release)
 
     def row_counts(self, feature: str, numbers: Collection[int]) -> dict[int, int]:
         """item_no -> rows that a feature has of it."""
@@ -179,7 +211,7 @@ class ReleaseReader:
     def _scan_parts(self, entry: FeatureEntry, parts: Sequence[str]) -> pl.LazyFrame:
         from schemas.tables import feature_schema
 
-        schema = feature_schema({name: output.dim for name, output in entry.outputs.items()})
+        schema = feature_schema({name: output.dim for name, output in entry.outputs.items()}, texts=entry.texts)
         return self._scan([f"{entry.table}/{part}" for part in parts], schema)
 
     @cached_property

@@ -80,7 +80,7 @@ def query_file(name: str) -> Iterator[Path | None]:
             try:
                 Objects(bucket).download(key, local)
             except FileNotFoundError:
-                raise SpecError(f"There is no object {name!r} to search by; check its name.") from None
+                raise SpecError(f"There is no object {name!r}; check its name.") from None
             yield local
         return
     yield _local_file(name.removeprefix("file://"))

@@ -334,7 +334,7 @@ class Store(ReleaseReader):
         moments = {feature: self.moments(feature, rows) for feature, rows in by_feature.items()}
         texts = self.texts([row.row_id for _, row in best.values()])
         items = {row["item_no"]: row for row in self.items_with(numbers=best).iter_rows(named=True)}
-        labels = self.labels([row["uid"] for row in items.values()])
+        labels = self.item_labels(items, [row["uid"] for row in items.values()])
         hits = []
         for item_no, score in scores:
             name, row = best[item_no]

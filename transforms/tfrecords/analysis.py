@@ -1,4 +1,4 @@
-"""tf.Transform over vectors: a pass over all of them on Beam, and the transform graph that it fills in.
+"""tf.Transform over vectors and texts: a pass over all of them on Beam, and the transform graph that it fills in.
 
 Imported by ``cliploom fit-pca`` and ``cliploom train`` alone, since it loads TensorFlow.
 """
@@ -29,44 +29,55 @@ Preprocess = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Columns to outputs, in TensorFlow's and tf.Transform's operations."""
 
 
-def batch_of(columns: Mapping[str, NDArray[np.float32]]) -> pa.RecordBatch:
-    """Columns float32 [n, dim] as a batch that ``Analyze`` takes."""
-    return pa.RecordBatch.from_arrays([vectors_to_arrow(column) for column in columns.values()], names=list(columns))
+Column = NDArray[np.float32] | NDArray[np.object_]
+"""Vectors [n, dim], or texts [n, 1]."""
+
+
+def batch_of(columns: Mapping[str, Column]) -> pa.RecordBatch:
+    """Columns as a batch that ``Analyze`` takes."""
+    arrays = [
+        pa.array(column.tolist(), pa.list_(pa.string()))
+        if column.dtype == np.object_
+        else vectors_to_arrow(column.astype(np.float32, copy=False))
+        for column in columns.values()
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
 class Analyze(beam.PTransform):  # type: ignore[misc]
     """Batches in; the transform graph of a preprocessing function, with all that it asks of the whole data set, out.
 
     Args:
-        dims: column -> width.
+        like: columns of any length, for their widths and types.
         preprocess: the function.
         folder: for the graph, on a file system that all workers reach.
     """
 
-    def __init__(self, dims: Mapping[str, int], preprocess: Preprocess, folder: str) -> None:
+    def __init__(self, like: Mapping[str, Column], preprocess: Preprocess, folder: str) -> None:
         super().__init__()
-        self._dims = dict(dims)
+        self._like = dict(like)
         self._preprocess = preprocess
         self._folder = folder
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """Analyze and write."""
-        columns = {name: schema_pb2.TensorRepresentation() for name in self._dims}
-        for name, dim in self._dims.items():
+        columns = {name: schema_pb2.TensorRepresentation() for name in self._like}
+        for name, column in self._like.items():
             columns[name].dense_tensor.column_name = name
-            columns[name].dense_tensor.shape.dim.add(size=dim)
-        schema = batch_of({name: np.empty((0, dim), np.float32) for name, dim in self._dims.items()}).schema
+            columns[name].dense_tensor.shape.dim.add(size=column.shape[1])
+        schema = batch_of(self._like).schema
         with tft_beam.Context(temp_dir=f"{self._folder}/work"):
             graph = (batches, TensorAdapterConfig(schema, columns)) | tft_beam.AnalyzeDataset(self._preprocess)
             return graph | tft_beam.WriteTransformFn(f"{self._folder}/graph")
 
 
-def read_graph(folder: str | Path) -> Callable[[Mapping[str, NDArray[np.float32]]], dict[str, NDArray[Any]]]:
-    """The function that ``Analyze`` left in a folder: columns float32 [n, dim] to outputs [n, ...]."""
+def read_graph(folder: str | Path) -> Callable[[Mapping[str, Column]], dict[str, NDArray[Any]]]:
+    """The function that ``Analyze`` left in a folder: columns to outputs [n, ...]."""
     layer = tft.TFTransformOutput(f"{folder}/graph").transform_features_layer()
 
-    def apply(columns: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-        found = layer({name: tf.constant(column, tf.float32) for name, column in columns.items()})
+    def apply(columns: Mapping[str, Column]) -> dict[str, NDArray[Any]]:
+        kinds = {name: tf.string if column.dtype == np.object_ else tf.float32 for name, column in columns.items()}
+        found = layer({name: tf.constant(column, kinds[name]) for name, column in columns.items()})
         return {name: value.numpy() for name, value in found.items()}
 
     return apply

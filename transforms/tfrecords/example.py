@@ -13,7 +13,7 @@ from schemas.errors import nearest
 from schemas.tfrecords import BadRecord, ExampleField, ExampleRecord
 from transforms.tfrecords.framing import Readable
 from transforms.tfrecords.proto import Feature, RecordError, parse
-from transforms.tfrecords.reading import as_id, read_each, with_name
+from transforms.tfrecords.reading import as_id, as_text, read_each, with_name
 
 if TYPE_CHECKING:
     from schemas.tfrecords import Value
@@ -71,6 +71,8 @@ def _value(feature: Feature, field: ExampleField) -> Value:
         strings = feature.strings()
         _shape(len(strings), field.shape)
         return strings[0] if field.shape == () else tuple(strings)
+    if field.type == "text":
+        return as_text(feature.strings())
     if field.type == "float32":
         floats = feature.floats()
         if not np.isfinite(floats).all():

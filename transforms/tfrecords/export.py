@@ -26,7 +26,7 @@ from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
 from schemas.release import ExportEntry, FileEntry, Release
 from schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
-from transforms.publish.export_base import Exporter, feature_contents, groups_of_parts
+from transforms.publish.export_base import Exporter, entries_of, feature_contents, groups_of_parts
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, binary_codes, part_path, read_rows
 from transforms.store.tables import read_table
@@ -256,7 +256,7 @@ class TfrecordExporter(Exporter):
     """See ``transforms.publish.export_base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: TfrecordExport) -> None:
-        self._objects, self._name, self._export = objects, name, export
+        self._objects, self._name, self._export, self._base = objects, name, export, plan.base
         feature, job = draft.features[export.feature], plan.feature(export.feature)
         dims = {output: entry.dim for output, entry in feature.outputs.items()}
         rgb, audio = chosen_outputs(name, export, tuple(dims))
@@ -298,10 +298,7 @@ class TfrecordExporter(Exporter):
     def finish(self) -> ExportEntry:
         """List the shards; the pieces have done their work."""
         objects = self._objects
-        entries = [
-            FileEntry(path=task.path, size=objects.size(task.path) or 0, digest=objects.digest(task.path))
-            for task in self._files
-        ]
+        entries = entries_of(objects, [task.path for task in self._files], self._base, self._name)
         if self._export.pca is not None:
             path = self._export.pca.path
             entries.append(FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path)))

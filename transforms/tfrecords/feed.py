@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -38,12 +38,14 @@ class RecordRows:
         vectors: by output, [N, D], 8-bit codes or numbers; N is the same for all.
         labels: (class index, start, end, score); what the record doesn't say is None.
         timed: rows are a second each; else there is one row for the whole.
+        texts: by column; each row has them.
     """
 
     uid: str
     vectors: dict[str, Vectors]
     labels: tuple[tuple[int | None, float | None, float | None, float | None], ...]
     timed: bool
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -104,7 +106,7 @@ def _records(
     stream: Readable, file: str, settings: ShardSettings
 ) -> Iterator[Yt8mVideo | Yt8mFrames | ExampleRecord | BadRecord]:
     if settings.format == "example":
-        schema = {name: ExampleField(field.type, (field.width,)) for name, field in settings.fields.items()}
+        schema = {name: ExampleField(each.type, (each.width,)) for name, each in settings.fields.items()}
         if settings.labels:
             schema[settings.labels] = ExampleField("int64", (-1,), optional=True)
         return read_examples(stream, file, schema, id_field=settings.id)
@@ -116,10 +118,11 @@ def _records(
 
 def _rows_of(record: Yt8mVideo | Yt8mFrames | ExampleRecord, settings: ShardSettings) -> RecordRows:
     if isinstance(record, ExampleRecord):
-        vectors = {name: _one_row(record.values[name]) for name in settings.fields}
+        vectors = {name: _one_row(record.values[name]) for name in settings.outputs}
+        texts = {name: str(record.values[name]) for name in settings.texts}
         given = record.values.get(settings.labels, ()) if settings.labels else ()
         labels = tuple((int(label), None, None, None) for label in np.asarray(given).flat)
-        return RecordRows(record.id, vectors, labels, timed=False)
+        return RecordRows(record.id, vectors, labels, timed=False, texts=texts)
     whole = tuple((label, None, None, None) for label in record.labels)
     named: dict[str, Vectors] = {}
     if isinstance(record, Yt8mVideo):
@@ -169,7 +172,8 @@ def table_of(records: Sequence[RecordRows], job: FeatureJob, item: ShardItem, fi
     lengths = [record.rows for record in records]
     count = sum(lengths)
     start = row_id(item.twins[0].item_no, first)
-    uids = pa.array([record.uid for record in records]).take(pa.array(np.repeat(np.arange(len(records)), lengths)))
+    whose = pa.array(np.repeat(np.arange(len(records)), lengths))
+    uids = pa.array([record.uid for record in records]).take(whose)
     frames = np.concatenate([np.arange(length) for length in lengths])
     timed = np.repeat([record.timed for record in records], lengths)
     columns: list[pa.Array | pa.ChunkedArray] = [
@@ -181,20 +185,23 @@ def table_of(records: Sequence[RecordRows], job: FeatureJob, item: ShardItem, fi
         pa.array([item.digest]).take(pa.array(np.zeros(count, np.int8))),
     ]
     columns += [_column([record.vectors[name] for record in records], name in job.compact) for name in job.outputs]
+    columns += [pa.array([record.texts[name] for record in records], pa.string()).take(whose) for name in job.texts]
     columns.append(_labels(records, lengths))
-    return pa.table(columns, schema=feature_schema(job.outputs, job.compact, records=True))
+    return pa.table(columns, schema=feature_schema(job.outputs, job.compact, job.texts, records=True))
 
 
 def _column(blocks: Sequence[Vectors], compact: bool) -> pa.Array | pa.ChunkedArray:
     if compact:
         # A chunk a record: joining them would copy every byte once more.
         return pa.chunked_array([codes_to_arrow(block.view(np.uint8)) for block in blocks], pa.binary())
-    return vectors_to_arrow(np.concatenate([_decoded(block) for block in blocks]))
-
-
-def _decoded(block: Vectors) -> NDArray[np.float32]:
-    """Numbers; codes are dequantised."""
-    return quantize.decode(block.view(np.uint8)) if block.dtype == np.uint8 else block.view(np.float32)
+    ends = np.cumsum([len(block) for block in blocks]).tolist()
+    values = np.empty((ends[-1], blocks[0].shape[1]), np.float32)
+    for begin, end, block in zip([0, *ends], ends, blocks, strict=False):
+        if block.dtype == np.uint8:
+            quantize.decode(block.view(np.uint8), values[begin:end])
+        else:
+            values[begin:end] = block
+    return vectors_to_arrow(values)
 
 
 def _labels(records: Sequence[RecordRows], lengths: Sequence[int]) -> pa.Array:

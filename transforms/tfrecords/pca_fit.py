@@ -67,7 +67,7 @@ def build_fit(pipeline: beam.Pipeline, task: PcaTask) -> None:
         | "Parts" >> beam.Create(list(task.parts))
         | "SpreadParts" >> beam.Reshuffle()
         | "ReadVectors" >> beam.ParDo(ReadVectors(task))
-        | "Analyze" >> Analyze({COLUMN: task.dim}, _moments, task.folder)
+        | "Analyze" >> Analyze({COLUMN: np.empty((0, task.dim), np.float32)}, _moments, task.folder)
     )
 
 

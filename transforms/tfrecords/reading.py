@@ -54,12 +54,24 @@ def as_id(name: str, values: list[bytes]) -> str:
     Raises:
         RecordError: when it isn't one, is empty or not UTF-8.
     """
-    if len(values) != 1 or not values[0]:
-        raise RecordError(f"{name} holds {values!r:.60}, not one text")
+    text = with_name(name, lambda: as_text(values))
+    if not text:
+        raise RecordError(f"{name} holds an empty text, which names nothing")
+    return text
+
+
+def as_text(values: list[bytes]) -> str:
+    """The one text in ``values``; it may be empty.
+
+    Raises:
+        RecordError: when it isn't one, or not UTF-8.
+    """
+    if len(values) != 1:
+        raise RecordError(f"holds {values!r:.60}, not one text")
     try:
         return values[0].decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RecordError(f"{name} {values[0]!r:.60} is not UTF-8") from error
+        raise RecordError(f"{values[0]!r:.60} is not UTF-8") from error
 
 
 def with_name(name: str, decode: Callable[[], _V]) -> _V:

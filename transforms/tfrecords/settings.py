@@ -22,7 +22,7 @@ REVISION = 1
 
 @dataclass(frozen=True)
 class OutputField:
-    """A feature of tf.train.Example that becomes an output."""
+    """A feature of tf.train.Example that becomes an output, or a column of texts (of width 1)."""
 
     width: int
     type: ValueType
@@ -33,7 +33,7 @@ class ShardSettings:
     """How the shards of one source are read.
 
     Attributes:
-        fields: outputs of format ``example``.
+        fields: outputs and texts of format ``example``.
         id, labels: features of format ``example``; ``labels`` may be empty.
         compact: outputs whose 8-bit codes are kept.
         names: class index -> title, empty without a vocabulary.
@@ -51,7 +51,7 @@ class ShardSettings:
     @classmethod
     def of(cls, source: TfrecordSource, vocabulary: Vocabulary | None) -> ShardSettings:
         """The settings of a source as declared."""
-        fields = {name: OutputField(each.width, each.type) for name, each in (source.fields or {}).items()}
+        fields = {name: OutputField(each.width or 1, each.type) for name, each in (source.fields or {}).items()}
         compact: list[str] = []
         if source.quantized == "keep":
             if source.format in ("yt8m_frame", "yt8m_segment"):
@@ -73,8 +73,18 @@ class ShardSettings:
     def outputs(self) -> dict[str, int]:
         """Output name -> length of its vectors."""
         if self.format == "example":
-            return {name: each.width for name, each in self.fields.items()}
+            return {name: each.width for name, each in self.fields.items() if each.type != "text"}
         return {"rgb": self.rgb} | ({"audio": self.audio} if self.audio else {})
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Types of outputs that records hold otherwise than as floats, for format ``example``."""
+        return {name: self.fields[name].type for name in self.outputs if self.format == "example"}
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns of texts."""
+        return tuple(name for name, each in self.fields.items() if each.type == "text")
 
     def recipe(self) -> dict[str, Any]:
         """What of this changes the rows and their labels; the vocabulary by a digest."""

@@ -94,6 +94,8 @@ def shard_name(prefix: str, shard: int, shards: int, *, gzip: bool = False) -> s
 
 
 def _value(name: str, value: Value) -> bytes:
+    if isinstance(value, str):
+        return _strings([value.encode()])
     if isinstance(value, bytes):
         return _strings([value])
     if isinstance(value, tuple):

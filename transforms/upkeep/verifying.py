@@ -139,7 +139,7 @@ def _counts(release: Release, frames: dict[str, pl.DataFrame]) -> Iterator[Probl
 
 def _feature_table(objects: Objects, entry: FeatureEntry, parts: pl.DataFrame) -> Iterator[Problem]:
     """The table's file list against the parts table."""
-    files, problems = verify_log(objects, entry.table, entry.version, [*FIXED_COLUMNS, *entry.outputs])
+    files, problems = verify_log(objects, entry.table, entry.version, [*FIXED_COLUMNS, *entry.columns])
     yield from problems
     if problems:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.cli import main
-from pipelines.fit_pca import fit_pca
+from pipelines.fit_pca import _scratch, fit_pca
 from pipelines.run import RunOptions, run_spec
 from schemas.errors import SpecError
+from schemas.spec import Target
 from schemas.spec_file import parse_document
 from schemas.tfrecords import Yt8mVideo
+from transforms.store.objects import Objects
 from transforms.tfrecords.framing import write_records
 from transforms.tfrecords.pca import Pca, load_pca
 from transforms.tfrecords.write import encode_video
@@ -104,6 +107,45 @@ def test_the_command_keeps_as_many_components_as_it_is_asked_for(
     assert told["kept"] == pytest.approx(float(fitted.values[:3].sum() / fitted.values.sum()), abs=1e-5)
     np.testing.assert_array_equal(load_pca(to).vectors, fitted.vectors[:, :3])
     assert not list((project / "store/runs").glob("*/pca"))
+
+
+def test_workers_elsewhere_share_a_folder_of_the_store(project: Path) -> None:
+    objects = Objects(project / "store")
+    with _scratch(objects, "somewhere", Target(runner="FlinkRunner")) as folder:
+        assert Path(folder) == project / "store/runs/somewhere/pca"
+        assert Path(folder).is_dir()
+    assert not (project / "store/runs/somewhere").exists()
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URI of a bucket on a real S3 server."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "integration"))
+    from s3_server import BUCKET, missing, s3_server
+
+    if missing():
+        pytest.skip(missing())
+    with s3_server(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://{BUCKET}"
+
+
+def test_a_store_in_a_bucket_is_learned_from_on_this_machine(
+    project: Path, fitted: Pca, bucket: str, tmp_path: Path
+) -> None:
+    store = f"{bucket}/store"
+    run(project, store=store)
+    found = fit_pca(store, "yt", tmp_path / "pca.npz", output="rgb")
+    assert found.rows == 200
+    np.testing.assert_allclose(load_pca(tmp_path / "pca.npz").values, fitted.values, rtol=1e-6)
+    assert not [entry.path for entry in Objects(store).list("runs") if "/pca/" in entry.path]
+    (tmp_path / "spec.yaml").write_text(
+        f"{{version: 1, name: pca, store: '{store}', targets: {{far: {{runner: FlinkRunner, flink_master: 'far:1'}}}}, "
+        f"sources: {{yt: {{kind: tfrecord, format: yt8m_video, glob: '*'}}}}, features: {{yt: {{source: yt}}}}}}"
+    )
+    with pytest.raises(SpecError, match="TensorFlow can't write to s3://; give fit-pca the store itself"):
+        fit_pca(str(tmp_path / "spec.yaml"), "yt", tmp_path / "pca.npz", output="rgb")
 
 
 @pytest.mark.parametrize(

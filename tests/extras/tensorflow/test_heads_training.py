@@ -85,7 +85,7 @@ def test_the_model_has_as_many_parameters_as_the_published_one(dim: int, paramet
 def run_training(folder: Path, spec: HeadSpec, note: object = None) -> TrainingState:
     folder.mkdir(parents=True, exist_ok=True)
     said = note if callable(note) else lambda text: None
-    return train(videos_of(200, 1), videos_of(80, 2), CLASSES, spec, lambda vectors: vectors, folder, said)
+    return train(videos_of(200, 1), videos_of(80, 2), CLASSES, spec, lambda vectors, texts: vectors, folder, said)
 
 
 def test_a_head_learns_and_the_best_epoch_is_kept(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None
 def test_a_loss_that_explodes_is_told_with_the_mend(tmp_path: Path) -> None:
     videos = Videos(np.full((8, 4), 3e38, np.float32), [(2,)] * 8)
     with pytest.raises(CliploomError, match="learning_rate below"):
-        train(videos, videos, CLASSES, spec_of(), lambda vectors: vectors, tmp_path, lambda text: None)
+        train(videos, videos, CLASSES, spec_of(), lambda vectors, texts: vectors, tmp_path, lambda text: None)
 
 
 @pytest.mark.parametrize("unit", [False, True])
