@@ -19,7 +19,8 @@ def write_clips(folder: Path, count: int) -> list[Path]:
     paths = []
     for number in range(count):
         path = folder / f"clip-{number:05d}.mp4"
-        note = f"clip {number}".encode().ljust(32)
+        # Like real files, no two have as many bytes.
+        note = f"clip {number}".encode().ljust(32 + number)
         # A box of type "free" is skipped by every reader.
         path.write_bytes(originals[number % DISTINCT] + struct.pack(">I4s", 8 + len(note), b"free") + note)
         paths.append(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,7 @@ def _run(
     target = choose_target(spec, request.get("target"))
     store = open_store(spec, absolute(spec_path).parent).uri
     try:
-        return _supervised(
-            request, store, as_json, strict, lambda: _next_command(store, bool(spec.indexes)), metrics_file
-        )
+        return _supervised(request, store, as_json, strict, metrics_file)
     except KeyboardInterrupt:
         if not is_local(target):
             say(f"A job that has begun elsewhere goes on; `cliploom status {shlex.quote(store)} --follow` shows it.")
@@ -82,7 +80,7 @@ def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int
 
     uri = existing_store(store).uri
     request = {"action": "publish", "store": uri, "accept": accept, "command": "cliploom publish"}
-    return _supervised(request, uri, as_json, strict=False, next_command=lambda: _next_command(uri, indexed=True))
+    return _supervised(request, uri, as_json, strict=False)
 
 
 def _supervised(
@@ -90,7 +88,6 @@ def _supervised(
     store: str,
     as_json: bool,
     strict: bool,
-    next_command: Callable[[], str],
     metrics_file: Path | None = None,
 ) -> int:
     run = new_run_id()
@@ -109,13 +106,18 @@ def _supervised(
         show_json(result | {"store": store, "failures": failures})
     else:
         show("\n".join([run_summary(result, store, failures), *summary_lines(result["report"])]))
-        say(f"Next: {next_command()}")
+        say(f"Next: {_next_command(store, result['release'])}")
     code = 1 if strict and any(not group["partial"] for group in failures) else 0
     if metrics_file is not None:
         write_metrics(metrics_file, metrics_text(code, time.time(), result))
     return code
 
 
-def _next_command(store: str, indexed: bool) -> str:
+def _next_command(store: str, release: dict[str, Any]) -> str:
+    """What to try on a release (its JSON): a search that its indexes can answer, if any."""
     named = shlex.quote(store)
-    return f'cliploom search {named} "a cup of coffee"' if indexed else f"cliploom releases {named}"
+    if not release["indexes"]:
+        return f"cliploom releases {named}"
+    asked = [(release["features"][index["feature"]], index["output"]) for index in release["indexes"].values()]
+    takes_text = any(feature["outputs"][output]["text"] for feature, output in asked)
+    return f"cliploom search {named} " + ('"a cup of coffee"' if takes_text else "--like FILE")

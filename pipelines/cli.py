@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -16,6 +17,8 @@ from schemas.secrets import masked
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command, prints errors as one sentence, exits with their code."""
+    # Beam warns of packages that nothing here needs.
+    logging.getLogger().setLevel(logging.ERROR)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments[: arguments.index("--") if "--" in arguments else None]
     if debug:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from pipelines.pack import pack, total_cost, wish_of
+from pipelines.planning import with_addresses
 from pipelines.run import Prepared
 from pipelines.runner import is_local, workers_of
 from schemas.exports import Hdf5Export
@@ -53,7 +54,7 @@ def measure(ready: Prepared, count: int) -> Measured | None:
     numbers = work["item_no"].unique().sort()
     sample = numbers.sample(min(count, len(numbers)), seed=_SEED)
     wishes = {name: wish_of(job) for name, job in jobs.items()}
-    mine = work.filter(pl.col("item_no").is_in(sample.implode()))
+    mine = with_addresses(work.filter(pl.col("item_no").is_in(sample.implode())), ready.planned.numbered)
     packed = pack(mine, wishes, ready.spec.limits.segment)
     records: list[PartRecord] = []
     spent = 0.0
@@ -63,7 +64,7 @@ def measure(ready: Prepared, count: int) -> Measured | None:
             began = time.process_time()
             records += compute_aside(ready.job, shard, [jobs[name] for name in shard.features], Objects(folder))
             spent += time.process_time() - began
-    share = total_cost(packed) / total_cost(ready.planned.shards)
+    share = total_cost(packed) / total_cost(ready.planned.layout.shards)
     rows, size = sum(record.rows for record in records), sum(record.size for record in records)
     extra = sum(record.rows * _extra_bytes(ready, jobs[record.feature]) for record in records)
     workers = workers_of(ready.target) if is_local(ready.target) else (ready.target.workers or 1)

@@ -7,7 +7,7 @@ rebalances (M: heavy tails gave 1.47x on two workers). Equal files are computed 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -20,6 +20,8 @@ LEAST_SHARDS = 50
 MOST_ITEMS = 512
 ITEMS_IN_SLICE = 50_000
 SENTENCES_IN_SHARD = 6_000
+SHARDS_IN_ROW_GROUP = 16
+SHARDS = {"shard": pl.String, "cost_s": pl.Float64, "items": pl.Int64, "rows": pl.Int64}
 
 FACTS = pl.Struct(
     {
@@ -31,6 +33,10 @@ FACTS = pl.Struct(
         "rows": pl.Int64,
     }
 )
+_BUNDLES = {"cost_s": pl.Float64, "items": pl.Int64, "rows": pl.Int64, "group": pl.Int32, "first": pl.Int64}
+_COLUMNS = ["item_no", "uid", "wanted", "digest", "uri", "signature", "facts", "attempt"]
+_ESTIMATED = ["facts", "twins"]
+_TWINS = pl.List(pl.Struct({"item_no": pl.Int64, "uid": pl.String}))
 # Relative costs of a decoded megapixel and an encoded picture, in seconds of one core; only their ratio matters here.
 _DECODE_S_PER_MEGAPIXEL = 0.0022
 _ENCODE_S = 0.006
@@ -88,33 +94,96 @@ def estimated_rows(sampling: Sampling | None, duration: pl.Expr, frames: pl.Expr
     return pl.max_horizontal(rows, pl.lit(1.0))
 
 
+@dataclass(frozen=True)
+class Group:
+    """The items of one set of features, and the segments that are computed of them, in order.
+
+    Attributes:
+        features: names.
+        items: one row for all items of the same bytes: those of the work, and ``twins`` where there are several.
+        pieces: row (in ``items``), number, of.
+    """
+
+    features: list[str]
+    items: pl.DataFrame
+    pieces: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which segments of which items make each shard; the shards themselves are written a few at a time.
+
+    Attributes:
+        groups: by set of features.
+        shards: cost_s, items, rows of each, costliest first; its group, and its first piece there.
+        segment_s: how long segments are.
+    """
+
+    groups: tuple[Group, ...]
+    shards: pl.DataFrame
+    segment_s: float
+
+    def written(self) -> Iterator[pl.DataFrame]:
+        """Stretches of the shards, with ``shard`` (JSON of a ``Shard`` record), cost_s, items, rows.
+
+        The JSON of all shards at once would fill the memory three times over.
+        """
+        ends = self.shards["items"].cum_sum()
+        start = 0
+        while start < self.shards.height:
+            reached = (ends[start - 1] if start else 0) + ITEMS_IN_SLICE
+            count = max(1, int(ends.search_sorted(reached, side="right")) - start)
+            # Whole row groups of the plan's file.
+            count = -(-count // SHARDS_IN_ROW_GROUP) * SHARDS_IN_ROW_GROUP
+            yield self._written(self.shards.slice(start, count))
+            start += count
+
+    def _written(self, shards: pl.DataFrame) -> pl.DataFrame:
+        ranked = shards.with_row_index("rank")
+        texts = [
+            _texts(group, ranked.filter(pl.col("group") == number), self.segment_s)
+            for number, group in enumerate(self.groups)
+        ]
+        found = ranked.join(pl.concat(texts), on="rank", maintain_order="left")
+        return found.select(*SHARDS)
+
+
 def pack(work: pl.DataFrame, wishes: Mapping[str, Wish], segment_s: float) -> pl.DataFrame:
-    """Shards of the work.
+    """Shards of the work, all at once; see ``lay_out``.
+
+    Returns:
+        One row a shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``.
+    """
+    return pl.concat([pl.DataFrame(schema=SHARDS), *lay_out(work, wishes, segment_s).written()])
+
+
+def lay_out(work: pl.DataFrame, wishes: Mapping[str, Wish], segment_s: float) -> Layout:
+    """Bundle the work.
 
     Args:
         work: one row for each (item, feature) to compute: feature, item_no, uid, uri, signature, digest, facts
             (JSON), attempt.
         wishes: by feature.
         segment_s: files longer than this are split, when all their features' samplings allow it.
-
-    Returns:
-        One row a shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``.
     """
     if work.is_empty():
-        return pl.DataFrame(schema={"shard": pl.String, "cost_s": pl.Float64, "items": pl.Int64, "rows": pl.Int64})
-    items = _with_twins(_with_wanted(work))
-    groups = [
-        _estimate(chunk, wishes, segment_s)
-        for group in _by_wanted(items)
-        for chunk in group.iter_slices(ITEMS_IN_SLICE)
-    ]
-    costed = pl.concat(groups)
-    most_cost = max(float(costed["cost_s"].sum()) / LEAST_SHARDS, 1e-9)
+        return Layout((), pl.DataFrame(schema=_BUNDLES), segment_s)
+    groups, estimates = [], []
+    for items in _by_wanted(_with_twins(_with_wanted(work))):
+        features = items["wanted"][0].split("\0")
+        asked = [wishes[name] for name in features]
+        rows = items.select(_ESTIMATED).with_row_index("row")
+        estimates.append(pl.concat([_estimate(some, asked, segment_s) for some in rows.iter_slices(ITEMS_IN_SLICE)]))
+        groups.append(Group(features, items.drop("wanted"), estimates[-1].select("row", "number", "of")))
+    most_cost = max(sum(float(estimate["cost_s"].sum()) for estimate in estimates) / LEAST_SHARDS, 1e-9)
     shards = [
-        _bundle(group, most_cost, max(wishes[name].least_rows for name in group["wanted"][0].split("\0")))
-        for group in _by_wanted(costed)
+        _bundle(estimate, most_cost, max(wishes[name].least_rows for name in group.features)).with_columns(
+            pl.lit(number, pl.Int32).alias("group")
+        )
+        for number, (group, estimate) in enumerate(zip(groups, estimates, strict=True))
     ]
-    return pl.concat(shards).sort("cost_s", descending=True, maintain_order=True)
+    ordered = pl.concat(shards).sort("cost_s", descending=True, maintain_order=True)
+    return Layout(tuple(groups), ordered.select(*_BUNDLES), segment_s)
 
 
 def _by_wanted(items: pl.DataFrame) -> list[pl.DataFrame]:
@@ -127,7 +196,8 @@ def _by_wanted(items: pl.DataFrame) -> list[pl.DataFrame]:
 def _with_wanted(work: pl.DataFrame) -> pl.DataFrame:
     """One row an item, with the names of all the features that it is computed for in ``wanted``."""
     if work["feature"].n_unique() == 1:
-        return work.rename({"feature": "wanted"}).sort("item_no")
+        single = work.rename({"feature": "wanted"})
+        return single if single["item_no"].is_sorted() else single.sort("item_no")
     together = work.group_by("item_no").agg(
         pl.col("feature").sort().str.join("\0").alias("wanted"), pl.col("attempt").max().alias("most_attempts")
     )
@@ -137,28 +207,29 @@ def _with_wanted(work: pl.DataFrame) -> pl.DataFrame:
 
 def _with_twins(items: pl.DataFrame) -> pl.DataFrame:
     """Items of equal bytes become one row with all their numbers and uids in ``twins``; order is that of the first."""
-    columns = ["item_no", "wanted", "digest", "uri", "signature", "facts", "attempt", "twins"]
-    twin = pl.struct("item_no", "uid")
-    doubled = items.select("digest", "wanted").is_duplicated()
-    single = items.filter(~doubled).with_columns(pl.concat_list(twin).alias("twins")).select(columns)
+    items = items.select(*_COLUMNS, pl.lit(None, _TWINS).alias("twins"))
+    # Numbers are compared much sooner than texts; what stands out is looked at again.
+    alike = items.filter(items["digest"].hash().is_duplicated())
+    doubled = alike.filter(alike.select("digest", "wanted").is_duplicated())
+    if doubled.is_empty():
+        return items
     shared = (
-        items.filter(doubled)
-        .group_by("digest", "wanted", maintain_order=True)
+        doubled.group_by("digest", "wanted", maintain_order=True)
         .agg(
-            pl.col("item_no", "uri", "signature", "facts").first(),
+            pl.col("item_no", "uid", "uri", "signature", "facts").first(),
             pl.col("attempt").max(),
-            twin.alias("twins"),
+            pl.struct("item_no", "uid").alias("twins"),
         )
-        .select(columns)
+        .select(items.columns)
     )
+    single = items.join(doubled, on="item_no", how="anti", maintain_order="left")
     return pl.concat([single, shared]).sort("item_no")
 
 
-def _estimate(group: pl.DataFrame, wishes: Mapping[str, Wish], segment_s: float) -> pl.DataFrame:
-    """Split the items of one set of features into segments and estimate their rows, bytes and cost."""
-    asked = [wishes[name] for name in group["wanted"][0].split("\0")]
+def _estimate(items: pl.DataFrame, asked: Sequence[Wish], segment_s: float) -> pl.DataFrame:
+    """Split items into segments and estimate their rows, bytes and cost: row, number, of, cost_s, bytes, rows."""
     splittable = all(wish.sampling is not None and wish.sampling.splittable for wish in asked)
-    known = group.with_columns(group["facts"].str.json_decode(FACTS).struct.unnest())
+    known = items.with_columns(items["facts"].str.json_decode(FACTS).struct.unnest())
     known = known.with_columns((pl.col("end_s") - pl.col("start_s")).alias("duration"))
     split = (pl.col("duration") / segment_s).ceil().fill_null(1.0).clip(1) if splittable else pl.lit(1)
     known = known.with_columns(split.cast(pl.Int64).alias("of"), pl.lit(0, pl.Int64).alias("number"))
@@ -176,64 +247,59 @@ def _estimate(group: pl.DataFrame, wishes: Mapping[str, Wish], segment_s: float)
     cost = pl.lit(_OPEN_S) + (frames * megapixels * _DECODE_S_PER_MEGAPIXEL).fill_null(0.0)
     for wish, count in zip(asked, rows, strict=True):
         cost = cost + count * wish.pictures_per_row * _ENCODE_S
-    size = (
-        pl.sum_horizontal(*(count * wish.row_bytes for wish, count in zip(asked, rows, strict=True)))
-        * pl.col("twins").list.len()
-    )
+    size = pl.sum_horizontal(*(count * wish.row_bytes for wish, count in zip(asked, rows, strict=True)))
     return known.select(
-        *(column for column in group.columns if column != "item_no"),
+        "row",
+        "number",
+        "of",
         cost.alias("cost_s"),
-        size.alias("bytes"),
+        (size * pl.col("twins").list.len().fill_null(1)).alias("bytes"),
         pl.sum_horizontal(*rows).alias("rows"),
-        pl.struct(
-            pl.when(pl.col("of") > 1).then(pl.col("number") * segment_s).otherwise(0.0).alias("start_s"),
-            pl.when(pl.col("of") > 1)
-            .then(
-                pl.when(pl.col("number") + 1 == pl.col("of")).then(1e12).otherwise((pl.col("number") + 1) * segment_s)
-            )
-            .otherwise(0.0)
-            .alias("end_s"),
-            pl.col("number"),
-            pl.col("of"),
-        ).alias("segment"),
     )
 
 
-def _bundle(group: pl.DataFrame, most_cost: float, least_rows: int) -> pl.DataFrame:
-    """Fill shards in order of the items until one bound is reached."""
-    features = group["wanted"][0].split("\0")
+def _bundle(pieces: pl.DataFrame, most_cost: float, least_rows: int) -> pl.DataFrame:
+    """Fill shards in order of the items until one bound is reached: cost_s, items, rows, first (piece) of each."""
     bounds = [pl.col("cost_s") / most_cost, pl.lit(1.0 / MOST_ITEMS)]
     if least_rows:
         # Sentences recur: those of a shard are encoded once, so a shard of fewer rows is worth no balance.
         bounds = [pl.min_horizontal(pl.max_horizontal(bounds), pl.col("rows") / least_rows)]
     filled = pl.max_horizontal(pl.col("bytes") / TARGET_BYTES, *bounds).clip(0, 1)
-    numbered = group.with_columns((filled.cum_sum() - filled).floor().cast(pl.Int64).alias("shard_no"))
-    return pl.concat(_shards(chunk, features) for chunk in _slices(numbered))
-
-
-def _slices(numbered: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Stretches of whole shards; the JSON of all items at once would fill the memory three times over."""
-    numbers = numbered["shard_no"]
-    start = 0
-    while start < numbered.height:
-        last = numbers[min(start + ITEMS_IN_SLICE, numbered.height) - 1]
-        end = int(numbers.search_sorted(last, side="right"))
-        yield numbered.slice(start, end - start)
-        start = end
-
-
-def _shards(numbered: pl.DataFrame, features: list[str]) -> pl.DataFrame:
-    item = pl.struct("uri", "signature", "digest", "facts", "twins", "segment", "attempt")
-    written = numbered.select("shard_no", "cost_s", "rows", item.struct.json_encode().alias("item"))
-    shards = written.group_by("shard_no", maintain_order=True).agg(
-        pl.col("item"),
-        pl.col("cost_s").sum(),
-        pl.len().cast(pl.Int64).alias("items"),
-        pl.col("rows").sum().cast(pl.Int64),
+    number = (filled.cum_sum() - filled).floor().cast(pl.Int64).rle_id()
+    numbered = pieces.select("cost_s", "rows", number.alias("shard_no"))
+    shards = numbered.group_by("shard_no", maintain_order=True).agg(
+        pl.col("cost_s").sum(), pl.len().cast(pl.Int64).alias("items"), pl.col("rows").sum().cast(pl.Int64)
     )
-    head = pl.lit(f'{{"features":{json.dumps(features)},"items":[')
-    texts = pl.concat_str(head, pl.col("item").list.join(","), pl.lit("]}"))
-    return shards.select(texts.alias("shard"), "cost_s", "items", "rows")
+    return shards.with_columns((pl.col("items").cum_sum() - pl.col("items")).alias("first"))
+
+
+def _texts(group: Group, shards: pl.DataFrame, segment_s: float) -> pl.DataFrame:
+    """Rank and JSON of shards of one set of features."""
+    places = shards.select("rank", pl.int_ranges("first", pl.col("first") + pl.col("items")).alias("place"))
+    places = places.explode("place")
+    pieces = group.pieces[places["place"]]
+    split, last = pl.col("of") > 1, pl.col("number") + 1 == pl.col("of")
+    end = pl.when(last).then(1e12).otherwise((pl.col("number") + 1) * segment_s)
+    segments = pieces.select(
+        pl.struct(
+            pl.when(split).then(pl.col("number") * segment_s).otherwise(0.0).alias("start_s"),
+            pl.when(split).then(end).otherwise(0.0).alias("end_s"),
+            pl.col("number"),
+            pl.col("of"),
+        ).alias("segment")
+    )
+    items = group.items[pieces["row"]].hstack(segments).hstack(places.select("rank"))
+    alone = pl.concat_list(pl.struct("item_no", "uid"))
+    item = pl.struct(
+        "uri", "signature", "digest", "facts", pl.coalesce("twins", alone).alias("twins"), "segment", "attempt"
+    )
+    joined = (
+        items.select("rank", item.struct.json_encode().alias("item"))
+        .group_by("rank", maintain_order=True)
+        .agg(pl.col("item"))
+    )
+    head = pl.lit(f'{{"features":{json.dumps(group.features)},"items":[')
+    return joined.select("rank", pl.concat_str(head, pl.col("item").list.join(","), pl.lit("]}")).alias("shard"))
 
 
 def total_cost(shards: pl.DataFrame) -> float:

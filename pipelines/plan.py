@@ -11,18 +11,22 @@ from dataclasses import dataclass
 import polars as pl
 
 from schemas.digests import digest_bytes
+from schemas.plan import (
+    CONFIG_CHANGED,
+    CONTENT_CHANGED,
+    DELETED,
+    FAILED,
+    MOVED,
+    NEW,
+    RETRY,
+    UNCHANGED,
+    VERDICTS,
+)
 from transforms.publish.assemble import complete_items
 
-NEW = "new"
-CONTENT_CHANGED = "content_changed"
-CONFIG_CHANGED = "config_changed"
-MOVED = "moved"
-UNCHANGED = "unchanged"
-DELETED = "deleted"
-RETRY = "retry"
-FAILED = "failed"
-VERDICTS = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, MOVED, UNCHANGED, DELETED, RETRY, FAILED)
-COMPUTED = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, RETRY)
+VERDICT = pl.Enum(VERDICTS)
+ITEMS_IN_RANGE = 1_000_000
+"""Items that are judged at once: what stands beside their verdicts while they are judged is of this size."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,36 @@ def allot_numbers(listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int)
 
     Args:
         listing: with source and uid.
-        known: source, uid, item_no allotted before, also by runs that never published.
+        known: source, uid, item_no allotted before, also by runs that never published; each item once.
         next_item_no: the first number never used.
 
     Returns:
         The listing with ``item_no``, sorted by it, and the first number that is free now.
     """
-    numbers = known.select("source", "uid", "item_no").unique(["source", "uid"], keep="first")
-    joined = listing.join(numbers, on=["source", "uid"], how="left")
-    free = max(next_item_no, int(numbers["item_no"].max() or 0) + 1)  # type: ignore[arg-type]
-    fresh = joined.filter(pl.col("item_no").is_null()).sort("source", "uid")
-    fresh = fresh.with_columns(pl.int_range(free, free + fresh.height, dtype=pl.Int64).alias("item_no"))
-    numbered = pl.concat([joined.filter(pl.col("item_no").is_not_null()), fresh])
-    return numbered.sort("item_no"), free + fresh.height
+    free = max(next_item_no, int(known["item_no"].max() or 0) + 1)  # type: ignore[arg-type]
+    kept, fresh = [], [listing.clear()]
+    for source in listing["source"].unique().sort():
+        mine = of_source(listing, source)
+        # One text to join by is much less to hold than two.
+        joined = mine.join(of_source(known, source).select("uid", "item_no"), on="uid", how="left")
+        kept.append(joined.filter(pl.col("item_no").is_not_null()))
+        added = joined.filter(pl.col("item_no").is_null()).drop("item_no")
+        fresh.append(added if added["uid"].is_sorted() else added.sort("uid"))
+    added = pl.concat(fresh)
+    added = added.with_columns(pl.int_range(free, free + added.height, dtype=pl.Int64).alias("item_no"))
+    numbered = pl.concat([*kept, added])
+    return by_number(numbered), free + added.height
+
+
+def of_source(items: pl.DataFrame, source: str) -> pl.DataFrame:
+    """The items of one source; most specs have one, and nothing is copied."""
+    mine = items["source"] == source
+    return items if mine.all() else items.filter(mine)
+
+
+def by_number(frame: pl.DataFrame) -> pl.DataFrame:
+    """Sorted by number, in which order most frames are already."""
+    return frame if frame["item_no"].is_sorted() else frame.sort("item_no")
 
 
 def select_subset(listing: pl.DataFrame, known: pl.DataFrame, limit: int, seed: int = 0) -> pl.DataFrame:
@@ -75,8 +96,7 @@ class FeaturePast:
         held: contents of all parts of the wanted config, published or left by killed runs.
         failures: of the wanted config, as the last release lists them.
         recent: those that parts tell of which it does not name, left by killed runs.
-        had: item_no, digest of the items that the last release's table holds, whatever its config.
-        same_config: the last release has this feature with the wanted config.
+        had: item_no, uid, digest of the items that the last release's table holds, whatever its config.
         change: sentence that says how the config differs, for reasons.
     """
 
@@ -84,7 +104,6 @@ class FeaturePast:
     failures: pl.DataFrame
     recent: pl.DataFrame
     had: pl.DataFrame
-    same_config: bool
     change: str = ""
 
 
@@ -102,41 +121,91 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
         feature, item_no, uid, digest, verdict, reason, attempts (of a retried failure), from_item_no (of a copy).
         Deleted items stand at the end with a null digest.
     """
+    items = by_number(items.select("item_no", "uid", "digest"))
     complete = complete_items(past.held)
+    had = by_number(_once(past.had))
+    exact = by_number(_exact(complete, items))
+    ranges = [_with_rows_held(some, _between(exact, some)) for some in items.iter_slices(ITEMS_IN_RANGE)]
+    lacking = pl.concat(
+        [items.clear(), *(some.filter(pl.col("held_rows").is_null()) for some in ranges)], how="diagonal"
+    )
+    elsewhere = _elsewhere(complete, lacking)
+    del complete, exact, lacking
+    failures = (
+        pl.concat([past.failures, past.recent.with_columns(pl.lit(value=False).alias("partial"))])
+        .group_by("item_no", "digest")
+        .agg(pl.col("transient", "partial").any(), pl.col("attempts").max(), pl.col("message").first())
+    )
+    judged = []
+    while ranges:
+        some = ranges.pop(0)
+        known = _between(had, some).select("item_no", pl.col("digest").alias("had_digest"))
+        some = (
+            some.join(elsewhere, on="digest", how="left")
+            .join(failures, on=["item_no", "digest"], how="left")
+            .join(known, on="item_no", how="left")
+        )
+        judged.append(_judge_range(some, past, law, refresh))
+    gone = had.join(items, on="item_no", how="anti").sort("item_no")
+    deleted = gone.select(
+        "item_no",
+        "uid",
+        pl.lit(None, pl.String).alias("digest"),
+        pl.lit(DELETED, VERDICT).alias("verdict"),
+        pl.lit("not listed any more").alias("reason"),
+        pl.lit(None, pl.Int32).alias("attempts"),
+        pl.lit(None, pl.Int64).alias("from_item_no"),
+    )
+    columns = deleted.columns
+    return pl.concat([*(some.select(columns) for some in judged), deleted], how="vertical_relaxed").select(
+        pl.lit(feature).alias("feature"), *columns
+    )
+
+
+def _once(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.unique("item_no") if frame["item_no"].is_duplicated().any() else frame
+
+
+def _between(frame: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a frame that is sorted by number, from the first of these items to the last."""
+    numbers = frame["item_no"]
+    start = int(numbers.search_sorted(items["item_no"][0], side="left"))
+    return frame.slice(start, int(numbers.search_sorted(items["item_no"][-1], side="right")) - start)
+
+
+def _exact(complete: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """What is held of each item, of its bytes where they are held."""
     exact = complete.select(
         "item_no", "uid", "digest", pl.col("rows").alias("held_rows"), pl.col("planned").alias("held_planned")
     )
     if exact["item_no"].is_duplicated().any():
         exact = exact.join(items, on=["item_no", "uid", "digest"], how="semi").sort("held_rows", descending=True)
         exact = exact.unique("item_no", keep="first")
-    joined = items.select("item_no", "uid", "digest").join(exact, on="item_no", how="left", suffix="_held")
+    return exact
+
+
+def _with_rows_held(items: pl.DataFrame, exact: pl.DataFrame) -> pl.DataFrame:
+    """The items with held_rows, held_planned; null where none of their bytes are held."""
+    joined = items.join(exact, on="item_no", how="left", suffix="_held", maintain_order="left")
     # Joining by the number alone and comparing afterwards is much quicker than joining by three columns.
     same = (pl.col("uid") == pl.col("uid_held")) & (pl.col("digest") == pl.col("digest_held"))
-    joined = joined.select(
-        "item_no",
-        "uid",
-        "digest",
-        pl.when(same).then("held_rows").alias("held_rows"),
-        pl.when(same).then("held_planned").alias("held_planned"),
-    )
-    elsewhere = (
+    held = joined.select(pl.when(same).then(name).alias(name) for name in ("held_rows", "held_planned"))
+    return items.hstack(held)
+
+
+def _elsewhere(complete: pl.DataFrame, lacking: pl.DataFrame) -> pl.DataFrame:
+    """digest, from_item_no, from_uid: the first item that has rows of bytes that these items lack."""
+    return (
         complete.filter(pl.col("rows") > 0)
-        .join(joined.filter(pl.col("held_rows").is_null()), on="digest", how="semi")
+        .join(lacking, on="digest", how="semi")
         .sort("item_no", "uid")
         .unique("digest", keep="first", maintain_order=True)
         .select("digest", pl.col("item_no").alias("from_item_no"), pl.col("uid").alias("from_uid"))
     )
-    failures = (
-        pl.concat([past.failures, past.recent.with_columns(pl.lit(value=False).alias("partial"))])
-        .group_by("item_no", "digest")
-        .agg(pl.col("transient", "partial").any(), pl.col("attempts").max(), pl.col("message").first())
-    )
-    had = past.had.select("item_no", pl.col("digest").alias("had_digest")).unique("item_no")
-    joined = (
-        joined.join(elsewhere, on="digest", how="left")
-        .join(failures, on=["item_no", "digest"], how="left")
-        .join(had, on="item_no", how="left")
-    )
+
+
+def _judge_range(joined: pl.DataFrame, past: FeaturePast, law: RetryLaw, refresh: bool) -> pl.DataFrame:
+    """Verdicts and reasons of items beside all that is known of them."""
     transient = pl.col("transient").fill_null(value=False) & (pl.col("attempts") < law.max_attempts)
     # A failure of the whole item is past when there are rows now: a killed run tried again and got them.
     failed = pl.col("attempts").is_not_null() & (pl.col("partial") | (pl.col("held_rows").fill_null(0) == 0))
@@ -148,20 +217,20 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
     copied = pl.col("from_item_no").is_not_null() & pl.lit(not refresh)
     verdict = (
         pl.when(pl.col("digest").is_null())
-        .then(pl.lit(FAILED))
+        .then(pl.lit(FAILED, VERDICT))
         .when((known_bad | failed) & again)
-        .then(pl.lit(RETRY))
+        .then(pl.lit(RETRY, VERDICT))
         .when(usable)
-        .then(pl.lit(UNCHANGED))
+        .then(pl.lit(UNCHANGED, VERDICT))
         .when(known_bad & pl.lit(not refresh))
-        .then(pl.lit(FAILED))
+        .then(pl.lit(FAILED, VERDICT))
         .when(copied)
-        .then(pl.lit(MOVED))
+        .then(pl.lit(MOVED, VERDICT))
         .when(pl.col("had_digest").is_null())
-        .then(pl.lit(NEW))
+        .then(pl.lit(NEW, VERDICT))
         .when(pl.col("had_digest") != pl.col("digest"))
-        .then(pl.lit(CONTENT_CHANGED))
-        .otherwise(pl.lit(CONFIG_CHANGED))
+        .then(pl.lit(CONTENT_CHANGED, VERDICT))
+        .otherwise(pl.lit(CONFIG_CHANGED, VERDICT))
     )
     reason = (
         pl.when(pl.col("digest").is_null())
@@ -181,26 +250,12 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
     joined = joined.with_columns(verdict.alias("verdict"))
     # Most items are unchanged on most nights; texts are made for the others only.
     still = pl.col("verdict") == UNCHANGED
-    judged = pl.concat(
+    return pl.concat(
         [
             joined.filter(still).with_columns(pl.lit("").alias("reason")),
             joined.filter(~still).with_columns(reason.alias("reason")),
         ]
     ).sort("item_no")
-    gone = past.had.join(items, on="item_no", how="anti").unique("item_no")
-    deleted = gone.select(
-        "item_no",
-        "uid",
-        pl.lit(None, pl.String).alias("digest"),
-        pl.lit(DELETED).alias("verdict"),
-        pl.lit("not listed any more").alias("reason"),
-        pl.lit(None, pl.Int32).alias("attempts"),
-        pl.lit(None, pl.Int64).alias("from_item_no"),
-    )
-    columns = deleted.columns
-    return pl.concat([judged.select(columns), deleted], how="vertical_relaxed").select(
-        pl.lit(feature).alias("feature"), *columns
-    )
 
 
 def count_verdicts(verdicts: pl.DataFrame) -> dict[str, dict[str, int]]:

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import polars as pl
 
 from pipelines.head_jobs import tag_verdicts
-from pipelines.pack import pack, total_cost, wish_of
-from pipelines.plan import (
-    COMPUTED,
-    CONFIG_CHANGED,
-    DELETED,
-    FAILED,
-    MOVED,
-    UNCHANGED,
-    FeaturePast,
-    RetryLaw,
-    allot_numbers,
-    judge,
-)
+from pipelines.numbering import Numbered, number_items
+from pipelines.pack import SHARDS, SHARDS_IN_ROW_GROUP, Layout, lay_out, total_cost, wish_of
+from pipelines.plan import FeaturePast, RetryLaw, judge, of_source
 from pipelines.resolve import Resolved, describe_change
 from pipelines.survey import Before, Survey
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
+from schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
 from schemas.records import REFRESHED, PartRecord
-from schemas.tables import FAILURES, ITEMS
-from transforms.publish.assemble import HEAD, HELD, ORPHAN
-from transforms.publish.frames import PlanTables, contents_frame, failures_frame, parts_frame, write_frame
+from schemas.tables import CONTENTS, FAILURES
+from transforms.publish.assemble import HEAD, ORPHAN
+from transforms.publish.frames import PlanTables, empty_frame, held_frame, reported_failures, write_frames
 from transforms.store.objects import Objects
 from transforms.store.parts import read_record
-from transforms.work.stored_plan import PLAN, newest_plan
+from transforms.store.tables import ROWS_IN_GROUP, read_table
+from transforms.work.reported import Reported, report
+from transforms.work.stored_plan import ITEMS_FILE, PLAN, newest_plan
 
-SHARDS_IN_ROW_GROUP = 16
+_HELD = ("item_no", "uid", "digest", "segment", "segments", "planned", "rows")
 
 
 @dataclass(frozen=True)
@@ -42,21 +36,23 @@ class Planned:
     """A plan before it is executed.
 
     Attributes:
+        numbered: all items.
+        tables: the small frames that workers read.
         verdicts: feature, item_no, uid, verdict, reason, ...
         tags: the same of features of predicted labels.
-        work: what is to be computed, as ``pack`` takes it.
-        shards: packed work, costliest first.
+        work: what is to be computed: feature, item_no, uid, digest, attempt.
+        layout: packed work, costliest first.
         counts: had, deleted (whose bytes no listed item has), known_failed, probed, recompute, cost_ms (estimated).
         emptied: sources that had items and list none any more.
         recompute_reason: why items whose bytes did not change are computed again.
     """
 
+    numbered: Numbered
     tables: PlanTables
     verdicts: pl.DataFrame
     tags: pl.DataFrame
     work: pl.DataFrame
-    shards: pl.DataFrame
-    next_item_no: int
+    layout: Layout
     counts: dict[str, int]
     emptied: tuple[str, ...]
     recompute_reason: str
@@ -66,28 +62,51 @@ class Planned:
         """Of all features."""
         return pl.concat([self.verdicts, self.tags])
 
+    def write(self, objects: Objects, folder: str) -> None:
+        """Write the plan's tables, shards and verdicts as files that workers and people read."""
+        objects.put(f"{folder}/{ITEMS_FILE}", self.numbered.data)
+        self.tables.write(objects, folder)
+        shards = chain([pl.DataFrame(schema=SHARDS)], self.layout.written())
+        write_frames(objects, f"{folder}/shards.parquet", shards, SHARDS_IN_ROW_GROUP)
+        self.write_verdicts(objects, folder)
 
-def held_by_release(before: Before, job: FeatureJob) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Contents (columns of ``HELD``) and parts of a feature's table in the last release, for its wanted config."""
-    mine = (pl.col("feature") == job.name) & (pl.col("config") == job.config)
-    contents = before.contents.filter(mine).with_columns(pl.lit(HEAD, pl.Int32).alias("origin"))
-    return contents.select(*HELD), before.parts.filter(mine)
+    def write_verdicts(self, objects: Objects, folder: str) -> str:
+        """Write the verdicts alone; returns the file's path."""
+        path = f"{folder}/verdicts.parquet"
+        told = self.all_verdicts
+        parts = (part.with_columns(pl.col("verdict").cast(pl.String)) for part in told.iter_slices(ROWS_IN_GROUP))
+        write_frames(objects, path, parts if told.height else [told], ROWS_IN_GROUP)
+        return path
 
 
-def orphans_of(objects: Objects, job: FeatureJob, published: pl.DataFrame) -> list[PartRecord]:
-    """Finished parts of a feature's config that the last release does not name: a killed run's, an older one's."""
+def with_addresses(work: pl.DataFrame, numbered: Numbered) -> pl.DataFrame:
+    """Work as packing takes it: with uri, signature, facts of its items."""
+    found = numbered.read_some(work["item_no"].unique(), ["uri", "signature", "facts"])
+    return work.join(found, on="item_no", how="left", maintain_order="left")
+
+
+def orphans_of(objects: Objects, job: FeatureJob, published: pl.DataFrame) -> Reported:
+    """Finished parts of a feature's config that the last release does not name: a killed run's, an older one's.
+
+    Args:
+        objects: the store.
+        job: the feature.
+        published: columns of ``PARTS``, of its table in the last release.
+    """
     known = set(published["part"].to_list())
-    records = []
-    for entry in sorted(objects.list(job.table), key=lambda entry: entry.path):
-        name = entry.path.rsplit("/", 1)[-1]
-        if name.startswith("part-") and name.endswith(".parquet") and "/_" not in entry.path and name not in known:
-            try:
-                record = read_record(objects, job.table, name, hashed=False)
-            except StoreError:
-                continue  # not adopted; the shard that wants this name would be told by its own read
-            if record is not None:
-                records.append(record)
-    return records
+
+    def records() -> Iterator[PartRecord]:
+        for entry in sorted(objects.list(job.table), key=lambda entry: entry.path):
+            name = entry.path.rsplit("/", 1)[-1]
+            if name.startswith("part-") and name.endswith(".parquet") and "/_" not in entry.path and name not in known:
+                try:
+                    record = read_record(objects, job.table, name, hashed=False)
+                except StoreError:
+                    continue  # not adopted; the shard that wants this name would be told by its own read
+                if record is not None:
+                    yield record
+
+    return report(records())
 
 
 def numbers_of_killed_run(objects: Objects, before: Before) -> pl.DataFrame:
@@ -100,7 +119,7 @@ def numbers_of_killed_run(objects: Objects, before: Before) -> pl.DataFrame:
     if plan is not None:
         base = json.loads(objects.get(plan))["base"]
         if (base and base["release"]) == (before.release and before.release.release):
-            with objects.local_copy(plan.removesuffix(PLAN) + "items.parquet") as local:
+            with objects.local_copy(plan.removesuffix(PLAN) + ITEMS_FILE) as local:
                 return pl.read_parquet(local, columns=columns).select(columns)
     return before.items.select(columns).clear()
 
@@ -116,38 +135,37 @@ def make_plan(
     *,
     refresh: bool = False,
 ) -> Planned:
-    """Judge every (item, feature), adopt what killed runs left, pack the rest."""
-    orphans: dict[str, list[PartRecord]] = {name: [] for name in resolved.jobs}
-    numbers = before.items.select("source", "uid", "item_no")
-    items, free = allot_numbers(found.items, numbers, next_item_no)
-    pasts = {name: _past(before, job, resolved, []) for name, job in resolved.jobs.items()}
-    verdicts = _judge_all(resolved, items, pasts, law, refresh)
+    """Judge every (item, feature), adopt what killed runs left, pack the rest.
+
+    The survey's items are taken over: nobody holds them any more.
+    """
+    known = before.items.select("source", "uid", "item_no")
+    numbered = number_items(found.take_items(), known, next_item_no)
+    orphans = dict.fromkeys(resolved.jobs, report([]))
+    verdicts = _judge_all(objects, before, resolved, numbered.items, orphans, law, refresh)
     if not verdicts["verdict"].is_in([UNCHANGED, FAILED, DELETED]).all():
         # Killed runs have allotted numbers and finished parts; both are taken over.
-        for name, job in resolved.jobs.items():
-            orphans[name] = orphans_of(objects, job, held_by_release(before, job)[1])
-    if any(orphans.values()):
-        known = _known_numbers(numbers, numbers_of_killed_run(objects, before), orphans, resolved.jobs)
-        items, free = allot_numbers(found.items, known, next_item_no)
-        pasts = {name: _past(before, job, resolved, orphans[name]) for name, job in resolved.jobs.items()}
-        verdicts = _judge_all(resolved, items, pasts, law, refresh)
-    work = verdicts.filter(pl.col("verdict").is_in(COMPUTED)).join(
-        items.select("item_no", "uri", "signature", "facts"), on="item_no"
-    )
+        orphans = {
+            name: orphans_of(objects, job, before.parts.filter(_made_as(job))) for name, job in resolved.jobs.items()
+        }
+    if any(reported.parts.height for reported in orphans.values()):
+        known = _known_numbers(known, numbers_of_killed_run(objects, before), orphans, resolved.jobs)
+        numbered = number_items(numbered.read().drop("item_no"), known, next_item_no)
+        verdicts = _judge_all(objects, before, resolved, numbered.items, orphans, law, refresh)
+    items = numbered.items
     attempt = pl.col("attempts").fill_null(0).cast(pl.Int64)
     if refresh:
         attempt += REFRESHED * (1 + (before.release.release if before.release else 0))
+    work = verdicts.filter(pl.col("verdict").is_in(COMPUTED))
+    work = work.select("feature", "item_no", "uid", "digest", attempt.alias("attempt"))
     wishes = {name: wish_of(job) for name, job in resolved.jobs.items()}
-    work = work.with_columns(attempt.alias("attempt"))
-    shards = pack(work, wishes, segment_s)
+    layout = lay_out(with_addresses(work, numbered), wishes, segment_s)
     tables = PlanTables(
-        items=items.select(ITEMS.names),
-        wanted=_wanted(resolved, items, verdicts, before),
-        held=_all_held(before, resolved, orphans),
+        adopted=pl.concat([held_frame(reported, ORPHAN) for reported in orphans.values()]),
         parts=pl.concat(
             [
-                pl.concat([held_by_release(before, job)[1], parts_frame(orphans[name])])
-                for name, job in resolved.jobs.items()
+                *(before.parts.filter(_made_as(job)) for job in resolved.jobs.values()),
+                *(reported.parts for reported in orphans.values()),
             ]
         ),
         failures=_failures(before, found, items, resolved, orphans),
@@ -158,13 +176,18 @@ def make_plan(
         "known_failed": before.failures.filter(~pl.col("partial")).select("source", "uid").unique().height,
         "probed": found.probed,
         "recompute": _recomputed(verdicts, before),
-        "cost_ms": round(1000 * total_cost(shards)),
+        "cost_ms": round(1000 * total_cost(layout.shards)),
     }
     verdicts = _name_probe_failures(verdicts, tables.failures)
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
     tags = tag_verdicts(resolved.heads, verdicts, before.release.heads if before.release else {})
     reason = reasons[0] if len(reasons) else ""
-    return Planned(tables, verdicts, tags, work, shards, free, counts, found.emptied, reason)
+    return Planned(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, reason)
+
+
+def _made_as(job: FeatureJob) -> pl.Expr:
+    """Rows of ``PARTS``, ``CONTENTS`` or ``FAILURES`` about a feature's wanted config."""
+    return (pl.col("feature") == job.name) & (pl.col("config") == job.config)
 
 
 def _name_probe_failures(verdicts: pl.DataFrame, failures: pl.DataFrame) -> pl.DataFrame:
@@ -174,17 +197,17 @@ def _name_probe_failures(verdicts: pl.DataFrame, failures: pl.DataFrame) -> pl.D
         return verdicts
     said = pl.concat_str(pl.lit("could not be probed: "), "type")
     failed = pl.col("digest").is_null() & (pl.col("verdict") == FAILED) & pl.col("type").is_not_null()
-    named = verdicts.join(types, on="item_no", how="left", maintain_order="left")
-    return named.with_columns(pl.when(failed).then(said).otherwise("reason").alias("reason")).drop("type")
+    kind = pl.col("item_no").replace_strict(types["item_no"], types["type"], default=None, return_dtype=pl.String)
+    said = pl.concat_str(pl.lit("could not be probed: "), kind)
+    failed = pl.col("digest").is_null() & (pl.col("verdict") == FAILED) & kind.is_not_null()
+    return verdicts.with_columns(pl.when(failed).then(said).otherwise("reason").alias("reason"))
 
 
 def _deleted(before: pl.DataFrame, items: pl.DataFrame) -> int:
     """Items that are gone; one that was renamed is not."""
-    gone = before.join(items, on="item_no", how="anti")
-    return (
-        gone.filter(pl.col("digest").is_null()).height
-        + gone.join(items, on="digest", how="anti").filter(pl.col("digest").is_not_null()).height
-    )
+    gone = before.join(items, on="item_no", how="anti").select("digest")
+    there = items.join(gone, on="digest", how="semi").select("digest")
+    return gone.join(there, on="digest", how="anti").height
 
 
 def _recomputed(verdicts: pl.DataFrame, before: Before) -> int:
@@ -193,47 +216,62 @@ def _recomputed(verdicts: pl.DataFrame, before: Before) -> int:
     return again.select("item_no").unique().height if before.release else 0
 
 
-def _past(before: Before, job: FeatureJob, resolved: Resolved, orphans: list[PartRecord]) -> FeaturePast:
-    contents, _ = held_by_release(before, job)
-    left = contents_frame(orphans, ORPHAN).drop("feature")
-    entry = before.release.features.get(job.name) if before.release else None
-    had = before.contents.filter(pl.col("feature") == job.name).select("item_no", "uid", "digest").unique("item_no")
-    failures = before.failures.filter((pl.col("feature") == job.name) & (pl.col("config") == job.config))
-    recent = failures_frame((failure for record in orphans for failure in record.failures), "")
+def _past(objects: Objects, before: Before, job: FeatureJob, resolved: Resolved, orphans: Reported) -> FeaturePast:
+    contents = contents_before(objects, before, pl.col("feature") == job.name, ["config", *_HELD])
+    release = before.release
+    entry = release.features.get(job.name) if release else None
+    mine = contents["config"] == job.config
+    recent = reported_failures(orphans, "")
     return FeaturePast(
-        held=pl.concat([contents, left]),
-        failures=failures,
-        recent=recent.select(failures.columns),
-        had=had,
-        same_config=entry is not None and entry.config == job.config,
+        held=pl.concat(
+            [
+                (contents if mine.all() else contents.filter(mine)).select(*_HELD, origin=pl.lit(HEAD, pl.Int32)),
+                orphans.contents.select(*_HELD, origin=pl.lit(ORPHAN, pl.Int32)),
+            ]
+        ),
+        failures=before.failures.filter(_made_as(job)),
+        recent=recent.select(before.failures.columns),
+        had=contents.select("item_no", "uid", "digest"),
         change=describe_change(entry.recipe, resolved.recipes[job.name]) if entry else "",
     )
 
 
+def contents_before(objects: Objects, before: Before, where: pl.Expr, columns: Sequence[str]) -> pl.DataFrame:
+    """Rows of the last release's table ``contents``, some columns of them."""
+    if before.release is None or "contents" not in before.release.tables:
+        return empty_frame(CONTENTS).select(columns)
+    version = before.release.tables["contents"]
+    return read_table(objects, "contents", version, where, ["feature", *columns]).drop("feature")
+
+
 def _judge_all(
-    resolved: Resolved, items: pl.DataFrame, pasts: Mapping[str, FeaturePast], law: RetryLaw, refresh: bool
+    objects: Objects,
+    before: Before,
+    resolved: Resolved,
+    items: pl.DataFrame,
+    orphans: Mapping[str, Reported],
+    law: RetryLaw,
+    refresh: bool,
 ) -> pl.DataFrame:
-    frames = [
-        judge(name, items.filter(pl.col("source") == job.source), pasts[name], law, refresh)
-        for name, job in resolved.jobs.items()
-    ]
+    frames = []
+    for name, job in resolved.jobs.items():
+        past = _past(objects, before, job, resolved, orphans[name])
+        frames.append(judge(name, of_source(items, job.source), past, law, refresh))
     return pl.concat(frames)
 
 
 def _known_numbers(
     numbers: pl.DataFrame,
     planned: pl.DataFrame,
-    orphans: Mapping[str, list[PartRecord]],
+    orphans: Mapping[str, Reported],
     jobs: Mapping[str, FeatureJob],
 ) -> pl.DataFrame:
     """Numbers of the last release, and those that killed runs gave to items it does not know."""
-    given = {
-        (jobs[name].source, content.uid, content.item_no)
-        for name, records in orphans.items()
-        for record in records
-        for content in record.contents
-    }
-    left = pl.DataFrame(sorted(given), schema=numbers.schema, orient="row")
+    given = [
+        reported.contents.select(pl.lit(jobs[name].source).alias("source"), "uid", "item_no")
+        for name, reported in orphans.items()
+    ]
+    left = pl.concat(given).unique().sort("source", "uid", "item_no")
     for more in (planned, left):
         fresh = more.join(numbers, on=["source", "uid"], how="anti").join(numbers, on="item_no", how="anti")
         fresh = fresh.unique(["source", "uid"], keep="first", maintain_order=True)
@@ -241,59 +279,18 @@ def _known_numbers(
     return numbers
 
 
-def _wanted(resolved: Resolved, items: pl.DataFrame, verdicts: pl.DataFrame, before: Before) -> pl.DataFrame:
-    """What each feature's next table should hold; see ``assemble.WANTED``."""
-    frames = []
-    for name, job in resolved.jobs.items():
-        mine = pl.col("feature") == name
-        had = before.contents.filter(mine & (pl.col("config") == job.config) & (pl.col("rows") > 0))
-        old = had.select("item_no", pl.col("digest").alias("old_digest")).unique("item_no")
-        fresh = verdicts.filter(mine & pl.col("verdict").is_in([*COMPUTED, MOVED])).select("item_no")
-        frame = items.filter(pl.col("source") == job.source).select("item_no", "uid", "digest")
-        frame = frame.join(old, on="item_no", how="left").with_columns(
-            pl.lit(name).alias("feature"),
-            pl.col("digest").fill_null(""),
-            pl.when(pl.col("old_digest") != pl.col("digest").fill_null("")).then("old_digest").alias("old_digest"),
-            pl.col("item_no").is_in(fresh["item_no"].implode()).alias("fresh"),
-        )
-        frames.append(frame.select("feature", "item_no", "uid", "digest", "old_digest", "fresh"))
-    return pl.concat(frames)
-
-
-def _all_held(before: Before, resolved: Resolved, orphans: Mapping[str, list[PartRecord]]) -> pl.DataFrame:
-    frames = [contents_frame([], ORPHAN)]
-    for name, job in resolved.jobs.items():
-        contents, _ = held_by_release(before, job)
-        frames.append(contents.select(pl.lit(name).alias("feature"), *HELD))
-        frames.append(contents_frame(orphans[name], ORPHAN))
-    return pl.concat(frames)
-
-
 def _failures(
-    before: Before,
-    found: Survey,
-    items: pl.DataFrame,
-    resolved: Resolved,
-    orphans: Mapping[str, list[PartRecord]],
+    before: Before, found: Survey, items: pl.DataFrame, resolved: Resolved, orphans: Mapping[str, Reported]
 ) -> pl.DataFrame:
     """Failures known before computing: of probing, of earlier runs for wanted configs, of adopted parts."""
-    numbers = items.select("source", "uid", "item_no")
+    numbers = items.join(found.failures, on="uid", how="semi").select("source", "uid", "item_no")
     # Rows of texts that name no video, or one that nothing else is known of, have no item.
-    probing = found.failures.drop("item_no").join(numbers, on=["source", "uid"], how="left")
+    probing = found.failures.drop("item_no").join(numbers, on=["source", "uid"], how="left", maintain_order="left")
     probing = probing.with_columns(pl.col("item_no").fill_null(0))
     configs = [job.config for job in resolved.jobs.values()]
     earlier = before.failures.filter((pl.col("feature") != "") & pl.col("config").is_in(configs))
-    adopted = failures_frame(
-        (failure for records in orphans.values() for record in records for failure in record.failures), ""
-    )
+    adopted = pl.concat([reported_failures(reported, "") for reported in orphans.values()])
     columns = FAILURES.names
     return pl.concat([probing.select(columns), earlier.select(columns), adopted.select(columns)]).unique(
         ["source", "feature", "uid", "digest", "config", "stage", "message"], keep="first", maintain_order=True
     )
-
-
-def write_plan_files(objects: Objects, folder: str, planned: Planned) -> None:
-    """The plan's tables, shards and verdicts as files that workers and people read."""
-    planned.tables.write(objects, folder)
-    write_frame(objects, f"{folder}/shards.parquet", planned.shards, SHARDS_IN_ROW_GROUP)
-    write_frame(objects, f"{folder}/verdicts.parquet", planned.all_verdicts)

@@ -12,10 +12,10 @@ import polars as pl
 
 from pipelines.console import counted, human_bytes, human_seconds, say
 from pipelines.pack import total_cost
-from pipelines.plan import COMPUTED, UNCHANGED, count_verdicts
+from pipelines.plan import count_verdicts
 from pipelines.run import RunOptions, new_run_id, open_store, prepare
+from schemas.plan import COMPUTED, UNCHANGED
 from schemas.spec_file import load_spec
-from transforms.publish.frames import write_frame
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import Releases
@@ -47,20 +47,19 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
     objects = open_store(spec, base)
     with store_lock(objects, f"cliploom plan {spec_path}"):
         ready = prepare(spec, base, replace(options, run=new_run_id()), lambda text: say(f"• {text}"))
-        written = f"plans/{ready.job.run}/verdicts.parquet"
-        write_frame(objects, written, ready.planned.all_verdicts)
+        written = ready.planned.write_verdicts(objects, f"plans/{ready.job.run}")
         measured = measure(ready, sample) if sample else None
-        seconds = total_cost(ready.planned.shards) * pace_of(objects, ready.releases)
-    verdicts, shards = ready.planned.verdicts, ready.planned.shards
-    items = ready.planned.tables.items
-    work = verdicts.filter(pl.col("verdict").is_in(COMPUTED)).join(items.select("item_no", "size"), on="item_no")
+        seconds = total_cost(ready.planned.layout.shards) * pace_of(objects, ready.releases)
+    verdicts, shards = ready.planned.verdicts, ready.planned.layout.shards
+    work, numbered = ready.planned.work, ready.planned.numbered
+    computed = numbered.read_some(work["item_no"].unique(), ["size"])
     return {
         "store": objects.uri,
         "verdicts": count_verdicts(ready.planned.all_verdicts),
         "reasons": _reasons(verdicts, seconds / max(1, work.height)) + _reasons(ready.planned.tags, 0.0),
-        "items": items.height,
-        "compute_items": work.select("item_no").unique().height,
-        "compute_bytes": int(work.unique("item_no")["size"].sum()),
+        "items": numbered.items.height,
+        "compute_items": computed.height,
+        "compute_bytes": int(computed["size"].sum()),
         "rows": int(shards["rows"].sum()) if shards.height else 0,
         "shards": shards.height,
         "estimated_cpu_seconds": round(seconds, 1),

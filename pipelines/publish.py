@@ -17,7 +17,7 @@ from schemas.spec_file import parse_document
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects, existing_store
 from transforms.store.releases import append_release, read_releases
-from transforms.work.stored_plan import newest_plan
+from transforms.work.stored_plan import newest_plan, store_plan
 
 
 def last_plan(objects: Objects) -> RunPlan:
@@ -57,7 +57,7 @@ def publish_plan(store: str, options: RunOptions, note: Callable[[str], None]) -
             if asked:
                 raise
             target = Target()  # variables that the spec needs may be gone; publishing needs no more than this machine
-        return execute(plan, target, options, {}, Stopwatch(), note)
+        return execute(plan, store_plan(objects, plan), target, options, {}, Stopwatch(), note)
 
 
 def rollback(store: str, number: int) -> Release:

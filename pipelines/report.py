@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY
-from schemas.plan import RunPlan
+from schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY, RunPlan
 from schemas.records import ORDINAL_BITS
 from schemas.release import FeatureEntry, FileEntry, IndexEntry, Release
 from transforms.store.objects import Objects
@@ -155,8 +154,9 @@ def measure_drift(objects: Objects, plan: RunPlan, release: Release) -> Iterator
     again = pl.read_parquet(verdicts).filter(pl.col("verdict").is_in([CONFIG_CHANGED, CONTENT_CHANGED, RETRY]))
     if again.is_empty():
         return
-    old_contents = read_table(objects, "contents", plan.base.tables["contents"])
-    new_contents = read_table(objects, "contents", release.tables["contents"])
+    columns = ["feature", "part", "item_no", "rows"]
+    old_contents = read_table(objects, "contents", plan.base.tables["contents"], columns=columns)
+    new_contents = read_table(objects, "contents", release.tables["contents"], columns=columns)
     for name, new in release.features.items():
         old, mine = plan.base.features.get(name), pl.col("feature") == name
         items = again.filter(mine)["item_no"].unique().sort()

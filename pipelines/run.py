@@ -17,8 +17,8 @@ import polars as pl
 from pipelines.addresses import ask_addresses
 from pipelines.check import TEXT_KINDS
 from pipelines.console import counted
-from pipelines.plan import COMPUTED, CONTENT_CHANGED, RetryLaw, count_verdicts, select_subset
-from pipelines.planning import Planned, make_plan, write_plan_files
+from pipelines.plan import RetryLaw, count_verdicts, select_subset
+from pipelines.planning import Planned, make_plan
 from pipelines.report import run_report, write_report
 from pipelines.resolve import Resolved, resolve
 from pipelines.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
@@ -26,15 +26,16 @@ from pipelines.survey import Before, Survey, list_sources, read_before, survey
 from pipelines.version import program_version
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.jobs import RunJob
-from schemas.plan import Accept, RunPlan, declared
+from schemas.plan import COMPUTED, CONTENT_CHANGED, Accept, RunPlan, declared
 from schemas.release import Release
 from schemas.sources import MediaSource
 from schemas.spec import Spec, Target
 from transforms.narrations.known import write_known
+from transforms.publish.frames import published_contents
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import Releases, read_releases
-from transforms.work.stored_plan import store_plan
+from transforms.work.stored_plan import StoredPlan, store_plan
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
     for text in listing.notes[known:]:
         note(text)
     law = RetryLaw(options.retry_failed, spec.limits.max_attempts)
+    # From here on the listing is the survey's, and the survey's items the plan's.
     found = survey(
         listing,
         before,
@@ -189,6 +191,8 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
         retry_all=options.retry_failed,
         max_attempts=law.max_attempts,
     )
+    del listing
+    before = before.without_texts()
     watch.lap("probe")
     note("planning")
     next_no = max((release.next_item_no for release in releases.rows), default=1)
@@ -231,11 +235,13 @@ def run_spec(
         latest = ready.releases.latest
         if latest is not None and not options.compact and is_idle(ready, latest):
             return _ended(objects, plan, "unchanged", latest, ready.counters, ready.watch)
-        write_plan_files(objects, plan.folder, ready.planned)
-        store_plan(objects, plan)
+        ready.planned.write(objects, plan.folder)
+        stored = store_plan(objects, plan)
         keep_known_sentences(objects, plan, ready)
         check_recompute(plan)
-        return execute(plan, ready.target, options, ready.counters, ready.watch, note)
+        target, counters, watch = ready.target, ready.counters, ready.watch
+        del ready  # the plan is in the store, and workers may be of this process
+        return execute(plan, stored, target, options, counters, watch, note)
 
 
 def keep_known_sentences(objects: Objects, plan: RunPlan, ready: Prepared) -> None:
@@ -243,9 +249,11 @@ def keep_known_sentences(objects: Objects, plan: RunPlan, ready: Prepared) -> No
     version = plan.base.tables.get("narrations") if plan.base else None
     for name, job in plan.job.features.items():
         if version is not None and job.kind in TEXT_KINDS:
-            mine = (pl.col("feature") == name) & (pl.col("config") == job.config) & (pl.col("rows") > 0)
             edited = ready.planned.verdicts.filter((pl.col("feature") == name) & (pl.col("verdict") == CONTENT_CHANGED))
-            contents = ready.before.contents.filter(mine).join(edited, on="item_no", how="semi")
+            if edited.is_empty():
+                continue
+            contents = published_contents(objects, plan, name).filter(pl.col("rows") > 0)
+            contents = contents.join(edited, on="item_no", how="semi")
             write_known(objects, plan.job.run, job, contents, version)
 
 
@@ -261,7 +269,7 @@ def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> 
         exports=ready.resolved.exports,
         heads=ready.resolved.heads,
         limits=ready.spec.limits,
-        next_item_no=ready.planned.next_item_no,
+        next_item_no=ready.planned.numbered.free,
         counts=ready.planned.counts,
         verdicts=count_verdicts(ready.planned.all_verdicts),
         emptied=ready.planned.emptied,
@@ -286,9 +294,7 @@ def is_idle(ready: Prepared, latest: Release) -> bool:
         return False
     if latest.declared != declared(ready.resolved.indexes, ready.resolved.exports):
         return False
-    columns = ready.before.items.columns
-    before, after = ready.before.items.sort("item_no"), ready.planned.tables.items.select(columns).sort("item_no")
-    if not before.equals(after):
+    if not ready.planned.numbered.same_as(ready.objects, latest.tables["items"]):
         return False
     keys = ["source", "feature", "uid", "message", "attempts"]
     old, new = ready.before.failures.select(keys).sort(keys), ready.planned.tables.failures.select(keys).sort(keys)
@@ -313,6 +319,7 @@ def check_recompute(plan: RunPlan) -> None:
 
 def execute(
     plan: RunPlan,
+    stored: StoredPlan,
     target: Target,
     options: RunOptions,
     counters: dict[str, int],
@@ -328,7 +335,7 @@ def execute(
     todo = sum(items for counts in verdicts for verdict, items in counts.items() if verdict in COMPUTED)
     note(f"computing {counted(todo, 'item')}" if todo else "publishing")
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
-    name, stored = job_name(plan.job.run), store_plan(objects, plan)
+    name = job_name(plan.job.run)
     build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
     _add(counters, run_graph(build, target, options.extra, name))
     watch.lap("compute")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -105,6 +106,9 @@ def run_graph(
         pipeline = Pipeline(options=options)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     build(pipeline)
+    # What is imported stays; a process that put garbage collection off until now need not look at it again.
+    gc.freeze()
+    gc.enable()
     result = pipeline.run()
     check_started(pipeline.options, target, name)
     try:

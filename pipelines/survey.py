@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from schemas.jobs import RunJob
 from schemas.records import Failure
 from schemas.release import Release
 from schemas.spec import Spec
-from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, PROBED
+from schemas.tables import FAILURES, ITEMS, PARTS, PROBED
 from transforms.inputs.label_listing import list_media
 from transforms.inputs.listing import LISTING, KnownListing
 from transforms.precomputed.source import list_precomputed
 from transforms.publish.frames import empty_frame, failures_frame
 from transforms.store.objects import Objects
-from transforms.store.paths import TO_PROBE, probe_results_path
+from transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from transforms.store.tables import read_table
 from transforms.tfrecords.settings import list_shards
 
@@ -38,14 +38,16 @@ _TEXT_LISTERS = {
 LISTED = LISTING | {"kind": pl.String, "known_digest": pl.String, "known_facts": pl.String}
 MOST_IN_BATCH = 256
 LEAST_BATCHES = 50
+MOST_ALIKE = 4
 
 
-@dataclass(frozen=True)
+@dataclass
 class Survey:
     """What is there now.
 
     Attributes:
-        items: source, uid, uri, size, signature, metadata, digest, facts; the last two null where probing failed.
+        items: source, uid, uri, size, signature, metadata, digest, facts; the last two null where probing failed. Gone
+            when they are taken.
         failures: of probing, columns of ``FAILURES`` (item_no still 0).
         probed: items that were probed now.
         emptied: sources of the spec that had items and list none any more.
@@ -56,22 +58,30 @@ class Survey:
     probed: int
     emptied: tuple[str, ...]
 
+    def take_items(self) -> pl.DataFrame:
+        """The items, which are too many to be held by two."""
+        items, self.items = self.items, self.items.clear()
+        return items
+
 
 @dataclass(frozen=True)
 class Before:
-    """The last release's tables, empty for a new store."""
+    """The last release's tables, empty for a new store; ``contents`` are read by who needs them, for one feature."""
 
     release: Release | None
     items: pl.DataFrame
-    contents: pl.DataFrame
     parts: pl.DataFrame
     failures: pl.DataFrame
+
+    def without_texts(self) -> Before:
+        """The same once the survey is done: of the items only what a plan compares."""
+        return replace(self, items=self.items.select("item_no", "source", "uid", "digest"))
 
 
 def read_before(objects: Objects, release: Release | None) -> Before:
     """Read the small tables of a release."""
     frames = {}
-    for name, schema in (("items", ITEMS), ("contents", CONTENTS), ("parts", PARTS), ("failures", FAILURES)):
+    for name, schema in (("items", ITEMS), ("parts", PARTS), ("failures", FAILURES)):
         known = release is not None and name in release.tables
         frames[name] = read_table(objects, name, release.tables[name]) if release and known else empty_frame(schema)
     return Before(release, **frames)
@@ -143,7 +153,7 @@ def survey(
     attempts = known_failures.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
     todo = todo.join(attempts, on=["source", "uid"], how="left", maintain_order="left")
     todo = todo.with_columns(pl.col("attempts").fill_null(0))
-    results = probe_listing(todo, "listing", job, objects, run_probe)
+    results = probe_listing(_with_alike(todo, before.items), "listing", job, objects, run_probe)
     fresh = failures_frame([*listing.failures, *_failures(results, todo)], job.run)
     done = results.filter(pl.col("digest").is_not_null()).select("source", "uid", "digest", "facts")
     items = merged.join(done, on=["source", "uid"], how="left", suffix="_new", maintain_order="left").with_columns(
@@ -157,6 +167,19 @@ def survey(
         todo.height,
         emptied,
     )
+
+
+def _with_alike(todo: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Further column ``ALIKE``: what is known of the item by its name, and of others with as many bytes.
+
+    A file that was touched, renamed or copied then costs a digest.
+    """
+    known = known.filter(pl.col("digest").is_not_null()).select("source", "uid", "size", pl.struct("digest", "facts"))
+    by_size = known.group_by("source", "size").agg(pl.col("digest").head(MOST_ALIKE).alias(ALIKE))
+    own = known.select("source", "uid", pl.concat_list("digest").alias("own"))
+    found = todo.join(own, on=["source", "uid"], how="left", maintain_order="left")
+    found = found.join(by_size, on=["source", "size"], how="left", maintain_order="left")
+    return found.with_columns(pl.concat_list(pl.col("own", ALIKE).fill_null([])).alias(ALIKE)).drop("own")
 
 
 def _known_failures(before: Before, merged: pl.DataFrame) -> pl.DataFrame:
@@ -173,7 +196,7 @@ def probe_listing(
     """Probe items on workers.
 
     Args:
-        todo: with the columns ``TO_PROBE``.
+        todo: with the columns ``TO_PROBE``, and perhaps ``ALIKE``.
         name: of the file among the run's plan files that the items are written to.
         job: the run.
         objects: the store.
@@ -188,7 +211,8 @@ def probe_listing(
     path = f"plans/{job.run}/{name}.parquet"
     buffer = io.BytesIO()
     rows = todo.select(TO_PROBE)
-    pq.write_table(rows.to_arrow(), buffer, row_group_size=size, store_schema=False)
+    listed = todo.select(*TO_PROBE, *(name for name in (ALIKE,) if name in todo.columns))
+    pq.write_table(listed.to_arrow(), buffer, row_group_size=size, store_schema=False)
     objects.put(path, buffer.getvalue())
     run_probe(path)
     results = []

@@ -15,7 +15,6 @@ from transforms.publish.assemble import (
     HEAD,
     HELD,
     ORPHAN,
-    SMALL_BYTES,
     TARGET_BYTES,
     WANTED,
     Assembly,
@@ -173,11 +172,19 @@ def test_small_parts_are_merged_only_when_there_are_many() -> None:
 
 
 def test_merging_leaves_large_parts_alone_and_fills_to_the_target() -> None:
-    held = [Held(f"p{n:02}", n, f"d{n}") for n in range(1, 11)]
-    wanted = [Want(n, f"d{n}") for n in range(1, 11)]
-    assert run(wanted, held, size=SMALL_BYTES, merge_small=1).rewrites == ()
-    merged = run(wanted, held, size=SMALL_BYTES - 1, merge_small=1)
-    assert [len(rewrite.uses) for rewrite in merged.rewrites] == [4, 4, 2]
+    held = [Held(f"p{n:03}", n, f"d{n}") for n in range(1, 203)]
+    wanted = [Want(n, f"d{n}") for n in range(1, 203)]
+    assert run(wanted, held, size=TARGET_BYTES // 4, merge_small=1).rewrites == ()
+    merged = run(wanted, held, size=TARGET_BYTES // 4 - 1, merge_small=1)
+    assert [len(rewrite.uses) for rewrite in merged.rewrites] == [4] * 50 + [2]
+
+
+def test_a_small_table_keeps_many_parts() -> None:
+    """A change of two items of a table of 50 MB writes less of it again than if they had gone into one large part."""
+    held = [Held(f"p{n:02}", number, f"d{number}") for n in range(50) for number in (2 * n, 2 * n + 1)]
+    wanted = [Want(number, f"d{number}") for number in range(100) if number % 10]
+    made = run(wanted, held, size=TARGET_BYTES // 32)
+    assert [len(rewrite.uses) for rewrite in made.rewrites] == [2] * 5
 
 
 NUMBERS = st.integers(1, 4)

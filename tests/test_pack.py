@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipelines.pack import MOST_ITEMS, TARGET_BYTES, Wish, estimated_rows, pack, total_cost
+from pipelines.pack import (
+    ITEMS_IN_SLICE,
+    MOST_ITEMS,
+    SHARDS_IN_ROW_GROUP,
+    TARGET_BYTES,
+    Wish,
+    estimated_rows,
+    lay_out,
+    pack,
+    total_cost,
+)
 from schemas.records import Shard, ShardItem
 from schemas.sampling import Sampling
 
@@ -105,6 +115,20 @@ def test_the_plan_does_not_depend_on_the_order_of_the_work() -> None:
 def test_a_shard_holds_at_most_so_many_items() -> None:
     rows: list[tuple[str, int, str, float, int]] = [("f", n, f"d{n}", 0.0, 0) for n in range(60 * MOST_ITEMS)]
     assert max(len(shard.items) for shard in shards_of(rows)) <= MOST_ITEMS + 1
+
+
+def test_shards_are_written_in_stretches_of_whole_row_groups() -> None:
+    rows: list[tuple[str, int, str, float, int]] = [("f", n, f"d{n}", 0.0, 0) for n in range(ITEMS_IN_SLICE * 5 // 4)]
+    stretches = list(lay_out(work(rows), {"f": wish("f")}, 600.0).written())
+    assert len(stretches) == 2
+    assert stretches[0].height % SHARDS_IN_ROW_GROUP == 0
+    assert sorted(item.digest for some in stretches for item in items_of(parsed(some))) == sorted(
+        row[2] for row in rows
+    )
+
+
+def parsed(packed: pl.DataFrame) -> list[Shard]:
+    return [SHARD.validate_json(text) for text in packed["shard"]]
 
 
 def test_a_long_item_shares_its_shard_with_few() -> None:

@@ -96,6 +96,18 @@ def test_rows_are_written_in_groups_of_about_eight_megabytes(tmp_path: Path) -> 
     assert max(sizes) < 9 << 20
 
 
+def test_small_tables_share_a_row_group_and_keep_their_order(tmp_path: Path) -> None:
+    write_part(tmp_path / "part", rows=300, dims={"wide": 16_000})
+    whole = pq.read_table(tmp_path / "part")
+    with PartWriter(tmp_path / "copy", {"wide": 16_000}) as writer:
+        for first in (*range(0, 100, 7), *range(105, 300, 65)):
+            writer.write_table(whole.slice(first, 7 if first < 105 else 65))
+        writer.finish({})
+    assert pq.read_table(tmp_path / "copy").equals(whole)
+    groups = [pq.ParquetFile(tmp_path / name).metadata for name in ("part", "copy")]
+    assert groups[0].num_row_groups == groups[1].num_row_groups == 3
+
+
 def test_footer_is_the_record_and_its_run(tmp_path: Path) -> None:
     write_part(tmp_path / "part-1.parquet")
     assert footer_of(tmp_path / "part-1.parquet")["run"] == "r1"

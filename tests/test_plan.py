@@ -10,22 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.plan import (
-    CONFIG_CHANGED,
-    CONTENT_CHANGED,
-    DELETED,
-    FAILED,
-    MOVED,
-    NEW,
-    RETRY,
-    UNCHANGED,
-    FeaturePast,
-    RetryLaw,
-    allot_numbers,
-    count_verdicts,
-    judge,
-    select_subset,
-)
+from pipelines.plan import FeaturePast, RetryLaw, allot_numbers, count_verdicts, judge, select_subset
+from schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, DELETED, FAILED, MOVED, NEW, RETRY, UNCHANGED
 from schemas.tables import FAILURES
 from transforms.publish.assemble import HEAD, HELD, ORPHAN
 from transforms.publish.frames import empty_frame
@@ -123,7 +109,6 @@ def judged(
         failed_frame(bad or []),
         failed_frame(recent or []),
         items_frame(had or {}),
-        same_config=True,
         change=change,
     )
     return judge("frames", items_frame(items), past, RetryLaw(everything, 3), refresh)

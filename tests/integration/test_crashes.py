@@ -24,9 +24,9 @@ from nights import GREEN, RED, SPEC, Project, Snapshot, assert_sound, draw, pain
 
 import pipelines.run
 from pipelines.child import user_error
-from pipelines.plan import COMPUTED
 from pipelines.run import RunResult
 from schemas.errors import CliploomError, StoreError
+from schemas.plan import COMPUTED
 from transforms.store.parts import read_record
 
 pytestmark = pytest.mark.slow

@@ -93,7 +93,8 @@ def test_touched_files_cost_a_digest_and_no_decode(project: Project) -> None:
         age(path, 60)
     before = project.snapshot()
     result = project.run()
-    assert (result.counters["probed"], computed(result), verdicts(result)) == (6, 0, {"unchanged": 6})
+    assert (result.counters["recognized"], computed(result), verdicts(result)) == (6, 0, {"unchanged": 6})
+    assert "probed" not in result.counters
     assert project.parts(1) == project.parts()
     assert project.snapshot() == before
     assert not project.run().changed
@@ -117,6 +118,7 @@ def test_renaming_every_file_is_not_taken_for_deleting_them(project: Project) ->
         path.rename(path.with_stem(f"new-{path.stem}"))
     result = project.run(["limits.max_deleted=0%"])
     assert (computed(result), verdicts(result)) == (0, {"moved": 6, "deleted": 6})
+    assert (result.counters["recognized"], "probed" in result.counters) == (6, False)
 
 
 def test_a_new_index_or_export_computes_no_feature(project: Project) -> None:

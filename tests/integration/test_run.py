@@ -287,7 +287,7 @@ def test_summary_is_read_in_ten_seconds(project: Project) -> None:
     assert len(lines) < 12
     stages = [line for line in err.splitlines() if line.startswith("• ")]
     assert stages[:3] == ["• listing sources", "• preparing models", "• probing new files"]
-    assert err.splitlines()[-1].startswith("Next: cliploom search ")
+    assert err.splitlines()[-1] == f"Next: cliploom search {store} --like FILE"
     strict = project.command("run", project.spec, "--strict")
     out, err = strict.communicate(timeout=120)
     assert strict.returncode == 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from schemas.errors import SpecError
 from schemas.exports import PairsExport, SplitSpec
 from schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
 from schemas.plan import RunPlan
-from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
+from schemas.release import ExportEntry, FeatureEntry, Release
 from schemas.spec_base import KeepSpec
 from transforms.narrations import pairs
 from transforms.narrations.ingest import SPOOLS
@@ -29,7 +28,7 @@ from transforms.narrations.pair_files import Layout, PairsTask, VideoPairs, read
 from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 from transforms.narrations.table import TABLE
 from transforms.narrations.uids import read_uid_list
-from transforms.publish.export_base import Exporter
+from transforms.publish.export_base import Exporter, entries_of
 from transforms.store.objects import Objects
 from transforms.store.ranges import ItemRows, rows_by_item
 from transforms.store.tables import read_table, table_files
@@ -117,7 +116,7 @@ class PairsExporter(Exporter):
     """See ``transforms.publish.export_base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: PairsExport) -> None:
-        self._objects, self._name, self._export = objects, name, export
+        self._objects, self._name, self._export, self._base = objects, name, export, plan.base
         self._clips = _side(objects, draft, export.feature, export.output)
         self._texts = _side(objects, draft, export.text, export.text_output)
         self._rate = rows_per_second(self._clips.entry.recipe)
@@ -226,9 +225,5 @@ class PairsExporter(Exporter):
             kind=self._export.kind,
             feature=self._export.feature,
             recipe=self.recipe,
-            files=list(self._entries([path, *(task.path for task in self._tasks)])),
+            files=entries_of(self._objects, [path, *(task.path for task in self._tasks)], self._base, self._name),
         )
-
-    def _entries(self, paths: list[str]) -> Iterator[FileEntry]:
-        for path in paths:
-            yield FileEntry(path=path, size=self._objects.size(path) or 0, digest=self._objects.digest(path))

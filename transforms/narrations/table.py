@@ -72,9 +72,14 @@ def _written(objects: Objects, texts: pl.DataFrame, made_from: str) -> TableFile
     return TableFile(name, size, int(texts["rows"].sum()))
 
 
+def is_text() -> pl.Expr:
+    """The item is a text, by its facts."""
+    return pl.col("facts").str.contains('"spool":', literal=True)
+
+
 def text_items(items: pl.DataFrame) -> pl.DataFrame:
     """The items that are texts, with the columns of ``PLACE``, in the order of their places."""
-    found = items.filter(pl.col("facts").str.contains('"spool":', literal=True))
+    found = items.filter(is_text())
     places = found["facts"].str.json_decode(pl.Struct(PLACE)).struct.unnest()
     return pl.concat([found, places], how="horizontal").sort("spool", "group", "first", "item_no")
 

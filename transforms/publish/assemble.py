@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import polars as pl
 
@@ -15,7 +16,8 @@ from schemas.records import PartUse, Rewrite, Take, Twin
 
 HEAD, ORPHAN, COMPUTED = 0, 1, 2
 TARGET_BYTES = 32_000_000
-SMALL_BYTES = TARGET_BYTES // 4
+LEAST_BYTES = 1_000_000
+LEAST_PARTS = 50
 MANY_SMALL = 200
 
 HELD = {
@@ -38,18 +40,37 @@ class Assembly:
     """The parts of a feature's next table.
 
     Attributes:
+        feature: its name.
         keep: names of the parts kept as they are.
         kept: part, item_no, segment of the contents that stand in them.
-        rewrites: parts to make from others.
+        places: where those stand in what was held.
+        takes: bundle, part, item_no, segment, to_item_no, to_uid: what is copied into each new part, in its order.
         outdated: item_no, uid of items that keep rows of their old content, since the new one failed.
         missing: item_no, uid, digest of wanted items that no part holds.
     """
 
+    feature: str
     keep: tuple[str, ...]
     kept: pl.DataFrame
-    rewrites: tuple[Rewrite, ...]
+    places: pl.Series
+    takes: pl.DataFrame
     outdated: pl.DataFrame
     missing: pl.DataFrame
+
+    @property
+    def rewrites(self) -> tuple[Rewrite, ...]:
+        """Parts to make from others."""
+        return tuple(self.each_rewrite())
+
+    def each_rewrite(self) -> Iterator[Rewrite]:
+        """The same, one at a time."""
+        bounds = self.takes["bundle"].rle().struct.field("len").cum_sum().to_list()
+        for start, end in pairwise([0, *bounds]):
+            uses: dict[str, list[Take]] = {}
+            rows = self.takes.slice(start, end - start).drop("bundle").iter_rows()
+            for part, number, segment, to_item_no, to_uid in rows:
+                uses.setdefault(part, []).append(Take(number, segment, Twin(to_item_no, to_uid)))
+            yield Rewrite(self.feature, tuple(PartUse(part, tuple(takes)) for part, takes in uses.items()))
 
 
 def assemble(
@@ -63,7 +84,7 @@ def assemble(
             ``fresh`` marks items that were computed again although they are held.
         held: the columns of ``HELD``; zero-row contents say that an item is known to fail.
         sizes: bytes of each part.
-        merge_small: merge the parts below 8 MB when there are more than this many.
+        merge_small: merge the parts below a quarter of ``part_bytes`` when there are more than this many.
     """
     complete = complete_items(held)
     exact = _same_item(wanted, complete)
@@ -81,19 +102,32 @@ def assemble(
     own = pl.concat([exact.select(_OWN), outdated.select(_OWN)])
     chosen = _choose(one_segmentation(own), held)
     keep = _whole_parts(chosen, held, wanted)
-    small = [part for part in keep if sizes[part] < SMALL_BYTES]
+    target = part_bytes(sum(sizes.values()))
+    small = [part for part in keep if sizes[part] < target / 4]
     if len(small) > merge_small:
         # Everything small goes into the rewrites; each round leaves few small parts, so the cost stays bounded.
-        keep = [part for part in keep if sizes[part] >= SMALL_BYTES]
-    whole = pl.col("part").is_in(keep)
-    uses = [*_own_uses(chosen.filter(~whole)), *_copy_uses(copies, held)]
+        keep = [part for part in keep if sizes[part] >= target / 4]
+    whole = chosen["part"].is_in(pl.Series(keep, dtype=pl.String).implode())
+    kept = chosen.filter(whole)
+    takes = pl.concat([_own_takes(chosen.filter(~whole)), _copy_takes(copies, held)])
     return Assembly(
+        feature,
         tuple(keep),
-        chosen.filter(whole).select("part", "item_no", "segment"),
-        tuple(_bundle(feature, _merged(uses), held, sizes)),
+        kept.select("part", "item_no", "segment"),
+        kept["place"],
+        _bundle(takes, held, sizes, target),
         outdated.select("item_no", "uid").unique("item_no", maintain_order=True),
         missing.select("item_no", "uid", "digest"),
     )
+
+
+def part_bytes(table_bytes: int) -> float:
+    """How large a rewritten part may grow: a later change of one item then costs about a fiftieth of its table.
+
+    >>> part_bytes(10_000), part_bytes(150_000_000), part_bytes(10**12)
+    (1000000, 3000000.0, 32000000)
+    """
+    return min(TARGET_BYTES, max(LEAST_BYTES, table_bytes / LEAST_PARTS))
 
 
 def _same_item(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
@@ -171,10 +205,13 @@ def _copies(wanted: pl.DataFrame, usable: pl.DataFrame) -> pl.DataFrame:
 
 
 def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
-    """For each wanted (item, segment) the one part to take it from: part, item_no, uid, segment, rows."""
+    """For each wanted (item, segment) the one part to take it from: part, item_no, uid, segment, rows, place."""
+    held = held.select("part", "item_no", "uid", "digest", "segment", "segments", "rows", "origin").with_row_index(
+        "place"
+    )
     own = own.select("item_no", "uid", "digest", pl.col("segments").alias("wanted_segments"), "fresh")
     found = _same_item(held, own).filter(pl.col("segments") == pl.col("wanted_segments"))
-    columns = ["part", "item_no", "uid", "segment", "rows"]
+    columns = ["part", "item_no", "uid", "segment", "rows", "place"]
     if not found.select("item_no", "segment").is_duplicated().any():
         return found.select(columns)
     rank = pl.when(pl.col("fresh")).then(-pl.col("origin")).otherwise(pl.col("origin"))
@@ -199,55 +236,44 @@ def _whole_parts(chosen: pl.DataFrame, held: pl.DataFrame, wanted: pl.DataFrame)
     return list(both["part"].sort())
 
 
-def _own_uses(contents: pl.DataFrame) -> Iterator[PartUse]:
-    """Uses that take contents as they are: part, item_no, uid, segment."""
-    ordered = contents.select("part", "item_no", "uid", "segment").sort("part", "item_no", "segment")
-    for (part,), group in ordered.group_by(["part"], maintain_order=True):
-        takes = tuple(Take(item_no, segment, Twin(item_no, uid)) for _, item_no, uid, segment in group.iter_rows())
-        yield PartUse(str(part), takes)
+_TAKES = ("part", "item_no", "segment", "to_item_no", "to_uid", "rows")
 
 
-def _copy_uses(copies: pl.DataFrame, held: pl.DataFrame) -> Iterator[PartUse]:
+def _own_takes(contents: pl.DataFrame) -> pl.DataFrame:
+    """Takes of contents as they are."""
+    ordered = contents.sort("part", "item_no", "segment")
+    return ordered.with_columns(pl.col("item_no").alias("to_item_no"), pl.col("uid").alias("to_uid")).select(_TAKES)
+
+
+def _copy_takes(copies: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
+    """Takes of what other items hold."""
     found = held.join(
         copies.rename({"item_no": "to_item_no", "uid": "to_uid"}),
         left_on=["item_no", "uid", "digest", "segments"],
         right_on=["from_item_no", "from_uid", "digest", "segments"],
         how="inner",
     )
-    one = (
+    return (
         found.with_columns((pl.col("rows") > 0).alias("usable"))
         .sort(["to_item_no", "segment", "usable", "origin", "part"], descending=[False, False, True, False, False])
         .unique(["to_item_no", "segment"], keep="first", maintain_order=True)
-        .select("part", "item_no", "segment", "to_item_no", "to_uid")
         .sort("part", "to_item_no", "segment")
+        .select(_TAKES)
     )
-    for (part,), group in one.group_by(["part"], maintain_order=True):
-        takes = tuple(Take(number, segment, Twin(to, uid)) for _, number, segment, to, uid in group.iter_rows())
-        yield PartUse(str(part), takes)
 
 
-def _merged(uses: list[PartUse]) -> list[PartUse]:
-    """One use a part, so that each is read once."""
-    by_part: dict[str, list[Take]] = {}
-    for use in uses:
-        by_part.setdefault(use.part, []).extend(use.takes)
-    return [PartUse(part, tuple(by_part[part])) for part in sorted(by_part)]
-
-
-def _bundle(feature: str, uses: list[PartUse], held: pl.DataFrame, sizes: Mapping[str, int]) -> Iterator[Rewrite]:
-    """Fill rewrites to about 32 MB."""
-    contents = held.select("part", "item_no", "segment", "rows").filter(pl.col("part").is_in([u.part for u in uses]))
-    rows = {(part, item_no, segment): count for part, item_no, segment, count in contents.iter_rows()}
-    totals = dict(contents.group_by("part").agg(pl.col("rows").sum()).rows())
-    bundle: list[PartUse] = []
-    filled = 0.0
-    for use in uses:
-        taken = sum(rows[use.part, take.from_item_no, take.segment] for take in use.takes)
-        size = sizes[use.part] * taken / max(1, totals[use.part])
-        if bundle and filled + size > TARGET_BYTES:
-            yield Rewrite(feature, tuple(bundle))
-            bundle, filled = [], 0.0
-        bundle.append(use)
+def _bundle(takes: pl.DataFrame, held: pl.DataFrame, sizes: Mapping[str, int], most_bytes: float) -> pl.DataFrame:
+    """The takes in order of their parts, each of which is read once, and what each part of ``most_bytes`` gets."""
+    takes = takes.sort("part", maintain_order=True)
+    used = takes.group_by("part", maintain_order=True).agg(pl.col("rows").sum().alias("taken"))
+    totals = held.join(used, on="part", how="semi").group_by("part").agg(pl.col("rows").sum().alias("total"))
+    bundles: list[int] = []
+    bundle, filled = 0, 0.0
+    for part, taken, total in used.join(totals, on="part", maintain_order="left").iter_rows():
+        size = sizes[part] * taken / max(1, total)
+        if bundles and filled + size > most_bytes:
+            bundle, filled = bundle + 1, 0.0
+        bundles.append(bundle)
         filled += size
-    if bundle:
-        yield Rewrite(feature, tuple(bundle))
+    numbered = used.select("part", pl.Series("bundle", bundles, pl.UInt32))
+    return takes.join(numbered, on="part", maintain_order="left").select("bundle", *_TAKES[:-1])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import polars as pl
 
-from schemas.release import ExportEntry, Release
+from schemas.release import ExportEntry, FileEntry, Release
 from transforms.store.objects import Objects
 from transforms.store.tables import read_table
 
@@ -45,6 +45,19 @@ class Exporter(ABC):
     @abstractmethod
     def finish(self) -> ExportEntry:
         """Write what is left when all files are there, and list them with their digests."""
+
+
+def entries_of(objects: Objects, paths: Iterable[str], base: Release | None, name: str) -> list[FileEntry]:
+    """Entries of an export's files, which are named by what they are made from.
+
+    Those that the last release has already are not read again: what became of them since is for `verify` to find.
+    """
+    previous = base.exports.get(name) if base else None
+    known = {entry.path: entry for entry in previous.files} if previous else {}
+    return [
+        known.get(path) or FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
+        for path in paths
+    ]
 
 
 def feature_contents(objects: Objects, draft: Release, feature: str) -> pl.DataFrame:

@@ -14,8 +14,8 @@ from schemas.digests import digest_of
 from schemas.exports import Hdf5Export
 from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
-from schemas.release import ExportEntry, FeatureEntry, FileEntry, Release
-from transforms.publish.export_base import Exporter, feature_contents, groups_of_parts
+from schemas.release import ExportEntry, FeatureEntry, Release
+from transforms.publish.export_base import Exporter, entries_of, feature_contents, groups_of_parts
 from transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path
@@ -127,14 +127,17 @@ class Hdf5Exporter(Exporter):
         return self._tasks
 
     def finish(self) -> ExportEntry:
-        """Link the parts."""
-        return finish_export(self._objects, self._name, self._export, self._tasks, self._contents, self.recipe)
+        """Link the parts and list all files with their digests."""
+        opened = link_parts(self._objects, self._name, self._export, self._tasks, self._contents, self.recipe)
+        paths = [*opened, *(task.path for task in self._tasks)]
+        files = entries_of(self._objects, paths, self._plan.base, self._name)
+        return ExportEntry(kind=self._export.kind, feature=self._export.feature, recipe=self.recipe, files=files)
 
 
-def finish_export(
+def link_parts(
     objects: Objects, name: str, export: Hdf5Export, tasks: list[Hdf5Task], contents: pl.DataFrame, recipe: str
-) -> ExportEntry:
-    """Write the file that readers open and list all files with their digests.
+) -> list[str]:
+    """Write the file that readers open, and return its path.
 
     On a bucket there is no master, since external links are file names; readers open the parts.
     """
@@ -151,6 +154,4 @@ def finish_export(
         opened = [f"hdf5/{name}/master-{recipe}.h5"]
         with objects.create_file(opened[0]) as local:
             write_master(local, {uid: PurePosixPath(path).name for uid, path in path_of.items()}, outputs)
-    paths = [*opened, *(task.path for task in tasks)]
-    entries = [FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path)) for path in paths]
-    return ExportEntry(kind=export.kind, feature=export.feature, recipe=recipe, files=entries)
+    return opened

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from schemas.records import Failure, PartRecord
-from schemas.tables import FAILURES, PARTS
-from transforms.publish.assemble import HELD
+from schemas.plan import COMPUTED, DELETED, MOVED, RunPlan
+from schemas.records import Failure
+from schemas.tables import FAILURES
+from transforms.publish.assemble import HEAD, HELD, WANTED
 from transforms.store.objects import Objects
+from transforms.store.tables import read_table
+from transforms.work.reported import Reported
 
 
 @dataclass(frozen=True)
 class PlanTables:
-    """The frames that the launcher wrote beside the plan.
+    """The small frames that the launcher wrote beside the plan; the large ones are read by feature.
 
     Attributes:
-        items: columns of ``ITEMS``, the next items table.
-        wanted: feature and the columns of ``assemble.WANTED``.
-        held: feature and the columns of ``assemble.HELD``, published and orphaned parts.
-        parts: columns of ``PARTS`` for these parts.
+        adopted: feature and the columns of ``assemble.HELD``, of orphaned parts.
+        parts: columns of ``PARTS``, published and orphaned parts.
         failures: columns of ``FAILURES``: earlier and probe failures, and those of orphaned parts.
     """
 
-    items: pl.DataFrame
-    wanted: pl.DataFrame
-    held: pl.DataFrame
+    adopted: pl.DataFrame
     parts: pl.DataFrame
     failures: pl.DataFrame
 
@@ -49,43 +51,75 @@ class PlanTables:
             write_frame(objects, f"{folder}/{name}.parquet", getattr(self, name))
 
 
-def write_frame(objects: Objects, path: str, frame: pl.DataFrame, row_group_size: int | None = None) -> None:
+def published_contents(objects: Objects, plan: RunPlan, feature: str) -> pl.DataFrame:
+    """What the release that a plan starts from holds of a feature for its wanted config: columns of ``HELD``."""
+    columns = [name for name in HELD if name != "origin"]
+    if plan.base is None or "contents" not in plan.base.tables:
+        found = pl.DataFrame(schema={name: HELD[name] for name in columns})
+    else:
+        mine = (pl.col("feature") == feature) & (pl.col("config") == plan.feature(feature).config)
+        version = plan.base.tables["contents"]
+        found = read_table(objects, "contents", version, mine, ["feature", "config", *columns])
+    return found.select(*columns, pl.lit(HEAD, pl.Int32).alias("origin"))
+
+
+def wanted_items(objects: Objects, plan: RunPlan, feature: str, published: pl.DataFrame) -> pl.DataFrame:
+    """What a feature's next table should hold, as the verdicts say.
+
+    Args:
+        objects: the store.
+        plan: of the run.
+        feature: its name.
+        published: what the last release holds of it for its wanted config.
+
+    Returns:
+        The columns of ``assemble.WANTED``.
+    """
+    had = published.filter(pl.col("rows") > 0).select("item_no", pl.col("digest").alias("old_digest"))
+    mine = (pl.col("feature") == feature) & (pl.col("verdict") != DELETED)
+    with objects.local_copy(f"{plan.folder}/verdicts.parquet") as local:
+        verdicts = pl.scan_parquet(local).filter(mine).select("item_no", "uid", "digest", "verdict").collect()
+    digest = pl.col("digest").fill_null("")
+    found = verdicts.select(
+        "item_no", "uid", digest.alias("digest"), pl.col("verdict").is_in([*COMPUTED, MOVED]).alias("fresh")
+    )
+    found = found.join(had.unique("item_no"), on="item_no", how="left", maintain_order="left")
+    changed = pl.when(pl.col("old_digest") != pl.col("digest")).then("old_digest")
+    return found.with_columns(changed.alias("old_digest")).select(*WANTED)
+
+
+def write_frame(objects: Objects, path: str, frame: pl.DataFrame) -> None:
     """Create or replace a Parquet file of the store."""
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="lz4", statistics=False, row_group_size=row_group_size)
+    frame.write_parquet(buffer, compression="lz4", statistics=False)
     objects.put(path, buffer.getvalue())
 
 
-def contents_frame(records: Iterable[PartRecord], origin: int) -> pl.DataFrame:
-    """The contents of parts as a frame: feature and the columns of ``assemble.HELD``."""
-    rows = [
-        (
-            record.feature,
-            record.part,
-            content.item_no,
-            content.uid,
-            content.digest,
-            content.segment,
-            content.segments,
-            content.planned,
-            content.rows,
-            content.first_row,
-            origin,
-        )
-        for record in records
-        for content in record.contents
-    ]
-    columns = ["feature", "part", "item_no", "uid", "digest", "segment", "segments"]
-    columns += ["planned", "rows", "first_row", "origin"]
-    schema = {"feature": pl.String} | HELD
-    return pl.DataFrame(rows, schema={name: schema[name] for name in columns}, orient="row").select(*schema)
+def write_frames(objects: Objects, path: str, frames: Iterable[pl.DataFrame], row_group_size: int) -> None:
+    """The same for frames that are never all in memory at once; there is at least one, which may be empty."""
+    writer: pq.ParquetWriter | None = None
+    with tempfile.TemporaryDirectory(prefix="cliploom-plan-") as folder:
+        local = Path(folder) / "rows.parquet"
+        for frame in frames:
+            table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pq.ParquetWriter(local, table.schema, compression="zstd", store_schema=False)
+            if table.num_rows:
+                writer.write_table(table, row_group_size=row_group_size)
+        if writer is not None:
+            writer.close()
+        objects.put(path, local)
 
 
-def parts_frame(records: Iterable[PartRecord]) -> pl.DataFrame:
-    """Parts as a frame with the columns of ``PARTS``."""
-    rows = [(r.feature, r.config, r.part, r.rows, r.size, r.digest) for r in records]
-    kinds = [pl.String, pl.String, pl.String, pl.Int64, pl.Int64, pl.String]
-    return pl.DataFrame(rows, schema=dict(zip(PARTS.names, kinds, strict=True)), orient="row")
+def held_frame(reported: Reported, origin: int) -> pl.DataFrame:
+    """The contents of reported parts: feature and the columns of ``assemble.HELD``."""
+    return reported.contents.with_columns(pl.lit(origin, pl.Int32).alias("origin")).select("feature", *HELD)
+
+
+def reported_failures(reported: Reported, run: str) -> pl.DataFrame:
+    """Their failures as a frame with the columns of ``FAILURES``."""
+    schema = empty_frame(FAILURES).schema
+    found = reported.failures.with_columns(pl.lit(run).alias("run"), pl.lit(datetime.now(UTC)).alias("seen_at"))
+    return found.select(pl.col(name).cast(kind) for name, kind in schema.items())
 
 
 def failures_frame(failures: Iterable[Failure], run: str) -> pl.DataFrame:

@@ -128,8 +128,8 @@ class Objects:
                 return False
         return True
 
-    def put(self, path: str, data: bytes) -> None:
-        """Create or replace ``path`` in one step."""
+    def put(self, path: str, data: bytes | Path) -> None:
+        """Create or replace ``path`` in one step, with these bytes or those of a local file."""
         self._make_root()
         with self.errors(path):
             self.ask(lambda: obstore.put(self.store, path, data))

@@ -63,16 +63,23 @@ class PartWriter:
         path: local file to write.
         outputs: output name -> vector length.
         compact: outputs that are kept as 8-bit codes; such rows come as tables.
+        texts: columns of texts; such rows come as tables, too.
         records: there is a column ``labels``, and the footer tells the records' ids by their hashes.
     """
 
     def __init__(
-        self, path: Path, outputs: dict[str, int], compact: Collection[str] = (), *, records: bool = False
+        self,
+        path: Path,
+        outputs: dict[str, int],
+        compact: Collection[str] = (),
+        texts: Collection[str] = (),
+        *,
+        records: bool = False,
     ) -> None:
         self.rows = 0
         self._path = path
         self._outputs = outputs
-        self._schema = feature_schema(outputs, compact, records=records)
+        self._schema = feature_schema(outputs, compact, texts, records=records)
         plain = [name for name in self._schema.names if name not in outputs]
         compression = dict.fromkeys(plain, "zstd")
         compression |= {name if name in compact else f"{name}.list.element": "none" for name in outputs}
@@ -80,13 +87,17 @@ class PartWriter:
             path,
             self._schema,
             compression=compression,
-            use_dictionary=["uid", "item_digest"],
+            use_dictionary=["uid", "item_digest", *texts],
             write_statistics=["row_id", "uid", "start_s"],
+            # Vectors are many numbers a row. M: 5 to 11% less time than in Arrow's batches of 1024.
+            write_batch_size=1 << 16,
             store_schema=False,
         )
         row_bytes = 64 + sum(dim if name in compact else 4 * dim for name, dim in outputs.items())
         self._group_rows = max(1, ROW_GROUP_BYTES // row_bytes)
         self._pending: list[FeatureRow] = []
+        self._tables: list[pa.Table] = []
+        self._waiting = 0
         self._ids: list[ItemIds] | None = [] if records else None
 
     def __enter__(self) -> PartWriter:
@@ -109,21 +120,36 @@ class PartWriter:
             self._flush()
 
     def write_table(self, table: pa.Table) -> None:
-        """Add rows that are an Arrow table of the same schema already."""
-        self._flush()
+        """Add rows that are an Arrow table of the same schema already; small tables share a row group."""
+        self._gather()
         self.rows += table.num_rows
         if table.num_rows:
-            self._put(table.cast(self._schema))
+            self._keep(table.cast(self._schema))
             if self._ids is not None:
                 self._ids.append(ids_of_rows(table))
+            if self._waiting >= self._group_rows:
+                self._flush()
 
     def finish(self, footer: dict[str, Any]) -> None:
         """Write what is pending and the footer."""
-        self._flush()
+        self._flush(everything=True)
         more = {} if self._ids is None else {ID_FOOTER: pack_ids(joined(self._ids))}
         self._writer.add_key_value_metadata({FOOTER: json.dumps(footer, separators=(",", ":"))} | more)
 
-    def _flush(self) -> None:
+    def _flush(self, *, everything: bool = False) -> None:
+        """Write whole row groups of what waits, or all of it."""
+        self._gather()
+        if not self._tables:
+            return
+        table = pa.concat_tables(self._tables)
+        ready = table.num_rows if everything else table.num_rows // self._group_rows * self._group_rows
+        self._put(table.slice(0, ready))
+        self._tables, self._waiting = [], 0
+        if ready < table.num_rows:
+            self._keep(table.slice(ready))
+
+    def _gather(self) -> None:
+        """Make a table of the single rows that wait."""
         if not self._pending:
             return
         rows, self._pending = self._pending, []
@@ -136,7 +162,11 @@ class PartWriter:
             pa.array([row.item_digest for row in rows], pa.string()),
         ]
         columns += [vectors_to_arrow(np.stack([row.vectors[name] for row in rows])) for name in self._outputs]
-        self._put(pa.table(columns, schema=self._schema))
+        self._keep(pa.table(columns, schema=self._schema))
+
+    def _keep(self, table: pa.Table) -> None:
+        self._tables.append(table)
+        self._waiting += table.num_rows
 
     def _put(self, table: pa.Table) -> None:
         try:

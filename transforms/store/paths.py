@@ -9,6 +9,8 @@ from schemas.digests import digest_of
 from schemas.media import MediaLimits
 
 TO_PROBE = ("source", "uid", "uri", "signature", "kind", "attempts")
+ALIKE = "alike"
+"""A further column of what is to be probed: digests and facts of known inputs whose bytes these may be."""
 
 
 def probe_results_path(batch: Iterable[Sequence[str | int]], limits: MediaLimits) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # Old versions are rollback points; without this Delta expires them after 30 days.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
 _TRIES = 5
+ROWS_IN_GROUP = 200_000
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,33 @@ def put_rows(objects: Objects, table: str, rows: pa.Table) -> TableFile:
 
 def rows_file(rows: pa.Table) -> tuple[TableFile, bytes]:
     """The data file of a small table and its bytes."""
+    return pieces_file(rows.schema, [rows])
+
+
+def pieces_file(schema: pa.Schema, pieces: Iterable[pa.Table]) -> tuple[TableFile, bytes]:
+    """The same for rows that are never all in memory at once.
+
+    Args:
+        schema: of the table.
+        pieces: its rows; all pieces but the last have a multiple of ``ROWS_IN_GROUP``.
+    """
     buffer = pa.BufferOutputStream()
-    pq.write_table(rows, buffer, compression="zstd", store_schema=False, row_group_size=200_000)
+    rows = 0
+    with pq.ParquetWriter(buffer, schema, compression="zstd", store_schema=False) as writer:
+        for piece in pieces:
+            writer.write_table(piece, row_group_size=ROWS_IN_GROUP)
+            rows += piece.num_rows
     data = buffer.getvalue().to_pybytes()
-    return TableFile(f"rows-{digest_bytes(data)}.parquet", len(data), rows.num_rows), data
+    return TableFile(f"rows-{digest_bytes(data)}.parquet", len(data), rows), data
 
 
-def read_table(objects: Objects, table: str, version: int, where: pl.Expr | None = None) -> pl.DataFrame:
+def read_table(
+    objects: Objects,
+    table: str,
+    version: int,
+    where: pl.Expr | None = None,
+    columns: Sequence[str] | None = None,
+) -> pl.DataFrame:
     """A small table at a version, as a polars frame.
 
     Args:
@@ -152,6 +173,7 @@ def read_table(objects: Objects, table: str, version: int, where: pl.Expr | None
         table: its folder.
         version: that a release names.
         where: rows to keep; the others are never all in memory at once.
+        columns: to read, those that ``where`` names among them; all for None.
 
     Raises:
         StoreError: when the version or a file is gone or damaged.
@@ -161,11 +183,12 @@ def read_table(objects: Objects, table: str, version: int, where: pl.Expr | None
     uri = objects.uri_of(table)
     try:
         head = table_at(objects, table, version)
-        frames = [pl.DataFrame(pa.schema(head.schema().to_arrow()).empty_table())]
+        empty = pl.DataFrame(pa.schema(head.schema().to_arrow()).empty_table())
+        frames = [empty if columns is None else empty.select(columns)]
         # Polars' own reader of Delta tables panics when a file is shorter than its log says.
         for name in sorted(_names(head)):
             with objects.local_copy(f"{table}/{name}") as local:
-                rows = pl.read_parquet(local, memory_map=False)
+                rows = pl.read_parquet(local, columns=None if columns is None else list(columns), memory_map=False)
                 frames.append(rows if where is None else rows.filter(where))
         return pl.concat(frames, how="diagonal_relaxed")
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:

@@ -347,7 +347,7 @@ def compute_parts(
     with ExitStack() as files:
         paths = [files.enter_context(open_part(job, shard.part_name(job.config))) for job in jobs]
         writers = [
-            files.enter_context(PartWriter(path, job.outputs, job.compact, records=job.records))
+            files.enter_context(PartWriter(path, job.outputs, job.compact, job.texts, records=job.records))
             for path, job in zip(paths, jobs, strict=True)
         ]
         builders = [

@@ -30,7 +30,7 @@ from transforms.inputs.spool import open_input, spool_folder
 from transforms.media.probe import probe
 from transforms.precomputed.source import array_facts, digest_dataset, split_uri
 from transforms.store.objects import Objects
-from transforms.store.paths import TO_PROBE, probe_results_path
+from transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from transforms.tfrecords.probe import probe_shard
 from transforms.work.counters import count
 from transforms.work.inflight import Inflight, die_with, item_key
@@ -83,6 +83,28 @@ def probe_item(
         return _failed(source, uid, ItemError("probe", f"{type(error).__name__}: {error}"))
 
 
+def recognize(
+    source: str, uid: str, uri: str, signature: str, http: HttpSpec | None, known: Mapping[str, str]
+) -> Probed | None:
+    """Digest and facts of an input that has the bytes of a known one, such as a renamed file; None when it has not.
+
+    Args:
+        source: its source.
+        uid: in the source.
+        uri: where it is.
+        signature: that its listing gave.
+        http: how files on the web are fetched.
+        known: facts (JSON) by digest.
+    """
+    try:
+        with open_input(uri, signature, "probe", http) as path:
+            digest = digest_file(path)
+    except ItemError:
+        return None  # probing says what is wrong with it
+    facts = known.get(digest)
+    return None if facts is None else Probed(source, uid, digest, facts)
+
+
 def ask_address(source: str, uid: str, uri: str, run: str, http: HttpSpec) -> Probed:
     """What a server says of a file, which is not read: the signature as ``digest``, its bytes as ``facts``."""
     try:
@@ -128,7 +150,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         path, group = element
         objects = Objects(self._job.store)
         with objects.open_file(path) as opened, pq.ParquetFile(opened) as file:
-            rows = file.read_row_group(group, columns=list(TO_PROBE)).to_pylist()
+            rows = file.read_row_group(group).to_pylist()
         name = probe_results_path(([row[column] for column in TO_PROBE] for row in rows), self._job.media_limits)
         found = self._adopted(objects, name)
         todo = [row for row in rows if (row["source"], row["uid"]) not in found]
@@ -164,9 +186,15 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         return ask_address(row["source"], row["uid"], row["uri"], row["signature"], http)
 
     def _probe(self, row: dict[str, Any], inflight: Inflight) -> Probed:
+        known = {alike["digest"]: alike["facts"] for alike in row.get(ALIKE) or () if row["kind"] in _PROBERS}
+        http = self._job.http.get(row["source"])
+        same = recognize(row["source"], row["uid"], row["uri"], row["signature"], http, known) if known else None
+        if same is not None:
+            count("recognized", 1)
+            return same
         key = item_key("probe", row["uri"], row["signature"])
         columns = (row[name] for name in ("source", "uid", "uri", "signature", "kind"))
-        arguments = (*columns, self._job.media_limits, self._job.http.get(row["source"]))
+        arguments = (*columns, self._job.media_limits, http)
         if key in inflight.suspects:
             result = probe_alone(*arguments)
         else:

@@ -27,7 +27,7 @@ def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) 
     contents: list[Content] = []
     failures: list[Failure] = []
     with objects.create_file(part_path(job.table, name)) as path:
-        with PartWriter(path, job.outputs, job.compact, records=job.records) as writer:
+        with PartWriter(path, job.outputs, job.compact, job.texts, records=job.records) as writer:
             for use in rewrite.uses:
                 copied, failed = _copy(objects, job, use, writer)
                 contents += copied
@@ -55,7 +55,9 @@ def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -
         first = writer.rows
         if rows is not None and content.rows:
             taken = rows.slice(content.first_row, content.rows)
-            writer.write_table(renamed(taken, take.to.item_no, None if job.records else take.to.uid))
+            if (content.item_no, content.uid) != (take.to.item_no, take.to.uid):
+                taken = renamed(taken, take.to.item_no, None if job.records else take.to.uid)
+            writer.write_table(taken)
         contents.append(replace(content, item_no=take.to.item_no, uid=take.to.uid, first_row=first))
         failures += [
             replace(failure, item_no=take.to.item_no, uid=take.to.uid)

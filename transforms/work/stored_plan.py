@@ -10,6 +10,8 @@ from schemas.plan import RunPlan
 from transforms.store.objects import Objects
 
 PLAN = "plan.json"
+ITEMS_FILE = "items.parquet"
+"""The file of the next items table, beside the plan."""
 
 
 @dataclass(frozen=True)

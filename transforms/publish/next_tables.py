@@ -1,0 +1,186 @@
+"""The next tables of a run, from its plan and what workers report: parts, contents and failures of each feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from schemas.errors import StoreError
+from schemas.plan import RunPlan
+from transforms.publish.assemble import COMPUTED, Assembly, assemble
+from transforms.publish.frames import (
+    PlanTables,
+    failures_frame,
+    held_frame,
+    published_contents,
+    reported_failures,
+    wanted_items,
+)
+from transforms.store.objects import Objects
+from transforms.tfrecords.repeated import STAGE as REPEATED
+from transforms.tfrecords.repeated import repeated_failures
+from transforms.work.reported import Reported
+from transforms.work.stored_plan import ITEMS_FILE
+
+_WANTED = ("item_no", "digest")
+_CHOSEN = ("item_no", "digest", "part", "planned", "rows")
+
+
+@dataclass(frozen=True)
+class FeatureParts:
+    """All parts that a feature's next table may be made of.
+
+    Attributes:
+        wanted: columns of ``WANTED``.
+        published: what the last release's table holds; columns of ``HELD``.
+        held: the same, and what killed runs and this one have made; each part once.
+        parts: columns of ``PARTS``.
+    """
+
+    wanted: pl.DataFrame
+    published: pl.DataFrame
+    held: pl.DataFrame
+    parts: pl.DataFrame
+
+
+def feature_parts(objects: Objects, plan: RunPlan, tables: PlanTables, computed: Reported, name: str) -> FeatureParts:
+    """Gather them for one feature."""
+    mine, done = pl.col("feature") == name, computed.of(name)
+    published = published_contents(objects, plan, name)
+    before = pl.concat([published, tables.adopted.filter(mine).drop("feature")])
+    # A part that was adopted is reported, too.
+    before = before.join(done.parts, on="part", how="anti", maintain_order="left")
+    return FeatureParts(
+        wanted_items(objects, plan, name, published),
+        published,
+        pl.concat([held_frame(done, COMPUTED).drop("feature"), before]),
+        pl.concat([done.parts, tables.parts.filter(mine)]).unique("part", keep="first", maintain_order=True),
+    )
+
+
+def next_parts(plan: RunPlan, name: str, found: FeatureParts) -> Assembly:
+    """What a feature's next table is made of."""
+    sizes = dict(found.parts.select("part", "size").iter_rows())
+    arguments = {"merge_small": 1} if plan.compact else {}
+    return assemble(name, found.wanted, found.held, sizes, **arguments)
+
+
+@dataclass(frozen=True)
+class FeatureState:
+    """The parts of one feature's next table, and what it lacks.
+
+    Attributes:
+        contents: columns of ``HELD``.
+        parts: columns of ``PARTS``.
+        outdated: items that keep rows of their old content.
+        missing: item_no, uid of wanted items that no part holds.
+        wanted: item_no, digest of all wanted items.
+        changed: it has other parts than the last release's table.
+    """
+
+    contents: pl.DataFrame
+    parts: pl.DataFrame
+    outdated: int
+    missing: pl.DataFrame
+    wanted: pl.DataFrame
+    changed: bool
+
+
+def next_state(assembly: Assembly, found: FeatureParts, rewritten: Reported) -> FeatureState:
+    """Contents and parts of one feature after the rewrites."""
+    made = rewritten.of(assembly.feature)
+    # Only what was chosen: a kept part may also hold the empty content of an item that has rows elsewhere by now.
+    kept = found.held[assembly.places.sort()]
+    contents = pl.concat([kept, held_frame(made, COMPUTED).drop("feature")])
+    filled, before = (frame.filter(pl.col("rows") > 0)["part"].unique() for frame in (contents, found.published))
+    return FeatureState(
+        contents,
+        pl.concat([found.parts.filter(pl.col("part").is_in(list(assembly.keep))), made.parts]),
+        assembly.outdated.height,
+        assembly.missing.filter(pl.col("digest") != ""),
+        found.wanted.select("item_no", "digest"),
+        set(filled) != set(before),
+    )
+
+
+def next_failures(
+    plan: RunPlan,
+    tables: PlanTables,
+    computed: Reported,
+    rewritten: Reported,
+    states: Mapping[str, FeatureState],
+) -> pl.DataFrame:
+    """All failures that hold after this run.
+
+    A failure of a feature stands when the next table's contents show it: what it says was planned and got is what is
+    there, or nothing of the item is there at all. So one that healed is gone, also when a part that a killed run left,
+    or an older release's, tells of it.
+    """
+    keys = ["feature", "item_no", "digest"]
+    fresh = reported_failures(computed, plan.job.run)
+    before = tables.failures.filter(pl.col("feature") != "")
+    # Rows copied under another name bring what is known of their losses.
+    copied = reported_failures(rewritten, plan.job.run)
+    told = pl.concat([fresh, before, copied])["item_no"].unique().implode()
+    chosen = pl.concat(_about(name, state.contents, told, _CHOSEN) for name, state in states.items())
+    wanted = pl.concat(_about(name, state.wanted, told, _WANTED) for name, state in states.items())
+    held = chosen.group_by(keys).agg(pl.col("rows").sum().alias("held_rows"))
+    renewed = chosen.join(computed.parts, on="part", how="semi").select(keys).unique()
+    before = before.join(wanted, on=keys, how="semi").join(renewed, on=keys, how="anti")
+    attempts = pl.concat([fresh, before]).group_by(keys).agg(pl.col("attempts").max().alias("most_attempts"))
+    before = before.join(fresh, on=[*keys, "expected", "got"], how="anti")
+    copied = copied.join(pl.concat([fresh, before]), on=[*keys, "expected", "got"], how="anti")
+    found = pl.concat([fresh, before, copied]).join(held, on=keys, how="left").join(attempts, on=keys, how="left")
+    seen = chosen.select(*keys, pl.col("planned").alias("expected"), pl.col("rows").alias("got")).unique()
+    standing = pl.concat(
+        [
+            found.filter(pl.col("held_rows").is_null()),
+            found.filter(pl.col("held_rows").is_not_null()).join(seen, on=[*keys, "expected", "got"], how="semi"),
+        ]
+    ).with_columns(
+        (pl.col("held_rows").fill_null(0) > 0).alias("partial"),
+        pl.coalesce("most_attempts", "attempts").alias("attempts"),
+    )
+    probing = tables.failures.filter(pl.col("feature") == "")
+    return pl.concat([probing, standing.select(probing.columns)]).sort("source", "feature", "item_no", "message")
+
+
+def _about(feature: str, frame: pl.DataFrame, items: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+    """Rows of some items, with the feature's name; all items would be many, and few of them fail."""
+    return frame.filter(pl.col("item_no").is_in(items)).select(pl.lit(feature).alias("feature"), *columns)
+
+
+def with_repeated_ids(
+    objects: Objects, plan: RunPlan, states: Mapping[str, FeatureState], failures: pl.DataFrame
+) -> pl.DataFrame:
+    """The failures, with those of record ids that stand in two items of a source.
+
+    They are looked for anew in features whose parts have changed; elsewhere the last release's hold.
+    """
+    for name, state in states.items():
+        job = plan.feature(name)
+        if job.records and state.changed:
+            with objects.local_copy(f"{plan.folder}/{ITEMS_FILE}") as local:
+                uris = dict(pl.read_parquet(local, columns=["item_no", "uri"]).iter_rows())
+            found = failures_frame(repeated_failures(objects, job, state.contents, uris), plan.job.run)
+            others = (pl.col("feature") != name) | (pl.col("stage") != REPEATED)
+            failures = pl.concat([failures.filter(others), found.select(failures.columns)])
+    return failures.sort("source", "feature", "item_no", "message")
+
+
+def check_complete(states: Mapping[str, FeatureState], failures: pl.DataFrame) -> None:
+    """See to it that every wanted item is held or known to fail; a lost report must not look like a delete.
+
+    Raises:
+        StoreError: naming an item that no worker reported.
+    """
+    for name, state in states.items():
+        known = failures.filter((pl.col("feature") == name) | (pl.col("feature") == ""))
+        lost = state.missing.join(known, on="item_no", how="anti")
+        if lost.height:
+            raise StoreError(
+                f"{lost.height} items of feature {name!r} were planned but no worker reported them, such as "
+                f"{lost['uid'][0]!r}; nothing was published, run again: finished parts are kept."
+            )

@@ -1,0 +1,129 @@
+"""Part records as columns, and the files that hold them; no Beam here."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.digests import digest_bytes
+from schemas.records import PartRecord
+from transforms.store.objects import Objects
+from transforms.work.stored_plan import StoredPlan
+
+_AROUND = ("size", "digest", "adopted")
+_AT_ONCE = 1_000
+_CONTENT = {
+    "item_no": pl.Int64,
+    "uid": pl.String,
+    "digest": pl.String,
+    "segment": pl.Int32,
+    "segments": pl.Int32,
+    "planned": pl.Int64,
+    "rows": pl.Int64,
+    "first_row": pl.Int64,
+}
+_FAILURE = {
+    "source": pl.String,
+    "feature": pl.String,
+    "uid": pl.String,
+    "uri": pl.String,
+    "item_no": pl.Int64,
+    "digest": pl.String,
+    "config": pl.String,
+    "stage": pl.String,
+    "type": pl.String,
+    "message": pl.String,
+    "transient": pl.Boolean,
+    "partial": pl.Boolean,
+    "expected": pl.Int64,
+    "got": pl.Int64,
+    "attempts": pl.Int32,
+}
+_PART = {
+    "feature": pl.String,
+    "config": pl.String,
+    "part": pl.String,
+    "rows": pl.Int64,
+    "size": pl.Int64,
+    "digest": pl.String,
+}
+_RECORD = pl.Struct(_PART | {"contents": pl.List(pl.Struct(_CONTENT)), "failures": pl.List(pl.Struct(_FAILURE))})
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Part records as columns.
+
+    Attributes:
+        parts: the columns of ``PARTS``, each part once.
+        contents: feature, part, and the fields of ``Content``.
+        failures: part, and the fields of ``Failure``.
+    """
+
+    parts: pl.DataFrame
+    contents: pl.DataFrame
+    failures: pl.DataFrame
+
+    def of(self, feature: str) -> Reported:
+        """Those of one feature."""
+        mine = pl.col("feature") == feature
+        return Reported(self.parts.filter(mine), self.contents.filter(mine), self.failures.filter(mine))
+
+    @classmethod
+    def joined(cls, several: Iterable[Reported]) -> Reported:
+        """All of them, in the order of their parts' names."""
+        all_of = [cls.from_texts([]), *several]
+        return cls(
+            pl.concat([each.parts for each in all_of]).sort("feature", "part"),
+            pl.concat([each.contents for each in all_of]),
+            pl.concat([each.failures for each in all_of]).sort("feature", "part", maintain_order=True),
+        )
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> Reported:
+        """From the records' JSON."""
+        records = pl.Series(list(texts), dtype=pl.String).str.json_decode(_RECORD).struct.unnest()
+        # A part that two workers report, or one twice, is the same both times.
+        records = records.unique(["feature", "part"], keep="first", maintain_order=True)
+        contents = records.select("feature", "part", "contents").explode("contents").drop_nulls("contents")
+        failures = records.select("part", "failures").explode("failures").drop_nulls("failures")
+        return cls(records.select(*_PART), contents.unnest("contents"), failures.unnest("failures"))
+
+
+def record_text(record: PartRecord) -> str:
+    """A record's JSON, with what its part's footer can't know."""
+    value = record.to_dict() | {name: getattr(record, name) for name in _AROUND}
+    return json.dumps(value, separators=(",", ":"))
+
+
+def report(records: Iterable[PartRecord]) -> Reported:
+    """Records as columns; only a few are records at any time."""
+    found, rest = [], iter(records)
+    while texts := [record_text(record) for record in islice(rest, _AT_ONCE)]:
+        found.append(Reported.from_texts(texts))
+    return Reported.joined(found)
+
+
+def write_records(plan: StoredPlan, number: int, records: Iterable[PartRecord]) -> str:
+    """Write records as a file of the plan's folder, named by its bytes; returns its path."""
+    texts = sorted(record_text(record) for record in records)
+    buffer = io.BytesIO()
+    table = pa.table({"record": pa.array(texts, pa.large_string())})
+    pq.write_table(table, buffer, compression="zstd", store_schema=False)
+    path = f"{plan.folder}/records-{number}-{digest_bytes(buffer.getvalue())}.parquet"
+    Objects(plan.store).put_new(path, buffer.getvalue())
+    return path
+
+
+def read_records(objects: Objects, paths: Sequence[str]) -> Reported:
+    """All records of these files."""
+    return Reported.joined(
+        Reported.from_texts(pl.read_parquet(io.BytesIO(objects.get(path)))["record"]) for path in paths
+    )
