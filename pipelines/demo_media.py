@@ -8,6 +8,7 @@ encoders run on one thread and no dates or random ids are stored.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -198,7 +199,17 @@ def write_video(path: Path, track: Track, frames: Iterable[Image.Image], ticks: 
             frame.pts = number if ticks is None else ticks[number]
             frame.time_base = 1 / track.fps
             _mux(container, stream.encode(frame), lasting)
+            be_ordinary()
         _mux(container, stream.encode(None), lasting)
+
+
+def be_ordinary() -> None:
+    """Take this thread out of the real-time class, into which SVT-AV1 puts who opens it, where it may, for good.
+
+    There an encoder that spins until its helpers are done (libvpx) keeps them off the core for ever.
+    """
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _mux(container: OutputContainer, packets: Iterable[Packet[VideoStream]], lasting: Mapping[int, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -118,9 +119,11 @@ def numbers_of_killed_run(objects: Objects, before: Before) -> pl.DataFrame:
     plan = newest_plan(objects)
     if plan is not None:
         base = json.loads(objects.get(plan))["base"]
-        if (base and base["release"]) == (before.release and before.release.release):
-            with objects.local_copy(plan.removesuffix(PLAN) + ITEMS_FILE) as local:
-                return pl.read_parquet(local, columns=columns).select(columns)
+        # A vacuum that was stopped may have left a plan without its tables.
+        with suppress(FileNotFoundError):
+            if (base and base["release"]) == (before.release and before.release.release):
+                with objects.local_copy(plan.removesuffix(PLAN) + ITEMS_FILE) as local:
+                    return pl.read_parquet(local, columns=columns).select(columns)
     return before.items.select(columns).clear()
 
 
@@ -195,8 +198,6 @@ def _name_probe_failures(verdicts: pl.DataFrame, failures: pl.DataFrame) -> pl.D
     types = failures.filter(pl.col("feature") == "").unique("item_no").select("item_no", "type")
     if types.is_empty():
         return verdicts
-    said = pl.concat_str(pl.lit("could not be probed: "), "type")
-    failed = pl.col("digest").is_null() & (pl.col("verdict") == FAILED) & pl.col("type").is_not_null()
     kind = pl.col("item_no").replace_strict(types["item_no"], types["type"], default=None, return_dtype=pl.String)
     said = pl.concat_str(pl.lit("could not be probed: "), kind)
     failed = pl.col("digest").is_null() & (pl.col("verdict") == FAILED) & kind.is_not_null()

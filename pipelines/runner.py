@@ -107,8 +107,9 @@ def run_graph(
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     build(pipeline)
     # What is imported stays; a process that put garbage collection off until now need not look at it again.
-    gc.freeze()
-    gc.enable()
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     result = pipeline.run()
     check_started(pipeline.options, target, name)
     try:

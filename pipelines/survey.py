@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from schemas.jobs import RunJob
 from schemas.records import Failure
@@ -20,7 +19,7 @@ from schemas.tables import FAILURES, ITEMS, PARTS, PROBED
 from transforms.inputs.label_listing import list_media
 from transforms.inputs.listing import LISTING, KnownListing
 from transforms.precomputed.source import list_precomputed
-from transforms.publish.frames import empty_frame, failures_frame
+from transforms.publish.frames import empty_frame, failures_frame, write_frames
 from transforms.store.objects import Objects
 from transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from transforms.store.tables import read_table
@@ -39,6 +38,7 @@ LISTED = LISTING | {"kind": pl.String, "known_digest": pl.String, "known_facts":
 MOST_IN_BATCH = 256
 LEAST_BATCHES = 50
 MOST_ALIKE = 4
+BATCHES_AT_ONCE = 1000
 
 
 @dataclass
@@ -95,8 +95,8 @@ def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
     frames = [pl.DataFrame(schema=LISTED)]
     failures: list[Failure] = []
     notes: list[str] = []
-    narrated: dict[str, list[str]] = {}
-    clips: dict[str, list[str]] = {}
+    narrated: dict[str, pl.Series] = {}
+    clips: dict[str, pl.Series] = {}
     for name, source in spec.sources.items():
         if source.kind in _TEXT_LISTERS:
             module, _, function = _TEXT_LISTERS[source.kind].partition(":")
@@ -108,11 +108,14 @@ def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
             frame = _LISTERS[source.kind](name, source, base)
         frames.append(frame.with_columns(pl.lit(source.kind).alias("kind")))
         if source.kind in ("narrations", "media", "precomputed"):
-            (narrated if source.kind == "narrations" else clips)[name] = frame["uid"].to_list()
+            (narrated if source.kind == "narrations" else clips)[name] = frame["uid"]
     if narrated and clips:
         from transforms.narrations.listing import matching_notes
 
-        notes += matching_notes(narrated, clips)
+        notes += matching_notes(
+            {name: uids.to_list() for name, uids in narrated.items()},
+            {name: uids.to_list() for name, uids in clips.items()},
+        )
     items = pl.concat(frames, how="diagonal").select(*LISTED)
     return KnownListing(items, tuple(failures), tuple(notes))
 
@@ -149,24 +152,28 @@ def survey(
     again = pl.lit(retry_all) | (pl.col("transient") & (pl.col("attempts") < max_attempts))
     stale = known_failures.filter(again).select("source", "uid")
     standing = known_failures.join(stale, on=["source", "uid"], how="anti")
-    todo = merged.filter(pl.col("digest").is_null()).join(standing, on=["source", "uid"], how="anti")
+    todo = merged.filter(pl.col("digest").is_null()).select("source", "uid", "uri", "signature", "kind", "size")
+    todo = todo.join(standing, on=["source", "uid"], how="anti")
     attempts = known_failures.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
     todo = todo.join(attempts, on=["source", "uid"], how="left", maintain_order="left")
     todo = todo.with_columns(pl.col("attempts").fill_null(0))
     results = probe_listing(_with_alike(todo, before.items), "listing", job, objects, run_probe)
     fresh = failures_frame([*listing.failures, *_failures(results, todo)], job.run)
-    done = results.filter(pl.col("digest").is_not_null()).select("source", "uid", "digest", "facts")
-    items = merged.join(done, on=["source", "uid"], how="left", suffix="_new", maintain_order="left").with_columns(
-        pl.coalesce("digest", "digest_new").alias("digest"), pl.coalesce("facts", "facts_new").alias("facts")
-    )
     listed, had = set(listing.items["source"].unique()), set(before.items["source"].unique())
     emptied = tuple(sorted((had & set(sources)) - listed))
-    return Survey(
-        items.drop("digest_new", "facts_new"),
-        pl.concat([standing.select(fresh.columns), fresh]),
-        todo.height,
-        emptied,
-    )
+    items = _with_results(merged, results)
+    return Survey(items, pl.concat([standing.select(fresh.columns), fresh]), todo.height, emptied)
+
+
+def _with_results(merged: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
+    """The items with the digests and facts that probing found."""
+    done = results.filter(pl.col("digest").is_not_null()).select("source", "uid", "digest", "facts")
+    if done.is_empty():
+        return merged
+    found = merged.join(done, on=["source", "uid"], how="left", suffix="_new", maintain_order="left")
+    return found.with_columns(
+        pl.coalesce("digest", "digest_new").alias("digest"), pl.coalesce("facts", "facts_new").alias("facts")
+    ).drop("digest_new", "facts_new")
 
 
 def _with_alike(todo: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -174,7 +181,10 @@ def _with_alike(todo: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
     A file that was touched, renamed or copied then costs a digest.
     """
+    if todo.is_empty() or known.is_empty():
+        return todo
     known = known.filter(pl.col("digest").is_not_null()).select("source", "uid", "size", pl.struct("digest", "facts"))
+    known = known.join(todo, on=["source", "size"], how="semi")
     by_size = known.group_by("source", "size").agg(pl.col("digest").head(MOST_ALIKE).alias(ALIKE))
     own = known.select("source", "uid", pl.concat_list("digest").alias("own"))
     found = todo.join(own, on=["source", "uid"], how="left", maintain_order="left")
@@ -209,11 +219,9 @@ def probe_listing(
         return empty_frame(PROBED)
     size = max(1, min(MOST_IN_BATCH, -(-todo.height // LEAST_BATCHES)))
     path = f"plans/{job.run}/{name}.parquet"
-    buffer = io.BytesIO()
     rows = todo.select(TO_PROBE)
     listed = todo.select(*TO_PROBE, *(name for name in (ALIKE,) if name in todo.columns))
-    pq.write_table(listed.to_arrow(), buffer, row_group_size=size, store_schema=False)
-    objects.put(path, buffer.getvalue())
+    write_frames(objects, path, listed.iter_slices(BATCHES_AT_ONCE * size), size)
     run_probe(path)
     results = []
     for start in range(0, todo.height, size):

@@ -53,7 +53,8 @@ class ItemError(Exception):
     """
 
     def __init__(self, stage: str, message: str, *, transient: bool = False) -> None:
-        super().__init__(message)
+        # Names of files may hold bytes that are no text, which no table takes.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.stage = stage
         self.transient = transient
 

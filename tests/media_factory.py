@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.demo_media import be_ordinary
+
 GRID = 4
 SIZE = (96, 64)
 _QUIET = {
@@ -94,6 +96,7 @@ def write_video(
             frame.pts = index if times is None else times[index]
             frame.time_base = time_base or 1 / Fraction(fps)
             output.mux(stream.encode(frame))
+            be_ordinary()
         output.mux(stream.encode())
         if sound is not None:
             _write_tone(output, sound, frames / Fraction(fps))

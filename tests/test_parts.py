@@ -262,3 +262,16 @@ def test_rewrite_has_another_name_for_other_rows() -> None:
         (PartUse("p", (Take(1, 0, Twin(1, "a")),)), PartUse("q", ())),
     ]
     assert len({Rewrite("f", use).part_name("c") for use in uses}) == len(uses)
+
+
+def test_what_waits_does_not_hold_the_tables_it_was_taken_from(tmp_path: Path) -> None:
+    write_part(tmp_path / "part", rows=300, dims={"wide": 1000})
+    before = pa.total_allocated_bytes()
+    with PartWriter(tmp_path / "copy", {"wide": 1000}) as writer:
+        for row in range(0, 300, 10):
+            writer.write_table(pq.read_table(tmp_path / "part").slice(row, 1))
+            writer.detach()
+        assert pa.total_allocated_bytes() - before < 2_000_000
+        writer.finish({})
+    copied, whole = (pq.read_table(tmp_path / name)["row_id"].to_pylist() for name in ("copy", "part"))
+    assert copied == whole[::10]

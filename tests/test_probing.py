@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from media_factory import write_video
 
+from schemas.digests import digest_file
 from schemas.jobs import RunJob
 from schemas.media import MediaLimits
 from transforms.store.objects import Objects
 from transforms.store.paths import TO_PROBE
-from transforms.work.probing import ProbeBatch
+from transforms.work.probing import ProbeBatch, probe_item, recognize
 
 
 def probe(objects: Objects, run: str) -> list[tuple[str, str | None]]:
@@ -38,3 +40,26 @@ def test_a_failure_is_probed_again_by_the_next_run_and_by_no_other_try_of_its_ow
     assert probe(objects, "first") == [("a", None), ("b", "Unreadable")]
     paths[0].unlink()
     assert probe(objects, "second") == [("a", None), ("b", None)]
+
+
+def test_a_file_with_an_undecodable_name_is_a_failure_that_tables_take(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"bad\xff.mp4")
+    path.write_bytes(b"no video")
+    row = ("clips", "bad", str(path), f"{path.stat().st_size}:{path.stat().st_mtime_ns}", "media", 0)
+    result = probe_item(row[0], row[1], row[2], row[3], row[4], MediaLimits(), None)
+    assert result.digest is None
+    assert pa.Table.from_pylist([{"message": result.message}])["message"][0].as_py() == result.message
+
+
+def test_a_known_input_that_can_not_be_read_is_a_failure(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 5)
+    signature = f"{path.stat().st_size}:{path.stat().st_mtime_ns}"
+    known = {digest_file(path): "{}"}
+    same = recognize("clips", "a", str(path), signature, None, known)
+    assert same is not None
+    assert (same.digest, same.facts) == (digest_file(path), "{}")
+    assert recognize("clips", "a", str(path), signature, None, {"other": "{}"}) is None
+    path.unlink()
+    gone = recognize("clips", "a", str(path), signature, None, known)
+    assert gone is not None
+    assert (gone.digest, gone.type) == (None, "Unreadable")

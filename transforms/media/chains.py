@@ -17,6 +17,7 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEADER_LIMIT = 1 << 20
 _ASF_DATA_HEAD = 50
+_ASF_CORRECTED = 0x80
 _SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
 # EBML, SeekHead, Info, Tracks, Cues, Chapters, Attachments, Tags; Void, CRC-32 and what a cluster holds.
@@ -107,12 +108,20 @@ def _flv(file: BinaryIO, size: int) -> str:
     file.seek(size - 4)
     length = int.from_bytes(file.read(4), "big")
     start = size - 4 - length
-    if length < _TAG_HEAD or start < 0:
-        return "it is cut off within its last tag"
-    file.seek(start)
+    file.seek(max(0, start))
     tag = file.read(_TAG_HEAD)
-    whole = tag[0] & 0x1F in _TAGS and int.from_bytes(tag[1:4], "big") + _TAG_HEAD == length
-    return "" if whole else "it is cut off within its last tag"
+    if tag[0] & 0x1F in _TAGS and int.from_bytes(tag[1:4], "big") + _TAG_HEAD == length:
+        return ""
+    # Some writers give other lengths behind the tags, or none behind the last; those before the tags are right.
+    file.seek(5)
+    at = int.from_bytes(file.read(4), "big") + 4
+    while at + _TAG_HEAD <= size:
+        file.seek(at)
+        tag = file.read(_TAG_HEAD)
+        if tag[0] & 0x1F not in _TAGS:
+            return f"it is damaged before byte {at:,}"
+        at += _TAG_HEAD + int.from_bytes(tag[1:4], "big") + 4
+    return "" if at - 4 <= size <= at else "it is cut off within its last tag"
 
 
 def _asf(file: BinaryIO, size: int) -> str:
@@ -128,9 +137,10 @@ def _asf(file: BinaryIO, size: int) -> str:
     end = data + int.from_bytes(head[16:24], "little")
     properties = header.find(_ASF_PROPERTIES)
     length = int.from_bytes(header[properties + 92 :][:4], "little") if properties >= 0 else 0
-    if end > size or not length:
+    steady = properties >= 0 and header[properties + 92 :][:4] == header[properties + 96 :][:4]
+    if end > size or not length or not steady or not head[-1] & _ASF_CORRECTED:
         return missing(end, size)
-    # All packets begin with the same flags.
+    # All packets that carry data for error correction begin with the same flags.
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         others = sum(mapped[at] != head[-1] for at in range(data + _ASF_DATA_HEAD, end, length))
     return f"{others:,} of its data packets are damaged" if others else ""

@@ -42,7 +42,7 @@ _OTHER_KINDS = {
     "an Office document of the old kind": re.compile(rb"\xd0\xcf\x11\xe0"),
     "a program": re.compile(rb"\x7fELF|MZ.{62}", re.DOTALL),
     "a picture of a kind that is not read here (save it as JPEG or PNG)": re.compile(
-        rb"\0\0\0\x0c(jP  |JXL )|\xff\x0a|8BPS|\0\0\x01\0|P[1-7]\s|\x76\x2f\x31\x01|qoif|DDS |icns"
+        rb"\0\0\0\x0c(jP  |JXL )|\xff\x0a|8BPS|\0\0\x01\0(?!\0\0)|P[1-7]\s|\x76\x2f\x31\x01|qoif|DDS |icns"
     ),
 }
 # Libav finds these in any file that has their marks somewhere, such as a document with photographs.

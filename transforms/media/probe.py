@@ -106,7 +106,7 @@ def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
             size=(stream.width, stream.height),
             orientation=from_matrix(track_matrix(path)) if name == INDEXED else _first_orientation(container, stream),
             timeline=timeline,
-            why=cut_short(path) or table.broken or signs_of_loss(table, name) or _early_end(container, timeline, path),
+            why=cut_short(path) or table.broken or _signs(table, name, path) or _early_end(container, timeline, path),
             claimed=claimed,
         )
 
@@ -118,6 +118,12 @@ def _nothing_shown(container: str, stream: VideoStream, table: PacketTable) -> s
     if len(table) or not len(stream.index_entries):
         return f"its edit list shows none of its {stream.frames:,} frames"
     return f"its index says that its {stream.frames:,} frames are where the file has none"
+
+
+def _signs(table: PacketTable, container: str, path: Path) -> str:
+    """What the packets show to be lost; a Matroska file's blocks tell whether a hole in its clock is but a pause."""
+    told = signs_of_loss(table, container)
+    return damaged_within(path) if told and container == "matroska,webm" else told
 
 
 def _early_end(container: InputContainer, timeline: Timeline, path: Path) -> str:

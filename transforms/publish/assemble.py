@@ -102,7 +102,7 @@ def assemble(
     own = pl.concat([exact.select(_OWN), outdated.select(_OWN)])
     chosen = _choose(one_segmentation(own), held)
     keep = _whole_parts(chosen, held, wanted)
-    target = part_bytes(sum(sizes.values()))
+    target = part_bytes(sum(sizes[part] for part in chosen["part"].unique()))
     small = [part for part in keep if sizes[part] < target / 4]
     if len(small) > merge_small:
         # Everything small goes into the rewrites; each round leaves few small parts, so the cost stays bounded.

@@ -54,16 +54,18 @@ def entries_of(objects: Objects, paths: Iterable[str], base: Release | None, nam
     """
     previous = base.exports.get(name) if base else None
     known = {entry.path: entry for entry in previous.files} if previous else {}
-    return [
-        known.get(path) or FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
-        for path in paths
-    ]
+    entries = []
+    for path in paths:
+        size = objects.size(path) or 0
+        same = path in known and known[path].size == size
+        entries.append(known[path] if same else FileEntry(path=path, size=size, digest=objects.digest(path)))
+    return entries
 
 
 def feature_contents(objects: Objects, draft: Release, feature: str) -> pl.DataFrame:
     """Contents with rows of one feature, from the tables of the draft."""
-    contents = read_table(objects, "contents", draft.tables["contents"])
-    return contents.filter((pl.col("feature") == feature) & (pl.col("rows") > 0))
+    mine = (pl.col("feature") == feature) & (pl.col("rows") > 0)
+    return read_table(objects, "contents", draft.tables["contents"], mine)
 
 
 def groups_of_parts(contents: pl.DataFrame) -> list[tuple[str, ...]]:

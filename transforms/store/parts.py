@@ -98,6 +98,7 @@ class PartWriter:
         self._pending: list[FeatureRow] = []
         self._tables: list[pa.Table] = []
         self._waiting = 0
+        self._detached = 0
         self._ids: list[ItemIds] | None = [] if records else None
 
     def __enter__(self) -> PartWriter:
@@ -130,6 +131,14 @@ class PartWriter:
             if self._waiting >= self._group_rows:
                 self._flush()
 
+    def detach(self) -> None:
+        """Copy what was added and waits, so that the much larger tables that it was sliced from can go."""
+        new = self._tables[self._detached :]
+        if new:
+            table = pa.concat_tables(new)
+            self._tables[self._detached :] = [table.take(pa.array(np.arange(table.num_rows)))]
+        self._detached = len(self._tables)
+
     def finish(self, footer: dict[str, Any]) -> None:
         """Write what is pending and the footer."""
         self._flush(everything=True)
@@ -144,7 +153,7 @@ class PartWriter:
         table = pa.concat_tables(self._tables)
         ready = table.num_rows if everything else table.num_rows // self._group_rows * self._group_rows
         self._put(table.slice(0, ready))
-        self._tables, self._waiting = [], 0
+        self._tables, self._waiting, self._detached = [], 0, 0
         if ready < table.num_rows:
             self._keep(table.slice(ready))
 

@@ -88,6 +88,8 @@ def recognize(
 ) -> Probed | None:
     """Digest and facts of an input that has the bytes of a known one, such as a renamed file; None when it has not.
 
+    Nothing is parsed, so that no damaged file can take the worker down here.
+
     Args:
         source: its source.
         uid: in the source.
@@ -99,8 +101,10 @@ def recognize(
     try:
         with open_input(uri, signature, "probe", http) as path:
             digest = digest_file(path)
-    except ItemError:
-        return None  # probing says what is wrong with it
+    except ItemError as error:
+        return _failed(source, uid, error)
+    except OSError:
+        return None  # the prober meets it again and says what it is
     facts = known.get(digest)
     return None if facts is None else Probed(source, uid, digest, facts)
 
@@ -190,7 +194,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         http = self._job.http.get(row["source"])
         same = recognize(row["source"], row["uid"], row["uri"], row["signature"], http, known) if known else None
         if same is not None:
-            count("recognized", 1)
+            count("recognized" if same.digest else f"failed_{same.type}", 1)
             return same
         key = item_key("probe", row["uri"], row["signature"])
         columns = (row[name] for name in ("source", "uid", "uri", "signature", "kind"))

@@ -65,6 +65,7 @@ def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -
             if failure.item_no == take.from_item_no
             and (failure.expected, failure.got) == (content.planned, content.rows)
         ]
+    writer.detach()
     return contents, failures
 
 
