@@ -98,7 +98,7 @@ def write_frame(objects: Objects, path: str, frame: pl.DataFrame) -> None:
 def write_frames(objects: Objects, path: str, frames: Iterable[pl.DataFrame], row_group_size: int) -> None:
     """The same for frames that are never all in memory at once; there is at least one, which may be empty."""
     writer: pq.ParquetWriter | None = None
-    with tempfile.TemporaryDirectory(prefix="cliploom-plan-") as folder:
+    with objects.errors(path), tempfile.TemporaryDirectory(prefix="cliploom-plan-") as folder:
         local = Path(folder) / "rows.parquet"
         for frame in frames:
             table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
