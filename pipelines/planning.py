@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -20,12 +20,12 @@ from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
 from schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
 from schemas.records import REFRESHED, PartRecord
-from schemas.tables import CONTENTS, FAILURES
+from schemas.tables import FAILURES
 from transforms.publish.assemble import HEAD, ORPHAN
-from transforms.publish.frames import PlanTables, empty_frame, held_frame, reported_failures, write_frames
+from transforms.publish.frames import PlanTables, held_frame, reported_failures, write_frames
 from transforms.store.objects import Objects
 from transforms.store.parts import read_record
-from transforms.store.tables import ROWS_IN_GROUP, read_table
+from transforms.store.tables import ROWS_IN_GROUP, contents_of
 from transforms.work.reported import Reported, report
 from transforms.work.stored_plan import ITEMS_FILE, PLAN, newest_plan
 
@@ -218,7 +218,7 @@ def _recomputed(verdicts: pl.DataFrame, before: Before) -> int:
 
 
 def _past(objects: Objects, before: Before, job: FeatureJob, resolved: Resolved, orphans: Reported) -> FeaturePast:
-    contents = contents_before(objects, before, pl.col("feature") == job.name, ["config", *_HELD])
+    contents = contents_of(objects, before.release, job.name, ["config", *_HELD])
     release = before.release
     entry = release.features.get(job.name) if release else None
     mine = contents["config"] == job.config
@@ -235,14 +235,6 @@ def _past(objects: Objects, before: Before, job: FeatureJob, resolved: Resolved,
         had=contents.select("item_no", "uid", "digest"),
         change=describe_change(entry.recipe, resolved.recipes[job.name]) if entry else "",
     )
-
-
-def contents_before(objects: Objects, before: Before, where: pl.Expr, columns: Sequence[str]) -> pl.DataFrame:
-    """Rows of the last release's table ``contents``, some columns of them."""
-    if before.release is None or "contents" not in before.release.tables:
-        return empty_frame(CONTENTS).select(columns)
-    version = before.release.tables["contents"]
-    return read_table(objects, "contents", version, where, ["feature", *columns]).drop("feature")
 
 
 def _judge_all(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from schemas.jobs import RunJob
 from schemas.records import Failure
@@ -220,7 +221,7 @@ def probe_listing(
     size = max(1, min(MOST_IN_BATCH, -(-todo.height // LEAST_BATCHES)))
     path = f"plans/{job.run}/{name}.parquet"
     rows = todo.select(TO_PROBE)
-    listed = todo.select(*TO_PROBE, *(name for name in (ALIKE,) if name in todo.columns))
+    listed = todo.select(*TO_PROBE, cs.by_name(ALIKE, require_all=False))
     write_frames(objects, path, listed.iter_slices(BATCHES_AT_ONCE * size), size)
     run_probe(path)
     results = []

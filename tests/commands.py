@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import subprocess
 import sys
@@ -11,15 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bounded import by_rights
 
 from pipelines.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-_LIBC = ctypes.CDLL(None)
-_PR_CAPBSET_DROP = 24
-# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, by which root reads and writes what it has no rights to.
-_OVERRIDES = (1, 2)
-
 
 SPEC = """\
 version: 1
@@ -75,16 +70,6 @@ def assert_one_sentence(ended: Ended, code: int, said: tuple[str, ...]) -> None:
 
 def python_without_override(*arguments: object) -> Ended:
     """Run Python with these arguments in a process that files' rights bind, also when the tests run as root."""
-
-    def drop() -> None:
-        for capability in _OVERRIDES:
-            _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        preexec_fn=drop,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    command = by_rights([sys.executable, *map(str, arguments)])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return Ended(done.returncode, done.stdout, done.stderr)

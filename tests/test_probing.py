@@ -15,7 +15,7 @@ from schemas.jobs import RunJob
 from schemas.media import MediaLimits
 from transforms.store.objects import Objects
 from transforms.store.paths import TO_PROBE
-from transforms.work.probing import ProbeBatch, probe_item, recognize
+from transforms.work.probing import Asked, ProbeBatch, probe_item, recognize
 
 
 def probe(objects: Objects, run: str) -> list[tuple[str, str | None]]:
@@ -23,6 +23,11 @@ def probe(objects: Objects, run: str) -> list[tuple[str, str | None]]:
     (name,) = batch.process(("listing.parquet", 0))
     rows = pq.read_table(io.BytesIO(objects.get(name))).to_pylist()
     return [(row["uid"], row["type"]) for row in rows]
+
+
+def asked(path: Path) -> Asked:
+    status = path.stat()
+    return Asked("clips", "a", str(path), f"{status.st_size}:{status.st_mtime_ns}", "media")
 
 
 def test_a_failure_is_probed_again_by_the_next_run_and_by_no_other_try_of_its_own(tmp_path: Path) -> None:
@@ -45,21 +50,20 @@ def test_a_failure_is_probed_again_by_the_next_run_and_by_no_other_try_of_its_ow
 def test_a_file_with_an_undecodable_name_is_a_failure_that_tables_take(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"bad\xff.mp4")
     path.write_bytes(b"no video")
-    row = ("clips", "bad", str(path), f"{path.stat().st_size}:{path.stat().st_mtime_ns}", "media", 0)
-    result = probe_item(row[0], row[1], row[2], row[3], row[4], MediaLimits(), None)
+    result = probe_item(asked(path), MediaLimits())
     assert result.digest is None
     assert pa.Table.from_pylist([{"message": result.message}])["message"][0].as_py() == result.message
 
 
 def test_a_known_input_that_can_not_be_read_is_a_failure(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 5)
-    signature = f"{path.stat().st_size}:{path.stat().st_mtime_ns}"
+    item = asked(path)
     known = {digest_file(path): "{}"}
-    same = recognize("clips", "a", str(path), signature, None, known)
+    same = recognize(item, None, known)
     assert same is not None
     assert (same.digest, same.facts) == (digest_file(path), "{}")
-    assert recognize("clips", "a", str(path), signature, None, {"other": "{}"}) is None
+    assert recognize(item, None, {"other": "{}"}) is None
     path.unlink()
-    gone = recognize("clips", "a", str(path), signature, None, known)
+    gone = recognize(item, None, known)
     assert gone is not None
     assert (gone.digest, gone.type) == (None, "Unreadable")

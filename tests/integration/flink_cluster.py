@@ -7,12 +7,10 @@ are started as plain Java programs, so that a test can kill each by its pid.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +23,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.bounded import mortal
 
 FLINK_VERSION = "1.19.3"
 BEAM_RUNNER = "org.apache.beam", "beam-runners-flink-1.19", "2.62.0"
@@ -153,12 +153,6 @@ def _call(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:3])} ... failed:\n{(done.stdout + done.stderr)[-2000:]}")
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end this process with the one that started it, also after SIGKILL; nothing is left behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -290,12 +284,7 @@ class FlinkCluster:
         ]  # fmt: skip
         with (self._folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                preexec_fn=_die_with_parent,
+                mortal(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder
             )
         self._processes.append(process)
         return process

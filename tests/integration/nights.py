@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,15 @@ class ColourEncoder:
         return colour
 """
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
+
+
+@contextmanager
+def encoder_on_path(folder: Path) -> Iterator[Path]:
+    """The encoder's package in a new folder, which is on the path of this process for the time of the block."""
+    write_encoder(folder)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
 
 
 def write_encoder(folder: Path) -> Path:

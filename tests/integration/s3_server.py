@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flink_cluster import _die_with_parent as die_with_parent
 from flink_cluster import free_port, listens, wait_until
+
+from tests.bounded import mortal
 
 VERSION = "v1.8.0"
 MODULE = "github.com/versity/versitygw/cmd/versitygw"
@@ -105,15 +106,15 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     (data / BUCKET).mkdir(parents=True)
     (folder / "notes").mkdir()
     server = S3Server(f"{HOST}:{free_port()}", f"key{secrets.token_hex(6)}", f"SECRET{secrets.token_hex(16)}", data)
+    gateway = [str(program), "--port", server.address, "--quiet"]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [str(program), "--port", server.address, "--quiet", "posix", "--sidecar", str(folder / "notes"), str(data)],
+            mortal([*gateway, "posix", "--sidecar", str(folder / "notes"), str(data)]),
             env=os.environ | {"ROOT_ACCESS_KEY": server.access, "ROOT_SECRET_KEY": server.secret},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=die_with_parent,
-        )  # fmt: skip
+        )
     try:
         wait_until(lambda: process.poll() is not None or listens(server.address), "the start of the S3 server")
         if process.poll() is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ import yaml
 from commands import assert_one_sentence, command
 from fault_proxy import Fault, Proxy, fault_proxy
 from nights import SPEC as TINY
-from nights import draw, run_here, write_encoder
+from nights import draw, encoder_on_path, run_here
 from s3_server import BUCKET, S3Server, missing, s3_server
 from stores import pan, still
 
@@ -248,10 +247,8 @@ def test_a_rollback_and_a_vacuum_keep_what_readers_see(life: Any, monkeypatch: p
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The package of the encoder of ``nights``, on the path of this process and of those that it starts."""
-    folder = write_encoder(tmp_path_factory.mktemp("encoder"))
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
+    with encoder_on_path(tmp_path_factory.mktemp("encoder")) as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from forks import PLACES, Forks, Kill, forks
-from nights import BLUE, SPEC, Project, Snapshot, age, assert_sound, draw, paint, write_encoder
+from nights import BLUE, SPEC, Project, Snapshot, age, assert_sound, draw, encoder_on_path, paint
 
 from pipelines.publish import rollback
 from schemas.release import Release
@@ -28,11 +27,8 @@ SEEDS = (1,)
 def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """The process that forks, with the encoder on its path and on this one's."""
     folder = tmp_path_factory.mktemp("fortnight")
-    encoder = write_encoder(folder / "encoder")
-    sys.path.insert(0, str(encoder))
-    with forks(encoder, folder) as process:
+    with encoder_on_path(folder / "encoder") as encoder, forks(encoder, folder) as process:
         yield process
-    sys.path.remove(str(encoder))
 
 
 @dataclass

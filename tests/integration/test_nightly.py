@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from nights import BLUE, SPEC, YELLOW, Project, age, assert_sound, draw, paint, write_encoder
+from nights import BLUE, SPEC, YELLOW, Project, age, assert_sound, draw, encoder_on_path, paint
 
 from pipelines.action import run_action
 from pipelines.preview import pace_of, plan_preview, preview_text
@@ -31,10 +30,8 @@ FULL = "CLIPLOOM_TEST_FULL"
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The tiny encoder's package, on the path of this process."""
-    folder = write_encoder(tmp_path_factory.mktemp("encoder"))
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
+    with encoder_on_path(tmp_path_factory.mktemp("encoder")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from schemas.errors import SpecError, StoreError, nearest
 from schemas.models import CARD_FILE
-from schemas.release import FileEntry
 from transforms.store.objects import Objects
 
 CURRENT = "current.json"
@@ -75,11 +74,3 @@ def publish_head(objects: Objects, folder: Path, name: str, digest: str) -> str:
 def use_head(objects: Objects, name: str, digest: str) -> None:
     """Make a published head the one in use."""
     objects.put(f"{head_folder(name)}/{CURRENT}", json.dumps({"digest": digest}).encode())
-
-
-def head_files(objects: Objects, model: str) -> list[FileEntry]:
-    """All files of a published head with their digests, for the release that uses it."""
-    return [
-        FileEntry(path=entry.path, size=entry.size, digest=objects.digest(entry.path))
-        for entry in sorted(objects.list(model), key=lambda entry: entry.path)
-    ]

@@ -19,9 +19,9 @@ from schemas.release import HeadEntry, Release
 from schemas.tables import LABELS
 from transforms.heads.plain import Label, PlainHead, read_head
 from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, texts_of
-from transforms.heads.published import head_files
 from transforms.publish.export_base import feature_contents
 from transforms.store.objects import Objects
+from transforms.store.releases import folder_entries
 from transforms.store.tables import rows_file
 
 REVISION = 1
@@ -105,7 +105,7 @@ def head_entries(objects: Objects, plan: RunPlan) -> dict[str, HeadEntry]:
             head=job.head,
             config=job.config,
             model=job.model,
-            model_files=known.get(job.model) or head_files(objects, job.model),
+            model_files=known.get(job.model) or folder_entries(objects, job.model),
             inputs=[(each.feature, each.output) for each in job.inputs],
             recipe=job.recipe,
         )

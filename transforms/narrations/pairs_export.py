@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import polars as pl
-
 from schemas.digests import digest_of
 from schemas.errors import SpecError
 from schemas.exports import PairsExport, SplitSpec
@@ -31,7 +29,7 @@ from transforms.narrations.uids import read_uid_list
 from transforms.publish.export_base import Exporter, entries_of
 from transforms.store.objects import Objects
 from transforms.store.ranges import ItemRows, rows_by_item
-from transforms.store.tables import read_table, table_files
+from transforms.store.tables import contents_of, table_files
 from transforms.work.rates import rows_per_second
 
 REVISION = 1
@@ -108,8 +106,8 @@ class _Side:
 def _side(objects: Objects, draft: Release, feature: str, output: str | None) -> _Side:
     entry = draft.features[feature]
     chosen = output or ("semantic" if "semantic" in entry.outputs else next(iter(entry.outputs)))
-    contents = read_table(objects, "contents", draft.tables["contents"]).filter(pl.col("feature") == feature)
-    return _Side(entry, chosen, {item.uid: item for item in rows_by_item(objects, entry.table, contents)})
+    items = rows_by_item(objects, entry.table, contents_of(objects, draft, feature))
+    return _Side(entry, chosen, {item.uid: item for item in items})
 
 
 class PairsExporter(Exporter):

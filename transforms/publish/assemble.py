@@ -13,6 +13,7 @@ from itertools import pairwise
 import polars as pl
 
 from schemas.records import PartUse, Rewrite, Take, Twin
+from transforms.work.reported import CONTENT
 
 HEAD, ORPHAN, COMPUTED = 0, 1, 2
 TARGET_BYTES = 32_000_000
@@ -20,18 +21,7 @@ LEAST_BYTES = 1_000_000
 LEAST_PARTS = 50
 MANY_SMALL = 200
 
-HELD = {
-    "part": pl.String,
-    "item_no": pl.Int64,
-    "uid": pl.String,
-    "digest": pl.String,
-    "segment": pl.Int32,
-    "segments": pl.Int32,
-    "planned": pl.Int64,
-    "rows": pl.Int64,
-    "first_row": pl.Int64,
-    "origin": pl.Int32,
-}
+HELD = {"part": pl.String} | CONTENT | {"origin": pl.Int32}
 WANTED = {"item_no": pl.Int64, "uid": pl.String, "digest": pl.String, "old_digest": pl.String, "fresh": pl.Boolean}
 
 
@@ -42,8 +32,7 @@ class Assembly:
     Attributes:
         feature: its name.
         keep: names of the parts kept as they are.
-        kept: part, item_no, segment of the contents that stand in them.
-        places: where those stand in what was held.
+        places: where the contents that stand in them are in what was held.
         takes: bundle, part, item_no, segment, to_item_no, to_uid: what is copied into each new part, in its order.
         outdated: item_no, uid of items that keep rows of their old content, since the new one failed.
         missing: item_no, uid, digest of wanted items that no part holds.
@@ -51,19 +40,13 @@ class Assembly:
 
     feature: str
     keep: tuple[str, ...]
-    kept: pl.DataFrame
     places: pl.Series
     takes: pl.DataFrame
     outdated: pl.DataFrame
     missing: pl.DataFrame
 
-    @property
-    def rewrites(self) -> tuple[Rewrite, ...]:
-        """Parts to make from others."""
-        return tuple(self.each_rewrite())
-
-    def each_rewrite(self) -> Iterator[Rewrite]:
-        """The same, one at a time."""
+    def rewrites(self) -> Iterator[Rewrite]:
+        """Parts to make from others, one at a time."""
         bounds = self.takes["bundle"].rle().struct.field("len").cum_sum().to_list()
         for start, end in pairwise([0, *bounds]):
             uses: dict[str, list[Take]] = {}
@@ -108,13 +91,11 @@ def assemble(
         # Everything small goes into the rewrites; each round leaves few small parts, so the cost stays bounded.
         keep = [part for part in keep if sizes[part] >= target / 4]
     whole = chosen["part"].is_in(pl.Series(keep, dtype=pl.String).implode())
-    kept = chosen.filter(whole)
     takes = pl.concat([_own_takes(chosen.filter(~whole)), _copy_takes(copies, held)])
     return Assembly(
         feature,
         tuple(keep),
-        kept.select("part", "item_no", "segment"),
-        kept["place"],
+        chosen.filter(whole)["place"],
         _bundle(takes, held, sizes, target),
         outdated.select("item_no", "uid").unique("item_no", maintain_order=True),
         missing.select("item_no", "uid", "digest"),

@@ -10,7 +10,8 @@ import polars as pl
 
 from schemas.release import ExportEntry, FileEntry, Release
 from transforms.store.objects import Objects
-from transforms.store.tables import read_table
+from transforms.store.releases import file_entry
+from transforms.store.tables import contents_of
 
 
 class FileTask(Protocol):
@@ -54,18 +55,15 @@ def entries_of(objects: Objects, paths: Iterable[str], base: Release | None, nam
     """
     previous = base.exports.get(name) if base else None
     known = {entry.path: entry for entry in previous.files} if previous else {}
-    entries = []
-    for path in paths:
-        size = objects.size(path) or 0
-        same = path in known and known[path].size == size
-        entries.append(known[path] if same else FileEntry(path=path, size=size, digest=objects.digest(path)))
-    return entries
+    return [
+        known[path] if path in known and known[path].size == objects.size(path) else file_entry(objects, path)
+        for path in paths
+    ]
 
 
 def feature_contents(objects: Objects, draft: Release, feature: str) -> pl.DataFrame:
     """Contents with rows of one feature, from the tables of the draft."""
-    mine = (pl.col("feature") == feature) & (pl.col("rows") > 0)
-    return read_table(objects, "contents", draft.tables["contents"], mine)
+    return contents_of(objects, draft, feature).filter(pl.col("rows") > 0)
 
 
 def groups_of_parts(contents: pl.DataFrame) -> list[tuple[str, ...]]:

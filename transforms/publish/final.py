@@ -57,7 +57,7 @@ class Assemble(PlannedDoFn):
         tables, reported = PlanTables.read(objects, plan.folder), read_records(objects, computed)
         for name in plan.job.features:
             assembly = next_parts(plan, name, feature_parts(objects, plan, tables, reported, name))
-            yield from assembly.each_rewrite()
+            yield from assembly.rewrites()
 
 
 def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:

@@ -18,7 +18,7 @@ from schemas.records import Failure
 from schemas.tables import FAILURES
 from transforms.publish.assemble import HEAD, HELD, WANTED
 from transforms.store.objects import Objects
-from transforms.store.tables import read_table
+from transforms.store.tables import contents_of
 from transforms.work.reported import Reported
 
 
@@ -54,13 +54,9 @@ class PlanTables:
 def published_contents(objects: Objects, plan: RunPlan, feature: str) -> pl.DataFrame:
     """What the release that a plan starts from holds of a feature for its wanted config: columns of ``HELD``."""
     columns = [name for name in HELD if name != "origin"]
-    if plan.base is None or "contents" not in plan.base.tables:
-        found = pl.DataFrame(schema={name: HELD[name] for name in columns})
-    else:
-        mine = (pl.col("feature") == feature) & (pl.col("config") == plan.feature(feature).config)
-        version = plan.base.tables["contents"]
-        found = read_table(objects, "contents", version, mine, ["feature", "config", *columns])
-    return found.select(*columns, pl.lit(HEAD, pl.Int32).alias("origin"))
+    found = contents_of(objects, plan.base, feature, ["config", *columns])
+    mine = found.filter(pl.col("config") == plan.feature(feature).config)
+    return mine.select(*columns, pl.lit(HEAD, pl.Int32).alias("origin"))
 
 
 def wanted_items(objects: Objects, plan: RunPlan, feature: str, published: pl.DataFrame) -> pl.DataFrame:

@@ -22,6 +22,7 @@ from transforms.index.search import open_shard
 from transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
 from transforms.store.objects import Objects
 from transforms.store.parts import iterate_vectors
+from transforms.store.releases import file_entry
 from transforms.store.tables import read_table
 from transforms.work.counters import count
 from transforms.work.planned import PlannedDoFn
@@ -75,7 +76,7 @@ def train_centroids(
         _, sample = sample_rows(objects, table, parts, output, dim, rows, training_rows(shard_rows), TRAINING_SEED)
         with objects.create_file(path) as local:
             write_index(train(sample, shard_rows, spec.metric, TRAINING_SEED), local)
-    return FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
+    return file_entry(objects, path)
 
 
 def sample_rows(
@@ -122,11 +123,9 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
                     local,
                 )
             count("index_shards_built", 1)
-        size = objects.size(path) or 0
         with objects.local_copy(path) as local:
             rows = open_shard(local, recipe).rows
-        entry = FileEntry(path=path, size=size, digest=objects.digest(path))
-        yield task.index, IndexShardEntry(file=entry, rows=rows, parts=list(task.parts))
+        yield task.index, IndexShardEntry(file=file_entry(objects, path), rows=rows, parts=list(task.parts))
 
 
 class FinishIndexes(PlannedDoFn):

@@ -16,7 +16,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from schemas.errors import SpecError, StoreError, nearest
@@ -29,7 +28,7 @@ from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path
 from transforms.store.ranges import RowRanges, rows_by_item
 from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
+from transforms.store.tables import contents_of
 from transforms.work.rates import rows_per_second
 
 MOST_OPEN_PARTS = 32
@@ -111,8 +110,7 @@ class ClipWindows:
         self._open()
 
     def _in_parts(self, release: Release, feature: str) -> Iterator[tuple[str, _InParts]]:
-        contents = read_table(self._objects, "contents", release.tables["contents"])
-        for item in rows_by_item(self._objects, self._table, contents.filter(pl.col("feature") == feature)):
+        for item in rows_by_item(self._objects, self._table, contents_of(self._objects, release, feature)):
             yield item.uid, _InParts(item.places, item.planned)
 
     def _map(self, export: ExportEntry) -> None:

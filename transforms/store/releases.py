@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
 from schemas.errors import StoreError
-from schemas.release import STORE_FORMAT, Release
+from schemas.release import STORE_FORMAT, FileEntry, Release
 from schemas.tables import RELEASES
 from transforms.store.objects import Objects
 from transforms.store.tables import open_table, put_rows, read_table, reason_of, table_files
@@ -159,3 +159,17 @@ def _conflict(objects: Objects) -> StoreError:
         f"{objects.uri}: another run published a release (or a vacuum removed old ones) in the meantime; nothing of it "
         "was touched. Run again: finished parts are reused."
     )
+
+
+def file_entry(objects: Objects, path: str) -> FileEntry:
+    """A file of the store as a release names it."""
+    return FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
+
+
+def folder_entries(objects: Objects, *folders: str) -> list[FileEntry]:
+    """All files below these folders, by path."""
+    found = [entry for folder in folders for entry in objects.list(folder)]
+    return [
+        FileEntry(path=entry.path, size=entry.size, digest=objects.digest(entry.path))
+        for entry in sorted(found, key=lambda entry: entry.path)
+    ]

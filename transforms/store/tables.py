@@ -21,11 +21,14 @@ from deltalake.transaction import AddAction, RemoveAction
 from schemas.digests import digest_bytes
 from schemas.errors import StoreError
 from schemas.secrets import masked
+from schemas.tables import CONTENTS
 from transforms.store.buckets import given_up, may_pass
 from transforms.store.objects import Objects
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from schemas.release import Release
 
 # Old versions are rollback points; without this Delta expires them after 30 days.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
@@ -205,3 +208,23 @@ def table_files(objects: Objects, table: str, version: int) -> list[str]:
         return sorted(_names(table_at(objects, table, version)))
     except (DeltaError, OSError) as error:
         raise StoreError(f"{objects.uri_of(table)} has no readable version {version} ({reason_of(error)}).") from None
+
+
+def contents_of(
+    objects: Objects, release: Release | None, feature: str, columns: Sequence[str] = CONTENTS.names
+) -> pl.DataFrame:
+    """What parts hold of which items of a feature: rows of a release's table ``contents``, none for no release.
+
+    Args:
+        objects: the store.
+        release: published, or the draft of one.
+        feature: its name.
+        columns: of ``CONTENTS``, to read.
+    """
+    import polars as pl
+
+    if release is None or "contents" not in release.tables:
+        return pl.DataFrame(CONTENTS.empty_table()).select(columns)
+    wanted = list(dict.fromkeys(["feature", *columns]))
+    mine = pl.col("feature") == feature
+    return read_table(objects, "contents", release.tables["contents"], mine, wanted).select(columns)

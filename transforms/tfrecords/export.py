@@ -24,11 +24,12 @@ from schemas.errors import SpecError, StoreError, nearest
 from schemas.exports import PcaSpec, TfrecordExport
 from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
-from schemas.release import ExportEntry, FileEntry, Release
+from schemas.release import ExportEntry, Release
 from schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
 from transforms.publish.export_base import Exporter, entries_of, feature_contents, groups_of_parts
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, binary_codes, part_path, read_rows
+from transforms.store.releases import file_entry
 from transforms.store.tables import read_table
 from transforms.tfrecords import quantize
 from transforms.tfrecords.framing import write_records
@@ -300,8 +301,7 @@ class TfrecordExporter(Exporter):
         objects = self._objects
         entries = entries_of(objects, [task.path for task in self._files], self._base, self._name)
         if self._export.pca is not None:
-            path = self._export.pca.path
-            entries.append(FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path)))
+            entries.append(file_entry(objects, self._export.pca.path))
         objects.delete(task.path for task in self._pieces)
         return ExportEntry(kind=self._export.kind, feature=self._export.feature, recipe=self._recipe, files=entries)
 

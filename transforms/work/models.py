@@ -20,6 +20,7 @@ from transforms.encoders.base import Encoder, EncodeReport
 from transforms.encoders.registry import load, read_card, referred_models
 from transforms.store.local_folder import private_folder
 from transforms.store.objects import Objects
+from transforms.store.releases import folder_entries
 
 if TYPE_CHECKING:
     from transforms.encoders.base import Row
@@ -91,11 +92,7 @@ def model_files(objects: Objects, model: str) -> list[FileEntry]:
     if not model:
         return []
     folders = [model, *(f"{MODELS}/{digest}" for digest in referred_models(read_card(local_model(objects, model))))]
-    found = [entry for folder in folders for entry in objects.list(folder)]
-    return [
-        FileEntry(path=entry.path, size=entry.size, digest=objects.digest(entry.path))
-        for entry in sorted(found, key=lambda entry: entry.path)
-    ]
+    return folder_entries(objects, *folders)
 
 
 def memory_of(objects: Objects, job: RunJob) -> int:

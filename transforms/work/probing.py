@@ -10,7 +10,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,17 @@ _RUN = b"cliploom.run"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """An input to probe, as its listing gives it: one of a source, of a kind, with the signature that it had there."""
+
+    source: str
+    uid: str
+    uri: str
+    signature: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class Probed:
     """What probing one input gave; ``digest`` and ``facts`` (JSON) are empty when it failed."""
 
@@ -64,64 +75,59 @@ _PROBERS: Mapping[str, Callable[[Path, MediaLimits], dict[str, Any]]] = {"media"
 """By kind of source: what a look at the file tells, JSON-able; raises an ItemError when it can't be used."""
 
 
-def probe_item(
-    source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, http: HttpSpec | None = None
-) -> Probed:
+def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) -> Probed:
     """Digest and facts of one input; what goes wrong with it is part of the result."""
     try:
-        file, dataset = split_uri(uri) if kind == "precomputed" else (uri, "")
-        with open_input(file, signature, "probe", http) as path:
-            if kind == "precomputed":
+        file, dataset = split_uri(asked.uri) if asked.kind == "precomputed" else (asked.uri, "")
+        with open_input(file, asked.signature, "probe", http) as path:
+            if asked.kind == "precomputed":
                 digest = digest_dataset(path, dataset) if dataset else digest_file(path)
-                return Probed(source, uid, digest, json.dumps(array_facts(uri, path)))
-            facts = _PROBERS[kind](path, limits)
-            return Probed(source, uid, digest_file(path), json.dumps(facts, separators=(",", ":")))
+                return Probed(asked.source, asked.uid, digest, json.dumps(array_facts(asked.uri, path)))
+            facts = _PROBERS[asked.kind](path, limits)
+            return Probed(asked.source, asked.uid, digest_file(path), json.dumps(facts, separators=(",", ":")))
     except ItemError as error:
-        return _failed(source, uid, error)
+        return _failed(asked, error)
     except Exception as error:
         # Whatever a damaged file does to the prober is that file's failure, not the run's.
-        return _failed(source, uid, ItemError("probe", f"{type(error).__name__}: {error}"))
+        return _failed(asked, ItemError("probe", f"{type(error).__name__}: {error}"))
 
 
-def recognize(
-    source: str, uid: str, uri: str, signature: str, http: HttpSpec | None, known: Mapping[str, str]
-) -> Probed | None:
+def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> Probed | None:
     """Digest and facts of an input that has the bytes of a known one, such as a renamed file; None when it has not.
 
     Nothing is parsed, so that no damaged file can take the worker down here.
 
     Args:
-        source: its source.
-        uid: in the source.
-        uri: where it is.
-        signature: that its listing gave.
+        asked: the input.
         http: how files on the web are fetched.
         known: facts (JSON) by digest.
     """
     try:
-        with open_input(uri, signature, "probe", http) as path:
+        with open_input(asked.uri, asked.signature, "probe", http) as path:
             digest = digest_file(path)
     except ItemError as error:
-        return _failed(source, uid, error)
+        return _failed(asked, error)
     except OSError:
         return None  # the prober meets it again and says what it is
     facts = known.get(digest)
-    return None if facts is None else Probed(source, uid, digest, facts)
+    return None if facts is None else Probed(asked.source, asked.uid, digest, facts)
 
 
-def ask_address(source: str, uid: str, uri: str, run: str, http: HttpSpec) -> Probed:
+def ask_address(asked: Asked, http: HttpSpec) -> Probed:
     """What a server says of a file, which is not read: the signature as ``digest``, its bytes as ``facts``."""
     try:
-        said = Fetcher(uri, http, spool_folder(), "probe").look()
+        said = Fetcher(asked.uri, http, spool_folder(), "probe").look()
     except ItemError as error:
-        return _failed(source, uid, error)
-    # A server that says nothing leaves no other way than to read the file every night.
-    return Probed(source, uid, said.signature(uri) or f"unknown-{run}", str(said.length or 0))
+        return _failed(asked, error)
+    # A server that says nothing leaves no other way than to read the file every night; what was listed as the
+    # signature of an address is the run's name.
+    signature = said.signature(asked.uri) or f"unknown-{asked.signature}"
+    return Probed(asked.source, asked.uid, signature, str(said.length or 0))
 
 
-def _failed(source: str, uid: str, error: ItemError) -> Probed:
+def _failed(asked: Asked, error: ItemError) -> Probed:
     kind = type(error).__name__.removesuffix("Error")
-    return Probed(source, uid, None, None, error.stage, kind, str(error), error.transient)
+    return Probed(asked.source, asked.uid, None, None, error.stage, kind, str(error), error.transient)
 
 
 class ProbeItems(beam.PTransform[beam.PCollection[str], beam.PCollection[str]]):  # type: ignore[misc]
@@ -186,56 +192,43 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         return {(row["source"], row["uid"]): row for row in rows if own or row["digest"] is not None}
 
     def _ask(self, row: dict[str, Any]) -> Probed:
-        http = self._job.http.get(row["source"], HttpSpec())
-        return ask_address(row["source"], row["uid"], row["uri"], row["signature"], http)
+        return ask_address(_asked(row), self._job.http.get(row["source"], HttpSpec()))
 
     def _probe(self, row: dict[str, Any], inflight: Inflight) -> Probed:
-        known = {alike["digest"]: alike["facts"] for alike in row.get(ALIKE) or () if row["kind"] in _PROBERS}
-        http = self._job.http.get(row["source"])
-        same = recognize(row["source"], row["uid"], row["uri"], row["signature"], http, known) if known else None
+        asked, limits, http = _asked(row), self._job.media_limits, self._job.http.get(row["source"])
+        known = {alike["digest"]: alike["facts"] for alike in row.get(ALIKE) or () if asked.kind in _PROBERS}
+        same = recognize(asked, http, known) if known else None
         if same is not None:
             count("recognized" if same.digest else f"failed_{same.type}", 1)
             return same
-        key = item_key("probe", row["uri"], row["signature"])
-        columns = (row[name] for name in ("source", "uid", "uri", "signature", "kind"))
-        arguments = (*columns, self._job.media_limits, http)
+        key = item_key("probe", asked.uri, asked.signature)
         if key in inflight.suspects:
-            result = probe_alone(*arguments)
+            result = probe_alone(asked, limits, http)
         else:
             inflight.note(key)
-            result = probe_item(*arguments)
+            result = probe_item(asked, limits, http)
         inflight.clear(key)
         count("probed" if result.digest else f"failed_{result.type}", 1)
         return result
 
 
-def probe_alone(
-    source: str, uid: str, uri: str, signature: str, kind: str, limits: MediaLimits, http: HttpSpec | None = None
-) -> Probed:
+def _asked(row: Mapping[str, Any]) -> Asked:
+    return Asked(**{field.name: row[field.name] for field in fields(Asked)})
+
+
+def probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) -> Probed:
     """Probe an input that a worker died on in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
         answer = Path(folder) / "answer.json"
-        process = multiprocessing.get_context("spawn").Process(
-            target=_probe_alone, args=(source, uid, uri, signature, kind, limits, http, answer)
-        )
+        process = multiprocessing.get_context("spawn").Process(target=_probe_alone, args=(asked, limits, http, answer))
         process.start()
         process.join()
         if process.exitcode == 0:
             return Probed(**json.loads(answer.read_text(encoding="utf-8")))
     killed = process.exitcode == -signal.SIGKILL  # by the out-of-memory killer; another night may do better
-    return _failed(source, uid, CrashedError("probe", "the worker process died twice on this item", transient=killed))
+    return _failed(asked, CrashedError("probe", "the worker process died twice on this item", transient=killed))
 
 
-def _probe_alone(
-    source: str,
-    uid: str,
-    uri: str,
-    signature: str,
-    kind: str,
-    limits: MediaLimits,
-    http: HttpSpec | None,
-    answer: Path,
-) -> None:
+def _probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None, answer: Path) -> None:
     die_with(os.getppid())
-    found = probe_item(source, uid, uri, signature, kind, limits, http)
-    answer.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    answer.write_text(json.dumps(asdict(probe_item(asked, limits, http))), encoding="utf-8")

@@ -14,47 +14,22 @@ import pyarrow.parquet as pq
 
 from schemas.digests import digest_bytes
 from schemas.records import PartRecord
+from schemas.tables import CONTENTS, FAILURES, PARTS
 from transforms.store.objects import Objects
 from transforms.work.stored_plan import StoredPlan
 
 _AROUND = ("size", "digest", "adopted")
 _AT_ONCE = 1_000
-_CONTENT = {
-    "item_no": pl.Int64,
-    "uid": pl.String,
-    "digest": pl.String,
-    "segment": pl.Int32,
-    "segments": pl.Int32,
-    "planned": pl.Int64,
-    "rows": pl.Int64,
-    "first_row": pl.Int64,
-}
-_FAILURE = {
-    "source": pl.String,
-    "feature": pl.String,
-    "uid": pl.String,
-    "uri": pl.String,
-    "item_no": pl.Int64,
-    "digest": pl.String,
-    "config": pl.String,
-    "stage": pl.String,
-    "type": pl.String,
-    "message": pl.String,
-    "transient": pl.Boolean,
-    "partial": pl.Boolean,
-    "expected": pl.Int64,
-    "got": pl.Int64,
-    "attempts": pl.Int32,
-}
-_PART = {
-    "feature": pl.String,
-    "config": pl.String,
-    "part": pl.String,
-    "rows": pl.Int64,
-    "size": pl.Int64,
-    "digest": pl.String,
-}
-_RECORD = pl.Struct(_PART | {"contents": pl.List(pl.Struct(_CONTENT)), "failures": pl.List(pl.Struct(_FAILURE))})
+
+
+def _kinds(schema: pa.Schema, *without: str) -> dict[str, pl.DataType]:
+    return {name: kind for name, kind in pl.DataFrame(schema.empty_table()).schema.items() if name not in without}
+
+
+CONTENT = _kinds(CONTENTS, "feature", "config", "part")
+_FAILURE = _kinds(FAILURES, "run", "seen_at")
+_PART = _kinds(PARTS)
+_RECORD = pl.Struct(_PART | {"contents": pl.List(pl.Struct(CONTENT)), "failures": pl.List(pl.Struct(_FAILURE))})
 
 
 @dataclass(frozen=True)
@@ -78,7 +53,7 @@ class Reported:
 
     @classmethod
     def joined(cls, several: Iterable[Reported]) -> Reported:
-        """All of them, in the order of their parts' names."""
+        """All of them; parts and failures in the order of the parts' names."""
         all_of = [cls.from_texts([]), *several]
         return cls(
             pl.concat([each.parts for each in all_of]).sort("feature", "part"),
