@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import CliploomError, LimitError, SpecError, StoreError
 
 if TYPE_CHECKING:
-    from pipelines.run import RunResult
+    from pipelines.running.run import RunResult
     from transforms.readers.pair_reading import Pairs
     from transforms.readers.training_views import tf_dataset, torch_dataset
     from transforms.readers.windows import ClipWindows
@@ -48,7 +48,7 @@ _LAZY = {
     "tf_dataset": "transforms.readers.training_views",
     "torch_dataset": "transforms.readers.training_views",
     "Hit": "transforms.search.searching",
-    "RunResult": "pipelines.run",
+    "RunResult": "pipelines.running.run",
     "Store": "transforms.search.searching",
 }
 
@@ -97,8 +97,8 @@ def plan(
     Raises:
         CliploomError: as a run would before it computes.
     """
-    from pipelines.preview import plan_preview
-    from pipelines.run import RunOptions
+    from pipelines.running.preview import plan_preview
+    from pipelines.running.run import RunOptions
 
     options = RunOptions(target=target, limit=limit, retry_failed=retry_failed, full_refresh=full_refresh)
     return plan_preview(Path(spec), overrides, options)
@@ -137,7 +137,7 @@ def run(
         LimitError: when a guard stopped it; nothing is published.
         CliploomError: when the spec is wrong, or the store is in use or damaged.
     """
-    from pipelines.run import RunOptions, choose_target, run_spec
+    from pipelines.running.run import RunOptions, choose_target, run_spec
     from schemas.plan import Accept
     from schemas.spec_file import load_document, parse_document
     from transforms.store.uris import absolute
@@ -172,8 +172,8 @@ def run(
 def _supervised(request: dict[str, Any], note: Callable[[str], None]) -> RunResult:
     import tempfile
 
-    from pipelines.run import RunResult, new_run_id
-    from pipelines.supervise import Watching, run_supervised
+    from pipelines.running.run import RunResult, new_run_id
+    from pipelines.running.supervise import Watching, run_supervised
     from schemas.release import Release
 
     name = new_run_id()

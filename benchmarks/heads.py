@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tfrecords_data import CLASSES, write_shard
-from pipelines.run import RunOptions, open_store, run_spec
-from pipelines.train import prepare_training
+from pipelines.running.run import RunOptions, open_store, run_spec
+from pipelines.training.train import prepare_training
 from schemas.heads import HeadCard, HeadClass, InputColumn
 from schemas.spec_file import load_document, parse_document
 from schemas.tfrecords import AUDIO_WIDTH, RGB_WIDTH

@@ -19,11 +19,11 @@ from multiprocessing.connection import Connection
 import polars as pl
 
 from benchmarks.measure import table
-from pipelines.numbering import number_items
-from pipelines.plan import RetryLaw, count_verdicts
-from pipelines.planning import make_plan
-from pipelines.resolve import Resolved
-from pipelines.survey import Before, Survey, read_before
+from pipelines.planning.judge import RetryLaw, count_verdicts
+from pipelines.planning.numbering import number_items
+from pipelines.planning.plan import make_plan
+from pipelines.planning.resolve import Resolved
+from pipelines.planning.survey import Before, Survey, read_before
 from schemas.digests import digest_of
 from schemas.jobs import FeatureJob, RunJob
 from schemas.media import MediaLimits

@@ -1,6 +1,6 @@
 """``python -m pipelines`` is ``cliploom``."""
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.run import RunOptions, run_spec
+from pipelines.running.run import RunOptions, run_spec
 from schemas.spec_file import load_document, parse_document
 
 DIM = 4

@@ -12,7 +12,7 @@ import pytest
 from media_factory import picture, read_index, write_video
 from numpy.typing import NDArray
 
-from pipelines.run import RunOptions, run_spec
+from pipelines.running.run import RunOptions, run_spec
 from schemas.media import MediaLimits, Preprocess, Sampled
 from schemas.sampling import Window, WindowShape
 from schemas.spec_file import load_document, parse_document

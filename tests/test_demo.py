@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.GifImagePlugin import GifImageFile
 
-from pipelines import demo, demo_corpus
-from pipelines.demo import DemoTruth, write_demo, write_files
-from pipelines.demo_corpus import DemoItem, Job
-from pipelines.demo_media import (
+from pipelines.demo import corpus, make
+from pipelines.demo.corpus import DemoItem, Job
+from pipelines.demo.make import DemoTruth, write_demo, write_files
+from pipelines.demo.media import (
     CameraMove,
     Codec,
     MissingPhotosError,
@@ -71,7 +71,7 @@ def test_uids_are_unique(written: DemoTruth) -> None:
 def test_truth_file_has_a_row_for_each_scene_and_each_failure(written: DemoTruth) -> None:
     with written.truth.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == demo.TRUTH_COLUMNS
+    assert tuple(rows[0]) == make.TRUTH_COLUMNS
     expected = [
         (item.uid, f"media/{item.path}", scene.subject, scene.text, scene.end_s, item.expected)
         for item in written.items
@@ -149,8 +149,8 @@ def test_rotated_video_is_upright_after_its_display_matrix(written: DemoTruth) -
     frame = frames_of(path_of(written, "videos/rocket-rotated"))[50]
     assert (frame.width, frame.height, frame.rotation) == (640, 360, -90)
     shown = frame.to_image().rotate(frame.rotation, expand=True)
-    move = demo_corpus.camera_move("videos/rocket-rotated.mp4", seed=0)
-    (upright,) = move.views(demo_corpus.ROCKET.load(), (360, 640), [moments(100)[50]])
+    move = corpus.camera_move("videos/rocket-rotated.mp4", seed=0)
+    (upright,) = move.views(corpus.ROCKET.load(), (360, 640), [moments(100)[50]])
     assert likeness(shown, upright) > 0.98
     assert likeness(shown.rotate(180), upright) < 0.5
 
@@ -168,7 +168,7 @@ def test_scene_cuts_are_where_the_truth_says_and_show_their_subjects(written: De
     steps = [float(np.abs(after - before).mean()) for before, after in pairwise(small)]
     cuts = sorted(int(number) + 1 for number in np.argsort(steps)[-4:])
     assert [frames[cut].time for cut in cuts] == [scene.start_s for scene in item.scenes[1:]]
-    photos = (demo_corpus.CAT, demo_corpus.COFFEE, demo_corpus.MOTORCYCLE, demo_corpus.ROCKET, demo_corpus.FLOWER)
+    photos = (corpus.CAT, corpus.COFFEE, corpus.MOTORCYCLE, corpus.ROCKET, corpus.FLOWER)
     assert [scene.subject for scene in item.scenes] == [photo.subject for photo in photos]
     for number, scene in enumerate(item.scenes):
         shown = frames[number * 75 + 37].to_image()
@@ -210,8 +210,8 @@ def test_exif_image_is_upright_after_its_orientation(written: DemoTruth) -> None
     with Image.open(path_of(written, "images/astronaut-exif")) as image:
         assert image.getexif()[0x0112] == 6
         shown = ImageOps.exif_transpose(image)
-        assert likeness(shown, demo_corpus.ASTRONAUT.load()) > 0.95
-        assert likeness(image, demo_corpus.ASTRONAUT.load()) < 0.9
+        assert likeness(shown, corpus.ASTRONAUT.load()) > 0.95
+        assert likeness(image, corpus.ASTRONAUT.load()) < 0.9
 
 
 @pytest.mark.parametrize("codec", get_args(Codec))
@@ -221,7 +221,7 @@ def test_a_video_has_the_same_bytes_each_time(tmp_path: Path, codec: Codec, monk
     endings = [tmp_path / f"{name}.{'webm' if codec == 'vp9' else 'mp4'}" for name in ("one", "two")]
     for path in endings:
         move = CameraMove.random(np.random.default_rng(3))
-        write_video(path, track, move.views(demo_corpus.COFFEE.load(), track.size, moments(9)))
+        write_video(path, track, move.views(corpus.COFFEE.load(), track.size, moments(9)))
     assert endings[0].read_bytes() == endings[1].read_bytes()
     assert len(frames_of(endings[0])) == 9
 
@@ -291,7 +291,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 
 def stills_only() -> list[Job]:
-    return [job for job in demo_corpus.corpus(0) if job.item.path.startswith("images/")]
+    return [job for job in corpus.corpus(0) if job.item.path.startswith("images/")]
 
 
 def test_a_demo_that_was_interrupted_is_completed(tmp_path: Path) -> None:

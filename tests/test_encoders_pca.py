@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipelines.check import check_encoders
+from pipelines.planning.check import check_encoders
 from schemas.errors import SpecError
 from schemas.models import ModelCard
 from schemas.spec_file import parse_document

@@ -17,14 +17,14 @@ from heads import card_of, put_head
 from PIL import Image
 from stores import SmallStore
 
-from pipelines.evaluate import evaluate_head
-from pipelines.head_jobs import describe_head_change
-from pipelines.inspecting import inspect, inspect_text
+from pipelines.cli.inspecting import inspect, inspect_text
 from pipelines.listings import changes, hit_table
-from pipelines.predict import file_inputs, predict_file
-from pipelines.resolve import resolve
-from pipelines.run import RunOptions, RunResult, run_spec
-from pipelines.train import Training, check_videos, prepare_training, train_head
+from pipelines.planning.head_jobs import describe_head_change
+from pipelines.planning.resolve import resolve
+from pipelines.running.run import RunOptions, RunResult, run_spec
+from pipelines.training.evaluate import evaluate_head
+from pipelines.training.predict import file_inputs, predict_file
+from pipelines.training.train import Training, check_videos, prepare_training, train_head
 from schemas.errors import MissingExtraError, SpecError, StoreError
 from schemas.heads import EpochFigures, HeadCard, HeadClass, InputColumn
 from schemas.spec_file import load_document, load_spec, parse_document

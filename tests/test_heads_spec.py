@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.check import check_encoders
-from pipelines.scaffold import mermaid
+from pipelines.cli.scaffold import mermaid
+from pipelines.planning.check import check_encoders
 from schemas.errors import SpecError
 from schemas.heads import HeadSpec
 from schemas.spec_file import load_spec

@@ -12,8 +12,8 @@ import pytest
 from stores import SmallStore
 from typer.testing import CliRunner
 
-from pipelines.cli import app
-from pipelines.inspecting import inspect, inspect_text
+from pipelines.cli.inspecting import inspect, inspect_text
+from pipelines.cli.main import app
 from schemas.errors import SpecError, StoreError
 from schemas.tfrecords import Yt8mFrames
 from transforms.tfrecords.framing import write_records

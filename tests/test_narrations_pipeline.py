@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.run import RunOptions, RunResult, run_spec
+from pipelines.running.run import RunOptions, RunResult, run_spec
 from schemas.errors import CliploomError, SpecError
 from schemas.narrations import BrokenFileError
 from schemas.spec_file import load_document, parse_document

@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import numbering
-from pipelines.numbering import Numbered, number_items
+from pipelines.planning import numbering
+from pipelines.planning.numbering import Numbered, number_items
 from schemas.tables import ITEMS
 from transforms.store.objects import Objects
 from transforms.store.tables import commit_rows, table_files

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipelines.pack import (
+from pipelines.planning.pack import (
     ITEMS_IN_SLICE,
     MOST_ITEMS,
     SHARDS_IN_ROW_GROUP,

@@ -109,7 +109,7 @@ def test_wheel_installs_nothing_but_the_packages_and_one_module(built: Built) ->
 def test_console_scripts_are_the_command_line_and_the_worker_of_a_task_manager(built: Built) -> None:
     assert built.entry_points.splitlines() == [
         "[console_scripts]",
-        "cliploom = pipelines.cli:main",
+        "cliploom = pipelines.cli.main:main",
         "cliploom-worker = pipelines.worker:main",
     ]
 

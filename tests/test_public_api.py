@@ -99,7 +99,7 @@ def test_a_supervised_run_is_the_same_run_in_a_process_of_its_own(small_store: S
 
 
 def test_release_rows_tell_what_changed(small_store: SmallStore) -> None:
-    from pipelines.publish import rollback
+    from pipelines.running.publish import rollback
 
     (small_store.media / "page.png").unlink()
     small_store.run(["features.looks.sample={uniform: 3}"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.reference import spec_markdown, spec_schema
+from pipelines.cli.reference import spec_markdown, spec_schema
 from schemas.spec import Limits, Spec
 from transforms.encoders.registry import kinds
 

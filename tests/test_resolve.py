@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stores import SmallStore
 
-from pipelines.resolve import Resolved, describe_change, resolve
+from pipelines.planning.resolve import Resolved, describe_change, resolve
 from schemas.errors import SpecError
 from schemas.spec_file import parse_document
 from schemas.spec_yaml import read_document

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.scaffold import mermaid, write_spec
+from pipelines.cli.scaffold import mermaid, write_spec
 from schemas.errors import SpecError
 from schemas.spec_file import load_spec
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from stores import SmallStore, still
 
-from pipelines.demo_corpus import COFFEE
+from pipelines.demo.corpus import COFFEE
 from schemas.digests import digest_bytes
 from schemas.errors import SpecError, StoreError
 from schemas.release import FileEntry
@@ -216,7 +216,7 @@ def test_readers_keep_their_release_while_the_next_is_published(small_store: Sma
 
 
 def test_a_store_rolled_back_answers_as_the_old_release(small_store: SmallStore) -> None:
-    from pipelines.publish import rollback
+    from pipelines.running.publish import rollback
 
     first = open_store(str(small_store.store)).search(like="page", index=["frames"])
     (small_store.media / "page-again.png").unlink()

@@ -12,8 +12,8 @@ import pytest
 from commands import Command, command
 from stores import SmallStore
 
-from pipelines.runner import job_name
-from pipelines.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
+from pipelines.running.runner import job_name
+from pipelines.running.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
 from schemas.errors import StoreError
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from commands import SPEC
 
-from pipelines.child import user_error
-from pipelines.supervise import Watching, run_supervised
+from pipelines.running.child import user_error
+from pipelines.running.supervise import Watching, run_supervised
 from schemas.errors import CliploomError, LimitError, SpecError, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def test_child_dies_with_its_supervisor(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', "
-        "'import os, sys, time; from pipelines.child import die_with; die_with(os.getppid()); "
+        "'import os, sys, time; from pipelines.running.child import die_with; die_with(os.getppid()); "
         "print(os.getpid(), flush=True); time.sleep(60)'], stdout=subprocess.PIPE)\n"
         "print(child.stdout.readline().decode(), end='', flush=True)\n"
         "os._exit(0)\n"

@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 from stores import SmallStore
 
-from pipelines.inspecting import inspect
-from pipelines.run import RunOptions, RunResult, run_spec
+from pipelines.cli.inspecting import inspect
+from pipelines.running.run import RunOptions, RunResult, run_spec
 from schemas.errors import SpecError
 from schemas.sources import MediaSource
 from schemas.spec_file import load_document, parse_document

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.run import RunOptions, run_spec
+from pipelines.running.run import RunOptions, run_spec
 from schemas.errors import StoreError
 from schemas.records import row_id
 from schemas.spec_file import parse_document

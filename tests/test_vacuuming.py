@@ -72,7 +72,7 @@ def test_a_second_vacuum_finds_nothing(small_store: SmallStore) -> None:
 
 
 def test_kept_releases_verify_roll_back_and_stay_readable_by_delta(small_store: SmallStore) -> None:
-    from pipelines.publish import rollback
+    from pipelines.running.publish import rollback
 
     delete_rocket(small_store)
     vacuum_store(str(small_store.store), 2)

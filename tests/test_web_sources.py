@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from web_server import Page, WebServer, web_server
 
-from pipelines.run import RunOptions, RunResult, run_spec
+from pipelines.running.run import RunOptions, RunResult, run_spec
 from schemas.errors import SpecError
 from schemas.sources import MediaSource
 from schemas.spec_file import load_document, parse_document

@@ -166,9 +166,9 @@ def _serve(encoder: str) -> None:
     import openvino
     from nights import run_here
 
-    import pipelines.build
+    import pipelines.running.build
     import transforms.media.feed
-    from pipelines.run import RunOptions
+    from pipelines.running.run import RunOptions
 
     del apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, pipelines, transforms
     for name in PLACES.values():

@@ -22,7 +22,7 @@ import polars as pl
 import yaml
 from PIL import Image
 
-from pipelines.run import RunOptions, RunResult, run_spec
+from pipelines.running.run import RunOptions, RunResult, run_spec
 from schemas.index import IndexRecipe
 from schemas.records import MAX_ORDINAL
 from schemas.release import Release

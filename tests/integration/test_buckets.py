@@ -23,11 +23,11 @@ from s3_server import BUCKET, S3Server, missing, s3_server
 from stores import pan, still
 
 import cliploom
-from pipelines.child import user_error
-from pipelines.demo_corpus import CAT, COFFEE, PAGE, ROCKET
+from pipelines.demo.corpus import CAT, COFFEE, PAGE, ROCKET
 from pipelines.listings import failure_rows
-from pipelines.publish import rollback
-from pipelines.run import RunOptions, RunResult, run_spec
+from pipelines.running.child import user_error
+from pipelines.running.publish import rollback
+from pipelines.running.run import RunOptions, RunResult, run_spec
 from schemas.errors import StoreError
 from schemas.records import MAX_ORDINAL
 from schemas.release import Release

@@ -22,9 +22,9 @@ from commands import python_without_override
 from forks import PLACES, ROOT, Forks, Kill, forks
 from nights import GREEN, RED, SPEC, Project, Snapshot, assert_sound, draw, paint, write_encoder
 
-import pipelines.run
-from pipelines.child import user_error
-from pipelines.run import RunResult
+import pipelines.running.run
+from pipelines.running.child import user_error
+from pipelines.running.run import RunResult
 from schemas.errors import CliploomError, StoreError
 from schemas.plan import COMPUTED
 from transforms.store.parts import read_record
@@ -306,8 +306,8 @@ def test_of_two_runs_without_a_lock_exactly_one_publishes(
     if not first:
         project.run()
         draw(project.media / "more.png", 70)
-    monkeypatch.setattr("pipelines.run.store_lock", lambda objects, what: nullcontext())
-    execute = pipelines.run.execute
+    monkeypatch.setattr("pipelines.running.run.store_lock", lambda objects, what: nullcontext())
+    execute = pipelines.running.run.execute
     others: list[RunResult] = []
 
     def other_first(*arguments: Any) -> RunResult:
@@ -316,7 +316,7 @@ def test_of_two_runs_without_a_lock_exactly_one_publishes(
             others[0] = project.run()
         return execute(*arguments)
 
-    monkeypatch.setattr("pipelines.run.execute", other_first)
+    monkeypatch.setattr("pipelines.running.run.execute", other_first)
     with pytest.raises(StoreError, match=r"another run published a release .* Run again: finished parts are reused"):
         project.run()
     assert project.releases() == ([1] if first else [1, 2])

@@ -18,7 +18,7 @@ from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
 from gcs_server import BUCKET, gcs_server
 from nights import SPEC, draw, run_here, write_encoder
 
-from pipelines.run import RunOptions, RunResult
+from pipelines.running.run import RunOptions, RunResult
 from schemas.errors import CliploomError
 from transforms.store.objects import Objects
 from transforms.store.releases import read_releases
@@ -149,7 +149,7 @@ def test_a_template_brings_the_package_and_names_the_run(gcs: Objects, staged: S
     for data in archives:
         with tarfile.open(fileobj=BytesIO(data)) as archive:
             inside |= {name.partition("/")[2] for name in archive.getnames()}
-    assert {"setup.py", "pipelines/build.py", "transforms/work/shards.py", "schemas/plan.py"} <= inside
+    assert {"setup.py", "pipelines/running/build.py", "transforms/work/shards.py", "schemas/plan.py"} <= inside
     assert not any(name.startswith("tests/") for name in inside)
 
 

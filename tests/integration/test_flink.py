@@ -19,9 +19,9 @@ from flink_cluster import FlinkCluster, flink_cluster, missing, wait_until
 from stores import pan
 
 import cliploom
-from pipelines.demo_corpus import CAT, COFFEE, ROCKET
+from pipelines.demo.corpus import CAT, COFFEE, ROCKET
 from pipelines.listings import failure_rows
-from pipelines.status import run_status
+from pipelines.running.status import run_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 

@@ -13,7 +13,7 @@ import pytest
 from forks import PLACES, Forks, Kill, forks
 from nights import BLUE, SPEC, Project, Snapshot, age, assert_sound, draw, encoder_on_path, paint
 
-from pipelines.publish import rollback
+from pipelines.running.publish import rollback
 from schemas.release import Release
 from transforms.store.parts import read_record
 from transforms.upkeep.vacuuming import vacuum_store

@@ -15,11 +15,11 @@ import polars as pl
 import pytest
 from nights import BLUE, SPEC, YELLOW, Project, age, assert_sound, draw, encoder_on_path, paint
 
-from pipelines.action import run_action
-from pipelines.preview import pace_of, plan_preview, preview_text
-from pipelines.publish import publish_plan, rollback
-from pipelines.report import metrics_text, summary_lines, write_metrics
-from pipelines.run import RunOptions, RunResult
+from pipelines.running.action import run_action
+from pipelines.running.preview import pace_of, plan_preview, preview_text
+from pipelines.running.publish import publish_plan, rollback
+from pipelines.running.report import metrics_text, summary_lines, write_metrics
+from pipelines.running.run import RunOptions, RunResult
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.plan import Accept
 from transforms.store.releases import read_releases
@@ -410,7 +410,7 @@ def test_a_full_refresh_computes_everything_once_more(project: Project) -> None:
 
 
 def test_an_upgrade_of_the_program_computes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.run.program_version", lambda: "99.0")
+    monkeypatch.setattr("pipelines.running.run.program_version", lambda: "99.0")
     assert not project.run().changed
 
 

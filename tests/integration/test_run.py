@@ -22,7 +22,7 @@ from media_factory import picture, write_image, write_video
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pipelines.run import RunOptions, RunResult, run_spec
+from pipelines.running.run import RunOptions, RunResult, run_spec
 from schemas.errors import SpecError
 from schemas.spec_file import load_document, load_spec
 from transforms.store.objects import Objects

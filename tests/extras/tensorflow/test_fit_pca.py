@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.cli import main
-from pipelines.fit_pca import _scratch, fit_pca
-from pipelines.run import RunOptions, run_spec
+from pipelines.cli.main import main
+from pipelines.running.run import RunOptions, run_spec
+from pipelines.training.fit_pca import _scratch, fit_pca
 from schemas.errors import SpecError
 from schemas.spec import Target
 from schemas.spec_file import parse_document

@@ -12,11 +12,11 @@ from commands import command
 from heads import card_of
 from PIL import Image
 
-from pipelines.demo import write_files
-from pipelines.demo_corpus import class_corpus
-from pipelines.evaluate import evaluate_head
-from pipelines.run import RunOptions, run_spec
-from pipelines.train import Trained, train_head
+from pipelines.demo.corpus import class_corpus
+from pipelines.demo.make import write_files
+from pipelines.running.run import RunOptions, run_spec
+from pipelines.training.evaluate import evaluate_head
+from pipelines.training.train import Trained, train_head
 from schemas.errors import CliploomError, SpecError, StoreError
 from schemas.heads import HeadClass, HeadSpec, InputColumn
 from schemas.spec_file import load_document, load_spec, parse_document

@@ -11,10 +11,10 @@ import tensorflow as tf
 from heads import card_of
 from numpy.typing import NDArray
 
-from pipelines.evaluate import evaluate_head
-from pipelines.run import RunOptions, run_spec
-from pipelines.runner import run_graph
-from pipelines.train import train_head
+from pipelines.running.run import RunOptions, run_spec
+from pipelines.running.runner import run_graph
+from pipelines.training.evaluate import evaluate_head
+from pipelines.training.train import train_head
 from schemas.errors import SpecError
 from schemas.heads import HeadClass, HeadSpec, InputColumn
 from schemas.spec import Target

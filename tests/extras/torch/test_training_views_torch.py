@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pairs_store import write_pairs_store
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.run import RunOptions, run_spec
+from pipelines.running.run import RunOptions, run_spec
 from schemas.spec_file import load_document, parse_document
 from transforms.readers.pair_reading import Pairs
 from transforms.readers.training_views import Moments, torch_dataset

@@ -49,7 +49,7 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
     """Run a request in a child process to its end.
 
     Args:
-        request: what ``pipelines.child`` takes, without its file names.
+        request: what ``pipelines.running.child`` takes, without its file names.
         watching: how it is shown.
 
     Returns:
@@ -87,7 +87,7 @@ def _watch_child(folder: Path, watching: Watching) -> int:
     shown = len(notes.read_text(encoding="utf-8").splitlines()) if notes.exists() else 0
     with watching.log.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.child", str(folder / "request"), str(os.getpid())],
+            [sys.executable, "-m", "pipelines.running.child", str(folder / "request"), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

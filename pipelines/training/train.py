@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.check import check_encoders
-from pipelines.head_jobs import input_columns
-from pipelines.run import open_store
-from pipelines.runner import run_graph
+from pipelines.planning.check import check_encoders
+from pipelines.planning.head_jobs import input_columns
+from pipelines.running.run import open_store
+from pipelines.running.runner import run_graph
 from pipelines.version import program_version
 from schemas.digests import SHORT, digest_of
 from schemas.errors import MissingExtraError, SpecError, StoreError, nearest

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.check import CheckedEncoder, check_encoders, output_names, own_outputs
-from pipelines.head_jobs import head_jobs
+from pipelines.planning.check import CheckedEncoder, check_encoders, output_names, own_outputs
+from pipelines.planning.head_jobs import head_jobs
 from schemas.digests import SHORT, digest_of
 from schemas.errors import SpecError
 from schemas.exports import Export, PairsExport, TfrecordExport

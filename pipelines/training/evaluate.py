@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.head_jobs import input_columns
-from pipelines.run import choose_target, new_run_id, open_store
-from pipelines.runner import job_name, run_graph
+from pipelines.planning.head_jobs import input_columns
+from pipelines.running.run import choose_target, new_run_id, open_store
+from pipelines.running.runner import job_name, run_graph
 from schemas.errors import SpecError
 from schemas.spec import Target
 from schemas.spec_file import load_spec

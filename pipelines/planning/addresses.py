@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from pipelines.console import counted
-from pipelines.survey import LISTED, Before, probe_listing
+from pipelines.planning.survey import LISTED, Before, probe_listing
 from schemas.jobs import RunJob
 from transforms.inputs.addresses import ADDRESS, MISSING, UNASKED
 from transforms.inputs.listing import KnownListing

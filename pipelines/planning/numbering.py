@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.plan import allot_numbers
+from pipelines.planning.judge import allot_numbers
 from schemas.tables import ITEMS
 from transforms.store.objects import Objects
 from transforms.store.tables import ROWS_IN_GROUP, pieces_file, table_files

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_app import JsonOption, ReleaseOption, StoreArgument, app
+from pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, app
 
 
 @app.command()
@@ -28,7 +28,7 @@ def rollback(
 ) -> None:
     """Publish a release that points back to an older one."""
     from pipelines.console import say
-    from pipelines.publish import rollback as roll_back
+    from pipelines.running.publish import rollback as roll_back
 
     made = roll_back(store, release)
     say(f"Release {made.release} now points back to release {release}.")
@@ -60,8 +60,8 @@ def status(
     from dataclasses import asdict
 
     from pipelines.console import show, show_json
-    from pipelines.status import follow as follow_run
-    from pipelines.status import run_status, status_text
+    from pipelines.running.status import follow as follow_run
+    from pipelines.running.status import run_status, status_text
 
     found = follow_run(store, (lambda text: None) if as_json else show) if follow else run_status(store)
     if as_json:
@@ -104,9 +104,9 @@ def inspect(
 
     Its kind, columns or features, shapes, first values.
     """
+    from pipelines.cli.inspecting import inspect as look
+    from pipelines.cli.inspecting import inspect_text
     from pipelines.console import show, show_json
-    from pipelines.inspecting import inspect as look
-    from pipelines.inspecting import inspect_text
 
     found = look(target, limit, release)
     if as_json:

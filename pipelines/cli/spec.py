@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_app import JsonOption, LimitOption, SetOption, SpecArgument, StoreArgument, TargetOption, app
+from pipelines.cli.app import JsonOption, LimitOption, SetOption, SpecArgument, StoreArgument, TargetOption, app
 
 
 @app.command()
@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """Write demo media of real content, with a truth file and a spec."""
     from pipelines.console import say
-    from pipelines.demo import write_demo
+    from pipelines.demo.make import write_demo
 
     truth = write_demo(folder, labels=labels)
     say(f"Wrote {len(truth.items)} files to {truth.folder}; next: cliploom run {shlex.quote(str(truth.spec))}")
@@ -31,8 +31,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there already.")] = False,
 ) -> None:
     """Write a spec for a folder of one's own media."""
+    from pipelines.cli.scaffold import write_spec
     from pipelines.console import say
-    from pipelines.scaffold import write_spec
 
     found = write_spec(folder, spec, force)
     say(f"Wrote {spec} for {found} files below {folder}; next: cliploom run {shlex.quote(str(spec))} --limit 100")
@@ -41,8 +41,8 @@ def init(
 @app.command()
 def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a spec without listing files or loading models."""
-    from pipelines.check import check_encoders
     from pipelines.console import counted, show, show_json
+    from pipelines.planning.check import check_encoders
     from schemas.spec_file import load_spec
     from transforms.store.objects import Objects
     from transforms.store.uris import absolute
@@ -62,8 +62,8 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
 @app.command()
 def graph(spec: SpecArgument, overrides: SetOption = None) -> None:
     """Print the spec's DAG as a Mermaid flowchart."""
+    from pipelines.cli.scaffold import mermaid
     from pipelines.console import show
-    from pipelines.scaffold import mermaid
     from schemas.spec_file import load_spec
 
     show(mermaid(load_spec(spec, overrides or ())))
@@ -74,8 +74,8 @@ def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="The reference page docs/spec.md.")] = False,
 ) -> None:
     """Print the spec's JSON Schema, for editors."""
+    from pipelines.cli.reference import spec_markdown, spec_schema
     from pipelines.console import show, show_json
-    from pipelines.reference import spec_markdown, spec_schema
 
     if markdown:
         show(spec_markdown())
@@ -99,8 +99,8 @@ def plan(
     New files are probed; nothing is computed or published.
     """
     from pipelines.console import show, show_json
-    from pipelines.preview import plan_preview, preview_text
-    from pipelines.run import RunOptions
+    from pipelines.running.preview import plan_preview, preview_text
+    from pipelines.running.run import RunOptions
 
     options = RunOptions(target=target, limit=limit, retry_failed=retry_failed, full_refresh=full_refresh)
     preview = plan_preview(spec, overrides or (), options, measure)
@@ -130,7 +130,7 @@ def run(
 
     Computes what is new or changed and publishes a release. Beam options may follow after --.
     """
-    from pipelines.action import run_action
+    from pipelines.running.action import run_action
 
     request = {
         "action": "run",
@@ -161,7 +161,7 @@ def publish(
 
     Its computed parts are used, nothing is computed twice.
     """
-    from pipelines.action import publish_action
+    from pipelines.running.action import publish_action
 
     accept = {"failures": accept_failures, "deletes": allow_deletes, "recompute": allow_recompute}
     raise typer.Exit(publish_action(store, accept, as_json=as_json))
@@ -170,7 +170,7 @@ def publish(
 @app.command()
 def compact(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Merge small parts; no row changes."""
-    from pipelines.action import run_action
+    from pipelines.running.action import run_action
 
     request = {
         "action": "run",

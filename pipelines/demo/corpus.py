@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pipelines.demo_media import (
+from pipelines.demo.media import (
     CameraMove,
     Photo,
     Size,

@@ -16,8 +16,8 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.publish import last_plan
-from pipelines.runner import job_name
+from pipelines.running.publish import last_plan
+from pipelines.running.runner import job_name
 from schemas.errors import SpecError
 from schemas.plan import RunPlan
 from schemas.records import Shard

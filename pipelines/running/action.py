@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.check import check_encoders
 from pipelines.console import LiveProgress, run_summary, say, show, show_json
 from pipelines.listings import failure_groups
-from pipelines.report import metrics_text, summary_lines, write_metrics
-from pipelines.run import choose_target, new_run_id, open_store
-from pipelines.runner import is_local
-from pipelines.supervise import Watching, run_supervised
+from pipelines.planning.check import check_encoders
+from pipelines.running.report import metrics_text, summary_lines, write_metrics
+from pipelines.running.run import choose_target, new_run_id, open_store
+from pipelines.running.runner import is_local
+from pipelines.running.supervise import Watching, run_supervised
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.spec_file import load_spec
 from transforms.store.uris import absolute
@@ -33,7 +33,7 @@ def run_action(
     """Run a spec; returns the exit code.
 
     Args:
-        request: for ``pipelines.child``.
+        request: for ``pipelines.running.child``.
         spec_path: the spec.
         overrides: of its values.
         as_json: print the result as JSON.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipelines.pack import pack, total_cost, wish_of
-from pipelines.planning import with_addresses
-from pipelines.run import Prepared
-from pipelines.runner import is_local, workers_of
+from pipelines.planning.pack import pack, total_cost, wish_of
+from pipelines.planning.plan import with_addresses
+from pipelines.running.run import Prepared
+from pipelines.running.runner import is_local, workers_of
 from schemas.exports import Hdf5Export
 from schemas.jobs import FeatureJob
 from schemas.records import PartRecord

@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from pipelines.console import counted, human_bytes, human_seconds, say
-from pipelines.pack import total_cost
-from pipelines.plan import count_verdicts
-from pipelines.run import RunOptions, new_run_id, open_store, prepare
+from pipelines.planning.judge import count_verdicts
+from pipelines.planning.pack import total_cost
+from pipelines.running.run import RunOptions, new_run_id, open_store, prepare
 from schemas.plan import COMPUTED, UNCHANGED
 from schemas.spec_file import load_spec
 from transforms.store.lock import store_lock
@@ -40,7 +40,7 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
         CliploomError: as a run would before it computes.
     """
     if sample:
-        from pipelines.measure import measure  # brings Beam, which takes seconds
+        from pipelines.running.measure import measure  # brings Beam, which takes seconds
 
     spec = load_spec(spec_path, overrides)
     base = absolute(spec_path).parent

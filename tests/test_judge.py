@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.plan import FeaturePast, RetryLaw, allot_numbers, count_verdicts, judge, select_subset
+from pipelines.planning.judge import FeaturePast, RetryLaw, allot_numbers, count_verdicts, judge, select_subset
 from schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, DELETED, FAILED, MOVED, NEW, RETRY, UNCHANGED
 from schemas.tables import FAILURES
 from transforms.publish.assemble import HEAD, HELD, ORPHAN

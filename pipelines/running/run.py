@@ -14,15 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.addresses import ask_addresses
-from pipelines.check import TEXT_KINDS
 from pipelines.console import counted
-from pipelines.plan import RetryLaw, count_verdicts, select_subset
-from pipelines.planning import Planned, make_plan
-from pipelines.report import run_report, write_report
-from pipelines.resolve import Resolved, resolve
-from pipelines.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
-from pipelines.survey import Before, Survey, list_sources, read_before, survey
+from pipelines.planning.addresses import ask_addresses
+from pipelines.planning.check import TEXT_KINDS
+from pipelines.planning.judge import RetryLaw, count_verdicts, select_subset
+from pipelines.planning.plan import Planned, make_plan
+from pipelines.planning.resolve import Resolved, resolve
+from pipelines.planning.survey import Before, Survey, list_sources, read_before, survey
+from pipelines.running.report import run_report, write_report
+from pipelines.running.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from pipelines.version import program_version
 from schemas.errors import LimitError, SpecError, StoreError
 from schemas.jobs import RunJob
@@ -169,7 +169,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
     counters: dict[str, int] = {}
 
     def run_probe(path: str) -> None:
-        from pipelines.build import build_probe
+        from pipelines.running.build import build_probe
 
         note("probing new files")
         name = f"{job_name(job.run)}-probe"
@@ -327,7 +327,7 @@ def execute(
     note: Callable[[str], None],
 ) -> RunResult:
     """Run the main graph of a plan and read how it ended."""
-    from pipelines.build import build_run
+    from pipelines.running.build import build_run
     from transforms.publish.final import read_outcome
 
     objects = Objects(plan.job.store)

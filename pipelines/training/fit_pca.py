@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.evaluate import opened
-from pipelines.run import new_run_id
-from pipelines.runner import is_local, job_name, run_graph
+from pipelines.running.run import new_run_id
+from pipelines.running.runner import is_local, job_name, run_graph
+from pipelines.training.evaluate import opened
 from schemas.errors import MissingExtraError, SpecError, nearest
 from schemas.release import Release
 from schemas.spec import Target

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.demo_corpus import BIKES, CAT, TEMPLE, DemoItem, Job, class_corpus, corpus
-from pipelines.demo_media import packaged_file
+from pipelines.demo.corpus import BIKES, CAT, TEMPLE, DemoItem, Job, class_corpus, corpus
+from pipelines.demo.media import packaged_file
 from schemas.errors import SpecError
 
 SPEC_FILE = "cliploom.yaml"
@@ -75,7 +75,7 @@ def write_files(folder: Path, jobs: Sequence[Job], spec_name: str = "demo.yaml")
     _write_truth(folder / TRUTH_FILE, items)
     spec = folder / SPEC_FILE
     if not spec.exists():
-        shutil.copyfile(Path(__file__).with_name("specs") / spec_name, spec)
+        shutil.copyfile(Path(__file__).parents[1] / "specs" / spec_name, spec)
     return DemoTruth(folder, spec, folder / TRUTH_FILE, items)
 
 

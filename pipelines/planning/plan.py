@@ -10,12 +10,12 @@ from itertools import chain
 
 import polars as pl
 
-from pipelines.head_jobs import tag_verdicts
-from pipelines.numbering import Numbered, number_items
-from pipelines.pack import SHARDS, SHARDS_IN_ROW_GROUP, Layout, lay_out, total_cost, wish_of
-from pipelines.plan import FeaturePast, RetryLaw, judge, of_source
-from pipelines.resolve import Resolved, describe_change
-from pipelines.survey import Before, Survey
+from pipelines.planning.head_jobs import tag_verdicts
+from pipelines.planning.judge import FeaturePast, RetryLaw, judge, of_source
+from pipelines.planning.numbering import Numbered, number_items
+from pipelines.planning.pack import SHARDS, SHARDS_IN_ROW_GROUP, Layout, lay_out, total_cost, wish_of
+from pipelines.planning.resolve import Resolved, describe_change
+from pipelines.planning.survey import Before, Survey
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
 from schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED

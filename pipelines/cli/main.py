@@ -9,8 +9,8 @@ import traceback
 
 import typer
 
-from pipelines import cli_spec, cli_store, cli_train  # noqa: F401 - they add their commands
-from pipelines.cli_app import app
+from pipelines.cli import spec, store, train  # noqa: F401 - they add their commands
+from pipelines.cli.app import app
 from schemas.errors import CliploomError
 from schemas.secrets import masked
 
@@ -47,7 +47,7 @@ def _told(sentence: str, debug: bool) -> str:
 
 def _invoke(arguments: list[str]) -> int:
     """Run typer without its own error printing; what stands after ``--`` is the context's object."""
-    from pipelines.usage import usage_error
+    from pipelines.cli.usage import usage_error
 
     extra: list[str] = []
     if arguments[:1] == ["run"] and "--" in arguments:

@@ -21,9 +21,9 @@ from transforms.work.inflight import die_with
 
 
 def run_request(request: dict[str, Any]) -> dict[str, Any]:
-    """Do what the supervisor asks; see ``pipelines.supervise``."""
-    from pipelines.publish import publish_plan
-    from pipelines.run import RunOptions, run_spec
+    """Do what the supervisor asks; see ``pipelines.running.supervise``."""
+    from pipelines.running.publish import publish_plan
+    from pipelines.running.run import RunOptions, run_spec
 
     def note(text: str) -> None:
         with Path(request["notes"]).open("a", encoding="utf-8") as file:
@@ -54,7 +54,7 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m pipelines.child REQUEST PARENT_PID``."""
+    """``python -m pipelines.running.child REQUEST PARENT_PID``."""
     # Looking for garbage among a million objects of Beam's modules takes a fifth of the start; run_graph lets it again.
     gc.disable()
     # Beam warns of packages that nothing here needs.

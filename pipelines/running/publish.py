@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pipelines.run import RunOptions, RunResult, Stopwatch, check_recompute, choose_target, execute
+from pipelines.running.run import RunOptions, RunResult, Stopwatch, check_recompute, choose_target, execute
 from pipelines.version import program_version
 from schemas.errors import SpecError, StoreError
 from schemas.plan import RunPlan

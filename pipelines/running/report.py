@@ -237,7 +237,7 @@ def metrics_text(code: int, now: float, result: Mapping[str, Any] | None = None)
     Args:
         code: exit code.
         now: seconds since 1970.
-        result: of the run (``pipelines.run.RunResult`` as plain values), when it had one.
+        result: of the run (``pipelines.running.run.RunResult`` as plain values), when it had one.
     """
     samples = [
         ("cliploom_run_success", {}, int(code == 0)),

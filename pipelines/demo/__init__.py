@@ -1,0 +1,1 @@
+"""``cliploom demo``: real pictures in motion, with the truth about them."""

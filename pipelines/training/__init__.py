@@ -1,0 +1,1 @@
+"""Small models over a store's features: trained, measured, applied."""
