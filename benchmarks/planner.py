@@ -1,8 +1,9 @@
-"""The planner alone on made-up items: seconds and peak memory of a first night, usual ones and a great renaming.
+"""The launcher on made-up items: seconds and peak memory of a first night, usual ones and a great renaming.
 
-The promise is a million items in under 10 s and 2 GB, ten million in under 8 GB. A plan here is all that the launcher
-does between the probe and the Beam graph: verdicts, numbers, shards, and the plan's files. Beside it stands what a
-worker does with part records: which parts make the next table, and its commit. Each line is a process of its own.
+The promise is a plan of a million items in under 10 s and 2 GB, a launcher of ten million in under 8 GB. A plan is all
+that is done between the probe and the Beam graph: verdicts, numbers, shards, and the plan's files; the peak is also
+that of listing and the survey before it. Beside it stands what a worker does with part records: which parts make the
+next table, and its commit. Each line is a process of its own, as are the made-up workers that probe.
 """
 
 from __future__ import annotations
@@ -17,25 +18,29 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from benchmarks.measure import table
+from pipelines.planning.before import read_before
 from pipelines.planning.judge import RetryLaw, count_verdicts
 from pipelines.planning.numbering import number_items
 from pipelines.planning.plan import make_plan
 from pipelines.planning.resolve import Resolved
-from pipelines.planning.survey import Before, Survey, read_before
+from pipelines.planning.survey import LISTED, survey
 from schemas.digests import digest_of
 from schemas.jobs import FeatureJob, RunJob
 from schemas.media import MediaLimits
 from schemas.plan import COMPUTED, RunPlan
-from schemas.records import Content, PartRecord
+from schemas.records import Content, Listed, PartRecord
 from schemas.release import FeatureEntry, Release
 from schemas.sampling import Every
 from schemas.spec import Limits
-from schemas.tables import FAILURES, ITEMS, PARTS
+from schemas.tables import FAILURES, ITEMS, PARTS, PROBED
+from transforms.inputs.listing import KnownListing, listed_frame
 from transforms.publish.final import Assemble, CommitTables, commit_contents
-from transforms.publish.frames import empty_frame
+from transforms.publish.frames import empty_frame, write_frame
 from transforms.store.objects import Objects
+from transforms.store.paths import TO_PROBE, probe_results_path
 from transforms.store.tables import TableFile, commit_files, commit_rows
 from transforms.work.records import MOST_FILES
 from transforms.work.reported import write_records
@@ -43,7 +48,6 @@ from transforms.work.stored_plan import StoredPlan, store_plan
 
 ITEMS_IN_PART = 400
 ROWS_EACH = 20
-AT_ONCE = 1_000_000
 CONFIG = "c" * 40
 COLUMNS = ["night", "seconds", "CPU s", "peak MB", "found"]
 NIGHTS = ("first night", "1 % changed", "nothing changed", "0.1 % deleted", "all renamed")
@@ -92,35 +96,60 @@ def _alone(answer: Connection, work: Callable[..., object], *arguments: object) 
 
 
 def night(folder: str, count: int, name: str) -> object:
-    """Plan one night and write the plan."""
-    objects = Objects(folder)
-    before = nothing_before() if name == NIGHTS[0] else read_before(objects, published(objects)).without_texts()
-    found = Survey(listed(count, name), empty_frame(FAILURES), 0, ())
+    """List, survey and plan one night and write the plan."""
+    objects, job = Objects(folder), RunJob(folder, name, resolved().jobs, MediaLimits())
+    before = read_before(objects, None if name == NIGHTS[0] else published(objects))
+    listing = KnownListing(pl.concat([listed_frame(listed(count, name)), pl.DataFrame(schema=LISTED)], how="diagonal"))
     began = time.perf_counter()
+    found = survey(
+        listing,
+        before,
+        {"clips": "media"},
+        job,
+        objects,
+        lambda path: print(f"{name}: probing", *alone(probe, folder, path), flush=True),
+        retry_all=False,
+        max_attempts=3,
+    )
+    del listing
+    surveyed = time.perf_counter()
     planned = make_plan(objects, before, found, resolved(), RetryLaw(), 600.0, count + 1)
     verdicts = count_verdicts(planned.verdicts)
     idle = before.release is not None and planned.numbered.same_as(objects, before.release.tables["items"])
-    if idle and verdicts["frames"].keys() == {"unchanged"}:
-        return f"{verdicts['frames']} in {time.perf_counter() - began:.1f} s"
-    job = RunJob(objects.uri, name, resolved().jobs, MediaLimits())
-    plan = RunPlan(
-        job=job,
-        base=before.release,
-        releases_version=0,
-        document={},
-        recipes=resolved().recipes,
-        indexes={},
-        exports={},
-        limits=Limits(),
-        next_item_no=planned.numbered.free,
-        counts=planned.counts,
-        verdicts=verdicts,
-        started_at=time.time(),
-        program="",
-    )
-    planned.write(objects, plan.folder)
-    store_plan(objects, plan)
-    return f"{verdicts['frames']} in {time.perf_counter() - began:.1f} s"
+    if not idle or verdicts["frames"].keys() != {"unchanged"}:
+        plan = RunPlan(
+            job=job,
+            base=before.release,
+            releases_version=0,
+            document={},
+            recipes=resolved().recipes,
+            indexes={},
+            exports={},
+            limits=Limits(),
+            next_item_no=planned.numbered.free,
+            counts=planned.counts,
+            verdicts=verdicts,
+            started_at=time.time(),
+            program="",
+        )
+        planned.write(objects, plan.folder)
+        store_plan(objects, plan)
+    return f"{verdicts['frames']}; survey {surveyed - began:.1f} s, plan {time.perf_counter() - surveyed:.1f} s"
+
+
+def probe(folder: str, path: str) -> object:
+    """What workers would write of a listing's files."""
+    objects, limits, probed = Objects(folder), MediaLimits(), 0
+    with objects.local_copy(path) as local, pq.ParquetFile(local) as file:
+        for group in range(file.num_row_groups):
+            asked = pl.DataFrame(file.read_row_group(group))
+            number = asked["uid"].str.extract(r"(\d+)$").cast(pl.Int64)
+            edited = pl.when(asked["signature"].str.ends_with("x")).then(pl.lit("x")).otherwise(pl.lit(""))
+            found = asked.select("source", "uid", pl.concat_str(edited, digest(number)).alias("digest"), facts(number))
+            found = pl.concat([empty_frame(PROBED), found], how="diagonal")
+            write_frame(objects, probe_results_path(asked.select(TO_PROBE).iter_rows(), limits), found)
+            probed += found.height
+    return probed
 
 
 def computed(objects: Objects, name: str) -> tuple[StoredPlan, list[str]]:
@@ -171,49 +200,33 @@ def commit_of(folder: str, name: str) -> object:
     return f"{draft.features['frames'].rows} rows"
 
 
-def listed(count: int, name: str) -> pl.DataFrame:
-    """The items that a survey finds on a night."""
-    made = (made_up(start, min(count, start + AT_ONCE)) for start in range(0, count, AT_ONCE))
-    number = pl.int_range(pl.len())
-    match name:
-        case "1 % changed":
-            edited = pl.when(number % 100 == 7).then(pl.concat_str(pl.lit("x"), "digest"))
-            return pl.concat(some.with_columns(edited.otherwise(pl.col("digest")).alias("digest")) for some in made)
-        case "0.1 % deleted":
-            return pl.concat(some.filter(number % 1000 != 5) for some in made)
-        case "all renamed":
-            return pl.concat(some.with_columns(pl.concat_str(pl.lit("new/"), "uid").alias("uid")) for some in made)
-    return pl.concat(made)
+def listed(count: int, name: str) -> Iterator[Listed]:
+    """The files of a night, one at a time, as a walk through folders finds them."""
+    moved = "new/" if name == "all renamed" else ""
+    for number in range(count):
+        if name == "0.1 % deleted" and number % 1000 == 5:
+            continue
+        uid = f"{moved}2026/camera-{number // 10_000}/clip-{number:09d}"
+        size = number * 7919 % 10_000_000 + 100_000
+        edited = "x" if name == "1 % changed" and number % 100 == 7 else ""
+        signature = f"{size}:{number * 1_000_003 + 1_700_000_000_000_000_000}{edited}"
+        yield Listed("clips", uid, f"/srv/corpus/{uid}.mp4", size, signature)
 
 
-def made_up(first: int, end: int) -> pl.DataFrame:
-    """Some items as a survey gives them, sorted by uid."""
-    number = pl.col("number")
-    seconds = (number % 600 + 25) / 25.0
-    digest = [number.hash(seed).cast(pl.String).str.zfill(20) for seed in (1, 2)]
-    return (
-        pl.DataFrame({"number": pl.int_range(first, end, eager=True)})
-        .with_columns(
-            pl.lit("clips").alias("source"),
-            pl.format("2026/camera-{}/clip-{}", number // 10_000, number.cast(pl.String).str.zfill(9)).alias("uid"),
-            (number * 7919 % 10_000_000 + 100_000).alias("size"),
-            pl.concat_str(digest).alias("digest"),
-            pl.concat_str(
-                pl.lit('{"type":"video","width":640,"height":360,"frames":'),
-                number % 600 + 25,
-                pl.lit(',"start_s":0.0,"end_s":'),
-                seconds,
-                pl.lit(',"fps":25.0,"codec":"h264","rotation":0,"lost":""}'),
-            ).alias("facts"),
-            pl.lit("{}").alias("metadata"),
-            pl.lit("media").alias("kind"),
-        )
-        .with_columns(
-            pl.format("/srv/corpus/{}.mp4", "uid").alias("uri"),
-            pl.format("{}:{}", "size", number * 1_000_003 + 1_700_000_000_000_000_000).alias("signature"),
-        )
-        .drop("number")
-    )
+def digest(number: pl.Series) -> pl.Expr:
+    """Of the files with these numbers."""
+    return pl.concat_str(pl.lit(number.hash(seed)).cast(pl.String).str.zfill(20) for seed in (1, 2)).alias("digest")
+
+
+def facts(number: pl.Series) -> pl.Expr:
+    """What a probe tells of them."""
+    return pl.concat_str(
+        pl.lit('{"type":"video","width":640,"height":360,"frames":'),
+        pl.lit(number % 600 + 25),
+        pl.lit(',"start_s":0.0,"end_s":'),
+        pl.lit((number % 600 + 25) / 25.0),
+        pl.lit(',"fps":25.0,"codec":"h264","rotation":0,"lost":""}'),
+    ).alias("facts")
 
 
 def resolved() -> Resolved:
@@ -224,11 +237,6 @@ def resolved() -> Resolved:
     return Resolved({"frames": job}, {"frames": {}}, {}, {})
 
 
-def nothing_before() -> Before:
-    """A new store."""
-    return Before(None, *(empty_frame(schema) for schema in (ITEMS, PARTS, FAILURES)))
-
-
 def published(objects: Objects) -> Release:
     """The release that ``publish_first`` made."""
     return Release.model_validate_json(objects.get("first.json"))
@@ -237,8 +245,10 @@ def published(objects: Objects) -> Release:
 def publish_first(folder: str, count: int) -> None:
     """Commit what a first night would have, parts filled in order."""
     objects, (job,) = Objects(folder), resolved().jobs.values()
-    known = nothing_before().items.select("source", "uid", "item_no")
-    numbered = number_items(listed(count, NIGHTS[0]), known, 1)
+    known = read_before(objects, None).items.select("source", "uid", "item_no")
+    number = pl.int_range(count, eager=True)
+    files = listed_frame(listed(count, NIGHTS[0])).with_columns(digest(number), facts(number))
+    numbered = number_items(files, known, 1)
     objects.put(f"items/{numbered.name}", numbered.data)
     contents = numbered.items.select(
         pl.lit(job.name).alias("feature"),

@@ -8,7 +8,8 @@ from dataclasses import replace
 import polars as pl
 
 from pipelines.console import counted
-from pipelines.planning.survey import LISTED, Before, probe_listing
+from pipelines.planning.before import Before
+from pipelines.planning.survey import LISTED, probe_listing
 from schemas.jobs import RunJob
 from transforms.inputs.addresses import ADDRESS, MISSING, UNASKED
 from transforms.inputs.listing import KnownListing
@@ -36,13 +37,16 @@ def ask_addresses(
     if web.is_empty():
         return listing
     # The run's name instead of a signature, so that no earlier run's answers are taken for this one's.
-    todo = web.with_columns(
+    todo = web.drop("digest", "facts").with_columns(
         pl.lit(ADDRESS).alias("kind"), pl.lit(job.run).alias("signature"), pl.lit(0, pl.Int64).alias("attempts")
     )
-    answers = probe_listing(todo, "addresses", job, objects, run_probe)
+    asked = pl.concat(probe_listing(todo, "addresses", job, objects, run_probe))
     key = ["source", "uid"]
-    old = before.items.select(*key, "uri", pl.col("signature").alias("old"), pl.col("size").alias("old_size"))
-    asked = web.join(answers, on=key, how="left", maintain_order="left")
+    old = before.items.join(web, on=key, how="semi").select(
+        "item_no", *key, pl.col("signature").alias("old"), pl.col("size").alias("old_size")
+    )
+    with before.item_rows(objects) as rows:
+        old = old.join(rows.read(old["item_no"], ["uri"]), on="item_no")
     asked = asked.join(old, on=[*key, "uri"], how="left", maintain_order="left")
     lasting = pl.col("transient").fill_null(value=False).not_()
     kept = pl.col("digest").is_null() & ~lasting
@@ -65,5 +69,6 @@ def ask_addresses(
             f"{counted(silent.height, 'address', 'addresses')} could not be asked and count as unchanged, such as "
             f"{silent['message'][0]}"
         )
-    items = pl.concat([listing.items.filter(~WEB), asked.select(*LISTED)])
+    told = asked.with_columns(pl.lit(None, pl.String).alias(name) for name in ("digest", "facts"))
+    items = pl.concat([listing.items.filter(~WEB), told.select(*LISTED)])
     return replace(listing, items=items, notes=tuple(notes))

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.planning.before import NumberedRows
 from pipelines.planning.judge import allot_numbers
 from schemas.tables import ITEMS
 from transforms.store.objects import Objects
@@ -42,17 +43,8 @@ class Numbered:
 
     def read_some(self, numbers: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """The items of these numbers; memory is theirs."""
-        numbers, found = numbers.sort(), [pl.DataFrame(ITEMS.empty_table()).select("item_no", *columns)]
         with pq.ParquetFile(pa.BufferReader(self.data)) as file:
-            for group in range(file.num_row_groups):
-                there = pl.Series(file.read_row_group(group, ["item_no"])["item_no"])
-                start = numbers.search_sorted(there[0], side="left")
-                asked = numbers.slice(start, numbers.search_sorted(there[-1], side="right") - start)
-                if len(asked):
-                    rows = file.read_row_group(group, ["item_no", *columns])
-                    mine = pa.array(there.is_in(asked.implode()))
-                    found.append(pl.DataFrame(rows if len(asked) == len(there) else rows.filter(mine)))
-        return pl.concat(found)
+            return NumberedRows([file]).read(numbers, columns)
 
     def same_as(self, objects: Objects, version: int) -> bool:
         """The table ``items`` holds just these at a version."""
@@ -73,22 +65,32 @@ class Numbered:
             return all(before.equals(after) for before, after in pairs)
 
 
-def number_items(listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int) -> Numbered:
+def number_items(
+    listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int, before: NumberedRows | None = None
+) -> Numbered:
     """Number the items of a listing; see ``allot_numbers``.
 
     Args:
         listing: source, uid and the other columns of ``ITEMS`` but the number.
         known: source, uid, item_no allotted before.
         next_item_no: the first number never used.
+        before: the last release's items, which hand their facts on to those that have a digest and no facts.
     """
     names = listing.select("source", "uid", "digest").with_row_index("row")
     numbered, free = allot_numbers(names, known, next_item_no)
-    file, data = pieces_file(ITEMS, _in_order(listing, numbered["row"], numbered["item_no"]))
+    pieces = _in_order(listing, numbered["row"], numbered["item_no"], before or NumberedRows())
+    file, data = pieces_file(ITEMS, pieces)
     return Numbered(numbered.select("item_no", "source", "uid", "digest"), free, file.name, data)
 
 
-def _in_order(listing: pl.DataFrame, rows: pl.Series, numbers: pl.Series) -> Iterator[pa.Table]:
+def _in_order(listing: pl.DataFrame, rows: pl.Series, numbers: pl.Series, before: NumberedRows) -> Iterator[pa.Table]:
     in_place = rows.is_sorted()
     for start in range(0, len(rows), ROWS_IN_GROUP):
         some = listing.slice(start, ROWS_IN_GROUP) if in_place else listing[rows.slice(start, ROWS_IN_GROUP)]
-        yield some.with_columns(numbers.slice(start, ROWS_IN_GROUP)).select(ITEMS.names).to_arrow().cast(ITEMS)
+        some = some.with_columns(numbers.slice(start, ROWS_IN_GROUP))
+        lacking = some.filter(pl.col("facts").is_null() & pl.col("digest").is_not_null())["item_no"]
+        if len(lacking):
+            found = before.read(lacking, ["facts"])
+            some = some.join(found, on="item_no", how="left", suffix="_before", maintain_order="left")
+            some = some.with_columns(pl.coalesce("facts", "facts_before").alias("facts"))
+        yield some.select(ITEMS.names).to_arrow().cast(ITEMS)

@@ -10,12 +10,13 @@ from itertools import chain
 
 import polars as pl
 
+from pipelines.planning.before import Before
 from pipelines.planning.head_jobs import tag_verdicts
 from pipelines.planning.judge import FeaturePast, RetryLaw, judge, of_source
 from pipelines.planning.numbering import Numbered, number_items
 from pipelines.planning.pack import SHARDS, SHARDS_IN_ROW_GROUP, Layout, lay_out, total_cost, wish_of
 from pipelines.planning.resolve import Resolved, describe_change
-from pipelines.planning.survey import Before, Survey
+from pipelines.planning.survey import Survey
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
 from schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
@@ -143,7 +144,8 @@ def make_plan(
     The survey's items are taken over: nobody holds them any more.
     """
     known = before.items.select("source", "uid", "item_no")
-    numbered = number_items(found.take_items(), known, next_item_no)
+    with before.item_rows(objects) as rows:
+        numbered = number_items(found.take_items(), known, next_item_no, rows)
     orphans = dict.fromkeys(resolved.jobs, report([]))
     verdicts = _judge_all(objects, before, resolved, numbered.items, orphans, law, refresh)
     if not verdicts["verdict"].is_in([UNCHANGED, FAILED, DELETED]).all():

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import polars.selectors as cs
 
+from pipelines.planning.before import Before, NumberedRows
+from pipelines.planning.judge import of_source
 from schemas.jobs import RunJob
 from schemas.records import Failure
-from schemas.release import Release
 from schemas.spec import Spec
-from schemas.tables import FAILURES, ITEMS, PARTS, PROBED
 from transforms.inputs.label_listing import list_media
 from transforms.inputs.listing import LISTING, KnownListing
 from transforms.precomputed.source import list_precomputed
-from transforms.publish.frames import empty_frame, failures_frame, write_frames
+from transforms.publish.frames import failures_frame, write_frames
 from transforms.store.objects import Objects
 from transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
-from transforms.store.tables import read_table
 from transforms.tfrecords.settings import list_shards
 
 _LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {
@@ -35,7 +35,7 @@ _TEXT_LISTERS = {
     "narrations": "transforms.narrations.listing:list_narrations",
     "labels": "transforms.narrations.listing:list_labels",
 }
-LISTED = LISTING | {"kind": pl.String, "known_digest": pl.String, "known_facts": pl.String}
+LISTED = LISTING | {"digest": pl.String, "facts": pl.String}
 MOST_IN_BATCH = 256
 LEAST_BATCHES = 50
 MOST_ALIKE = 4
@@ -47,8 +47,8 @@ class Survey:
     """What is there now.
 
     Attributes:
-        items: source, uid, uri, size, signature, metadata, digest, facts; the last two null where probing failed. Gone
-            when they are taken.
+        items: the columns of ``LISTED``; no digest where probing failed, no facts where those of the last release
+            stand. Gone when they are taken.
         failures: of probing, columns of ``FAILURES`` (item_no still 0).
         probed: items that were probed now.
         emptied: sources of the spec that had items and list none any more.
@@ -65,31 +65,8 @@ class Survey:
         return items
 
 
-@dataclass(frozen=True)
-class Before:
-    """The last release's tables, empty for a new store; ``contents`` are read by who needs them, for one feature."""
-
-    release: Release | None
-    items: pl.DataFrame
-    parts: pl.DataFrame
-    failures: pl.DataFrame
-
-    def without_texts(self) -> Before:
-        """The same once the survey is done: of the items only what a plan compares."""
-        return replace(self, items=self.items.select("item_no", "source", "uid", "digest"))
-
-
-def read_before(objects: Objects, release: Release | None) -> Before:
-    """Read the small tables of a release."""
-    frames = {}
-    for name, schema in (("items", ITEMS), ("parts", PARTS), ("failures", FAILURES)):
-        known = release is not None and name in release.tables
-        frames[name] = read_table(objects, name, release.tables[name]) if release and known else empty_frame(schema)
-    return Before(release, **frames)
-
-
 def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
-    """All sources' items: the columns of ``LISTING``, ``kind``, and ``known_digest``, ``known_facts`` or null.
+    """All sources' items: the columns of ``LISTING``, and ``digest``, ``facts`` where listing tells them.
 
     Texts are read when their files are new; ``notes`` say what they hold and which videos have both texts and media.
     """
@@ -102,12 +79,12 @@ def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
         if source.kind in _TEXT_LISTERS:
             module, _, function = _TEXT_LISTERS[source.kind].partition(":")
             listed: KnownListing = getattr(importlib.import_module(module), function)(name, source, base, objects)
-            frame = listed.items.rename({"digest": "known_digest", "facts": "known_facts"})
+            frame = listed.items
             failures += listed.failures
             notes += listed.notes
         else:
             frame = _LISTERS[source.kind](name, source, base)
-        frames.append(frame.with_columns(pl.lit(source.kind).alias("kind")))
+        frames.append(frame)
         if source.kind in ("narrations", "media", "precomputed"):
             (narrated if source.kind == "narrations" else clips)[name] = frame["uid"]
     if narrated and clips:
@@ -124,7 +101,7 @@ def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
 def survey(
     listing: KnownListing,
     before: Before,
-    sources: Collection[str],
+    kinds: Mapping[str, str],
     job: RunJob,
     objects: Objects,
     run_probe: Callable[[str], None],
@@ -137,103 +114,126 @@ def survey(
     Args:
         listing: what is there.
         before: what was known.
-        sources: names of the spec's sources; one that is declared but lists nothing looks like a lost disk.
+        kinds: of the spec's sources by name; one that is declared but lists nothing looks like a lost disk.
         job: the run, for where files go.
         objects: the store.
         run_probe: runs the probe pipeline over a listing file of the store.
         retry_all: probe known failures again.
         max_attempts: nights on which a transient failure is tried.
     """
-    old = before.items.select("source", "uid", "signature", "digest", "facts")
-    merged = listing.items.join(old, on=["source", "uid", "signature"], how="left", maintain_order="left")
-    merged = merged.with_columns(
-        pl.coalesce("known_digest", "digest").alias("digest"), pl.coalesce("known_facts", "facts").alias("facts")
-    ).drop("known_digest", "known_facts")
-    known_failures = _known_failures(before, merged)
+    items = _with_known_digests(listing.items, before.items)
+    todo = items.with_row_index("row").filter(pl.col("digest").is_null()).drop("digest", "facts", "metadata")
+    todo = todo.with_columns(pl.col("source").replace_strict(kinds, return_dtype=pl.String).alias("kind"))
+    failing = _known_failures(before, todo)
     again = pl.lit(retry_all) | (pl.col("transient") & (pl.col("attempts") < max_attempts))
-    stale = known_failures.filter(again).select("source", "uid")
-    standing = known_failures.join(stale, on=["source", "uid"], how="anti")
-    todo = merged.filter(pl.col("digest").is_null()).select("source", "uid", "uri", "signature", "kind", "size")
-    todo = todo.join(standing, on=["source", "uid"], how="anti")
-    attempts = known_failures.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
+    stale = failing.filter(again).select("source", "uid")
+    standing = failing.join(stale, on=["source", "uid"], how="anti")
+    todo = todo.join(standing, on=["source", "uid"], how="anti", maintain_order="left") if standing.height else todo
+    attempts = failing.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
     todo = todo.join(attempts, on=["source", "uid"], how="left", maintain_order="left")
     todo = todo.with_columns(pl.col("attempts").fill_null(0))
-    results = probe_listing(_with_alike(todo, before.items), "listing", job, objects, run_probe)
-    fresh = failures_frame([*listing.failures, *_failures(results, todo)], job.run)
-    listed, had = set(listing.items["source"].unique()), set(before.items["source"].unique())
-    emptied = tuple(sorted((had & set(sources)) - listed))
-    items = _with_results(merged, results)
-    return Survey(items, pl.concat([standing.select(fresh.columns), fresh]), todo.height, emptied)
+    done, failed = [], []
+    with before.item_rows(objects) as rows:
+        for batch in probe_listing(todo, "listing", job, objects, run_probe, partial(_with_alike, before.items, rows)):
+            fine = pl.col("digest").is_not_null()
+            done.append(batch.filter(fine).select("row", "digest", "facts"))
+            failed += _failures(batch.filter(~fine))
+    probed = todo.height
+    del todo
+    fresh = failures_frame([*listing.failures, *failed], job.run)
+    listed, had = set(items["source"].unique()), set(before.items["source"].unique())
+    emptied = tuple(sorted((had & set(kinds)) - listed))
+    if done:
+        items = _with_results(items, pl.concat(done))
+    return Survey(items, pl.concat([standing.select(fresh.columns), fresh]), probed, emptied)
 
 
-def _with_results(merged: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
-    """The items with the digests and facts that probing found."""
-    done = results.filter(pl.col("digest").is_not_null()).select("source", "uid", "digest", "facts")
-    if done.is_empty():
-        return merged
-    found = merged.join(done, on=["source", "uid"], how="left", suffix="_new", maintain_order="left")
-    return found.with_columns(
-        pl.coalesce("digest", "digest_new").alias("digest"), pl.coalesce("facts", "facts_new").alias("facts")
-    ).drop("digest_new", "facts_new")
+def _with_known_digests(listing: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """The listing with the digests of items that have the signature they had."""
+    frames = [listing.clear()]
+    for source in listing["source"].unique(maintain_order=True):
+        mine = of_source(listing, source)
+        theirs = of_source(known, source).select("uid", pl.col("signature").alias("was"), pl.col("digest").alias("had"))
+        # One text to join by is much less to hold than three.
+        both = mine.select("uid", "signature", "digest").join(theirs, on="uid", how="left", maintain_order="left")
+        same = pl.when(pl.col("was") == pl.col("signature")).then("had")
+        frames.append(mine.with_columns(both.select(pl.coalesce("digest", same))["digest"]))
+    return pl.concat(frames)
 
 
-def _with_alike(todo: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+def _with_results(items: pl.DataFrame, done: pl.DataFrame) -> pl.DataFrame:
+    """The items with the digests and facts that probing found, by row."""
+    found = items.select(pl.int_range(pl.len(), dtype=pl.get_index_type()).alias("row"), "digest", "facts")
+    found = found.join(done, on="row", how="left", suffix="_new", maintain_order="left")
+    return items.with_columns(
+        found.select(pl.coalesce("digest", "digest_new"), pl.coalesce("facts", "facts_new")).get_columns()
+    )
+
+
+def _with_alike(known: pl.DataFrame, rows: NumberedRows, todo: pl.DataFrame) -> pl.DataFrame:
     """Further column ``ALIKE``: what is known of the item by its name, and of others with as many bytes.
 
     A file that was touched, renamed or copied then costs a digest.
     """
-    if todo.is_empty() or known.is_empty():
-        return todo
-    known = known.filter(pl.col("digest").is_not_null()).select("source", "uid", "size", pl.struct("digest", "facts"))
-    known = known.join(todo, on=["source", "size"], how="semi")
-    by_size = known.group_by("source", "size").agg(pl.col("digest").head(MOST_ALIKE).alias(ALIKE))
-    own = known.select("source", "uid", pl.concat_list("digest").alias("own"))
+    key = ["source", "size"]
+    near = known.filter(pl.col("digest").is_not_null()).join(todo, on=key, how="semi", maintain_order="left")
+    few = near.filter(pl.int_range(pl.len()).over(key) < MOST_ALIKE)
+    named = near.join(todo, on=["source", "uid"], how="semi", maintain_order="left")
+    near = pl.concat([few, named]).unique("item_no", maintain_order=True)
+    near = near.join(rows.read(near["item_no"], ["facts"]), on="item_no", how="left", maintain_order="left")
+    near = near.select("source", "uid", "size", pl.struct("digest", "facts").alias(ALIKE))
+    by_size = near.group_by(key).agg(pl.col(ALIKE).head(MOST_ALIKE))
+    own = near.select("source", "uid", pl.concat_list(ALIKE).alias("own"))
     found = todo.join(own, on=["source", "uid"], how="left", maintain_order="left")
-    found = found.join(by_size, on=["source", "size"], how="left", maintain_order="left")
+    found = found.join(by_size, on=key, how="left", maintain_order="left")
     return found.with_columns(pl.concat_list(pl.col("own", ALIKE).fill_null([])).alias(ALIKE)).drop("own")
 
 
-def _known_failures(before: Before, merged: pl.DataFrame) -> pl.DataFrame:
+def _known_failures(before: Before, todo: pl.DataFrame) -> pl.DataFrame:
     """Probe failures of items whose signature has not changed since."""
-    unchanged = merged.join(
-        before.items.filter(pl.col("digest").is_null()), on=["source", "uid", "signature"], how="semi"
+    unchanged = before.items.filter(pl.col("digest").is_null()).join(
+        todo, on=["source", "uid", "signature"], how="semi"
     )
     return before.failures.filter(pl.col("feature") == "").join(unchanged, on=["source", "uid"], how="semi")
 
 
 def probe_listing(
-    todo: pl.DataFrame, name: str, job: RunJob, objects: Objects, run_probe: Callable[[str], None]
-) -> pl.DataFrame:
+    todo: pl.DataFrame,
+    name: str,
+    job: RunJob,
+    objects: Objects,
+    run_probe: Callable[[str], None],
+    with_alike: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+) -> Iterator[pl.DataFrame]:
     """Probe items on workers.
 
     Args:
-        todo: with the columns ``TO_PROBE``, and perhaps ``ALIKE``.
+        todo: with the columns ``TO_PROBE``.
         name: of the file among the run's plan files that the items are written to.
         job: the run.
         objects: the store.
         run_probe: runs the probe pipeline over a listing file of the store.
+        with_alike: gives some of the items the further column ``ALIKE``.
 
-    Returns:
-        The columns of ``PROBED``.
+    Yields:
+        Some of the items, in their order, with the columns of ``PROBED``.
     """
     if todo.is_empty():
-        return empty_frame(PROBED)
+        return
     size = max(1, min(MOST_IN_BATCH, -(-todo.height // LEAST_BATCHES)))
     path = f"plans/{job.run}/{name}.parquet"
-    rows = todo.select(TO_PROBE)
-    listed = todo.select(*TO_PROBE, cs.by_name(ALIKE, require_all=False))
-    write_frames(objects, path, listed.iter_slices(BATCHES_AT_ONCE * size), size)
+    pieces = todo.iter_slices(BATCHES_AT_ONCE * size)
+    listed = (piece if with_alike is None else with_alike(piece) for piece in pieces)
+    columns = cs.by_name(*TO_PROBE, ALIKE, require_all=False)
+    write_frames(objects, path, (piece.select(columns) for piece in listed), size)
     run_probe(path)
-    results = []
-    for start in range(0, todo.height, size):
-        found = probe_results_path(rows.slice(start, size).iter_rows(), job.media_limits)
-        results.append(pl.read_parquet(io.BytesIO(objects.get(found))))
-    return pl.concat(results)
+    for batch in todo.iter_slices(size):
+        results = probe_results_path(batch.select(TO_PROBE).iter_rows(), job.media_limits)
+        found = pl.read_parquet(io.BytesIO(objects.get(results)))
+        yield batch.join(found, on=["source", "uid"], how="left", maintain_order="left")
 
 
-def _failures(results: pl.DataFrame, todo: pl.DataFrame) -> list[Failure]:
-    failed = results.filter(pl.col("digest").is_null()).drop("digest", "facts")
-    failed = failed.join(todo.select("source", "uid", "uri", "attempts"), on=["source", "uid"], maintain_order="left")
+def _failures(failed: pl.DataFrame) -> list[Failure]:
     return [
         Failure(
             source=row["source"],

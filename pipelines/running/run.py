@@ -16,11 +16,12 @@ import polars as pl
 
 from pipelines.console import counted
 from pipelines.planning.addresses import ask_addresses
+from pipelines.planning.before import Before, read_before
 from pipelines.planning.check import TEXT_KINDS
 from pipelines.planning.judge import RetryLaw, count_verdicts, select_subset
 from pipelines.planning.plan import Planned, make_plan
 from pipelines.planning.resolve import Resolved, resolve
-from pipelines.planning.survey import Before, Survey, list_sources, read_before, survey
+from pipelines.planning.survey import Survey, list_sources, survey
 from pipelines.running.report import run_report, write_report
 from pipelines.running.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from pipelines.version import program_version
@@ -184,7 +185,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
     found = survey(
         listing,
         before,
-        spec.sources,
+        {name: source.kind for name, source in spec.sources.items()},
         job,
         objects,
         run_probe,
@@ -192,7 +193,6 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
         max_attempts=law.max_attempts,
     )
     del listing
-    before = before.without_texts()
     watch.lap("probe")
     note("planning")
     next_no = max((release.next_item_no for release in releases.rows), default=1)

@@ -6,8 +6,9 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import polars as pl
@@ -28,6 +29,7 @@ LISTING = {
     "signature": pl.String,
     "metadata": pl.String,
 }
+LISTED_AT_ONCE = 100_000
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -67,12 +69,10 @@ def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
     Raises:
         SpecError: for two files with one uid, a missing folder or table, or a table without uris.
     """
-    items = _from_table(name, source, base) if source.table is not None else _from_globs(name, source, base)
-    columns: dict[str, list[object]] = {column: [] for column in LISTING}
-    for item in items:
-        for column, values in columns.items():
-            values.append(getattr(item, column))
-    frame = pl.DataFrame(columns, schema=LISTING).sort("uid", "uri")
+    frame = listed_frame(_from_table(name, source, base) if source.table else _from_globs(name, source, base))
+    if source.table is None and len(source.glob or ()) > 1:
+        frame = frame.unique("uri", keep="first", maintain_order=True)
+    frame = frame.sort("uid", "uri")
     doubled = frame.filter(pl.col("uid").is_duplicated())
     if doubled.height:
         uid = doubled["uid"][0]
@@ -84,14 +84,20 @@ def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
     return frame
 
 
+def listed_frame(items: Iterable[Listed]) -> pl.DataFrame:
+    """Listed inputs as a frame with the columns of ``LISTING``, in their order; few are Python objects at a time."""
+    frames, left = [pl.DataFrame(schema=LISTING)], iter(items)
+    while some := list(islice(left, LISTED_AT_ONCE)):
+        columns = {name: [getattr(item, name) for item in some] for name in LISTING}
+        frames.append(pl.DataFrame(columns, schema=LISTING))
+    return pl.concat(frames)
+
+
 def _from_globs(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
-    seen: set[str] = set()
     for pattern in source.glob or ():
         for found in find(pattern, base, f"sources.{name}.glob"):
-            if found.uri not in seen:
-                seen.add(found.uri)
-                uid = uid_of(found.relative, source.uid, f"sources.{name}.uid")
-                yield Listed(name, uid, found.uri, found.size, found.signature)
+            uid = uid_of(found.relative, source.uid, f"sources.{name}.uid")
+            yield Listed(name, uid, found.uri, found.size, found.signature)
 
 
 def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
@@ -192,16 +198,16 @@ def _walk(root: Path) -> Iterator[tuple[str, Path, bool]]:
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
-            entries = list(os.scandir(folder))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    relative = f"{prefix}{entry.name}"
+                    is_folder = _is_folder(entry)
+                    yield relative, Path(entry.path), is_folder
+                    if is_folder:
+                        pending.append((f"{relative}/", Path(entry.path)))
         except OSError as error:
             # Going on would take the folder's items for deleted.
             raise CliploomError(f"{str(folder)!r} can't be listed: {error.strerror}; mend its rights.") from None
-        for entry in entries:
-            relative = f"{prefix}{entry.name}"
-            is_folder = _is_folder(entry)
-            yield relative, Path(entry.path), is_folder
-            if is_folder:
-                pending.append((f"{relative}/", Path(entry.path)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
