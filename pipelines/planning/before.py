@@ -35,8 +35,10 @@ class NumberedRows:
         for file in files:
             place = file.schema_arrow.get_field_index("item_no")
             for group in range(file.num_row_groups):
-                bounds = file.metadata.row_group(group).column(place).statistics
-                self._groups.append((file, group, bounds.min, bounds.max))
+                rows = file.metadata.row_group(group)
+                if rows.num_rows:
+                    bounds = rows.column(place).statistics
+                    self._groups.append((file, group, bounds.min, bounds.max))
 
     def read(self, numbers: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """``item_no`` and the columns of the rows that have these numbers, in the order of the files."""
