@@ -30,12 +30,13 @@ from benchmarks.tfrecords_data import VIDEOS, videos, write_shard
 from schemas.jobs import FeatureJob
 from schemas.records import Shard, ShardItem, Twin
 from schemas.sources import TfrecordSource
+from transforms.store import quantize
 from transforms.store.objects import Objects
+from transforms.store.part_builder import Timings
 from transforms.store.parts import part_path, vectors_to_arrow
-from transforms.tfrecords import quantize
 from transforms.tfrecords.export import Layout, PieceTask, ShardTask
 from transforms.tfrecords.settings import ShardSettings
-from transforms.work.compute import Timings, compute_item, compute_parts
+from transforms.work.compute import compute_item, compute_parts
 
 REPEATS = 3
 _FEW = 20

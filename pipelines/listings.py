@@ -10,7 +10,7 @@ import polars as pl
 from pipelines.console import counted, human_bytes, human_seconds, table
 from schemas.heads import PREDICTED
 from schemas.release import Release
-from transforms.inputs.label_listing import KEY
+from transforms.media.label_listing import KEY
 from transforms.store.objects import existing_store
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table

@@ -24,8 +24,9 @@ from schemas.records import PartRecord, Segment, Shard, ShardItem, Twin
 from schemas.sampling import Every
 from transforms.media.probe import probe
 from transforms.store.objects import Objects
+from transforms.store.part_builder import PartBuilder, Timings, checked, encode_each
 from transforms.store.parts import arrow_to_vectors, read_rows
-from transforms.work.compute import PartBuilder, Timings, checked, compute_item, compute_parts, encode_each
+from transforms.work.compute import compute_item, compute_parts
 
 CARD = ModelCard("mean", "m" * 40, "frame", "f32", {"v": Output(3, "mean")}, Preprocess(16, 16, fit="squash"))
 JOB = FeatureJob(

@@ -13,8 +13,8 @@ from stores import SmallStore
 from schemas.exports import Hdf5Export
 from schemas.records import row_id
 from schemas.release import FeatureEntry, OutputEntry
-from transforms.publish.export_base import groups_of_parts
-from transforms.publish.export_hdf5 import places_of_uids, tasks_of
+from transforms.exports.base import groups_of_parts
+from transforms.exports.hdf5 import places_of_uids, tasks_of
 
 CONTENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 12)), min_size=1, max_size=40)
 

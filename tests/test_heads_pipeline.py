@@ -38,8 +38,8 @@ from transforms.heads.truths import Truths, classes_of, read_truths
 from transforms.metrics.labels import LabelAccumulator
 from transforms.metrics.segments import SegmentAccumulator
 from transforms.search.searching import open_store
+from transforms.store import quantize
 from transforms.store.objects import Objects
-from transforms.tfrecords import quantize
 from transforms.tfrecords.framing import write_records
 from transforms.tfrecords.write import encode_frames
 from transforms.upkeep.vacuuming import vacuum_store

@@ -26,8 +26,8 @@ from transforms.heads.pooling import (
     pooled_within,
     texts_of,
 )
+from transforms.store import quantize
 from transforms.store.parts import codes_to_arrow, vectors_to_arrow
-from transforms.tfrecords import quantize
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections import defaultdict
 from dataclasses import dataclass
 from email.message import Message
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -212,6 +214,23 @@ def imported(path: Path) -> set[str]:
 def test_imports_point_from_pipelines_to_transforms_to_schemas(package: str, never: set[str]) -> None:
     wrong = {str(path): imported(path) & never for path in (ROOT / package).rglob("*.py")}
     assert not {path: names for path, names in wrong.items() if names}
+
+
+def rooms_used(package: str) -> dict[str, set[str]]:
+    """By folder (or module) of a package, the others that it imports."""
+    used: dict[str, set[str]] = defaultdict(set)
+    for path in (ROOT / package).rglob("*.py"):
+        _, room, *_ = path.relative_to(ROOT).with_suffix("").parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
+                used[room] |= {node.module.split(".")[1]} - {room}
+    return used
+
+
+@pytest.mark.parametrize("package", ["transforms", "pipelines"])
+def test_rooms_of_a_package_build_on_one_another_without_circles(package: str) -> None:
+    order = tuple(TopologicalSorter(rooms_used(package)).static_order())  # raises CycleError
+    assert len(order) > 5
 
 
 ONLY_WITH_EXTRAS = {

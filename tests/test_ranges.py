@@ -14,7 +14,7 @@ from transforms.narrations.pairs import time_to_index
 from transforms.store.objects import Objects
 from transforms.store.parts import FeatureRow, PartWriter
 from transforms.store.ranges import rows_by_item
-from transforms.work.rates import rows_per_second
+from transforms.store.rates import rows_per_second
 
 PLACES = {"item_no": 1, "uid": "u", "digest": "d", "part": "part-1.parquet"}
 

@@ -20,10 +20,10 @@ from schemas.errors import SpecError
 from schemas.sources import MediaSource
 from schemas.spec_file import load_document, parse_document
 from schemas.tfrecords import RatedSegment, Record, Yt8mFrames, Yt8mVideo
-from transforms.inputs.label_listing import list_media
+from transforms.media.label_listing import list_media
+from transforms.store import quantize
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors
-from transforms.tfrecords import quantize
 from transforms.tfrecords.export import chosen_outputs, read_piece, write_piece
 from transforms.tfrecords.framing import read_records, write_records
 from transforms.tfrecords.pca import Pca

@@ -18,8 +18,8 @@ from schemas.records import row_id
 from schemas.spec_file import parse_document
 from schemas.tfrecords import Yt8mVideo
 from transforms.store.objects import Objects
+from transforms.store.record_ids import ID_FOOTER, hash_ids, ids_of_rows, joined, pack_ids, unpack_ids
 from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.record_ids import ID_FOOTER, hash_ids, ids_of_rows, joined, pack_ids, unpack_ids
 from transforms.tfrecords.repeated import read_ids, shared_ids
 from transforms.tfrecords.write import encode_video
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tfrecords import BadRecord, RatedSegment, Yt8mFrames, Yt8mVideo
+from transforms.store.quantize import decode, encode
 from transforms.tfrecords.framing import write_records
 from transforms.tfrecords.proto import RecordError
-from transforms.tfrecords.quantize import decode, encode
 from transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_name, shard_of
 from transforms.tfrecords.yt8m import Yt8mFormat, parse_frames, parse_video, read_frames, read_videos
 

@@ -17,7 +17,7 @@ from schemas.spec import EncoderSpec, FeatureSpec, Spec
 from schemas.spec_errors import explain
 from transforms.encoders.base import EncoderOptions, Family
 from transforms.encoders.registry import family
-from transforms.work.rates import rows_per_second
+from transforms.store.rates import rows_per_second
 
 TEXT_KINDS = ("narrations", "labels")
 """Kinds of sources whose items are texts."""

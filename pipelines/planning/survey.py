@@ -18,8 +18,8 @@ from pipelines.planning.judge import of_source
 from schemas.jobs import RunJob
 from schemas.records import Failure
 from schemas.spec import Spec
-from transforms.inputs.label_listing import list_media
 from transforms.inputs.listing import LISTING, KnownListing
+from transforms.media.label_listing import list_media
 from transforms.precomputed.source import list_precomputed
 from transforms.publish.frames import failures_frame, write_frames
 from transforms.store.objects import Objects

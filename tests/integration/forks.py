@@ -36,7 +36,7 @@ PLACES: dict[str, str] = {
     "commit": "deltalake:DeltaTable.create_write_transaction",
     "index_file": "faiss:write_index",
     "hdf5_item": "transforms.store.hdf5:_Writer.write",
-    "hdf5_master": "transforms.publish.export_hdf5:write_master",
+    "hdf5_master": "transforms.exports.hdf5:write_master",
     "publish": "transforms.publish.final:append_release",
     "outcome": "transforms.publish.final:write_outcome",
 }

@@ -18,7 +18,7 @@ from schemas.errors import StoreError
 from schemas.heads import InputColumn
 from schemas.records import ORDINAL_BITS
 from schemas.release import Release
-from transforms.publish.export_base import feature_contents, groups_of_parts
+from transforms.exports.base import feature_contents, groups_of_parts
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path, read_rows
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from schemas.heads import InputColumn
 from transforms.heads.plain import PlainHead
 from transforms.heads.transform import rounds_of
-from transforms.tfrecords import quantize
+from transforms.store import quantize
 
 EXAMPLES, TENSORS = "serving_default", "tensors"
 

@@ -17,9 +17,9 @@ from schemas.heads import InputColumn
 from schemas.plan import RunPlan
 from schemas.release import HeadEntry, Release
 from schemas.tables import LABELS
+from transforms.exports.base import feature_contents
 from transforms.heads.plain import Label, PlainHead, read_head
 from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, texts_of
-from transforms.publish.export_base import feature_contents
 from transforms.store.objects import Objects
 from transforms.store.releases import folder_entries
 from transforms.store.tables import rows_file

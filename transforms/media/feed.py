@@ -11,7 +11,7 @@ from schemas.records import ShardItem
 from schemas.sources import HttpSpec
 from transforms.inputs.spool import open_input
 from transforms.media.decode import DecodeReport, Request, decode
-from transforms.work.compute import ItemCount, PartBuilder, Timings
+from transforms.store.part_builder import ItemCount, PartBuilder, Timings
 
 
 def feed_media(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:

@@ -15,8 +15,8 @@ from schemas.media import Sampled
 from schemas.records import ShardItem
 from transforms.inputs.spool import open_input
 from transforms.narrations.listing import TextsPlace, place_of
+from transforms.store.part_builder import ItemCount, PartBuilder, Timings
 from transforms.store.uris import is_remote
-from transforms.work.compute import ItemCount, PartBuilder, Timings
 
 COLUMNS = ["idx", "start_s", "end_s", "encoded"]
 

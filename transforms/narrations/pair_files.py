@@ -88,7 +88,7 @@ class PairsReport:
 
 @dataclass(frozen=True)
 class PairsTask:
-    """One file to make; see ``transforms.publish.export_base.FileTask``.
+    """One file to make; see ``transforms.exports.base.FileTask``.
 
     Attributes:
         split: empty for a file that holds all.

@@ -20,17 +20,17 @@ from schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, FeatureEntry, Release
 from schemas.spec_base import KeepSpec
+from transforms.exports.base import Exporter, entries_of
 from transforms.narrations import pairs
 from transforms.narrations.ingest import SPOOLS
 from transforms.narrations.pair_files import Layout, PairsTask, VideoPairs, read_report
 from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 from transforms.narrations.table import TABLE
 from transforms.narrations.uids import read_uid_list
-from transforms.publish.export_base import Exporter, entries_of
 from transforms.store.objects import Objects
 from transforms.store.ranges import ItemRows, rows_by_item
+from transforms.store.rates import rows_per_second
 from transforms.store.tables import contents_of, table_files
-from transforms.work.rates import rows_per_second
 
 REVISION = 1
 NO_TEXTS = "videos_without_texts"
@@ -111,7 +111,7 @@ def _side(objects: Objects, draft: Release, feature: str, output: str | None) ->
 
 
 class PairsExporter(Exporter):
-    """See ``transforms.publish.export_base``."""
+    """See ``transforms.exports.base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: PairsExport) -> None:
         self._objects, self._name, self._export, self._base = objects, name, export, plan.base

@@ -15,8 +15,8 @@ from transforms.inputs.spool import open_input
 from transforms.precomputed.read import read_features
 from transforms.precomputed.source import feature_item, split_uri
 from transforms.precomputed.window_law import WindowLaw, row_times
+from transforms.store.part_builder import ItemCount, PartBuilder, Timings
 from transforms.store.parts import vectors_to_arrow
-from transforms.work.compute import ItemCount, PartBuilder, Timings
 
 ROWS_AT_ONCE = 4_096
 

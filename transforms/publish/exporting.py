@@ -9,13 +9,13 @@ import apache_beam as beam
 
 from schemas.plan import RunPlan
 from schemas.release import ExportEntry, Release
-from transforms.publish.export_base import Exporter, FileTask
+from transforms.exports.base import Exporter, FileTask
 from transforms.store.objects import Objects
 from transforms.work.counters import count
 from transforms.work.planned import PlannedDoFn
 
 _EXPORTERS = {
-    "hdf5": "transforms.publish.export_hdf5:Hdf5Exporter",
+    "hdf5": "transforms.exports.hdf5:Hdf5Exporter",
     "pairs": "transforms.narrations.pairs_export:PairsExporter",
     "tfrecord": "transforms.tfrecords.export:TfrecordExporter",
 }

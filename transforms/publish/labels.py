@@ -21,7 +21,7 @@ from schemas.plan import RunPlan
 from schemas.release import Release
 from schemas.tables import LABELS
 from transforms.heads.tagging import TagTask, head_entries, tag_tasks
-from transforms.inputs.label_listing import KEY
+from transforms.media.label_listing import KEY
 from transforms.publish.frames import empty_frame
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path, read_rows

@@ -27,9 +27,9 @@ from transforms.store.hdf5_names import escape, unescape
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, part_path
 from transforms.store.ranges import RowRanges, rows_by_item
+from transforms.store.rates import rows_per_second
 from transforms.store.releases import read_releases
 from transforms.store.tables import contents_of
-from transforms.work.rates import rows_per_second
 
 MOST_OPEN_PARTS = 32
 

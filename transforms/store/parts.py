@@ -22,17 +22,21 @@ from schemas.digests import digest_part
 from schemas.errors import StoreError
 from schemas.records import PartRecord
 from schemas.tables import feature_schema
+from transforms.store import quantize
 from transforms.store.objects import Objects
-from transforms.tfrecords import quantize
-from transforms.tfrecords.record_ids import ID_FOOTER, ItemIds, ids_of_rows, joined, pack_ids
+from transforms.store.record_ids import ID_FOOTER, ItemIds, ids_of_rows, joined, pack_ids
 
 FOOTER = b"cliploom"
 ROW_GROUP_BYTES = 8 << 20
 
 
+Vectors = dict[str, NDArray[np.float32]]
+"""Of one row by output name, float32 [dim]."""
+
+
 @dataclass(frozen=True)
 class FeatureRow:
-    """One row before it is written; ``vectors`` by output name, float32 [dim]."""
+    """One row before it is written."""
 
     row_id: int
     uid: str
@@ -40,7 +44,7 @@ class FeatureRow:
     end_s: float | None
     frame: int
     item_digest: str
-    vectors: dict[str, NDArray[np.float32]]
+    vectors: Vectors
 
 
 def part_path(table: str, part: str) -> str:

@@ -26,12 +26,12 @@ from schemas.plan import RunPlan
 from schemas.records import ORDINAL_BITS
 from schemas.release import ExportEntry, Release
 from schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
-from transforms.publish.export_base import Exporter, entries_of, feature_contents, groups_of_parts
+from transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
+from transforms.store import quantize
 from transforms.store.objects import Objects
 from transforms.store.parts import arrow_to_vectors, binary_codes, part_path, read_rows
 from transforms.store.releases import file_entry
 from transforms.store.tables import read_table
-from transforms.tfrecords import quantize
 from transforms.tfrecords.framing import write_records
 from transforms.tfrecords.pca import Pca, load_pca, save_pca
 from transforms.tfrecords.write import encode_frames, encode_video, shard_name, shard_of
@@ -254,7 +254,7 @@ def _runs(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 class TfrecordExporter(Exporter):
-    """See ``transforms.publish.export_base``."""
+    """See ``transforms.exports.base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: TfrecordExport) -> None:
         self._objects, self._name, self._export, self._base = objects, name, export, plan.base

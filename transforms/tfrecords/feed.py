@@ -15,13 +15,13 @@ from schemas.records import MAX_ORDINAL, ShardItem, row_id
 from schemas.tables import RECORD_LABELS, feature_schema
 from schemas.tfrecords import BadRecord, ExampleField, ExampleRecord, Yt8mFrames, Yt8mVideo
 from transforms.inputs.spool import open_input
+from transforms.store import quantize
+from transforms.store.part_builder import ItemCount, PartBuilder, Timings
 from transforms.store.parts import codes_to_arrow, vectors_to_arrow
-from transforms.tfrecords import quantize
 from transforms.tfrecords.example import read_examples
 from transforms.tfrecords.framing import Readable
 from transforms.tfrecords.settings import ShardSettings
 from transforms.tfrecords.yt8m import Yt8mFormat, read_frames, read_videos
-from transforms.work.compute import ItemCount, PartBuilder, Timings
 
 TABLE_BYTES = 8 << 20
 MOST_FAILURES = 100

@@ -22,7 +22,7 @@ from schemas.jobs import FeatureJob
 from schemas.records import Failure
 from transforms.store.objects import Objects
 from transforms.store.parts import part_path
-from transforms.tfrecords.record_ids import ID_FOOTER, ItemIds, hash_ids, ids_of_rows, unpack_ids
+from transforms.store.record_ids import ID_FOOTER, ItemIds, hash_ids, ids_of_rows, unpack_ids
 
 STAGE = "ids"
 """Stage of these failures; they are found anew whenever the parts have changed."""

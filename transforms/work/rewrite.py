@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.digests import digest_part
 from schemas.errors import StoreError
 from schemas.jobs import FeatureJob
-from schemas.records import ORDINAL_BITS, Content, Failure, PartRecord, PartUse, Rewrite
+from schemas.records import Content, Failure, PartRecord, PartUse, Rewrite
 from transforms.store.objects import Objects
+from transforms.store.part_builder import renamed
 from transforms.store.parts import PartWriter, footer_of, part_path, read_rows
 
 
@@ -67,20 +67,3 @@ def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -
         ]
     writer.detach()
     return contents, failures
-
-
-def renamed(rows: pa.Table, item_no: int, uid: str | None) -> pa.Table:
-    """The rows as rows of another item: ordinals stay.
-
-    Args:
-        rows: feature rows of one item.
-        item_no: its new number.
-        uid: its new uid; None where rows have uids of their own.
-    """
-    ordinals = pc.bit_wise_and(rows["row_id"], pa.scalar((1 << ORDINAL_BITS) - 1, pa.int64()))
-    ids = pc.bit_wise_or(ordinals, pa.scalar(item_no << ORDINAL_BITS, pa.int64()))
-    table = rows.set_column(0, rows.schema.field("row_id"), ids)
-    if uid is None:
-        return table
-    uids = pa.array([uid] * rows.num_rows, pa.string())
-    return table.set_column(1, rows.schema.field("uid"), uids)

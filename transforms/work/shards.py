@@ -19,8 +19,9 @@ from schemas.jobs import FeatureJob, RunJob
 from schemas.records import PartRecord, Rewrite, Shard, ShardItem
 from transforms.narrations.known import read_known
 from transforms.store.objects import Objects
+from transforms.store.part_builder import PartBuilder, Timings
 from transforms.store.parts import as_stored, part_path, read_record, read_rows
-from transforms.work.compute import PartBuilder, Timings, compute_item, compute_parts
+from transforms.work.compute import compute_item, compute_parts
 from transforms.work.counters import count
 from transforms.work.inflight import Inflight, die_with, item_key
 from transforms.work.models import SentenceEncoder, load_encoder

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from schemas.tfrecords import ExampleField, RatedSegment, Yt8mFrames, Yt8mVideo
+from transforms.store.quantize import decode
 from transforms.tfrecords.example import parse_example
 from transforms.tfrecords.framing import read_records, write_records
-from transforms.tfrecords.quantize import decode
 from transforms.tfrecords.write import encode_example, encode_frames, encode_video
 from transforms.tfrecords.yt8m import parse_frames, parse_video, read_frames
 

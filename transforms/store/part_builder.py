@@ -1,0 +1,290 @@
+"""From samples to the rows of a part: gathered into batches, encoded, written, counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
+from schemas.jobs import FeatureJob
+from schemas.media import Sampled
+from schemas.records import ORDINAL_BITS, Content, Failure, PartRecord, ShardItem, Twin, row_id
+from transforms.store.parts import FeatureRow, PartWriter, Vectors
+
+Sample = NDArray[np.uint8] | str
+"""What an encoder takes: a picture, a clip or a text."""
+
+_NO_PIXELS = np.empty(0, np.uint8)
+
+
+class Encoder(Protocol):
+    """An encoder as shards call it, such as ``models.SampleEncoder``; ``batch`` is what it likes at once."""
+
+    @property
+    def batch(self) -> int:
+        """Samples handed to ``encode`` at once."""
+        ...
+
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Vectors | EncodeError]:
+        """One row of vectors, or one error, for each sample."""
+        ...
+
+
+@dataclass
+class Timings:
+    """Seconds by stage, summed over a shard."""
+
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    write_s: float = 0.0
+    frames_decoded: int = 0
+
+
+@dataclass
+class ItemCount:
+    """What becomes of one item in one part, while its samples pass through.
+
+    Attributes:
+        kept: rows to be written again for twins, without their pixels.
+        tables: the same, of items whose rows come as tables.
+        losses: what could not be read inside the item, each a failure of its own.
+    """
+
+    item: ShardItem
+    planned: int = 0
+    rows: int = 0
+    lost: str = ""
+    error: ItemError | None = None
+    kept: list[tuple[Sampled, Vectors]] = field(default_factory=list)
+    tables: list[pa.Table] = field(default_factory=list)
+    losses: list[ItemError] = field(default_factory=list)
+
+
+class PartBuilder:
+    """Makes the part of one feature: gathers pixels into batches, encodes them, writes rows, counts.
+
+    Batches reach over the ends of items, so that many small items fill them too; rows keep their order.
+
+    Args:
+        job: the feature.
+        encoder: pixels in, one dict of vectors for each out; None where the source brings vectors.
+        writer: takes the rows.
+        timings: added to.
+        on_end: told when all rows of an item are written, with their number.
+    """
+
+    def __init__(
+        self,
+        job: FeatureJob,
+        encoder: Encoder | None,
+        writer: PartWriter,
+        timings: Timings,
+        on_end: Callable[[ShardItem, int], None],
+    ) -> None:
+        self.job = job
+        self._encoder = encoder
+        self._writer = writer
+        self._timings = timings
+        self._on_end = on_end
+        self._pending: list[tuple[ItemCount, Sampled | None]] = []
+        self._pictures = 0
+        self._contents: list[Content] = []
+        self._failures: list[Failure] = []
+
+    def add(self, count: ItemCount, sampled: Sampled) -> None:
+        """Take one sample; encodes when a batch is full."""
+        self._pending.append((count, sampled))
+        self._pictures += 1
+        if self._encoder is None or self._pictures >= self._encoder.batch:
+            self.flush()
+
+    def add_table(self, count: ItemCount, rows: pa.Table) -> None:
+        """Take rows of an item that need no encoder, with the row ids and uids of its first twin."""
+        self.flush()
+        began = time.perf_counter()
+        self._writer.write_table(rows)
+        self._timings.write_s += time.perf_counter() - began
+        count.rows += rows.num_rows
+        if len(count.item.twins) > 1:
+            count.tables.append(rows)
+
+    def end_item(self, count: ItemCount) -> None:
+        """Say that the item has no more samples."""
+        self._pending.append((count, None))
+
+    def flush(self) -> None:
+        """Encode and write what is pending, and close the items that have ended."""
+        pending, self._pending, self._pictures = self._pending, [], 0
+        began = time.perf_counter()
+        pixels = [sampled.pixels for _, sampled in pending if sampled is not None]
+        results = iter(encode_each(self._encoder, pixels, self.job) if pixels and self._encoder else ())
+        encoded = time.perf_counter()
+        for count, sampled in pending:
+            if sampled is None:
+                self._close(count)
+            else:
+                self._take(count, sampled, next(results))
+        self._timings.encode_s += encoded - began
+        self._timings.write_s += time.perf_counter() - encoded
+
+    def _take(self, count: ItemCount, sampled: Sampled, result: Vectors | EncodeError) -> None:
+        if isinstance(result, EncodeError):
+            count.error = count.error or result
+            return
+        vectors = {name: result[name] for name in self.job.outputs}
+        count.rows += 1
+        self._write(count.item, 0, sampled, vectors)
+        if len(count.item.twins) > 1:
+            count.kept.append((replace(sampled, pixels=_NO_PIXELS), vectors))
+
+    def _write(self, item: ShardItem, twin: int, sampled: Sampled, vectors: Vectors) -> None:
+        whose = item.twins[twin]
+        number = row_id(whose.item_no, sampled.ordinal)
+        start_s, end_s, frame = sampled.start_s, sampled.end_s, sampled.frame
+        self._writer.write(FeatureRow(number, whose.uid, start_s, end_s, frame, item.digest, vectors))
+
+    def _close(self, count: ItemCount) -> None:
+        item = count.item
+        for twin in range(1, len(item.twins)):
+            for sampled, vectors in count.kept:
+                self._write(item, twin, sampled, vectors)
+            for rows in count.tables:
+                whose = item.twins[twin]
+                self._writer.write_table(renamed(rows, whose.item_no, None if self.job.records else whose.uid))
+        count.kept.clear()
+        count.tables.clear()
+        error = count.error or lost_rows(count)
+        errors = [*count.losses, *([error] if error is not None else [])]
+        first = self._writer.rows - count.rows * len(item.twins)
+        for number, whose in enumerate(item.twins):
+            self._contents.append(
+                Content(
+                    item_no=whose.item_no,
+                    uid=whose.uid,
+                    digest=item.digest,
+                    segment=item.segment.number,
+                    segments=item.segment.of,
+                    planned=count.planned,
+                    rows=count.rows,
+                    first_row=first + number * count.rows,
+                )
+            )
+            self._failures += [failure_row(self.job, count, whose, each) for each in errors]
+        self._on_end(item, count.rows * len(item.twins))
+
+    def fail_item(self, item: ShardItem, error: ItemError) -> None:
+        """Record that nothing of the item could be had."""
+        count = ItemCount(item, error=error)
+        self.end_item(count)
+
+    def add_finished(self, item: ShardItem, record: PartRecord, tables: Iterable[pa.Table]) -> None:
+        """Append what another process computed for one item."""
+        self.flush()
+        offset = self._writer.rows
+        for table in tables:
+            self._writer.write_table(table)
+        self._contents += [replace(content, first_row=content.first_row + offset) for content in record.contents]
+        self._failures += record.failures
+        self._on_end(item, record.rows)
+
+    def finish(self, part: str) -> PartRecord:
+        """Write what is pending; size and digest are filled in when the file is closed."""
+        self.flush()
+        return PartRecord(
+            feature=self.job.name,
+            config=self.job.config,
+            part=part,
+            rows=self._writer.rows,
+            size=0,
+            digest="",
+            contents=tuple(self._contents),
+            failures=tuple(self._failures),
+        )
+
+
+def encode_each(encoder: Encoder, batch: Sequence[Sample], job: FeatureJob) -> list[Vectors | EncodeError]:
+    """Encode a batch; when that fails as a whole, one by one, so that only the culprit is lost."""
+    try:
+        results = encoder.encode(batch)
+    except Exception as error:
+        # The encoder may be anybody's code; what it raises is recorded as the item's failure.
+        if len(batch) == 1:
+            transient = isinstance(error, MemoryError)
+            reason = "out of memory" if transient else f"{type(error).__name__}: {error}"
+            return [EncodeError("encode", f"encoder {encoder_name(job)}: {reason}", transient=transient)]
+        return [result for single in batch for result in encode_each(encoder, [single], job)]
+    return [checked(result, job) for result in results]
+
+
+def checked(result: Vectors | EncodeError, job: FeatureJob) -> Vectors | EncodeError:
+    """The result, or an error when a wanted output is missing, has another length or is not finite."""
+    if isinstance(result, EncodeError):
+        return result
+    for name, dim in job.outputs.items():
+        vector = result.get(name)
+        if vector is None or vector.shape != (dim,):
+            found = "nothing" if vector is None else f"shape {vector.shape}"
+            return EncodeError("encode", f"encoder {encoder_name(job)}: output {name!r} should be [{dim}], not {found}")
+        if not np.isfinite(vector).all():
+            return EncodeError("encode", f"encoder {encoder_name(job)}: output {name!r} is not finite")
+    return result
+
+
+def encoder_name(job: FeatureJob) -> str:
+    """The encoder's kind, for messages."""
+    return job.card.kind if job.card else job.kind
+
+
+def lost_rows(count: ItemCount) -> ItemError | None:
+    """A failure, partial when rows were made, when less came out than planned or the header says there was more."""
+    if count.rows == 0 and count.planned:
+        return NoVideoError("decode", count.lost or "no frame could be decoded")
+    missing = count.planned - count.rows
+    if missing or count.lost:
+        return DamagedError("decode", count.lost or f"{missing} of {count.planned} samples could not be decoded")
+    return None
+
+
+def failure_row(job: FeatureJob, count: ItemCount, twin: Twin, error: ItemError) -> Failure:
+    """The row that tells of an item's failure, or of the part of it that was lost."""
+    return Failure(
+        source=job.source,
+        feature=job.name,
+        uid=twin.uid,
+        uri=count.item.uri,
+        item_no=twin.item_no,
+        digest=count.item.digest,
+        config=job.config,
+        stage=error.stage,
+        type=type(error).__name__.removesuffix("Error"),
+        message=str(error),
+        transient=error.transient,
+        partial=count.rows > 0,
+        expected=count.planned,
+        got=count.rows,
+        attempts=count.item.tries + 1,
+    )
+
+
+def renamed(rows: pa.Table, item_no: int, uid: str | None) -> pa.Table:
+    """The rows as rows of another item: ordinals stay.
+
+    Args:
+        rows: feature rows of one item.
+        item_no: its new number.
+        uid: its new uid; None where rows have uids of their own.
+    """
+    ordinals = pc.bit_wise_and(rows["row_id"], pa.scalar((1 << ORDINAL_BITS) - 1, pa.int64()))
+    ids = pc.bit_wise_or(ordinals, pa.scalar(item_no << ORDINAL_BITS, pa.int64()))
+    table = rows.set_column(0, rows.schema.field("row_id"), ids)
+    if uid is None:
+        return table
+    uids = pa.array([uid] * rows.num_rows, pa.string())
+    return table.set_column(1, rows.schema.field("uid"), uids)
