@@ -23,7 +23,6 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
-    GenericError,
     NotFoundError,
     PermissionDeniedError,
     PreconditionError,
@@ -133,14 +132,7 @@ class Objects:
         """Create or replace ``path`` in one step, with these bytes or those of a local file."""
         self._make_root()
         with self.errors(path):
-            self.ask(lambda: self._replace(path, data))
-
-    def _replace(self, path: str, data: bytes | Path) -> None:
-        try:
-            obstore.put(self.store, path, data)
-        except AlreadyExistsError as error:
-            # A bucket's "conflict": another request for this name is under way, and this one may be made again.
-            raise GenericError(str(error)) from None
+            self.ask(lambda: obstore.put(self.store, path, data))
 
     @contextmanager
     def create_file(self, path: str) -> Iterator[Path]:
