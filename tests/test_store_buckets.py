@@ -12,7 +12,18 @@ from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError, 
 
 from schemas.errors import SpecError
 from schemas.records import Content, Failure, PartRecord
-from transforms.store.buckets import PATIENCE, REQUEST, Patience, given_up, may_pass, patience, patiently, table_options
+from transforms.store.buckets import (
+    PATIENCE,
+    REQUEST,
+    Patience,
+    check_endpoints,
+    given_up,
+    may_pass,
+    patience,
+    patiently,
+    refusal,
+    table_options,
+)
 from transforms.store.objects import Objects, _Ranges
 from transforms.store.parts import as_stored
 from transforms.work.records import MOST_FILES
@@ -35,6 +46,44 @@ def test_errors_of_the_way_may_pass(error: Exception) -> None:
 )
 def test_errors_of_the_object_do_not_pass(error: Exception) -> None:
     assert not may_pass(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("status code: 400 Bad Request: <Error><Code>ExpiredToken</Code></Error>", "HTTP 400, ExpiredToken"),
+        ("status code: 404 Not Found", "HTTP 404"),
+        ("Unable to open service account file from /none", "Generic S3 error: Unable to open service account file"),
+    ],
+)
+def test_what_is_refused_is_not_asked_for_again(said: str, found: str) -> None:
+    error = GenericError(f"Generic S3 error: {said}")
+    assert refusal(error).startswith(found)
+    assert not may_pass(error)
+
+
+@pytest.mark.parametrize("status", ["408", "409", "425", "429", "500", "503", "400 x <Code>RequestTimeout</Code>"])
+def test_a_server_that_is_busy_is_asked_again(status: str) -> None:
+    error = GenericError(f"Generic S3 error: Server returned non-2xx status code: {status}")
+    assert may_pass(error)
+    assert not refusal(error)
+
+
+def test_the_reason_is_not_taken_from_the_settings_of_the_client() -> None:
+    error = GenericError("Generic S3 error: error sending request\n\nDebug source:\nretry_timeout: 180s")
+    assert given_up(error).endswith("(the connection broke off)")
+
+
+@pytest.mark.parametrize("value", ["ht!tp//host", "host:9000", "http://me:word@host:9000", "http://a b"])
+def test_an_endpoint_that_is_no_plain_address_is_refused_unshown(value: str) -> None:
+    with pytest.raises(SpecError, match="AWS_ENDPOINT_URL is no plain address") as raised:
+        check_endpoints({"AWS_ENDPOINT_URL": value})
+    assert "word" not in str(raised.value).replace("password", "")
+
+
+@pytest.mark.parametrize("value", ["", "http://127.0.0.1:9000", "https://s3.example.org/path", "http://[::1]:9000"])
+def test_a_plain_endpoint_is_taken(value: str) -> None:
+    check_endpoints({"AWS_ENDPOINT_URL": value})
 
 
 def test_a_request_is_tried_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,9 @@ def main(arguments: list[str]) -> int:
     die_with(int(arguments[1]))
     try:
         answer = run_request(request)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception, and would only come again
         found = user_error(error)
         trace = masked(traceback.format_exc())
         answer = {"error": masked(str(found)) or type(found).__name__, "kind": type(found).__name__, "trace": trace}

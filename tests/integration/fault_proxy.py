@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Fault = Literal["", "500", "503", "cut", "hang", "lost"]
-"""What befalls a request: an error answer; half of the body, then the end; no answer for ``HANG_S``; passed on, but the
-answer lost."""
+Fault = Literal["", "409", "429", "500", "502", "503", "504", "cut", "hang", "lost"]
+"""What befalls a request: an error answer, that of 429 and 503 with ``Retry-After``; half of the body, then the end; no
+answer for ``HANG_S``; passed on, but the answer lost."""
 HANG_S = 3.0
 _OWN_HEADERS = ("connection", "transfer-encoding", "keep-alive")
 
@@ -70,8 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             time.sleep(HANG_S)
             self._drop()
-        elif fault in ("500", "503"):
-            self._answer(int(fault), {}, b"<Error><Code>SlowDown</Code></Error>", whole=True)
+        elif fault.isdecimal():
+            busy = {"Retry-After": "1"} if fault in ("429", "503") else {}
+            self._answer(int(fault), busy, b"<Error><Code>SlowDown</Code></Error>", whole=True)
         else:
             status, headers, answer = self._ask(body)
             if fault == "lost":

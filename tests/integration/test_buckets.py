@@ -309,7 +309,7 @@ def proxied(server: S3Server, tiny: Project, monkeypatch: pytest.MonkeyPatch) ->
         yield tiny, proxy
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "cut", "lost", "hang"])
+@pytest.mark.parametrize("fault", ["429", "500", "503", "cut", "lost", "hang"])
 def test_a_run_outlasts_faults_of_the_store(proxied: tuple[Project, Proxy], fault: Fault) -> None:
     project, proxy = proxied
     draw(project.folder / "media" / "added.png", 78)
@@ -334,6 +334,27 @@ def test_a_run_outlasts_faults_of_the_store(proxied: tuple[Project, Proxy], faul
     assert [release.release for release in read_releases(project.objects).rows] == [1, 2]
     assert verify_release(project.store, None) == []
     assert {row[0] for row in project.rows("frames")} == {"added", *(f"still{number}" for number in range(1, 6))}
+
+
+def test_a_conflict_with_another_request_is_no_sign_that_the_object_is_there(proxied: tuple[Project, Proxy]) -> None:
+    project, proxy = proxied
+    draw(project.folder / "media" / "added.png", 81)
+    project.push()
+    asked: set[str] = set()
+
+    def rule(method: str, path: str) -> Fault:
+        """The first put of each object: servers say so while a neighbour or the same object is at work."""
+        if method != "PUT" or "_delta_log" in path or path in asked:
+            return ""
+        asked.add(path)
+        return "409"
+
+    proxy.rule = rule
+    assert go(project, lambda text: None).changed
+    assert any("part-" in path for _, _, path in proxy.seen)
+    assert any("inflight" in path for _, _, path in proxy.seen)
+    assert verify_release(project.store, None) == []
+    assert len(project.rows("frames")) == 7
 
 
 @pytest.mark.parametrize("broken", ["GET", "PUT"])

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -40,7 +40,16 @@ _BYTES_PER_S = 1_000_000
 _JITTER = random.SystemRandom()
 # How the clients name an error that is none of the object's: the text is all that deltalake gives of it.
 _CLIENT = re.compile(r"Generic \w+ error")
+# What the same request will be told again: refusals, and settings that are no settings.
+_REFUSED = re.compile(
+    r"status code: (?P<status>4(?!08|09|25|29)\d\d)|redirect without LOCATION|"
+    r"Unable to open|Invalid Access Key|Error reading pem"
+)
+# S3 says 400 for some faults of the way, too.
+_STILL_PASSING = re.compile(r"<Code>(?:RequestTimeout|IncompleteBody|SlowDown)")
+_ENDPOINTS = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _SIGNS = {
+    "169.254.169.254": "no credentials in the environment, and this machine has no role of a cloud",
     "timed out": "no answer in time",
     "timeout": "no answer in time",
     "connect": "no connection",
@@ -58,6 +67,10 @@ _LASTING = (
     UnauthenticatedError,
     UnknownConfigurationKeyError,
 )
+
+
+class BusyError(OSError):
+    """The server would not change an object while another request changed it or its neighbours (HTTP 409)."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +112,31 @@ def connect(uri: str, size: int = 0) -> ObjectStore:
     Args:
         uri: of the bucket or a prefix in it; credentials come from the environment.
         size: bytes of the largest body that one request will carry.
+
+    Raises:
+        SpecError: for an endpoint in the environment that is no address.
     """
     law = patience()
+    check_endpoints(os.environ)
     return from_url(
         uri,
         client_options={"allow_http": _insecure(), "timeout": timedelta(seconds=law.request_s + size / _BYTES_PER_S)},
         retry_config={"retry_timeout": timedelta(seconds=law.total_s)},
     )
+
+
+def check_endpoints(environment: Mapping[str, str]) -> None:
+    """Refuse endpoints that are no addresses, on which the client panics, or that hold a password.
+
+    Raises:
+        SpecError: naming the variable.
+    """
+    for name in _ENDPOINTS:
+        parts = re.fullmatch(
+            r"https?://(?P<user>[^/@]*@)?[\w.:\[\]-]+(?:/\S*)?", environment.get(name) or "http://none"
+        )
+        if parts is None or parts["user"]:
+            raise SpecError(f"{name} is no plain address; give http://host:port or https://host, without a password.")
 
 
 def table_options() -> dict[str, str]:
@@ -135,9 +166,32 @@ def patiently(request: Callable[[], Result]) -> Result:
 
 def may_pass(error: Exception) -> bool:
     """The error is one of the way to the bucket, or of its server: the same request may succeed later."""
-    if isinstance(error, BaseError):
-        return not isinstance(error, _LASTING)
-    return _CLIENT.search(str(error)) is not None
+    if isinstance(error, BusyError):
+        return True
+    if isinstance(error, _LASTING) or refusal(error):
+        return False
+    return isinstance(error, BaseError) or _CLIENT.search(str(error)) is not None
+
+
+def refusal(error: Exception) -> str:
+    """What the server or the client refuses, in a few words; empty for any other error.
+
+    >>> refusal(Exception("Generic S3 error: status code: 400 Bad Request: <Error><Code>ExpiredToken</Code></Error>"))
+    'HTTP 400, ExpiredToken'
+    """
+    text = _told(error)
+    found = _REFUSED.search(text)
+    if found is None or _STILL_PASSING.search(text) or not (isinstance(error, BaseError) or _CLIENT.search(text)):
+        return ""
+    if found["status"] is None:
+        return masked(next(iter(text.strip().splitlines())))[:200]
+    code = re.search(r"<Code>(\w+)", text)
+    return f"HTTP {found['status']}" + (f", {code[1]}" if code else "")
+
+
+def _told(error: Exception) -> str:
+    """What the client says, without its own record of settings."""
+    return str(error).partition("Debug source:")[0]
 
 
 def given_up(error: Exception) -> str:
@@ -153,7 +207,7 @@ def _why(error: Exception) -> str:
     >>> _why(Exception("Generic S3 error: HTTP error: request or response body error"))
     'the answer broke off'
     """
-    text = str(error)
+    text = _told(error)
     found = re.search(r"status code: (\d{3})", text)
     if found:
         return f"HTTP {found[1]}"

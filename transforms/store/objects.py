@@ -33,7 +33,7 @@ from obstore.store import LocalStore, ObjectStore
 from schemas.digests import digest_stream
 from schemas.errors import SpecError, StoreError
 from schemas.secrets import masked, refuse_secret
-from transforms.store.buckets import Result, connect, given_up, may_pass, patiently, table_options
+from transforms.store.buckets import BusyError, Result, connect, given_up, may_pass, patiently, refusal, table_options
 from transforms.store.uris import absolute
 
 if TYPE_CHECKING:
@@ -122,17 +122,45 @@ class Objects:
         """Create ``path``; False when it is there already, which is left as it is."""
         self._make_root()
         with self.errors(path):
+            return self._create(self.store, path, data)
+
+    def _create(self, store: ObjectStore, path: str, data: bytes | Path) -> bool:
+        """Put what is not there; False when it is.
+
+        Servers say 409 for what is there, but also while another request is at work on the same object or folder.
+        """
+
+        def create() -> bool:
             try:
-                self.ask(lambda: obstore.put(self.store, path, data, mode="create"))
-            except AlreadyExistsError:
+                obstore.put(store, path, data, mode="create")
+            except AlreadyExistsError as error:
+                if self.root is None and self.size(path) is None:
+                    raise BusyError(str(error)) from None
                 return False
-        return True
+            except NotFoundError:
+                raise self._no_bucket(path) from None
+            return True
+
+        return self.ask(create)
 
     def put(self, path: str, data: bytes | Path) -> None:
         """Create or replace ``path`` in one step, with these bytes or those of a local file."""
         self._make_root()
+
+        def replace() -> None:
+            try:
+                obstore.put(self.store, path, data)
+            except AlreadyExistsError as error:
+                raise BusyError(str(error)) from None
+            except NotFoundError:
+                raise self._no_bucket(path) from None
+
         with self.errors(path):
-            self.ask(lambda: obstore.put(self.store, path, data))
+            self.ask(replace)
+
+    def _no_bucket(self, path: str) -> StoreError:
+        what = "the folder is gone" if self.root is not None else "there is no such bucket"
+        return StoreError(f"{self.uri_of(path)}: {what}; make it, or correct the spec's store.")
 
     @contextmanager
     def create_file(self, path: str) -> Iterator[Path]:
@@ -172,9 +200,7 @@ class Objects:
                 self.ask(lambda: obstore.put(self.store, path, local, use_multipart=True, chunk_size=_RANGE))
             return
         store = self.store if size <= _RANGE else connect(self.uri, size)
-        try:
-            self.ask(lambda: obstore.put(store, path, local, mode="create"))
-        except AlreadyExistsError:
+        if not self._create(store, path, local):
             self.beaten.add(path)
 
     def get(self, path: str) -> bytes:
@@ -326,6 +352,8 @@ class Objects:
             elif number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
                 place = self.uri
                 reason = "a file stands where the store needs a folder; move it or choose another store"
+            elif self.root is None and (refused := refusal(error)):
+                reason = f"the bucket can't be used ({refused}); check its name, the region and the credentials"
             elif self.root is None and may_pass(error):
                 reason = f"{given_up(error)}; finished parts are kept, run again later"
             else:
