@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from schemas.errors import SpecError
 
 MASK = "***"
 _LEAST_LENGTH = 8
-_SECRET_VARIABLE = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY|API_KEY|CONNECTION_STRING|_SAS\b")
+_SECRET_VARIABLE = re.compile(
+    r"SECRET|TOKEN|PASSW|CREDENTIAL|ACCESS_KEY|API_?KEY|_KEY(?:_|$)|CONNECTION_STRING|_SAS(?:_|$)"
+)
 # These name a file that holds the secret; the file's name is what a person must read.
 _NAMES_A_FILE = re.compile(r"(?:_FILE|_PATH|GOOGLE_APPLICATION_CREDENTIALS)$")
 _SECRET_OPTION = re.compile(r"secret|passw|session_token|access_key|account_key|connection_string", re.IGNORECASE)
+_SECRET_MEMBER = re.compile(r"private_key$|secret|refresh_token")
 _USER = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*(?=@)")
 _SIGNATURE = re.compile(
     r"(?<=[?&])(x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|x-goog-credential|"
@@ -32,13 +38,25 @@ def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:
     'denied to ***'
     """
     found = {
-        value
+        form
         for name, value in environment.items()
-        if len(value) >= _LEAST_LENGTH and _SECRET_VARIABLE.search(name.upper()) and not _NAMES_A_FILE.search(name)
+        if _SECRET_VARIABLE.search(name.upper()) and not _NAMES_A_FILE.search(name)
+        for form in _forms(value)
     }
     for value in sorted(found, key=len, reverse=True):
         text = text.replace(value, MASK)
     return _SIGNATURE.sub(rf"\1={MASK}", _USER.sub(MASK, text))
+
+
+def _forms(value: str) -> Iterator[str]:
+    """How a secret may stand in a text: as it is, percent-escaped in an address, or as a member of a JSON object."""
+    inside: list[str] = []
+    if value.lstrip().startswith("{"):
+        with suppress(ValueError):
+            inside = [text for place, text in _texts(json.loads(value), "") if _SECRET_MEMBER.search(place)]
+    for text in (value, *inside):
+        if len(text) >= _LEAST_LENGTH:
+            yield from (text, quote(text, safe=""), json.dumps(text)[1:-1])
 
 
 def carries_secret(uri: str) -> bool:

@@ -35,9 +35,29 @@ def test_plain_places_are_no_credentials(uri: str) -> None:
     assert not carries_secret(uri)
 
 
-@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_SAS_TOKEN", "MY_PASSWORD", "HF_TOKEN"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SSE_CUSTOMER_KEY_BASE64",
+        "AZURE_STORAGE_MASTER_KEY",
+        "AZURE_STORAGE_SAS_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "HF_TOKEN",
+        "MY_PASSWORD",
+    ],
+)
 def test_what_the_environment_keeps_secret_is_masked(name: str) -> None:
     assert masked(f"refused {SECRET}!", {name: SECRET}) == "refused ***!"
+
+
+def test_a_secret_is_masked_in_addresses_and_out_of_the_account_that_holds_it() -> None:
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": "ab/cd+ef=gh",
+        "GOOGLE_SERVICE_ACCOUNT_KEY": '{"private_key": "line1\\nline2"}',
+    }
+    told = "no http://a/?s=ab%2Fcd%2Bef%3Dgh, no ab/cd+ef=gh, no 'line1\nline2'"
+    assert masked(told, environment) == "no http://a/?s=***, no ***, no '***'"
 
 
 @pytest.mark.parametrize("name", ["HOME", "GOOGLE_APPLICATION_CREDENTIALS", "AWS_WEB_IDENTITY_TOKEN_FILE"])

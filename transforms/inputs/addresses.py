@@ -1,6 +1,7 @@
 """Addresses on the web: which are taken, how they are shown, what uid they give, what tells that a file is the same.
 
-No user name or password may stand in an address: addresses are written into tables and shown in hits and messages.
+No user name, password or signature may stand in an address: addresses are written into tables and shown in hits and
+messages.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from schemas.digests import SHORT, digest_of
 from schemas.errors import SpecError
+from schemas.secrets import carries_secret
 
 SCHEMES = ("http", "https")
 UNASKED = "unasked"
@@ -61,7 +63,7 @@ def clean_address(text: str, place: str) -> str:
         place: where it stands, for messages.
 
     Raises:
-        SpecError: when it is no http(s) address, or holds a user name or password.
+        SpecError: when it is no http(s) address, or holds a user name, password, signature or token.
     """
     try:
         parts = parse_address(text)
@@ -72,7 +74,12 @@ def clean_address(text: str, place: str) -> str:
             f"{place}: the address of {shown(text)!r} holds a user name or password, which tables and messages would "
             "show; put it into ~/.netrc on the machines that fetch, and leave it out here."
         )
-    return parts._replace(fragment="").geturl()
+    if carries_secret(address := parts._replace(fragment="").geturl()):
+        raise SpecError(
+            f"{place}: the address of {shown(text)!r} holds a signature or token, which tables would keep; name the "
+            "object as s3:// or gs:// with credentials in the environment, or fetch the file first."
+        )
+    return address
 
 
 def shown(address: str) -> str:
