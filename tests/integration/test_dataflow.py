@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -103,12 +105,13 @@ Staged = tuple[beam_api.Pipeline, dict[str, Any]]
 NEW_FEATURE = SPEC["features"] | {"few": {"source": "clips", "sample": {"uniform": 1}, "encoder": "tiny"}}
 
 
-def stage(folder: Path, gcs: Objects) -> Staged:
+def stage(folder: Path, gcs: Objects, targets: dict[str, Any] | None = None) -> Staged:
     """Stage the job that computes a new feature of all pictures; its graph and its template."""
     for top in ("staging", "templates"):
         remove(gcs, top)
+    changes = {"features": NEW_FEATURE} | ({"targets": targets} if targets else {})
     with pytest.raises(CliploomError, match=r"was staged as gs://corpus/templates/nightly and not run; nothing was"):
-        run(folder, "dataflow", (f"--template_location={TEMPLATE}",), features=NEW_FEATURE)
+        run(folder, "dataflow", (f"--template_location={TEMPLATE}",), **changes)
     (graph,) = (entry.path for entry in gcs.list("staging") if entry.path.endswith("/pipeline.pb"))
     return beam_api.Pipeline.FromString(gcs.get(graph)), json.loads(gcs.get("templates/nightly"))
 
@@ -151,6 +154,31 @@ def test_a_template_brings_the_package_and_names_the_run(gcs: Objects, staged: S
             inside |= {name.partition("/")[2] for name in archive.getnames()}
     assert {"setup.py", "pipelines/running/build.py", "transforms/work/shards.py", "schemas/plan.py"} <= inside
     assert not any(name.startswith("tests/") for name in inside)
+
+
+def test_a_wheel_is_staged_as_it_is_with_the_list_of_what_it_needs(gcs: Objects, night: Path, tmp_path: Path) -> None:
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, tmp_path], check=True, capture_output=True)  # in the fixture's copy
+    (wheel,) = tmp_path.glob("*.whl")
+    target = {name: value for name, value in TARGET.items() if name != "setup_file"} | {
+        "extra_package": str(wheel),
+        "requirements_file": str(ROOT / "requirements.lock"),
+        "requirements_cache": "skip",
+    }
+    graph, _ = stage(night, gcs, {"local": {}, "dataflow": target})
+    staged = {entry.path.rpartition("/")[2]: gcs.get(entry.path) for entry in gcs.list("staging")}
+    assert wheel.read_bytes() in staged.values()
+    assert (ROOT / "requirements.lock").read_bytes() in staged.values()
+    (names,) = {
+        frozenset(
+            beam_api.ArtifactStagingToRolePayload.FromString(artifact.role_payload).staged_name
+            for artifact in environment.dependencies
+        )
+        for environment in graph.components.environments.values()
+        if environment.dependencies
+    }
+    assert {wheel.name, "requirements.txt", "extra_packages.txt"} <= names
+    assert not any(name.endswith(".tar.gz") for name in names)
 
 
 def do_fns(graph: beam_api.Pipeline) -> dict[str, tuple[beam_api.PTransform, beam_api.ParDoPayload]]:
