@@ -87,6 +87,7 @@ def run_graph(
     """
     from apache_beam import Pipeline
     from apache_beam.options.pipeline_options import PipelineOptions
+    from grpc import Call, RpcError
 
     if is_local(target):
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -110,10 +111,17 @@ def run_graph(
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
-    result = pipeline.run()
-    check_started(pipeline.options, target, name)
     try:
+        result = pipeline.run()
+        check_started(pipeline.options, target, name)
         state = result.wait_until_finish()
+        found = result.metrics().query()["counters"]
+    except RpcError as error:
+        code = error.code().name if isinstance(error, Call) else type(error).__name__
+        raise CliploomError(
+            f"{target.runner}: the job server went away ({code}). A job that had begun goes on without it: look at "
+            "`cliploom status` of the store; when it has ended, run again: finished parts are reused."
+        ) from error
     except RuntimeError as error:
         # Portable runners put the job's state and the error on the cluster into the text.
         if is_local(target) or "failed in state" not in str(error) or "schemas.errors." in str(error):
@@ -122,7 +130,7 @@ def run_graph(
     if state is not None and str(state) not in ("DONE", "PipelineState.DONE"):
         raise CliploomError(f"The runner {target.runner} ended the job in state {state}; its own log says why.")
     counters: dict[str, int] = {}
-    for counter in result.metrics().query()["counters"]:
+    for counter in found:
         name = counter.key.metric.name
         if counter.key.metric.namespace == "cliploom":
             counters[name] = counters.get(name, 0) + int(counter.committed or counter.attempted or 0)
