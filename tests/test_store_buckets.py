@@ -70,7 +70,8 @@ def test_a_server_that_is_busy_is_asked_again(status: str) -> None:
 
 
 def test_the_reason_is_not_taken_from_the_settings_of_the_client() -> None:
-    error = GenericError("Generic S3 error: error sending request\n\nDebug source:\nretry_timeout: 180s")
+    said = "after 10 retries, retry_timeout: 180s  - HTTP error: error sending request"
+    error = GenericError(f"Generic S3 error: {said}\n\nDebug source:\nretry_timeout: 180s")
     assert given_up(error).endswith("(the connection broke off)")
 
 

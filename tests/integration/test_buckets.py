@@ -418,6 +418,22 @@ def test_credentials_are_in_nothing_that_is_written_or_printed(
         assert held == []
 
 
+def test_what_will_not_pass_is_told_at_once(
+    tiny: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = command(capsys)
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
+    spec = tiny.folder / "cliploom.yaml"
+    assert_one_sentence(call("run", spec, "--set", "store=s3://nowhere/store"), 4, ("there is no such bucket",))
+    assert_one_sentence(call("run", spec, "--set", "sources.clips.glob=s3://nowhere/*"), 4, ("HTTP 404, NoSuchBucket",))
+    monkeypatch.setenv("AWS_REGION", "eu-north-9")
+    assert_one_sentence(call("run", spec), 4, ("HTTP 400", "region"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "ht!tp://me:SESAME-SESAME@host")
+    ended = call("run", spec)
+    assert_one_sentence(ended, 2, ("AWS_ENDPOINT_URL is no plain address",))
+    assert "SESAME" not in ended.err
+
+
 def test_credentials_in_a_spec_are_refused_without_being_shown(
     server: S3Server, tiny: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

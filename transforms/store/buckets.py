@@ -191,7 +191,7 @@ def refusal(error: Exception) -> str:
 
 def _told(error: Exception) -> str:
     """What the client says, without its own record of settings."""
-    return str(error).partition("Debug source:")[0]
+    return re.sub(r"retry_timeout: \S+", "", str(error).partition("Debug source:")[0])
 
 
 def given_up(error: Exception) -> str:

@@ -137,7 +137,7 @@ class Objects:
                 if self.root is None and self.size(path) is None:
                     raise BusyError(str(error)) from None
                 return False
-            except NotFoundError:
+            except (NotFoundError, FileNotFoundError):
                 raise self._no_bucket(path) from None
             return True
 
@@ -152,7 +152,7 @@ class Objects:
                 obstore.put(self.store, path, data)
             except AlreadyExistsError as error:
                 raise BusyError(str(error)) from None
-            except NotFoundError:
+            except (NotFoundError, FileNotFoundError):
                 raise self._no_bucket(path) from None
 
         with self.errors(path):
