@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             size = len(found.data)
-            start = int(first) if first else size - int(last)
+            start = int(first) if first else max(0, size - int(last))
             end = min(int(last) + 1, size) if first and last else size
             self._answer(206, found.data[start:end], found, {"Content-Range": f"bytes {start}-{end - 1}/{size}"})
 

@@ -20,10 +20,12 @@ from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
 from gcs_server import BUCKET, gcs_server
 from nights import SPEC, draw, run_here, write_encoder
 
+import cliploom
 from pipelines.running.run import RunOptions, RunResult
-from schemas.errors import CliploomError
+from schemas.errors import CliploomError, StoreError
 from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
+from transforms.store.releases import append_release, read_releases
+from transforms.store.tables import read_table
 from transforms.upkeep import vacuuming
 from transforms.upkeep.verifying import verify_release
 
@@ -134,6 +136,19 @@ def test_a_store_lives_in_google_cloud_storage(gcs: Objects, night: Path, monkey
     assert vacuuming.vacuum_store(STORE, 1)
     assert verify_release(STORE, None) == []
     assert not run(night).changed
+
+
+def test_items_of_google_cloud_storage_are_found_and_of_two_writers_one_wins(gcs: Objects, night: Path) -> None:
+    place = f"{REMOTE}/two"
+    release = run(night, store=place).release
+    uid = min(read_table(Objects(place), "items", release.tables["items"])["uid"])
+    (itself, *_) = cliploom.open(place).search(like=uid, top=2)
+    assert itself.uri.startswith(f"{REMOTE}/media/")
+    seen = read_releases(Objects(place)).version
+    append_release(Objects(place), release.model_copy(update={"release": 2, "run": "first"}), seen)
+    with pytest.raises(StoreError, match="another run published a release"):
+        append_release(Objects(place), release.model_copy(update={"release": 2, "run": "second"}), seen)
+    assert [(row.release, row.run) for row in read_releases(Objects(place)).rows][1:] == [(2, "first")]
 
 
 def test_a_dry_run_builds_the_job_and_publishes_nothing(gcs: Objects, night: Path) -> None:
