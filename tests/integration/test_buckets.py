@@ -374,6 +374,7 @@ def test_a_lasting_fault_leaves_the_old_release(
     assert "\n" not in str(found)
     assert "(HTTP 503)" in str(found) or "(no answer in time)" in str(found)
     proxy.rule = lambda method, path: ""
+    monkeypatch.setenv(PATIENCE, "60")
     assert [release.release for release in read_releases(project.objects).rows] == [1]
     assert project.rows("frames") == before
     assert verify_release(project.store, None) == []
