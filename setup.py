@@ -88,5 +88,7 @@ setup(
     },
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["cliploom = pipelines.cli.main:main", "cliploom-worker = pipelines.worker:main"]},
+    entry_points={
+        "console_scripts": ["cliploom = pipelines.cli.main:main", "cliploom-worker = pipelines.running.worker:main"]
+    },
 )

@@ -114,7 +114,7 @@ def test_console_scripts_are_the_command_line_and_the_worker_of_a_task_manager(b
     assert built.entry_points.splitlines() == [
         "[console_scripts]",
         "cliploom = pipelines.cli.main:main",
-        "cliploom-worker = pipelines.worker:main",
+        "cliploom-worker = pipelines.running.worker:main",
     ]
 
 

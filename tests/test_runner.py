@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 import pytest
 
-from pipelines.runner import run_graph
+from pipelines.running.runner import run_graph
 from schemas.errors import CliploomError
 from schemas.spec import Target
 
