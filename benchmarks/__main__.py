@@ -7,7 +7,17 @@ import pkgutil
 import sys
 from pathlib import Path
 
-HELPERS = {"corpus", "measure", "narrations_data", "tfrecords_data"}
+HELPERS = {
+    "corpus",
+    "measure",
+    "narrations_data",
+    "peers_features",
+    "peers_frames",
+    "peers_vectors",
+    "process_tree",
+    "rivals",
+    "tfrecords_data",
+}
 
 
 def names() -> list[str]:

@@ -17,6 +17,7 @@ from pipelines.demo.corpus import COFFEE
 from schemas.digests import digest_bytes
 from schemas.errors import SpecError, StoreError
 from schemas.release import FileEntry
+from transforms.readers import release_tables
 from transforms.readers.release_tables import ReleaseReader
 from transforms.search.query import parse_moment, split_moment
 from transforms.search.searching import Store, open_store
@@ -65,6 +66,48 @@ def test_a_uid_finds_the_others_in_the_order_of_brute_force(store: Store) -> Non
     hits = store.search(like=CAT, index=["frames"], top=100)
     assert {hit.uid: hit.score for hit in hits} == pytest.approx(expected, abs=1e-6)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_a_vector_of_the_callers_finds_what_brute_force_finds(store: Store) -> None:
+    rows = vectors_of(store, "frames", "semantic").filter(pl.col("uid") == CAT)
+    query = np.array(rows["vector"].to_list(), np.float32)
+    one = store.search(vector=query[0].tolist(), index=["frames"], top=100)
+    assert {hit.uid: hit.score for hit in one} == pytest.approx(brute_force(store, query[:1]), abs=1e-6)
+    many = store.search(vector=query, index=["frames"], top=100)
+    assert {hit.uid: hit.score for hit in many} == pytest.approx(brute_force(store, query), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vector", "said"),
+    [
+        ([1.0, 2.0], "numbers; the one given has 2"),
+        ([float("nan")] * 384, "not finite"),
+        ([], "shape"),
+        ("cat", "no list of numbers"),
+    ],
+)
+def test_a_vector_that_cannot_be_asked_is_one_sentence(store: Store, vector: object, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        store.search(vector=vector, index=["frames"])  # type: ignore[arg-type]
+
+
+def test_asking_again_reads_no_table_again(built_store: SmallStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_store(str(built_store.store))
+    first = opened.search(like=CAT, index=["frames"])
+    logs: list[str] = []
+    monkeypatch.setattr(release_tables, "table_files", lambda objects, table, version: logs.append(table) or [])
+    assert opened.search(like=CAT, index=["frames"]) == first
+    assert logs == []
+
+
+def test_times_are_kept_of_the_parts_asked_for_last(built_store: SmallStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release_tables, "_KEPT_TIMES", 1)
+    monkeypatch.setattr(release_tables, "_KEPT_ROWS", 0)
+    opened = open_store(str(built_store.store))
+    assert opened.search(like=CAT, index=["frames"]) == open_store(str(built_store.store)).search(
+        like=CAT, index=["frames"]
+    )
+    assert len(opened._times) == 1
 
 
 def test_top_cuts_the_same_list(store: Store) -> None:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 Moment = tuple[float | None, float | None, int | None]
 
+# An open store keeps its table of items and that of contents in memory up to so many rows; longer ones are scanned.
+_KEPT_ROWS = 100_000
+# So many rows' times are kept, of the parts that hits lay in: 32 bytes each.
+_KEPT_TIMES = 2_000_000
+
 
 @dataclass(frozen=True)
 class ItemLabel:
@@ -91,14 +96,14 @@ class ReleaseReader:
         if feature not in self.release.features:
             raise SpecError(f"There is no feature {feature!r}{nearest(feature, self.release.features)}")
         entry = self.release.features[feature]
-        return self._scan_parts(entry, table_files(self._objects, entry.table, entry.version))
+        return self._scan_parts(entry, self._parts_at(entry.table, entry.version))
 
     def items_with(self, *, uid: str | None = None, numbers: Collection[int] = ()) -> pl.DataFrame:
         """The items of a uid (one a source), or those of these numbers."""
         import polars as pl
 
         wanted = pl.col("uid") == uid if uid is not None else pl.col("item_no").is_in(list(numbers))
-        return self.collected(self.items.filter(wanted))
+        return self.collected(self._items.filter(wanted))
 
     def rows_of(self, feature: str, item_no: int, output: str) -> pl.DataFrame:
         """An item's rows: row_id, start_s, end_s and one output, by row_id."""
@@ -113,9 +118,30 @@ class ReleaseReader:
         """start_s, end_s and frame of rows by their ids; those that are not there are left out."""
         import polars as pl
 
-        parts = self._parts_of(feature, {row >> ORDINAL_BITS for row in rows})
-        found = parts.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "start_s", "end_s", "frame")
-        return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in self.collected(found).rows()}
+        parts = self._parts_with(feature, {row >> ORDINAL_BITS for row in rows})
+        if not parts:
+            return {}
+        times = pl.concat([self._times_of(feature, part) for part in parts])
+        found = times.filter(pl.col("row_id").is_in(list(rows)))
+        return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in found.rows()}
+
+    def _times_of(self, feature: str, part: str) -> pl.DataFrame:
+        """row_id, start_s, end_s and frame of a part's rows; those asked for last are kept."""
+        entry = self.release.features[feature]
+        key = f"{entry.table}/{part}"
+        times = self._times.pop(key, None)
+        if times is None:
+            rows = self._scan_parts(entry, [part])
+            times = self.collected(rows.select("row_id", "start_s", "end_s", "frame"))
+        self._times[key] = times
+        while len(self._times) > 1 and sum(kept.height for kept in self._times.values()) > _KEPT_TIMES:
+            del self._times[next(iter(self._times))]
+        return times
+
+    @cached_property
+    def _times(self) -> dict[str, pl.DataFrame]:
+        """Times by part, the longest unused first."""
+        return {}
 
     def texts(self, rows: Collection[int]) -> dict[int, str]:
         """The texts, as given, that rows stand for by their ids; none for rows of other things than texts."""
@@ -202,11 +228,14 @@ class ReleaseReader:
 
     def _parts_of(self, feature: str, numbers: Collection[int]) -> pl.LazyFrame:
         """The rows of the parts that hold these items."""
+        return self._scan_parts(self.release.features[feature], self._parts_with(feature, numbers))
+
+    def _parts_with(self, feature: str, numbers: Collection[int]) -> list[str]:
+        """Names of the parts that hold these items."""
         import polars as pl
 
         mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(list(numbers)) & (pl.col("rows") > 0)
-        parts = self.collected(self._contents.filter(mine).select("part").unique())["part"].to_list()
-        return self._scan_parts(self.release.features[feature], sorted(parts))
+        return sorted(self.collected(self._contents.filter(mine).select("part").unique())["part"].to_list())
 
     def _scan_parts(self, entry: FeatureEntry, parts: Sequence[str]) -> pl.LazyFrame:
         from schemas.tables import feature_schema
@@ -218,10 +247,32 @@ class ReleaseReader:
     def _contents(self) -> pl.LazyFrame:
         from schemas.tables import CONTENTS
 
-        return self._scan(self._files("contents"), CONTENTS)
+        return self._kept(self._scan(self._files("contents"), CONTENTS))
+
+    @cached_property
+    def _items(self) -> pl.LazyFrame:
+        return self._kept(self.items)
+
+    def _kept(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        """A table that every query asks: read once where it is short."""
+        import polars as pl
+
+        rows = self.collected(table.select(pl.len())).item()
+        return self.collected(table).lazy() if rows <= _KEPT_ROWS else table
 
     def _files(self, table: str) -> list[str]:
-        return [f"{table}/{name}" for name in table_files(self._objects, table, self.release.tables[table])]
+        return [f"{table}/{name}" for name in self._parts_at(table, self.release.tables[table])]
+
+    def _parts_at(self, table: str, version: int) -> list[str]:
+        """A table's files at a version. A version never changes, so its log is read once: half a query's time else."""
+        if (table, version) not in self._listed:
+            self._listed[table, version] = table_files(self._objects, table, version)
+        return self._listed[table, version]
+
+    @cached_property
+    def _listed(self) -> dict[tuple[str, int], list[str]]:
+        """Files by table and version, of those asked for."""
+        return {}
 
     def _scan(self, files: Sequence[str], schema: pa.Schema) -> pl.LazyFrame:
         import polars as pl

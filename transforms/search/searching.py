@@ -93,6 +93,7 @@ class Store(ReleaseReader):
         text: str | None = None,
         *,
         like: str | None = None,
+        vector: NDArray[np.float32] | Sequence[float] | None = None,
         index: Sequence[str] | None = None,
         top: int = 10,
         rank: str = "max",
@@ -104,6 +105,8 @@ class Store(ReleaseReader):
             like: a file (local or in a bucket) or a uid of the store, of which all rows are the query; with a moment
                 (``UID@12.5s``, ``FILE@1m30s``) the row on screen then. The item that a uid names is not among the
                 hits; the item that has the file's bytes is.
+            vector: one that the caller made, float32 [dim], or the rows of one query, [rows, dim]; asks the indexes
+                over outputs of that width.
             index: which indexes; by default all that can be asked. Several lists are merged by reciprocal rank fusion.
             top: how many hits.
             rank: ``max``, ``mean`` or ``bimatch``; see ``transforms.index.rank``.
@@ -115,10 +118,12 @@ class Store(ReleaseReader):
             SpecError: for a query that can't be asked; the message says what could be.
             StoreError: when a file that is needed is missing or damaged.
         """
-        self._check(text, like, top, rank)
+        self._check(text, like, vector is not None, top, rank)
         names = self._chosen(index)
         skips: dict[str, int] = {}
-        if text is not None:
+        if vector is not None:
+            queries = self._by_vector(vector, names, explicit=index is not None)
+        elif text is not None:
             queries = self._by_text(text, names, explicit=index is not None)
         else:
             queries, skips = self._by_example(str(like), names, explicit=index is not None)
@@ -126,11 +131,12 @@ class Store(ReleaseReader):
         lists = {name: self._ranked(name, vectors, depth, rank, skips.get(name)) for name, vectors in queries.items()}
         return self._hits(lists, top)
 
-    def _check(self, text: str | None, like: str | None, top: int, rank: str) -> None:
+    def _check(self, text: str | None, like: str | None, vector: bool, top: int, rank: str) -> None:
         from transforms.index.rank import Ranker
 
-        if (text is None) == (like is None):
-            said = "neither is given" if text is None else "both are given"
+        given = (text is not None) + (like is not None) + vector
+        if given != 1:
+            said = ("neither is given", "", "both are given", "all are given")[given]
             raise SpecError(f"Search by a text or by --like (a file or uid), one of the two; {said}.")
         for name, value in (("text", text), ("like", like)):
             if value is not None and not (isinstance(value, str) and value.strip()):
@@ -168,6 +174,26 @@ class Store(ReleaseReader):
             if model not in by_model:
                 by_model[model] = text_vectors(self._objects, model, text)
         return {name: by_model[self._feature_of(name).model] for name in able}
+
+    def _by_vector(
+        self, vector: NDArray[np.float32] | Sequence[float], names: list[str], *, explicit: bool
+    ) -> dict[str, NDArray[np.float32]]:
+        import numpy as np
+
+        try:
+            rows = np.atleast_2d(np.asarray(vector, np.float32))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"The vector to search for is no list of numbers ({error}).") from None
+        if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+            raise SpecError(f"The vector to search for has the shape {list(rows.shape)} or values that are not finite.")
+        widths = {name: self._feature_of(name).outputs[self.release.indexes[name].output].dim for name in names}
+        able = [name for name in names if widths[name] == rows.shape[1]]
+        if not able or (explicit and len(able) < len(names)):
+            name = next(name for name in names if name not in able)
+            raise SpecError(
+                f"The index {name!r} holds vectors of {widths[name]} numbers; the one given has {rows.shape[1]}."
+            )
+        return dict.fromkeys(able, rows)
 
     def _takes_text(self, name: str) -> bool:
         return self._feature_of(name).outputs[self.release.indexes[name].output].text
