@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_numbering import listing
 
-from pipelines.planning.before import COMPARED, Before, NumberedRows, read_before
+from pipelines.planning.before import COMPARED, Before, read_before
 from pipelines.planning.numbering import number_items
+from pipelines.planning.packed import NumberedRows, Packer
+from pipelines.planning.survey import FACTS
 from schemas.release import Release
 from schemas.tables import ITEMS
 from transforms.store.objects import Objects
@@ -68,13 +70,15 @@ def test_a_new_store_has_no_items(objects: Objects) -> None:
         assert rows.read(pl.Series([1], dtype=pl.Int64), ["facts"]).is_empty()
 
 
-def test_facts_of_the_last_release_are_handed_on_where_none_are_new(objects: Objects) -> None:
+def test_facts_are_those_listed_or_probed_or_of_the_last_release(objects: Objects) -> None:
     before = released(objects, items(1, 2, 3))
     tonight = listing("u002", "u001", "u003", "u004").with_columns(
-        pl.Series("facts", [None, "new", None, "of a new one"]), pl.Series("digest", ["same", "other", None, "first"])
+        pl.Series("facts", [None, "new", None, None]), pl.Series("digest", ["same", "other", None, "first"])
     )
+    probed = Packer(FACTS)
+    probed.add(pl.DataFrame({"row": [3], "facts": ["of a new one"]}, schema={"row": pl.UInt32, "facts": pl.String}))
     with before.item_rows(objects) as rows:
-        found = number_items(tonight, before.items.select("source", "uid", "item_no"), 4, rows)
+        found = number_items(tonight, before.items.select("source", "uid", "item_no"), 4, probed.packed(), rows)
     assert found.read(["item_no", "uid", "facts"]).rows() == [
         (1, "u001", "new"),
         (2, "u002", "facts of u002"),

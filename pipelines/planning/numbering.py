@@ -14,8 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.planning.before import NumberedRows
 from pipelines.planning.judge import allot_numbers
+from pipelines.planning.packed import NumberedRows
 from schemas.tables import ITEMS
 from transforms.store.objects import Objects
 from transforms.store.tables import ROWS_IN_GROUP, pieces_file, table_files
@@ -66,7 +66,11 @@ class Numbered:
 
 
 def number_items(
-    listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int, before: NumberedRows | None = None
+    listing: pl.DataFrame,
+    known: pl.DataFrame,
+    next_item_no: int,
+    probed: NumberedRows | None = None,
+    before: NumberedRows | None = None,
 ) -> Numbered:
     """Number the items of a listing; see ``allot_numbers``.
 
@@ -74,23 +78,32 @@ def number_items(
         listing: source, uid and the other columns of ``ITEMS`` but the number.
         known: source, uid, item_no allotted before.
         next_item_no: the first number never used.
-        before: the last release's items, which hand their facts on to those that have a digest and no facts.
+        probed: facts by row of the listing, of items that have a digest and no facts.
+        before: the last release's items, which hand their facts on to those that still have none.
     """
     names = listing.select("source", "uid", "digest").with_row_index("row")
     numbered, free = allot_numbers(names, known, next_item_no)
-    pieces = _in_order(listing, numbered["row"], numbered["item_no"], before or NumberedRows())
-    file, data = pieces_file(ITEMS, pieces)
+    pieces = _in_order(listing, numbered.select("row", "item_no"))
+    facts = [known for known in (probed, before) if known is not None]
+    file, data = pieces_file(ITEMS, (_with_facts(piece, facts) for piece in pieces))
     return Numbered(numbered.select("item_no", "source", "uid", "digest"), free, file.name, data)
 
 
-def _in_order(listing: pl.DataFrame, rows: pl.Series, numbers: pl.Series, before: NumberedRows) -> Iterator[pa.Table]:
-    in_place = rows.is_sorted()
-    for start in range(0, len(rows), ROWS_IN_GROUP):
-        some = listing.slice(start, ROWS_IN_GROUP) if in_place else listing[rows.slice(start, ROWS_IN_GROUP)]
-        some = some.with_columns(numbers.slice(start, ROWS_IN_GROUP))
-        lacking = some.filter(pl.col("facts").is_null() & pl.col("digest").is_not_null())["item_no"]
-        if len(lacking):
-            found = before.read(lacking, ["facts"])
-            some = some.join(found, on="item_no", how="left", suffix="_before", maintain_order="left")
-            some = some.with_columns(pl.coalesce("facts", "facts_before").alias("facts"))
-        yield some.select(ITEMS.names).to_arrow().cast(ITEMS)
+def _in_order(listing: pl.DataFrame, order: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The listing with ``row`` and ``item_no``, piece by piece in this order."""
+    in_place = order["row"].is_sorted()
+    for start in range(0, order.height, ROWS_IN_GROUP):
+        some = order.slice(start, ROWS_IN_GROUP)
+        rows = listing.slice(start, ROWS_IN_GROUP) if in_place else listing[some["row"]]
+        yield rows.hstack(some)
+
+
+def _with_facts(piece: pl.DataFrame, facts: Sequence[NumberedRows]) -> pa.Table:
+    """A piece of the table ``items``."""
+    for known in facts:
+        lacking = piece.filter(pl.col("facts").is_null() & pl.col("digest").is_not_null())
+        if lacking.height:
+            found = known.read(lacking[known.number], ["facts"])
+            piece = piece.join(found, on=known.number, how="left", suffix="_known", maintain_order="left")
+            piece = piece.with_columns(pl.coalesce("facts", "facts_known").alias("facts")).drop("facts_known")
+    return piece.select(ITEMS.names).to_arrow().cast(ITEMS)

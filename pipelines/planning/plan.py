@@ -145,7 +145,7 @@ def make_plan(
     """
     known = before.items.select("source", "uid", "item_no")
     with before.item_rows(objects) as rows:
-        numbered = number_items(found.take_items(), known, next_item_no, rows)
+        numbered = number_items(found.take_items(), known, next_item_no, found.facts, rows)
     orphans = dict.fromkeys(resolved.jobs, report([]))
     verdicts = _judge_all(objects, before, resolved, numbered.items, orphans, law, refresh)
     if not verdicts["verdict"].is_in([UNCHANGED, FAILED, DELETED]).all():

@@ -12,9 +12,11 @@ from typing import Any
 
 import polars as pl
 import polars.selectors as cs
+import pyarrow as pa
 
-from pipelines.planning.before import Before, NumberedRows
+from pipelines.planning.before import Before
 from pipelines.planning.judge import of_source
+from pipelines.planning.packed import NumberedRows, Packer
 from schemas.jobs import RunJob
 from schemas.records import Failure
 from schemas.spec import Spec
@@ -36,6 +38,7 @@ _TEXT_LISTERS = {
     "labels": "transforms.narrations.listing:list_labels",
 }
 LISTED = LISTING | {"digest": pl.String, "facts": pl.String}
+FACTS = pa.schema([pa.field("row", pa.uint32()), pa.field("facts", pa.string())])
 MOST_IN_BATCH = 256
 LEAST_BATCHES = 50
 MOST_ALIKE = 4
@@ -47,14 +50,16 @@ class Survey:
     """What is there now.
 
     Attributes:
-        items: the columns of ``LISTED``; no digest where probing failed, no facts where those of the last release
-            stand. Gone when they are taken.
+        items: the columns of ``LISTED``; no digest where probing failed, no facts where listing does not tell them.
+            Gone when they are taken.
+        facts: by row of the items, of those that were probed now.
         failures: of probing, columns of ``FAILURES`` (item_no still 0).
         probed: items that were probed now.
         emptied: sources of the spec that had items and list none any more.
     """
 
     items: pl.DataFrame
+    facts: NumberedRows
     failures: pl.DataFrame
     probed: int
     emptied: tuple[str, ...]
@@ -122,21 +127,22 @@ def survey(
         max_attempts: nights on which a transient failure is tried.
     """
     items = _with_known_digests(listing.items, before.items)
-    todo = items.with_row_index("row").filter(pl.col("digest").is_null()).drop("digest", "facts", "metadata")
+    unknown = items["digest"].is_null()
+    todo = items.select("source", "uid", "uri", "signature", "size").with_row_index("row").filter(unknown)
     todo = todo.with_columns(pl.col("source").replace_strict(kinds, return_dtype=pl.String).alias("kind"))
     failing = _known_failures(before, todo)
     again = pl.lit(retry_all) | (pl.col("transient") & (pl.col("attempts") < max_attempts))
     stale = failing.filter(again).select("source", "uid")
     standing = failing.join(stale, on=["source", "uid"], how="anti")
     todo = todo.join(standing, on=["source", "uid"], how="anti", maintain_order="left") if standing.height else todo
-    attempts = failing.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
-    todo = todo.join(attempts, on=["source", "uid"], how="left", maintain_order="left")
-    todo = todo.with_columns(pl.col("attempts").fill_null(0))
-    done, failed = [], []
+    todo = _with_attempts(todo, failing)
+    done, failed, facts = [], [], Packer(FACTS)
     with before.item_rows(objects) as rows:
         for batch in probe_listing(todo, "listing", job, objects, run_probe, partial(_with_alike, before.items, rows)):
             fine = pl.col("digest").is_not_null()
-            done.append(batch.filter(fine).select("row", "digest", "facts"))
+            found = batch.filter(fine)
+            done.append(found.select("row", "digest"))
+            facts.add(found)
             failed += _failures(batch.filter(~fine))
     probed = todo.height
     del todo
@@ -144,8 +150,18 @@ def survey(
     listed, had = set(items["source"].unique()), set(before.items["source"].unique())
     emptied = tuple(sorted((had & set(kinds)) - listed))
     if done:
-        items = _with_results(items, pl.concat(done))
-    return Survey(items, pl.concat([standing.select(fresh.columns), fresh]), probed, emptied)
+        items = items.with_columns(_digests(items, pl.concat(done)))
+    return Survey(items, facts.packed(), pl.concat([standing.select(fresh.columns), fresh]), probed, emptied)
+
+
+def _with_attempts(todo: pl.DataFrame, failing: pl.DataFrame) -> pl.DataFrame:
+    """Further column ``attempts``: nights on which the item failed, int64."""
+    if failing.is_empty():
+        return todo.with_columns(pl.lit(0, pl.Int64).alias("attempts"))
+    known = failing.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
+    return todo.join(known, on=["source", "uid"], how="left", maintain_order="left").with_columns(
+        pl.col("attempts").fill_null(0)
+    )
 
 
 def _with_known_digests(listing: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -161,13 +177,11 @@ def _with_known_digests(listing: pl.DataFrame, known: pl.DataFrame) -> pl.DataFr
     return pl.concat(frames)
 
 
-def _with_results(items: pl.DataFrame, done: pl.DataFrame) -> pl.DataFrame:
-    """The items with the digests and facts that probing found, by row."""
-    found = items.select(pl.int_range(pl.len(), dtype=pl.get_index_type()).alias("row"), "digest", "facts")
+def _digests(items: pl.DataFrame, done: pl.DataFrame) -> pl.Series:
+    """The items' digests, with those that probing found by row."""
+    found = items.select("digest").with_row_index("row")
     found = found.join(done, on="row", how="left", suffix="_new", maintain_order="left")
-    return items.with_columns(
-        found.select(pl.coalesce("digest", "digest_new"), pl.coalesce("facts", "facts_new")).get_columns()
-    )
+    return found.select(pl.coalesce("digest", "digest_new"))["digest"]
 
 
 def _with_alike(known: pl.DataFrame, rows: NumberedRows, todo: pl.DataFrame) -> pl.DataFrame:
