@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
 from schemas.media import MediaLimits, Preprocess, Sampled
 from schemas.sampling import Every, EveryFrames, Keyframes, Sampling
 from transforms.media.decode import DecodeReport, Request, decode
-from transforms.media.packets import NO_TIME, follows_keys, joined
+from transforms.media.packets import NO_TIME, follows_keys, joined, references_last
 from transforms.media.probe import probe
 
 SMALL = Preprocess(48, 32, "squash")
@@ -344,3 +345,94 @@ def test_the_specs_limit_of_pixels_is_the_only_one(tmp_path: Path) -> None:
     with pytest.raises(TooLargeError, match="20000 x 10001, beyond 200,000,000 pixels"):
         probe(path, MediaLimits())
     assert probe(path, MediaLimits(max_pixels=300_000_000)).width == 20_000
+
+
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_pictures_of_program_streams_keep_their_order_where_two_are_given_one_time(codec: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mpg", 150, codec, b_frames=2, draw=busy, size=(192, 128))
+    assert shown(run(path, ALL)) == list(range(150))
+    assert shown(run(path, EveryFrames(every_frames=7))) == list(range(0, 150, 7))
+
+
+def test_a_picture_that_others_wait_for_comes_after_them() -> None:
+    # In the order of decoding: I0 P3 B1 B2 P6 B4 B5; the time of P3 is given as that of B1.
+    pts, dts = np.array([0, 1, 1, 2, 6, 4, 5]), np.array([-1, 0, 1, 2, 3, 4, 5])
+    assert references_last(pts, dts).tolist() == [0, 3, 1, 2, 6, 4, 5]
+    assert references_last(np.array([0, 3, 1, 2, 6, 4, 5]), dts).tolist() == [0, 3, 1, 2, 6, 4, 5]
+
+
+def test_pictures_of_an_mxf_without_offsets_come_in_the_order_of_presentation(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mxf", 48, "libx264", b_frames=3, draw=busy)
+    assert shown(run(path, ALL)) == list(range(48))
+    assert shown(run(path, EveryFrames(every_frames=7))) == list(range(0, 48, 7))
+    assert shown(run(path, Every(every="200ms"))) == list(range(0, 48, 5))
+
+
+def test_an_index_that_calls_every_h263_picture_a_key_frame_is_not_believed(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mov", 40, "h263", size=(176, 144), draw=busy, b_frames=0, gop=20)
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    whole = run(path, ALL)
+    for row in run(path, EveryFrames(every_frames=17)):
+        assert np.array_equal(row.pixels, whole[row.frame].pixels)
+
+
+def test_a_recording_of_a_picture_each_quarter_minute_is_one_recording(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 40, fps=Fraction(1, 15), b_frames=3, gop=250)
+    facts = probe(path, MediaLimits())
+    assert (facts.frames, facts.duration_s, facts.lost) == (40, 600.0, "")
+    assert shown(run(path, Every(every="30s"))) == list(range(0, 40, 2))
+
+
+def test_an_ivf_that_counts_ticks_has_lost_nothing_unless_it_is_cut(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.ivf", 50, "libvpx-vp9", b_frames=0)
+    data = bytearray(path.read_bytes())
+    # Rate, scale and length of the header; then of each frame its size and time.
+    data[16:32] = struct.pack("<IIII", 1000, 1, 2000, 0)
+    at = 32
+    while at < len(data):
+        size, number = struct.unpack("<IQ", data[at : at + 12])
+        data[at + 4 : at + 12] = struct.pack("<Q", number * 40)
+        at += 12 + size
+    path.write_bytes(data)
+    assert (probe(path, MediaLimits()).frames, probe(path, MediaLimits()).lost) == (50, "")
+    path.write_bytes(data[: len(data) * 2 // 3])
+    assert "missing" in probe(path, MediaLimits()).lost
+
+
+def test_pictures_refreshed_bit_by_bit_are_the_same_in_a_segment(tmp_path: Path) -> None:
+    path = write_video(
+        tmp_path / "a.mp4",
+        150,
+        draw=busy,
+        gop=30,
+        options={"x264-params": "intra-refresh=1:keyint=30"},
+        size=(192, 128),
+    )
+    facts, every = probe(path, MediaLimits()), Every(every="80ms")
+    whole = {row.ordinal: row for row in run(path, every)}
+    for start in (0.5, 1.3, 2.9, 4.1):
+        rows = list(decode(path, facts, [Request(every, SMALL)], (start, 9.0)))
+        assert [row.ordinal for row in rows] == [o for o, row in whole.items() if (row.start_s or 0.0) >= start]
+        assert all(np.array_equal(row.pixels, whole[row.ordinal].pixels) for row in rows)
+
+
+def test_frames_whose_clock_trembles_are_all_there(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.mp4", 40, gop=250, b_frames=0)
+    path = retimed(tmp_path / "a.mp4", source, {20: 2})
+    assert sorted(shown(run(path, ALL))) == list(range(40))
+
+
+def test_pictures_with_exif_in_a_video_are_pictures(tmp_path: Path) -> None:
+    path, exif = tmp_path / "a.avi", Image.Exif()
+    exif[0x010F] = "A camera"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        for number in range(10):
+            jpeg = io.BytesIO()
+            Image.fromarray(picture(number)).save(jpeg, "JPEG", exif=exif)
+            packet = av.Packet(jpeg.getvalue())
+            packet.stream, packet.pts, packet.time_base = stream, number, Fraction(1, 10)
+            container.mux(packet)
+    assert probe(path, MediaLimits()).lost == ""
+    assert shown(run(path, ALL)) == list(range(10))

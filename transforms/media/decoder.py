@@ -8,9 +8,10 @@ whole (an open group, a gradual refresh), decoding begins again one key frame ea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, TypeVar
 
 import av
 import numpy as np
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 # Codecs whose decoders drop unreferenced pictures without a trace in later ones (tests compare bit for bit).
 _DROPS_UNREFERENCED = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
 _FIELD_CONTAINERS = frozenset({"mpegts", "mpeg", "h264"})
 _PROGRESSIVE = frozenset({0, 1})
+_HELD = 4
+"""Pictures that wait for one that should come before them; more, and it is taken for lost."""
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -106,6 +111,26 @@ def drops_unreferenced(context: VideoCodecContext, container: str) -> bool:
     return name in _DROPS_UNREFERENCED
 
 
+def in_turn(numbered: Iterable[tuple[int, T]], wanted: Sequence[int]) -> Iterator[tuple[int, T]]:
+    """Those of ``wanted`` (ascending), in that order, of what comes nearly so: clocks may be wrong by some pictures.
+
+    >>> list(in_turn([(1, "b"), (0, "a"), (7, "x"), (4, "d")], [0, 1, 2, 4]))
+    [(0, 'a'), (1, 'b'), (4, 'd')]
+    """
+    due, held, turn = set(wanted), dict[int, T](), 0
+    for number, value in numbered:
+        if number not in due or number < wanted[turn]:
+            continue
+        held.setdefault(number, value)
+        while turn < len(wanted) and (wanted[turn] in held or len(held) > _HELD):
+            if wanted[turn] in held:
+                yield wanted[turn], held.pop(wanted[turn])
+            turn += 1
+        if turn == len(wanted):
+            return
+    yield from sorted(held.items(), key=itemgetter(0))
+
+
 class FrameDecoder:
     """Decodes frames of one stream by their index in the file. For one thread.
 
@@ -136,20 +161,18 @@ class FrameDecoder:
         if not self._table.in_order:
             yield from self._counted(wanted)
             return
-        due = set(wanted.tolist())
-        last = -1
+        yield from in_turn(self._numbered(wanted), wanted.tolist())
+
+    def _numbered(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
+        """(index, picture) of the wanted frames, and of those that share their times, as the decoder gives them."""
         positions, numbers = self._with_twins(wanted)
         came: Counter[int] = Counter()
         for run in plan_runs(self._table, positions):
             inside = slice(*np.searchsorted(positions, (run.start, run.stop)))
             index = dict(zip(positions[inside].tolist(), numbers[inside].tolist(), strict=True))
             for lowest, frame in self._run(run, index):
-                number = lowest + came[lowest]
+                yield lowest + came[lowest], frame
                 came[lowest] += 1
-                # A damaged stretch may give a picture after its successors; its row has been passed.
-                if number > last and number in due:
-                    yield number, frame
-                    last = number
 
     def _with_twins(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions (ascending) of the wanted frames and of all that share a time with one; the lowest index of each.

@@ -97,7 +97,11 @@ def from_matrix(matrix: bytes | None) -> Orientation:
 
 def of_frame(frame: VideoFrame) -> Orientation:
     """Of a decoded picture, by the display matrix that came with it."""
-    # The stubs know only side data with literal names.
-    data: Any = frame.side_data
+    try:
+        # The stubs know only side data with literal names.
+        data: Any = frame.side_data
+    except ValueError:
+        # PyAV has no names for kinds that its libav knows, such as Exif, and then gives none of them.
+        return UPRIGHT
     matrix = data.get("DISPLAYMATRIX")
     return from_matrix(None if matrix is None else bytes(matrix))

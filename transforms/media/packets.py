@@ -31,11 +31,14 @@ INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 
 _ANIMATIONS = frozenset({"gif", "apng"})
 _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
-# Libav's parsers of these call every picture a key frame, unless the container knows better.
-_KEYS_UNTOLD = frozenset({"h261", "h263"})
-_KEYS_IN_INDEX = frozenset({INDEXED, "matroska,webm"})
+# Every picture of these may be called a key frame, by libav's parsers or by their encoder; an index may know better.
+_KEYS_UNTOLD = frozenset({"h261", "h263", "rpza"})
+_MPEG_VIDEO = frozenset({"mpeg1video", "mpeg2video"})
 _BACKWARD_JUMP_S = 10
 _BACKWARD_KEY_JUMP_S = Fraction(1, 2)
+_MOST_WAITING = 16
+"""Pictures that may be decoded before one that is shown first (H.264, H.265: the size of the buffer of pictures)."""
+
 _LEAP_S = 13 * 3600
 """Half of what MPEG's clocks count before they wrap; no two neighbouring frames are so far apart."""
 _GIF_SLOW = 10
@@ -157,6 +160,14 @@ def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, l
         return None
     try:
         container.seek(first_tick, stream=stream)
+        first = next((packet for packet in container.demux(stream) if packet.size), None)
+        if first is None or first.dts is None:
+            return None
+        # One key frame earlier, for pictures that are not whole when decoding begins at the nearest.
+        if first.dts > stream.index_entries[0].timestamp:
+            container.seek(first.dts - 1, stream=stream)
+        else:
+            container.seek(first_tick, stream=stream)
     except (av.FFmpegError, OSError):
         return None
     columns = _Columns(container, stream)
@@ -240,16 +251,21 @@ class _Columns:
         shown = np.frombuffer(self._shown, np.bool_).copy()
         base = self._stream.time_base or Fraction(1, 1000)
         key = np.frombuffer(self._key, np.bool_).copy()
-        if self._codec in _KEYS_UNTOLD and self._container not in _KEYS_IN_INDEX:
+        if self._codec in _KEYS_UNTOLD and (self._container != INDEXED or key.all()):
             key[1:] = False
         in_order = bool((pts[shown] != NO_TIME).all())
         if self._container in _DECODE_ORDER_CONTAINERS and self._reorders:
             in_order = False
         times_hold = in_order
+        if self._container == "mxf" and self._reorders and (pts == dts).all():
+            # An index without offsets: the times are those of decoding, and right when sorted.
+            in_order = False
         if self._container in _ANIMATIONS:
             duration = browser_durations(duration, base)
             pts = np.cumsum(duration) - duration
         elif in_order:
+            if self._codec in _MPEG_VIDEO:
+                pts = references_last(pts, dts)
             # Clocks of what is not shown fall back where an edit list comes to its next part; that is no new recording.
             pts[shown] = joined(pts[shown], dts[shown], duration[shown], base, key[shown])
             in_order = follows_keys(pts[shown], key[shown])
@@ -319,6 +335,25 @@ def follows_keys(pts: NDArray[np.int64], key: NDArray[np.bool_]) -> bool:
     return not (key[1:] & (pts[1:] < np.maximum.accumulate(pts)[:-1])).any()
 
 
+def references_last(pts: NDArray[np.int64], dts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Presentation times of MPEG-1 and MPEG-2 pictures, of which none comes before those that it waits for.
+
+    Program streams give not every picture a time, and libav then gives some reference pictures that of a picture which
+    is shown before them. A reference picture is shown when the next one is decoded (ISO 13818-2, 6.1.1.11).
+    """
+    references = np.flatnonzero(pts > dts)
+    if len(references) < 2 or (dts == NO_TIME).any():
+        return pts
+    others = pts.copy()
+    others[references] = NO_TIME
+    before = np.maximum.reduceat(others, references)[:-1]
+    here, shown = references[:-1], dts[references[1:]]
+    wrong = (before >= pts[here]) & (shown > before)
+    result = pts.copy()
+    result[here[wrong]] = shown[wrong]
+    return result
+
+
 def joined(
     pts: NDArray[np.int64],
     dts: NDArray[np.int64],
@@ -338,7 +373,9 @@ def joined(
     pts = np.where(stray, dts, pts)
     clock = np.where(dts != NO_TIME, dts, pts)
     steps = np.diff(clock)
-    fell = (steps < -back) | (steps > leap)
+    # Where decoding times are not stated, those of pictures that wait for others fall, and far in slow recordings.
+    usual = int(np.median(np.abs(steps))) if len(steps) else 0
+    fell = (steps < -max(back, _MOST_WAITING * usual)) | (steps > leap)
     if key is not None:
         fell |= (steps < -back_at_key) & key[1:]
     breaks = np.flatnonzero(fell) + 1
