@@ -11,6 +11,7 @@ from pipelines.console import counted, human_bytes, human_seconds, table
 from schemas.heads import PREDICTED
 from schemas.release import Release
 from transforms.media.label_listing import KEY
+from transforms.publish.frames import failure_reasons
 from transforms.store.objects import existing_store
 from transforms.store.releases import read_releases
 from transforms.store.tables import read_table
@@ -87,13 +88,7 @@ def failure_groups(store: str, release: int | None = None) -> list[dict[str, Any
     rows = failure_rows(store, release)
     if not rows:
         return []
-    grouped = (
-        pl.DataFrame(rows)
-        .group_by("stage", "type", "transient", "partial", maintain_order=True)
-        .agg(pl.col("uid").n_unique().alias("items"), pl.col("uid", "uri", "message").first())
-        .sort("partial", "items", descending=[False, True])
-    )
-    return grouped.to_dicts()
+    return failure_reasons(pl.DataFrame(rows)).to_dicts()
 
 
 def failure_text(groups: Sequence[dict[str, Any]]) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
+from schemas.errors import nearest
 from schemas.exports import Export
 from schemas.heads import HEAD, HeadSpec
 from schemas.media import MediaLimits
@@ -18,6 +19,25 @@ from schemas.sampling import Sampling
 from schemas.sources import Source
 from schemas.spec_base import Model, Name, Text
 from schemas.units import Bytes, Count, LargeCount, PositiveSeconds, Share
+
+RUNNERS = (
+    "local",
+    "direct",
+    "DirectRunner",
+    "FnApiRunner",
+    "FlinkRunner",
+    "DataflowRunner",
+    "PortableRunner",
+    "SparkRunner",
+    "PrismRunner",
+    "InteractiveRunner",
+    "BundleBasedDirectRunner",
+    "SwitchingDirectRunner",
+    "KafkaStreamsRunner",
+    "TestDirectRunner",
+    "TestDataflowRunner",
+)
+"""Runners that Beam knows by a plain name; others are named with their module."""
 
 
 class EncoderSpec(Model):
@@ -70,6 +90,13 @@ class Target(Model):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     runner: str = "local"
     workers: Count | None = None
+
+    @field_validator("runner")
+    @classmethod
+    def _known(cls, runner: str) -> str:
+        if "." not in runner and runner.lower() not in {name.lower() for name in RUNNERS}:
+            raise ValueError(f"Beam has no runner {runner!r}{nearest(runner, RUNNERS)}")
+        return runner
 
     @property
     def options(self) -> dict[str, Any]:

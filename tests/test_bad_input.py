@@ -249,3 +249,18 @@ def test_folder_that_can_not_be_listed_is_told(here: Path) -> None:
     ended = python_without_override("-m", "pipelines", "plan", here / "cliploom.yaml")
     (here / "media").chmod(0o700)
     assert_one_sentence(ended, 1, ("media' can't be listed: Permission denied; mend its rights",))
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("s3://", "'s3://' names no bucket; write s3://bucket/prefix"),
+        ("s3:/bucket", "'s3:/bucket' names no bucket"),
+        ("gs:///x", "names no bucket; write gs://bucket/prefix"),
+    ],
+)
+def test_addresses_of_no_bucket_are_told_at_once(store: str, said: str, cliploom: Command, here: Path) -> None:
+    assert_one_sentence(cliploom("releases", store), 2, (said,))
+    (here / "cliploom.yaml").write_text(edited({"glob": "media/*.mp4", "store": store}))
+    assert_one_sentence(cliploom("plan", "cliploom.yaml"), 2, (said,))
+    assert not list(here.glob("[sg][3s]:*"))

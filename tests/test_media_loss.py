@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from media_factory import picture, read_index, truncate, write_video
@@ -159,3 +160,13 @@ def test_a_webp_animation_with_a_hole_says_where(tmp_path: Path) -> None:
     cut_out(path, 0.5, 0.7, b"\0")
     assert "it is damaged after byte" in lost(path)
     assert [read_index(row.pixels) for row in rows(path)][:3] == [0, 1, 2]
+
+
+def test_less_than_half_a_second_gone_before_a_key_frame_of_a_stream_is_told(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.ts", FRAMES, gop=10, b_frames=0)
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        places = [p.pos for p in container.demux(video=0) if p.size]
+    # Six pictures, up to the next key frame.
+    path.write_bytes(data[: places[44]] + data[places[50] :])
+    assert "damaged" in lost(path)

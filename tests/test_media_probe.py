@@ -207,7 +207,7 @@ def test_a_codec_that_this_build_lacks_is_named(tmp_path: Path) -> None:
     [
         (MediaLimits(max_bytes=100), "max_bytes"),
         (MediaLimits(max_pixels=96 * 64 - 1), "max_pixels"),
-        (MediaLimits(max_seconds=0.5), "max_seconds"),
+        (MediaLimits(max_seconds=0.5), "limits.media.max_duration"),
         (MediaLimits(max_frames=29), "max_frames"),
     ],
 )

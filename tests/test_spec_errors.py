@@ -192,6 +192,10 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "store by ftp": ({"store": "ftp://x/y"}, ("'ftp://x/y'", "use a folder, s3:// or gs://")),
     "no target": ({"targets": {}}, ("targets: {} is empty; give at least one",)),
     "target null": ({"targets": {"local": None}}, ("targets.local is empty; give it a value",)),
+    "target runner": (
+        {"targets": {"flink": {"runner": "FlinkRuner"}}},
+        ("targets.flink.runner: Beam has no runner 'FlinkRuner'; did you mean 'FlinkRunner'?",),
+    ),
     "target workers": ({"targets": {"local": {"workers": 0}}}, ("targets.local.workers: 0 is wrong",)),
     "share as number": ({"limits": {"max_failed": 0.1}}, ("limits.max_failed: 0.1 is not a percentage, such as 10%",)),
     "share above all": ({"limits": {"max_failed": "110%"}}, ("'110%' is more than 100%",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,10 @@ from stores import SmallStore
 
 from pipelines.running.runner import job_name
 from pipelines.running.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
-from schemas.errors import StoreError
+from schemas.errors import LimitError, StoreError
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
+from transforms.upkeep.verifying import verify_release
 
 cliploom = pytest.fixture(command)
 
@@ -139,3 +141,16 @@ def test_run_on_a_job_server_that_is_not_there_says_so_at_once(small_store: Smal
     assert ended.code == 1
     assert "Nothing answers at the job endpoint localhost:1" in ended.err
     assert "fault of cliploom" not in ended.err
+
+
+def test_a_run_that_a_limit_stopped_says_what_failed_and_why(small_store: SmallStore) -> None:
+    shutil.rmtree(small_store.store)
+    with pytest.raises(LimitError, match=r"`cliploom status \S+` lists the reasons"):
+        small_store.run(["limits.max_failed=0%"])
+    status = run_status(str(small_store.store))
+    (reason,) = status.failures
+    assert (status.state, reason["items"], reason["uid"]) == ("stopped", 1, "noise")
+    assert "1 item: NoVideo in probe (permanent)\n  e.g. noise: 'noise.mp4' is not a video" in status_text(status, 0.0)
+    # What it left is no damage.
+    with pytest.raises(StoreError, match="no release yet"):
+        verify_release(str(small_store.store))

@@ -284,3 +284,10 @@ def test_a_replayed_log_is_what_delta_reads_at_every_version(small_store: SmallS
         checkpoint.write_bytes(np.random.default_rng(0).bytes(500))
         with pytest.raises(LogError, match=r"checkpoint\.parquet is damaged"):
             replay(objects, table, 3)
+
+
+def test_a_log_of_releases_that_is_gone_is_told_by_the_run_that_published(small_store: SmallStore) -> None:
+    shutil.rmtree(small_store.store / "releases")
+    (problem,) = verify_release(str(small_store.store))
+    assert problem.path == f"releases/_delta_log/{0:020d}.json"
+    assert problem.problem.endswith("has published release 1")

@@ -36,6 +36,7 @@ from transforms.publish.frames import published_contents
 from transforms.store.lock import store_lock
 from transforms.store.objects import Objects
 from transforms.store.releases import Releases, read_releases
+from transforms.store.uris import check_bucket
 from transforms.work.stored_plan import StoredPlan, store_plan
 
 
@@ -115,6 +116,7 @@ def choose_target(spec: Spec, name: str | None) -> Target:
 
 def open_store(spec: Spec, base: Path) -> Objects:
     """The spec's store; a relative path starts from the spec's folder."""
+    check_bucket(spec.store)
     return Objects(spec.store if "://" in spec.store else (base / Path(spec.store).expanduser()))
 
 

@@ -46,6 +46,7 @@ class RunStatus:
         at_work: items that workers have begun and not ended.
         job: name of the job on the cluster.
         cluster: Flink's state of it; empty where that is not known.
+        failures: of a run that a limit stopped, by reason; see ``failure_reasons``.
     """
 
     run: str
@@ -59,6 +60,7 @@ class RunStatus:
     at_work: int
     job: str
     cluster: str
+    failures: tuple[dict[str, Any], ...] = ()
 
 
 def run_status(store: str) -> RunStatus:
@@ -69,7 +71,7 @@ def run_status(store: str) -> RunStatus:
     """
     objects = existing_store(store)
     plan = last_plan(objects)
-    outcome = read_outcome(objects, plan.job.run) or {}
+    outcome: dict[str, Any] = read_outcome(objects, plan.job.run) or {}
     cluster = "" if outcome else flink_state(flink_masters(plan.document), job_name(plan.job.run))
     there, items, planned, items_planned = count_parts(objects, plan)
     going = cluster in _AT_WORK or is_locked(objects)
@@ -85,6 +87,7 @@ def run_status(store: str) -> RunStatus:
         at_work=sum(1 for _ in objects.list(f"runs/{plan.job.run}/inflight")),
         job=job_name(plan.job.run),
         cluster=cluster,
+        failures=tuple(outcome.get("failures", ())),
     )
 
 
@@ -161,6 +164,10 @@ def status_text(status: RunStatus, now: float) -> str:
         lines.append(f"  Flink job {status.job}: {status.cluster}")
     if status.message:
         lines.append(f"  {status.message}")
+    if status.failures:
+        from pipelines.listings import failure_text
+
+        lines.append(failure_text(status.failures))
     if status.state == ENDED:
         lines.append("  It ended without publishing; run again: finished parts are reused.")
     return "\n".join(lines)

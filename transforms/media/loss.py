@@ -16,6 +16,7 @@ _UNEVEN_LEAST = 2
 _ROUNDING_TICKS = 2
 _MARKED_BEFORE = 2
 _ROUNDING = 0.1
+_LEAP = 2.5
 
 
 def signs_of_loss(table: PacketTable, container: str) -> str:
@@ -39,9 +40,13 @@ def repeats(table: PacketTable) -> int:
 def _damaged(table: PacketTable) -> int:
     """Packets that came in part; not those where parts of a recording were joined, whose counters begin anew.
 
-    Such a part begins with a key frame, and libav marks a packet that is up to two before it.
+    Such a part begins with a key frame, and libav marks a packet that is up to two before it. Where the clock leaps
+    ahead there too, pictures are gone between the two.
     """
-    ahead = np.concatenate([table.key, np.zeros(_MARKED_BEFORE, np.bool_)])
+    steps = np.diff(table.dts, prepend=table.dts[:1])
+    known = steps[(table.dts != NO_TIME) & (steps > 0)]
+    leaps = steps > _LEAP * np.median(known) if len(known) else np.zeros(len(table), np.bool_)
+    ahead = np.concatenate([table.key & ~leaps, np.zeros(_MARKED_BEFORE, np.bool_)])
     joined = np.logical_or.reduce([ahead[table.damaged + step] for step in range(_MARKED_BEFORE + 1)])
     return int(np.count_nonzero(~joined))
 

@@ -64,7 +64,7 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
         raise TooLargeError(
             STAGE,
             f"'{path.name}' lasts {facts.duration_s:,.0f} s, more than {limits.max_seconds:,.0f} "
-            f"(limits.media.max_seconds).",
+            f"(limits.media.max_duration).",
         )
     return facts
 

@@ -24,7 +24,7 @@ from schemas.records import Rewrite
 from schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
 from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from transforms.narrations.table import commit_narrations, is_text
-from transforms.publish.frames import PlanTables
+from transforms.publish.frames import PlanTables, failure_reasons
 from transforms.publish.next_tables import (
     FeatureState,
     check_complete,
@@ -74,7 +74,7 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
         examples = " ".join(failed.group_by("type", maintain_order=True).first()["message"].head(EXAMPLES))
         raise LimitError(
             f"{lost} of {items} items failed, more than max_failed ({limits.max_failed:.0%}), for example: {examples} "
-            f"Nothing was published; the computed parts are kept. "
+            f"Nothing was published; the computed parts are kept. `cliploom status {store}` lists the reasons, "
             f"`cliploom publish {store} --accept-failures` publishes the rest."
         )
     deleted, had = plan.counts.get("deleted", 0), plan.counts.get("had", 0)
@@ -114,7 +114,8 @@ class CommitTables(PlannedDoFn):
         try:
             check_limits(plan, failures, items.rows)
         except LimitError as error:
-            write_outcome(objects, plan, {"state": "stopped", "message": str(error)})
+            reasons = failure_reasons(failures).to_dicts()
+            write_outcome(objects, plan, {"state": "stopped", "message": str(error), "failures": reasons})
             return
         yield commit_draft(objects, plan, items, states, failures)
 

@@ -128,3 +128,12 @@ def failures_frame(failures: Iterable[Failure], run: str) -> pl.DataFrame:
 def empty_frame(schema: pa.Schema) -> pl.DataFrame:
     """A polars frame without rows, of an Arrow schema."""
     return pl.DataFrame(schema.empty_table())
+
+
+def failure_reasons(failures: pl.DataFrame) -> pl.DataFrame:
+    """Failures (rows of ``FAILURES``) by reason, most first, each with its number of items and one example."""
+    return (
+        failures.group_by("stage", "type", "transient", "partial", maintain_order=True)
+        .agg(pl.col("uid").n_unique().alias("items"), pl.col("uid", "uri", "message").first())
+        .sort("partial", "items", descending=[False, True])
+    )

@@ -34,7 +34,7 @@ from schemas.digests import digest_stream
 from schemas.errors import SpecError, StoreError
 from schemas.secrets import masked, refuse_secret
 from transforms.store.buckets import BusyError, Result, connect, given_up, may_pass, patiently, refusal, table_options
-from transforms.store.uris import absolute
+from transforms.store.uris import absolute, check_bucket
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -75,6 +75,7 @@ class Objects:
             raise SpecError("The store is an empty text; name a folder, s3://bucket/prefix or gs://bucket/prefix.")
         refuse_secret(text)
         scheme = urlsplit(text).scheme if "://" in text else ""
+        check_bucket(text)
         if scheme in ("", "file"):
             self.root: Path | None = absolute(Path(text.removeprefix("file://")).expanduser())
             self.uri = str(self.root)

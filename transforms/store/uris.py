@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
+
+from schemas.errors import SpecError
+
+_BUCKET = re.compile(r"(?P<scheme>s3|s3a|gs):(//(?P<name>[^/]+)|/)?")
 
 
 def absolute(path: Path) -> Path:
@@ -25,6 +30,17 @@ def absolute(path: Path) -> Path:
 def is_remote(uri: str) -> bool:
     """The uri needs fetching."""
     return "://" in uri and not uri.startswith("file://")
+
+
+def check_bucket(uri: str) -> None:
+    """Refuse what looks like a bucket's address and names none, before a folder is made of it.
+
+    Raises:
+        SpecError: with the right form.
+    """
+    found = _BUCKET.match(uri)
+    if found and not found["name"]:
+        raise SpecError(f"{uri!r} names no bucket; write {found['scheme']}://bucket/prefix.")
 
 
 def path_to_uri(path: Path) -> str:

@@ -58,9 +58,11 @@ def _verify_releases(objects: Objects) -> list[Problem]:
     """The releases table first: without it there is nothing to compare with."""
     commits = list_log(objects, TABLE).commits
     if 0 not in commits:
-        rest = [folder for folder in ("items", "features", TABLE) if next(objects.list(folder), None)]
-        said = f"is missing, though there is something in {', '.join(rest)}"
-        return [Problem(f"{TABLE}/{LOG}/{0:020d}.json", said)] if rest else []
+        # Runs that were killed or stopped by a limit leave parts and tables, but no release.
+        path = f"{TABLE}/{LOG}/{0:020d}.json"
+        if found := next(_published(objects), None):
+            return [Problem(path, f"is missing: run {found[0]} has published release {found[1]}")]
+        return [Problem(path, f"is missing, though there is something in {TABLE}")] if commits else []
     head = max(commits)
     frame, problems = verify_small_table(objects, TABLE, head, RELEASES)
     if frame is None:
