@@ -264,3 +264,8 @@ def test_addresses_of_no_bucket_are_told_at_once(store: str, said: str, cliploom
     (here / "cliploom.yaml").write_text(edited({"glob": "media/*.mp4", "store": store}))
     assert_one_sentence(cliploom("plan", "cliploom.yaml"), 2, (said,))
     assert not list(here.glob("[sg][3s]:*"))
+
+
+def test_arguments_are_not_offered_as_options(cliploom: Command, here: Path) -> None:
+    ended = cliploom("graph", "cliploom.yaml", "--json")
+    assert_one_sentence(ended, 2, ("There is no option --json; known: --help, --set.",))

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_factory import picture, read_index, truncate, write_video
+from media_factory import picture, read_index, truncate, write_gif, write_video
 from PIL import Image
 
 from schemas.media import MediaLimits, Preprocess, Sampled
@@ -170,3 +170,17 @@ def test_less_than_half_a_second_gone_before_a_key_frame_of_a_stream_is_told(tmp
     # Six pictures, up to the next key frame.
     path.write_bytes(data[: places[44]] + data[places[50] :])
     assert "damaged" in lost(path)
+
+
+def test_a_gif_that_ends_in_its_middle_by_chance_is_told(tmp_path: Path) -> None:
+    path = write_gif(tmp_path / "a.gif", [100] * 12)
+    whole = path.read_bytes()
+    starts = [place for place in range(len(whole)) if whole.startswith(b"!\xf9\x04", place)]
+    assert lost(path) == ""
+    path.write_bytes(whole[: starts[6]] + b";" + whole[starts[6] :])
+    assert f"pictures stand behind byte {starts[6] + 1:,}, where it ends" in lost(path)
+    # Another program's data behind the end is none of it, nor is a GIF joined to a GIF.
+    path.write_bytes(whole + bytes(range(256)) * 40)
+    assert lost(path) == ""
+    path.write_bytes(whole + whole)
+    assert lost(path) == ""

@@ -24,7 +24,8 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> SpecEr
     option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
     message = error.message.rstrip(".")
     if option is not None and message.startswith("No such option"):
-        known = [name for each in (command.params if command is not None else ()) for name in each.opts]
+        named = [name for each in (command.params if command is not None else ()) for name in each.opts]
+        known = [name for name in named if name.startswith("-")]  # the others are arguments
         return SpecError(f"There is no option {option}{nearest(option, [*known, '--help'])}")
     if message.startswith("No such command"):
         wrong = message.split("'")[1]

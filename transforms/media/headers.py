@@ -21,6 +21,8 @@ _FRAGMENT_HEAD = 24
 _NUMBERED = 0.8
 _JPEGS_OF_A_VIDEO = 3
 _JPEG_WITHIN = 1 << 28
+# A graphic control extension and the picture that follows it.
+_GIF_PICTURE = re.compile(rb"\0!\xf9\x04[\0-\x1f].{3}\0,", re.DOTALL)
 _STRAY_LIMIT = 1 << 16
 _NAME_WITHIN = 1 << 20
 _CODEC_NAME = re.compile(rb"stsd.{12}([0-9A-Za-z]{4})|(V_[A-Z0-9/]+)", re.DOTALL)
@@ -198,11 +200,19 @@ def webp_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _gif(file: BinaryIO, size: int) -> str:
-    return "" if _walk_gif(file)[1] else f"it is cut off: its {size:,} bytes end before the GIF trailer"
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _, end = _walk_gif_bytes(data)
+        if not end:
+            return f"it is cut off: its {size:,} bytes end before the GIF trailer"
+        # Damaged lengths of blocks lead the walk, and players, to a byte that is a trailer by chance.
+        behind = _GIF_PICTURE.search(data, end)
+        if behind is not None and data[end : end + 4] != b"GIF8":
+            return f"it is damaged: pictures stand behind byte {end:,}, where it ends"
+    return ""
 
 
-def _walk_gif(file: BinaryIO) -> tuple[int, bool]:
-    """Pictures begun, and whether the trailer was reached."""
+def _walk_gif(file: BinaryIO) -> tuple[int, int]:
+    """Pictures begun, and where the trailer ends; 0 where none was reached."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _walk_gif_bytes(data)
 
@@ -212,13 +222,13 @@ def has_picture(blocks: bytes) -> bool:
     return _walk_gif_bytes(blocks)[0] > 0
 
 
-def _walk_gif_bytes(data: mmap.mmap | bytes) -> tuple[int, bool]:
+def _walk_gif_bytes(data: mmap.mmap | bytes) -> tuple[int, int]:
     frames = stray = 0
     at = 13 + _palette(data[10] if len(data) > 10 else 0) if data[:4] == b"GIF8" else 0
     while at < len(data) and stray < _STRAY_LIMIT:
         block = data[at]
         if block == 0x3B:
-            return frames, True
+            return frames, at + 1
         if block == 0x2C:
             frames += 1
             at += 11 + _palette(data[at + 9] if at + 9 < len(data) else 0)
@@ -232,7 +242,7 @@ def _walk_gif_bytes(data: mmap.mmap | bytes) -> tuple[int, bool]:
         while at < len(data) and data[at]:
             at += 1 + data[at]
         at += 1
-    return frames, False
+    return frames, 0
 
 
 def _palette(flags: int) -> int:
