@@ -69,7 +69,9 @@ def _run(
     try:
         return _supervised(request, store, as_json, strict, metrics_file)
     except KeyboardInterrupt:
-        if not is_local(target):
+        if str(target.options.get("environment_type", "")).upper() == "LOOPBACK":
+            say("The job's workers were threads of this command (environment_type LOOPBACK): cancel it on the cluster.")
+        elif not is_local(target):
             say(f"A job that has begun elsewhere goes on; `cliploom status {shlex.quote(store)} --follow` shows it.")
         raise
 

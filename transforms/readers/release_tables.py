@@ -134,8 +134,11 @@ class ReleaseReader:
             rows = self._scan_parts(entry, [part])
             times = self.collected(rows.select("row_id", "start_s", "end_s", "frame"))
         self._times[key] = times
-        while len(self._times) > 1 and sum(kept.height for kept in self._times.values()) > _KEPT_TIMES:
-            del self._times[next(iter(self._times))]
+        # Copies, as other threads may ask the same store.
+        for oldest in list(self._times)[:-1]:
+            if sum(kept.height for kept in list(self._times.values())) <= _KEPT_TIMES:
+                break
+            self._times.pop(oldest, None)
         return times
 
     @cached_property

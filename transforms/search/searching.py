@@ -137,7 +137,7 @@ class Store(ReleaseReader):
         given = (text is not None) + (like is not None) + vector
         if given != 1:
             said = ("neither is given", "", "both are given", "all are given")[given]
-            raise SpecError(f"Search by a text or by --like (a file or uid), one of the two; {said}.")
+            raise SpecError(f"Search by a text or by --like (a file or uid), or in Python by a vector; {said}.")
         for name, value in (("text", text), ("like", like)):
             if value is not None and not (isinstance(value, str) and value.strip()):
                 raise SpecError(f"The {name} to search for is empty ({value!r}); give a few words, a file or a uid.")
