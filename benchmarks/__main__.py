@@ -12,7 +12,6 @@ HELPERS = {
     "measure",
     "narrations_data",
     "peers_features",
-    "peers_frames",
     "peers_vectors",
     "process_tree",
     "rivals",

@@ -1,9 +1,8 @@
-"""cliploom beside its named peers, each at its own game: Ray Data, Daft, video2dataset, LanceDB, clip-retrieval.
+"""cliploom beside its named peers, each at its own game: Ray Data, Daft, LanceDB.
 
 Rivals run with the interpreter of an environment of their own (``--env``), made for instance with
-``uv pip install "ray[data]" daft lancedb video2dataset autofaiss clip-retrieval av openvino``; one that is not there is
-said so in a line. CPU seconds, of all processes, are the figures to go by: wall times depend on what else the machine
-does.
+``uv pip install "ray[data]" daft lancedb av openvino``; one that is not there is said so in a line. CPU seconds, of all
+processes, are the figures to go by: wall times depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -14,16 +13,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from benchmarks import peers_features, peers_frames, peers_vectors
+from benchmarks import peers_features, peers_vectors
 
-PARTS = ("features", "frames", "vectors")
-NAMES = {
-    "Ray Data": "ray",
-    "Daft": "daft",
-    "video2dataset": "video2dataset",
-    "LanceDB": "lancedb",
-    "clip-retrieval": "clip-retrieval",
-}
+PARTS = ("features", "vectors")
+NAMES = {"Ray Data": "ray", "Daft": "daft", "LanceDB": "lancedb"}
 _VERSIONS = """
 import importlib.metadata, json, sys
 found = {}
@@ -60,8 +53,6 @@ def main(arguments: list[str]) -> int:
             root.mkdir()
             if part == "features":
                 peers_features.measure(options.env, root, options.clips, present)
-            elif part == "frames":
-                peers_frames.measure(options.env, root, options.clips, present)
             else:
                 peers_vectors.measure(options.env, root, options.rows, present, options.lance)
     return 0

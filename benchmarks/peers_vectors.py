@@ -1,4 +1,4 @@
-"""Vector search: ``cliploom.open(store).search(vector=...)`` against LanceDB and clip-retrieval on the same vectors.
+"""Vector search: ``cliploom.open(store).search(vector=...)`` against LanceDB on the same vectors.
 
 Each is asked one query at a time through its Python API for the ten best with uid and time, and builds its index as
 its documentation proposes. Building includes taking in the vectors; cliploom's start-up is taken off by a run on 100
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import cliploom
 from benchmarks.index import DIM, Corpus, K, make_corpus
 from benchmarks.measure import table
-from benchmarks.process_tree import CommandFailedError, run_tree
+from benchmarks.process_tree import run_tree
 from transforms.index.recall import exact_top_k
 
 ROWS_A_FILE = 100
@@ -95,21 +95,13 @@ def measure(python: str, root: Path, rows: int, present: dict[str, str], kinds: 
             _line(f"cliploom {kind}", f"nprobe {nprobe}" if nprobe else "", recall, cpu, wall, seconds - start_s, size)
         )
     environment = {"PYTHONPATH": str(RIVALS), "RUST_LOG": "error", "PYTHONWARNINGS": "ignore"}
-    for name, script, more in (("LanceDB", "lance", [kinds]), ("clip-retrieval", "clip_retrieval", [])):
-        if name not in present:
-            print(f"{name}: not asked for, or not installed in the rivals' environment")
-            continue
-        try:
-            usage = run_tree([python, str(RIVALS / f"{script}_vectors.py"), str(root), *more], environment)
-        except CommandFailedError as error:
-            print(f"{name} {present[name]}: failed: {str(error).splitlines()[-1]}")
-            continue
-        for text in usage.output.splitlines():
-            if text.startswith("{"):
-                v = json.loads(text)
-                lines.append(
-                    _line(v["name"], v["setting"], v["recall"], v["cpu_ms"], v["wall_ms"], v["build_s"], v["mb"])
-                )
+    if "LanceDB" in present:
+        usage = run_tree([python, str(RIVALS / "lance_vectors.py"), str(root), kinds], environment)
+        told = (json.loads(text) for text in usage.output.splitlines() if text.startswith("{"))
+        columns = ("name", "setting", "recall", "cpu_ms", "wall_ms", "build_s", "mb")
+        lines += [_line(*(values[column] for column in columns)) for values in told]
+    else:
+        print("LanceDB: not asked for, or not installed in the rivals' environment")
     print(f"\nVectors: {rows} x {DIM}, {len(corpus.queries)} queries, one at a time; load {os.getloadavg()[0]:.0f}")
     table(["", "setting", "recall@10", "queries/CPU s", "CPU ms", "wall ms", "build CPU s", "MB on disk"], lines)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import asking
@@ -55,7 +56,7 @@ def main(folder: str, kinds: list[str]) -> None:
             continue
         began = time.process_time()
         table.create_index(metric="cosine", index_type=kind, replace=True)
-        table.cleanup_old_versions(older_than=__import__("datetime").timedelta(0), delete_unverified=True)
+        table.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
         build_s = ingest_s + time.process_time() - began
         settings = KINDS[kind]
         least = next(
