@@ -112,6 +112,7 @@ def night(folder: str, count: int, name: str) -> object:
         max_attempts=3,
     )
     del listing
+    before = before.surveyed()
     surveyed = time.perf_counter()
     planned = make_plan(objects, before, found, resolved(), RetryLaw(), 600.0, count + 1)
     verdicts = count_verdicts(planned.verdicts)

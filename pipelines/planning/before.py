@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -34,6 +34,10 @@ class Before:
     items: pl.DataFrame
     parts: pl.DataFrame
     failures: pl.DataFrame
+
+    def surveyed(self) -> Before:
+        """The same once the survey is done: of the items only what a plan compares."""
+        return replace(self, items=self.items.select("item_no", "source", "uid", "digest"))
 
     @contextmanager
     def item_rows(self, objects: Objects) -> Iterator[NumberedRows]:

@@ -195,6 +195,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
         max_attempts=law.max_attempts,
     )
     del listing
+    before = before.surveyed()
     watch.lap("probe")
     note("planning")
     next_no = max((release.next_item_no for release in releases.rows), default=1)
