@@ -137,13 +137,12 @@ def survey(
     todo = todo.join(standing, on=["source", "uid"], how="anti", maintain_order="left") if standing.height else todo
     todo = _with_attempts(todo, failing)
     done, failed, facts = [], [], Packer(FACTS)
-    with before.item_rows(objects) as rows:
-        for batch in probe_listing(todo, "listing", job, objects, run_probe, partial(_with_alike, before.items, rows)):
-            fine = pl.col("digest").is_not_null()
-            found = batch.filter(fine)
-            done.append(found.select("row", "digest"))
-            facts.add(found)
-            failed += _failures(batch.filter(~fine))
+    for batch in _probed(todo, before, job, objects, run_probe):
+        fine = pl.col("digest").is_not_null()
+        found = batch.filter(fine)
+        done.append(found.select("row", "digest"))
+        facts.add(found)
+        failed += _failures(batch.filter(~fine))
     probed = todo.height
     del todo
     fresh = failures_frame([*listing.failures, *failed], job.run)
@@ -152,6 +151,17 @@ def survey(
     if done:
         items = items.with_columns(_digests(items, pl.concat(done)))
     return Survey(items, facts.packed(), pl.concat([standing.select(fresh.columns), fresh]), probed, emptied)
+
+
+def _probed(
+    todo: pl.DataFrame, before: Before, job: RunJob, objects: Objects, run_probe: Callable[[str], None]
+) -> Iterator[pl.DataFrame]:
+    """See ``probe_listing``. The last release's items, a download from a bucket, are opened only for work to do."""
+    if todo.is_empty():
+        return
+    known = before.items.filter(pl.col("digest").is_not_null())
+    with before.item_rows(objects) as rows:
+        yield from probe_listing(todo, "listing", job, objects, run_probe, partial(_with_alike, known, rows))
 
 
 def _with_attempts(todo: pl.DataFrame, failing: pl.DataFrame) -> pl.DataFrame:
@@ -190,7 +200,7 @@ def _with_alike(known: pl.DataFrame, rows: NumberedRows, todo: pl.DataFrame) -> 
     A file that was touched, renamed or copied then costs a digest.
     """
     key = ["source", "size"]
-    near = known.filter(pl.col("digest").is_not_null()).join(todo, on=key, how="semi", maintain_order="left")
+    near = known.join(todo, on=key, how="semi", maintain_order="left")
     few = near.filter(pl.int_range(pl.len()).over(key) < MOST_ALIKE)
     named = near.join(todo, on=["source", "uid"], how="semi", maintain_order="left")
     near = pl.concat([few, named]).unique("item_no", maintain_order=True)
