@@ -7,7 +7,8 @@ WORKDIR /opt/cliploom
 COPY requirements.lock ./
 # The lock names everything that is needed, so nothing is resolved; it holds neither torch nor TensorFlow.
 RUN pip install --no-cache-dir --no-deps --requirement requirements.lock
-COPY setup.py pyproject.toml MANIFEST.in README.md CHANGELOG.md LICENSE cliploom.py ./
+COPY setup.py pyproject.toml MANIFEST.in README.md CHANGELOG.md LICENSE ./
+COPY cliploom/*.py cliploom/py.typed cliploom/
 COPY schemas schemas
 COPY transforms transforms
 COPY pipelines pipelines

@@ -70,7 +70,7 @@ run_tests() {
   [[ -n ${CLIPLOOM_TEST_ENV:-} ]] || make_env "$env" requirements-test.lock
   local groups=(core tests/extras/torch tests/extras/tensorflow)
   for argument in "$@"; do
-    [[ $argument =~ ^(tests|schemas|transforms|pipelines)/ ]] && groups=(chosen)
+    [[ $argument =~ ^(tests|cliploom|schemas|transforms|pipelines)/ ]] && groups=(chosen)
   done
   reports=$(mktemp -d)
   trap "rm -rf '$reports'" EXIT

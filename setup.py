@@ -1,8 +1,15 @@
 """Package metadata of cliploom; the tools' settings are in pyproject.toml, exact versions in the lock files."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+# Each of these top-level folders is installed as a subpackage of cliploom. The links cliploom/schemas etc. serve tools
+# and running from a checkout; a build never follows them, because archives and some clones don't have them.
+FOLDERS = ("schemas", "transforms", "pipelines")
+ROOMS = [pattern for folder in FOLDERS for pattern in (folder, f"{folder}.*")]
 
 CORE = [
     "apache-beam>=2.77,<3",
@@ -61,6 +68,17 @@ EXTRAS = {
 }
 EXTRAS["all"] = sorted({needed for extra in ("text", "tensorflow", "gcp", "aws", "demo") for needed in EXTRAS[extra]})
 
+
+class FreshBuild(build_py):
+    """Builds into an empty folder: a wheel takes everything that an earlier build left there."""
+
+    def run(self) -> None:
+        """Remove what an earlier build left, then copy the packages."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 setup(
     name="cliploom",
     version="0.1.0",
@@ -80,15 +98,21 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.11",
-    packages=find_packages(include=["schemas", "schemas.*", "transforms", "transforms.*", "pipelines", "pipelines.*"]),
-    py_modules=["cliploom"],
+    packages=["cliploom", *(f"cliploom.{name}" for name in find_packages(include=ROOMS))],
+    package_dir={"cliploom": "cliploom"} | {f"cliploom.{folder}": folder for folder in FOLDERS},
     package_data={
-        "pipelines": ["specs/*.yaml"],
-        "transforms.encoders": ["**/*.txt", "**/*.json", "**/*.npz"],
+        "cliploom": ["py.typed"],
+        "cliploom.pipelines": ["specs/*.yaml"],
+        "cliploom.transforms.encoders": ["**/*.txt", "**/*.json", "**/*.npz"],
     },
+    include_package_data=False,
+    cmdclass={"build_py": FreshBuild},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={
-        "console_scripts": ["cliploom = pipelines.cli.main:main", "cliploom-worker = pipelines.running.worker:main"]
+        "console_scripts": [
+            "cliploom = cliploom.pipelines.cli.main:main",
+            "cliploom-worker = cliploom.pipelines.running.worker:main",
+        ]
     },
 )

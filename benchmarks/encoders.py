@@ -53,9 +53,9 @@ def main(argv: list[str]) -> int:
 
 
 def _prepare(models: Path) -> None:
-    from schemas.errors import CliploomError
-    from transforms.encoders.prepare import prepare_model
-    from transforms.encoders.registry import family
+    from cliploom.schemas.errors import CliploomError
+    from cliploom.transforms.encoders.prepare import prepare_model
+    from cliploom.transforms.encoders.registry import family
 
     for kind in ("efficientnet_lite0", "minilm"):
         for precision in ("f32", "bf16"):
@@ -103,7 +103,7 @@ def _sentences(count: int) -> list[str]:
 
 def _ours(kind: str, precision: str) -> Callable[[Path], Callable[[list[Any]], object]]:
     def start(models: Path) -> Callable[[list[Any]], object]:
-        from transforms.encoders.registry import load
+        from cliploom.transforms.encoders.registry import load
 
         return load(models / f"{kind}.{precision}").encode
 

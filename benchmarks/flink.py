@@ -81,7 +81,7 @@ def measure(root: Path, clips: Path, target: str, workers: int, cluster: FlinkCl
     worker = json.dumps(json.dumps({"command": str(program)}))
     spec = SPEC.format(folder=clips, workers=workers, jobs=cluster.endpoint, worker=worker)
     (folder / "spec.yaml").write_text(spec, encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", "run", str(folder / "spec.yaml"), "--target", target]
+    command = [sys.executable, "-m", "cliploom", "run", str(folder / "spec.yaml"), "--target", target]
     earlier = len(cluster.jobs())
     before, own, began = cpu_seconds(cluster.pids), os.times(), time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tfrecords_data import CLASSES, write_shard
-from pipelines.running.run import RunOptions, open_store, run_spec
-from pipelines.training.train import prepare_training
-from schemas.heads import HeadCard, HeadClass, InputColumn
-from schemas.spec_file import load_document, parse_document
-from schemas.tfrecords import AUDIO_WIDTH, RGB_WIDTH
-from transforms.heads.dataset import Videos, gather
-from transforms.heads.plain import PlainHead, sigmoid, transformed
+from cliploom.pipelines.running.run import RunOptions, open_store, run_spec
+from cliploom.pipelines.training.train import prepare_training
+from cliploom.schemas.heads import HeadCard, HeadClass, InputColumn
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.schemas.tfrecords import AUDIO_WIDTH, RGB_WIDTH
+from cliploom.transforms.heads.dataset import Videos, gather
+from cliploom.transforms.heads.plain import PlainHead, sigmoid, transformed
 
 RECORDS, VIDEOS, REPEATS, TOP = 300, 8192, 3, 20
 WIDTH = RGB_WIDTH + AUDIO_WIDTH
@@ -92,7 +92,7 @@ def card() -> HeadCard:
 
 
 def _epoch(folder: Path) -> Callable[[], int]:
-    from transforms.heads.training import class_weights, loss_of, regression, run_epoch
+    from cliploom.transforms.heads.training import class_weights, loss_of, regression, run_epoch
 
     about, videos, few = card(), made_videos(VIDEOS), made_videos(1)
     loss = loss_of(about.spec, class_weights(videos.labels, KNOWN))

@@ -19,10 +19,17 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.index import IndexRecipe, Kind
-from transforms.index.build import HNSW_EF_CONSTRUCTION, HNSW_NEIGHBOURS, build_shard, train, training_rows, write_index
-from transforms.index.recall import exact_top_k, recall_at, tune_nprobe
-from transforms.index.search import OpenShard, open_shard, search
+from cliploom.schemas.index import IndexRecipe, Kind
+from cliploom.transforms.index.build import (
+    HNSW_EF_CONSTRUCTION,
+    HNSW_NEIGHBOURS,
+    build_shard,
+    train,
+    training_rows,
+    write_index,
+)
+from cliploom.transforms.index.recall import exact_top_k, recall_at, tune_nprobe
+from cliploom.transforms.index.search import OpenShard, open_shard, search
 
 DIM = 384
 K = 10

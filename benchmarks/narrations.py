@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.measure import Usage, run, table
 from benchmarks.narrations_data import Corpus, sentences, write_narrations
-from schemas.narrations import EGO4D
-from transforms.narrations.text import encoded_text
+from cliploom.schemas.narrations import EGO4D
+from cliploom.transforms.narrations.text import encoded_text
 
 SPEC = """\
 version: 1
@@ -60,7 +60,7 @@ def ours(folder: Path, corpus: Corpus, workers: int, precision: str) -> Usage:
     write_narrations(folder / "narration.json", corpus)
     (folder / "spec.yaml").write_text(SPEC.format(workers=workers, precision=precision))
     cpus = sorted(os.sched_getaffinity(0))[:workers]
-    return run([sys.executable, "-m", "pipelines", "run", str(folder / "spec.yaml")], cpus)
+    return run([sys.executable, "-m", "cliploom", "run", str(folder / "spec.yaml")], cpus)
 
 
 def rival(root: Path, texts: Sequence[str], workers: int) -> tuple[float, float]:

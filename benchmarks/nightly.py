@@ -60,7 +60,7 @@ class Corpus:
 
     def run(self) -> Usage:
         """``cliploom run``."""
-        return run([sys.executable, "-m", "pipelines", "run", str(self.folder / "cliploom.yaml"), "--json"])
+        return run([sys.executable, "-m", "cliploom", "run", str(self.folder / "cliploom.yaml"), "--json"])
 
 
 def nights(root: Path, clips: int) -> dict[str, Usage]:

@@ -16,8 +16,8 @@ from benchmarks.corpus import SECONDS, write_clips
 from benchmarks.measure import table
 from benchmarks.pipeline import SPEC
 from benchmarks.process_tree import CommandFailedError, TreeUsage, run_tree
-from transforms.encoders.lite0 import Lite0Options
-from transforms.encoders.prepare import prepare_model
+from cliploom.transforms.encoders.lite0 import Lite0Options
+from cliploom.transforms.encoders.prepare import prepare_model
 
 SIZE = (640, 360)
 RIVALS = Path(__file__).parent / "rivals"
@@ -43,7 +43,7 @@ def ours(root: Path, clips: str) -> TreeUsage:
     if not store.exists():
         store.mkdir()
         (store / "models").symlink_to(root / "models")
-    return run_tree([sys.executable, "-m", "pipelines", "run", str(spec)])
+    return run_tree([sys.executable, "-m", "cliploom", "run", str(spec)])
 
 
 def theirs(python: str, root: Path, rival: str, way: str, clips: str, model: Path) -> TreeUsage:

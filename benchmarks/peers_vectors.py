@@ -20,7 +20,7 @@ import cliploom
 from benchmarks.index import DIM, Corpus, K, make_corpus
 from benchmarks.measure import table
 from benchmarks.process_tree import run_tree
-from transforms.index.recall import exact_top_k
+from cliploom.transforms.index.recall import exact_top_k
 
 ROWS_A_FILE = 100
 FPS, STRIDE = 30, 16
@@ -57,7 +57,7 @@ def build(root: Path, vectors: NDArray[np.float32], kind: str) -> tuple[float, f
     for at in range(0, len(vectors), ROWS_A_FILE):
         np.save(root / "feats" / f"v{at // ROWS_A_FILE:05d}.npy", vectors[at : at + ROWS_A_FILE])
     (root / "spec.yaml").write_text(SPEC.format(kind=kind))
-    usage = run_tree([sys.executable, "-m", "pipelines", "run", str(root / "spec.yaml")])
+    usage = run_tree([sys.executable, "-m", "cliploom", "run", str(root / "spec.yaml")])
     size = sum(path.stat().st_size for path in (root / "store").rglob("*") if path.is_file())
     return usage.cpu_s, size / 1e6
 

@@ -31,13 +31,13 @@ ROWS_PER_CLIP = 10
 
 def by_hand(folder: Path, models: Path) -> int:
     """The loop: decode, encode in batches of 16, keep the vectors in one file."""
-    from schemas.media import MediaLimits
-    from schemas.sampling import Every
-    from transforms.encoders.lite0 import Lite0Options
-    from transforms.encoders.prepare import prepare_model
-    from transforms.encoders.registry import load
-    from transforms.media.decode import Request, decode
-    from transforms.media.probe import probe
+    from cliploom.schemas.media import MediaLimits
+    from cliploom.schemas.sampling import Every
+    from cliploom.transforms.encoders.lite0 import Lite0Options
+    from cliploom.transforms.encoders.prepare import prepare_model
+    from cliploom.transforms.encoders.registry import load
+    from cliploom.transforms.media.decode import Request, decode
+    from cliploom.transforms.media.probe import probe
 
     model, card = prepare_model("efficientnet_lite0", Lite0Options(), models)
     encoder = load(model, 1)
@@ -62,7 +62,7 @@ def measure_run(root: Path, folder: Path, clips: int, workers: int, cpus: list[i
     store = root / f"store-{clips}-{workers}"
     (store / "models").parent.mkdir(parents=True, exist_ok=True)
     (store / "models").symlink_to(root / "models")
-    return run([sys.executable, "-m", "pipelines", "run", str(spec)], cpus)
+    return run([sys.executable, "-m", "cliploom", "run", str(spec)], cpus)
 
 
 def main(arguments: list[str]) -> int:

@@ -21,30 +21,30 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from benchmarks.measure import table
-from pipelines.planning.before import read_before
-from pipelines.planning.judge import RetryLaw, count_verdicts
-from pipelines.planning.numbering import number_items
-from pipelines.planning.plan import make_plan
-from pipelines.planning.resolve import Resolved
-from pipelines.planning.survey import LISTED, survey
-from schemas.digests import digest_of
-from schemas.jobs import FeatureJob, RunJob
-from schemas.media import MediaLimits
-from schemas.plan import COMPUTED, RunPlan
-from schemas.records import Content, Listed, PartRecord
-from schemas.release import FeatureEntry, Release
-from schemas.sampling import Every
-from schemas.spec import Limits
-from schemas.tables import FAILURES, ITEMS, PARTS, PROBED
-from transforms.inputs.listing import KnownListing, listed_frame
-from transforms.publish.final import Assemble, CommitTables, commit_contents
-from transforms.publish.frames import empty_frame, write_frame
-from transforms.store.objects import Objects
-from transforms.store.paths import TO_PROBE, probe_results_path
-from transforms.store.tables import TableFile, commit_files, commit_rows
-from transforms.work.records import MOST_FILES
-from transforms.work.reported import write_records
-from transforms.work.stored_plan import StoredPlan, store_plan
+from cliploom.pipelines.planning.before import read_before
+from cliploom.pipelines.planning.judge import RetryLaw, count_verdicts
+from cliploom.pipelines.planning.numbering import number_items
+from cliploom.pipelines.planning.plan import make_plan
+from cliploom.pipelines.planning.resolve import Resolved
+from cliploom.pipelines.planning.survey import LISTED, survey
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.jobs import FeatureJob, RunJob
+from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.plan import COMPUTED, RunPlan
+from cliploom.schemas.records import Content, Listed, PartRecord
+from cliploom.schemas.release import FeatureEntry, Release
+from cliploom.schemas.sampling import Every
+from cliploom.schemas.spec import Limits
+from cliploom.schemas.tables import FAILURES, ITEMS, PARTS, PROBED
+from cliploom.transforms.inputs.listing import KnownListing, listed_frame
+from cliploom.transforms.publish.final import Assemble, CommitTables, commit_contents
+from cliploom.transforms.publish.frames import empty_frame, write_frame
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.paths import TO_PROBE, probe_results_path
+from cliploom.transforms.store.tables import TableFile, commit_files, commit_rows
+from cliploom.transforms.work.records import MOST_FILES
+from cliploom.transforms.work.reported import write_records
+from cliploom.transforms.work.stored_plan import StoredPlan, store_plan
 
 ITEMS_IN_PART = 400
 ROWS_EACH = 20

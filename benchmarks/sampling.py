@@ -19,11 +19,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.media import MediaLimits, Preprocess
-from schemas.sampling import Every
-from transforms.media.decode import Request, decode
-from transforms.media.probe import probe
-from transforms.media.scale import Scaler
+from cliploom.schemas.media import MediaLimits, Preprocess
+from cliploom.schemas.sampling import Every
+from cliploom.transforms.media.decode import Request, decode
+from cliploom.transforms.media.probe import probe
+from cliploom.transforms.media.scale import Scaler
 
 FPS = 30
 WIDTH, HEIGHT = 1280, 720

@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 
 from benchmarks.tfrecords_data import JOBS as PURE
 from benchmarks.tfrecords_data import VIDEOS, videos, write_shard
-from schemas.jobs import FeatureJob
-from schemas.records import Shard, ShardItem, Twin
-from schemas.sources import TfrecordSource
-from transforms.store import quantize
-from transforms.store.objects import Objects
-from transforms.store.part_builder import Timings
-from transforms.store.parts import part_path, vectors_to_arrow
-from transforms.tfrecords.export import Layout, PieceTask, ShardTask
-from transforms.tfrecords.settings import ShardSettings
-from transforms.work.compute import compute_item, compute_parts
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import Shard, ShardItem, Twin
+from cliploom.schemas.sources import TfrecordSource
+from cliploom.transforms.store import quantize
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.part_builder import Timings
+from cliploom.transforms.store.parts import part_path, vectors_to_arrow
+from cliploom.transforms.tfrecords.export import Layout, PieceTask, ShardTask
+from cliploom.transforms.tfrecords.settings import ShardSettings
+from cliploom.transforms.work.compute import compute_item, compute_parts
 
 REPEATS = 3
 _FEW = 20

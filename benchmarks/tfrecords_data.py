@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.tfrecords import AUDIO_WIDTH, RGB_WIDTH, Yt8mFrames
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.write import encode_frames
-from transforms.tfrecords.yt8m import read_frames
+from cliploom.schemas.tfrecords import AUDIO_WIDTH, RGB_WIDTH, Yt8mFrames
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.write import encode_frames
+from cliploom.transforms.tfrecords.yt8m import read_frames
 
 VIDEOS = 1000
 FRAMES = 300

@@ -39,9 +39,9 @@ LOAD = """
 import json, sys, time
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transforms.narrations.pairs import time_to_index
-from transforms.readers.training_views import Moments, torch_dataset
-from transforms.readers.windows import ClipWindows
+from cliploom.transforms.narrations.pairs import time_to_index
+from cliploom.transforms.readers.training_views import Moments, torch_dataset
+from cliploom.transforms.readers.windows import ClipWindows
 
 # The sums below are not what is measured; on several threads they would fight with the loaders for the cores.
 torch.set_num_threads(1)
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
         sizes = [str(options.videos), str(options.rows), str(DIM)]
         subprocess.run([sys.executable, "-c", WRITE, str(root / "feats"), *sizes], check=True)
         (root / "spec.yaml").write_text(SPEC)
-        subprocess.run([sys.executable, "-m", "pipelines", "run", str(root / "spec.yaml")], check=True)
+        subprocess.run([sys.executable, "-m", "cliploom", "run", str(root / "spec.yaml")], check=True)
         times = rng.uniform(0, options.rows / RATE, options.moments)
         videos = rng.integers(0, options.videos, options.moments)
         moments = [

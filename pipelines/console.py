@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transforms.work.progress import Tally
+from cliploom.transforms.work.progress import Tally
 
 _BAR = 20
 _PLAIN_EVERY_S = 10.0

@@ -7,14 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.console import counted, human_bytes, human_seconds, table
-from schemas.heads import PREDICTED
-from schemas.release import Release
-from transforms.media.label_listing import KEY
-from transforms.publish.frames import failure_reasons
-from transforms.store.objects import existing_store
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
+from cliploom.pipelines.console import counted, human_bytes, human_seconds, table
+from cliploom.schemas.heads import PREDICTED
+from cliploom.schemas.release import Release
+from cliploom.transforms.media.label_listing import KEY
+from cliploom.transforms.publish.frames import failure_reasons
+from cliploom.transforms.store.objects import existing_store
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table
 
 MOST_LABELS = 3
 """Predicted labels that a hit shows."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.spec_base import KeepSpec, Model, Name
-from schemas.units import Count, NonNegativeSeconds, Share
+from cliploom.schemas.spec_base import KeepSpec, Model, Name
+from cliploom.schemas.units import Count, NonNegativeSeconds, Share
 
 
 class Hdf5Export(Model):

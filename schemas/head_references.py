@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
 
-from schemas.errors import nearest
-from schemas.exports import PairsExport
-from schemas.heads import HEAD, HeadEncoder, HeadInput
-from schemas.spec import EncoderSpec, Spec
-from schemas.spec_errors import explain
+from cliploom.schemas.errors import nearest
+from cliploom.schemas.exports import PairsExport
+from cliploom.schemas.heads import HEAD, HeadEncoder, HeadInput
+from cliploom.schemas.spec import EncoderSpec, Spec
+from cliploom.schemas.spec_errors import explain
 
 
 def head_problems(spec: Spec) -> list[str]:

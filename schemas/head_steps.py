@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.spec_base import Model, Text
-from schemas.units import Count
+from cliploom.schemas.spec_base import Model, Text
+from cliploom.schemas.units import Count
 
 
 class HeadStep(Model):

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from schemas.head_steps import Step
-from schemas.spec_base import Model, Name, Text
-from schemas.units import Count, PositiveSeconds, Share
+from cliploom.schemas.head_steps import Step
+from cliploom.schemas.spec_base import Model, Name, Text
+from cliploom.schemas.units import Count, PositiveSeconds, Share
 
 HEAD = "head"
 """The encoder kind that applies a trained head."""
@@ -124,7 +124,7 @@ class InputColumn:
         name: in served Examples.
         dim: numbers in a vector; 0 for a text.
         space: that the vectors lie in.
-        type: of the values in served Examples, see ``schemas.release.OutputEntry``.
+        type: of the values in served Examples, see ``cliploom.schemas.release.OutputEntry``.
     """
 
     feature: str
@@ -173,7 +173,7 @@ class HeadCard:
         settings: the head's node of the spec, defaults filled in.
         videos: ``train`` and ``validation``.
         majority: Hit@1 of always naming the training videos' most frequent class.
-        metrics: of the validation videos, by the names of ``transforms.metrics.labels.LabelMetrics``.
+        metrics: of the validation videos, by the names of ``cliploom.transforms.metrics.labels.LabelMetrics``.
         epochs: every epoch; ``best`` is the number of the one that was kept.
     """
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from schemas.media import MediaLimits
-from schemas.models import ModelCard
-from schemas.release import OutputEntry, text_columns
-from schemas.sampling import Sampling
-from schemas.sources import HttpSpec
+from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.models import ModelCard
+from cliploom.schemas.release import OutputEntry, text_columns
+from cliploom.schemas.sampling import Sampling
+from cliploom.schemas.sources import HttpSpec
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from schemas.media import Preprocess
+from cliploom.schemas.media import Preprocess
 
 Modality = Literal["frame", "clip", "text"]
 Precision = Literal["f32", "bf16"]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from schemas.errors import CliploomError
+from cliploom.schemas.errors import CliploomError
 
 NARRATIONS = pa.schema(
     [

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.digests import digest_of
-from schemas.exports import Export
-from schemas.heads import HeadJob
-from schemas.jobs import FeatureJob, RunJob
-from schemas.release import Release
-from schemas.spec import IndexSpec, Limits
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.exports import Export
+from cliploom.schemas.heads import HeadJob
+from cliploom.schemas.jobs import FeatureJob, RunJob
+from cliploom.schemas.release import Release
+from cliploom.schemas.spec import IndexSpec, Limits
 
 NEW = "new"
 CONTENT_CHANGED = "content_changed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from schemas.digests import digest_of
+from cliploom.schemas.digests import digest_of
 
 ORDINAL_BITS = 24
 MAX_ORDINAL = (1 << ORDINAL_BITS) - 1

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from schemas.units import Count, PositiveSeconds
+from cliploom.schemas.units import Count, PositiveSeconds
 
 
 class SamplingBase(BaseModel):

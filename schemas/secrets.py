@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-from schemas.errors import SpecError
+from cliploom.schemas.errors import SpecError
 
 MASK = "***"
 _LEAST_LENGTH = 8

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
 
-from schemas.spec_base import KeepSpec, Model, Name, Text, UidLaw, one_or_many
-from schemas.units import Bytes, Count, NonNegativeSeconds, PositiveSeconds
+from cliploom.schemas.spec_base import KeepSpec, Model, Name, Text, UidLaw, one_or_many
+from cliploom.schemas.units import Bytes, Count, NonNegativeSeconds, PositiveSeconds
 
 
 class LabelColumn(Model):

@@ -1,8 +1,8 @@
 """The spec: what is wanted, as pydantic models that mirror the YAML file.
 
 Models are strict and refuse unknown keys. References between nodes are checked by ``Spec`` itself; what needs the
-registry of encoders (their options, modality, outputs) is checked by ``transforms.encoders``. Values never hold
-secrets: credentials come from the environment of the process.
+registry of encoders (their options, modality, outputs) is checked by ``cliploom.transforms.encoders``. Values never
+hold secrets: credentials come from the environment of the process.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from schemas.errors import nearest
-from schemas.exports import Export
-from schemas.heads import HEAD, HeadSpec
-from schemas.media import MediaLimits
-from schemas.sampling import Sampling
-from schemas.sources import Source
-from schemas.spec_base import Model, Name, Text
-from schemas.units import Bytes, Count, LargeCount, PositiveSeconds, Share
+from cliploom.schemas.errors import nearest
+from cliploom.schemas.exports import Export
+from cliploom.schemas.heads import HEAD, HeadSpec
+from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.sampling import Sampling
+from cliploom.schemas.sources import Source
+from cliploom.schemas.spec_base import Model, Name, Text
+from cliploom.schemas.units import Bytes, Count, LargeCount, PositiveSeconds, Share
 
 RUNNERS = (
     "local",

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.units import NonNegativeSeconds
+from cliploom.schemas.units import NonNegativeSeconds
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 

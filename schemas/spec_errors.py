@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Tag
 from pydantic_core import ErrorDetails
 
-from schemas.errors import nearest, short
+from cliploom.schemas.errors import nearest, short
 
 _MAPPING = "must be a mapping of keys to values, such as {{key: value}}"
 _WANTED = {

@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.errors import SpecError, nearest
-from schemas.exports import PairsExport
-from schemas.head_references import head_problems
-from schemas.secrets import refuse_secrets
-from schemas.spec import Spec
-from schemas.spec_errors import explain
-from schemas.spec_yaml import read_document, substitute
+from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.exports import PairsExport
+from cliploom.schemas.head_references import head_problems
+from cliploom.schemas.secrets import refuse_secrets
+from cliploom.schemas.spec import Spec
+from cliploom.schemas.spec_errors import explain
+from cliploom.schemas.spec_yaml import read_document, substitute
 
 
 def load_spec(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] = os.environ) -> Spec:

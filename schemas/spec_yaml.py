@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from schemas.errors import SpecError, short
+from cliploom.schemas.errors import SpecError, short
 
 MOST_VALUES = 1_000_000
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")

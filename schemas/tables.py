@@ -137,7 +137,7 @@ def feature_schema(
 
     Args:
         outputs: output name -> length of its vectors, kept as field metadata ``dim``.
-        compact: outputs kept as a string of YouTube-8M's 8-bit codes a row (``transforms.store.quantize``).
+        compact: outputs kept as a string of YouTube-8M's 8-bit codes a row (``cliploom.transforms.store.quantize``).
         texts: columns of texts behind the vectors.
         records: rows are of an item's records; the first row of each record has its labels.
     """

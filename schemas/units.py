@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from schemas.errors import short
+from cliploom.schemas.errors import short
 
 _NUMBER = r"(?P<number>[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15})"
 _DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>us|ms|s|m|h)")

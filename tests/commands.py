@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bounded import by_rights
 
-from pipelines.cli.main import main
+from cliploom.pipelines.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.digests import digest_of
-from schemas.heads import HeadCard, HeadClass, HeadSpec, InputColumn
-from transforms.heads.plain import write_plain
-from transforms.heads.published import publish_head
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec, InputColumn
+from cliploom.transforms.heads.plain import write_plain
+from cliploom.transforms.heads.published import publish_head
+from cliploom.transforms.store.objects import Objects
 
 
 def card_of(

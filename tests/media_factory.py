@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.demo.media import be_ordinary
+from cliploom.pipelines.demo.media import be_ordinary
 
 GRID = 4
 SIZE = (96, 64)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.running.run import RunOptions, run_spec
-from schemas.spec_file import load_document, parse_document
+from cliploom.pipelines.running.run import RunOptions, run_spec
+from cliploom.schemas.spec_file import load_document, parse_document
 
 DIM = 4
 SPEC = """\

@@ -13,10 +13,10 @@ from media_factory import write_noise, write_video
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.demo.corpus import CAT, COFFEE, PAGE, ROCKET
-from pipelines.demo.media import Photo
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from schemas.spec_file import load_document, parse_document
+from cliploom.pipelines.demo.corpus import CAT, COFFEE, PAGE, ROCKET
+from cliploom.pipelines.demo.media import Photo
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.schemas.spec_file import load_document, parse_document
 
 SIZE = (160, 120)
 SPEC = """\

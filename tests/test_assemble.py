@@ -9,8 +9,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.records import Rewrite
-from transforms.publish.assemble import (
+from cliploom.schemas.records import Rewrite
+from cliploom.transforms.publish.assemble import (
     COMPUTED,
     HEAD,
     HELD,

@@ -14,9 +14,9 @@ import yaml
 from commands import SPEC, Command, assert_one_sentence, command, python_without_override
 from stores import SmallStore
 
-from schemas.release import STORE_FORMAT, Release
-from transforms.store.objects import Objects
-from transforms.store.releases import append_release
+from cliploom.schemas.release import STORE_FORMAT, Release
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import append_release
 
 
 @pytest.fixture
@@ -233,20 +233,20 @@ def test_stores_of_newer_programs_are_refused(name: str, cliploom: Command, tmp_
 def test_store_without_rights_is_told(line: str, small_store: SmallStore) -> None:
     small_store.store.chmod(0o000)
     arguments = line.format(store=small_store.store, spec=small_store.spec).split()
-    ended = python_without_override("-m", "pipelines", *arguments)
+    ended = python_without_override("-m", "cliploom", *arguments)
     small_store.store.chmod(0o700)
     assert_one_sentence(ended, 4, (str(small_store.store), "no permission; check the rights"))
 
 
 def test_spec_without_rights_is_told(here: Path) -> None:
     (here / "cliploom.yaml").chmod(0o000)
-    ended = python_without_override("-m", "pipelines", "validate", here / "cliploom.yaml")
+    ended = python_without_override("-m", "cliploom", "validate", here / "cliploom.yaml")
     assert_one_sentence(ended, 2, ("SPEC: ", "cliploom.yaml' is not readable", "see `cliploom validate --help`"))
 
 
 def test_folder_that_can_not_be_listed_is_told(here: Path) -> None:
     (here / "media").chmod(0o000)
-    ended = python_without_override("-m", "pipelines", "plan", here / "cliploom.yaml")
+    ended = python_without_override("-m", "cliploom", "plan", here / "cliploom.yaml")
     (here / "media").chmod(0o700)
     assert_one_sentence(ended, 1, ("media' can't be listed: Permission denied; mend its rights",))
 

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_numbering import listing
 
-from pipelines.planning.before import COMPARED, Before, read_before
-from pipelines.planning.numbering import number_items
-from pipelines.planning.packed import NumberedRows, Packer
-from pipelines.planning.survey import FACTS
-from schemas.release import Release
-from schemas.tables import ITEMS
-from transforms.store.objects import Objects
-from transforms.store.tables import commit_rows
+from cliploom.pipelines.planning.before import COMPARED, Before, read_before
+from cliploom.pipelines.planning.numbering import number_items
+from cliploom.pipelines.planning.packed import NumberedRows, Packer
+from cliploom.pipelines.planning.survey import FACTS
+from cliploom.schemas.release import Release
+from cliploom.schemas.tables import ITEMS
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import commit_rows
 
 
 def items(*numbers: int) -> pa.Table:

@@ -13,7 +13,7 @@ import yaml
 from commands import SPEC, Command, command
 from stores import SmallStore
 
-from pipelines.cli.main import app
+from cliploom.pipelines.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,7 +63,7 @@ def test_quick_commands_load_no_heavy_library(arguments: list[str], tmp_path: Pa
     spec.write_text(SPEC)
     code = (
         "import sys\n"
-        "from pipelines.cli.main import main\n"
+        "from cliploom.pipelines.cli.main import main\n"
         "heavy = {'apache_beam', 'av', 'deltalake', 'faiss', 'h5py', 'numpy', 'openvino', 'polars', 'pyarrow'}\n"
         "try:\n"
         "    main(sys.argv[1:])\n"
@@ -75,7 +75,7 @@ def test_quick_commands_load_no_heavy_library(arguments: list[str], tmp_path: Pa
 
 
 def test_the_process_that_shows_a_run_loads_no_beam() -> None:
-    shows = "pipelines.running.action, pipelines.running.preview"
+    shows = "cliploom.pipelines.running.action, cliploom.pipelines.running.preview"
     code = f"import sys, {shows}; print({{'apache_beam', 'av', 'openvino'}} & set(sys.modules))"
     assert python(code).stdout.strip() == "set()"
 
@@ -95,7 +95,7 @@ def test_validate_as_json_has_stable_keys(cliploom: Command, tmp_path: Path) -> 
 
 
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
-    code = "import sys; from pipelines.cli.main import main; main(sys.argv[1:])"
+    code = "import sys; from cliploom.pipelines.cli.main import main; main(sys.argv[1:])"
     done = python(code, "validate", str(tmp_path / "nowhere.yaml"), "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
@@ -104,7 +104,7 @@ def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
 
 def test_closed_pipe_is_no_error(built_store: SmallStore) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", "schema"],
+        [sys.executable, "-m", "cliploom", "schema"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,16 +12,16 @@ import pytest
 from media_factory import picture, read_index, write_video
 from numpy.typing import NDArray
 
-from pipelines.running.run import RunOptions, run_spec
-from schemas.media import MediaLimits, Preprocess, Sampled
-from schemas.sampling import Window, WindowShape
-from schemas.spec_file import load_document, parse_document
-from transforms.media.decode import Request, decode
-from transforms.media.probe import probe
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
-from transforms.work.models import SampleEncoder
+from cliploom.pipelines.running.run import RunOptions, run_spec
+from cliploom.schemas.media import MediaLimits, Preprocess, Sampled
+from cliploom.schemas.sampling import Window, WindowShape
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.media.decode import Request, decode
+from cliploom.transforms.media.probe import probe
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.work.models import SampleEncoder
 
 EGO4D = Window(window=WindowShape(frames=32, stride=16, fps=30.0))
 SMALL = Preprocess(16, 16, "squash")

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from media_factory import write_image, write_noise, write_video
 from numpy.typing import NDArray
 
-from schemas.digests import digest_file
-from schemas.errors import EncodeError
-from schemas.jobs import FeatureJob
-from schemas.media import MediaLimits, Preprocess
-from schemas.models import ModelCard, Output
-from schemas.records import PartRecord, Segment, Shard, ShardItem, Twin
-from schemas.sampling import Every
-from transforms.media.probe import probe
-from transforms.store.objects import Objects
-from transforms.store.part_builder import PartBuilder, Timings, checked, encode_each
-from transforms.store.parts import arrow_to_vectors, read_rows
-from transforms.work.compute import compute_item, compute_parts
+from cliploom.schemas.digests import digest_file
+from cliploom.schemas.errors import EncodeError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.media import MediaLimits, Preprocess
+from cliploom.schemas.models import ModelCard, Output
+from cliploom.schemas.records import PartRecord, Segment, Shard, ShardItem, Twin
+from cliploom.schemas.sampling import Every
+from cliploom.transforms.media.probe import probe
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.part_builder import PartBuilder, Timings, checked, encode_each
+from cliploom.transforms.store.parts import arrow_to_vectors, read_rows
+from cliploom.transforms.work.compute import compute_item, compute_parts
 
 CARD = ModelCard("mean", "m" * 40, "frame", "f32", {"v": Output(3, "mean")}, Preprocess(16, 16, fit="squash"))
 JOB = FeatureJob(

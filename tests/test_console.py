@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.console import LiveProgress, human_bytes, human_seconds, run_summary, table
-from transforms.work.progress import ProgressLog, ProgressReader, Tally
+from cliploom.pipelines.console import LiveProgress, human_bytes, human_seconds, run_summary, table
+from cliploom.transforms.work.progress import ProgressLog, ProgressReader, Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,8 +66,8 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
 def test_one_line_that_changes_on_a_terminal() -> None:
     code = (
         "import time\n"
-        "from pipelines.console import LiveProgress\n"
-        "from transforms.work.progress import Tally\n"
+        "from cliploom.pipelines.console import LiveProgress\n"
+        "from cliploom.transforms.work.progress import Tally\n"
         "progress = LiveProgress()\n"
         "progress.note('computing 4 items')\n"
         "done = time.monotonic() + 0.5\n"

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.GifImagePlugin import GifImageFile
 
-from pipelines.demo import corpus, make
-from pipelines.demo.corpus import DemoItem, Job
-from pipelines.demo.make import DemoTruth, write_demo, write_files
-from pipelines.demo.media import (
+from cliploom.pipelines.demo import corpus, make
+from cliploom.pipelines.demo.corpus import DemoItem, Job
+from cliploom.pipelines.demo.make import DemoTruth, write_demo, write_files
+from cliploom.pipelines.demo.media import (
     CameraMove,
     Codec,
     MissingPhotosError,
@@ -32,8 +32,8 @@ from pipelines.demo.media import (
     write_gif,
     write_video,
 )
-from schemas.errors import SpecError
-from schemas.spec_file import load_spec
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.spec_file import load_spec
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import openvino as ov
 import pytest
 from PIL import Image
 
-from schemas.errors import CliploomError, EncodeError
-from schemas.models import ModelCard
-from transforms.encoders import registry
-from transforms.encoders.base import Encoder, EncodeReport
-from transforms.encoders.conse import conse
-from transforms.encoders.lite0 import GOLDEN_FILE, class_names, golden_pictures
-from transforms.encoders.minilm import GOLDEN_FILE as GOLDEN_SENTENCES
-from transforms.encoders.prepare import prepare_model, prepared_text
+from cliploom.schemas.errors import CliploomError, EncodeError
+from cliploom.schemas.models import ModelCard
+from cliploom.transforms.encoders import registry
+from cliploom.transforms.encoders.base import Encoder, EncodeReport
+from cliploom.transforms.encoders.conse import conse
+from cliploom.transforms.encoders.lite0 import GOLDEN_FILE, class_names, golden_pictures
+from cliploom.transforms.encoders.minilm import GOLDEN_FILE as GOLDEN_SENTENCES
+from cliploom.transforms.encoders.prepare import prepare_model, prepared_text
 
 PHOTOS = {
     "coffee": ("skimage", "data/coffee.png", "a cup of coffee", {"espresso"}),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transforms.encoders.checkpoint import CheckpointError, load_checkpoint
+from cliploom.transforms.encoders.checkpoint import CheckpointError, load_checkpoint
 
 
 def op_global(module: str, name: str) -> bytes:

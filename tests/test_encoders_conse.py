@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from transforms.encoders.agreement import smallest_cosine
-from transforms.encoders.conse import class_prompt, conse
+from cliploom.transforms.encoders.agreement import smallest_cosine
+from cliploom.transforms.encoders.conse import class_prompt, conse
 
 CLASSES = np.random.default_rng(5).standard_normal((30, 8)).astype(np.float32)
 

@@ -11,11 +11,11 @@ import pytest
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.testing.util import assert_that
 
-from schemas.errors import EncodeError
-from transforms.encoders.base import EncodeReport
-from transforms.encoders.handlers import EncoderHandler
-from transforms.encoders.prepare import prepare_model
-from transforms.encoders.registry import family
+from cliploom.schemas.errors import EncodeError
+from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.handlers import EncoderHandler
+from cliploom.transforms.encoders.prepare import prepare_model
+from cliploom.transforms.encoders.registry import family
 
 
 @pytest.fixture(scope="module")

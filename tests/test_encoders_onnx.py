@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from schemas.errors import CliploomError, EncodeError
-from transforms.encoders import registry
-from transforms.encoders.onnx_reference import onnx_runtime, plain_openvino
-from transforms.encoders.prepare import prepare_model
+from cliploom.schemas.errors import CliploomError, EncodeError
+from cliploom.transforms.encoders import registry
+from cliploom.transforms.encoders.onnx_reference import onnx_runtime, plain_openvino
+from cliploom.transforms.encoders.prepare import prepare_model
 
 SIZE = 8
 RNG = np.random.default_rng(7)

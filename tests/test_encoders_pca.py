@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipelines.planning.check import check_encoders
-from schemas.errors import SpecError
-from schemas.models import ModelCard
-from schemas.spec_file import parse_document
-from transforms.encoders.pca import PcaOptions, Projected
-from transforms.encoders.prepare import prepare_model
-from transforms.encoders.registry import family, load, read_card
-from transforms.tfrecords.pca import Pca, load_pca, save_pca
+from cliploom.pipelines.planning.check import check_encoders
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.models import ModelCard
+from cliploom.schemas.spec_file import parse_document
+from cliploom.transforms.encoders.pca import PcaOptions, Projected
+from cliploom.transforms.encoders.prepare import prepare_model
+from cliploom.transforms.encoders.registry import family, load, read_card
+from cliploom.transforms.tfrecords.pca import Pca, load_pca, save_pca
 
 LITE0 = {"kind": "efficientnet_lite0"}
 

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from schemas.errors import CliploomError, SpecError, StoreError
-from schemas.media import Preprocess
-from schemas.models import CARD_FILE, ModelCard, Output
-from transforms.encoders import prepare, registry
-from transforms.encoders.base import EncodeReport, EncoderOptions, Family, PreparedText
-from transforms.encoders.prepare import model_digest, prepare_model
-from transforms.encoders.weights import MissingWeightsError, check_sha256, packaged_folder, sha256_of
+from cliploom.schemas.errors import CliploomError, SpecError, StoreError
+from cliploom.schemas.media import Preprocess
+from cliploom.schemas.models import CARD_FILE, ModelCard, Output
+from cliploom.transforms.encoders import prepare, registry
+from cliploom.transforms.encoders.base import EncodeReport, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.prepare import model_digest, prepare_model
+from cliploom.transforms.encoders.weights import MissingWeightsError, check_sha256, packaged_folder, sha256_of
 
 
 class SizedOptions(EncoderOptions):

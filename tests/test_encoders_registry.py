@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from schemas.errors import CliploomError, SpecError, StoreError
-from schemas.media import Preprocess
-from transforms.encoders import base, registry
-from transforms.encoders.base import EncodeReport
-from transforms.encoders.prepare import prepare_model
+from cliploom.schemas.errors import CliploomError, SpecError, StoreError
+from cliploom.schemas.media import Preprocess
+from cliploom.transforms.encoders import base, registry
+from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.prepare import prepare_model
 
 PREAMBLE = """
 import numpy as np
-from schemas.media import Preprocess
-from schemas.models import Output
-from transforms.encoders.base import Family
+from cliploom.schemas.media import Preprocess
+from cliploom.schemas.models import Output
+from cliploom.transforms.encoders.base import Family
 """
 
 
@@ -92,7 +92,7 @@ def test_an_entry_point_can_not_replace_a_built_in(installed: Any) -> None:
 
 def test_checking_options_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from transforms.encoders.registry import family, kinds\n"
+        "import sys; from cliploom.transforms.encoders.registry import family, kinds\n"
         "for kind in ('efficientnet_lite0', 'minilm', 'onnx', 'sentence_transformer'): family(kind).Options\n"
         "family('efficientnet_lite0').output_names(family('efficientnet_lite0').Options(), True)\n"
         "print([m for m in ('openvino', 'apache_beam', 'torch', 'tokenizers', 'numpy', 'onnx') if m in sys.modules])"

@@ -11,7 +11,7 @@ sys.setswitchinterval(1e-6)
 import numpy as np
 import openvino as ov
 from openvino import opset13 as op
-from transforms.encoders.runtime import CompiledGraph
+from cliploom.transforms.encoders.runtime import CompiledGraph
 
 node = op.parameter([1, 8], np.float32)
 result = op.result(op.relu(node))

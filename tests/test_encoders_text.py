@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.errors import EncodeError
-from schemas.models import ModelCard
-from transforms.encoders.base import EncodeReport
-from transforms.encoders.prepare import prepare_model
-from transforms.encoders.registry import family
-from transforms.encoders.text import LONGEST_RECENT, RecentSentences, TextEncoder
+from cliploom.schemas.errors import EncodeError
+from cliploom.schemas.models import ModelCard
+from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.prepare import prepare_model
+from cliploom.transforms.encoders.registry import family
+from cliploom.transforms.encoders.text import LONGEST_RECENT, RecentSentences, TextEncoder
 
 SENTENCES = [
     "a cup of coffee",

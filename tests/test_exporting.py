@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import SmallStore
 
-from schemas.exports import Hdf5Export
-from schemas.records import row_id
-from schemas.release import FeatureEntry, OutputEntry
-from transforms.exports.base import groups_of_parts
-from transforms.exports.hdf5 import places_of_uids, tasks_of
+from cliploom.schemas.exports import Hdf5Export
+from cliploom.schemas.records import row_id
+from cliploom.schemas.release import FeatureEntry, OutputEntry
+from cliploom.transforms.exports.base import groups_of_parts
+from cliploom.transforms.exports.hdf5 import places_of_uids, tasks_of
 
 CONTENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 12)), min_size=1, max_size=40)
 

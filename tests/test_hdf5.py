@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import StoreError
-from transforms.store.hdf5 import (
+from cliploom.schemas.errors import StoreError
+from cliploom.transforms.store.hdf5 import (
     ItemVectors,
     read_uid,
     read_uids,
@@ -17,7 +17,7 @@ from transforms.store.hdf5 import (
     write_master,
     write_single,
 )
-from transforms.store.hdf5_names import escape, unescape
+from cliploom.transforms.store.hdf5_names import escape, unescape
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), min_size=1)
 

@@ -17,33 +17,33 @@ from heads import card_of, put_head
 from PIL import Image
 from stores import SmallStore
 
-from pipelines.cli.inspecting import inspect, inspect_text
-from pipelines.listings import changes, hit_table
-from pipelines.planning.head_jobs import describe_head_change
-from pipelines.planning.resolve import resolve
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from pipelines.training.evaluate import evaluate_head
-from pipelines.training.predict import file_inputs, predict_file
-from pipelines.training.train import Training, check_videos, prepare_training, train_head
-from schemas.errors import MissingExtraError, SpecError, StoreError
-from schemas.heads import EpochFigures, HeadCard, HeadClass, InputColumn
-from schemas.spec_file import load_document, load_spec, parse_document
-from schemas.tfrecords import RatedSegment, Yt8mFrames
-from transforms.heads.dataset import Videos, gather, split_of_video
-from transforms.heads.plain import PlainHead, read_head, sigmoid
-from transforms.heads.published import current_model, trained_model
-from transforms.heads.report import curves, write_report
-from transforms.heads.tagging import tag_files
-from transforms.heads.truths import Truths, classes_of, read_truths
-from transforms.metrics.labels import LabelAccumulator
-from transforms.metrics.segments import SegmentAccumulator
-from transforms.search.searching import open_store
-from transforms.store import quantize
-from transforms.store.objects import Objects
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.write import encode_frames
-from transforms.upkeep.vacuuming import vacuum_store
-from transforms.upkeep.verifying import verify_release
+from cliploom.pipelines.cli.inspecting import inspect, inspect_text
+from cliploom.pipelines.listings import changes, hit_table
+from cliploom.pipelines.planning.head_jobs import describe_head_change
+from cliploom.pipelines.planning.resolve import resolve
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.pipelines.training.evaluate import evaluate_head
+from cliploom.pipelines.training.predict import file_inputs, predict_file
+from cliploom.pipelines.training.train import Training, check_videos, prepare_training, train_head
+from cliploom.schemas.errors import MissingExtraError, SpecError, StoreError
+from cliploom.schemas.heads import EpochFigures, HeadCard, HeadClass, InputColumn
+from cliploom.schemas.spec_file import load_document, load_spec, parse_document
+from cliploom.schemas.tfrecords import RatedSegment, Yt8mFrames
+from cliploom.transforms.heads.dataset import Videos, gather, split_of_video
+from cliploom.transforms.heads.plain import PlainHead, read_head, sigmoid
+from cliploom.transforms.heads.published import current_model, trained_model
+from cliploom.transforms.heads.report import curves, write_report
+from cliploom.transforms.heads.tagging import tag_files
+from cliploom.transforms.heads.truths import Truths, classes_of, read_truths
+from cliploom.transforms.metrics.labels import LabelAccumulator
+from cliploom.transforms.metrics.segments import SegmentAccumulator
+from cliploom.transforms.search.searching import open_store
+from cliploom.transforms.store import quantize
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.write import encode_frames
+from cliploom.transforms.upkeep.vacuuming import vacuum_store
+from cliploom.transforms.upkeep.verifying import verify_release
 
 pytestmark = pytest.mark.slow
 

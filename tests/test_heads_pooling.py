@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import StoreError
-from schemas.records import row_id
-from transforms.heads.pooling import (
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.records import row_id
+from cliploom.transforms.heads.pooling import (
     UNTIMED,
     VideoKey,
     Windows,
@@ -26,8 +26,8 @@ from transforms.heads.pooling import (
     pooled_within,
     texts_of,
 )
-from transforms.store import quantize
-from transforms.store.parts import codes_to_arrow, vectors_to_arrow
+from cliploom.transforms.store import quantize
+from cliploom.transforms.store.parts import codes_to_arrow, vectors_to_arrow
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.scaffold import mermaid
-from pipelines.planning.check import check_encoders
-from schemas.errors import SpecError
-from schemas.heads import HeadSpec
-from schemas.spec_file import load_spec
+from cliploom.pipelines.cli.scaffold import mermaid
+from cliploom.pipelines.planning.check import check_encoders
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.heads import HeadSpec
+from cliploom.schemas.spec_file import load_spec
 
 SPEC = """\
 version: 1

@@ -10,11 +10,11 @@ import pytest
 from heads import card_of, put_head
 from pydantic import ValidationError
 
-from schemas.errors import SpecError, StoreError
-from schemas.head_steps import BucketsStep, PcaStep, RangeStep, VocabularyStep, ZscoreStep
-from schemas.heads import HeadClass, HeadSpec, InputColumn
-from transforms.heads.plain import STEPS_FILE, read_head, transformed, write_plain
-from transforms.heads.transform import (
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.head_steps import BucketsStep, PcaStep, RangeStep, VocabularyStep, ZscoreStep
+from cliploom.schemas.heads import HeadClass, HeadSpec, InputColumn
+from cliploom.transforms.heads.plain import STEPS_FILE, read_head, transformed, write_plain
+from cliploom.transforms.heads.transform import (
     LearnedStep,
     apply_steps,
     read_steps,
@@ -23,7 +23,7 @@ from transforms.heads.transform import (
     width_after,
     write_steps,
 )
-from transforms.store.objects import Objects
+from cliploom.transforms.store.objects import Objects
 
 INPUTS = (InputColumn("yt", "rgb", "mean_rgb", 2, ""), InputColumn("yt", "age", "age", 1, ""))
 NAN = float("nan")

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from web_server import Page, WebServer, web_server
 
-from schemas.errors import ItemError, TooLargeError, UnreadableError
-from schemas.sources import HttpSpec
-from transforms.inputs.addresses import Validators
-from transforms.inputs.http import Fetcher
-from transforms.inputs.pace import take_turn
-from transforms.inputs.spool import PART, open_input
+from cliploom.schemas.errors import ItemError, TooLargeError, UnreadableError
+from cliploom.schemas.sources import HttpSpec
+from cliploom.transforms.inputs.addresses import Validators
+from cliploom.transforms.inputs.http import Fetcher
+from cliploom.transforms.inputs.pace import take_turn
+from cliploom.transforms.inputs.spool import PART, open_input
 
 BODY = bytes(range(256)) * 2000
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"

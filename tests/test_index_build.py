@@ -11,12 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.digests import digest_bytes
-from schemas.index import IndexRecipe, IndexShard, MediaHit, RowHit
-from transforms.index.build import build_shard, choose_kind, lists_for, must_rebuild, train, training_rows, write_index
-from transforms.index.search import open_shard, search
-from transforms.index.vectors import prepare
-from transforms.index.verify import shard_ids
+from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.index import IndexRecipe, IndexShard, MediaHit, RowHit
+from cliploom.transforms.index.build import (
+    build_shard,
+    choose_kind,
+    lists_for,
+    must_rebuild,
+    train,
+    training_rows,
+    write_index,
+)
+from cliploom.transforms.index.search import open_shard, search
+from cliploom.transforms.index.vectors import prepare
+from cliploom.transforms.index.verify import shard_ids
 
 DIM = 12
 NONE = np.empty(0, np.int64)

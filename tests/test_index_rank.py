@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from schemas.index import RowHit
-from schemas.records import row_id
-from transforms.index.rank import bimatch, default_d_miss, rank, reciprocal_rank_fusion
+from cliploom.schemas.index import RowHit
+from cliploom.schemas.records import row_id
+from cliploom.transforms.index.rank import bimatch, default_d_miss, rank, reciprocal_rank_fusion
 
 ITEM = {10: 1, 11: 1, 20: 2, 21: 2, 22: 2, 23: 2}
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import StoreError
-from schemas.index import IndexRecipe
-from transforms.index.build import build_shard, train, write_index
-from transforms.index.search import open_shard, search
-from transforms.index.verify import check_finds_itself, shard_ids
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.index import IndexRecipe
+from cliploom.transforms.index.build import build_shard, train, write_index
+from cliploom.transforms.index.search import open_shard, search
+from cliploom.transforms.index.verify import check_finds_itself, shard_ids
 
 NONE = np.empty(0, np.int64)
 KINDS = ["flat", "ivf_sq8", "hnsw"]

@@ -12,12 +12,12 @@ import pytest
 from stores import SmallStore
 from typer.testing import CliRunner
 
-from pipelines.cli.inspecting import inspect, inspect_text
-from pipelines.cli.main import app
-from schemas.errors import SpecError, StoreError
-from schemas.tfrecords import Yt8mFrames
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.write import encode_example, encode_frames
+from cliploom.pipelines.cli.inspecting import inspect, inspect_text
+from cliploom.pipelines.cli.main import app
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.tfrecords import Yt8mFrames
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.write import encode_example, encode_frames
 
 
 def test_a_tfrecord_shows_its_features_and_damage(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.planning.judge import FeaturePast, RetryLaw, allot_numbers, count_verdicts, judge, select_subset
-from schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, DELETED, FAILED, MOVED, NEW, RETRY, UNCHANGED
-from schemas.tables import FAILURES
-from transforms.publish.assemble import HEAD, HELD, ORPHAN
-from transforms.publish.frames import empty_frame
+from cliploom.pipelines.planning.judge import FeaturePast, RetryLaw, allot_numbers, count_verdicts, judge, select_subset
+from cliploom.schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, DELETED, FAILED, MOVED, NEW, RETRY, UNCHANGED
+from cliploom.schemas.tables import FAILURES
+from cliploom.transforms.publish.assemble import HEAD, HELD, ORPHAN
+from cliploom.transforms.publish.frames import empty_frame
 
 ITEM = {"item_no": pl.Int64, "uid": pl.String, "digest": pl.String}
 ADDRESS = {"source": pl.String, "uid": pl.String}

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import SpecError
-from schemas.sources import MediaSource
-from transforms.inputs.listing import clean_uid, glob_regex, list_source, split_pattern
-from transforms.store.uris import absolute, path_to_uri, uri_to_path
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.sources import MediaSource
+from cliploom.transforms.inputs.listing import clean_uid, glob_regex, list_source, split_pattern
+from cliploom.transforms.store.uris import absolute, path_to_uri, uri_to_path
 
 
 def source(**values: Any) -> MediaSource:

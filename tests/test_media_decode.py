@@ -25,17 +25,17 @@ from media_factory import (
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from schemas.errors import MediaError, NoVideoError
-from schemas.media import MediaLimits, Preprocess, Sampled
-from schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
-from transforms.media.container import open_container, video_stream
-from transforms.media.decode import DecodeReport, Request, decode
-from transforms.media.orient import from_matrix
-from transforms.media.packets import gives_frame, walk
-from transforms.media.probe import probe
-from transforms.media.reader import LostPlaceError, PacketReader
-from transforms.media.sampling import Samples, Timeline, choose
-from transforms.media.scale import Scaler
+from cliploom.schemas.errors import MediaError, NoVideoError
+from cliploom.schemas.media import MediaLimits, Preprocess, Sampled
+from cliploom.schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
+from cliploom.transforms.media.container import open_container, video_stream
+from cliploom.transforms.media.decode import DecodeReport, Request, decode
+from cliploom.transforms.media.orient import from_matrix
+from cliploom.transforms.media.packets import gives_frame, walk
+from cliploom.transforms.media.probe import probe
+from cliploom.transforms.media.reader import LostPlaceError, PacketReader
+from cliploom.transforms.media.sampling import Samples, Timeline, choose
+from cliploom.transforms.media.scale import Scaler
 
 SMALL = Preprocess(48, 32, "squash")
 SAMPLINGS: list[Sampling] = [

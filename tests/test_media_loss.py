@@ -11,13 +11,13 @@ import pytest
 from media_factory import picture, read_index, truncate, write_gif, write_video
 from PIL import Image
 
-from schemas.media import MediaLimits, Preprocess, Sampled
-from schemas.sampling import EveryFrames
-from transforms.media.decode import Request, decode
-from transforms.media.headers import cut_short
-from transforms.media.loss import signs_of_loss
-from transforms.media.packets import PacketTable
-from transforms.media.probe import probe
+from cliploom.schemas.media import MediaLimits, Preprocess, Sampled
+from cliploom.schemas.sampling import EveryFrames
+from cliploom.transforms.media.decode import Request, decode
+from cliploom.transforms.media.headers import cut_short
+from cliploom.transforms.media.loss import signs_of_loss
+from cliploom.transforms.media.packets import PacketTable
+from cliploom.transforms.media.probe import probe
 
 LIMITS = MediaLimits()
 FRAMES = 100

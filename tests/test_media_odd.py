@@ -13,12 +13,12 @@ import pytest
 from media_factory import busy, picture, read_index, write_audio, write_gif, write_image, write_video
 from PIL import Image, features
 
-from schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
-from schemas.media import MediaLimits, Preprocess, Sampled
-from schemas.sampling import Every, EveryFrames, Keyframes, Sampling
-from transforms.media.decode import DecodeReport, Request, decode
-from transforms.media.packets import NO_TIME, follows_keys, joined, references_last
-from transforms.media.probe import probe
+from cliploom.schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
+from cliploom.schemas.media import MediaLimits, Preprocess, Sampled
+from cliploom.schemas.sampling import Every, EveryFrames, Keyframes, Sampling
+from cliploom.transforms.media.decode import DecodeReport, Request, decode
+from cliploom.transforms.media.packets import NO_TIME, follows_keys, joined, references_last
+from cliploom.transforms.media.probe import probe
 
 SMALL = Preprocess(48, 32, "squash")
 ALL = EveryFrames(every_frames=1)

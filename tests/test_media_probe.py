@@ -25,13 +25,13 @@ from media_factory import (
 )
 from PIL import Image
 
-from schemas.errors import ItemError, NoVideoError, TooLargeError, UnreadableError, UnsupportedCodecError
-from schemas.media import MediaFacts, MediaLimits, Preprocess
-from schemas.sampling import Every, EveryFrames
-from transforms.media.container import explained
-from transforms.media.decode import DecodeReport, Request, decode
-from transforms.media.headers import cut_short, gif_frames
-from transforms.media.probe import probe
+from cliploom.schemas.errors import ItemError, NoVideoError, TooLargeError, UnreadableError, UnsupportedCodecError
+from cliploom.schemas.media import MediaFacts, MediaLimits, Preprocess
+from cliploom.schemas.sampling import Every, EveryFrames
+from cliploom.transforms.media.container import explained
+from cliploom.transforms.media.decode import DecodeReport, Request, decode
+from cliploom.transforms.media.headers import cut_short, gif_frames
+from cliploom.transforms.media.probe import probe
 
 LIMITS = MediaLimits()
 

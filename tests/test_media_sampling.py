@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from schemas.media import MediaFacts
-from schemas.sampling import Sampling
-from transforms.media.sampling import BLACK, Samples, Timeline, choose, planned, segment_ordinals
+from cliploom.schemas.media import MediaFacts
+from cliploom.schemas.sampling import Sampling
+from cliploom.transforms.media.sampling import BLACK, Samples, Timeline, choose, planned, segment_ordinals
 
 SAMPLING: TypeAdapter[Sampling] = TypeAdapter(Sampling)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from schemas.media import Preprocess
-from transforms.media.orient import UPRIGHT, Orientation, from_exif, from_matrix, orientation_tag
-from transforms.media.scale import Scaler, geometry, scaler_key
+from cliploom.schemas.media import Preprocess
+from cliploom.transforms.media.orient import UPRIGHT, Orientation, from_exif, from_matrix, orientation_tag
+from cliploom.transforms.media.scale import Scaler, geometry, scaler_key
 
 # Luma weights (red, blue) of ITU-R BT.601, BT.709 and BT.2020.
 WEIGHTS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627, 0.0593)}

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from transforms.metrics.combine import EvaluateLabels, LabelMetricsFn, SegmentMetricsFn
-from transforms.metrics.labels import LabelAccumulator, LabelMetrics, in_top, multi_hot, ranks
-from transforms.metrics.scores import ScoreHistogram
-from transforms.metrics.segments import SegmentAccumulator, SegmentMetrics
+from cliploom.transforms.metrics.combine import EvaluateLabels, LabelMetricsFn, SegmentMetricsFn
+from cliploom.transforms.metrics.labels import LabelAccumulator, LabelMetrics, in_top, multi_hot, ranks
+from cliploom.transforms.metrics.scores import ScoreHistogram
+from cliploom.transforms.metrics.segments import SegmentAccumulator, SegmentMetrics
 
 EXACT: dict[str, Any] = {"rel": 0, "abs": 1e-9}
 
@@ -267,7 +267,7 @@ def test_beam_gives_the_same_figures() -> None:
 
 
 def test_a_full_bundle_is_handed_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.metrics.combine._FLUSH_ROWS", 100)
+    monkeypatch.setattr("cliploom.transforms.metrics.combine._FLUSH_ROWS", 100)
     scores, labels = videos(4, 200, 40, 10**6)
     with beam.Pipeline("FnApiRunner") as pipeline:
         scored = pipeline | beam.Create([(scores[at : at + 20], labels[at : at + 20]) for at in range(0, 200, 20)])

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import SpecError
-from schemas.narrations import BadRow, BrokenFileError, Narration
-from transforms.narrations import json_stream
-from transforms.narrations.ego4d import read_ego4d
-from transforms.narrations.json_stream import BROKEN, RepairedJson
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import BadRow, BrokenFileError, Narration
+from cliploom.transforms.narrations import json_stream
+from cliploom.transforms.narrations.ego4d import read_ego4d
+from cliploom.transforms.narrations.json_stream import BROKEN, RepairedJson
 
 NARRATION = {
     "timestamp_sec": 1.25,

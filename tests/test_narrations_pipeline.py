@@ -11,21 +11,21 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from schemas.errors import CliploomError, SpecError
-from schemas.narrations import BrokenFileError
-from schemas.spec_file import load_document, parse_document
-from transforms.narrations import table as narrations_table
-from transforms.narrations.pairs import select_window
-from transforms.narrations.splits import split_by_shares, split_of
-from transforms.narrations.table import commit_narrations
-from transforms.readers.pair_reading import Pairs
-from transforms.readers.windows import ClipWindows
-from transforms.search.searching import open_store
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
-from transforms.upkeep.verifying import verify_release
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.schemas.errors import CliploomError, SpecError
+from cliploom.schemas.narrations import BrokenFileError
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.narrations import table as narrations_table
+from cliploom.transforms.narrations.pairs import select_window
+from cliploom.transforms.narrations.splits import split_by_shares, split_of
+from cliploom.transforms.narrations.table import commit_narrations
+from cliploom.transforms.readers.pair_reading import Pairs
+from cliploom.transforms.readers.windows import ClipWindows
+from cliploom.transforms.search.searching import open_store
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.upkeep.verifying import verify_release
 
 DIM = 6
 SPEC = """\

@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import SpecError
-from schemas.narrations import EGO4D, NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
-from transforms.narrations.group import from_batches, group_by_video, item_digest, to_batches, usable
-from transforms.narrations.select import in_order, kept, match_uids, mean_spacing_s, seeded_place, seeded_subset
-from transforms.narrations.text import count_tokens, encoded_text, label_texts
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import EGO4D, NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
+from cliploom.transforms.narrations.group import from_batches, group_by_video, item_digest, to_batches, usable
+from cliploom.transforms.narrations.select import (
+    in_order,
+    kept,
+    match_uids,
+    mean_spacing_s,
+    seeded_place,
+    seeded_subset,
+)
+from cliploom.transforms.narrations.text import count_tokens, encoded_text, label_texts
 
 LONG = "#C C opens a door"
 

@@ -2,10 +2,10 @@ import io
 
 import pytest
 
-from schemas.errors import SpecError
-from schemas.narrations import BadRow, Narration
-from transforms.narrations import subtitles
-from transforms.narrations.subtitles import read_subtitles
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import BadRow, Narration
+from cliploom.transforms.narrations import subtitles
+from cliploom.transforms.narrations.subtitles import read_subtitles
 
 SRT = "1\n00:00:01,000 --> 00:00:02,500\nHello\n<i>there</i>\n\n2\n00:01:00,000 --> 00:01:01,000\nBye\n"
 VTT = """WEBVTT - a title

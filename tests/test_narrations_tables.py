@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import SpecError
-from schemas.narrations import BadRow, BrokenFileError, Columns, Narration
-from transforms.narrations import tabular
-from transforms.narrations.rows import RowError, shown
-from transforms.narrations.tabular import read_csv, read_jsonl, read_tgif
-from transforms.narrations.uids import read_uid_list, uid_by_regex, uid_of_url
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import BadRow, BrokenFileError, Columns, Narration
+from cliploom.transforms.narrations import tabular
+from cliploom.transforms.narrations.rows import RowError, shown
+from cliploom.transforms.narrations.tabular import read_csv, read_jsonl, read_tgif
+from cliploom.transforms.narrations.uids import read_uid_list, uid_by_regex, uid_of_url
 
 GIF = "https://38.media.tumblr.com/9f6c25cc350f12aa74a7dc386a5c4985/tumblr_mevmyaKtDf1rgvhr8o1_500.gif"
 PLAIN = Columns()

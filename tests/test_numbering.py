@@ -9,11 +9,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.planning import numbering
-from pipelines.planning.numbering import Numbered, number_items
-from schemas.tables import ITEMS
-from transforms.store.objects import Objects
-from transforms.store.tables import commit_rows, table_files
+from cliploom.pipelines.planning import numbering
+from cliploom.pipelines.planning.numbering import Numbered, number_items
+from cliploom.schemas.tables import ITEMS
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import commit_rows, table_files
 
 KNOWN = {"source": pl.String, "uid": pl.String, "item_no": pl.Int64}
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipelines.planning.pack import (
+from cliploom.pipelines.planning.pack import (
     ITEMS_IN_SLICE,
     MOST_ITEMS,
     SHARDS_IN_ROW_GROUP,
@@ -22,8 +22,8 @@ from pipelines.planning.pack import (
     pack,
     total_cost,
 )
-from schemas.records import Shard, ShardItem
-from schemas.sampling import Sampling
+from cliploom.schemas.records import Shard, ShardItem
+from cliploom.schemas.sampling import Sampling
 
 SHARD = TypeAdapter(Shard)
 SAMPLING: TypeAdapter[Sampling] = TypeAdapter(Sampling)

@@ -25,6 +25,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("schemas", "transforms", "pipelines")
+PUBLIC = {f"cliploom/{name}" for name in ("__init__.py", "__main__.py", "encoders.py", "errors.py", "py.typed")}
 BUILD = """
 import sys
 from setuptools import build_meta
@@ -67,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def sources() -> set[str]:
     """Every file of the packages, by path from the root."""
     return {
-        str(path.relative_to(ROOT))
+        f"cliploom/{path.relative_to(ROOT)}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
@@ -93,11 +94,12 @@ def requirements(metadata: Message, extra: str = "") -> list[Requirement]:
 
 
 def test_wheel_holds_every_file_of_the_packages_and_the_public_api(built: Built) -> None:
-    assert sources() | {"cliploom.py"} <= built.wheel
+    assert sources() | PUBLIC == {name for name in built.wheel if ".dist-info/" not in name}
 
 
 def test_sdist_can_build_what_the_wheel_holds(built: Built) -> None:
-    assert sources() | {"cliploom.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"} <= built.sdist
+    rooms = {name.removeprefix("cliploom/") for name in sources()}
+    assert rooms | PUBLIC | {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= built.sdist
 
 
 def test_tests_and_benchmarks_are_in_no_distribution(built: Built) -> None:
@@ -105,16 +107,15 @@ def test_tests_and_benchmarks_are_in_no_distribution(built: Built) -> None:
     assert not {name for name in everything if name.split("/")[0] in ("tests", "benchmarks", "docs")}
 
 
-def test_wheel_installs_nothing_but_the_packages_and_one_module(built: Built) -> None:
-    top = {name.partition("/")[0] for name in built.wheel if ".dist-info/" not in name}
-    assert top == {*PACKAGES, "cliploom.py"}
+def test_wheel_installs_one_name(built: Built) -> None:
+    assert {name.partition("/")[0] for name in built.wheel if ".dist-info/" not in name} == {"cliploom"}
 
 
 def test_console_scripts_are_the_command_line_and_the_worker_of_a_task_manager(built: Built) -> None:
     assert built.entry_points.splitlines() == [
         "[console_scripts]",
-        "cliploom = pipelines.cli.main:main",
-        "cliploom-worker = pipelines.running.worker:main",
+        "cliploom = cliploom.pipelines.cli.main:main",
+        "cliploom-worker = cliploom.pipelines.running.worker:main",
     ]
 
 
@@ -179,7 +180,7 @@ def test_sdist_installed_with_the_core_alone_makes_and_runs_the_demo(built: Buil
 
     for absent in ("torch", "tensorflow", "sentence_transformers", "transformers"):
         assert "ModuleNotFoundError" in call("python", "-c", f"import {absent}").stderr
-    where = call("python", "-c", "import pipelines; print(pipelines.__file__)").stdout
+    where = call("python", "-c", "import cliploom.pipelines; print(cliploom.pipelines.__file__)").stdout
     assert Path(where.strip()).is_relative_to(environment)
     for command in (
         ("cliploom", "demo", "demo"),
@@ -193,14 +194,15 @@ def test_sdist_installed_with_the_core_alone_makes_and_runs_the_demo(built: Buil
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of all absolute imports in a file, also of those inside functions."""
+    """Names of all absolute imports in a file: of cliploom's the folder (``schemas``), of others the package."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    own = {"cliploom": 1}
+    return {parts[min(own.get(parts[0], 0), len(parts) - 1)] for parts in (name.split(".") for name in names)}
 
 
 @pytest.mark.parametrize(
@@ -222,8 +224,8 @@ def rooms_used(package: str) -> dict[str, set[str]]:
     for path in (ROOT / package).rglob("*.py"):
         _, room, *_ = path.relative_to(ROOT).with_suffix("").parts
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
-                used[room] |= {node.module.split(".")[1]} - {room}
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"cliploom.{package}."):
+                used[room] |= {node.module.split(".")[2]} - {room}
     return used
 
 
@@ -234,11 +236,11 @@ def test_rooms_of_a_package_build_on_one_another_without_circles(package: str) -
 
 
 ONLY_WITH_EXTRAS = {
-    "transforms/encoders/sentence_transformer_convert.py",
-    "transforms/heads/saved_model.py",
-    "transforms/heads/training.py",
-    "transforms/heads/transform_fit.py",
-    "transforms/tfrecords/analysis.py",
+    "cliploom/transforms/encoders/sentence_transformer_convert.py",
+    "cliploom/transforms/heads/saved_model.py",
+    "cliploom/transforms/heads/training.py",
+    "cliploom/transforms/heads/transform_fit.py",
+    "cliploom/transforms/tfrecords/analysis.py",
 }
 """Modules that need [text] or [tensorflow] and are imported by the function that needs them."""
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import SpecError
-from schemas.narrations import Dropped, KeepRules, Narration, Pair, PairRules, SplitRule, Take, Tally
-from transforms.narrations.pairs import plan_pairs, pool_rows, select_window, span_of, time_to_index
-from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import Dropped, KeepRules, Narration, Pair, PairRules, SplitRule, Take, Tally
+from cliploom.transforms.narrations.pairs import plan_pairs, pool_rows, select_window, span_of, time_to_index
+from cliploom.transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 
 RATE = 1.875
 FEATURES = np.arange(100, dtype=np.float32)[:, None] * np.ones(3, np.float32)

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from schemas.digests import canonical, digest_bytes, digest_of, digest_part, digest_stream
-from schemas.errors import StoreError
-from schemas.records import (
+from cliploom.schemas.digests import canonical, digest_bytes, digest_of, digest_part, digest_stream
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.records import (
     MAX_ITEM_NO,
     MAX_ORDINAL,
     Content,
@@ -31,8 +31,8 @@ from schemas.records import (
     Twin,
     row_id,
 )
-from transforms.store.objects import Objects
-from transforms.store.parts import (
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import (
     FeatureRow,
     PartWriter,
     arrow_to_vectors,

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import ItemError, SpecError
-from transforms.precomputed import read as read_module
-from transforms.precomputed.listing import FeatureItem, list_features
-from transforms.precomputed.read import checked, read_features
-from transforms.precomputed.window_law import OMNIVORE, WindowLaw, row_times
+from cliploom.schemas.errors import ItemError, SpecError
+from cliploom.transforms.precomputed import read as read_module
+from cliploom.transforms.precomputed.listing import FeatureItem, list_features
+from cliploom.transforms.precomputed.read import checked, read_features
+from cliploom.transforms.precomputed.window_law import OMNIVORE, WindowLaw, row_times
 
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from media_factory import write_video
 
-from schemas.digests import digest_file
-from schemas.jobs import RunJob
-from schemas.media import MediaLimits
-from transforms.store.objects import Objects
-from transforms.store.paths import TO_PROBE
-from transforms.work.probing import Asked, ProbeBatch, probe_item, recognize
+from cliploom.schemas.digests import digest_file
+from cliploom.schemas.jobs import RunJob
+from cliploom.schemas.media import MediaLimits
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.paths import TO_PROBE
+from cliploom.transforms.work.probing import Asked, ProbeBatch, probe_item, recognize
 
 
 def probe(objects: Objects, run: str) -> list[tuple[str, str | None]]:

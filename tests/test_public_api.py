@@ -12,7 +12,14 @@ import pytest
 from stores import SmallStore
 
 import cliploom
-from pipelines.listings import failure_groups, failure_rows, failure_text, hit_table, release_rows, release_table
+from cliploom.pipelines.listings import (
+    failure_groups,
+    failure_rows,
+    failure_text,
+    hit_table,
+    release_rows,
+    release_table,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,7 +106,7 @@ def test_a_supervised_run_is_the_same_run_in_a_process_of_its_own(small_store: S
 
 
 def test_release_rows_tell_what_changed(small_store: SmallStore) -> None:
-    from pipelines.running.publish import rollback
+    from cliploom.pipelines.running.publish import rollback
 
     (small_store.media / "page.png").unlink()
     small_store.run(["features.looks.sample={uniform: 3}"])

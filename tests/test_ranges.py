@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from schemas.records import row_id
-from transforms.narrations.pairs import time_to_index
-from transforms.store.objects import Objects
-from transforms.store.parts import FeatureRow, PartWriter
-from transforms.store.ranges import rows_by_item
-from transforms.store.rates import rows_per_second
+from cliploom.schemas.records import row_id
+from cliploom.transforms.narrations.pairs import time_to_index
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import FeatureRow, PartWriter
+from cliploom.transforms.store.ranges import rows_by_item
+from cliploom.transforms.store.rates import rows_per_second
 
 PLACES = {"item_no": 1, "uid": "u", "digest": "d", "part": "part-1.parquet"}
 

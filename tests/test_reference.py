@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.cli.reference import spec_markdown, spec_schema
-from schemas.spec import Limits, Spec
-from transforms.encoders.registry import kinds
+from cliploom.pipelines.cli.reference import spec_markdown, spec_schema
+from cliploom.schemas.spec import Limits, Spec
+from cliploom.transforms.encoders.registry import kinds
 
 
 def test_page_tells_every_encoder_and_every_key_of_the_file() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import StoreError
-from schemas.release import STORE_FORMAT, FeatureEntry, FileEntry, Release
-from transforms.store.lock import store_lock
-from transforms.store.objects import Objects
-from transforms.store.releases import append_release, keep_releases, read_releases
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.release import STORE_FORMAT, FeatureEntry, FileEntry, Release
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import append_release, keep_releases, read_releases
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,8 +102,8 @@ def test_file_entries_say_path_size_and_digest() -> None:
 def test_second_run_is_told_who_has_the_store(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from transforms.store.lock import store_lock\n"
-        "from transforms.store.objects import Objects\n"
+        "from cliploom.transforms.store.lock import store_lock\n"
+        "from cliploom.transforms.store.objects import Objects\n"
         "with store_lock(Objects(sys.argv[1]), 'cliploom run x.yaml'):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"

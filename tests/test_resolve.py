@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from stores import SmallStore
 
-from pipelines.planning.resolve import Resolved, describe_change, resolve
-from schemas.errors import SpecError
-from schemas.spec_file import parse_document
-from schemas.spec_yaml import read_document
-from transforms.store.objects import Objects
+from cliploom.pipelines.planning.resolve import Resolved, describe_change, resolve
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.spec_file import parse_document
+from cliploom.schemas.spec_yaml import read_document
+from cliploom.transforms.store.objects import Objects
 
 SPEC = """\
 version: 1

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.errors import StoreError
-from schemas.jobs import FeatureJob
-from schemas.records import Content, PartRecord, PartUse, Rewrite, Take, Twin, row_id
-from transforms.store.objects import Objects
-from transforms.store.parts import FeatureRow, PartWriter, read_record, read_rows
-from transforms.work.rewrite import rewrite_part
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import Content, PartRecord, PartUse, Rewrite, Take, Twin, row_id
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import FeatureRow, PartWriter, read_record, read_rows
+from cliploom.transforms.work.rewrite import rewrite_part
 
 JOB = FeatureJob("frames", "clips", "media", "{}", "c" * 40, "t", "", None, {"v": 2})
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import apache_beam as beam
 import pytest
 
-from pipelines.running.runner import run_graph
-from schemas.errors import CliploomError
-from schemas.spec import Target
+from cliploom.pipelines.running.runner import run_graph
+from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.spec import Target
 
 
 @pytest.fixture

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, SamplingBase, Uniform, Window, Yt8m
+from cliploom.schemas.sampling import (
+    Every,
+    EveryFrames,
+    First,
+    Keyframes,
+    Sampling,
+    SamplingBase,
+    Uniform,
+    Window,
+    Yt8m,
+)
 
 READ: TypeAdapter[Any] = TypeAdapter(Sampling)
 WRITTEN: list[tuple[Any, type[SamplingBase], bool, bool]] = [

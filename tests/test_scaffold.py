@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.scaffold import mermaid, write_spec
-from schemas.errors import SpecError
-from schemas.spec_file import load_spec
+from cliploom.pipelines.cli.scaffold import mermaid, write_spec
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.spec_file import load_spec
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -21,7 +21,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 @pytest.mark.parametrize("name", ["videos", "My Videos (2)", "2024", "h\u00e4user", "it's", "a: b", "[x]", 'say "hi"'])
 def test_any_folder_gets_a_spec_that_lists_its_files(tmp_path: Path, name: str) -> None:
-    from transforms.inputs.listing import list_source
+    from cliploom.transforms.inputs.listing import list_source
 
     touch(tmp_path / name, "a.mp4", "deep/b.GIF", "c.webp", "readme.md")
     assert write_spec(tmp_path / name, tmp_path / "cliploom.yaml", force=False) == 3

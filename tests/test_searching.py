@@ -13,16 +13,16 @@ import polars as pl
 import pytest
 from stores import SmallStore, still
 
-from pipelines.demo.corpus import COFFEE
-from schemas.digests import digest_bytes
-from schemas.errors import SpecError, StoreError
-from schemas.release import FileEntry
-from transforms.readers import release_tables
-from transforms.readers.release_tables import ReleaseReader
-from transforms.search.query import parse_moment, split_moment
-from transforms.search.searching import Store, open_store
-from transforms.store.cache import cached_file
-from transforms.store.objects import Objects
+from cliploom.pipelines.demo.corpus import COFFEE
+from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.release import FileEntry
+from cliploom.transforms.readers import release_tables
+from cliploom.transforms.readers.release_tables import ReleaseReader
+from cliploom.transforms.search.query import parse_moment, split_moment
+from cliploom.transforms.search.searching import Store, open_store
+from cliploom.transforms.store.cache import cached_file
+from cliploom.transforms.store.objects import Objects
 
 CAT, COFFEE_UID, ROCKET = "videos/cat", "videos/coffee", "videos/rocket"
 
@@ -259,7 +259,7 @@ def test_readers_keep_their_release_while_the_next_is_published(small_store: Sma
 
 
 def test_a_store_rolled_back_answers_as_the_old_release(small_store: SmallStore) -> None:
-    from pipelines.running.publish import rollback
+    from cliploom.pipelines.running.publish import rollback
 
     first = open_store(str(small_store.store)).search(like="page", index=["frames"])
     (small_store.media / "page-again.png").unlink()
@@ -286,7 +286,7 @@ def test_a_missing_index_file_is_an_error_that_names_it(small_store: SmallStore)
 
 def test_search_does_not_import_beam(built_store: SmallStore) -> None:
     code = (
-        "import sys\nfrom transforms.search.searching import open_store\n"
+        "import sys\nfrom cliploom.transforms.search.searching import open_store\n"
         "store = open_store(sys.argv[1])\nstore.search('a cat')\nstore.search(like=sys.argv[2])\n"
         "print([name for name in ('apache_beam', 'torch', 'tensorflow') if name in sys.modules])"
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import SpecError
-from schemas.secrets import carries_secret, masked, refuse_secret, refuse_secrets
-from schemas.spec_file import load_spec
-from transforms.store.objects import Objects
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.secrets import carries_secret, masked, refuse_secret, refuse_secrets
+from cliploom.schemas.spec_file import load_spec
+from cliploom.transforms.store.objects import Objects
 
 SECRET = "abcdEFGH12345678"
 

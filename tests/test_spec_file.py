@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import SpecError, nearest, short
-from schemas.spec import Spec
-from schemas.spec_file import load_document, load_spec, parse_document
-from schemas.spec_yaml import read_document
+from cliploom.schemas.errors import SpecError, nearest, short
+from cliploom.schemas.spec import Spec
+from cliploom.schemas.spec_file import load_document, load_spec, parse_document
+from cliploom.schemas.spec_yaml import read_document
 
 SPEC = """\
 version: 1

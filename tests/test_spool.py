@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import UnreadableError
-from transforms.inputs.spool import open_input
-from transforms.store.local_folder import evict
-from transforms.store.uris import is_remote
+from cliploom.schemas.errors import UnreadableError
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.store.local_folder import evict
+from cliploom.transforms.store.uris import is_remote
 
 
 def signature(path: Path) -> str:

@@ -13,12 +13,12 @@ import pytest
 from commands import Command, command
 from stores import SmallStore
 
-from pipelines.running.runner import job_name
-from pipelines.running.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
-from schemas.errors import LimitError, StoreError
-from transforms.store.lock import store_lock
-from transforms.store.objects import Objects
-from transforms.upkeep.verifying import verify_release
+from cliploom.pipelines.running.runner import job_name
+from cliploom.pipelines.running.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
+from cliploom.schemas.errors import LimitError, StoreError
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.upkeep.verifying import verify_release
 
 cliploom = pytest.fixture(command)
 

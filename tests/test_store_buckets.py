@@ -10,9 +10,9 @@ import pytest
 from deltalake.exceptions import DeltaError
 from obstore.exceptions import AlreadyExistsError, GenericError, NotFoundError, PermissionDeniedError
 
-from schemas.errors import SpecError
-from schemas.records import Content, Failure, PartRecord
-from transforms.store.buckets import (
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.records import Content, Failure, PartRecord
+from cliploom.transforms.store.buckets import (
     PATIENCE,
     REQUEST,
     Patience,
@@ -24,11 +24,11 @@ from transforms.store.buckets import (
     refusal,
     table_options,
 )
-from transforms.store.objects import Objects, _Ranges
-from transforms.store.parts import as_stored
-from transforms.work.records import MOST_FILES
-from transforms.work.reported import read_records, report, write_records
-from transforms.work.stored_plan import StoredPlan
+from cliploom.transforms.store.objects import Objects, _Ranges
+from cliploom.transforms.store.parts import as_stored
+from cliploom.transforms.work.records import MOST_FILES
+from cliploom.transforms.work.reported import read_records, report, write_records
+from cliploom.transforms.work.stored_plan import StoredPlan
 
 BUSY = GenericError("Generic S3 error: Server returned non-2xx status code: 503 Service Unavailable")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from commands import python_without_override
 
-from schemas.digests import digest_bytes
-from schemas.errors import CliploomError, SpecError, StoreError
-from transforms.store.objects import TEMPORARY, Objects
+from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.errors import CliploomError, SpecError, StoreError
+from cliploom.transforms.store.objects import TEMPORARY, Objects
 
 
 def test_put_new_keeps_what_is_there(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_missing_rights_are_one_sentence(tmp_path: Path) -> None:
         folder.chmod(0o500)
     code = (
         "import sys\n"
-        "from schemas.errors import StoreError\n"
-        "from transforms.store.objects import Objects\n"
+        "from cliploom.schemas.errors import StoreError\n"
+        "from cliploom.transforms.store.objects import Objects\n"
         "objects = Objects(sys.argv[1])\n"
         "uses = [\n"
         "    lambda: objects.put('a/b', b''),\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from commands import SPEC
 
-from pipelines.running.child import user_error
-from pipelines.running.supervise import Watching, run_supervised
-from schemas.errors import CliploomError, LimitError, SpecError, StoreError
+from cliploom.pipelines.running.child import user_error
+from cliploom.pipelines.running.supervise import Watching, run_supervised
+from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +32,7 @@ def test_child_dies_with_its_supervisor(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', "
-        "'import os, sys, time; from pipelines.running.child import die_with; die_with(os.getppid()); "
+        "'import os, sys, time; from cliploom.pipelines.running.child import die_with; die_with(os.getppid()); "
         "print(os.getpid(), flush=True); time.sleep(60)'], stdout=subprocess.PIPE)\n"
         "print(child.stdout.readline().decode(), end='', flush=True)\n"
         "os._exit(0)\n"
@@ -45,7 +45,7 @@ def test_child_dies_with_its_supervisor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [CliploomError, SpecError, LimitError, StoreError])
 def test_errors_are_found_inside_what_beam_wraps_around_them(kind: type[CliploomError]) -> None:
-    wrapped = RuntimeError(f"schemas.errors.{kind.__name__}: the disk is full [while running 'x']")
+    wrapped = RuntimeError(f"cliploom.schemas.errors.{kind.__name__}: the disk is full [while running 'x']")
     found = user_error(wrapped)
     assert type(found) is kind
     assert str(found) == "the disk is full"

@@ -8,9 +8,17 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from schemas.errors import StoreError
-from transforms.store.objects import Objects
-from transforms.store.tables import TableFile, commit_files, commit_rows, open_table, put_rows, read_table, table_files
+from cliploom.schemas.errors import StoreError
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import (
+    TableFile,
+    commit_files,
+    commit_rows,
+    open_table,
+    put_rows,
+    read_table,
+    table_files,
+)
 
 SCHEMA = pa.schema([pa.field("a", pa.int64()), pa.field("b", pa.string())])
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.tfrecords import BadRecord, ExampleField, ExampleRecord, Yt8mFrames
-from transforms.tfrecords.example import parse_example, read_examples
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.inspect import describe, lines
-from transforms.tfrecords.proto import RecordError
-from transforms.tfrecords.write import encode_example, encode_frames
+from cliploom.schemas.tfrecords import BadRecord, ExampleField, ExampleRecord, Yt8mFrames
+from cliploom.transforms.tfrecords.example import parse_example, read_examples
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.inspect import describe, lines
+from cliploom.transforms.tfrecords.proto import RecordError
+from cliploom.transforms.tfrecords.write import encode_example, encode_frames
 
 VALUES: dict[str, Any] = {
     "name": b"clip",

@@ -11,8 +11,8 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.tfrecords import BadRecord, Record
-from transforms.tfrecords.framing import compression_of, frame, masked_crc, read_records, write_records
+from cliploom.schemas.tfrecords import BadRecord, Record
+from cliploom.transforms.tfrecords.framing import compression_of, frame, masked_crc, read_records, write_records
 
 PAYLOADS = [bytes([65 + i]) * (50 + 1000 * i) for i in range(5)]
 OFFSETS = [0]

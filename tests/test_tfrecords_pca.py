@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from schemas.errors import SpecError
-from transforms.tfrecords.pca import Pca, load_pca
+from cliploom.schemas.errors import SpecError
+from cliploom.transforms.tfrecords.pca import Pca, load_pca
 
 RANDOM = np.random.default_rng(8)
 DATA = (RANDOM.normal(size=(500, 6)) @ RANDOM.normal(size=(6, 6))).astype(np.float32)

@@ -14,21 +14,21 @@ import polars as pl
 import pytest
 from stores import SmallStore
 
-from pipelines.cli.inspecting import inspect
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from schemas.errors import SpecError
-from schemas.sources import MediaSource
-from schemas.spec_file import load_document, parse_document
-from schemas.tfrecords import RatedSegment, Record, Yt8mFrames, Yt8mVideo
-from transforms.media.label_listing import list_media
-from transforms.store import quantize
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors
-from transforms.tfrecords.export import chosen_outputs, read_piece, write_piece
-from transforms.tfrecords.framing import read_records, write_records
-from transforms.tfrecords.pca import Pca
-from transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_of
-from transforms.upkeep.verifying import verify_release
+from cliploom.pipelines.cli.inspecting import inspect
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.sources import MediaSource
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.schemas.tfrecords import RatedSegment, Record, Yt8mFrames, Yt8mVideo
+from cliploom.transforms.media.label_listing import list_media
+from cliploom.transforms.store import quantize
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors
+from cliploom.transforms.tfrecords.export import chosen_outputs, read_piece, write_piece
+from cliploom.transforms.tfrecords.framing import read_records, write_records
+from cliploom.transforms.tfrecords.pca import Pca
+from cliploom.transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_of
+from cliploom.transforms.upkeep.verifying import verify_release
 
 pytestmark = pytest.mark.slow
 
@@ -302,7 +302,7 @@ def test_wrong_specs_are_told_with_the_mend(project: Project, overrides: list[st
 
 
 def test_an_export_needs_to_know_which_output_is_rgb() -> None:
-    from schemas.exports import TfrecordExport
+    from cliploom.schemas.exports import TfrecordExport
 
     export = TfrecordExport(kind="tfrecord", feature="f", format="yt8m_frame")
     with pytest.raises(SpecError, match="rgb is missing"):

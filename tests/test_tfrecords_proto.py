@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.tfrecords.proto import RecordError, parse
+from cliploom.transforms.tfrecords.proto import RecordError, parse
 
 
 def message_class(name: str, *, packed: bool = True) -> Any:

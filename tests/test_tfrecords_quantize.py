@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from transforms.store.quantize import decode, encode
+from cliploom.transforms.store.quantize import decode, encode
 
 CODES = np.arange(256, dtype=np.uint8)
 

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.running.run import RunOptions, run_spec
-from schemas.errors import StoreError
-from schemas.records import row_id
-from schemas.spec_file import parse_document
-from schemas.tfrecords import Yt8mVideo
-from transforms.store.objects import Objects
-from transforms.store.record_ids import ID_FOOTER, hash_ids, ids_of_rows, joined, pack_ids, unpack_ids
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.repeated import read_ids, shared_ids
-from transforms.tfrecords.write import encode_video
+from cliploom.pipelines.running.run import RunOptions, run_spec
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.records import row_id
+from cliploom.schemas.spec_file import parse_document
+from cliploom.schemas.tfrecords import Yt8mVideo
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.record_ids import ID_FOOTER, hash_ids, ids_of_rows, joined, pack_ids, unpack_ids
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.repeated import read_ids, shared_ids
+from cliploom.transforms.tfrecords.write import encode_video
 
 IDS = st.dictionaries(st.integers(1, 5), st.sets(st.sampled_from("abcdefgh"), min_size=1), max_size=5)
 

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from schemas.errors import SpecError
-from transforms.tfrecords.vocabulary import read_vocabulary
+from cliploom.schemas.errors import SpecError
+from cliploom.transforms.tfrecords.vocabulary import read_vocabulary
 
 HEADER = "Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1,Vertical2,Vertical3,WikiDescription\n"
 ROWS = [

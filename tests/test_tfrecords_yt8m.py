@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.tfrecords import BadRecord, RatedSegment, Yt8mFrames, Yt8mVideo
-from transforms.store.quantize import decode, encode
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.proto import RecordError
-from transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_name, shard_of
-from transforms.tfrecords.yt8m import Yt8mFormat, parse_frames, parse_video, read_frames, read_videos
+from cliploom.schemas.tfrecords import BadRecord, RatedSegment, Yt8mFrames, Yt8mVideo
+from cliploom.transforms.store.quantize import decode, encode
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.proto import RecordError
+from cliploom.transforms.tfrecords.write import encode_example, encode_frames, encode_video, shard_name, shard_of
+from cliploom.transforms.tfrecords.yt8m import Yt8mFormat, parse_frames, parse_video, read_frames, read_videos
 
 SMALL = Yt8mFormat(rgb=8, audio=4)
 SEGMENTS = (RatedSegment(10, 15, 3, 1.0), RatedSegment(20, 25, 3, 0.0))

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from schemas.units import Bytes, Count, PositiveSeconds, Share, format_duration, parse_duration, parse_share, parse_size
+from cliploom.schemas.units import (
+    Bytes,
+    Count,
+    PositiveSeconds,
+    Share,
+    format_duration,
+    parse_duration,
+    parse_share,
+    parse_size,
+)
 
 
 class Values(BaseModel):

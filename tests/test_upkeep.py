@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.release import FileEntry, IndexEntry, IndexShardEntry
-from transforms.index.upkeep import IndexUpkeep, plan_upkeep, tasks_of
+from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry
+from cliploom.transforms.index.upkeep import IndexUpkeep, plan_upkeep, tasks_of
 
 PARTS = st.dictionaries(st.sampled_from([f"p{number}" for number in range(12)]), st.integers(1, 50), max_size=12)
 

@@ -9,14 +9,21 @@ import polars as pl
 import pytest
 from stores import SmallStore
 
-from schemas.errors import SpecError, StoreError
-from transforms.search.searching import open_store
-from transforms.store.lock import store_lock
-from transforms.store.objects import Objects
-from transforms.store.releases import append_release, read_releases
-from transforms.store.tables import table_files
-from transforms.upkeep.vacuuming import FRESH_S, doomed_entries, everything, kept_by, vacuum_store, with_releases
-from transforms.upkeep.verifying import verify_release
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.transforms.search.searching import open_store
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import append_release, read_releases
+from cliploom.transforms.store.tables import table_files
+from cliploom.transforms.upkeep.vacuuming import (
+    FRESH_S,
+    doomed_entries,
+    everything,
+    kept_by,
+    vacuum_store,
+    with_releases,
+)
+from cliploom.transforms.upkeep.verifying import verify_release
 
 
 def files(store: Path) -> set[str]:
@@ -72,7 +79,7 @@ def test_a_second_vacuum_finds_nothing(small_store: SmallStore) -> None:
 
 
 def test_kept_releases_verify_roll_back_and_stay_readable_by_delta(small_store: SmallStore) -> None:
-    from pipelines.running.publish import rollback
+    from cliploom.pipelines.running.publish import rollback
 
     delete_rocket(small_store)
     vacuum_store(str(small_store.store), 2)
@@ -217,7 +224,7 @@ def test_there_must_be_a_store_with_a_release(tmp_path: Path) -> None:
 
 
 def test_in_a_bucket_a_run_with_fresh_signs_and_files_just_written_are_left_alone() -> None:
-    from transforms.upkeep.vacuuming import _refuse_live_runs
+    from cliploom.transforms.upkeep.vacuuming import _refuse_live_runs
 
     bucket = Objects("memory:///")
     bucket.put("plans/20260101T000000-aaaa/listing.parquet", b"x")

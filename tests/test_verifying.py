@@ -12,13 +12,13 @@ import pytest
 from deltalake import DeltaTable
 from stores import SmallStore
 
-from schemas.errors import StoreError
-from schemas.release import FileEntry
-from transforms.search.searching import open_store
-from transforms.store.delta_log import LogError, replay
-from transforms.store.objects import Objects
-from transforms.store.tables import table_files
-from transforms.upkeep.verifying import part_problems, verify_release
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.release import FileEntry
+from cliploom.transforms.search.searching import open_store
+from cliploom.transforms.store.delta_log import LogError, replay
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import table_files
+from cliploom.transforms.upkeep.verifying import part_problems, verify_release
 
 KINDS = {
     "part": "features/frames/*/part-*.parquet",
@@ -191,7 +191,7 @@ def test_old_releases_verify_by_themselves(small_store: SmallStore) -> None:
 
 
 def test_an_index_of_other_rows_is_named_though_its_digest_is_right(small_store: SmallStore) -> None:
-    from transforms.store.releases import append_release, read_releases
+    from cliploom.transforms.store.releases import append_release, read_releases
 
     objects = Objects(small_store.store)
     releases = read_releases(objects)
@@ -211,7 +211,7 @@ def test_an_index_of_other_rows_is_named_though_its_digest_is_right(small_store:
 def test_an_export_of_other_values_is_named_though_its_digest_is_right(small_store: SmallStore) -> None:
     import h5py
 
-    from transforms.store.releases import append_release, read_releases
+    from cliploom.transforms.store.releases import append_release, read_releases
 
     objects = Objects(small_store.store)
     releases = read_releases(objects)
@@ -233,7 +233,7 @@ def test_an_export_of_other_values_is_named_though_its_digest_is_right(small_sto
 def test_rows_that_are_not_what_the_tables_say_are_told(built_store: SmallStore) -> None:
     import pyarrow.parquet as pq
 
-    from transforms.store.parts import footer_of
+    from cliploom.transforms.store.parts import footer_of
 
     path = sorted((built_store.store / "features" / "frames").glob("*/part-*.parquet"))[0]
     table, footer = pq.read_table(path), footer_of(path)

@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 from web_server import Page, WebServer, web_server
 
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from schemas.errors import SpecError
-from schemas.sources import MediaSource
-from schemas.spec_file import load_document, parse_document
-from transforms.inputs.addresses import UNASKED, next_address
-from transforms.inputs.listing import list_source
-from transforms.readers.pair_reading import Pairs
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.sources import MediaSource
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.inputs.addresses import UNASKED, next_address
+from cliploom.transforms.inputs.listing import list_source
+from cliploom.transforms.readers.pair_reading import Pairs
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table
 
 SPEC = """\
 version: 1

@@ -16,7 +16,7 @@ import pytest
 from apache_beam.portability.api import beam_provision_api_pb2 as api
 from apache_beam.portability.api import beam_provision_api_pb2_grpc as services
 
-from pipelines.running.worker import settings_of
+from cliploom.pipelines.running.worker import settings_of
 
 
 class Provision(services.ProvisionServiceServicer):
@@ -76,7 +76,7 @@ class Rest(BaseHTTPRequestHandler):
 
 WAITS = """
 import sys, threading
-from pipelines.running.worker import watch_job
+from cliploom.pipelines.running.worker import watch_job
 watch_job({"beam:option:job_name:v1": "cliploom-a", "beam:option:flink_master:v1": sys.argv[1]}, 0.05)
 print("watching", flush=True)
 threading.Event().wait(float(sys.argv[2]))

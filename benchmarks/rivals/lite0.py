@@ -59,11 +59,11 @@ class Fused:
     def __init__(self, model: str) -> None:
         from pathlib import Path
 
-        from schemas.media import MediaLimits
-        from schemas.sampling import Every
-        from transforms.encoders.registry import load, read_card
-        from transforms.media.decode import Request, decode
-        from transforms.media.probe import probe
+        from cliploom.schemas.media import MediaLimits
+        from cliploom.schemas.sampling import Every
+        from cliploom.transforms.encoders.registry import load, read_card
+        from cliploom.transforms.media.decode import Request, decode
+        from cliploom.transforms.media.probe import probe
 
         encoder = load(Path(model), 1)
         preprocess = read_card(Path(model)).preprocess

@@ -30,8 +30,8 @@ ReleaseOption = Annotated[int | None, typer.Option("--release", help="An older r
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from pipelines.console import show
-        from pipelines.version import program_version
+        from cliploom.pipelines.console import show
+        from cliploom.pipelines.version import program_version
 
         show(f"cliploom {program_version()}")
         raise typer.Exit(0)

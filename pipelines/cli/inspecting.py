@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import SpecError, StoreError
-from schemas.release import Release
-from transforms.store.objects import Objects
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.release import Release
+from cliploom.transforms.store.objects import Objects
 
 _PARQUET, _HDF5 = b"PAR1", b"\x89HDF\r\n\x1a\n"
 SURE = 0.5
@@ -48,8 +48,8 @@ def inspect(target: str, limit: int = 100, release: int | None = None) -> dict[s
 
 
 def _tfrecord(path: Path, limit: int) -> dict[str, Any]:
-    from transforms.tfrecords.framing import compression_of
-    from transforms.tfrecords.inspect import describe
+    from cliploom.transforms.tfrecords.framing import compression_of
+    from cliploom.transforms.tfrecords.inspect import describe
 
     with path.open("rb") as stream:
         compression = compression_of(stream.read(12))
@@ -66,7 +66,7 @@ def _tfrecord(path: Path, limit: int) -> dict[str, Any]:
 def _parquet(path: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
-    from transforms.store.parts import FOOTER, footer_of, read_rows
+    from cliploom.transforms.store.parts import FOOTER, footer_of, read_rows
 
     try:
         metadata = pq.read_metadata(path)
@@ -126,8 +126,8 @@ def _arrays(group: Any, prefix: str) -> Iterator[str]:
 
 
 def _store(uri: str, release: int | None) -> dict[str, Any]:
-    from transforms.store.releases import read_releases
-    from transforms.store.tables import read_table
+    from cliploom.transforms.store.releases import read_releases
+    from cliploom.transforms.store.tables import read_table
 
     objects = Objects(uri)
     releases = read_releases(objects)
@@ -172,7 +172,7 @@ def _labels(objects: Objects, release: Release) -> list[dict[str, Any]]:
     """Labels by source and origin: how many items and classes have some, and the commonest classes."""
     import polars as pl
 
-    from transforms.store.tables import read_table
+    from cliploom.transforms.store.tables import read_table
 
     if "labels" not in release.tables:
         return []
@@ -218,8 +218,8 @@ def inspect_text(found: dict[str, Any]) -> str:
 
 
 def _tfrecord_text(found: dict[str, Any]) -> Iterator[str]:
-    from schemas.tfrecords import BadRecord
-    from transforms.tfrecords.inspect import FeatureSummary, ShardSummary, lines
+    from cliploom.schemas.tfrecords import BadRecord
+    from cliploom.transforms.tfrecords.inspect import FeatureSummary, ShardSummary, lines
 
     features = tuple(FeatureSummary(**feature) for feature in found["features"])
     bad = tuple(BadRecord(**each) for each in found["bad"])

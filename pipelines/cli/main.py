@@ -9,10 +9,10 @@ import traceback
 
 import typer
 
-from pipelines.cli import spec, store, train  # noqa: F401 - they add their commands
-from pipelines.cli.app import app
-from schemas.errors import CliploomError
-from schemas.secrets import masked
+from cliploom.pipelines.cli import spec, store, train  # noqa: F401 - they add their commands
+from cliploom.pipelines.cli.app import app
+from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.secrets import masked
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def _told(sentence: str, debug: bool) -> str:
 
 def _invoke(arguments: list[str]) -> int:
     """Run typer without its own error printing; what stands after ``--`` is the context's object."""
-    from pipelines.cli.usage import usage_error
+    from cliploom.pipelines.cli.usage import usage_error
 
     extra: list[str] = []
     if arguments[:1] == ["run"] and "--" in arguments:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, PlainSerializer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from schemas import exports, head_steps, heads, sampling, sources, spec, spec_base
-from transforms.encoders.registry import family, kinds
+from cliploom.schemas import exports, head_steps, heads, sampling, sources, spec, spec_base
+from cliploom.transforms.encoders.registry import family, kinds
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The whole file", spec.Spec),

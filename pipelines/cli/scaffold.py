@@ -7,10 +7,10 @@ import os
 import re
 from pathlib import Path
 
-from schemas.errors import SpecError
-from schemas.heads import HEAD
-from schemas.spec import Spec
-from transforms.store.uris import absolute
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.heads import HEAD
+from cliploom.schemas.spec import Spec
+from cliploom.transforms.store.uris import absolute
 
 SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.app import JsonOption, LimitOption, SetOption, SpecArgument, StoreArgument, TargetOption, app
+from cliploom.pipelines.cli.app import (
+    JsonOption,
+    LimitOption,
+    SetOption,
+    SpecArgument,
+    StoreArgument,
+    TargetOption,
+    app,
+)
 
 
 @app.command()
@@ -17,8 +25,8 @@ def demo(
     labels: Annotated[bool, typer.Option("--labels", help="Clips in class folders, and a spec to learn them.")] = False,
 ) -> None:
     """Write demo media of real content, with a truth file and a spec."""
-    from pipelines.console import say
-    from pipelines.demo.make import write_demo
+    from cliploom.pipelines.console import say
+    from cliploom.pipelines.demo.make import write_demo
 
     truth = write_demo(folder, labels=labels)
     say(f"Wrote {len(truth.items)} files to {truth.folder}; next: cliploom run {shlex.quote(str(truth.spec))}")
@@ -31,8 +39,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there already.")] = False,
 ) -> None:
     """Write a spec for a folder of one's own media."""
-    from pipelines.cli.scaffold import write_spec
-    from pipelines.console import say
+    from cliploom.pipelines.cli.scaffold import write_spec
+    from cliploom.pipelines.console import say
 
     found = write_spec(folder, spec, force)
     say(f"Wrote {spec} for {found} files below {folder}; next: cliploom run {shlex.quote(str(spec))} --limit 100")
@@ -41,11 +49,11 @@ def init(
 @app.command()
 def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a spec without listing files or loading models."""
-    from pipelines.console import counted, show, show_json
-    from pipelines.planning.check import check_encoders
-    from schemas.spec_file import load_spec
-    from transforms.store.objects import Objects
-    from transforms.store.uris import absolute
+    from cliploom.pipelines.console import counted, show, show_json
+    from cliploom.pipelines.planning.check import check_encoders
+    from cliploom.schemas.spec_file import load_spec
+    from cliploom.transforms.store.objects import Objects
+    from cliploom.transforms.store.uris import absolute
 
     loaded = load_spec(spec, overrides or ())
     check_encoders(loaded, absolute(spec).parent)
@@ -62,9 +70,9 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
 @app.command()
 def graph(spec: SpecArgument, overrides: SetOption = None) -> None:
     """Print the spec's DAG as a Mermaid flowchart."""
-    from pipelines.cli.scaffold import mermaid
-    from pipelines.console import show
-    from schemas.spec_file import load_spec
+    from cliploom.pipelines.cli.scaffold import mermaid
+    from cliploom.pipelines.console import show
+    from cliploom.schemas.spec_file import load_spec
 
     show(mermaid(load_spec(spec, overrides or ())))
 
@@ -74,8 +82,8 @@ def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="The reference page docs/spec.md.")] = False,
 ) -> None:
     """Print the spec's JSON Schema, for editors."""
-    from pipelines.cli.reference import spec_markdown, spec_schema
-    from pipelines.console import show, show_json
+    from cliploom.pipelines.cli.reference import spec_markdown, spec_schema
+    from cliploom.pipelines.console import show, show_json
 
     if markdown:
         show(spec_markdown())
@@ -98,9 +106,9 @@ def plan(
 
     New files are probed; nothing is computed or published.
     """
-    from pipelines.console import show, show_json
-    from pipelines.running.preview import plan_preview, preview_text
-    from pipelines.running.run import RunOptions
+    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.running.preview import plan_preview, preview_text
+    from cliploom.pipelines.running.run import RunOptions
 
     options = RunOptions(target=target, limit=limit, retry_failed=retry_failed, full_refresh=full_refresh)
     preview = plan_preview(spec, overrides or (), options, measure)
@@ -130,7 +138,7 @@ def run(
 
     Computes what is new or changed and publishes a release. Beam options may follow after --.
     """
-    from pipelines.running.action import run_action
+    from cliploom.pipelines.running.action import run_action
 
     request = {
         "action": "run",
@@ -161,7 +169,7 @@ def publish(
 
     Its computed parts are used, nothing is computed twice.
     """
-    from pipelines.running.action import publish_action
+    from cliploom.pipelines.running.action import publish_action
 
     accept = {"failures": accept_failures, "deletes": allow_deletes, "recompute": allow_recompute}
     raise typer.Exit(publish_action(store, accept, as_json=as_json))
@@ -170,7 +178,7 @@ def publish(
 @app.command()
 def compact(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Merge small parts; no row changes."""
-    from pipelines.running.action import run_action
+    from cliploom.pipelines.running.action import run_action
 
     request = {
         "action": "run",

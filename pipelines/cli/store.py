@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, app
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, app
 
 
 @app.command()
 def releases(store: StoreArgument, as_json: JsonOption = False) -> None:
     """List the releases of a store."""
-    from pipelines.console import show, show_json
-    from pipelines.listings import release_rows, release_table
+    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.listings import release_rows, release_table
 
     rows = release_rows(store)
     if as_json:
@@ -27,8 +27,8 @@ def rollback(
     store: StoreArgument, release: Annotated[int, typer.Argument(help="The release to point back to.")]
 ) -> None:
     """Publish a release that points back to an older one."""
-    from pipelines.console import say
-    from pipelines.running.publish import rollback as roll_back
+    from cliploom.pipelines.console import say
+    from cliploom.pipelines.running.publish import rollback as roll_back
 
     made = roll_back(store, release)
     say(f"Release {made.release} now points back to release {release}.")
@@ -37,8 +37,8 @@ def rollback(
 @app.command()
 def failures(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
     """List what failed, grouped by reason."""
-    from pipelines.console import show, show_json
-    from pipelines.listings import failure_groups, failure_rows, failure_text
+    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.listings import failure_groups, failure_rows, failure_text
 
     if as_json:
         show_json(failure_rows(store, release))
@@ -59,9 +59,9 @@ def status(
     import time
     from dataclasses import asdict
 
-    from pipelines.console import show, show_json
-    from pipelines.running.status import follow as follow_run
-    from pipelines.running.status import run_status, status_text
+    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.running.status import follow as follow_run
+    from cliploom.pipelines.running.status import run_status, status_text
 
     found = follow_run(store, (lambda text: None) if as_json else show) if follow else run_status(store)
     if as_json:
@@ -82,9 +82,9 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search by words, or by a file or item that hits should be like."""
-    from pipelines.console import show, show_json
-    from pipelines.listings import hit_table
-    from transforms.search.searching import open_store
+    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.listings import hit_table
+    from cliploom.transforms.search.searching import open_store
 
     found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank)
     if as_json:
@@ -104,9 +104,9 @@ def inspect(
 
     Its kind, columns or features, shapes, first values.
     """
-    from pipelines.cli.inspecting import inspect as look
-    from pipelines.cli.inspecting import inspect_text
-    from pipelines.console import show, show_json
+    from cliploom.pipelines.cli.inspecting import inspect as look
+    from cliploom.pipelines.cli.inspecting import inspect_text
+    from cliploom.pipelines.console import show, show_json
 
     found = look(target, limit, release)
     if as_json:
@@ -121,8 +121,8 @@ def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOpt
 
     Hashes, ids, copies, and that vectors find themselves.
     """
-    from pipelines.console import counted, say, show, show_json
-    from transforms.upkeep.verifying import verify_release
+    from cliploom.pipelines.console import counted, say, show, show_json
+    from cliploom.transforms.upkeep.verifying import verify_release
 
     problems = verify_release(store, release)
     if as_json:
@@ -145,8 +145,8 @@ def vacuum(
     as_json: JsonOption = False,
 ) -> None:
     """Remove what no kept release names."""
-    from pipelines.console import human_bytes, say, show, show_json
-    from transforms.upkeep.vacuuming import vacuum_store
+    from cliploom.pipelines.console import human_bytes, say, show, show_json
+    from cliploom.transforms.upkeep.vacuuming import vacuum_store
 
     removed = vacuum_store(store, keep_releases, dry_run=dry_run)
     if as_json:

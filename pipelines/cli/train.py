@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.app import JsonOption, SetOption, SpecArgument, StoreArgument, app
+from cliploom.pipelines.cli.app import JsonOption, SetOption, SpecArgument, StoreArgument, app
 
 
 @app.command()
@@ -22,10 +22,10 @@ def train(
 
     The next run applies it. Needs cliploom[tensorflow].
     """
-    from pipelines.console import say, show, show_json
-    from pipelines.training.train import train_head, trained_text
-    from schemas.spec_file import load_spec
-    from transforms.store.uris import absolute
+    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.training.train import train_head, trained_text
+    from cliploom.schemas.spec_file import load_spec
+    from cliploom.transforms.store.uris import absolute
 
     found = train_head(load_spec(spec, overrides or ()), absolute(spec).parent, head, lambda text: say(f"• {text}"))
     if as_json:
@@ -46,8 +46,8 @@ def evaluate(
 
     These are the labelled videos of the newest release that it has not learned from.
     """
-    from pipelines.console import say, show, show_json
-    from pipelines.training.evaluate import evaluate_head, evaluation_text
+    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.training.evaluate import evaluate_head, evaluation_text
 
     found = evaluate_head(target, head, everything=everything, note=lambda text: say(f"• {text}"))
     if as_json:
@@ -69,9 +69,9 @@ def fit_pca(
 
     For an encoder of kind pca, or the pca of a tfrecord export. Needs cliploom[tensorflow].
     """
-    from pipelines.console import say, show, show_json
-    from pipelines.training.fit_pca import fit_pca as fit
-    from pipelines.training.fit_pca import fitted_text
+    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.training.fit_pca import fit_pca as fit
+    from cliploom.pipelines.training.fit_pca import fitted_text
 
     found = fit(target, feature, to, output=output, components=components, note=lambda text: say(f"• {text}"))
     if as_json:
@@ -91,8 +91,8 @@ def predict(
 
     The ten most confident ones; * marks those above 50%.
     """
-    from pipelines.console import say, show, show_json
-    from pipelines.training.predict import predict_file, prediction_text
+    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.training.predict import predict_file, prediction_text
 
     found = predict_file(store, head, video, lambda text: say(f"• {text}"))
     if as_json:

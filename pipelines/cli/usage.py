@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from schemas.errors import SpecError, nearest, short
+from cliploom.schemas.errors import SpecError, nearest, short
 
 
 def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> SpecError:

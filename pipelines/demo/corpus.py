@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pipelines.demo.media import (
+from cliploom.pipelines.demo.media import (
     CameraMove,
     Photo,
     Size,

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.demo.corpus import BIKES, CAT, TEMPLE, DemoItem, Job, class_corpus, corpus
-from pipelines.demo.media import packaged_file
-from schemas.errors import SpecError
+from cliploom.pipelines.demo.corpus import BIKES, CAT, TEMPLE, DemoItem, Job, class_corpus, corpus
+from cliploom.pipelines.demo.media import packaged_file
+from cliploom.schemas.errors import SpecError
 
 SPEC_FILE = "cliploom.yaml"
 TRUTH_FILE = "truth.csv"

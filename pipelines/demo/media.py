@@ -24,7 +24,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from PIL import Image, ImageDraw
 
-from schemas.errors import CliploomError
+from cliploom.schemas.errors import CliploomError
 
 Size = tuple[int, int]
 Codec = Literal["h264", "hevc", "mpeg4", "vp9", "av1"]

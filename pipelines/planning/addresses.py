@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import polars as pl
 
-from pipelines.console import counted
-from pipelines.planning.before import Before
-from pipelines.planning.survey import LISTED, probe_listing
-from schemas.jobs import RunJob
-from transforms.inputs.addresses import ADDRESS, MISSING, UNASKED
-from transforms.inputs.listing import KnownListing
-from transforms.store.objects import Objects
+from cliploom.pipelines.console import counted
+from cliploom.pipelines.planning.before import Before
+from cliploom.pipelines.planning.survey import LISTED, probe_listing
+from cliploom.schemas.jobs import RunJob
+from cliploom.transforms.inputs.addresses import ADDRESS, MISSING, UNASKED
+from cliploom.transforms.inputs.listing import KnownListing
+from cliploom.transforms.store.objects import Objects
 
 WEB = pl.col("uri").str.contains("^(?i)https?://")
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipelines.planning.packed import NumberedRows
-from schemas.release import Release
-from schemas.tables import FAILURES, ITEMS, PARTS
-from transforms.publish.frames import empty_frame
-from transforms.store.objects import Objects
-from transforms.store.tables import read_table, table_files
+from cliploom.pipelines.planning.packed import NumberedRows
+from cliploom.schemas.release import Release
+from cliploom.schemas.tables import FAILURES, ITEMS, PARTS
+from cliploom.transforms.publish.frames import empty_frame
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import read_table, table_files
 
 COMPARED = ("item_no", "source", "uid", "size", "signature", "digest")
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from schemas.errors import SpecError, nearest
-from schemas.exports import Hdf5Export, PairsExport, TfrecordExport
-from schemas.head_references import head_encoder
-from schemas.heads import HEAD
-from schemas.sources import PrecomputedSource, Source, TfrecordSource
-from schemas.spec import EncoderSpec, FeatureSpec, Spec
-from schemas.spec_errors import explain
-from transforms.encoders.base import EncoderOptions, Family
-from transforms.encoders.registry import family
-from transforms.store.rates import rows_per_second
+from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.exports import Hdf5Export, PairsExport, TfrecordExport
+from cliploom.schemas.head_references import head_encoder
+from cliploom.schemas.heads import HEAD
+from cliploom.schemas.sources import PrecomputedSource, Source, TfrecordSource
+from cliploom.schemas.spec import EncoderSpec, FeatureSpec, Spec
+from cliploom.schemas.spec_errors import explain
+from cliploom.transforms.encoders.base import EncoderOptions, Family
+from cliploom.transforms.encoders.registry import family
+from cliploom.transforms.store.rates import rows_per_second
 
 TEXT_KINDS = ("narrations", "labels")
 """Kinds of sources whose items are texts."""
@@ -122,7 +122,7 @@ def output_names(encoder: CheckedEncoder) -> tuple[str, ...]:
 def own_outputs(source: Source) -> dict[str, int]:
     """Name and width of the outputs of a source that brings vectors of its own."""
     if isinstance(source, TfrecordSource):
-        from transforms.tfrecords.settings import ShardSettings
+        from cliploom.transforms.tfrecords.settings import ShardSettings
 
         return ShardSettings.of(source, None).outputs
     if isinstance(source, PrecomputedSource):
@@ -236,7 +236,7 @@ def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[s
 
 
 def _check_tfrecord_export(name: str, export: TfrecordExport, outputs: tuple[str, ...]) -> list[str]:
-    from transforms.tfrecords.export import chosen_outputs
+    from cliploom.transforms.tfrecords.export import chosen_outputs
 
     try:
         chosen_outputs(name, export, outputs)

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from schemas.digests import digest_of
-from schemas.errors import StoreError
-from schemas.head_references import head_encoder
-from schemas.heads import HeadInput, HeadJob, InputColumn
-from schemas.jobs import FeatureJob
-from schemas.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
-from schemas.release import HeadEntry, OutputEntry
-from schemas.spec import Spec
-from transforms.heads import tagging
-from transforms.heads.plain import read_head
-from transforms.heads.published import current_model
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.head_references import head_encoder
+from cliploom.schemas.heads import HeadInput, HeadJob, InputColumn
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
+from cliploom.schemas.release import HeadEntry, OutputEntry
+from cliploom.schemas.spec import Spec
+from cliploom.transforms.heads import tagging
+from cliploom.transforms.heads.plain import read_head
+from cliploom.transforms.heads.published import current_model
+from cliploom.transforms.store.objects import Objects
 
 
 def input_columns(

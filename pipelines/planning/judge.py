@@ -1,7 +1,7 @@
 """The plan: a verdict for every (item, feature), as pure functions of what is listed and what is held.
 
 Frames in, frames out; nothing is read or written here, and a million items take seconds. Columns are those of
-``schemas.tables``.
+``cliploom.schemas.tables``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.digests import digest_bytes
-from schemas.plan import (
+from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.plan import (
     CONFIG_CHANGED,
     CONTENT_CHANGED,
     DELETED,
@@ -22,7 +22,7 @@ from schemas.plan import (
     UNCHANGED,
     VERDICTS,
 )
-from transforms.publish.assemble import complete_items
+from cliploom.transforms.publish.assemble import complete_items
 
 VERDICT = pl.Enum(VERDICTS)
 ITEMS_IN_RANGE = 1_000_000

@@ -14,11 +14,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.planning.judge import allot_numbers
-from pipelines.planning.packed import NumberedRows
-from schemas.tables import ITEMS
-from transforms.store.objects import Objects
-from transforms.store.tables import ROWS_IN_GROUP, pieces_file, table_files
+from cliploom.pipelines.planning.judge import allot_numbers
+from cliploom.pipelines.planning.packed import NumberedRows
+from cliploom.schemas.tables import ITEMS
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import ROWS_IN_GROUP, pieces_file, table_files
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.jobs import FeatureJob
-from schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
 
 TARGET_BYTES = 32_000_000
 LEAST_SHARDS = 50

@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.tables import ITEMS
-from transforms.publish.frames import empty_frame
-from transforms.store.tables import ROWS_IN_GROUP
+from cliploom.schemas.tables import ITEMS
+from cliploom.transforms.publish.frames import empty_frame
+from cliploom.transforms.store.tables import ROWS_IN_GROUP
 
 
 class NumberedRows:

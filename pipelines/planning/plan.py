@@ -10,25 +10,25 @@ from itertools import chain
 
 import polars as pl
 
-from pipelines.planning.before import Before
-from pipelines.planning.head_jobs import tag_verdicts
-from pipelines.planning.judge import FeaturePast, RetryLaw, judge, of_source
-from pipelines.planning.numbering import Numbered, number_items
-from pipelines.planning.pack import SHARDS, SHARDS_IN_ROW_GROUP, Layout, lay_out, total_cost, wish_of
-from pipelines.planning.resolve import Resolved, describe_change
-from pipelines.planning.survey import Survey
-from schemas.errors import StoreError
-from schemas.jobs import FeatureJob
-from schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
-from schemas.records import REFRESHED, PartRecord
-from schemas.tables import FAILURES
-from transforms.publish.assemble import HEAD, ORPHAN
-from transforms.publish.frames import PlanTables, held_frame, reported_failures, write_frames
-from transforms.store.objects import Objects
-from transforms.store.parts import read_record
-from transforms.store.tables import ROWS_IN_GROUP, contents_of
-from transforms.work.reported import Reported, report
-from transforms.work.stored_plan import ITEMS_FILE, PLAN, newest_plan
+from cliploom.pipelines.planning.before import Before
+from cliploom.pipelines.planning.head_jobs import tag_verdicts
+from cliploom.pipelines.planning.judge import FeaturePast, RetryLaw, judge, of_source
+from cliploom.pipelines.planning.numbering import Numbered, number_items
+from cliploom.pipelines.planning.pack import SHARDS, SHARDS_IN_ROW_GROUP, Layout, lay_out, total_cost, wish_of
+from cliploom.pipelines.planning.resolve import Resolved, describe_change
+from cliploom.pipelines.planning.survey import Survey
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
+from cliploom.schemas.records import REFRESHED, PartRecord
+from cliploom.schemas.tables import FAILURES
+from cliploom.transforms.publish.assemble import HEAD, ORPHAN
+from cliploom.transforms.publish.frames import PlanTables, held_frame, reported_failures, write_frames
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import read_record
+from cliploom.transforms.store.tables import ROWS_IN_GROUP, contents_of
+from cliploom.transforms.work.reported import Reported, report
+from cliploom.transforms.work.stored_plan import ITEMS_FILE, PLAN, newest_plan
 
 _HELD = ("item_no", "uid", "digest", "segment", "segments", "planned", "rows")
 

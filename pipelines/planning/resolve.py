@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.planning.check import CheckedEncoder, check_encoders, output_names, own_outputs
-from pipelines.planning.head_jobs import head_jobs
-from schemas.digests import SHORT, digest_of
-from schemas.errors import SpecError
-from schemas.exports import Export, PairsExport, TfrecordExport
-from schemas.heads import HeadJob
-from schemas.jobs import FeatureJob
-from schemas.models import ModelCard
-from schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
-from schemas.spec import FeatureSpec, IndexSpec, Spec
-from transforms.encoders.base import PreparedText
-from transforms.encoders.registry import load_text_tower
-from transforms.store.objects import Objects
+from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, output_names, own_outputs
+from cliploom.pipelines.planning.head_jobs import head_jobs
+from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.exports import Export, PairsExport, TfrecordExport
+from cliploom.schemas.heads import HeadJob
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.models import ModelCard
+from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
+from cliploom.schemas.spec import FeatureSpec, IndexSpec, Spec
+from cliploom.transforms.encoders.base import PreparedText
+from cliploom.transforms.encoders.registry import load_text_tower
+from cliploom.transforms.store.objects import Objects
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
         for encoder in encoders:
             _prepare(encoder, checked, models, cards)
     else:
-        from transforms.work.models import model_cache, upload_model
+        from cliploom.transforms.work.models import model_cache, upload_model
 
         cache = model_cache()
         for encoder in encoders:
@@ -92,11 +92,11 @@ def _stored_exports(spec: Spec, base: Path, objects: Objects) -> dict[str, Expor
     exports: dict[str, Export] = dict(spec.exports)
     for name, export in spec.exports.items():
         if isinstance(export, PairsExport):
-            from transforms.narrations.pairs_export import with_stored_lists
+            from cliploom.transforms.narrations.pairs_export import with_stored_lists
 
             exports[name] = with_stored_lists(export, base, objects, f"exports.{name}")
         if isinstance(export, TfrecordExport):
-            from transforms.tfrecords.export import with_stored_matrices
+            from cliploom.transforms.tfrecords.export import with_stored_matrices
 
             exports[name] = with_stored_matrices(export, base, objects, name)
     return exports
@@ -110,7 +110,7 @@ def _prepare(
     name: str, checked: Mapping[str, CheckedEncoder], models: Path, cards: dict[str, ModelCard]
 ) -> PreparedText | None:
     """Prepare one encoder after its text encoder; returns it as a text encoder where another needs it as such."""
-    from transforms.encoders.prepare import prepare_model
+    from cliploom.transforms.encoders.prepare import prepare_model
 
     encoder = checked[name]
     text = None
@@ -152,7 +152,7 @@ def _job(
 
 def _precomputed_job(name: str, feature: FeatureSpec, source: PrecomputedSource) -> tuple[FeatureJob, dict[str, Any]]:
     """The job of a feature that others computed."""
-    from transforms.precomputed import read
+    from cliploom.transforms.precomputed import read
 
     outputs = own_outputs(source)
     values = {
@@ -179,14 +179,14 @@ def _precomputed_job(name: str, feature: FeatureSpec, source: PrecomputedSource)
 def _source_values(source: Source, feature: FeatureSpec) -> dict[str, Any]:
     """What of a source, and of how it is read, a feature's values depend on."""
     if isinstance(source, NarrationsSource):
-        from transforms.narrations import text
-        from transforms.narrations.readers import rules_of
+        from cliploom.transforms.narrations import text
+        from cliploom.transforms.narrations.readers import rules_of
 
         rules = [list(pair) for pair in rules_of(source).replace]
         return {"rules": rules, "order": source.order, "revisions": {"texts": text.REVISION}}
     if not isinstance(source, MediaSource):
         return {}
-    from transforms.media import sampling, scale
+    from cliploom.transforms.media import sampling, scale
 
     return {
         "sample": feature.sample.model_dump(mode="json") if feature.sample is not None else None,
@@ -199,7 +199,7 @@ def _shards_job(
     name: str, feature: FeatureSpec, source: TfrecordSource, base: Path
 ) -> tuple[FeatureJob, dict[str, Any]]:
     """The job of a feature whose vectors stand in TFRecords."""
-    from transforms.tfrecords.settings import source_settings
+    from cliploom.transforms.tfrecords.settings import source_settings
 
     settings = source_settings(source, base, f"sources.{feature.source}")
     kept = feature.outputs or [*settings.outputs, *settings.texts]

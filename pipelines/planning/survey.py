@@ -14,19 +14,19 @@ import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
 
-from pipelines.planning.before import Before
-from pipelines.planning.judge import of_source
-from pipelines.planning.packed import NumberedRows, Packer
-from schemas.jobs import RunJob
-from schemas.records import Failure
-from schemas.spec import Spec
-from transforms.inputs.listing import LISTING, KnownListing
-from transforms.media.label_listing import list_media
-from transforms.precomputed.source import list_precomputed
-from transforms.publish.frames import failures_frame, write_frames
-from transforms.store.objects import Objects
-from transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
-from transforms.tfrecords.settings import list_shards
+from cliploom.pipelines.planning.before import Before
+from cliploom.pipelines.planning.judge import of_source
+from cliploom.pipelines.planning.packed import NumberedRows, Packer
+from cliploom.schemas.jobs import RunJob
+from cliploom.schemas.records import Failure
+from cliploom.schemas.spec import Spec
+from cliploom.transforms.inputs.listing import LISTING, KnownListing
+from cliploom.transforms.media.label_listing import list_media
+from cliploom.transforms.precomputed.source import list_precomputed
+from cliploom.transforms.publish.frames import failures_frame, write_frames
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
+from cliploom.transforms.tfrecords.settings import list_shards
 
 _LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {
     "media": list_media,
@@ -34,8 +34,8 @@ _LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {
     "precomputed": list_precomputed,
 }
 _TEXT_LISTERS = {
-    "narrations": "transforms.narrations.listing:list_narrations",
-    "labels": "transforms.narrations.listing:list_labels",
+    "narrations": "cliploom.transforms.narrations.listing:list_narrations",
+    "labels": "cliploom.transforms.narrations.listing:list_labels",
 }
 LISTED = LISTING | {"digest": pl.String, "facts": pl.String}
 FACTS = pa.schema([pa.field("row", pa.uint32()), pa.field("facts", pa.string())])
@@ -93,7 +93,7 @@ def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
         if source.kind in ("narrations", "media", "precomputed"):
             (narrated if source.kind == "narrations" else clips)[name] = frame["uid"]
     if narrated and clips:
-        from transforms.narrations.listing import matching_notes
+        from cliploom.transforms.narrations.listing import matching_notes
 
         notes += matching_notes(
             {name: uids.to_list() for name, uids in narrated.items()},

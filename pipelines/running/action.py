@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import LiveProgress, run_summary, say, show, show_json
-from pipelines.listings import failure_groups
-from pipelines.planning.check import check_encoders
-from pipelines.running.report import metrics_text, summary_lines, write_metrics
-from pipelines.running.run import choose_target, new_run_id, open_store
-from pipelines.running.runner import is_local
-from pipelines.running.supervise import Watching, run_supervised
-from schemas.errors import LimitError, SpecError, StoreError
-from schemas.spec_file import load_spec
-from transforms.store.uris import absolute
+from cliploom.pipelines.console import LiveProgress, run_summary, say, show, show_json
+from cliploom.pipelines.listings import failure_groups
+from cliploom.pipelines.planning.check import check_encoders
+from cliploom.pipelines.running.report import metrics_text, summary_lines, write_metrics
+from cliploom.pipelines.running.run import choose_target, new_run_id, open_store
+from cliploom.pipelines.running.runner import is_local
+from cliploom.pipelines.running.supervise import Watching, run_supervised
+from cliploom.schemas.errors import LimitError, SpecError, StoreError
+from cliploom.schemas.spec_file import load_spec
+from cliploom.transforms.store.uris import absolute
 
 
 def run_action(
@@ -33,7 +33,7 @@ def run_action(
     """Run a spec; returns the exit code.
 
     Args:
-        request: for ``pipelines.running.child``.
+        request: for ``cliploom.pipelines.running.child``.
         spec_path: the spec.
         overrides: of its values.
         as_json: print the result as JSON.
@@ -78,7 +78,7 @@ def _run(
 
 def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int:
     """Publish what a limit stopped; returns the exit code."""
-    from transforms.store.objects import existing_store
+    from cliploom.transforms.store.objects import existing_store
 
     uri = existing_store(store).uri
     request = {"action": "publish", "store": uri, "accept": accept, "command": "cliploom publish"}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from schemas.jobs import RunJob
-from transforms.publish.exporting import FinishExports, PlanExportFiles, PlanExports, WriteExportFile
-from transforms.publish.final import Assemble, CommitTables, Publish
-from transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
-from transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
-from transforms.store.objects import Objects
-from transforms.work.models import memory_of
-from transforms.work.probing import ProbeItems
-from transforms.work.records import GatherRecords
-from transforms.work.shards import ComputeShard, ReadPlan, RewriteParts
-from transforms.work.stored_plan import StoredPlan
+from cliploom.schemas.jobs import RunJob
+from cliploom.transforms.publish.exporting import FinishExports, PlanExportFiles, PlanExports, WriteExportFile
+from cliploom.transforms.publish.final import Assemble, CommitTables, Publish
+from cliploom.transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
+from cliploom.transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.work.models import memory_of
+from cliploom.transforms.work.probing import ProbeItems
+from cliploom.transforms.work.records import GatherRecords
+from cliploom.transforms.work.shards import ComputeShard, ReadPlan, RewriteParts
+from cliploom.transforms.work.stored_plan import StoredPlan
 
 
 def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:

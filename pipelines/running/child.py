@@ -12,18 +12,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import CliploomError
-from schemas.plan import Accept
-from schemas.secrets import masked
-from schemas.spec_file import load_document, parse_document
-from transforms.store.uris import absolute
-from transforms.work.inflight import die_with
+from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.plan import Accept
+from cliploom.schemas.secrets import masked
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.store.uris import absolute
+from cliploom.transforms.work.inflight import die_with
 
 
 def run_request(request: dict[str, Any]) -> dict[str, Any]:
-    """Do what the supervisor asks; see ``pipelines.running.supervise``."""
-    from pipelines.running.publish import publish_plan
-    from pipelines.running.run import RunOptions, run_spec
+    """Do what the supervisor asks; see ``cliploom.pipelines.running.supervise``."""
+    from cliploom.pipelines.running.publish import publish_plan
+    from cliploom.pipelines.running.run import RunOptions, run_spec
 
     def note(text: str) -> None:
         with Path(request["notes"]).open("a", encoding="utf-8") as file:
@@ -54,7 +54,7 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m pipelines.running.child REQUEST PARENT_PID``."""
+    """``python -m cliploom.pipelines.running.child REQUEST PARENT_PID``."""
     # Looking for garbage among a million objects of Beam's modules takes a fifth of the start; run_graph lets it again.
     gc.disable()
     # Beam warns of packages that nothing here needs.
@@ -95,10 +95,10 @@ def user_error(error: BaseException) -> BaseException:
             return here
         here = here.__cause__ or here.__context__
     text = str(error)
-    import schemas.errors as errors
+    import cliploom.schemas.errors as errors
 
     for name in ("StoreError", "LimitError", "SpecError", "CliploomError"):
-        marker = f"schemas.errors.{name}: "
+        marker = f"cliploom.schemas.errors.{name}: "
         if marker in text:
             kind: type[CliploomError] = getattr(errors, name)
             return kind(text.split(marker, 1)[1].split(" [while running", 1)[0].strip())

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipelines.planning.pack import pack, total_cost, wish_of
-from pipelines.planning.plan import with_addresses
-from pipelines.running.run import Prepared
-from pipelines.running.runner import is_local, workers_of
-from schemas.exports import Hdf5Export
-from schemas.jobs import FeatureJob
-from schemas.records import PartRecord
-from transforms.store.objects import Objects
-from transforms.work.shards import SHARD, compute_aside
+from cliploom.pipelines.planning.pack import pack, total_cost, wish_of
+from cliploom.pipelines.planning.plan import with_addresses
+from cliploom.pipelines.running.run import Prepared
+from cliploom.pipelines.running.runner import is_local, workers_of
+from cliploom.schemas.exports import Hdf5Export
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import PartRecord
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.work.shards import SHARD, compute_aside
 
 _SEED = 0
 

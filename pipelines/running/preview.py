@@ -10,16 +10,16 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.console import counted, human_bytes, human_seconds, say
-from pipelines.planning.judge import count_verdicts
-from pipelines.planning.pack import total_cost
-from pipelines.running.run import RunOptions, new_run_id, open_store, prepare
-from schemas.plan import COMPUTED, UNCHANGED
-from schemas.spec_file import load_spec
-from transforms.store.lock import store_lock
-from transforms.store.objects import Objects
-from transforms.store.releases import Releases
-from transforms.store.uris import absolute
+from cliploom.pipelines.console import counted, human_bytes, human_seconds, say
+from cliploom.pipelines.planning.judge import count_verdicts
+from cliploom.pipelines.planning.pack import total_cost
+from cliploom.pipelines.running.run import RunOptions, new_run_id, open_store, prepare
+from cliploom.schemas.plan import COMPUTED, UNCHANGED
+from cliploom.schemas.spec_file import load_spec
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import Releases
+from cliploom.transforms.store.uris import absolute
 
 EXAMPLES = 3
 RUNS_BACK = 20
@@ -40,7 +40,7 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
         CliploomError: as a run would before it computes.
     """
     if sample:
-        from pipelines.running.measure import measure  # brings Beam, which takes seconds
+        from cliploom.pipelines.running.measure import measure  # brings Beam, which takes seconds
 
     spec = load_spec(spec_path, overrides)
     base = absolute(spec_path).parent

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pipelines.running.run import RunOptions, RunResult, Stopwatch, check_recompute, choose_target, execute
-from pipelines.version import program_version
-from schemas.errors import SpecError, StoreError
-from schemas.plan import RunPlan
-from schemas.release import Release
-from schemas.spec import Target
-from schemas.spec_file import parse_document
-from transforms.store.lock import store_lock
-from transforms.store.objects import Objects, existing_store
-from transforms.store.releases import append_release, read_releases
-from transforms.work.stored_plan import newest_plan, store_plan
+from cliploom.pipelines.running.run import RunOptions, RunResult, Stopwatch, check_recompute, choose_target, execute
+from cliploom.pipelines.version import program_version
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.release import Release
+from cliploom.schemas.spec import Target
+from cliploom.schemas.spec_file import parse_document
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.releases import append_release, read_releases
+from cliploom.transforms.work.stored_plan import newest_plan, store_plan
 
 
 def last_plan(objects: Objects) -> RunPlan:

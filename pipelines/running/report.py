@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY, RunPlan
-from schemas.records import ORDINAL_BITS
-from schemas.release import FeatureEntry, FileEntry, IndexEntry, Release
-from transforms.store.objects import Objects
-from transforms.store.parts import part_path
-from transforms.store.tables import read_table
+from cliploom.schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY, RunPlan
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.schemas.release import FeatureEntry, FileEntry, IndexEntry, Release
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import part_path
+from cliploom.transforms.store.tables import read_table
 
 LIBRARIES = ("apache-beam", "av", "deltalake", "faiss-cpu", "numpy", "openvino", "polars", "pyarrow")
 DRIFT_ITEMS = 64
@@ -237,7 +237,7 @@ def metrics_text(code: int, now: float, result: Mapping[str, Any] | None = None)
     Args:
         code: exit code.
         now: seconds since 1970.
-        result: of the run (``pipelines.running.run.RunResult`` as plain values), when it had one.
+        result: of the run (``cliploom.pipelines.running.run.RunResult`` as plain values), when it had one.
     """
     samples = [
         ("cliploom_run_success", {}, int(code == 0)),

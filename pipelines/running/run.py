@@ -14,30 +14,30 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.console import counted
-from pipelines.planning.addresses import ask_addresses
-from pipelines.planning.before import Before, read_before
-from pipelines.planning.check import TEXT_KINDS
-from pipelines.planning.judge import RetryLaw, count_verdicts, select_subset
-from pipelines.planning.plan import Planned, make_plan
-from pipelines.planning.resolve import Resolved, resolve
-from pipelines.planning.survey import Survey, list_sources, survey
-from pipelines.running.report import run_report, write_report
-from pipelines.running.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
-from pipelines.version import program_version
-from schemas.errors import LimitError, SpecError, StoreError
-from schemas.jobs import RunJob
-from schemas.plan import COMPUTED, CONTENT_CHANGED, Accept, RunPlan, declared
-from schemas.release import Release
-from schemas.sources import MediaSource
-from schemas.spec import Spec, Target
-from transforms.narrations.known import write_known
-from transforms.publish.frames import published_contents
-from transforms.store.lock import store_lock
-from transforms.store.objects import Objects
-from transforms.store.releases import Releases, read_releases
-from transforms.store.uris import check_bucket
-from transforms.work.stored_plan import StoredPlan, store_plan
+from cliploom.pipelines.console import counted
+from cliploom.pipelines.planning.addresses import ask_addresses
+from cliploom.pipelines.planning.before import Before, read_before
+from cliploom.pipelines.planning.check import TEXT_KINDS
+from cliploom.pipelines.planning.judge import RetryLaw, count_verdicts, select_subset
+from cliploom.pipelines.planning.plan import Planned, make_plan
+from cliploom.pipelines.planning.resolve import Resolved, resolve
+from cliploom.pipelines.planning.survey import Survey, list_sources, survey
+from cliploom.pipelines.running.report import run_report, write_report
+from cliploom.pipelines.running.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
+from cliploom.pipelines.version import program_version
+from cliploom.schemas.errors import LimitError, SpecError, StoreError
+from cliploom.schemas.jobs import RunJob
+from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, Accept, RunPlan, declared
+from cliploom.schemas.release import Release
+from cliploom.schemas.sources import MediaSource
+from cliploom.schemas.spec import Spec, Target
+from cliploom.transforms.narrations.known import write_known
+from cliploom.transforms.publish.frames import published_contents
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import Releases, read_releases
+from cliploom.transforms.store.uris import check_bucket
+from cliploom.transforms.work.stored_plan import StoredPlan, store_plan
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
     counters: dict[str, int] = {}
 
     def run_probe(path: str) -> None:
-        from pipelines.running.build import build_probe
+        from cliploom.pipelines.running.build import build_probe
 
         note("probing new files")
         name = f"{job_name(job.run)}-probe"
@@ -330,8 +330,8 @@ def execute(
     note: Callable[[str], None],
 ) -> RunResult:
     """Run the main graph of a plan and read how it ended."""
-    from pipelines.running.build import build_run
-    from transforms.publish.final import read_outcome
+    from cliploom.pipelines.running.build import build_run
+    from cliploom.transforms.publish.final import read_outcome
 
     objects = Objects(plan.job.store)
     verdicts = [plan.verdicts.get(name, {}) for name in plan.job.features]

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.errors import CliploomError, SpecError, nearest
-from schemas.spec import Target
+from cliploom.schemas.errors import CliploomError, SpecError, nearest
+from cliploom.schemas.spec import Target
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
@@ -124,7 +124,7 @@ def run_graph(
         ) from error
     except RuntimeError as error:
         # Portable runners put the job's state and the error on the cluster into the text.
-        if is_local(target) or "failed in state" not in str(error) or "schemas.errors." in str(error):
+        if is_local(target) or "failed in state" not in str(error) or "cliploom.schemas.errors." in str(error):
             raise
         raise CliploomError(f"{target.runner}: {_first_line(error)}; finished parts are kept, run again.") from error
     if state is not None and str(state) not in ("DONE", "PipelineState.DONE"):

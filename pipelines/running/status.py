@@ -16,17 +16,17 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.running.publish import last_plan
-from pipelines.running.runner import job_name
-from schemas.errors import SpecError
-from schemas.plan import RunPlan
-from schemas.records import Shard
-from schemas.spec_yaml import substitute
-from transforms.publish.final import read_outcome
-from transforms.store.lock import LOCK
-from transforms.store.objects import Objects, existing_store
-from transforms.store.parts import part_path
-from transforms.work.shards import SHARD
+from cliploom.pipelines.running.publish import last_plan
+from cliploom.pipelines.running.runner import job_name
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.records import Shard
+from cliploom.schemas.spec_yaml import substitute
+from cliploom.transforms.publish.final import read_outcome
+from cliploom.transforms.store.lock import LOCK
+from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.parts import part_path
+from cliploom.transforms.work.shards import SHARD
 
 RUNNING, ENDED = "running", "ended"
 _PATIENCE_S = 5.0
@@ -153,7 +153,7 @@ def flink_state(masters: Iterable[str], job: str) -> str:
 
 def status_text(status: RunStatus, now: float) -> str:
     """The status for a person."""
-    from pipelines.console import human_seconds
+    from cliploom.pipelines.console import human_seconds
 
     lines = [
         f"Run {status.run}: {status.state}, started {human_seconds(max(0.0, now - status.started_at))} ago.",
@@ -165,7 +165,7 @@ def status_text(status: RunStatus, now: float) -> str:
     if status.message:
         lines.append(f"  {status.message}")
     if status.failures:
-        from pipelines.listings import failure_text
+        from cliploom.pipelines.listings import failure_text
 
         lines.append(failure_text(status.failures))
     if status.state == ENDED:

@@ -2,7 +2,7 @@
 
 A decoder or model that takes its process down (``os._exit``, a segmentation fault, the out-of-memory killer) takes the
 local runner with it. The child goes on with the same run: finished parts are adopted, and the item that was being
-worked on is tried alone (``transforms.work.inflight``), so that one command still ends with a release.
+worked on is tried alone (``cliploom.transforms.work.inflight``), so that one command still ends with a release.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import CliploomError, LimitError, SpecError, StoreError
-from transforms.work.progress import ProgressReader, Tally
+from cliploom.pipelines.running.python_child import python_command
+from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
+from cliploom.transforms.work.progress import ProgressReader, Tally
 
 MOST_DEATHS = 20
 _POLL_S = 0.1
@@ -49,7 +49,7 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
     """Run a request in a child process to its end.
 
     Args:
-        request: what ``pipelines.running.child`` takes, without its file names.
+        request: what ``cliploom.pipelines.running.child`` takes, without its file names.
         watching: how it is shown.
 
     Returns:
@@ -87,12 +87,11 @@ def _watch_child(folder: Path, watching: Watching) -> int:
     shown = len(notes.read_text(encoding="utf-8").splitlines()) if notes.exists() else 0
     with watching.log.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.running.child", str(folder / "request"), str(os.getpid())],
+            python_command("cliploom.pipelines.running.child", str(folder / "request"), str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         try:
             while True:

@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.planning.head_jobs import input_columns
-from pipelines.running.run import choose_target, new_run_id, open_store
-from pipelines.running.runner import job_name, run_graph
-from schemas.errors import SpecError
-from schemas.spec import Target
-from schemas.spec_file import load_spec
-from transforms.heads.plain import read_head
-from transforms.heads.published import trained_model
-from transforms.heads.truths import classes_of, read_truths
-from transforms.metrics.labels import LabelMetrics
-from transforms.metrics.segments import SegmentMetrics
-from transforms.store.objects import Objects, existing_store
-from transforms.store.releases import read_releases
-from transforms.store.uris import absolute
+from cliploom.pipelines.planning.head_jobs import input_columns
+from cliploom.pipelines.running.run import choose_target, new_run_id, open_store
+from cliploom.pipelines.running.runner import job_name, run_graph
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.spec import Target
+from cliploom.schemas.spec_file import load_spec
+from cliploom.transforms.heads.plain import read_head
+from cliploom.transforms.heads.published import trained_model
+from cliploom.transforms.heads.truths import classes_of, read_truths
+from cliploom.transforms.metrics.labels import LabelMetrics
+from cliploom.transforms.metrics.segments import SegmentMetrics
+from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.uris import absolute
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def evaluate_head(
             the head was trained on.
         StoreError: when there is no store, or it is damaged.
     """
-    from transforms.heads.scoring import Scoring, build_scoring
+    from cliploom.transforms.heads.scoring import Scoring, build_scoring
 
     objects, runner = opened(target)
     release = read_releases(objects).get(None)

@@ -13,16 +13,16 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.running.run import new_run_id
-from pipelines.running.runner import is_local, job_name, run_graph
-from pipelines.training.evaluate import opened
-from schemas.errors import MissingExtraError, SpecError, nearest
-from schemas.release import Release
-from schemas.spec import Target
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
-from transforms.tfrecords.pca import save_pca
+from cliploom.pipelines.running.run import new_run_id
+from cliploom.pipelines.running.runner import is_local, job_name, run_graph
+from cliploom.pipelines.training.evaluate import opened
+from cliploom.schemas.errors import MissingExtraError, SpecError, nearest
+from cliploom.schemas.release import Release
+from cliploom.schemas.spec import Target
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.tfrecords.pca import save_pca
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def fit_pca(
         raise SpecError(f"{feature} has {entry.rows} rows; components show from two on, and mean something from {dim}.")
     if importlib.util.find_spec("tensorflow_transform") is None:
         raise MissingExtraError("tensorflow", "cliploom fit-pca")
-    from transforms.tfrecords.pca_fit import PcaTask, build_fit, fitted
+    from cliploom.transforms.tfrecords.pca_fit import PcaTask, build_fit, fitted
 
     run = new_run_id()
     with _scratch(objects, run, runner) as scratch:

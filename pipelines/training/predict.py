@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from schemas.errors import SpecError
-from schemas.heads import InputColumn
-from schemas.release import Release
-from schemas.secrets import masked
-from transforms.heads.plain import Label, PlainHead, read_head
-from transforms.heads.published import trained_model
-from transforms.search.query import file_vectors, query_file, sampling_of
-from transforms.store.objects import existing_store
-from transforms.store.releases import read_releases
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.heads import InputColumn
+from cliploom.schemas.release import Release
+from cliploom.schemas.secrets import masked
+from cliploom.transforms.heads.plain import Label, PlainHead, read_head
+from cliploom.transforms.heads.published import trained_model
+from cliploom.transforms.search.query import file_vectors, query_file, sampling_of
+from cliploom.transforms.store.objects import existing_store
+from cliploom.transforms.store.releases import read_releases
 
 TOP = 10
 SURE = 0.5

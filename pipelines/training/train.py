@@ -17,29 +17,38 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.planning.check import check_encoders
-from pipelines.planning.head_jobs import input_columns
-from pipelines.running.run import open_store
-from pipelines.running.runner import run_graph
-from pipelines.version import program_version
-from schemas.digests import SHORT, digest_of
-from schemas.errors import MissingExtraError, SpecError, StoreError, nearest
-from schemas.heads import HeadCard, HeadClass, HeadSpec
-from schemas.models import CARD_FILE
-from schemas.release import Release
-from schemas.sources import MediaSource, TfrecordSource
-from schemas.spec import Spec, Target
-from transforms.heads.dataset import REVISION, TEXTS_FILE, TRAIN, VALIDATION, Reading, Videos, gather, reading_facts
-from transforms.heads.plain import STEPS_FILE, PlainHead, read_head, transformed, write_plain
-from transforms.heads.pooling import input_groups
-from transforms.heads.published import head_folder, is_published, publish_head, use_head
-from transforms.heads.transform import LearnedStep, read_steps, steps_of_inputs, write_steps
-from transforms.heads.truths import classes_of, hot_rows, read_truths
-from transforms.metrics.labels import LabelAccumulator
-from transforms.store.local_folder import private_folder
-from transforms.store.lock import store_lock
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
+from cliploom.pipelines.planning.check import check_encoders
+from cliploom.pipelines.planning.head_jobs import input_columns
+from cliploom.pipelines.running.run import open_store
+from cliploom.pipelines.running.runner import run_graph
+from cliploom.pipelines.version import program_version
+from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.errors import MissingExtraError, SpecError, StoreError, nearest
+from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec
+from cliploom.schemas.models import CARD_FILE
+from cliploom.schemas.release import Release
+from cliploom.schemas.sources import MediaSource, TfrecordSource
+from cliploom.schemas.spec import Spec, Target
+from cliploom.transforms.heads.dataset import (
+    REVISION,
+    TEXTS_FILE,
+    TRAIN,
+    VALIDATION,
+    Reading,
+    Videos,
+    gather,
+    reading_facts,
+)
+from cliploom.transforms.heads.plain import STEPS_FILE, PlainHead, read_head, transformed, write_plain
+from cliploom.transforms.heads.pooling import input_groups
+from cliploom.transforms.heads.published import head_folder, is_published, publish_head, use_head
+from cliploom.transforms.heads.transform import LearnedStep, read_steps, steps_of_inputs, write_steps
+from cliploom.transforms.heads.truths import classes_of, hot_rows, read_truths
+from cliploom.transforms.metrics.labels import LabelAccumulator
+from cliploom.transforms.store.local_folder import private_folder
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
 
 SAVED_MODEL, TRANSFORM = "saved_model", "transform"
 _LIBRARIES = ("keras", "numpy", "tensorflow")
@@ -160,7 +169,7 @@ def reading_recipe(objects: Objects, release: Release, reading: Reading) -> list
 
 def vocabulary_of(spec: Spec, base: Path, sources: Mapping[str, str]) -> dict[int, str]:
     """The classes that the training source's vocabulary lists, also those without a video."""
-    from transforms.tfrecords.settings import read_vocabulary_file
+    from cliploom.transforms.tfrecords.settings import read_vocabulary_file
 
     source = spec.sources[sources[TRAIN]]
     if not isinstance(source, MediaSource | TfrecordSource) or source.vocabulary is None:
@@ -199,11 +208,11 @@ def working_folder(objects: Objects, training: Training) -> Path:
 
 def learn(training: Training, videos: Mapping[str, Videos], work: Path, note: Callable[[str], None]) -> HeadCard:
     """Train, measure, and write everything that is published into ``work/model``."""
-    from transforms.heads.report import write_report
+    from cliploom.transforms.heads.report import write_report
 
     note("loading TensorFlow")
-    from transforms.heads.saved_model import write_saved_model
-    from transforms.heads.training import train
+    from cliploom.transforms.heads.saved_model import write_saved_model
+    from cliploom.transforms.heads.training import train
 
     draft = card_of(training, videos)
     steps = learn_steps(training, videos, work, note)
@@ -252,8 +261,8 @@ def learn_steps(
     if not declared:
         return ()
     if not done.exists():
-        from transforms.heads.transform_fit import StepsTask
-        from transforms.heads.transform_fit import learn as learn_transform
+        from cliploom.transforms.heads.transform_fit import StepsTask
+        from cliploom.transforms.heads.transform_fit import learn as learn_transform
 
         note("analyzing the training videos with tf.Transform")
         shutil.rmtree(work / TRANSFORM, ignore_errors=True)

@@ -298,7 +298,7 @@ class FlinkCluster:
         """
         lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
         log = shlex.quote(str(path.with_name("workers.log")))
-        lines.append(f'exec {shlex.quote(sys.executable)} -m pipelines.running.worker "$@" >>{log} 2>&1')
+        lines.append(f'exec {shlex.quote(sys.executable)} -m cliploom.pipelines.running.worker "$@" >>{log} 2>&1')
         path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n", encoding="utf-8")
         path.chmod(0o755)
         return path

@@ -24,21 +24,21 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLACES: dict[str, str] = {
-    "put": "transforms.store.objects:Objects.put",
-    "put_new": "transforms.store.objects:Objects.put_new",
+    "put": "cliploom.transforms.store.objects:Objects.put",
+    "put_new": "cliploom.transforms.store.objects:Objects.put_new",
     "link": "os:link",
-    "note": "transforms.work.inflight:Inflight.note",
-    "probe": "transforms.work.probing:probe_item",
-    "row": "transforms.store.parts:PartWriter.write",
-    "close_part": "transforms.store.parts:PartWriter.finish",
-    "rewrite": "transforms.work.shards:rewrite_part",
+    "note": "cliploom.transforms.work.inflight:Inflight.note",
+    "probe": "cliploom.transforms.work.probing:probe_item",
+    "row": "cliploom.transforms.store.parts:PartWriter.write",
+    "close_part": "cliploom.transforms.store.parts:PartWriter.finish",
+    "rewrite": "cliploom.transforms.work.shards:rewrite_part",
     "create_table": "deltalake:DeltaTable.create",
     "commit": "deltalake:DeltaTable.create_write_transaction",
     "index_file": "faiss:write_index",
-    "hdf5_item": "transforms.store.hdf5:_Writer.write",
-    "hdf5_master": "transforms.exports.hdf5:write_master",
-    "publish": "transforms.publish.final:append_release",
-    "outcome": "transforms.publish.final:write_outcome",
+    "hdf5_item": "cliploom.transforms.store.hdf5:_Writer.write",
+    "hdf5_master": "cliploom.transforms.exports.hdf5:write_master",
+    "publish": "cliploom.transforms.publish.final:append_release",
+    "outcome": "cliploom.transforms.publish.final:write_outcome",
 }
 """Where a run can be killed: module and name."""
 
@@ -166,11 +166,11 @@ def _serve(encoder: str) -> None:
     import openvino
     from nights import run_here
 
-    import pipelines.running.build
-    import transforms.media.feed
-    from pipelines.running.run import RunOptions
+    import cliploom.pipelines.running.build
+    import cliploom.transforms.media.feed
+    from cliploom.pipelines.running.run import RunOptions
 
-    del apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, pipelines, transforms
+    del apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, cliploom
     for name in PLACES.values():
         importlib.import_module(name.partition(":")[0])
     answers = os.fdopen(os.dup(1), "w")

@@ -22,17 +22,17 @@ import polars as pl
 import yaml
 from PIL import Image
 
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from schemas.index import IndexRecipe
-from schemas.records import MAX_ORDINAL
-from schemas.release import Release
-from schemas.spec_file import load_document, parse_document
-from transforms.index.verify import shard_ids
-from transforms.store.hdf5_names import unescape
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
-from transforms.upkeep.verifying import verify_release
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.schemas.index import IndexRecipe
+from cliploom.schemas.records import MAX_ORDINAL
+from cliploom.schemas.release import Release
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.index.verify import shard_ids
+from cliploom.transforms.store.hdf5_names import unescape
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.upkeep.verifying import verify_release
 
 ENCODER = """
 import ctypes
@@ -40,9 +40,9 @@ import os
 
 import numpy as np
 
-from schemas.media import Preprocess
-from schemas.models import Output
-from transforms.encoders.base import EncoderOptions, Family
+from cliploom.schemas.media import Preprocess
+from cliploom.schemas.models import Output
+from cliploom.transforms.encoders.base import EncoderOptions, Family
 
 
 class Options(EncoderOptions):

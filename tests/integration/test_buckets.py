@@ -24,22 +24,22 @@ from s3_server import BUCKET, S3Server, missing, s3_server
 from stores import pan, still
 
 import cliploom
-from pipelines.demo.corpus import CAT, COFFEE, PAGE, ROCKET
-from pipelines.listings import failure_rows
-from pipelines.running.child import user_error
-from pipelines.running.publish import rollback
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from schemas.errors import StoreError
-from schemas.records import MAX_ORDINAL
-from schemas.release import Release
-from schemas.spec_file import load_document, parse_document
-from transforms.readers.windows import ClipWindows
-from transforms.store.buckets import PATIENCE, REQUEST
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table
-from transforms.upkeep import vacuuming
-from transforms.upkeep.verifying import verify_release
+from cliploom.pipelines.demo.corpus import CAT, COFFEE, PAGE, ROCKET
+from cliploom.pipelines.listings import failure_rows
+from cliploom.pipelines.running.child import user_error
+from cliploom.pipelines.running.publish import rollback
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.records import MAX_ORDINAL
+from cliploom.schemas.release import Release
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.readers.windows import ClipWindows
+from cliploom.transforms.store.buckets import PATIENCE, REQUEST
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.upkeep import vacuuming
+from cliploom.transforms.upkeep.verifying import verify_release
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 

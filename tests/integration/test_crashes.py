@@ -22,12 +22,12 @@ from commands import python_without_override
 from forks import PLACES, ROOT, Forks, Kill, forks
 from nights import GREEN, RED, SPEC, Project, Snapshot, assert_sound, draw, paint, write_encoder
 
-import pipelines.running.run
-from pipelines.running.child import user_error
-from pipelines.running.run import RunResult
-from schemas.errors import CliploomError, StoreError
-from schemas.plan import COMPUTED
-from transforms.store.parts import read_record
+import cliploom.pipelines.running.run
+from cliploom.pipelines.running.child import user_error
+from cliploom.pipelines.running.run import RunResult
+from cliploom.schemas.errors import CliploomError, StoreError
+from cliploom.schemas.plan import COMPUTED
+from cliploom.transforms.store.parts import read_record
 
 pytestmark = pytest.mark.slow
 SEED = 4
@@ -233,7 +233,7 @@ class Workshop:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "pipelines", "run", str(self.project.spec)]
+        return [sys.executable, "-m", "cliploom", "run", str(self.project.spec)]
 
 
 @pytest.fixture
@@ -306,8 +306,8 @@ def test_of_two_runs_without_a_lock_exactly_one_publishes(
     if not first:
         project.run()
         draw(project.media / "more.png", 70)
-    monkeypatch.setattr("pipelines.running.run.store_lock", lambda objects, what: nullcontext())
-    execute = pipelines.running.run.execute
+    monkeypatch.setattr("cliploom.pipelines.running.run.store_lock", lambda objects, what: nullcontext())
+    execute = cliploom.pipelines.running.run.execute
     others: list[RunResult] = []
 
     def other_first(*arguments: Any) -> RunResult:
@@ -316,7 +316,7 @@ def test_of_two_runs_without_a_lock_exactly_one_publishes(
             others[0] = project.run()
         return execute(*arguments)
 
-    monkeypatch.setattr("pipelines.running.run.execute", other_first)
+    monkeypatch.setattr("cliploom.pipelines.running.run.execute", other_first)
     with pytest.raises(StoreError, match=r"another run published a release .* Run again: finished parts are reused"):
         project.run()
     assert project.releases() == ([1] if first else [1, 2])
@@ -371,7 +371,7 @@ def test_a_read_only_store_is_one_clear_error(workshop: Workshop, monkeypatch: p
     folders = [project.store, *(path for path in project.store.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
-    ended = python_without_override("-m", "pipelines", "run", project.spec)
+    ended = python_without_override("-m", "cliploom", "run", project.spec)
     for folder in folders:
         folder.chmod(0o755)
     assert ended.code == 4

@@ -21,13 +21,13 @@ from gcs_server import BUCKET, gcs_server
 from nights import SPEC, draw, run_here, write_encoder
 
 import cliploom
-from pipelines.running.run import RunOptions, RunResult
-from schemas.errors import CliploomError, StoreError
-from transforms.store.objects import Objects
-from transforms.store.releases import append_release, read_releases
-from transforms.store.tables import read_table
-from transforms.upkeep import vacuuming
-from transforms.upkeep.verifying import verify_release
+from cliploom.pipelines.running.run import RunOptions, RunResult
+from cliploom.schemas.errors import CliploomError, StoreError
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import append_release, read_releases
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.upkeep import vacuuming
+from cliploom.transforms.upkeep.verifying import verify_release
 
 pytest.importorskip("google.cloud.storage", reason="Dataflow needs the extra 'gcp': pip install 'cliploom[gcp]'")
 pytestmark = pytest.mark.slow
@@ -64,10 +64,10 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
 def packaged(folder: Path) -> Path:
     """What ``--setup_file=./setup.py`` is run on: the checkout without its tests."""
     folder.mkdir()
-    for name in ("setup.py", "README.md", "MANIFEST.in", "LICENSE", "cliploom.py"):
+    for name in ("setup.py", "README.md", "MANIFEST.in", "LICENSE", "pyproject.toml"):
         shutil.copyfile(ROOT / name, folder / name)
-    for name in ("schemas", "transforms", "pipelines"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("cliploom", "schemas", "transforms", "pipelines"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -167,7 +167,13 @@ def test_a_template_brings_the_package_and_names_the_run(gcs: Objects, staged: S
     for data in archives:
         with tarfile.open(fileobj=BytesIO(data)) as archive:
             inside |= {name.partition("/")[2] for name in archive.getnames()}
-    assert {"setup.py", "pipelines/running/build.py", "transforms/work/shards.py", "schemas/plan.py"} <= inside
+    assert {
+        "setup.py",
+        "pipelines/running/build.py",
+        "transforms/work/shards.py",
+        "schemas/plan.py",
+        "cliploom/__init__.py",
+    } <= inside
     assert not any(name.startswith("tests/") for name in inside)
 
 

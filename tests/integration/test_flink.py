@@ -19,9 +19,9 @@ from flink_cluster import FlinkCluster, flink_cluster, missing, wait_until
 from stores import pan
 
 import cliploom
-from pipelines.demo.corpus import CAT, COFFEE, ROCKET
-from pipelines.listings import failure_rows
-from pipelines.running.status import run_status
+from cliploom.pipelines.demo.corpus import CAT, COFFEE, ROCKET
+from cliploom.pipelines.listings import failure_rows
+from cliploom.pipelines.running.status import run_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -104,7 +104,7 @@ class Project:
         )
         command = ["run", "cliploom.yaml", "--target", target, "--set", f"store=./{store}", "--json"]
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *command],
+            [sys.executable, "-m", "cliploom", *command],
             cwd=self.folder,
             env=os.environ
             | {"PYTHONPATH": str(ROOT), "WORKER": str(worker)}
@@ -138,7 +138,7 @@ class Project:
 
     def verify(self, store: str) -> None:
         """``cliploom verify`` has nothing to say."""
-        command = [sys.executable, "-m", "pipelines", "verify", str(self.folder / store)]
+        command = [sys.executable, "-m", "cliploom", "verify", str(self.folder / store)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -221,7 +221,7 @@ def test_job_goes_on_after_ctrl_c_and_makes_the_release_that_the_local_runner_ma
     assert (status.state, status.cluster) == ("running", "RUNNING")
     (notes / "pass").touch()
     followed = subprocess.run(
-        [sys.executable, "-m", "pipelines", "status", store, "--follow"],
+        [sys.executable, "-m", "cliploom", "status", store, "--follow"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,10 +13,10 @@ import pytest
 from forks import PLACES, Forks, Kill, forks
 from nights import BLUE, SPEC, Project, Snapshot, age, assert_sound, draw, encoder_on_path, paint
 
-from pipelines.running.publish import rollback
-from schemas.release import Release
-from transforms.store.parts import read_record
-from transforms.upkeep.vacuuming import vacuum_store
+from cliploom.pipelines.running.publish import rollback
+from cliploom.schemas.release import Release
+from cliploom.transforms.store.parts import read_record
+from cliploom.transforms.upkeep.vacuuming import vacuum_store
 
 pytestmark = pytest.mark.slow
 NIGHTS = 14
@@ -243,8 +243,8 @@ def test_each_of_fourteen_nights_ends_like_a_store_made_from_scratch(seed: int, 
 def _at(store: Path) -> Snapshot:
     from nights import snapshot
 
-    from transforms.store.objects import Objects
-    from transforms.store.releases import read_releases
+    from cliploom.transforms.store.objects import Objects
+    from cliploom.transforms.store.releases import read_releases
 
     objects = Objects(store)
     return snapshot(objects, read_releases(objects).get(None))

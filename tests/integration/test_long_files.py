@@ -16,7 +16,7 @@ from media_factory import write_video
 from nights import SPEC, Project, write_encoder
 from numpy.typing import NDArray
 
-from transforms.store.tables import read_table
+from cliploom.transforms.store.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 ENCODER_WITH_WITNESS = """

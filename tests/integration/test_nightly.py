@@ -15,14 +15,14 @@ import polars as pl
 import pytest
 from nights import BLUE, SPEC, YELLOW, Project, age, assert_sound, draw, encoder_on_path, paint
 
-from pipelines.running.action import run_action
-from pipelines.running.preview import pace_of, plan_preview, preview_text
-from pipelines.running.publish import publish_plan, rollback
-from pipelines.running.report import metrics_text, summary_lines, write_metrics
-from pipelines.running.run import RunOptions, RunResult
-from schemas.errors import LimitError, SpecError, StoreError
-from schemas.plan import Accept
-from transforms.store.releases import read_releases
+from cliploom.pipelines.running.action import run_action
+from cliploom.pipelines.running.preview import pace_of, plan_preview, preview_text
+from cliploom.pipelines.running.publish import publish_plan, rollback
+from cliploom.pipelines.running.report import metrics_text, summary_lines, write_metrics
+from cliploom.pipelines.running.run import RunOptions, RunResult
+from cliploom.schemas.errors import LimitError, SpecError, StoreError
+from cliploom.schemas.plan import Accept
+from cliploom.transforms.store.releases import read_releases
 
 FULL = "CLIPLOOM_TEST_FULL"
 
@@ -410,7 +410,7 @@ def test_a_full_refresh_computes_everything_once_more(project: Project) -> None:
 
 
 def test_an_upgrade_of_the_program_computes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.running.run.program_version", lambda: "99.0")
+    monkeypatch.setattr("cliploom.pipelines.running.run.program_version", lambda: "99.0")
     assert not project.run().changed
 
 
@@ -458,7 +458,7 @@ class _Once:
 
 
 def _change_before_decode(monkeypatch: pytest.MonkeyPatch, path: Path, act: Any) -> _Once:
-    from transforms.media import feed
+    from cliploom.transforms.media import feed
 
     once = _Once(path, act, feed.decode)
     monkeypatch.setattr(feed, "decode", once)
@@ -480,7 +480,7 @@ def test_a_rollback_points_back_and_the_next_night_goes_on_from_there(project: P
 
 
 def test_many_small_parts_are_merged_by_a_run_when_that_pays(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.publish.assemble.assemble.__defaults__", (6,))
+    monkeypatch.setattr("cliploom.transforms.publish.assemble.assemble.__defaults__", (6,))
     before = project.snapshot()
     draw(project.media / "seventh.png", 88)
     result = project.run()

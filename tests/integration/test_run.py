@@ -22,12 +22,12 @@ from media_factory import picture, write_image, write_video
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pipelines.running.run import RunOptions, RunResult, run_spec
-from schemas.errors import SpecError
-from schemas.spec_file import load_document, load_spec
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
-from transforms.store.tables import read_table, table_files
+from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.spec_file import load_document, load_spec
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import read_table, table_files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPEC = """\
@@ -100,7 +100,7 @@ class Project:
     def command(self, *arguments: object) -> subprocess.Popen[str]:
         """Start ``cliploom``."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *map(str, arguments)],
+            [sys.executable, "-m", "cliploom", *map(str, arguments)],
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,

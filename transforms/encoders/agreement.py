@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import CliploomError, EncodeError
-from schemas.models import ModelCard
-from transforms.encoders.base import Encoder
+from cliploom.schemas.errors import CliploomError, EncodeError
+from cliploom.schemas.models import ModelCard
+from cliploom.transforms.encoders.base import Encoder
 
 LEAST = {"f32": 0.9999, "bf16": 0.99}
 

@@ -47,9 +47,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from schemas.errors import EncodeError
-from schemas.media import Preprocess
-from schemas.models import Modality, ModelCard, Output, Precision
+from cliploom.schemas.errors import EncodeError
+from cliploom.schemas.media import Preprocess
+from cliploom.schemas.models import Modality, ModelCard, Output, Precision
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
-from transforms.encoders.runtime import named_result
+from cliploom.transforms.encoders.runtime import named_result
 
 _MASKED = np.float32(-1e30)
 _NORM_EPSILON = 1e-12

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from schemas.errors import CliploomError, EncodeError
-from schemas.models import ModelCard
-from transforms.encoders.base import EncodeReport
-from transforms.encoders.runtime import CompiledGraph
+from cliploom.schemas.errors import CliploomError, EncodeError
+from cliploom.schemas.models import ModelCard
+from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.runtime import CompiledGraph
 
 if TYPE_CHECKING:
-    from transforms.encoders.base import Row
+    from cliploom.transforms.encoders.base import Row
 
 GRAPH_FILE = "model.xml"
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.encoders import registry
-from transforms.encoders.base import Encoder
+from cliploom.transforms.encoders import registry
+from cliploom.transforms.encoders.base import Encoder
 
 if TYPE_CHECKING:
-    from schemas.errors import EncodeError
-    from transforms.encoders.base import Row
+    from cliploom.schemas.errors import EncodeError
+    from cliploom.transforms.encoders.base import Row
 
 
 class EncoderHandler(ModelHandler):  # type: ignore[misc]

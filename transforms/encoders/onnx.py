@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from schemas.digests import SHORT, digest_of
-from schemas.errors import CliploomError
-from schemas.models import Modality, ModelCard, Output
-from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
-from transforms.encoders.onnx_options import OnnxOptions, OnnxText
-from transforms.encoders.weights import beside, sha256_of
+from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.models import Modality, ModelCard, Output
+from cliploom.transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.onnx_options import OnnxOptions, OnnxText
+from cliploom.transforms.encoders.weights import beside, sha256_of
 
 
 class Onnx(Family):
@@ -48,11 +48,11 @@ class Onnx(Family):
 
     def prepare(self, options: OnnxOptions, folder: Path, text: PreparedText | None) -> ModelCard:
         """Put the preprocessing into the graph; see ``Family.prepare``."""
-        from transforms.encoders.agreement import agreement
-        from transforms.encoders.graph import GRAPH_FILE
-        from transforms.encoders.onnx_graph import image_graph, read_onnx
-        from transforms.encoders.onnx_reference import reference
-        from transforms.encoders.runtime import save_graph
+        from cliploom.transforms.encoders.agreement import agreement
+        from cliploom.transforms.encoders.graph import GRAPH_FILE
+        from cliploom.transforms.encoders.onnx_graph import image_graph, read_onnx
+        from cliploom.transforms.encoders.onnx_reference import reference
+        from cliploom.transforms.encoders.runtime import save_graph
 
         path = Path(options.model).expanduser()
         space = f"{self.kind}/{digest_of(self.fingerprint(options))[:SHORT]}"
@@ -76,7 +76,7 @@ class Onnx(Family):
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
         """Compile the graph."""
-        from transforms.encoders.graph import GraphEncoder
+        from cliploom.transforms.encoders.graph import GraphEncoder
 
         return GraphEncoder(folder, card, threads)
 
@@ -91,10 +91,10 @@ def _hashes(role: str, model: str) -> dict[str, str]:
 
 def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path, dims: dict[str, int]) -> str:
     """Write graph, tokenizer and settings of the text tower; gives its name for the card."""
-    from transforms.encoders.onnx_graph import read_onnx
-    from transforms.encoders.runtime import save_graph
-    from transforms.encoders.text import STEP, TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
-    from transforms.encoders.text_graph import text_graph, text_inputs
+    from cliploom.transforms.encoders.onnx_graph import read_onnx
+    from cliploom.transforms.encoders.runtime import save_graph
+    from cliploom.transforms.encoders.text import STEP, TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
+    from cliploom.transforms.encoders.text_graph import text_graph, text_inputs
 
     model = read_onnx(Path(text.model).expanduser())
     inputs = text_inputs(model, text.model)

@@ -9,10 +9,10 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from schemas.errors import CliploomError
-from transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
-from transforms.encoders.runtime import last_line, named_result
-from transforms.encoders.text_graph import output_port
+from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
+from cliploom.transforms.encoders.runtime import last_line, named_result
+from cliploom.transforms.encoders.text_graph import output_port
 
 
 def read_onnx(path: Path) -> ov.Model:

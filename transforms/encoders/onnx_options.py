@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-from schemas.media import Preprocess
-from transforms.encoders.base import EncoderOptions
+from cliploom.schemas.media import Preprocess
+from cliploom.transforms.encoders.base import EncoderOptions
 
 
 def _per_channel(value: Any) -> Any:

@@ -10,10 +10,10 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from transforms.encoders.onnx_graph import input_port, input_shape, read_onnx
-from transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
-from transforms.encoders.runtime import CompiledGraph, named_result
-from transforms.encoders.text_graph import output_port
+from cliploom.transforms.encoders.onnx_graph import input_port, input_shape, read_onnx
+from cliploom.transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
+from cliploom.transforms.encoders.runtime import CompiledGraph, named_result
+from cliploom.transforms.encoders.text_graph import output_port
 
 _ITEMS = 4
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from schemas.digests import SHORT, digest_of
-from schemas.errors import EncodeError, SpecError
-from schemas.models import CARD_FILE, Modality, ModelCard, Output
-from schemas.units import Count
-from transforms.encoders.base import Encoder, EncodeReport, EncoderOptions, Family, PreparedText
-from transforms.encoders.registry import family, read_card
-from transforms.encoders.weights import beside, sha256_of
-from transforms.tfrecords.pca import Pca, load_pca, save_pca
+from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.errors import EncodeError, SpecError
+from cliploom.schemas.models import CARD_FILE, Modality, ModelCard, Output
+from cliploom.schemas.units import Count
+from cliploom.transforms.encoders.base import Encoder, EncodeReport, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.registry import family, read_card
+from cliploom.transforms.encoders.weights import beside, sha256_of
+from cliploom.transforms.tfrecords.pca import Pca, load_pca, save_pca
 
 if TYPE_CHECKING:
-    from transforms.encoders.base import Row
+    from cliploom.transforms.encoders.base import Row
 
 PCA_FILE = "pca.npz"
 ENCODER_FOLDER = "encoder"

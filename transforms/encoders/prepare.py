@@ -8,12 +8,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from schemas.digests import SHORT, digest_of
-from schemas.errors import SpecError, StoreError
-from schemas.models import CARD_FILE, ModelCard
-from transforms.encoders.agreement import check_agreement
-from transforms.encoders.base import EncoderOptions, Family, PreparedText
-from transforms.encoders.registry import family, load_text_tower, read_card
+from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.models import CARD_FILE, ModelCard
+from cliploom.transforms.encoders.agreement import check_agreement
+from cliploom.transforms.encoders.base import EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.registry import family, load_text_tower, read_card
 
 
 def model_digest(kind: Family, options: EncoderOptions, text_digest: str = "") -> str:

@@ -12,9 +12,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.errors import CliploomError, SpecError, StoreError, nearest
-from schemas.models import CARD_FILE, ModelCard
-from transforms.encoders.base import Encoder, Family
+from cliploom.schemas.errors import CliploomError, SpecError, StoreError, nearest
+from cliploom.schemas.models import CARD_FILE, ModelCard
+from cliploom.transforms.encoders.base import Encoder, Family
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 GROUP = "cliploom.encoders"
 
 _BUILT_IN: Mapping[str, str] = {
-    "efficientnet_lite0": "transforms.encoders.lite0:EfficientNetLite0",
-    "minilm": "transforms.encoders.minilm:MiniLM",
-    "pca": "transforms.encoders.pca:Projected",
-    "onnx": "transforms.encoders.onnx:Onnx",
-    "sentence_transformer": "transforms.encoders.sentence_transformer:SentenceTransformer",
+    "efficientnet_lite0": "cliploom.transforms.encoders.lite0:EfficientNetLite0",
+    "minilm": "cliploom.transforms.encoders.minilm:MiniLM",
+    "pca": "cliploom.transforms.encoders.pca:Projected",
+    "onnx": "cliploom.transforms.encoders.onnx:Onnx",
+    "sentence_transformer": "cliploom.transforms.encoders.sentence_transformer:SentenceTransformer",
 }
 
 
@@ -86,7 +86,7 @@ def load(folder: Path, threads: int = 1) -> Encoder:
         folder: a prepared folder.
         threads: how many will call it at a time.
     """
-    from transforms.encoders.runtime import shared_models
+    from cliploom.transforms.encoders.runtime import shared_models
 
     card = read_card(folder)
     key = ("encoder", str(folder.resolve()), card.digest, threads)
@@ -105,8 +105,8 @@ def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:
     Raises:
         CliploomError: when the model has no text tower.
     """
-    from transforms.encoders.runtime import shared_models
-    from transforms.encoders.text import TextTower
+    from cliploom.transforms.encoders.runtime import shared_models
+    from cliploom.transforms.encoders.text import TextTower
 
     card = read_card(folder)
     if not card.text_tower:

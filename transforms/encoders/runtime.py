@@ -18,8 +18,8 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
-from schemas.errors import CliploomError
-from schemas.models import Precision
+from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.models import Precision
 
 T = TypeVar("T")
 

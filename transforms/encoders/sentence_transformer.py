@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from schemas.errors import CliploomError, MissingExtraError
-from schemas.models import Modality, ModelCard, Output
-from transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
-from transforms.encoders.weights import beside, sha256_of
+from cliploom.schemas.errors import CliploomError, MissingExtraError
+from cliploom.schemas.models import Modality, ModelCard, Output
+from cliploom.transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.weights import beside, sha256_of
 
 OUTPUT = "embedding"
 # what a model's vectors may depend on; pickled weights (.bin) are never read
@@ -67,8 +67,8 @@ class SentenceTransformer(Family):
         """
         if importlib.util.find_spec("sentence_transformers") is None:
             raise MissingExtraError("text", f"Preparing the encoder '{self.kind}'")
-        from transforms.encoders.sentence_transformer_convert import convert
-        from transforms.encoders.text import TEXT_GRAPH
+        from cliploom.transforms.encoders.sentence_transformer_convert import convert
+        from cliploom.transforms.encoders.text import TEXT_GRAPH
 
         converted = convert(model_folder(options), folder, OUTPUT, options.prompt, options.query_prompt)
         space = f"{self.kind}/{_identity(self.fingerprint(options))}"
@@ -77,7 +77,7 @@ class SentenceTransformer(Family):
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
         """Compile the graph."""
-        from transforms.encoders.text import TextEncoder
+        from cliploom.transforms.encoders.text import TextEncoder
 
         return TextEncoder(folder, card, threads)
 
@@ -123,6 +123,6 @@ def _model_files(folder: Path) -> list[str]:
 
 
 def _identity(fingerprint: dict[str, str]) -> str:
-    from schemas.digests import SHORT, digest_of
+    from cliploom.schemas.digests import SHORT, digest_of
 
     return digest_of(fingerprint)[:SHORT]

@@ -18,12 +18,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers.utils import logging as transformers_logging
 
-from schemas.errors import CliploomError, SpecError, nearest
-from schemas.models import Precision
-from transforms.encoders.agreement import smallest_cosine
-from transforms.encoders.runtime import last_line, save_graph
-from transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
-from transforms.encoders.text_graph import text_graph
+from cliploom.schemas.errors import CliploomError, SpecError, nearest
+from cliploom.schemas.models import Precision
+from cliploom.transforms.encoders.agreement import smallest_cosine
+from cliploom.transforms.encoders.runtime import last_line, save_graph
+from cliploom.transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
+from cliploom.transforms.encoders.text_graph import text_graph
 
 _LONGEST = 512
 _UNLIMITED = 1_000_000  # tokenizers say that they have no limit by a huge number

@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from schemas.errors import CliploomError, EncodeError
-from schemas.models import ModelCard, Precision
-from transforms.encoders.base import EncodeReport
-from transforms.encoders.graph import count, finite_row
-from transforms.encoders.runtime import CompiledGraph
+from cliploom.schemas.errors import CliploomError, EncodeError
+from cliploom.schemas.models import ModelCard, Precision
+from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.graph import count, finite_row
+from cliploom.transforms.encoders.runtime import CompiledGraph
 
 if TYPE_CHECKING:
-    from transforms.encoders.base import Row
+    from cliploom.transforms.encoders.base import Row
 
 TEXT_GRAPH = "text.xml"
 TEXT_SETTINGS = "text.json"

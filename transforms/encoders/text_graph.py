@@ -8,8 +8,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from schemas.errors import CliploomError
-from transforms.encoders.runtime import named_result
+from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.runtime import named_result
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from schemas.errors import CliploomError
+from cliploom.schemas.errors import CliploomError
 
 _BLOCK = 1 << 20
 

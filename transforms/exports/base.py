@@ -8,10 +8,10 @@ from typing import Protocol
 
 import polars as pl
 
-from schemas.release import ExportEntry, FileEntry, Release
-from transforms.store.objects import Objects
-from transforms.store.releases import file_entry
-from transforms.store.tables import contents_of
+from cliploom.schemas.release import ExportEntry, FileEntry, Release
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import file_entry
+from cliploom.transforms.store.tables import contents_of
 
 
 class FileTask(Protocol):

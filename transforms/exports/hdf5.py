@@ -10,17 +10,17 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 import pyarrow as pa
 
-from schemas.digests import digest_of
-from schemas.exports import Hdf5Export
-from schemas.plan import RunPlan
-from schemas.records import ORDINAL_BITS
-from schemas.release import ExportEntry, FeatureEntry, Release
-from transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
-from transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, part_path
-from transforms.store.ranges import RowRanges
-from transforms.store.rates import rows_per_second
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.exports import Hdf5Export
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
+from cliploom.transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
+from cliploom.transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, part_path
+from cliploom.transforms.store.ranges import RowRanges
+from cliploom.transforms.store.rates import rows_per_second
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def places_of_uids(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[int,
 
 
 class Hdf5Exporter(Exporter):
-    """See ``transforms.exports.base``."""
+    """See ``cliploom.transforms.exports.base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: Hdf5Export) -> None:
         self._plan, self._objects, self._name, self._export = plan, objects, name, export

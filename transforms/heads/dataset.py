@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.feather
 from numpy.typing import NDArray
 
-from schemas.heads import HeadClass, InputColumn
-from schemas.release import Release
-from transforms.heads.pooling import input_groups, pool_group
-from transforms.heads.truths import Truths, hot_rows
-from transforms.narrations.select import seeded_place
-from transforms.store.objects import Objects
+from cliploom.schemas.heads import HeadClass, InputColumn
+from cliploom.schemas.release import Release
+from cliploom.transforms.heads.pooling import input_groups, pool_group
+from cliploom.transforms.heads.truths import Truths, hot_rows
+from cliploom.transforms.narrations.select import seeded_place
+from cliploom.transforms.store.objects import Objects
 
 REVISION = 1
 """Raised when the same data and settings give another head than before; part of a head's digest."""

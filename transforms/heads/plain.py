@@ -11,12 +11,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import StoreError
-from schemas.heads import HeadCard
-from schemas.models import CARD_FILE
-from transforms.heads.transform import LearnedStep, apply_steps, blank_row, read_steps, write_steps
-from transforms.metrics.labels import in_top
-from transforms.store.objects import Objects
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.heads import HeadCard
+from cliploom.schemas.models import CARD_FILE
+from cliploom.transforms.heads.transform import LearnedStep, apply_steps, blank_row, read_steps, write_steps
+from cliploom.transforms.metrics.labels import in_top
+from cliploom.transforms.store.objects import Objects
 
 WEIGHTS_FILE = "weights.npz"
 STEPS_FILE = "transform.npz"

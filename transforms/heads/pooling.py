@@ -14,13 +14,13 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.errors import StoreError
-from schemas.heads import InputColumn
-from schemas.records import ORDINAL_BITS
-from schemas.release import Release
-from transforms.exports.base import feature_contents, groups_of_parts
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, part_path, read_rows
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.heads import InputColumn
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.schemas.release import Release
+from cliploom.transforms.exports.base import feature_contents, groups_of_parts
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, part_path, read_rows
 
 UNTIMED = -1
 """The window of rows that stand for a whole video."""

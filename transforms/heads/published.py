@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from schemas.errors import SpecError, StoreError, nearest
-from schemas.models import CARD_FILE
-from transforms.store.objects import Objects
+from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.models import CARD_FILE
+from cliploom.transforms.store.objects import Objects
 
 CURRENT = "current.json"
 _PREFIX = "models/head-"

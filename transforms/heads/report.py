@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from schemas.heads import EpochFigures, HeadCard
+from cliploom.schemas.heads import EpochFigures, HeadCard
 
 PAGE_FILE, CURVES_FILE = "README.md", "curves.png"
 _SIZE, _EDGE = (640, 360), 48

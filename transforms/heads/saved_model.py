@@ -11,10 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from schemas.heads import InputColumn
-from transforms.heads.plain import PlainHead
-from transforms.heads.transform import rounds_of
-from transforms.store import quantize
+from cliploom.schemas.heads import InputColumn
+from cliploom.transforms.heads.plain import PlainHead
+from cliploom.transforms.heads.transform import rounds_of
+from cliploom.transforms.store import quantize
 
 EXAMPLES, TENSORS = "serving_default", "tensors"
 
@@ -71,7 +71,7 @@ class HeadModule(tf.Module):  # type: ignore[misc]
         super().__init__()
         self._transform = None
         if head.steps and graph is not None:
-            from transforms.heads.transform_fit import TransformGraph
+            from cliploom.transforms.heads.transform_fit import TransformGraph
 
             rounds = rounds_of([(each.step, each.input) for each in head.steps])
             self._transform = TransformGraph(graph, len(rounds))

@@ -10,16 +10,23 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from schemas.heads import InputColumn
-from transforms.heads.dataset import VALIDATION, split_of_video
-from transforms.heads.plain import read_head
-from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, pooled_within, texts_of
-from transforms.heads.truths import Truths, classes_of, hot_rows, read_truths
-from transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
-from transforms.metrics.labels import LabelMetrics
-from transforms.metrics.segments import SegmentMetrics
-from transforms.store.objects import Objects
-from transforms.store.releases import read_releases
+from cliploom.schemas.heads import InputColumn
+from cliploom.transforms.heads.dataset import VALIDATION, split_of_video
+from cliploom.transforms.heads.plain import read_head
+from cliploom.transforms.heads.pooling import (
+    FeatureParts,
+    PooledVideo,
+    input_groups,
+    pool_group,
+    pooled_within,
+    texts_of,
+)
+from cliploom.transforms.heads.truths import Truths, classes_of, hot_rows, read_truths
+from cliploom.transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
+from cliploom.transforms.metrics.labels import LabelMetrics
+from cliploom.transforms.metrics.segments import SegmentMetrics
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import read_releases
 
 _BATCH = 256
 _WINDOW_S = 1.0

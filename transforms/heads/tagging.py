@@ -12,17 +12,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from schemas.digests import digest_of
-from schemas.heads import InputColumn
-from schemas.plan import RunPlan
-from schemas.release import HeadEntry, Release
-from schemas.tables import LABELS
-from transforms.exports.base import feature_contents
-from transforms.heads.plain import Label, PlainHead, read_head
-from transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, texts_of
-from transforms.store.objects import Objects
-from transforms.store.releases import folder_entries
-from transforms.store.tables import rows_file
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.heads import InputColumn
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.release import HeadEntry, Release
+from cliploom.schemas.tables import LABELS
+from cliploom.transforms.exports.base import feature_contents
+from cliploom.transforms.heads.plain import Label, PlainHead, read_head
+from cliploom.transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, texts_of
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import folder_entries
+from cliploom.transforms.store.tables import rows_file
 
 REVISION = 1
 """Raised when the same head gives other labels than before."""

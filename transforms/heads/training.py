@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import CliploomError
-from schemas.heads import EpochFigures, HeadClass, HeadSpec
-from transforms.heads.dataset import Videos
+from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.heads import EpochFigures, HeadClass, HeadSpec
+from cliploom.transforms.heads.dataset import Videos
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -15,9 +15,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import SpecError, nearest
-from schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, VocabularyStep, ZscoreStep
-from schemas.heads import InputColumn
+from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, VocabularyStep, ZscoreStep
+from cliploom.schemas.heads import InputColumn
 
 Constants = Mapping[str, NDArray[np.float32]]
 Block = NDArray[np.float32] | NDArray[np.object_]

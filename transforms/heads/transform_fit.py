@@ -15,11 +15,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from numpy.typing import NDArray
 
-from schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, VocabularyStep, ZscoreStep
-from schemas.heads import InputColumn
-from transforms.heads.dataset import mapped, read_texts
-from transforms.heads.transform import Block, LearnedStep, apply_steps, blank_row, rounds_of, steps_of_inputs
-from transforms.tfrecords.analysis import Analyze, batch_of, for_each_row, read_graph
+from cliploom.schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, VocabularyStep, ZscoreStep
+from cliploom.schemas.heads import InputColumn
+from cliploom.transforms.heads.dataset import mapped, read_texts
+from cliploom.transforms.heads.transform import Block, LearnedStep, apply_steps, blank_row, rounds_of, steps_of_inputs
+from cliploom.transforms.tfrecords.analysis import Analyze, batch_of, for_each_row, read_graph
 
 _ROWS = 4096
 

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from schemas.errors import SpecError
-from schemas.heads import HeadClass
-from schemas.release import Release
-from transforms.store.objects import Objects
-from transforms.store.tables import read_table
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.heads import HeadClass
+from cliploom.schemas.release import Release
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import read_table
 
 
 @dataclass(frozen=True)

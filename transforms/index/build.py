@@ -18,10 +18,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.digests import digest_stream
-from schemas.index import IndexRecipe, IndexShard, Kind, Metric
-from transforms.index.files import read_index
-from transforms.index.vectors import prepare
+from cliploom.schemas.digests import digest_stream
+from cliploom.schemas.index import IndexRecipe, IndexShard, Kind, Metric
+from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.vectors import prepare
 
 if TYPE_CHECKING:
     Batch = tuple[NDArray[np.int64], NDArray[np.float32]]

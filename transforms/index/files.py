@@ -10,8 +10,8 @@ from typing import Any
 
 import faiss
 
-from schemas.errors import StoreError
-from schemas.index import IndexRecipe, IndexShard
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.index import IndexRecipe, IndexShard
 
 CLASSES = {"flat": "IndexIDMap2", "hnsw": "IndexIDMap2", "ivf_sq8": "IndexIVFScalarQuantizer"}
 INNER = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat}

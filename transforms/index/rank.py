@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from schemas.index import MediaHit, Metric, RowHit
-from schemas.records import ORDINAL_BITS
+from cliploom.schemas.index import MediaHit, Metric, RowHit
+from cliploom.schemas.records import ORDINAL_BITS
 
 Ranker = Literal["max", "mean", "bimatch"]
 Key = TypeVar("Key", bound=Hashable)

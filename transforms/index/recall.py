@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.index import Metric
-from transforms.index.search import OpenShard, search
-from transforms.index.vectors import prepare
+from cliploom.schemas.index import Metric
+from cliploom.transforms.index.search import OpenShard, search
+from cliploom.transforms.index.vectors import prepare
 
 if TYPE_CHECKING:
     Batch = tuple[NDArray[np.int64], NDArray[np.float32]]

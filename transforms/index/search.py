@@ -17,9 +17,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.index import IndexRecipe, IndexShard, RowHit
-from transforms.index.files import read_index
-from transforms.index.vectors import distance_of, exact_scores, prepare
+from cliploom.schemas.index import IndexRecipe, IndexShard, RowHit
+from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.vectors import distance_of, exact_scores, prepare
 
 if TYPE_CHECKING:
     # Ids and scores (larger is better) that one shard gives for one query.

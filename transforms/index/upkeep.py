@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.index import Kind, Metric
-from schemas.release import FileEntry, IndexEntry, IndexShardEntry
-from transforms.index.build import SHARD_ROWS, choose_kind, must_rebuild
-from transforms.index.recall import TARGET
+from cliploom.schemas.index import Kind, Metric
+from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry
+from cliploom.transforms.index.build import SHARD_ROWS, choose_kind, must_rebuild
+from cliploom.transforms.index.recall import TARGET
 
 SLACK = 0.005
 """How far recall may wander below the bar between measurements without training again."""

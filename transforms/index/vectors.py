@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from schemas.index import Metric
+    from cliploom.schemas.index import Metric
 
 # Squared distances of vectors below this length stay finite in float32.
 MAX_NORM = 2.0**62

@@ -9,11 +9,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.index import IndexRecipe
-from transforms.index.build import list_ids
-from transforms.index.files import read_index
-from transforms.index.search import OpenShard, search
-from transforms.index.vectors import exact_scores, prepare
+from cliploom.schemas.index import IndexRecipe
+from cliploom.transforms.index.build import list_ids
+from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.search import OpenShard, search
+from cliploom.transforms.index.vectors import exact_scores, prepare
 
 K = 10
 # How far a vector's stored form may be from itself, as a share of the score's scale.

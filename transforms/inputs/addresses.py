@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from schemas.digests import SHORT, digest_of
-from schemas.errors import SpecError
-from schemas.secrets import carries_secret
+from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.secrets import carries_secret
 
 SCHEMES = ("http", "https")
 UNASKED = "unasked"

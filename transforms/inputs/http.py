@@ -32,10 +32,10 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from schemas.errors import ItemError, TooLargeError, UnreadableError
-from schemas.sources import HttpSpec
-from transforms.inputs.addresses import Validators, next_address, shown
-from transforms.inputs.pace import take_turn
+from cliploom.schemas.errors import ItemError, TooLargeError, UnreadableError
+from cliploom.schemas.sources import HttpSpec
+from cliploom.transforms.inputs.addresses import Validators, next_address, shown
+from cliploom.transforms.inputs.pace import take_turn
 
 T = TypeVar("T")
 CHUNK = 1 << 18

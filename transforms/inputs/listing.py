@@ -13,13 +13,13 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from schemas.errors import CliploomError, SpecError
-from schemas.records import Failure, Listed
-from schemas.sources import MediaSource
-from schemas.spec_base import UidRegex
-from transforms.inputs.addresses import UNASKED, clean_address, is_web, shown, uid_of_address
-from transforms.store.objects import Objects
-from transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
+from cliploom.schemas.errors import CliploomError, SpecError
+from cliploom.schemas.records import Failure, Listed
+from cliploom.schemas.sources import MediaSource
+from cliploom.schemas.spec_base import UidRegex
+from cliploom.transforms.inputs.addresses import UNASKED, clean_address, is_web, shown, uid_of_address
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 
 LISTING = {
     "source": pl.String,
@@ -304,7 +304,7 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
 
 
 def _uid_of_address(address: str, law: str | UidRegex, place: str) -> str:
-    """As ``transforms.narrations.uids`` names the video of a caption, so that both meet."""
+    """As ``cliploom.transforms.narrations.uids`` names the video of a caption, so that both meet."""
     if isinstance(law, UidRegex):
         return _by_regex(address, law.regex, place)
     return clean_uid(uid_of_address(address, law))

@@ -6,7 +6,7 @@ import fcntl
 import time
 from pathlib import Path
 
-from schemas.digests import digest_of
+from cliploom.schemas.digests import digest_of
 
 PREFIX = ".pace-"
 MOST_AHEAD_S = 3600.0

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from schemas.digests import digest_file, digest_of
-from schemas.errors import StoreError, UnreadableError
-from schemas.sources import HttpSpec
-from transforms.inputs.addresses import Validators, is_web, shown
-from transforms.store.local_folder import arriving, evict, private_folder
-from transforms.store.objects import Objects
-from transforms.store.uris import is_remote, uri_to_path
+from cliploom.schemas.digests import digest_file, digest_of
+from cliploom.schemas.errors import StoreError, UnreadableError
+from cliploom.schemas.sources import HttpSpec
+from cliploom.transforms.inputs.addresses import Validators, is_web, shown
+from cliploom.transforms.store.local_folder import arriving, evict, private_folder
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 SPOOL_BYTES = 4_000_000_000
 PART = ".part-"
@@ -105,7 +105,7 @@ def _fetch_object(uri: str, path: Path, stage: str) -> None:
 
 def _fetch_address(uri: str, signature: str, path: Path, stage: str, http: HttpSpec, digest: str) -> None:
     """Download into a file that one process at a time may write; what it holds after a failure that passes stays."""
-    from transforms.inputs.http import Fetcher
+    from cliploom.transforms.inputs.http import Fetcher
 
     part = path.with_name(f"{PART}{path.name}")
     with part.open("ab") as held:

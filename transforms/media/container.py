@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import av
 from av.stream import Discard, Disposition
 
-from schemas.errors import MediaError, NoVideoError, UnreadableError, UnsupportedCodecError
-from transforms.media.headers import codec_name, cut_short, is_motion_jpeg
+from cliploom.schemas.errors import MediaError, NoVideoError, UnreadableError, UnsupportedCodecError
+from cliploom.transforms.media.headers import codec_name, cut_short, is_motion_jpeg
 
 if TYPE_CHECKING:
     from av.container import InputContainer

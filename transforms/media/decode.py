@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from schemas.errors import MediaError, NoVideoError
-from schemas.media import MediaFacts, MediaLimits, Preprocess, Sampled
-from schemas.sampling import Keyframes, Sampling
-from transforms.media import images
-from transforms.media.container import open_container, read_head, video_stream
-from transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
-from transforms.media.orient import Orientation, of_frame
-from transforms.media.packets import PacketTable, walk, walk_near
-from transforms.media.reader import LostPlaceError, PacketReader
-from transforms.media.sampling import BLACK, MICRO, Samples, Timeline, choose, segment_ordinals
-from transforms.media.scale import Scaler, scaler_key
+from cliploom.schemas.errors import MediaError, NoVideoError
+from cliploom.schemas.media import MediaFacts, MediaLimits, Preprocess, Sampled
+from cliploom.schemas.sampling import Keyframes, Sampling
+from cliploom.transforms.media import images
+from cliploom.transforms.media.container import open_container, read_head, video_stream
+from cliploom.transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
+from cliploom.transforms.media.orient import Orientation, of_frame
+from cliploom.transforms.media.packets import PacketTable, walk, walk_near
+from cliploom.transforms.media.reader import LostPlaceError, PacketReader
+from cliploom.transforms.media.sampling import BLACK, MICRO, Samples, Timeline, choose, segment_ordinals
+from cliploom.transforms.media.scale import Scaler, scaler_key
 
 if TYPE_CHECKING:
     from av.container import InputContainer

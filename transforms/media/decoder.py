@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 import av
 import numpy as np
 
-from transforms.media.packets import PacketTable
-from transforms.media.reader import PacketReader
+from cliploom.transforms.media.packets import PacketTable
+from cliploom.transforms.media.reader import PacketReader
 
 if TYPE_CHECKING:
     from av.packet import PacketSideData

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from schemas.jobs import FeatureJob
-from schemas.media import MediaFacts
-from schemas.records import ShardItem
-from schemas.sources import HttpSpec
-from transforms.inputs.spool import open_input
-from transforms.media.decode import DecodeReport, Request, decode
-from transforms.store.part_builder import ItemCount, PartBuilder, Timings
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.media import MediaFacts
+from cliploom.schemas.records import ShardItem
+from cliploom.schemas.sources import HttpSpec
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.media.decode import DecodeReport, Request, decode
+from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
 
 
 def feed_media(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Decode one item and hand each sample to the feature that wants it; see ``transforms.work.compute.Feed``."""
+    """Decode one item and hand each sample to the feature that wants it; see ``work.compute.Feed``."""
     facts = MediaFacts(**json.loads(item.facts))
     report = DecodeReport()
     requests = [request_of(builder.job) for builder in builders]

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from transforms.media.chains import CHECKS, missing
+from cliploom.transforms.media.chains import CHECKS, missing
 
 _BOX_LIMIT = 100_000
 _FRAGMENT_HEAD = 24

@@ -19,14 +19,14 @@ import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image, features
 
-from schemas.errors import NoVideoError, TooLargeError
-from schemas.media import MediaLimits
-from transforms.media.container import explained
-from transforms.media.headers import cut_short, is_jpeg_without_picture, webp_chunks
-from transforms.media.orient import ORIENTATION_TAG, Orientation, from_exif, orientation_tag
-from transforms.media.packets import browser_durations
-from transforms.media.sampling import Timeline
-from transforms.media.scale import frame_of
+from cliploom.schemas.errors import NoVideoError, TooLargeError
+from cliploom.schemas.media import MediaLimits
+from cliploom.transforms.media.container import explained
+from cliploom.transforms.media.headers import cut_short, is_jpeg_without_picture, webp_chunks
+from cliploom.transforms.media.orient import ORIENTATION_TAG, Orientation, from_exif, orientation_tag
+from cliploom.transforms.media.packets import browser_durations
+from cliploom.transforms.media.sampling import Timeline
+from cliploom.transforms.media.scale import frame_of
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 # The spec's limit holds (limits.media.max_pixels), not a second one of Pillow's that no spec can change.

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from schemas.errors import SpecError, nearest
-from schemas.sources import LabelColumn, LabelFile, MediaSource
-from transforms.inputs.listing import clean_uid, list_source, read_listing_table
-from transforms.tfrecords.settings import read_vocabulary_file
+from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.sources import LabelColumn, LabelFile, MediaSource
+from cliploom.transforms.inputs.listing import clean_uid, list_source, read_listing_table
+from cliploom.transforms.tfrecords.settings import read_vocabulary_file
 
 SEPARATOR = ";"
 KEY = "labels"
@@ -28,7 +28,7 @@ def with_labels(frame: pl.DataFrame, name: str, source: MediaSource, base: Path)
     """The listing with each item's labels in its metadata, as [index, name].
 
     Args:
-        frame: columns of ``transforms.inputs.listing.LISTING``.
+        frame: columns of ``cliploom.transforms.inputs.listing.LISTING``.
         name: the source's name.
         source: its declaration, which has ``labels``.
         base: folder that relative paths start from.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from schemas.errors import TooLargeError
-from transforms.media.headers import has_picture
-from transforms.media.sampling import Timeline
+from cliploom.schemas.errors import TooLargeError
+from cliploom.transforms.media.headers import has_picture
+from cliploom.transforms.media.sampling import Timeline
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import av
 
-from schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
-from schemas.media import MediaFacts, MediaLimits, MediaType
-from transforms.media import images
-from transforms.media.chains import damaged_within
-from transforms.media.container import open_container, read_head, video_stream
-from transforms.media.decoder import picture_decoder
-from transforms.media.headers import cut_short, gif_frames, is_motion_jpeg, is_tiled, track_matrix
-from transforms.media.loss import repeats, signs_of_loss
-from transforms.media.orient import UPRIGHT, Orientation, from_matrix, of_frame
-from transforms.media.packets import INDEXED, PacketTable, walk
-from transforms.media.sampling import MICRO, Timeline
+from cliploom.schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
+from cliploom.schemas.media import MediaFacts, MediaLimits, MediaType
+from cliploom.transforms.media import images
+from cliploom.transforms.media.chains import damaged_within
+from cliploom.transforms.media.container import open_container, read_head, video_stream
+from cliploom.transforms.media.decoder import picture_decoder
+from cliploom.transforms.media.headers import cut_short, gif_frames, is_motion_jpeg, is_tiled, track_matrix
+from cliploom.transforms.media.loss import repeats, signs_of_loss
+from cliploom.transforms.media.orient import UPRIGHT, Orientation, from_matrix, of_frame
+from cliploom.transforms.media.packets import INDEXED, PacketTable, walk
+from cliploom.transforms.media.sampling import MICRO, Timeline
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from transforms.media.container import open_container, video_stream
-from transforms.media.packets import NO_TIME, PacketTable
+from cliploom.transforms.media.container import open_container, video_stream
+from cliploom.transforms.media.packets import NO_TIME, PacketTable
 
 if TYPE_CHECKING:
     from av.container import InputContainer

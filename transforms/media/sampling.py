@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
+from cliploom.schemas.sampling import Every, EveryFrames, First, Keyframes, Sampling, Uniform, Window, Yt8m
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from schemas.media import MediaFacts
+    from cliploom.schemas.media import MediaFacts
 
 REVISION = 1
 """Raised when a sampling chooses other frames than before; part of every feature's config digest."""

@@ -13,13 +13,13 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from transforms.media.orient import UPRIGHT, Orientation
+from cliploom.transforms.media.orient import UPRIGHT, Orientation
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
-    from schemas.media import Preprocess
+    from cliploom.schemas.media import Preprocess
 
 REVISION = 1
 """Raised when pixels come out differently than before; part of every media feature's config digest."""

@@ -15,10 +15,10 @@ import numpy as np
 from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
-from transforms.metrics.labels import TOP, LabelAccumulator, LabelCounts, LabelMetrics
-from transforms.metrics.scores import ScoreHistogram
-from transforms.metrics.segments import TOP as SEGMENT_TOP
-from transforms.metrics.segments import SegmentAccumulator, SegmentMetrics
+from cliploom.transforms.metrics.labels import TOP, LabelAccumulator, LabelCounts, LabelMetrics
+from cliploom.transforms.metrics.scores import ScoreHistogram
+from cliploom.transforms.metrics.segments import TOP as SEGMENT_TOP
+from cliploom.transforms.metrics.segments import SegmentAccumulator, SegmentMetrics
 
 Scored = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Scores and labels of some videos, both [B, C]."""

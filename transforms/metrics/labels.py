@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transforms.metrics.scores import ScoreHistogram
+from cliploom.transforms.metrics.scores import ScoreHistogram
 
 TOP = 20
 THRESHOLD = 0.5

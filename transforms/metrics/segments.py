@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from transforms.metrics.scores import ScoreHistogram
+from cliploom.transforms.metrics.scores import ScoreHistogram
 
 TOP = 100_000
 

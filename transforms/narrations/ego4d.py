@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, Literal
 
 import ijson
 
-from schemas.narrations import BadRow, BrokenFileError, Narration
-from transforms.narrations.json_stream import BROKEN, RepairedJson, broken_byte
-from transforms.narrations.rows import (
+from cliploom.schemas.narrations import BadRow, BrokenFileError, Narration
+from cliploom.transforms.narrations.json_stream import BROKEN, RepairedJson, broken_byte
+from cliploom.transforms.narrations.rows import (
     BROKEN_UTF8,
     DEFAULT_OFFSET_S,
     RowError,

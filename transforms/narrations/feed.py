@@ -10,19 +10,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import UnreadableError
-from schemas.media import Sampled
-from schemas.records import ShardItem
-from transforms.inputs.spool import open_input
-from transforms.narrations.listing import TextsPlace, place_of
-from transforms.store.part_builder import ItemCount, PartBuilder, Timings
-from transforms.store.uris import is_remote
+from cliploom.schemas.errors import UnreadableError
+from cliploom.schemas.media import Sampled
+from cliploom.schemas.records import ShardItem
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.narrations.listing import TextsPlace, place_of
+from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
+from cliploom.transforms.store.uris import is_remote
 
 COLUMNS = ["idx", "start_s", "end_s", "encoded"]
 
 
 def feed_texts(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Read one item's texts and hand each to the features that want them; see ``transforms.work.compute.Feed``.
+    """Read one item's texts and hand each to the features that want them; see ``work.compute.Feed``.
 
     A row's ordinal is its place in the item's order, ``frame`` its number in the file. A text about a moment starts
     and ends there; one about the whole video has no times.

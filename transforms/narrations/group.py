@@ -7,9 +7,9 @@ from itertools import groupby, islice
 
 import pyarrow as pa
 
-from schemas.digests import digest_of
-from schemas.narrations import NARRATIONS, PLAIN, BadRow, Narration, TextRules, VideoNarrations
-from transforms.narrations.text import encoded_text
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.narrations import NARRATIONS, PLAIN, BadRow, Narration, TextRules, VideoNarrations
+from cliploom.transforms.narrations.text import encoded_text
 
 BATCH_ROWS = 65_536
 

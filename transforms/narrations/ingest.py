@@ -21,16 +21,16 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_of
-from schemas.errors import ItemError, SpecError
-from schemas.narrations import NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
-from schemas.sources import NarrationsSource
-from transforms.inputs.spool import open_input
-from transforms.narrations import text
-from transforms.narrations.group import from_batches, item_digest, to_batches, usable
-from transforms.narrations.readers import InputFile, read_file
-from transforms.narrations.select import in_order, keep_reason_for_video, kept, seeded_subset
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import ItemError, SpecError
+from cliploom.schemas.narrations import NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
+from cliploom.schemas.sources import NarrationsSource
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.narrations import text
+from cliploom.transforms.narrations.group import from_batches, item_digest, to_batches, usable
+from cliploom.transforms.narrations.readers import InputFile, read_file
+from cliploom.transforms.narrations.select import in_order, keep_reason_for_video, kept, seeded_subset
+from cliploom.transforms.store.objects import Objects
 
 REVISION = 1
 SPOOLS = "spools"

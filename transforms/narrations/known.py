@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from schemas.jobs import FeatureJob
-from schemas.records import ORDINAL_BITS
-from transforms.narrations.table import TABLE
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, part_path
-from transforms.store.ranges import RowRanges
-from transforms.store.tables import table_files
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.transforms.narrations.table import TABLE
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, part_path
+from cliploom.transforms.store.ranges import RowRanges
+from cliploom.transforms.store.tables import table_files
 
 MOST_SENTENCES = 32_768
 SENTENCE = "sentence"

@@ -12,20 +12,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_of
-from schemas.errors import SpecError
-from schemas.narrations import NARRATIONS, BadRow, KeepRules, LabelText, Tally
-from schemas.records import Failure
-from schemas.sources import LabelsSource, NarrationsSource
-from schemas.spec_base import KeepSpec
-from transforms.inputs.listing import LISTING, KnownListing, find, uid_of
-from transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
-from transforms.narrations.readers import InputFile, rules_of
-from transforms.narrations.select import match_uids
-from transforms.narrations.text import label_texts
-from transforms.narrations.uids import read_uid_list
-from transforms.store.objects import Objects
-from transforms.store.uris import absolute
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import NARRATIONS, BadRow, KeepRules, LabelText, Tally
+from cliploom.schemas.records import Failure
+from cliploom.schemas.sources import LabelsSource, NarrationsSource
+from cliploom.schemas.spec_base import KeepSpec
+from cliploom.transforms.inputs.listing import LISTING, KnownListing, find, uid_of
+from cliploom.transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
+from cliploom.transforms.narrations.readers import InputFile, rules_of
+from cliploom.transforms.narrations.select import match_uids
+from cliploom.transforms.narrations.text import label_texts
+from cliploom.transforms.narrations.uids import read_uid_list
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.uris import absolute
 
 
 def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Objects) -> KnownListing:

@@ -23,14 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from schemas.narrations import Dropped, KeepRules, Narration, Pair, PairRules, Pool, SplitRule, Tally
-from schemas.records import MAX_ORDINAL
-from transforms.narrations.pairs import plan_pairs, pool_rows
-from transforms.narrations.table import TABLE
-from transforms.store.hdf5_names import escape
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
-from transforms.store.ranges import ItemRows, RowRanges
+from cliploom.schemas.narrations import Dropped, KeepRules, Narration, Pair, PairRules, Pool, SplitRule, Tally
+from cliploom.schemas.records import MAX_ORDINAL
+from cliploom.transforms.narrations.pairs import plan_pairs, pool_rows
+from cliploom.transforms.narrations.table import TABLE
+from cliploom.transforms.store.hdf5_names import escape
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
+from cliploom.transforms.store.ranges import ItemRows, RowRanges
 
 REPORT = "cliploom_pairs"
 ROWS_AT_ONCE = 2_048
@@ -88,7 +88,7 @@ class PairsReport:
 
 @dataclass(frozen=True)
 class PairsTask:
-    """One file to make; see ``transforms.exports.base.FileTask``.
+    """One file to make; see ``cliploom.transforms.exports.base.FileTask``.
 
     Attributes:
         split: empty for a file that holds all.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.narrations import Dropped, Narration, Pair, PairRules, Pool, Tally
-from transforms.narrations.select import kept
-from transforms.narrations.splits import split_of
+from cliploom.schemas.narrations import Dropped, Narration, Pair, PairRules, Pool, Tally
+from cliploom.transforms.narrations.select import kept
+from cliploom.transforms.narrations.splits import split_of
 
 REVISION = 1
 _NOISE = 1e-6

@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from schemas.digests import digest_of
-from schemas.errors import SpecError
-from schemas.exports import PairsExport, SplitSpec
-from schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
-from schemas.plan import RunPlan
-from schemas.release import ExportEntry, FeatureEntry, Release
-from schemas.spec_base import KeepSpec
-from transforms.exports.base import Exporter, entries_of
-from transforms.narrations import pairs
-from transforms.narrations.ingest import SPOOLS
-from transforms.narrations.pair_files import Layout, PairsTask, VideoPairs, read_report
-from transforms.narrations.splits import split_by_lists, split_by_shares, split_of
-from transforms.narrations.table import TABLE
-from transforms.narrations.uids import read_uid_list
-from transforms.store.objects import Objects
-from transforms.store.ranges import ItemRows, rows_by_item
-from transforms.store.rates import rows_per_second
-from transforms.store.tables import contents_of, table_files
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.exports import PairsExport, SplitSpec
+from cliploom.schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
+from cliploom.schemas.spec_base import KeepSpec
+from cliploom.transforms.exports.base import Exporter, entries_of
+from cliploom.transforms.narrations import pairs
+from cliploom.transforms.narrations.ingest import SPOOLS
+from cliploom.transforms.narrations.pair_files import Layout, PairsTask, VideoPairs, read_report
+from cliploom.transforms.narrations.splits import split_by_lists, split_by_shares, split_of
+from cliploom.transforms.narrations.table import TABLE
+from cliploom.transforms.narrations.uids import read_uid_list
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.ranges import ItemRows, rows_by_item
+from cliploom.transforms.store.rates import rows_per_second
+from cliploom.transforms.store.tables import contents_of, table_files
 
 REVISION = 1
 NO_TEXTS = "videos_without_texts"
@@ -111,7 +111,7 @@ def _side(objects: Objects, draft: Release, feature: str, output: str | None) ->
 
 
 class PairsExporter(Exporter):
-    """See ``transforms.exports.base``."""
+    """See ``cliploom.transforms.exports.base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: PairsExport) -> None:
         self._objects, self._name, self._export, self._base = objects, name, export, plan.base

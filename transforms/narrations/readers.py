@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.narrations import EGO4D, PLAIN, BadRow, Columns, Narration, TextRules
-from schemas.sources import NarrationsSource, TextColumns
-from schemas.spec_base import UidRegex
-from transforms.narrations.ego4d import read_ego4d
-from transforms.narrations.subtitles import read_subtitles
-from transforms.narrations.tabular import read_csv, read_jsonl, read_tgif
+from cliploom.schemas.narrations import EGO4D, PLAIN, BadRow, Columns, Narration, TextRules
+from cliploom.schemas.sources import NarrationsSource, TextColumns
+from cliploom.schemas.spec_base import UidRegex
+from cliploom.transforms.narrations.ego4d import read_ego4d
+from cliploom.transforms.narrations.subtitles import read_subtitles
+from cliploom.transforms.narrations.tabular import read_csv, read_jsonl, read_tgif
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
-from schemas.errors import SpecError
-from schemas.narrations import BadRow, Narration
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import BadRow, Narration
 
 Source = Path | BinaryIO
 

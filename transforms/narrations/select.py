@@ -7,9 +7,9 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
-from schemas.errors import SpecError
-from schemas.narrations import Dropped, KeepRules, Matching, Narration, Tally
-from transforms.narrations.text import count_tokens
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import Dropped, KeepRules, Matching, Narration, Tally
+from cliploom.transforms.narrations.text import count_tokens
 
 Order = Literal["tutorial", "research"]
 

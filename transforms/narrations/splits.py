@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from schemas.errors import SpecError
-from schemas.narrations import SplitRule
-from transforms.narrations.select import seeded_place
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import SplitRule
+from cliploom.transforms.narrations.select import seeded_place
 
 
 def split_by_shares(shares: Mapping[str, float], seed: int = 0) -> SplitRule:

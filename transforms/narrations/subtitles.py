@@ -17,9 +17,9 @@ from typing import Literal
 
 import pysubs2
 
-from schemas.errors import SpecError
-from schemas.narrations import BadRow, Narration
-from transforms.narrations.rows import RowError, Source, build, checked_uid, name_of, opened
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import BadRow, Narration
+from cliploom.transforms.narrations.rows import RowError, Source, build, checked_uid, name_of, opened
 
 Format = Literal["srt", "vtt"]
 

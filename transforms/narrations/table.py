@@ -11,13 +11,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_file, digest_of
-from schemas.narrations import NARRATIONS, NARRATIONS_TABLE
-from schemas.records import row_id
-from transforms.narrations.feed import read_texts
-from transforms.narrations.listing import PLACE, TextsPlace
-from transforms.store.objects import Objects
-from transforms.store.tables import TableFile, commit_files
+from cliploom.schemas.digests import digest_file, digest_of
+from cliploom.schemas.narrations import NARRATIONS, NARRATIONS_TABLE
+from cliploom.schemas.records import row_id
+from cliploom.transforms.narrations.feed import read_texts
+from cliploom.transforms.narrations.listing import PLACE, TextsPlace
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import TableFile, commit_files
 
 TABLE = "narrations"
 ROWS_AT_ONCE = 32_768

@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from schemas.errors import SpecError, nearest
-from schemas.narrations import BadRow, BrokenFileError, Columns, Narration
-from transforms.narrations.rows import (
+from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.narrations import BadRow, BrokenFileError, Columns, Narration
+from cliploom.transforms.narrations.rows import (
     BROKEN_UTF8,
     DEFAULT_OFFSET_S,
     Numbers,
@@ -23,7 +23,7 @@ from transforms.narrations.rows import (
     seconds,
     seconds_in,
 )
-from transforms.narrations.uids import uid_of_url
+from cliploom.transforms.narrations.uids import uid_of_url
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """Longer lines are no rows but files of another kind; they are passed over without being held in memory."""

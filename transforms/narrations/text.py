@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.errors import SpecError
-from schemas.narrations import LabelText, TextRules
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.narrations import LabelText, TextRules
 
 REVISION = 1
 
@@ -15,7 +15,7 @@ PLACE = "{label}"
 def encoded_text(text: str, rules: TextRules) -> str:
     """The text that an encoder gets: each replacement in turn, plainly, as the Ego4D code does it.
 
-    >>> from schemas.narrations import EGO4D
+    >>> from cliploom.schemas.narrations import EGO4D
     >>> encoded_text("#C C opens a door", EGO4D)
     'Camera wearer C opens a door'
     """

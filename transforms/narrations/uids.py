@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from schemas.errors import SpecError
-from transforms.inputs.addresses import parse_address, uid_of_address
-from transforms.narrations.rows import RowError, Source, checked_uid, name_of, opened
+from cliploom.schemas.errors import SpecError
+from cliploom.transforms.inputs.addresses import parse_address, uid_of_address
+from cliploom.transforms.narrations.rows import RowError, Source, checked_uid, name_of, opened
 
 
 def uid_of_url(url: str, law: str = "path") -> str:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import ItemError
-from schemas.records import MAX_ORDINAL, ShardItem, row_id
-from schemas.sources import PrecomputedSource
-from schemas.tables import feature_schema
-from transforms.inputs.spool import open_input
-from transforms.precomputed.read import read_features
-from transforms.precomputed.source import feature_item, split_uri
-from transforms.precomputed.window_law import WindowLaw, row_times
-from transforms.store.part_builder import ItemCount, PartBuilder, Timings
-from transforms.store.parts import vectors_to_arrow
+from cliploom.schemas.errors import ItemError
+from cliploom.schemas.records import MAX_ORDINAL, ShardItem, row_id
+from cliploom.schemas.sources import PrecomputedSource
+from cliploom.schemas.tables import feature_schema
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.precomputed.read import read_features
+from cliploom.transforms.precomputed.source import feature_item, split_uri
+from cliploom.transforms.precomputed.window_law import WindowLaw, row_times
+from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
+from cliploom.transforms.store.parts import vectors_to_arrow
 
 ROWS_AT_ONCE = 4_096
 
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 4_096
 def feed_precomputed(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
-    """Read one item's vectors and write them as rows; see ``transforms.work.compute.Feed``.
+    """Read one item's vectors and write them as rows; see ``cliploom.transforms.work.compute.Feed``.
 
     ``frame`` is the first frame of a row's window, counted at the declared rate.
     """

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import h5py
 
-from schemas.errors import ItemError, SpecError
+from cliploom.schemas.errors import ItemError, SpecError
 
 ARRAY_SUFFIXES = frozenset({".pt", ".npy", ".npz"})
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import ItemError
-from transforms.encoders.checkpoint import CheckpointError, load_checkpoint
-from transforms.precomputed.listing import FeatureItem
+from cliploom.schemas.errors import ItemError
+from cliploom.transforms.encoders.checkpoint import CheckpointError, load_checkpoint
+from cliploom.transforms.precomputed.listing import FeatureItem
 
 REVISION = 1
 

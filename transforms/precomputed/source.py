@@ -9,14 +9,14 @@ import h5py
 import numpy as np
 import polars as pl
 
-from schemas.digests import digest_stream
-from schemas.errors import ItemError, SpecError
-from schemas.sources import PrecomputedSource
-from transforms.inputs.listing import LISTING, Found, find, uid_of
-from transforms.inputs.spool import open_input
-from transforms.precomputed.listing import ARRAY_SUFFIXES, HDF5_SUFFIXES, FeatureItem, list_features
-from transforms.precomputed.read import read_features
-from transforms.store.uris import is_remote, uri_to_path
+from cliploom.schemas.digests import digest_stream
+from cliploom.schemas.errors import ItemError, SpecError
+from cliploom.schemas.sources import PrecomputedSource
+from cliploom.transforms.inputs.listing import LISTING, Found, find, uid_of
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.precomputed.listing import ARRAY_SUFFIXES, HDF5_SUFFIXES, FeatureItem, list_features
+from cliploom.transforms.precomputed.read import read_features
+from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 INSIDE = "::"
 """Between the URI of an HDF5 file and the name of a dataset in it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import SpecError
+from cliploom.schemas.errors import SpecError
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import polars as pl
 
-from schemas.records import PartUse, Rewrite, Take, Twin
-from transforms.work.reported import CONTENT
+from cliploom.schemas.records import PartUse, Rewrite, Take, Twin
+from cliploom.transforms.work.reported import CONTENT
 
 HEAD, ORPHAN, COMPUTED = 0, 1, 2
 TARGET_BYTES = 32_000_000

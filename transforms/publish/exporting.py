@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
-from schemas.plan import RunPlan
-from schemas.release import ExportEntry, Release
-from transforms.exports.base import Exporter, FileTask
-from transforms.store.objects import Objects
-from transforms.work.counters import count
-from transforms.work.planned import PlannedDoFn
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.release import ExportEntry, Release
+from cliploom.transforms.exports.base import Exporter, FileTask
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.work.counters import count
+from cliploom.transforms.work.planned import PlannedDoFn
 
 _EXPORTERS = {
-    "hdf5": "transforms.exports.hdf5:Hdf5Exporter",
-    "pairs": "transforms.narrations.pairs_export:PairsExporter",
-    "tfrecord": "transforms.tfrecords.export:TfrecordExporter",
+    "hdf5": "cliploom.transforms.exports.hdf5:Hdf5Exporter",
+    "pairs": "cliploom.transforms.narrations.pairs_export:PairsExporter",
+    "tfrecord": "cliploom.transforms.tfrecords.export:TfrecordExporter",
 }
 
 

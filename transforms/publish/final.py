@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 import polars as pl
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_file
-from schemas.errors import LimitError, StoreError
-from schemas.plan import RunPlan, declared
-from schemas.records import Rewrite
-from schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
-from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
-from transforms.narrations.table import commit_narrations, is_text
-from transforms.publish.frames import PlanTables, failure_reasons
-from transforms.publish.next_tables import (
+from cliploom.schemas.digests import digest_file
+from cliploom.schemas.errors import LimitError, StoreError
+from cliploom.schemas.plan import RunPlan, declared
+from cliploom.schemas.records import Rewrite
+from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
+from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
+from cliploom.transforms.narrations.table import commit_narrations, is_text
+from cliploom.transforms.publish.frames import PlanTables, failure_reasons
+from cliploom.transforms.publish.next_tables import (
     FeatureState,
     check_complete,
     feature_parts,
@@ -34,15 +34,15 @@ from transforms.publish.next_tables import (
     next_state,
     with_repeated_ids,
 )
-from transforms.store.objects import Objects
-from transforms.store.parts import part_path
-from transforms.store.releases import append_release, read_releases
-from transforms.store.tables import ROWS_IN_GROUP, TableFile, commit_files, commit_rows, pieces_file
-from transforms.work.counters import count
-from transforms.work.models import model_files
-from transforms.work.planned import PlannedDoFn
-from transforms.work.reported import read_records
-from transforms.work.stored_plan import ITEMS_FILE
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import part_path
+from cliploom.transforms.store.releases import append_release, read_releases
+from cliploom.transforms.store.tables import ROWS_IN_GROUP, TableFile, commit_files, commit_rows, pieces_file
+from cliploom.transforms.work.counters import count
+from cliploom.transforms.work.models import model_files
+from cliploom.transforms.work.planned import PlannedDoFn
+from cliploom.transforms.work.reported import read_records
+from cliploom.transforms.work.stored_plan import ITEMS_FILE
 
 OUTCOME = "outcome.json"
 EXAMPLES = 3

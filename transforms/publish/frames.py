@@ -13,13 +13,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.plan import COMPUTED, DELETED, MOVED, RunPlan
-from schemas.records import Failure
-from schemas.tables import FAILURES
-from transforms.publish.assemble import HEAD, HELD, WANTED
-from transforms.store.objects import Objects
-from transforms.store.tables import contents_of
-from transforms.work.reported import Reported
+from cliploom.schemas.plan import COMPUTED, DELETED, MOVED, RunPlan
+from cliploom.schemas.records import Failure
+from cliploom.schemas.tables import FAILURES
+from cliploom.transforms.publish.assemble import HEAD, HELD, WANTED
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import contents_of
+from cliploom.transforms.work.reported import Reported
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,21 @@ import apache_beam as beam
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.digests import digest_of
-from schemas.index import IndexRecipe
-from schemas.plan import RunPlan
-from schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
-from schemas.spec import IndexSpec
-from transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
-from transforms.index.recall import exact_top_k, measure, tune_nprobe
-from transforms.index.search import open_shard
-from transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
-from transforms.store.objects import Objects
-from transforms.store.parts import iterate_vectors
-from transforms.store.releases import file_entry
-from transforms.store.tables import read_table
-from transforms.work.counters import count
-from transforms.work.planned import PlannedDoFn
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.index import IndexRecipe
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
+from cliploom.schemas.spec import IndexSpec
+from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
+from cliploom.transforms.index.recall import exact_top_k, measure, tune_nprobe
+from cliploom.transforms.index.search import open_shard
+from cliploom.transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import iterate_vectors
+from cliploom.transforms.store.releases import file_entry
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.work.counters import count
+from cliploom.transforms.work.planned import PlannedDoFn
 
 QUERIES = 200
 TRAINING_SEED, QUERY_SEED = 0, 1

@@ -2,7 +2,7 @@
 
 Labels of records come from the column ``labels`` of feature parts, one file a part, made by any worker. Labels of
 media stand in the items' metadata, where listing has put them. Labels that trained heads predict are files, too, see
-``transforms.heads.tagging``.
+``cliploom.transforms.heads.tagging``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_bytes, digest_of
-from schemas.jobs import FeatureJob
-from schemas.plan import RunPlan
-from schemas.release import Release
-from schemas.tables import LABELS
-from transforms.heads.tagging import TagTask, head_entries, tag_tasks
-from transforms.media.label_listing import KEY
-from transforms.publish.frames import empty_frame
-from transforms.store.objects import Objects
-from transforms.store.parts import part_path, read_rows
-from transforms.store.tables import TableFile, commit_files, read_table
-from transforms.tfrecords.settings import ShardSettings
-from transforms.work.counters import count
-from transforms.work.planned import PlannedDoFn
+from cliploom.schemas.digests import digest_bytes, digest_of
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.release import Release
+from cliploom.schemas.tables import LABELS
+from cliploom.transforms.heads.tagging import TagTask, head_entries, tag_tasks
+from cliploom.transforms.media.label_listing import KEY
+from cliploom.transforms.publish.frames import empty_frame
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import part_path, read_rows
+from cliploom.transforms.store.tables import TableFile, commit_files, read_table
+from cliploom.transforms.tfrecords.settings import ShardSettings
+from cliploom.transforms.work.counters import count
+from cliploom.transforms.work.planned import PlannedDoFn
 
 TABLE = "labels"
 

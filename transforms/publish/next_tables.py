@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.errors import StoreError
-from schemas.plan import RunPlan
-from transforms.publish.assemble import COMPUTED, Assembly, assemble
-from transforms.publish.frames import (
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.plan import RunPlan
+from cliploom.transforms.publish.assemble import COMPUTED, Assembly, assemble
+from cliploom.transforms.publish.frames import (
     PlanTables,
     failures_frame,
     held_frame,
@@ -18,11 +18,11 @@ from transforms.publish.frames import (
     reported_failures,
     wanted_items,
 )
-from transforms.store.objects import Objects
-from transforms.tfrecords.repeated import STAGE as REPEATED
-from transforms.tfrecords.repeated import repeated_failures
-from transforms.work.reported import Reported
-from transforms.work.stored_plan import ITEMS_FILE
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.tfrecords.repeated import STAGE as REPEATED
+from cliploom.transforms.tfrecords.repeated import repeated_failures
+from cliploom.transforms.work.reported import Reported
+from cliploom.transforms.work.stored_plan import ITEMS_FILE
 
 _WANTED = ("item_no", "digest")
 _CHOSEN = ("item_no", "digest", "part", "planned", "rows")

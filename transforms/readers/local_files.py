@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas.digests import digest_of
-from transforms.store.local_folder import arriving, private_folder
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_of
+from cliploom.transforms.store.local_folder import arriving, private_folder
+from cliploom.transforms.store.objects import Objects
 
 
 def kept_copy(objects: Objects, path: str) -> Path:

@@ -18,12 +18,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import SpecError, StoreError, nearest
-from transforms.readers.local_files import kept_copy
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors
-from transforms.store.ranges import RowRanges
-from transforms.store.releases import read_releases
+from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.transforms.readers.local_files import kept_copy
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors
+from cliploom.transforms.store.ranges import RowRanges
+from cliploom.transforms.store.releases import read_releases
 
 MOST_OPEN_FILES = 32
 

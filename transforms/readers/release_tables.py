@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from schemas.errors import SpecError, StoreError, nearest
-from schemas.records import MAX_ORDINAL, ORDINAL_BITS
-from schemas.release import FeatureEntry, Release
-from transforms.store.objects import Objects
-from transforms.store.releases import Releases
-from transforms.store.tables import table_files
+from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
+from cliploom.schemas.release import FeatureEntry, Release
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import Releases
+from cliploom.transforms.store.tables import table_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -77,7 +77,7 @@ class ReleaseReader:
     @property
     def items(self) -> pl.LazyFrame:
         """The release's items: item_no, source, uid, uri, size, signature, digest, facts and metadata (both JSON)."""
-        from schemas.tables import ITEMS
+        from cliploom.schemas.tables import ITEMS
 
         return self._scan(self._files("items"), ITEMS)
 
@@ -152,7 +152,7 @@ class ReleaseReader:
 
         if "narrations" not in self.release.tables:
             return {}
-        from schemas.narrations import NARRATIONS_TABLE
+        from cliploom.schemas.narrations import NARRATIONS_TABLE
 
         narrations = self._scan(self._files("narrations"), NARRATIONS_TABLE)
         found = narrations.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "text")
@@ -189,7 +189,7 @@ class ReleaseReader:
     def _labels_in(self, files: Sequence[str], uids: Collection[str]) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
         import polars as pl
 
-        from schemas.tables import LABELS
+        from cliploom.schemas.tables import LABELS
 
         whole = pl.col("uid").is_in(list(uids)) & pl.col("start_s").is_null()
         rows = self.collected(self._scan(files, LABELS).filter(whole))
@@ -203,7 +203,7 @@ class ReleaseReader:
     @cached_property
     def _predicted(self) -> pl.DataFrame:
         """Which files of predicted labels are whose: path, item_no."""
-        from transforms.heads.tagging import tag_files
+        from cliploom.transforms.heads.tagging import tag_files
 
         return tag_files(self._objects, self.release)
 
@@ -241,14 +241,14 @@ class ReleaseReader:
         return sorted(self.collected(self._contents.filter(mine).select("part").unique())["part"].to_list())
 
     def _scan_parts(self, entry: FeatureEntry, parts: Sequence[str]) -> pl.LazyFrame:
-        from schemas.tables import feature_schema
+        from cliploom.schemas.tables import feature_schema
 
         schema = feature_schema({name: output.dim for name, output in entry.outputs.items()}, texts=entry.texts)
         return self._scan([f"{entry.table}/{part}" for part in parts], schema)
 
     @cached_property
     def _contents(self) -> pl.LazyFrame:
-        from schemas.tables import CONTENTS
+        from cliploom.schemas.tables import CONTENTS
 
         return self._kept(self._scan(self._files("contents"), CONTENTS))
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import MissingExtraError
-from transforms.readers.pair_reading import Pairs
-from transforms.readers.windows import ClipWindows
+from cliploom.schemas.errors import MissingExtraError
+from cliploom.transforms.readers.pair_reading import Pairs
+from cliploom.transforms.readers.windows import ClipWindows
 
 
 class Indexed(Protocol):

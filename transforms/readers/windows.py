@@ -18,18 +18,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import SpecError, StoreError, nearest
-from schemas.records import MAX_ORDINAL
-from schemas.release import ExportEntry, FeatureEntry, Release
-from transforms.narrations.pairs import time_to_index
-from transforms.readers.local_files import kept_copy
-from transforms.store.hdf5_names import escape, unescape
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, part_path
-from transforms.store.ranges import RowRanges, rows_by_item
-from transforms.store.rates import rows_per_second
-from transforms.store.releases import read_releases
-from transforms.store.tables import contents_of
+from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.records import MAX_ORDINAL
+from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
+from cliploom.transforms.narrations.pairs import time_to_index
+from cliploom.transforms.readers.local_files import kept_copy
+from cliploom.transforms.store.hdf5_names import escape, unescape
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, part_path
+from cliploom.transforms.store.ranges import RowRanges, rows_by_item
+from cliploom.transforms.store.rates import rows_per_second
+from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import contents_of
 
 MOST_OPEN_PARTS = 32
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from schemas.errors import EncodeError, ItemError, SpecError
-from schemas.media import MediaFacts, MediaLimits
-from schemas.release import FeatureEntry
-from schemas.sampling import Every, Sampling
-from transforms.store.objects import Objects
+from cliploom.schemas.errors import EncodeError, ItemError, SpecError
+from cliploom.schemas.media import MediaFacts, MediaLimits
+from cliploom.schemas.release import FeatureEntry
+from cliploom.schemas.sampling import Every, Sampling
+from cliploom.transforms.store.objects import Objects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from schemas.media import Sampled
-    from transforms.encoders.base import Row
+    from cliploom.schemas.media import Sampled
+    from cliploom.transforms.encoders.base import Row
 
 SAMPLING: TypeAdapter[Sampling] = TypeAdapter(Sampling)
 _TIME = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d*)?|\.\d+)s?)?")
@@ -106,8 +106,8 @@ def text_vectors(objects: Objects, model: str, text: str) -> NDArray[np.float32]
     Raises:
         SpecError: for what is no text.
     """
-    from transforms.encoders.registry import load_text_tower
-    from transforms.work.models import local_model
+    from cliploom.transforms.encoders.registry import load_text_tower
+    from cliploom.transforms.work.models import local_model
 
     if not text.strip():
         raise SpecError(f"The text to search for is empty ({text!r}); give a few words, such as 'a cup of coffee'.")
@@ -140,10 +140,10 @@ def file_vectors(
     Raises:
         SpecError: when the file can't be used, or does not last until ``at_s``.
     """
-    from transforms.encoders.registry import load, read_card
-    from transforms.media.decode import DecodeReport, Request, decode
-    from transforms.media.probe import probe
-    from transforms.work.models import BATCH_PICTURES, SampleEncoder, local_model
+    from cliploom.transforms.encoders.registry import load, read_card
+    from cliploom.transforms.media.decode import DecodeReport, Request, decode
+    from cliploom.transforms.media.probe import probe
+    from cliploom.transforms.work.models import BATCH_PICTURES, SampleEncoder, local_model
 
     sampling = sampling_of(feature)
     folder = local_model(objects, feature.model)

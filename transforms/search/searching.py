@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
-from schemas.errors import SpecError, StoreError, nearest
-from schemas.records import ORDINAL_BITS
-from schemas.release import FeatureEntry
-from transforms.readers.release_tables import ItemLabel, ReleaseReader
-from transforms.store.objects import existing_store
-from transforms.store.releases import read_releases
+from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.schemas.release import FeatureEntry
+from cliploom.transforms.readers.release_tables import ItemLabel, ReleaseReader
+from cliploom.transforms.store.objects import existing_store
+from cliploom.transforms.store.releases import read_releases
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from schemas.index import MediaHit, RowHit
-    from transforms.index.search import OpenShard
-    from transforms.search.query import Like
+    from cliploom.schemas.index import MediaHit, RowHit
+    from cliploom.transforms.index.search import OpenShard
+    from cliploom.transforms.search.query import Like
 
 # Rows asked of an index at first, for each hit wanted; more are asked when they belong to too few items.
 _ROWS_A_HIT = 10
@@ -109,7 +109,7 @@ class Store(ReleaseReader):
                 over outputs of that width.
             index: which indexes; by default all that can be asked. Several lists are merged by reciprocal rank fusion.
             top: how many hits.
-            rank: ``max``, ``mean`` or ``bimatch``; see ``transforms.index.rank``.
+            rank: ``max``, ``mean`` or ``bimatch``; see ``cliploom.transforms.index.rank``.
 
         Returns:
             At most ``top`` hits, best first.
@@ -132,7 +132,7 @@ class Store(ReleaseReader):
         return self._hits(lists, top)
 
     def _check(self, text: str | None, like: str | None, vector: bool, top: int, rank: str) -> None:
-        from transforms.index.rank import Ranker
+        from cliploom.transforms.index.rank import Ranker
 
         given = (text is not None) + (like is not None) + vector
         if given != 1:
@@ -162,7 +162,7 @@ class Store(ReleaseReader):
         return list(dict.fromkeys(index)) if index else sorted(known)
 
     def _by_text(self, text: str, names: list[str], *, explicit: bool) -> dict[str, NDArray[np.float32]]:
-        from transforms.search.query import text_vectors
+        from cliploom.transforms.search.query import text_vectors
 
         able = [name for name in names if self._takes_text(name)]
         if not able or (explicit and len(able) < len(names)):
@@ -222,7 +222,7 @@ class Store(ReleaseReader):
         self, like: str, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]]:
         """Query vectors by index, and by index the item that is left out of the hits."""
-        from transforms.search.query import Like, file_vectors, query_file, sampling_of, split_moment
+        from cliploom.transforms.search.query import Like, file_vectors, query_file, sampling_of, split_moment
 
         wishes = [Like(like)]
         if "@" in like:
@@ -251,7 +251,7 @@ class Store(ReleaseReader):
 
     def _names_something(self, name: str) -> bool:
         """Whether what stands before an ``@`` is a file or a uid; only then the rest is taken for a time."""
-        from transforms.search.query import query_file
+        from cliploom.transforms.search.query import query_file
 
         with query_file(name) as path:
             return path is not None or self.items_with(uid=name).height > 0
@@ -260,8 +260,8 @@ class Store(ReleaseReader):
         self, like: Like, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]] | None:
         """The vectors of an item of the store; None when no item has this uid."""
-        from transforms.search.query import rows_at
-        from transforms.store.parts import arrow_to_vectors
+        from cliploom.transforms.search.query import rows_at
+        from cliploom.transforms.store.parts import arrow_to_vectors
 
         items = dict(self.items_with(uid=like.name).select("source", "item_no").rows())
         if not items:
@@ -302,8 +302,8 @@ class Store(ReleaseReader):
         Under ``max`` they are exact for what the index holds: rows are asked for until no row that was not seen could
         come before the last hit.
         """
-        from transforms.index.rank import rank
-        from transforms.index.search import search
+        from cliploom.transforms.index.rank import rank
+        from cliploom.transforms.index.search import search
 
         entry = self.release.indexes[name]
         shards = self._open(name)
@@ -324,9 +324,9 @@ class Store(ReleaseReader):
 
     def _open(self, name: str) -> list[OpenShard]:
         if name not in self._shards:
-            from schemas.index import IndexRecipe, IndexShard
-            from transforms.index.search import open_shard
-            from transforms.store.cache import cached_file
+            from cliploom.schemas.index import IndexRecipe, IndexShard
+            from cliploom.transforms.index.search import open_shard
+            from cliploom.transforms.store.cache import cached_file
 
             entry = self.release.indexes[name]
             dim = self._feature_of(name).outputs[entry.output].dim
@@ -342,7 +342,7 @@ class Store(ReleaseReader):
         return self._shards[name]
 
     def _hits(self, lists: dict[str, list[MediaHit]], top: int) -> list[Hit]:
-        from transforms.index.rank import reciprocal_rank_fusion
+        from cliploom.transforms.index.rank import reciprocal_rank_fusion
 
         places = {name: {media.item_no: place for place, media in enumerate(ranked)} for name, ranked in lists.items()}
         if len(lists) == 1:

@@ -29,8 +29,8 @@ from obstore.exceptions import (
 )
 from obstore.store import ObjectStore, from_url
 
-from schemas.errors import SpecError
-from schemas.secrets import masked
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.secrets import masked
 
 Result = TypeVar("Result")
 PATIENCE, REQUEST = "CLIPLOOM_STORE_PATIENCE_S", "CLIPLOOM_STORE_REQUEST_S"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from schemas.digests import digest_file
-from schemas.errors import StoreError
-from schemas.release import FileEntry
-from transforms.store.local_folder import arriving, evict, private_folder
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_file
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.release import FileEntry
+from cliploom.transforms.store.local_folder import arriving, evict, private_folder
+from cliploom.transforms.store.objects import Objects
 
 CACHE_BYTES = 20_000_000_000
 

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import StoreError
-from transforms.store.objects import Objects
+from cliploom.schemas.errors import StoreError
+from cliploom.transforms.store.objects import Objects
 
 LOG = "_delta_log"
 LAST_CHECKPOINT = "_last_checkpoint"

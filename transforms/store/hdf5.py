@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import StoreError
-from transforms.store.hdf5_names import escape, unescape
+from cliploom.schemas.errors import StoreError
+from cliploom.transforms.store.hdf5_names import escape, unescape
 
 FORMAT = 1
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from schemas.errors import StoreError
+from cliploom.schemas.errors import StoreError
 
 ABANDONED_S = 3600.0
 """A hidden file (one that is being fetched, or a lock) which nobody has touched for so long is of no use."""

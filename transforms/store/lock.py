@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from schemas.errors import StoreError
-from transforms.store.objects import Objects
+from cliploom.schemas.errors import StoreError
+from cliploom.transforms.store.objects import Objects
 
 LOCK = "lock"
 _TRIES, _PAUSE_S = 50, 0.1

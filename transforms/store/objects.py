@@ -30,11 +30,20 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, ObjectStore
 
-from schemas.digests import digest_stream
-from schemas.errors import SpecError, StoreError
-from schemas.secrets import masked, refuse_secret
-from transforms.store.buckets import BusyError, Result, connect, given_up, may_pass, patiently, refusal, table_options
-from transforms.store.uris import absolute, check_bucket
+from cliploom.schemas.digests import digest_stream
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.secrets import masked, refuse_secret
+from cliploom.transforms.store.buckets import (
+    BusyError,
+    Result,
+    connect,
+    given_up,
+    may_pass,
+    patiently,
+    refusal,
+    table_options,
+)
+from cliploom.transforms.store.uris import absolute, check_bucket
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
-from schemas.jobs import FeatureJob
-from schemas.media import Sampled
-from schemas.records import ORDINAL_BITS, Content, Failure, PartRecord, ShardItem, Twin, row_id
-from transforms.store.parts import FeatureRow, PartWriter, Vectors
+from cliploom.schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.media import Sampled
+from cliploom.schemas.records import ORDINAL_BITS, Content, Failure, PartRecord, ShardItem, Twin, row_id
+from cliploom.transforms.store.parts import FeatureRow, PartWriter, Vectors
 
 Sample = NDArray[np.uint8] | str
 """What an encoder takes: a picture, a clip or a text."""

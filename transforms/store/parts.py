@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from schemas.digests import digest_part
-from schemas.errors import StoreError
-from schemas.records import PartRecord
-from schemas.tables import feature_schema
-from transforms.store import quantize
-from transforms.store.objects import Objects
-from transforms.store.record_ids import ID_FOOTER, ItemIds, ids_of_rows, joined, pack_ids
+from cliploom.schemas.digests import digest_part
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.records import PartRecord
+from cliploom.schemas.tables import feature_schema
+from cliploom.transforms.store import quantize
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.record_ids import ID_FOOTER, ItemIds, ids_of_rows, joined, pack_ids
 
 FOOTER = b"cliploom"
 ROW_GROUP_BYTES = 8 << 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from schemas.digests import digest_of
-from schemas.media import MediaLimits
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.media import MediaLimits
 
 TO_PROBE = ("source", "uid", "uri", "signature", "kind", "attempts")
 ALIKE = "alike"

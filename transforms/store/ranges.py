@@ -12,10 +12,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import StoreError
-from schemas.records import MAX_ORDINAL
-from transforms.store.objects import Objects
-from transforms.store.parts import part_path
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.records import MAX_ORDINAL
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import part_path
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.units import parse_duration
+from cliploom.schemas.units import parse_duration
 
 
 def rows_per_second(recipe: Mapping[str, Any]) -> float:

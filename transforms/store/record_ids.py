@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.records import ORDINAL_BITS
+from cliploom.schemas.records import ORDINAL_BITS
 
 ID_FOOTER = b"cliploom.ids"
 _HASH = np.dtype("<i8")

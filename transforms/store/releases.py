@@ -17,11 +17,11 @@ from deltalake import CommitProperties
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
-from schemas.errors import StoreError
-from schemas.release import STORE_FORMAT, FileEntry, Release
-from schemas.tables import RELEASES
-from transforms.store.objects import Objects
-from transforms.store.tables import open_table, put_rows, read_table, reason_of, table_files
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.release import STORE_FORMAT, FileEntry, Release
+from cliploom.schemas.tables import RELEASES
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import open_table, put_rows, read_table, reason_of, table_files
 
 TABLE = "releases"
 

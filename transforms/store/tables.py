@@ -18,17 +18,17 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from schemas.digests import digest_bytes
-from schemas.errors import StoreError
-from schemas.secrets import masked
-from schemas.tables import CONTENTS
-from transforms.store.buckets import given_up, may_pass
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.secrets import masked
+from cliploom.schemas.tables import CONTENTS
+from cliploom.transforms.store.buckets import given_up, may_pass
+from cliploom.transforms.store.objects import Objects
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from schemas.release import Release
+    from cliploom.schemas.release import Release
 
 # Old versions are rollback points; without this Delta expires them after 30 days.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}

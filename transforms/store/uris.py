@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from schemas.errors import SpecError
+from cliploom.schemas.errors import SpecError
 
 _BUCKET = re.compile(r"(?P<scheme>s3|s3a|gs):(//(?P<name>[^/]+)|/)?")
 

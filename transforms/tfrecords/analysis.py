@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from transforms.store.parts import vectors_to_arrow
+from cliploom.transforms.store.parts import vectors_to_arrow
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.errors import nearest
-from schemas.tfrecords import BadRecord, ExampleField, ExampleRecord
-from transforms.tfrecords.framing import Readable
-from transforms.tfrecords.proto import Feature, RecordError, parse
-from transforms.tfrecords.reading import as_id, as_text, read_each, with_name
+from cliploom.schemas.errors import nearest
+from cliploom.schemas.tfrecords import BadRecord, ExampleField, ExampleRecord
+from cliploom.transforms.tfrecords.framing import Readable
+from cliploom.transforms.tfrecords.proto import Feature, RecordError, parse
+from cliploom.transforms.tfrecords.reading import as_id, as_text, read_each, with_name
 
 if TYPE_CHECKING:
-    from schemas.tfrecords import Value
+    from cliploom.schemas.tfrecords import Value
 
 
 def read_examples(

@@ -19,22 +19,22 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from schemas.digests import SHORT, digest_bytes, digest_of
-from schemas.errors import SpecError, StoreError, nearest
-from schemas.exports import PcaSpec, TfrecordExport
-from schemas.plan import RunPlan
-from schemas.records import ORDINAL_BITS
-from schemas.release import ExportEntry, Release
-from schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
-from transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
-from transforms.store import quantize
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, binary_codes, part_path, read_rows
-from transforms.store.releases import file_entry
-from transforms.store.tables import read_table
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.pca import Pca, load_pca, save_pca
-from transforms.tfrecords.write import encode_frames, encode_video, shard_name, shard_of
+from cliploom.schemas.digests import SHORT, digest_bytes, digest_of
+from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.exports import PcaSpec, TfrecordExport
+from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.schemas.release import ExportEntry, Release
+from cliploom.schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
+from cliploom.transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
+from cliploom.transforms.store import quantize
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, binary_codes, part_path, read_rows
+from cliploom.transforms.store.releases import file_entry
+from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.pca import Pca, load_pca, save_pca
+from cliploom.transforms.tfrecords.write import encode_frames, encode_video, shard_name, shard_of
 
 MOST_FRAMES = 300
 BLOCK_BYTES = 64 << 20
@@ -254,7 +254,7 @@ def _runs(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 class TfrecordExporter(Exporter):
-    """See ``transforms.exports.base``."""
+    """See ``cliploom.transforms.exports.base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: TfrecordExport) -> None:
         self._objects, self._name, self._export, self._base = objects, name, export, plan.base

@@ -9,19 +9,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.errors import DamagedError, ItemError
-from schemas.jobs import FeatureJob
-from schemas.records import MAX_ORDINAL, ShardItem, row_id
-from schemas.tables import RECORD_LABELS, feature_schema
-from schemas.tfrecords import BadRecord, ExampleField, ExampleRecord, Yt8mFrames, Yt8mVideo
-from transforms.inputs.spool import open_input
-from transforms.store import quantize
-from transforms.store.part_builder import ItemCount, PartBuilder, Timings
-from transforms.store.parts import codes_to_arrow, vectors_to_arrow
-from transforms.tfrecords.example import read_examples
-from transforms.tfrecords.framing import Readable
-from transforms.tfrecords.settings import ShardSettings
-from transforms.tfrecords.yt8m import Yt8mFormat, read_frames, read_videos
+from cliploom.schemas.errors import DamagedError, ItemError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import MAX_ORDINAL, ShardItem, row_id
+from cliploom.schemas.tables import RECORD_LABELS, feature_schema
+from cliploom.schemas.tfrecords import BadRecord, ExampleField, ExampleRecord, Yt8mFrames, Yt8mVideo
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.store import quantize
+from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
+from cliploom.transforms.store.parts import codes_to_arrow, vectors_to_arrow
+from cliploom.transforms.tfrecords.example import read_examples
+from cliploom.transforms.tfrecords.framing import Readable
+from cliploom.transforms.tfrecords.settings import ShardSettings
+from cliploom.transforms.tfrecords.yt8m import Yt8mFormat, read_frames, read_videos
 
 TABLE_BYTES = 8 << 20
 MOST_FAILURES = 100
@@ -59,7 +59,7 @@ class RecordRows:
 
 
 def feed_tfrecord(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Read one shard and hand its rows to the features that want them; see ``transforms.work.compute.Feed``.
+    """Read one shard and hand its rows to the features that want them; see ``cliploom.transforms.work.compute.Feed``.
 
     Raises:
         ItemError: when the shard holds no record at all.

@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 
 import google_crc32c
 
-from schemas.tfrecords import BadRecord, Record
+from cliploom.schemas.tfrecords import BadRecord, Record
 
 MAX_LENGTH = 1 << 30
 """Records above this are taken for damage; a protocol buffer ends at 2 GiB."""

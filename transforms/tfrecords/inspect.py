@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from schemas.tfrecords import BadRecord, Record
-from transforms.tfrecords.framing import Readable, read_records
-from transforms.tfrecords.proto import Feature, FeatureList, Kind, RecordError, parse
+from cliploom.schemas.tfrecords import BadRecord, Record
+from cliploom.transforms.tfrecords.framing import Readable, read_records
+from cliploom.transforms.tfrecords.proto import Feature, FeatureList, Kind, RecordError, parse
 
 MessageKind = Literal["Example", "SequenceExample", "bytes"]
 _SHOWN = 4

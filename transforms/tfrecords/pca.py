@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import SpecError
+from cliploom.schemas.errors import SpecError
 
 EPSILON = 1e-4
 _NAMES = {

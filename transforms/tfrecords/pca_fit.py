@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, part_path, read_rows
-from transforms.tfrecords.pca import Pca
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, part_path, read_rows
+from cliploom.transforms.tfrecords.pca import Pca
 
 COLUMN = "vectors"
 
@@ -50,7 +50,7 @@ class ReadVectors(beam.DoFn):  # type: ignore[misc]
 
     def process(self, part: str) -> Iterator[pa.RecordBatch]:
         """Read one part."""
-        from transforms.tfrecords.analysis import batch_of
+        from cliploom.transforms.tfrecords.analysis import batch_of
 
         task = self._task
         with Objects(task.store).local_copy(part_path(task.table, part)) as local:
@@ -60,7 +60,7 @@ class ReadVectors(beam.DoFn):  # type: ignore[misc]
 
 def build_fit(pipeline: beam.Pipeline, task: PcaTask) -> None:
     """Gather mean and covariance into ``task.folder``."""
-    from transforms.tfrecords.analysis import Analyze
+    from cliploom.transforms.tfrecords.analysis import Analyze
 
     _ = (
         pipeline
@@ -75,7 +75,7 @@ def _moments(columns: Mapping[str, Any]) -> dict[str, Any]:
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from transforms.tfrecords.analysis import for_each_row
+    from cliploom.transforms.tfrecords.analysis import for_each_row
 
     rows = tf.cast(columns[COLUMN], tf.float64)
     mean = tft.mean(rows, reduce_instance_dims=False)
@@ -85,7 +85,7 @@ def _moments(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 def fitted(task: PcaTask) -> Pca:
     """All components, from the moments that ``build_fit`` has left."""
-    from transforms.tfrecords.analysis import read_graph
+    from cliploom.transforms.tfrecords.analysis import read_graph
 
     found = read_graph(task.folder)({COLUMN: np.zeros((1, task.dim), np.float32)})
     return components_of(found["mean"][0], found["covariance"][0].astype(np.float64))

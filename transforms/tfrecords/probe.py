@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import ItemError
-from schemas.media import MediaLimits
-from schemas.tfrecords import BadRecord, Record
-from transforms.tfrecords.framing import compression_of, read_records
-from transforms.tfrecords.proto import RecordError, parse
+from cliploom.schemas.errors import ItemError
+from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.tfrecords import BadRecord, Record
+from cliploom.transforms.tfrecords.framing import compression_of, read_records
+from cliploom.transforms.tfrecords.proto import RecordError, parse
 
 _OVERHEAD = 16
 _GZIP_RATIO = 1.1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
-from schemas.tfrecords import BadRecord
-from transforms.tfrecords.framing import Readable, read_records
-from transforms.tfrecords.proto import RecordError
+from cliploom.schemas.tfrecords import BadRecord
+from cliploom.transforms.tfrecords.framing import Readable, read_records
+from cliploom.transforms.tfrecords.proto import RecordError
 
 
 class Named(Protocol):

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from schemas.errors import StoreError
-from schemas.jobs import FeatureJob
-from schemas.records import Failure
-from transforms.store.objects import Objects
-from transforms.store.parts import part_path
-from transforms.store.record_ids import ID_FOOTER, ItemIds, hash_ids, ids_of_rows, unpack_ids
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import Failure
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import part_path
+from cliploom.transforms.store.record_ids import ID_FOOTER, ItemIds, hash_ids, ids_of_rows, unpack_ids
 
 STAGE = "ids"
 """Stage of these failures; they are found anew whenever the parts have changed."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from schemas.digests import digest_of
-from schemas.errors import SpecError
-from schemas.sources import MediaSource, TfrecordSource
-from schemas.tfrecords import ValueType
-from transforms.inputs.listing import list_source
-from transforms.tfrecords.vocabulary import Vocabulary, read_vocabulary
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.sources import MediaSource, TfrecordSource
+from cliploom.schemas.tfrecords import ValueType
+from cliploom.transforms.inputs.listing import list_source
+from cliploom.transforms.tfrecords.vocabulary import Vocabulary, read_vocabulary
 
 REVISION = 1
 """Raised when the same shard gives other rows."""
@@ -136,7 +136,7 @@ def read_vocabulary_file(name: str, base: Path, place: str) -> Vocabulary:
 
 
 def list_shards(name: str, source: TfrecordSource, base: Path) -> pl.DataFrame:
-    """All shards of a source, as ``transforms.inputs.listing.list_source`` lists media.
+    """All shards of a source, as ``cliploom.transforms.inputs.listing.list_source`` lists media.
 
     Raises:
         SpecError: for two files with one uid, or a missing folder.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import SpecError, nearest
+from cliploom.schemas.errors import SpecError, nearest
 
 _VERTICALS = ("Vertical1", "Vertical2", "Vertical3")
 

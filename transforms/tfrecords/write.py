@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.tfrecords import Yt8mFrames, Yt8mVideo
+from cliploom.schemas.tfrecords import Yt8mFrames, Yt8mVideo
 
 if TYPE_CHECKING:
-    from schemas.tfrecords import Value
+    from cliploom.schemas.tfrecords import Value
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 _FIELD_1, _FIELD_2 = b"\x0a", b"\x12"

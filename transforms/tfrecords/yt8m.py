@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.tfrecords import AUDIO_WIDTH, RGB_WIDTH, BadRecord, RatedSegment, Yt8mFrames, Yt8mVideo
-from transforms.tfrecords.framing import Readable
-from transforms.tfrecords.proto import FeatureList, Message, RecordError, parse
-from transforms.tfrecords.reading import as_id, read_each, with_name
+from cliploom.schemas.tfrecords import AUDIO_WIDTH, RGB_WIDTH, BadRecord, RatedSegment, Yt8mFrames, Yt8mVideo
+from cliploom.transforms.tfrecords.framing import Readable
+from cliploom.transforms.tfrecords.proto import FeatureList, Message, RecordError, parse
+from cliploom.transforms.tfrecords.reading import as_id, read_each, with_name
 
 _IDS = ("id", "video_id")
 _SEGMENT_FIELDS = ("segment_start_times", "segment_end_times", "segment_labels", "segment_scores")

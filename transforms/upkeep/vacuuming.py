@@ -15,15 +15,15 @@ from pathlib import Path
 
 import polars as pl
 
-from schemas.errors import SpecError, StoreError
-from schemas.release import Release
-from transforms.store.delta_log import LAST_CHECKPOINT, LOG, LogEntries, list_log
-from transforms.store.lock import store_lock
-from transforms.store.objects import TEMPORARY, Entry, Objects, existing_store
-from transforms.store.parts import part_path
-from transforms.store.releases import TABLE, Releases, read_releases, release_table
-from transforms.store.releases import keep_releases as strike
-from transforms.store.tables import read_table, rows_file, table_at, table_files
+from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.release import Release
+from cliploom.transforms.store.delta_log import LAST_CHECKPOINT, LOG, LogEntries, list_log
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.objects import TEMPORARY, Entry, Objects, existing_store
+from cliploom.transforms.store.parts import part_path
+from cliploom.transforms.store.releases import TABLE, Releases, read_releases, release_table
+from cliploom.transforms.store.releases import keep_releases as strike
+from cliploom.transforms.store.tables import read_table, rows_file, table_at, table_files
 
 # A run that has left no sign for so long is over; in buckets, files younger than this belong to somebody.
 FRESH_S = 3600.0

@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from schemas.errors import StoreError
-from schemas.index import IndexRecipe
-from schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
-from transforms.index.search import OpenShard, open_shard
-from transforms.index.verify import check_finds_itself, shard_ids
-from transforms.store.cache import cached_file
-from transforms.store.hdf5 import read_uid, read_uids
-from transforms.store.objects import Objects
-from transforms.store.parts import arrow_to_vectors, iterate_vectors, part_path
-from transforms.upkeep.verify_files import Problem, verify_file
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.index import IndexRecipe
+from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
+from cliploom.transforms.index.search import OpenShard, open_shard
+from cliploom.transforms.index.verify import check_finds_itself, shard_ids
+from cliploom.transforms.store.cache import cached_file
+from cliploom.transforms.store.hdf5 import read_uid, read_uids
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import arrow_to_vectors, iterate_vectors, part_path
+from cliploom.transforms.upkeep.verify_files import Problem, verify_file
 
 SAMPLES = 50
 SEED = 0

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
-from schemas.digests import digest_file
-from schemas.release import FileEntry
-from transforms.store.delta_log import LOG, LogError, LoggedFile, replay
-from transforms.store.objects import Objects
-from transforms.store.tables import table_at
+from cliploom.schemas.digests import digest_file
+from cliploom.schemas.release import FileEntry
+from cliploom.transforms.store.delta_log import LOG, LogError, LoggedFile, replay
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.tables import table_at
 
 
 @dataclass(frozen=True)

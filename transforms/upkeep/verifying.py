@@ -19,16 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from schemas.errors import StoreError
-from schemas.records import ORDINAL_BITS
-from schemas.release import FeatureEntry, FileEntry, Release
-from schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, RELEASES, feature_schema
-from transforms.store.delta_log import LOG, list_log
-from transforms.store.objects import Objects, existing_store
-from transforms.store.parts import footer_of, part_path
-from transforms.store.releases import TABLE, read_releases
-from transforms.upkeep.verify_copies import verify_exports, verify_indexes
-from transforms.upkeep.verify_files import Problem, verify_file, verify_log, verify_small_table
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.schemas.release import FeatureEntry, FileEntry, Release
+from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, RELEASES, feature_schema
+from cliploom.transforms.store.delta_log import LOG, list_log
+from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.parts import footer_of, part_path
+from cliploom.transforms.store.releases import TABLE, read_releases
+from cliploom.transforms.upkeep.verify_copies import verify_exports, verify_indexes
+from cliploom.transforms.upkeep.verify_files import Problem, verify_file, verify_log, verify_small_table
 
 SMALL_TABLES = {"items": ITEMS, "contents": CONTENTS, "parts": PARTS, "failures": FAILURES}
 FIXED_COLUMNS = tuple(feature_schema({}).names)
@@ -194,7 +194,7 @@ def part_problems(
 
     Args:
         table: its rows.
-        footer: see ``transforms.store.parts``.
+        footer: see ``cliploom.transforms.store.parts``.
         rows: that were published.
         contents: rows of the contents table for this part.
         dims: length of the vectors by output.

@@ -1,6 +1,6 @@
 """The work of one shard: read, decode once, encode, write one part for each wanted feature.
 
-Everything here is plain Python on plain values; ``transforms.work.shards`` wraps it for Beam. Rows of an item stand
+Everything here is plain Python on plain values; ``work.shards`` wraps it for Beam. Rows of an item stand
 together in a part, in the order of their ordinals.
 """
 
@@ -13,22 +13,22 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from schemas.digests import digest_part
-from schemas.errors import CliploomError, ItemError
-from schemas.jobs import FeatureJob
-from schemas.records import PartRecord, Shard, ShardItem
-from transforms.store.part_builder import Encoder, ItemCount, PartBuilder, Timings
-from transforms.store.parts import PartWriter
+from cliploom.schemas.digests import digest_part
+from cliploom.schemas.errors import CliploomError, ItemError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import PartRecord, Shard, ShardItem
+from cliploom.transforms.store.part_builder import Encoder, ItemCount, PartBuilder, Timings
+from cliploom.transforms.store.parts import PartWriter
 
 Feed = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
 """Reads one item and hands its samples to the builders, counting; what it raises becomes the item's failure."""
 
 _FEEDS = {
-    "media": "transforms.media.feed:feed_media",
-    "tfrecord": "transforms.tfrecords.feed:feed_tfrecord",
-    "narrations": "transforms.narrations.feed:feed_texts",
-    "labels": "transforms.narrations.feed:feed_texts",
-    "precomputed": "transforms.precomputed.feed:feed_precomputed",
+    "media": "cliploom.transforms.media.feed:feed_media",
+    "tfrecord": "cliploom.transforms.tfrecords.feed:feed_tfrecord",
+    "narrations": "cliploom.transforms.narrations.feed:feed_texts",
+    "labels": "cliploom.transforms.narrations.feed:feed_texts",
+    "precomputed": "cliploom.transforms.precomputed.feed:feed_precomputed",
 }
 
 

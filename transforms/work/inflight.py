@@ -15,8 +15,8 @@ import threading
 import time
 from types import TracebackType
 
-from schemas.digests import digest_of
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_of
+from cliploom.transforms.store.objects import Objects
 
 _PR_SET_PDEATHSIG = 1
 

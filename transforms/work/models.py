@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import EncodeError, StoreError
-from schemas.jobs import FeatureJob, RunJob
-from schemas.models import CARD_FILE
-from schemas.release import FileEntry
-from transforms.encoders.base import Encoder, EncodeReport
-from transforms.encoders.registry import load, read_card, referred_models
-from transforms.store.local_folder import private_folder
-from transforms.store.objects import Objects
-from transforms.store.releases import folder_entries
+from cliploom.schemas.errors import EncodeError, StoreError
+from cliploom.schemas.jobs import FeatureJob, RunJob
+from cliploom.schemas.models import CARD_FILE
+from cliploom.schemas.release import FileEntry
+from cliploom.transforms.encoders.base import Encoder, EncodeReport
+from cliploom.transforms.encoders.registry import load, read_card, referred_models
+from cliploom.transforms.store.local_folder import private_folder
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.releases import folder_entries
 
 if TYPE_CHECKING:
-    from transforms.encoders.base import Row
+    from cliploom.transforms.encoders.base import Row
 
 BATCH_PICTURES = 16
 BATCH_SENTENCES = 4_096

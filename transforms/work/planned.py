@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from schemas.plan import RunPlan
-from transforms.work.stored_plan import StoredPlan
+from cliploom.schemas.plan import RunPlan
+from cliploom.transforms.work.stored_plan import StoredPlan
 
 
 class PlannedDoFn(beam.DoFn):  # type: ignore[misc]

@@ -18,24 +18,24 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_file
-from schemas.errors import CrashedError, ItemError
-from schemas.jobs import RunJob
-from schemas.media import MediaLimits
-from schemas.sources import HttpSpec
-from schemas.tables import PROBED
-from transforms.inputs.addresses import ADDRESS
-from transforms.inputs.http import Fetcher
-from transforms.inputs.spool import open_input, spool_folder
-from transforms.media.probe import probe
-from transforms.precomputed.source import array_facts, digest_dataset, split_uri
-from transforms.store.objects import Objects
-from transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
-from transforms.tfrecords.probe import probe_shard
-from transforms.work.counters import count
-from transforms.work.inflight import Inflight, die_with, item_key
-from transforms.work.progress import ProgressLog
-from transforms.work.shards import list_row_groups
+from cliploom.schemas.digests import digest_file
+from cliploom.schemas.errors import CrashedError, ItemError
+from cliploom.schemas.jobs import RunJob
+from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.sources import HttpSpec
+from cliploom.schemas.tables import PROBED
+from cliploom.transforms.inputs.addresses import ADDRESS
+from cliploom.transforms.inputs.http import Fetcher
+from cliploom.transforms.inputs.spool import open_input, spool_folder
+from cliploom.transforms.media.probe import probe
+from cliploom.transforms.precomputed.source import array_facts, digest_dataset, split_uri
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
+from cliploom.transforms.tfrecords.probe import probe_shard
+from cliploom.transforms.work.counters import count
+from cliploom.transforms.work.inflight import Inflight, die_with, item_key
+from cliploom.transforms.work.progress import ProgressLog
+from cliploom.transforms.work.shards import list_row_groups
 
 ASKED_AT_ONCE = 8
 _RUN = b"cliploom.run"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
-from schemas.records import PartRecord
-from transforms.work.reported import write_records
-from transforms.work.stored_plan import StoredPlan
+from cliploom.schemas.records import PartRecord
+from cliploom.transforms.work.reported import write_records
+from cliploom.transforms.work.stored_plan import StoredPlan
 
 MOST_FILES = 64
 

@@ -12,11 +12,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.digests import digest_bytes
-from schemas.records import PartRecord
-from schemas.tables import CONTENTS, FAILURES, PARTS
-from transforms.store.objects import Objects
-from transforms.work.stored_plan import StoredPlan
+from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.records import PartRecord
+from cliploom.schemas.tables import CONTENTS, FAILURES, PARTS
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.work.stored_plan import StoredPlan
 
 _AROUND = ("size", "digest", "adopted")
 _AT_ONCE = 1_000

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from schemas.digests import digest_part
-from schemas.errors import StoreError
-from schemas.jobs import FeatureJob
-from schemas.records import Content, Failure, PartRecord, PartUse, Rewrite
-from transforms.store.objects import Objects
-from transforms.store.part_builder import renamed
-from transforms.store.parts import PartWriter, footer_of, part_path, read_rows
+from cliploom.schemas.digests import digest_part
+from cliploom.schemas.errors import StoreError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.records import Content, Failure, PartRecord, PartUse, Rewrite
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.part_builder import renamed
+from cliploom.transforms.store.parts import PartWriter, footer_of, part_path, read_rows
 
 
 def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) -> PartRecord:

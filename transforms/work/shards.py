@@ -14,19 +14,19 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from schemas.errors import CrashedError
-from schemas.jobs import FeatureJob, RunJob
-from schemas.records import PartRecord, Rewrite, Shard, ShardItem
-from transforms.narrations.known import read_known
-from transforms.store.objects import Objects
-from transforms.store.part_builder import PartBuilder, Timings
-from transforms.store.parts import as_stored, part_path, read_record, read_rows
-from transforms.work.compute import compute_item, compute_parts
-from transforms.work.counters import count
-from transforms.work.inflight import Inflight, die_with, item_key
-from transforms.work.models import SentenceEncoder, load_encoder
-from transforms.work.progress import ProgressLog
-from transforms.work.rewrite import rewrite_part
+from cliploom.schemas.errors import CrashedError
+from cliploom.schemas.jobs import FeatureJob, RunJob
+from cliploom.schemas.records import PartRecord, Rewrite, Shard, ShardItem
+from cliploom.transforms.narrations.known import read_known
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.part_builder import PartBuilder, Timings
+from cliploom.transforms.store.parts import as_stored, part_path, read_record, read_rows
+from cliploom.transforms.work.compute import compute_item, compute_parts
+from cliploom.transforms.work.counters import count
+from cliploom.transforms.work.inflight import Inflight, die_with, item_key
+from cliploom.transforms.work.models import SentenceEncoder, load_encoder
+from cliploom.transforms.work.progress import ProgressLog
+from cliploom.transforms.work.rewrite import rewrite_part
 
 SHARD = TypeAdapter(Shard)
 

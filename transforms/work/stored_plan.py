@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from schemas.digests import digest_bytes
-from schemas.plan import RunPlan
-from transforms.store.objects import Objects
+from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.plan import RunPlan
+from cliploom.transforms.store.objects import Objects
 
 PLAN = "plan.json"
 ITEMS_FILE = "items.parquet"

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.cli.main import main
-from pipelines.running.run import RunOptions, run_spec
-from pipelines.training.fit_pca import _scratch, fit_pca
-from schemas.errors import SpecError
-from schemas.spec import Target
-from schemas.spec_file import parse_document
-from schemas.tfrecords import Yt8mVideo
-from transforms.store.objects import Objects
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.pca import Pca, load_pca
-from transforms.tfrecords.write import encode_video
-from transforms.tfrecords.yt8m import Yt8mFormat, read_videos
+from cliploom.pipelines.cli.main import main
+from cliploom.pipelines.running.run import RunOptions, run_spec
+from cliploom.pipelines.training.fit_pca import _scratch, fit_pca
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.spec import Target
+from cliploom.schemas.spec_file import parse_document
+from cliploom.schemas.tfrecords import Yt8mVideo
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.pca import Pca, load_pca
+from cliploom.transforms.tfrecords.write import encode_video
+from cliploom.transforms.tfrecords.yt8m import Yt8mFormat, read_videos
 
 DIM = 12
 

@@ -12,23 +12,23 @@ from commands import command
 from heads import card_of
 from PIL import Image
 
-from pipelines.demo.corpus import class_corpus
-from pipelines.demo.make import write_files
-from pipelines.running.run import RunOptions, run_spec
-from pipelines.training.evaluate import evaluate_head
-from pipelines.training.train import Trained, train_head
-from schemas.errors import CliploomError, SpecError, StoreError
-from schemas.heads import HeadClass, HeadSpec, InputColumn
-from schemas.spec_file import load_document, load_spec, parse_document
-from schemas.tfrecords import Yt8mVideo
-from transforms.heads.dataset import Videos
-from transforms.heads.plain import PlainHead, read_head, sigmoid, transformed
-from transforms.heads.saved_model import EXAMPLES, TENSORS, write_saved_model
-from transforms.heads.training import TrainingState, class_weights, loss_of, regression, train
-from transforms.search.searching import open_store
-from transforms.store.objects import Objects
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.write import encode_video
+from cliploom.pipelines.demo.corpus import class_corpus
+from cliploom.pipelines.demo.make import write_files
+from cliploom.pipelines.running.run import RunOptions, run_spec
+from cliploom.pipelines.training.evaluate import evaluate_head
+from cliploom.pipelines.training.train import Trained, train_head
+from cliploom.schemas.errors import CliploomError, SpecError, StoreError
+from cliploom.schemas.heads import HeadClass, HeadSpec, InputColumn
+from cliploom.schemas.spec_file import load_document, load_spec, parse_document
+from cliploom.schemas.tfrecords import Yt8mVideo
+from cliploom.transforms.heads.dataset import Videos
+from cliploom.transforms.heads.plain import PlainHead, read_head, sigmoid, transformed
+from cliploom.transforms.heads.saved_model import EXAMPLES, TENSORS, write_saved_model
+from cliploom.transforms.heads.training import TrainingState, class_weights, loss_of, regression, train
+from cliploom.transforms.search.searching import open_store
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.write import encode_video
 
 CLASSES = tuple(HeadClass(label, f"class {label}") for label in (2, 5, 9))
 RANDOM = np.random.default_rng(3)

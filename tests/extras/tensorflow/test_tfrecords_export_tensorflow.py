@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from schemas.records import Content, PartRecord
-from schemas.tables import RECORD_LABELS, feature_schema
-from transforms.store.objects import Objects
-from transforms.store.parts import PartWriter, codes_to_arrow, part_path
-from transforms.tfrecords.export import Layout, PieceTask, ShardTask
+from cliploom.schemas.records import Content, PartRecord
+from cliploom.schemas.tables import RECORD_LABELS, feature_schema
+from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.parts import PartWriter, codes_to_arrow, part_path
+from cliploom.transforms.tfrecords.export import Layout, PieceTask, ShardTask
 
 RANDOM = np.random.default_rng(5)
 PART = "part-a.parquet"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from schemas.tfrecords import ExampleField, RatedSegment, Yt8mFrames, Yt8mVideo
-from transforms.store.quantize import decode
-from transforms.tfrecords.example import parse_example
-from transforms.tfrecords.framing import read_records, write_records
-from transforms.tfrecords.write import encode_example, encode_frames, encode_video
-from transforms.tfrecords.yt8m import parse_frames, parse_video, read_frames
+from cliploom.schemas.tfrecords import ExampleField, RatedSegment, Yt8mFrames, Yt8mVideo
+from cliploom.transforms.store.quantize import decode
+from cliploom.transforms.tfrecords.example import parse_example
+from cliploom.transforms.tfrecords.framing import read_records, write_records
+from cliploom.transforms.tfrecords.write import encode_example, encode_frames, encode_video
+from cliploom.transforms.tfrecords.yt8m import parse_frames, parse_video, read_frames
 
 RANDOM = np.random.default_rng(11)
 

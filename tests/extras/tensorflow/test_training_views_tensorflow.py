@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pairs_store import DIM, write_pairs_store
 
-from transforms.readers.pair_reading import Pairs
-from transforms.readers.training_views import tf_dataset
+from cliploom.transforms.readers.pair_reading import Pairs
+from cliploom.transforms.readers.training_views import tf_dataset
 
 
 @pytest.fixture(scope="module")

@@ -11,22 +11,22 @@ import tensorflow as tf
 from heads import card_of
 from numpy.typing import NDArray
 
-from pipelines.running.run import RunOptions, run_spec
-from pipelines.running.runner import run_graph
-from pipelines.training.evaluate import evaluate_head
-from pipelines.training.train import train_head
-from schemas.errors import SpecError
-from schemas.heads import HeadClass, HeadSpec, InputColumn
-from schemas.spec import Target
-from schemas.spec_file import load_document, parse_document
-from schemas.tfrecords import Yt8mVideo
-from transforms.heads.dataset import write_texts
-from transforms.heads.plain import PlainHead, transformed
-from transforms.heads.saved_model import EXAMPLES, TENSORS, write_saved_model
-from transforms.heads.transform import LearnedStep
-from transforms.heads.transform_fit import StepsTask, TransformGraph, learn
-from transforms.tfrecords.framing import write_records
-from transforms.tfrecords.write import encode_example, encode_video
+from cliploom.pipelines.running.run import RunOptions, run_spec
+from cliploom.pipelines.running.runner import run_graph
+from cliploom.pipelines.training.evaluate import evaluate_head
+from cliploom.pipelines.training.train import train_head
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.heads import HeadClass, HeadSpec, InputColumn
+from cliploom.schemas.spec import Target
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.schemas.tfrecords import Yt8mVideo
+from cliploom.transforms.heads.dataset import write_texts
+from cliploom.transforms.heads.plain import PlainHead, transformed
+from cliploom.transforms.heads.saved_model import EXAMPLES, TENSORS, write_saved_model
+from cliploom.transforms.heads.transform import LearnedStep
+from cliploom.transforms.heads.transform_fit import StepsTask, TransformGraph, learn
+from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.write import encode_example, encode_video
 
 INPUTS = (
     InputColumn("yt", "rgb", "mean_rgb", 6, ""),

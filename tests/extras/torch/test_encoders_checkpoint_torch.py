@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from transforms.encoders.checkpoint import CheckpointError, load_checkpoint
+from cliploom.transforms.encoders.checkpoint import CheckpointError, load_checkpoint
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from transforms.encoders import registry
-from transforms.encoders.agreement import smallest_cosine
-from transforms.encoders.checkpoint import load_checkpoint
-from transforms.encoders.lite0 import GOLDEN_FILE, golden_pictures
-from transforms.encoders.prepare import prepare_model
-from transforms.encoders.weights import packaged_folder
+from cliploom.transforms.encoders import registry
+from cliploom.transforms.encoders.agreement import smallest_cosine
+from cliploom.transforms.encoders.checkpoint import load_checkpoint
+from cliploom.transforms.encoders.lite0 import GOLDEN_FILE, golden_pictures
+from cliploom.transforms.encoders.prepare import prepare_model
+from cliploom.transforms.encoders.weights import packaged_folder
 
 # kernel, stride of each block's depthwise convolution
 BLOCKS = [(3, 1), (3, 2), (3, 1), (5, 2), (5, 1), (3, 2), (3, 1), (3, 1)]

@@ -18,12 +18,12 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from schemas.errors import CliploomError, SpecError
-from transforms.encoders import registry
-from transforms.encoders.agreement import smallest_cosine
-from transforms.encoders.base import EncodeReport
-from transforms.encoders.minilm import GOLDEN_FILE
-from transforms.encoders.prepare import prepare_model
+from cliploom.schemas.errors import CliploomError, SpecError
+from cliploom.transforms.encoders import registry
+from cliploom.transforms.encoders.agreement import smallest_cosine
+from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.minilm import GOLDEN_FILE
+from cliploom.transforms.encoders.prepare import prepare_model
 
 SENTENCES = [
     "a cat sits on the mat",
@@ -104,7 +104,7 @@ def test_the_models_prompts_are_used(tmp_path: Path) -> None:
 def test_a_worker_needs_neither_torch_nor_sentence_transformers(tmp_path: Path) -> None:
     folder, _ = prepare_model("sentence_transformer", options(model=str(tiny_model(tmp_path, "cls"))), tmp_path / "m")
     code = (
-        "import sys; from pathlib import Path; from transforms.encoders.registry import load\n"
+        "import sys; from pathlib import Path; from cliploom.transforms.encoders.registry import load\n"
         f"print(len(load(Path({str(folder)!r})).encode(['a cat'])[0]['embedding']))\n"
         "print([m for m in ('torch', 'sentence_transformers', 'transformers') if m in sys.modules])"
     )
@@ -133,7 +133,7 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
 
 def test_a_name_that_can_not_be_had_is_refused(tmp_path: Path) -> None:
     code = (
-        "from transforms.encoders.registry import family\n"
+        "from cliploom.transforms.encoders.registry import family\n"
         "f = family('sentence_transformer')\n"
         "try: f.fingerprint(f.Options(model='nobody/no-such-model'))\n"
         "except Exception as e: print(type(e).__name__, e)"

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from pairs_store import write_pairs_store
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.running.run import RunOptions, run_spec
-from schemas.spec_file import load_document, parse_document
-from transforms.readers.pair_reading import Pairs
-from transforms.readers.training_views import Moments, torch_dataset
-from transforms.readers.windows import ClipWindows
+from cliploom.pipelines.running.run import RunOptions, run_spec
+from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.readers.pair_reading import Pairs
+from cliploom.transforms.readers.training_views import Moments, torch_dataset
+from cliploom.transforms.readers.windows import ClipWindows
 
 SPEC = """\
 version: 1

@@ -1,4 +1,4 @@
-"""cliploom from Python: open a store, search it, read its tables; plan and run specs.
+"""Open, search, plan and build feature stores from Python.
 
 >>> import cliploom
 >>> store = cliploom.open("demo/store")  # doctest: +SKIP
@@ -6,24 +6,26 @@
 'videos/coffee-2997'
 >>> store.table("frames").select("uid", "start_s", "semantic").collect()  # doctest: +SKIP
 
-Importing it is light; what a call needs is imported by the call. Errors are ``CliploomError`` and its kinds: one
-sentence with the value and the mend.
+Importing this package imports nothing else, not even from the standard library; each call imports what it needs. All
+errors derive from ``CliploomError``; each message quotes the offending value and suggests a fix.
+
+Public modules: ``cliploom``, ``cliploom.encoders`` and ``cliploom.errors``. Everything else may change without notice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from schemas.errors import CliploomError, LimitError, SpecError, StoreError
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pipelines.running.run import RunResult
-    from transforms.readers.pair_reading import Pairs
-    from transforms.readers.training_views import tf_dataset, torch_dataset
-    from transforms.readers.windows import ClipWindows
-    from transforms.search.searching import Hit, Store
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from cliploom.pipelines.running.run import RunResult
+    from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
+    from cliploom.transforms.readers.pair_reading import Pairs
+    from cliploom.transforms.readers.training_views import tf_dataset, torch_dataset
+    from cliploom.transforms.readers.windows import ClipWindows
+    from cliploom.transforms.search.searching import Hit, Store
 
 __all__ = [
     "ClipWindows",
@@ -43,13 +45,17 @@ __all__ = [
 ]
 
 _LAZY = {
-    "ClipWindows": "transforms.readers.windows",
-    "Pairs": "transforms.readers.pair_reading",
-    "tf_dataset": "transforms.readers.training_views",
-    "torch_dataset": "transforms.readers.training_views",
-    "Hit": "transforms.search.searching",
-    "RunResult": "pipelines.running.run",
-    "Store": "transforms.search.searching",
+    "ClipWindows": "cliploom.transforms.readers.windows",
+    "CliploomError": "cliploom.schemas.errors",
+    "Hit": "cliploom.transforms.search.searching",
+    "LimitError": "cliploom.schemas.errors",
+    "Pairs": "cliploom.transforms.readers.pair_reading",
+    "RunResult": "cliploom.pipelines.running.run",
+    "SpecError": "cliploom.schemas.errors",
+    "Store": "cliploom.transforms.search.searching",
+    "StoreError": "cliploom.schemas.errors",
+    "tf_dataset": "cliploom.transforms.readers.training_views",
+    "torch_dataset": "cliploom.transforms.readers.training_views",
 }
 
 
@@ -67,7 +73,7 @@ def open(store: str | Path, release: int | None = None) -> Store:
     Raises:
         StoreError: when there is no store, or no such release.
     """
-    from transforms.search.searching import open_store
+    from cliploom.transforms.search.searching import open_store
 
     return open_store(str(store), release)
 
@@ -97,8 +103,10 @@ def plan(
     Raises:
         CliploomError: as a run would before it computes.
     """
-    from pipelines.running.preview import plan_preview
-    from pipelines.running.run import RunOptions
+    from pathlib import Path
+
+    from cliploom.pipelines.running.preview import plan_preview
+    from cliploom.pipelines.running.run import RunOptions
 
     options = RunOptions(target=target, limit=limit, retry_failed=retry_failed, full_refresh=full_refresh)
     return plan_preview(Path(spec), overrides, options)
@@ -137,10 +145,12 @@ def run(
         LimitError: when a guard stopped it; nothing is published.
         CliploomError: when the spec is wrong, or the store is in use or damaged.
     """
-    from pipelines.running.run import RunOptions, choose_target, run_spec
-    from schemas.plan import Accept
-    from schemas.spec_file import load_document, parse_document
-    from transforms.store.uris import absolute
+    from pathlib import Path
+
+    from cliploom.pipelines.running.run import RunOptions, choose_target, run_spec
+    from cliploom.schemas.plan import Accept
+    from cliploom.schemas.spec_file import load_document, parse_document
+    from cliploom.transforms.store.uris import absolute
 
     path = Path(spec)
     tell = note or (lambda text: None)
@@ -171,10 +181,11 @@ def run(
 
 def _supervised(request: dict[str, Any], note: Callable[[str], None]) -> RunResult:
     import tempfile
+    from pathlib import Path
 
-    from pipelines.running.run import RunResult, new_run_id
-    from pipelines.running.supervise import Watching, run_supervised
-    from schemas.release import Release
+    from cliploom.pipelines.running.run import RunResult, new_run_id
+    from cliploom.pipelines.running.supervise import Watching, run_supervised
+    from cliploom.schemas.release import Release
 
     name = new_run_id()
     log = Path(tempfile.gettempdir()) / f"cliploom-{name}.log"
@@ -185,9 +196,10 @@ def _supervised(request: dict[str, Any], note: Callable[[str], None]) -> RunResu
 
 
 def __getattr__(name: str) -> Any:
-    """Types for annotations, imported when first asked for."""
+    """Import a public class or function when it is first used."""
     if name in _LAZY:
         import importlib
 
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        found = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+        return found
     raise AttributeError(f"module 'cliploom' has no attribute {name!r}")
