@@ -21,12 +21,12 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from benchmarks.measure import table
-from cliploom.pipelines.planning.before import read_before
-from cliploom.pipelines.planning.judge import RetryLaw, count_verdicts
+from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts
+from cliploom.pipelines.planning.compile_jobs import CompiledSpec
+from cliploom.pipelines.planning.discover import LISTED, discover
 from cliploom.pipelines.planning.numbering import number_items
 from cliploom.pipelines.planning.plan import make_plan
-from cliploom.pipelines.planning.resolve import Resolved
-from cliploom.pipelines.planning.survey import LISTED, survey
+from cliploom.pipelines.planning.previous_release import read_previous_release
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.media import MediaLimits
@@ -37,14 +37,14 @@ from cliploom.schemas.sampling import Every
 from cliploom.schemas.spec import Limits
 from cliploom.schemas.tables import FAILURES, ITEMS, PARTS, PROBED
 from cliploom.transforms.inputs.listing import KnownListing, listed_frame
+from cliploom.transforms.publish.dataframes import empty_frame, write_frame
 from cliploom.transforms.publish.final import Assemble, CommitTables, commit_contents
-from cliploom.transforms.publish.frames import empty_frame, write_frame
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import TO_PROBE, probe_results_path
 from cliploom.transforms.store.tables import TableFile, commit_files, commit_rows
-from cliploom.transforms.work.records import MOST_FILES
-from cliploom.transforms.work.reported import write_records
-from cliploom.transforms.work.stored_plan import StoredPlan, store_plan
+from cliploom.transforms.work.gather import MOST_FILES
+from cliploom.transforms.work.part_records import write_records
+from cliploom.transforms.work.plan_ref import PlanRef, store_plan
 
 ITEMS_IN_PART = 400
 ROWS_EACH = 20
@@ -97,13 +97,13 @@ def _alone(answer: Connection, work: Callable[..., object], *arguments: object) 
 
 def night(folder: str, count: int, name: str) -> object:
     """List, survey and plan one night and write the plan."""
-    objects, job = Objects(folder), RunJob(folder, name, resolved().jobs, MediaLimits())
-    before = read_before(objects, None if name == NIGHTS[0] else published(objects))
+    objects, job = ObjectStore(folder), RunJob(folder, name, resolved().jobs, MediaLimits())
+    previous = read_previous_release(objects, None if name == NIGHTS[0] else published(objects))
     listing = KnownListing(pl.concat([listed_frame(listed(count, name)), pl.DataFrame(schema=LISTED)], how="diagonal"))
     began = time.perf_counter()
-    found = survey(
+    found = discover(
         listing,
-        before,
+        previous,
         {"clips": "media"},
         job,
         objects,
@@ -112,15 +112,15 @@ def night(folder: str, count: int, name: str) -> object:
         max_attempts=3,
     )
     del listing
-    before = before.surveyed()
+    previous = previous.surveyed()
     surveyed = time.perf_counter()
-    planned = make_plan(objects, before, found, resolved(), RetryLaw(), 600.0, count + 1)
+    planned = make_plan(objects, previous, found, resolved(), RetryPolicy(), 600.0, count + 1)
     verdicts = count_verdicts(planned.verdicts)
-    idle = before.release is not None and planned.numbered.same_as(objects, before.release.tables["items"])
+    idle = previous.release is not None and planned.numbered.same_as(objects, previous.release.tables["items"])
     if not idle or verdicts["frames"].keys() != {"unchanged"}:
         plan = RunPlan(
             job=job,
-            base=before.release,
+            base=previous.release,
             releases_version=0,
             document={},
             recipes=resolved().recipes,
@@ -140,7 +140,7 @@ def night(folder: str, count: int, name: str) -> object:
 
 def probe(folder: str, path: str) -> object:
     """What workers would write of a listing's files."""
-    objects, limits, probed = Objects(folder), MediaLimits(), 0
+    objects, limits, probed = ObjectStore(folder), MediaLimits(), 0
     with objects.local_copy(path) as local, pq.ParquetFile(local) as file:
         for group in range(file.num_row_groups):
             asked = pl.DataFrame(file.read_row_group(group))
@@ -153,9 +153,9 @@ def probe(folder: str, path: str) -> object:
     return probed
 
 
-def computed(objects: Objects, name: str) -> tuple[StoredPlan, list[str]]:
+def computed(objects: ObjectStore, name: str) -> tuple[PlanRef, list[str]]:
     """A night's plan, and files with the records of parts that hold all that it computes; made when not there."""
-    plan = StoredPlan(objects.uri, name, "")
+    plan = PlanRef(objects.uri, name, "")
     paths = sorted(entry.path for entry in objects.list(plan.folder) if "/records-" in entry.path)
     if paths:
         return plan, paths
@@ -181,22 +181,22 @@ def _records(name: str, work: pl.DataFrame) -> Iterator[PartRecord]:
 
 def records_of(folder: str, name: str) -> object:
     """Write what workers would."""
-    return len(computed(Objects(folder), name)[1])
+    return len(computed(ObjectStore(folder), name)[1])
 
 
 def parts_of(folder: str, name: str) -> object:
     """Which parts the next table is made of, once everything is computed."""
-    plan, paths = computed(Objects(folder), name)
-    rewrites = takes = 0
+    plan, paths = computed(ObjectStore(folder), name)
+    rewrites = copies = 0
     for rewrite in Assemble(plan).process("", paths):
         rewrites += 1
-        takes += sum(len(use.takes) for use in rewrite.uses)
-    return f"{rewrites} rewrites of {takes} items"
+        copies += sum(len(use.copies) for use in rewrite.uses)
+    return f"{rewrites} rewrites of {copies} items"
 
 
 def commit_of(folder: str, name: str) -> object:
     """Commit a night that needs no rewrites."""
-    plan, paths = computed(Objects(folder), name)
+    plan, paths = computed(ObjectStore(folder), name)
     (draft,) = CommitTables(plan).process("", paths, [])
     return f"{draft.features['frames'].rows} rows"
 
@@ -230,23 +230,23 @@ def facts(number: pl.Series) -> pl.Expr:
     ).alias("facts")
 
 
-def resolved() -> Resolved:
+def resolved() -> CompiledSpec:
     """One feature, without a model."""
     sample = Every.model_validate({"every": "1s"})
     table_folder = f"features/frames/{CONFIG[:12]}"
     job = FeatureJob("frames", "clips", "media", "{}", CONFIG, table_folder, "", None, {"pooled": 1280}, sample)
-    return Resolved({"frames": job}, {"frames": {}}, {}, {})
+    return CompiledSpec({"frames": job}, {"frames": {}}, {}, {})
 
 
-def published(objects: Objects) -> Release:
+def published(objects: ObjectStore) -> Release:
     """The release that ``publish_first`` made."""
     return Release.model_validate_json(objects.get("first.json"))
 
 
 def publish_first(folder: str, count: int) -> None:
     """Commit what a first night would have, parts filled in order."""
-    objects, (job,) = Objects(folder), resolved().jobs.values()
-    known = read_before(objects, None).items.select("source", "uid", "item_no")
+    objects, (job,) = ObjectStore(folder), resolved().jobs.values()
+    known = read_previous_release(objects, None).items.select("source", "uid", "item_no")
     number = pl.int_range(count, eager=True)
     files = listed_frame(listed(count, NIGHTS[0])).with_columns(digest(number), facts(number))
     numbered = number_items(files, known, 1)

@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from benchmarks.tfrecords_data import JOBS as PURE
 from benchmarks.tfrecords_data import VIDEOS, videos, write_shard
 from cliploom.schemas.jobs import FeatureJob
-from cliploom.schemas.records import Shard, ShardItem, Twin
+from cliploom.schemas.records import Duplicate, Shard, ShardItem
 from cliploom.schemas.sources import TfrecordSource
 from cliploom.transforms.store import quantize
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import Timings
 from cliploom.transforms.store.parts import part_path, vectors_to_arrow
-from cliploom.transforms.tfrecords.export import Layout, PieceTask, ShardTask
+from cliploom.transforms.tfrecords.export import PieceTask, RecordLayout, ShardTask
 from cliploom.transforms.tfrecords.settings import ShardSettings
 from cliploom.transforms.work.compute import compute_item, compute_parts
 
@@ -67,12 +67,12 @@ def shard_of(path: Path) -> Shard:
     """The whole file as a shard of work."""
     status = path.stat()
     signature = f"{status.st_size}:{status.st_mtime_ns}"
-    return Shard(("yt",), (ShardItem(str(path), signature, "1" * 40, "{}", (Twin(1, path.stem),)),))
+    return Shard(("yt",), (ShardItem(str(path), signature, "1" * 40, "{}", (Duplicate(1, path.stem),)),))
 
 
 def read_into_store(path: Path, quantized: str, store: Path) -> str:
     """Make the part of one shard in a store that has none; returns its name."""
-    job, shard, objects, timings = job_of(quantized), shard_of(path), Objects(store), Timings()
+    job, shard, objects, timings = job_of(quantized), shard_of(path), ObjectStore(store), Timings()
     (record,) = compute_parts(
         shard,
         [job],
@@ -89,9 +89,9 @@ def read_into_store(path: Path, quantized: str, store: Path) -> str:
 
 def write_out(store: Path, quantized: str, part: str) -> None:
     """Both rounds of an export of one part into one shard."""
-    job, objects = job_of(quantized), Objects(store)
+    job, objects = job_of(quantized), ObjectStore(store)
     dims = job.outputs
-    layout = Layout("yt8m_frame", "rgb", dims["rgb"], "audio", dims["audio"], 1, "yt", records=True, labels=None)
+    layout = RecordLayout("yt8m_frame", "rgb", dims["rgb"], "audio", dims["audio"], 1, "yt", records=True, labels=None)
     piece = PieceTask("out", job.table, (part,), layout)
     shard = ShardTask("out", "yt", (piece.path,), 0, 1, gzip=False)
     objects.delete([piece.path, shard.path])

@@ -122,7 +122,7 @@ def run(
     full_refresh: bool = False,
     allow_recompute: bool = False,
     supervised: bool = True,
-    note: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Bring a store up to date with its spec and publish a release, when anything changed.
 
@@ -136,7 +136,7 @@ def run(
         allow_recompute: lift ``limits.max_recompute``.
         supervised: work in a child process that is started again when a file takes it down, as the command line does;
             otherwise in this process.
-        note: told of each stage.
+        on_stage: told of each stage.
 
     Returns:
         How it ended; ``.release`` is what readers see now.
@@ -153,7 +153,7 @@ def run(
     from cliploom.transforms.store.uris import absolute
 
     path = Path(spec)
-    tell = note or (lambda text: None)
+    report = on_stage or (lambda text: None)
     document = load_document(path, overrides)
     checked = parse_document(document)
     choose_target(checked, target)
@@ -167,7 +167,7 @@ def run(
             "full_refresh": full_refresh,
             "accept": {"recompute": allow_recompute},
         }
-        return _supervised(request, tell)
+        return _supervised(request, report)
     options = RunOptions(
         target=target,
         limit=limit,
@@ -176,10 +176,10 @@ def run(
         accept=Accept(recompute=allow_recompute),
         command="cliploom.run",
     )
-    return run_spec(checked, document, absolute(path).parent, options, tell)
+    return run_spec(checked, document, absolute(path).parent, options, report)
 
 
-def _supervised(request: dict[str, Any], note: Callable[[str], None]) -> RunResult:
+def _supervised(request: dict[str, Any], on_stage: Callable[[str], None]) -> RunResult:
     import tempfile
     from pathlib import Path
 
@@ -190,7 +190,7 @@ def _supervised(request: dict[str, Any], note: Callable[[str], None]) -> RunResu
     name = new_run_id()
     log = Path(tempfile.gettempdir()) / f"cliploom-{name}.log"
     whole = request | {"action": "run", "run": name, "command": "cliploom.run"}
-    result = run_supervised(whole, Watching(note, lambda tally: None, log))
+    result = run_supervised(whole, Watching(on_stage, lambda tally: None, log))
     log.unlink(missing_ok=True)
     return RunResult(**(result | {"release": Release.model_validate(result["release"])}))
 

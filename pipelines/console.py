@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cliploom.transforms.work.progress import Tally
+from cliploom.transforms.work.progress import ProgressTally
 
 _BAR = 20
 _PLAIN_EVERY_S = 10.0
@@ -78,7 +78,7 @@ class LiveProgress:
         self._total = 0
         self._line = ""
 
-    def note(self, text: str) -> None:
+    def on_stage(self, text: str) -> None:
         """A new stage."""
         self._clear()
         say(f"• {text}")
@@ -86,7 +86,7 @@ class LiveProgress:
         if text.startswith("computing "):
             self._total = int(text.split()[1].replace(",", ""))
 
-    def tick(self, tally: Tally) -> None:
+    def tick(self, tally: ProgressTally) -> None:
         """Show the tally, when it is time to."""
         now = time.monotonic()
         every = 0.2 if self._tty else _PLAIN_EVERY_S
@@ -102,7 +102,7 @@ class LiveProgress:
         else:
             say(line)
 
-    def _describe(self, tally: Tally, elapsed: float) -> str:
+    def _describe(self, tally: ProgressTally, elapsed: float) -> str:
         done = tally.items
         rate = tally.rows / elapsed if elapsed > 0 else 0.0
         left = f", left about {human_seconds(elapsed / done * (self._total - done))}" if 0 < done < self._total else ""

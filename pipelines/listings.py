@@ -11,8 +11,8 @@ from cliploom.pipelines.console import counted, human_bytes, human_seconds, tabl
 from cliploom.schemas.heads import PREDICTED
 from cliploom.schemas.release import Release
 from cliploom.transforms.media.label_listing import KEY
-from cliploom.transforms.publish.frames import failure_reasons
-from cliploom.transforms.store.objects import existing_store
+from cliploom.transforms.publish.dataframes import failure_reasons
+from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 

@@ -156,26 +156,26 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Tally:
+class FilterTally:
     """What filters kept and dropped; tallies of disjoint videos add up."""
 
     narrations: int = 0
     videos: int = 0
     dropped: tuple[Dropped, ...] = ()
 
-    def __add__(self, other: Tally) -> Tally:
+    def __add__(self, other: FilterTally) -> FilterTally:
         sums: dict[str, list[int]] = {}
         for drop in (*self.dropped, *other.dropped):
             total = sums.setdefault(drop.reason, [0, 0])
             total[0] += drop.narrations
             total[1] += drop.videos
         dropped = tuple(Dropped(reason, *sums[reason]) for reason in sorted(sums))
-        return Tally(self.narrations + other.narrations, self.videos + other.videos, dropped)
+        return FilterTally(self.narrations + other.narrations, self.videos + other.videos, dropped)
 
     @staticmethod
-    def total(tallies: Iterable[Tally]) -> Tally:
+    def total(tallies: Iterable[FilterTally]) -> FilterTally:
         """The sum; independent of the order."""
-        return sum(tallies, Tally())
+        return sum(tallies, FilterTally())
 
 
 @dataclass(frozen=True)
@@ -215,13 +215,13 @@ class LabelText:
 
 
 @dataclass(frozen=True)
-class Take:
+class EvenlySpaced:
     """Keep ``n`` feature rows of a window, one from the middle of each of ``n`` equal stretches of it."""
 
     n: int
 
 
-Pool = Literal["mean"] | Take
+Pool = Literal["mean"] | EvenlySpaced
 
 
 @dataclass(frozen=True)

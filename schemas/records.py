@@ -65,7 +65,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Twin:
+class Duplicate:
     """An item that gets the rows of an equal one: same bytes, its own uid and number."""
 
     item_no: int
@@ -82,7 +82,7 @@ class ShardItem:
 
     Attributes:
         facts: JSON text of what probing found, such as a ``MediaFacts``; it says what the source's kind needs to know.
-        twins: all items with these bytes, at least one; each gets its own rows.
+        duplicates: all items with these bytes, at least one; each gets its own rows.
         attempt: 0 at first; raised when a failed item is tried again or ``REFRESHED``, so that its part gets a new
             name.
     """
@@ -91,7 +91,7 @@ class ShardItem:
     signature: str
     digest: str
     facts: str
-    twins: tuple[Twin, ...]
+    duplicates: tuple[Duplicate, ...]
     segment: Segment = Segment()
     attempt: int = 0
 
@@ -103,7 +103,7 @@ class ShardItem:
     def recipe(self) -> list[Any]:
         """What the item's rows are made from, for the part's name."""
         segment = [self.segment.number, self.segment.of, self.segment.start_s, self.segment.end_s]
-        return [self.digest, segment, [[twin.item_no, twin.uid] for twin in self.twins], self.attempt]
+        return [self.digest, segment, [[twin.item_no, twin.uid] for twin in self.duplicates], self.attempt]
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Take:
+class RowCopy:
     """Rows of one item's segment in an existing part, and whose rows they become."""
 
     from_item_no: int
     segment: int
-    to: Twin
+    to: Duplicate
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class PartUse:
     """What a rewrite takes from one existing part."""
 
     part: str
-    takes: tuple[Take, ...]
+    copies: tuple[RowCopy, ...]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Rewrite:
     def part_name(self, config: str) -> str:
         """Name of the part that comes out."""
         uses = [
-            [use.part, [[t.from_item_no, t.segment, t.to.item_no, t.to.uid] for t in use.takes]] for use in self.uses
+            [use.part, [[t.from_item_no, t.segment, t.to.item_no, t.to.uid] for t in use.copies]] for use in self.uses
         ]
         return f"part-{digest_of(['rewrite', config, uses])}.parquet"
 

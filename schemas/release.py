@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 STORE_FORMAT = 1
 
 
-class Record(BaseModel):
+class StoreModel(BaseModel):
     """Base of what is kept as JSON in the store; unknown keys are ignored, so older programs can list newer ones."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class FileEntry(Record):
+class FileEntry(StoreModel):
     """An immutable file of a release; ``path`` is relative to the store."""
 
     path: str
@@ -25,7 +25,7 @@ class FileEntry(Record):
     digest: str
 
 
-class OutputEntry(Record):
+class OutputEntry(StoreModel):
     """Width and vector space of one output.
 
     Attributes:
@@ -45,7 +45,7 @@ def text_columns(source: str, names: Iterable[str]) -> dict[str, OutputEntry]:
     return {name: OutputEntry(dim=0, space=f"{source}.{name}", type="text") for name in names}
 
 
-class FeatureEntry(Record):
+class FeatureEntry(StoreModel):
     """A feature's table at a version.
 
     Attributes:
@@ -75,7 +75,7 @@ class FeatureEntry(Record):
         return self.outputs | text_columns(self.source, self.texts)
 
 
-class IndexShardEntry(Record):
+class IndexShardEntry(StoreModel):
     """One index file and the parts whose rows it holds."""
 
     file: FileEntry
@@ -83,7 +83,7 @@ class IndexShardEntry(Record):
     parts: list[str]
 
 
-class IndexEntry(Record):
+class IndexEntry(StoreModel):
     """An index over one output of a feature.
 
     Attributes:
@@ -107,7 +107,7 @@ class IndexEntry(Record):
     reason: str = ""
 
 
-class ExportEntry(Record):
+class ExportEntry(StoreModel):
     """An export: its files, the first of which is the one that readers open."""
 
     kind: str
@@ -117,7 +117,7 @@ class ExportEntry(Record):
     parts: dict[str, str] = {}
 
 
-class HeadEntry(Record):
+class HeadEntry(StoreModel):
     """A feature of predicted labels; its rows stand in the table ``labels`` with the origin ``predicted:<name>``.
 
     Attributes:
@@ -135,7 +135,7 @@ class HeadEntry(Record):
     recipe: dict[str, Any] = {}
 
 
-class Release(Record):
+class Release(StoreModel):
     """One release, whole.
 
     Attributes:

@@ -14,7 +14,7 @@ from cliploom.schemas.digests import digest_of
 from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec, InputColumn
 from cliploom.transforms.heads.plain import write_plain
 from cliploom.transforms.heads.published import publish_head
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 
 def card_of(
@@ -49,4 +49,4 @@ def put_head(store: Path, card: HeadCard, kernel: NDArray[np.float32], bias: NDA
     folder.mkdir(parents=True)
     write_plain(folder, kernel, bias)
     (folder / "card.json").write_text(json.dumps(card.to_dict()), encoding="utf-8")
-    return publish_head(Objects(store), folder, card.name, digest)
+    return publish_head(ObjectStore(store), folder, card.name, digest)

@@ -71,8 +71,8 @@ def table_of(assembly: Assembly, held: list[Held]) -> dict[tuple[int, int], tupl
         put(held[place].item_no, held[place])
     for rewrite in assembly.rewrites():
         for use in rewrite.uses:
-            for take in use.takes:
-                put(take.to.item_no, contents[use.part, take.from_item_no, take.segment])
+            for copy in use.copies:
+                put(copy.to.item_no, contents[use.part, copy.from_item_no, copy.segment])
     return found
 
 

@@ -15,7 +15,7 @@ from commands import SPEC, Command, assert_one_sentence, command, python_without
 from stores import SmallStore
 
 from cliploom.schemas.release import STORE_FORMAT, Release
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import append_release
 
 
@@ -106,7 +106,7 @@ PLANS: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "table with a blank uri": ({"table": "blank.csv"}, 2, ("row 1 of", "has no uri")),
     "table with one uid twice": ({"table": "twice.csv"}, 2, ("a.mp4", "b.mp4", "same uid 'x'; rename one")),
     "table damaged": ({"table": "broken.parquet"}, 2, ("broken.parquet can't be read",)),
-    "uid law that fails": (
+    "uid rule that fails": (
         {"glob": "media/*.mp4", "uid": {"regex": "^x(.)"}},
         2,
         ("sources.clips.uid: '^x(.)' does not match 'a.mp4'",),
@@ -212,7 +212,7 @@ def test_index_that_is_gone_is_told(cliploom: Command, small_store: SmallStore) 
 
 @pytest.mark.parametrize("name", ["releases", "failures", "verify", "vacuum", "search"])
 def test_stores_of_newer_programs_are_refused(name: str, cliploom: Command, tmp_path: Path) -> None:
-    objects = Objects(tmp_path / "store")
+    objects = ObjectStore(tmp_path / "store")
     newer = Release(
         release=1,
         run="r",

@@ -18,7 +18,7 @@ from cliploom.schemas.sampling import Window, WindowShape
 from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.transforms.media.decode import Request, decode
 from cliploom.transforms.media.probe import probe
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 from cliploom.transforms.work.models import SampleEncoder
@@ -117,7 +117,7 @@ def test_run_averages_the_frames_of_each_window_and_takes_the_left_half(tmp_path
     (tmp_path / "spec.yaml").write_text(SPEC)
     document = load_document(tmp_path / "spec.yaml")
     run_spec(parse_document(document), document, tmp_path, RunOptions(), lambda text: None)
-    objects = Objects(tmp_path / "store")
+    objects = ObjectStore(tmp_path / "store")
     features = read_releases(objects).get(None).features
     mono, left, each = (
         np.stack(

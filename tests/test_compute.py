@@ -20,10 +20,10 @@ from cliploom.schemas.errors import EncodeError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.media import MediaLimits, Preprocess
 from cliploom.schemas.models import ModelCard, Output
-from cliploom.schemas.records import PartRecord, Segment, Shard, ShardItem, Twin
+from cliploom.schemas.records import Duplicate, PartRecord, Segment, Shard, ShardItem
 from cliploom.schemas.sampling import Every
 from cliploom.transforms.media.probe import probe
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import PartBuilder, Timings, checked, encode_each
 from cliploom.transforms.store.parts import arrow_to_vectors, read_rows
 from cliploom.transforms.work.compute import compute_item, compute_parts
@@ -70,7 +70,7 @@ class MeanColour:
         return rows
 
 
-def item(path: Path, number: int, *twins: Twin, segment: Segment | None = None) -> ShardItem:
+def item(path: Path, number: int, *duplicates: Duplicate, segment: Segment | None = None) -> ShardItem:
     import json
 
     try:
@@ -78,7 +78,7 @@ def item(path: Path, number: int, *twins: Twin, segment: Segment | None = None) 
     except Exception:  # a damaged file, which the probe refuses, may still stand in an old plan
         facts = json.dumps(probe(path.parent / "a.mp4", MediaLimits()).to_dict())
     stat = path.stat()
-    whose = twins or (Twin(number, path.stem),)
+    whose = duplicates or (Duplicate(number, path.stem),)
     return ShardItem(
         str(path), f"{stat.st_size}:{stat.st_mtime_ns}", digest_file(path), facts, whose, segment or Segment()
     )
@@ -86,7 +86,7 @@ def item(path: Path, number: int, *twins: Twin, segment: Segment | None = None) 
 
 def compute(folder: Path, items: Sequence[ShardItem], encoder: MeanColour) -> tuple[PartRecord, pa.Table]:
     """The part of one shard and its rows."""
-    objects = Objects(folder)
+    objects = ObjectStore(folder)
 
     def open_part(job: FeatureJob, part: str) -> AbstractContextManager[Path]:
         return objects.create_file(part)
@@ -130,7 +130,7 @@ def test_batches_reach_over_items(media: Path, tmp_path: Path) -> None:
 
 
 def test_twins_get_rows_of_their_own(media: Path, tmp_path: Path) -> None:
-    record, rows = compute(tmp_path, [item(media / "a.mp4", 1, Twin(1, "a"), Twin(9, "copy"))], MeanColour())
+    record, rows = compute(tmp_path, [item(media / "a.mp4", 1, Duplicate(1, "a"), Duplicate(9, "copy"))], MeanColour())
     assert rows["uid"].to_pylist() == ["a"] * 5 + ["copy"] * 5
     assert rows["row_id"].to_pylist()[5:] == [(9 << 24) + n for n in range(5)]
     vectors = arrow_to_vectors(rows["v"], 3)

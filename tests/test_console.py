@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploom.pipelines.console import LiveProgress, human_bytes, human_seconds, run_summary, table
-from cliploom.transforms.work.progress import ProgressLog, ProgressReader, Tally
+from cliploom.transforms.work.progress import ProgressLog, ProgressReader, ProgressTally
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,9 +54,9 @@ def test_table_without_rows_is_its_head() -> None:
 
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     progress = LiveProgress()
-    progress.note("listing sources")
-    progress.note("computing 4 items")
-    progress.tick(Tally(items=1, rows=5))
+    progress.on_stage("listing sources")
+    progress.on_stage("computing 4 items")
+    progress.tick(ProgressTally(items=1, rows=5))
     progress.close()
     out, err = capsys.readouterr()
     assert out == ""
@@ -67,13 +67,13 @@ def test_one_line_that_changes_on_a_terminal() -> None:
     code = (
         "import time\n"
         "from cliploom.pipelines.console import LiveProgress\n"
-        "from cliploom.transforms.work.progress import Tally\n"
+        "from cliploom.transforms.work.progress import ProgressTally\n"
         "progress = LiveProgress()\n"
-        "progress.note('computing 4 items')\n"
+        "progress.on_stage('computing 4 items')\n"
         "done = time.monotonic() + 0.5\n"
         "while time.monotonic() < done:\n"
-        "    progress.tick(Tally(items=1, rows=50, failures=1))\n"
-        "progress.note('next')\n"
+        "    progress.tick(ProgressTally(items=1, rows=50, failures=1))\n"
+        "progress.on_stage('next')\n"
         "progress.close()\n"
     )
     ours, theirs = pty.openpty()
@@ -90,17 +90,17 @@ def test_one_line_that_changes_on_a_terminal() -> None:
 
 def test_progress_adds_up_over_writers(tmp_path: Path) -> None:
     reader = ProgressReader(tmp_path / "progress")
-    assert reader.update() == Tally()
+    assert reader.update() == ProgressTally()
     one, two = ProgressLog(str(tmp_path / "progress")), ProgressLog(str(tmp_path / "progress"))
     one.add(items=1, rows=10)
     two.add(items=2, failures=1)
-    assert reader.update() == Tally(items=3, rows=10, failures=1)
+    assert reader.update() == ProgressTally(items=3, rows=10, failures=1)
     with (tmp_path / "progress").open("a") as file:
         file.write('{"items":')
-    assert reader.update() == Tally(items=3, rows=10, failures=1)
+    assert reader.update() == ProgressTally(items=3, rows=10, failures=1)
     with (tmp_path / "progress").open("a") as file:
         file.write("4}\n")
-    assert reader.update() == Tally(items=7, rows=10, failures=1)
+    assert reader.update() == ProgressTally(items=7, rows=10, failures=1)
     ProgressLog("").add(items=1)
 
 

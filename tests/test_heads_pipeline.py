@@ -19,8 +19,8 @@ from stores import SmallStore
 
 from cliploom.pipelines.cli.inspecting import inspect, inspect_text
 from cliploom.pipelines.listings import changes, hit_table
+from cliploom.pipelines.planning.compile_jobs import compile_jobs
 from cliploom.pipelines.planning.head_jobs import describe_head_change
-from cliploom.pipelines.planning.resolve import resolve
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
 from cliploom.pipelines.training.evaluate import evaluate_head
 from cliploom.pipelines.training.predict import file_inputs, predict_file
@@ -39,7 +39,7 @@ from cliploom.transforms.metrics.labels import LabelAccumulator
 from cliploom.transforms.metrics.segments import SegmentAccumulator
 from cliploom.transforms.search.searching import open_store
 from cliploom.transforms.store import quantize
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.tfrecords.framing import write_records
 from cliploom.transforms.tfrecords.write import encode_frames
 from cliploom.transforms.upkeep.vacuuming import vacuum_store
@@ -205,7 +205,7 @@ def test_every_video_and_segment_gets_its_most_probable_labels(tagged: Tagged) -
 
 def test_it_is_known_whose_labels_a_file_has_without_reading_it(tagged: Tagged) -> None:
     store = open_store(str(tagged.project.store))
-    files = tag_files(Objects(tagged.project.store), store.release)
+    files = tag_files(ObjectStore(tagged.project.store), store.release)
     items = store.items.select("item_no", "uid").collect()
     names = dict(files.join(items, on="item_no").select("uid", "path").rows())
     for shard, videos in (("a", VIDEOS[:40]), ("b", VIDEOS[40:])):
@@ -258,7 +258,7 @@ def test_only_a_changed_shard_is_predicted_again(applied: Project) -> None:
 def test_how_labels_are_made_is_part_of_their_config(tagged: Tagged, override: str, reason: str) -> None:
     folder = tagged.project.folder
     spec = load_spec(folder / "spec.yaml", [override])
-    job = resolve(spec, Objects(tagged.project.store), folder).heads["tags"]
+    job = compile_jobs(spec, ObjectStore(tagged.project.store), folder).heads["tags"]
     entry = tagged.result.release.heads["tags"]
     assert job.config != entry.config
     assert describe_head_change(entry, job) == reason
@@ -333,13 +333,13 @@ def test_an_unknown_head_is_told_with_the_nearest(project: Project, capsys: pyte
 
 def prepared(project: Project, *overrides: str) -> Training:
     spec = load_spec(project.folder / "spec.yaml", overrides)
-    return prepare_training(spec, project.folder, "labels", Objects(project.store))
+    return prepare_training(spec, project.folder, "labels", ObjectStore(project.store))
 
 
 def test_gathered_videos_are_means_split_by_hash_and_read_once(first: Project, tmp_path: Path) -> None:
     training = prepared(first)
     told: list[str] = []
-    arguments = (Objects(first.store), training.release, training.readings, 0, tmp_path / "videos", told.append)
+    arguments = (ObjectStore(first.store), training.release, training.readings, 0, tmp_path / "videos", told.append)
     for _ in range(2):
         videos = gather(*arguments)
         for split in ("train", "validation"):
@@ -353,7 +353,9 @@ def test_gathered_videos_are_means_split_by_hash_and_read_once(first: Project, t
 
 def test_batches_come_in_the_asked_order(first: Project, tmp_path: Path) -> None:
     training = prepared(first)
-    videos = gather(Objects(first.store), training.release, training.readings, 0, tmp_path, first.notes.append)["train"]
+    videos = gather(ObjectStore(first.store), training.release, training.readings, 0, tmp_path, first.notes.append)[
+        "train"
+    ]
     order = np.random.default_rng(1).permutation(len(videos))
     batches = list(videos.batches(training.classes, 7, order))
     np.testing.assert_array_equal(np.concatenate([vectors for vectors, _, _ in batches]), videos.vectors[order])
@@ -385,7 +387,7 @@ def test_two_names_of_one_class_are_told() -> None:
 def test_a_source_without_labels_is_told(first: Project) -> None:
     release = open_store(str(first.store)).release
     with pytest.raises(SpecError, match="has no labels of source 'none'"):
-        read_truths(Objects(first.store), release, "none")
+        read_truths(ObjectStore(first.store), release, "none")
 
 
 def test_the_page_and_the_curves_show_every_epoch(tmp_path: Path) -> None:
@@ -431,17 +433,17 @@ def _other_weights(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [_cut_card, _no_weights, _cut_weights, _other_weights])
 def test_a_damaged_head_is_told_with_the_mend(project: Project, damage: Callable[[Path], None]) -> None:
     project.put_head(1)
-    model = trained_model(Objects(project.store), "labels")
+    model = trained_model(ObjectStore(project.store), "labels")
     damage(project.store / model)
     with pytest.raises(StoreError, match="train it again"):
-        read_head(Objects(project.store), model)
+        read_head(ObjectStore(project.store), model)
 
 
 def test_a_damaged_note_of_the_head_in_use_is_told(project: Project) -> None:
     project.put_head(1)
     (project.store / "models" / "head-labels" / "current.json").write_text("[]")
     with pytest.raises(StoreError, match="train the head again"):
-        current_model(Objects(project.store), "labels")
+        current_model(ObjectStore(project.store), "labels")
 
 
 def test_media_are_tagged_and_labels_stand_beside_hits(

@@ -23,7 +23,7 @@ from cliploom.transforms.heads.transform import (
     width_after,
     write_steps,
 )
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 INPUTS = (InputColumn("yt", "rgb", "mean_rgb", 2, ""), InputColumn("yt", "age", "age", 1, ""))
 NAN = float("nan")
@@ -165,15 +165,15 @@ def test_a_worker_applies_a_published_head_without_tensorflow(tmp_path: Path) ->
     kernel, bias = np.float32([[1, 0], [0, 1]]), np.float32([0, 0])
     model = put_head(tmp_path / "store", card, kernel, bias, tmp_path / "without")
     with pytest.raises(StoreError, match="damaged"):
-        read_head(Objects(tmp_path / "store"), model)
+        read_head(ObjectStore(tmp_path / "store"), model)
     folder = tmp_path / "store" / model
     write_plain(folder, kernel, bias, [PCA])
     assert (folder / STEPS_FILE).is_file()
-    head = read_head(Objects(tmp_path / "store"), model)
+    head = read_head(ObjectStore(tmp_path / "store"), model)
     vectors = np.float32([[2, 3, 5], [1, 1, -5]])
     np.testing.assert_allclose(transformed(head.card, vectors, head.steps), [[1, 1], [0, -1]], atol=1e-6)
     assert head.probabilities(vectors)[0].tolist() == pytest.approx([0.7310586, 0.7310586])
     assert "tensorflow" not in sys.modules
     write_plain(folder, np.ones((3, 2), np.float32), bias)
     with pytest.raises(StoreError, match=r"weights \(3, 2\) where \(2, 2\)"):
-        read_head(Objects(tmp_path / "store"), model)
+        read_head(ObjectStore(tmp_path / "store"), model)

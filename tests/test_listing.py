@@ -82,7 +82,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "wanted"),
+    ("rule", "wanted"),
     [
         ("path", ["x/clip_1_left", "y/clip_2_left"]),
         ("stem", ["clip_1_left", "clip_2_left"]),
@@ -90,9 +90,9 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         ({"regex": r"(x|y)/(?P<uid>clip_\d)"}, ["clip_1", "clip_2"]),
     ],
 )
-def test_uid_laws(tmp_path: Path, law: Any, wanted: list[str]) -> None:
+def test_uid_laws(tmp_path: Path, rule: Any, wanted: list[str]) -> None:
     touch(tmp_path, "x/clip_1_left.mp4", "y/clip_2_left.mp4")
-    assert uids(tmp_path, glob="**/*.mp4", uid=law) == wanted
+    assert uids(tmp_path, glob="**/*.mp4", uid=rule) == wanted
 
 
 def test_two_files_of_one_uid_are_both_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from cliploom.transforms.narrations.table import commit_narrations
 from cliploom.transforms.readers.pair_reading import Pairs
 from cliploom.transforms.readers.windows import ClipWindows
 from cliploom.transforms.search.searching import open_store
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 from cliploom.transforms.upkeep.verifying import verify_release
@@ -100,14 +100,14 @@ class Project:
         return run_spec(parse_document(document), document, self.folder, RunOptions(), said.append)
 
     def table(self, name: str) -> pl.DataFrame:
-        objects = Objects(self.store)
+        objects = ObjectStore(self.store)
         release = read_releases(objects).get(None)
         if name in release.features:
             return read_table(objects, release.features[name].table, release.features[name].version)
         return read_table(objects, name, release.tables[name])
 
     def manifest(self, export: str) -> dict[str, Any]:
-        objects = Objects(self.store)
+        objects = ObjectStore(self.store)
         path = read_releases(objects).get(None).exports[export].files[0].path
         found: dict[str, Any] = json.loads(objects.get(path))
         return found
@@ -324,7 +324,7 @@ class TestNights:
     def test_the_narrations_table_is_written_again_only_when_texts_change(
         self, project: Project, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        objects = Objects(project.store)
+        objects = ObjectStore(project.store)
         items = project.table("items")
         version = read_releases(objects).get(None).tables["narrations"]
         monkeypatch.setattr(narrations_table, "read_texts", lambda *_: pytest.fail("a text was read"))

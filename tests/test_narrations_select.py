@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.narrations import EGO4D, NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
-from cliploom.transforms.narrations.group import from_batches, group_by_video, item_digest, to_batches, usable
+from cliploom.schemas.narrations import EGO4D, NARRATIONS, BadRow, Dropped, FilterTally, KeepRules, Narration, TextRules
+from cliploom.transforms.narrations.batches import from_batches, group_by_video, item_digest, to_batches, usable
 from cliploom.transforms.narrations.select import (
     in_order,
     kept,
@@ -89,17 +89,19 @@ def test_prompts_that_can_not_be_made_are_spec_errors(labels, templates, message
 def test_short_texts_are_dropped_and_counted():
     stay, tally = kept("v", [at(0), at(1, "#C C walks")], KeepRules(min_tokens=5))
     assert stay == [at(0)]
-    assert tally == Tally(1, 1, (Dropped("fewer than 5 tokens", 1, 0),))
+    assert tally == FilterTally(1, 1, (Dropped("fewer than 5 tokens", 1, 0),))
 
 
 def test_a_video_that_loses_all_its_texts_is_counted_as_lost():
-    assert kept("v", [at(0, "hm")], KeepRules(min_tokens=5))[1] == Tally(0, 0, (Dropped("fewer than 5 tokens", 1, 1),))
+    assert kept("v", [at(0, "hm")], KeepRules(min_tokens=5))[1] == FilterTally(
+        0, 0, (Dropped("fewer than 5 tokens", 1, 1),)
+    )
 
 
 def test_videos_of_other_splits_are_dropped():
     assert kept("v", [at(0)], KeepRules(without=frozenset("v")))[1].dropped[0].reason == "video of a split left out"
     assert kept("v", [at(0)], KeepRules(only=frozenset("w")))[1].dropped[0].reason == "video not asked for"
-    assert kept("v", [at(0)], KeepRules(only=frozenset("v")))[1] == Tally(1, 1)
+    assert kept("v", [at(0)], KeepRules(only=frozenset("v")))[1] == FilterTally(1, 1)
 
 
 def test_a_video_with_crowded_narrations_is_dropped_whole():
@@ -114,8 +116,8 @@ def test_spacing_is_measured_on_what_the_other_filters_left():
 
 
 def test_one_narration_has_no_spacing_and_stays():
-    assert kept("v", [at(3)], KeepRules(min_spacing_s=0.1))[1] == Tally(1, 1)
-    assert kept("v", [at(None), at(None)], KeepRules(min_spacing_s=0.1))[1] == Tally(2, 1)
+    assert kept("v", [at(3)], KeepRules(min_spacing_s=0.1))[1] == FilterTally(1, 1)
+    assert kept("v", [at(None), at(None)], KeepRules(min_spacing_s=0.1))[1] == FilterTally(2, 1)
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=2))
@@ -126,12 +128,12 @@ def test_spacing_is_the_mean_of_differences_in_time_order(times):
 
 def test_tallies_add_up_by_reason_in_any_order():
     tallies = [
-        Tally(1, 1, (Dropped("b", 1, 0),)),
-        Tally(2, 1, (Dropped("a", 2, 1), Dropped("b", 3, 1))),
-        Tally(0, 0, (Dropped("a", 1, 0),)),
+        FilterTally(1, 1, (Dropped("b", 1, 0),)),
+        FilterTally(2, 1, (Dropped("a", 2, 1), Dropped("b", 3, 1))),
+        FilterTally(0, 0, (Dropped("a", 1, 0),)),
     ]
-    total = Tally(3, 2, (Dropped("a", 3, 1), Dropped("b", 4, 1)))
-    assert Tally.total(tallies) == Tally.total(tallies[::-1]) == total
+    total = FilterTally(3, 2, (Dropped("a", 3, 1), Dropped("b", 4, 1)))
+    assert FilterTally.total(tallies) == FilterTally.total(tallies[::-1]) == total
 
 
 def test_tutorial_order_is_that_of_a_stable_sort_by_uid_and_pass():

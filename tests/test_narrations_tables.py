@@ -57,8 +57,8 @@ def test_csv_without_a_start_column_has_texts_about_whole_videos():
 
 def test_addresses_in_csv_and_jsonl_become_uids_by_the_declared_law():
     columns = Columns(uid="url", start="")
-    rows = csv_rows(f"url,text\n{GIF},a\nx,b\n", columns, url_law="stem")
-    rows += jsonl_rows({"url": GIF, "text": "a"}, {"url": 5, "text": "b"}, columns=columns, url_law="stem")
+    rows = csv_rows(f"url,text\n{GIF},a\nx,b\n", columns, url_rule="stem")
+    rows += jsonl_rows({"url": GIF, "text": "a"}, {"url": 5, "text": "b"}, columns=columns, url_rule="stem")
     assert [row.uid for row in good(rows)] == ["tumblr_mevmyaKtDf1rgvhr8o1_500"] * 2
     assert [row.reason for row in bad(rows)] == ["not an http or https address", "there is no uid"]
 
@@ -213,7 +213,7 @@ def test_a_bad_tgif_line_costs_only_itself(line, reason):
 
 
 @pytest.mark.parametrize(
-    ("url", "law", "uid"),
+    ("url", "rule", "uid"),
     [
         (GIF, "stem", "tumblr_mevmyaKtDf1rgvhr8o1_500"),
         (GIF, r"(tumblr_\w+?)_", "tumblr_mevmyaKtDf1rgvhr8o1"),
@@ -223,8 +223,8 @@ def test_a_bad_tgif_line_costs_only_itself(line, reason):
         ("http://h.org/cafe%CC%81.gif", "path", "h.org/caf\u00e9"),
     ],
 )
-def test_the_uid_of_an_address(url, law, uid):
-    assert uid_of_url(url, law) == uid
+def test_the_uid_of_an_address(url, rule, uid):
+    assert uid_of_url(url, rule) == uid
 
 
 @pytest.mark.parametrize("url", ["", "a.gif", "ftp://h/a.gif", "http://", "http://[::1/a", "http://h/a b"])

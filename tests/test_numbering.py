@@ -12,7 +12,7 @@ import pytest
 from cliploom.pipelines.planning import numbering
 from cliploom.pipelines.planning.numbering import Numbered, number_items
 from cliploom.schemas.tables import ITEMS
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import commit_rows, table_files
 
 KNOWN = {"source": pl.String, "uid": pl.String, "item_no": pl.Int64}
@@ -39,7 +39,7 @@ def test_the_file_holds_all_columns_in_order_of_the_numbers() -> None:
 
 
 def test_the_file_is_the_one_that_the_table_of_items_gets(tmp_path: Path) -> None:
-    objects, found = Objects(tmp_path), number(["a", "b"])
+    objects, found = ObjectStore(tmp_path), number(["a", "b"])
     version = commit_rows(objects, "items", found.read().to_arrow().cast(ITEMS))
     assert table_files(objects, "items", version) == [found.name]
     assert found.same_as(objects, version)
@@ -48,7 +48,7 @@ def test_the_file_is_the_one_that_the_table_of_items_gets(tmp_path: Path) -> Non
 
 
 def test_the_same_items_by_another_writer_are_the_same(tmp_path: Path) -> None:
-    objects, found = Objects(tmp_path), number(["a", "b"])
+    objects, found = ObjectStore(tmp_path), number(["a", "b"])
     buffer = io.BytesIO()
     pq.write_table(found.read().to_arrow().cast(ITEMS), buffer, compression="none", store_schema=False)
     other = Numbered(found.items, found.free, "rows-other.parquet", buffer.getvalue())
@@ -60,7 +60,7 @@ def test_the_same_items_by_another_writer_are_the_same(tmp_path: Path) -> None:
 
 
 def test_no_items_are_the_same_as_an_empty_table(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     version = commit_rows(objects, "items", ITEMS.empty_table())
     assert number([]).same_as(objects, version)
     assert not number(["a"]).same_as(objects, version)

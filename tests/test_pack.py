@@ -16,9 +16,9 @@ from cliploom.pipelines.planning.pack import (
     MOST_ITEMS,
     SHARDS_IN_ROW_GROUP,
     TARGET_BYTES,
-    Wish,
+    CostModel,
     estimated_rows,
-    lay_out,
+    layout_shards,
     pack,
     total_cost,
 )
@@ -31,8 +31,8 @@ EVERY = SAMPLING.validate_python({"every": "1s"})
 FRAMES = SAMPLING.validate_python({"every_frames": 2})
 
 
-def wish(name: str, sampling: Sampling | None = EVERY, row_bytes: int = 100) -> Wish:
-    return Wish(name, sampling, row_bytes, 1)
+def model(name: str, sampling: Sampling | None = EVERY, row_bytes: int = 100) -> CostModel:
+    return CostModel(name, sampling, row_bytes, 1)
 
 
 def work(rows: list[tuple[str, int, str, float, int]]) -> pl.DataFrame:
@@ -55,8 +55,10 @@ def work(rows: list[tuple[str, int, str, float, int]]) -> pl.DataFrame:
     )
 
 
-def shards_of(rows: list[tuple[str, int, str, float, int]], *wishes: Wish, segment_s: float = 600.0) -> list[Shard]:
-    packed = pack(work(rows), {wish.name: wish for wish in wishes or (wish("f"),)}, segment_s)
+def shards_of(
+    rows: list[tuple[str, int, str, float, int]], *cost_models: CostModel, segment_s: float = 600.0
+) -> list[Shard]:
+    packed = pack(work(rows), {model.name: model for model in cost_models or (model("f"),)}, segment_s)
     assert packed["cost_s"].is_sorted(descending=True)
     found = [SHARD.validate_json(text) for text in packed["shard"]]
     assert packed["items"].to_list() == [len(shard.items) for shard in found]
@@ -73,20 +75,20 @@ def test_no_work_gives_no_shards() -> None:
 
 
 def test_an_item_that_two_features_want_is_read_once() -> None:
-    (item,) = items_of(shards := shards_of([("f", 1, "a", 2, 0), ("g", 1, "a", 2, 3)], wish("f"), wish("g")))
+    (item,) = items_of(shards := shards_of([("f", 1, "a", 2, 0), ("g", 1, "a", 2, 3)], model("f"), model("g")))
     assert shards[0].features == ("f", "g")
     assert (item.uri, item.attempt) == ("/in/1.mp4", 3)
 
 
 def test_items_that_want_different_features_stand_in_different_shards() -> None:
     rows: list[tuple[str, int, str, float, int]] = [("f", 1, "a", 2, 0), ("g", 1, "a", 2, 0), ("f", 2, "b", 2, 0)]
-    found = {shard.features: [item.digest for item in shard.items] for shard in shards_of(rows, wish("f"), wish("g"))}
+    found = {shard.features: [item.digest for item in shard.items] for shard in shards_of(rows, model("f"), model("g"))}
     assert found == {("f", "g"): ["a"], ("f",): ["b"]}
 
 
 def test_equal_bytes_are_computed_once_for_all_their_items() -> None:
     (item,) = items_of(shards_of([("f", 2, "a", 2, 0), ("f", 1, "a", 2, 0)]))
-    assert [(twin.item_no, twin.uid) for twin in item.twins] == [(1, 'u"1'), (2, 'u"2')]
+    assert [(twin.item_no, twin.uid) for twin in item.duplicates] == [(1, 'u"1'), (2, 'u"2')]
 
 
 def test_a_long_item_is_split_in_time_and_its_last_segment_is_open() -> None:
@@ -97,13 +99,13 @@ def test_a_long_item_is_split_in_time_and_its_last_segment_is_open() -> None:
 
 def test_an_item_is_whole_when_one_of_its_features_can_not_be_split() -> None:
     rows: list[tuple[str, int, str, float, int]] = [("f", 1, "a", 1500, 0), ("g", 1, "a", 1500, 0)]
-    (item,) = items_of(shards_of(rows, wish("f"), wish("g", FRAMES)))
+    (item,) = items_of(shards_of(rows, model("f"), model("g", FRAMES)))
     assert item.segment.whole
 
 
 def test_an_item_of_unknown_length_is_one_segment() -> None:
     frame = work([("f", 1, "a", 2, 0)]).with_columns(pl.lit("{}").alias("facts"))
-    (shard,) = pack(frame, {"f": wish("f")}, 600.0)["shard"]
+    (shard,) = pack(frame, {"f": model("f")}, 600.0)["shard"]
     assert SHARD.validate_json(shard).items[0].segment.whole
 
 
@@ -119,7 +121,7 @@ def test_a_shard_holds_at_most_so_many_items() -> None:
 
 def test_shards_are_written_in_stretches_of_whole_row_groups() -> None:
     rows: list[tuple[str, int, str, float, int]] = [("f", n, f"d{n}", 0.0, 0) for n in range(ITEMS_IN_SLICE * 5 // 4)]
-    stretches = list(lay_out(work(rows), {"f": wish("f")}, 600.0).written())
+    stretches = list(layout_shards(work(rows), {"f": model("f")}, 600.0).written())
     assert len(stretches) == 2
     assert stretches[0].height % SHARDS_IN_ROW_GROUP == 0
     assert sorted(item.digest for some in stretches for item in items_of(parsed(some))) == sorted(
@@ -145,7 +147,7 @@ def test_equal_work_is_spread_over_fifty_shards() -> None:
 
 def test_a_shard_fills_to_about_the_target_of_bytes() -> None:
     rows: list[tuple[str, int, str, float, int]] = [("f", n, f"d{n}", 100.0, 0) for n in range(2000)]
-    shards = shards_of(rows, wish("f", row_bytes=TARGET_BYTES // 1000))
+    shards = shards_of(rows, model("f", row_bytes=TARGET_BYTES // 1000))
     assert max(len(shard.items) for shard in shards) <= 11
 
 
@@ -180,13 +182,15 @@ def test_every_item_and_feature_is_packed_once_and_shards_are_bounded(
 ) -> None:
     seconds = {no: s for _, no, s, _ in rows}
     full = [(feature, no, f"d{no % 5}", seconds.get(no % 5, 7.0), a) for feature, no, _, a in rows]
-    wishes = {"f": wish("f", row_bytes=100_000), "g": wish("g", FRAMES, row_bytes=10)}
-    packed = pack(work(full), wishes, 600.0)
+    cost_models = {"f": model("f", row_bytes=100_000), "g": model("g", FRAMES, row_bytes=10)}
+    packed = pack(work(full), cost_models, 600.0)
     shards = [SHARD.validate_json(text) for text in packed["shard"]]
     seen: list[tuple[str, int, int]] = []
     for shard in shards:
         for item in shard.items:
-            seen += [(feature, twin.item_no, item.segment.number) for feature in shard.features for twin in item.twins]
+            seen += [
+                (feature, twin.item_no, item.segment.number) for feature in shard.features for twin in item.duplicates
+            ]
             if item.segment.of > 1:
                 assert item.segment.end_s - item.segment.start_s >= 600.0
     assert len(seen) == len(set(seen))

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.narrations import Dropped, KeepRules, Narration, Pair, PairRules, SplitRule, Take, Tally
+from cliploom.schemas.narrations import (
+    Dropped,
+    EvenlySpaced,
+    FilterTally,
+    KeepRules,
+    Narration,
+    Pair,
+    PairRules,
+    SplitRule,
+)
 from cliploom.transforms.narrations.pairs import plan_pairs, pool_rows, select_window, span_of, time_to_index
 from cliploom.transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 
@@ -59,17 +68,17 @@ def test_the_mean_of_a_window():
 
 
 def test_rows_taken_of_a_window_are_evenly_spread():
-    assert select_window(FEATURES, 10, 2, RATE, Take(4))[:, 0].tolist() == [16, 18, 20, 22]
-    assert select_window(FEATURES, 10, 2, RATE, Take(1))[:, 0].tolist() == [19]
+    assert select_window(FEATURES, 10, 2, RATE, EvenlySpaced(4))[:, 0].tolist() == [16, 18, 20, 22]
+    assert select_window(FEATURES, 10, 2, RATE, EvenlySpaced(1))[:, 0].tolist() == [19]
 
 
 def test_a_window_shorter_than_what_is_taken_repeats_rows():
-    assert pool_rows(FEATURES[:2], Take(5))[:, 0].tolist() == [0, 0, 1, 1, 1]
+    assert pool_rows(FEATURES[:2], EvenlySpaced(5))[:, 0].tolist() == [0, 0, 1, 1, 1]
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_taken_rows_keep_their_order_and_stay_inside(n, k):
-    taken = pool_rows(FEATURES[:n], Take(k))[:, 0]
+    taken = pool_rows(FEATURES[:n], EvenlySpaced(k))[:, 0]
     assert len(taken) == k
     assert (np.diff(taken) >= 0).all()
     assert 0 <= taken[0] <= taken[-1] < n
@@ -92,14 +101,16 @@ def test_pairs_name_their_rows_and_split():
         Pair(narrations[1], 5, 17, "all"),
         Pair(narrations[2], 0, 100, "all"),
     ]
-    assert tally == Tally(3, 1)
+    assert tally == FilterTally(3, 1)
 
 
 def test_what_is_not_paired_is_counted_with_its_reason():
     rules = PairRules(RATE, around_s=1, keep=KeepRules(min_tokens=5))
     pairs, tally = plan_pairs("v", [at(-1.5), at(-0.5), at(3.0, text="hm")], 100, rules)
     assert [(pair.first, pair.end) for pair in pairs] == [(0, 1)]
-    assert tally == Tally(1, 1, (Dropped("fewer than 5 tokens", 1, 0), Dropped("ends before the video starts", 1, 0)))
+    assert tally == FilterTally(
+        1, 1, (Dropped("fewer than 5 tokens", 1, 0), Dropped("ends before the video starts", 1, 0))
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +123,7 @@ def test_what_is_not_paired_is_counted_with_its_reason():
     ],
 )
 def test_a_video_without_pairs_says_why(n, rules, reason):
-    assert plan_pairs("v", [at(-1.0)], n, rules) == ([], Tally(0, 0, (Dropped(reason, 1, 1),)))
+    assert plan_pairs("v", [at(-1.0)], n, rules) == ([], FilterTally(0, 0, (Dropped(reason, 1, 1),)))
 
 
 def test_shares_are_met_and_a_video_keeps_its_split():

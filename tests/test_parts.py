@@ -20,18 +20,18 @@ from cliploom.schemas.records import (
     MAX_ITEM_NO,
     MAX_ORDINAL,
     Content,
+    Duplicate,
     Failure,
     PartRecord,
     PartUse,
     Rewrite,
+    RowCopy,
     Segment,
     Shard,
     ShardItem,
-    Take,
-    Twin,
     row_id,
 )
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import (
     FeatureRow,
     PartWriter,
@@ -112,7 +112,7 @@ def test_small_tables_share_a_row_group_and_keep_their_order(tmp_path: Path) -> 
 def test_footer_is_the_record_and_its_run(tmp_path: Path) -> None:
     write_part(tmp_path / "part-1.parquet")
     assert footer_of(tmp_path / "part-1.parquet")["run"] == "r1"
-    record = read_record(Objects(tmp_path), "", "part-1.parquet")
+    record = read_record(ObjectStore(tmp_path), "", "part-1.parquet")
     assert record == dataclasses.replace(
         RECORD, size=(tmp_path / "part-1.parquet").stat().st_size, digest=digest_part(tmp_path / "part-1.parquet")
     )
@@ -120,7 +120,7 @@ def test_footer_is_the_record_and_its_run(tmp_path: Path) -> None:
 
 
 def test_record_of_a_part_that_is_not_there_is_none(tmp_path: Path) -> None:
-    assert read_record(Objects(tmp_path), "features/x", "part-1.parquet") is None
+    assert read_record(ObjectStore(tmp_path), "features/x", "part-1.parquet") is None
 
 
 def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_part_without_rows_has_a_footer(tmp_path: Path) -> None:
     write_part(tmp_path / "part-1.parquet", rows=0)
     assert sum(table.num_rows for table in read_rows(tmp_path / "part-1.parquet")) == 0
-    record = read_record(Objects(tmp_path), "", "part-1.parquet", hashed=False)
+    record = read_record(ObjectStore(tmp_path), "", "part-1.parquet", hashed=False)
     assert record is not None
     assert record.failures == (FAILURE,)
 
@@ -166,7 +166,7 @@ def test_vectors_of_another_width_are_damage() -> None:
 
 
 def test_iterating_vectors_reads_all_parts_in_order(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     (tmp_path / "t").mkdir()
     one, two = write_part(tmp_path / "t/one"), write_part(tmp_path / "t/two", rows=2)
     blocks = list(iterate_vectors(objects, "t", ["one", "two"], "semantic", 2))
@@ -223,12 +223,12 @@ def test_row_id_refuses_what_does_not_fit(item_no: int, ordinal: int) -> None:
         row_id(item_no, ordinal)
 
 
-ITEM = ShardItem("/a.mp4", "1:2", "d" * 40, "{}", (Twin(1, "a"),))
+ITEM = ShardItem("/a.mp4", "1:2", "d" * 40, "{}", (Duplicate(1, "a"),))
 CHANGES = (
     {"digest": "e" * 40},
-    {"twins": (Twin(2, "a"),)},
-    {"twins": (Twin(1, "b"),)},
-    {"twins": (Twin(1, "a"), Twin(2, "b"))},
+    {"duplicates": (Duplicate(2, "a"),)},
+    {"duplicates": (Duplicate(1, "b"),)},
+    {"duplicates": (Duplicate(1, "a"), Duplicate(2, "b"))},
     {"segment": Segment(0.0, 5.0, 0, 2)},
     {"segment": Segment(5.0, 10.0, 1, 2)},
     {"attempt": 1},
@@ -255,12 +255,12 @@ def test_part_name_depends_on_config_and_not_on_other_features() -> None:
 
 def test_rewrite_has_another_name_for_other_rows() -> None:
     uses = [
-        (PartUse("p", (Take(1, 0, Twin(1, "a")),)),),
-        (PartUse("p", (Take(1, 0, Twin(2, "a")),)),),
-        (PartUse("p", (Take(1, 0, Twin(1, "b")),)),),
-        (PartUse("p", (Take(1, 1, Twin(1, "a")),)),),
-        (PartUse("q", (Take(1, 0, Twin(1, "a")),)),),
-        (PartUse("p", (Take(1, 0, Twin(1, "a")),)), PartUse("q", ())),
+        (PartUse("p", (RowCopy(1, 0, Duplicate(1, "a")),)),),
+        (PartUse("p", (RowCopy(1, 0, Duplicate(2, "a")),)),),
+        (PartUse("p", (RowCopy(1, 0, Duplicate(1, "b")),)),),
+        (PartUse("p", (RowCopy(1, 1, Duplicate(1, "a")),)),),
+        (PartUse("q", (RowCopy(1, 0, Duplicate(1, "a")),)),),
+        (PartUse("p", (RowCopy(1, 0, Duplicate(1, "a")),)), PartUse("q", ())),
     ]
     assert len({Rewrite("f", use).part_name("c") for use in uses}) == len(uses)
 

@@ -12,7 +12,7 @@ from cliploom.schemas.errors import ItemError, SpecError
 from cliploom.transforms.precomputed import read as read_module
 from cliploom.transforms.precomputed.listing import FeatureItem, list_features
 from cliploom.transforms.precomputed.read import checked, read_features
-from cliploom.transforms.precomputed.window_law import OMNIVORE, WindowLaw, row_times
+from cliploom.transforms.precomputed.window_rule import OMNIVORE, WindowRule, row_times
 
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
@@ -291,13 +291,13 @@ def test_the_last_window_ends_on_the_last_frame(frames, n, last):
 
 @given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 64), st.floats(1, 120))
 def test_rows_follow_each_other_by_the_stride(n, window, stride, fps):
-    law = WindowLaw(fps, window, stride)
-    start, end = row_times(law, n)
-    np.testing.assert_allclose(start, np.arange(n) / law.rate, atol=1e-6)
+    rule = WindowRule(fps, window, stride)
+    start, end = row_times(rule, n)
+    np.testing.assert_allclose(start, np.arange(n) / rule.rate, atol=1e-6)
     np.testing.assert_allclose(end - start, window / fps, atol=2e-6)
 
 
-@pytest.mark.parametrize("law", [(0.0, 32, 16), (30.0, 0, 16), (30.0, 32, 0), (float("nan"), 32, 16)])
-def test_a_window_law_must_be_positive(law):
-    with pytest.raises(SpecError, match="is not a window law"):
-        WindowLaw(*law)
+@pytest.mark.parametrize("rule", [(0.0, 32, 16), (30.0, 0, 16), (30.0, 32, 0), (float("nan"), 32, 16)])
+def test_a_window_law_must_be_positive(rule):
+    with pytest.raises(SpecError, match="is not a window rule"):
+        WindowRule(*rule)

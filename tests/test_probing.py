@@ -13,12 +13,12 @@ from media_factory import write_video
 from cliploom.schemas.digests import digest_file
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.media import MediaLimits
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import TO_PROBE
 from cliploom.transforms.work.probing import Asked, ProbeBatch, probe_item, recognize
 
 
-def probe(objects: Objects, run: str) -> list[tuple[str, str | None]]:
+def probe(objects: ObjectStore, run: str) -> list[tuple[str, str | None]]:
     batch = ProbeBatch(RunJob(objects.uri, run, {}, MediaLimits()))
     (name,) = batch.process(("listing.parquet", 0))
     rows = pq.read_table(io.BytesIO(objects.get(name))).to_pylist()
@@ -31,7 +31,7 @@ def asked(path: Path) -> Asked:
 
 
 def test_a_failure_is_probed_again_by_the_next_run_and_by_no_other_try_of_its_own(tmp_path: Path) -> None:
-    objects = Objects(str(tmp_path / "store"))
+    objects = ObjectStore(str(tmp_path / "store"))
     paths = [write_video(tmp_path / f"{name}.mp4", 5) for name in "ab"]
     signatures = [f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths]
     rows = [("clips", path.stem, str(path), sign, "media", 0) for path, sign in zip(paths, signatures, strict=True)]

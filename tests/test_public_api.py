@@ -97,7 +97,7 @@ def test_plan_says_what_run_then_does(small_store: SmallStore) -> None:
 
 def test_a_supervised_run_is_the_same_run_in_a_process_of_its_own(small_store: SmallStore) -> None:
     told: list[str] = []
-    result = cliploom.run(small_store.spec, overrides=["sources.clips.glob=media/*.png"], note=told.append)
+    result = cliploom.run(small_store.spec, overrides=["sources.clips.glob=media/*.png"], on_stage=told.append)
     assert isinstance(result, cliploom.RunResult)
     assert (result.release.release, result.release.counts["items"]) == (2, 2)
     assert "listing sources" in told

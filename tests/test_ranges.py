@@ -11,7 +11,7 @@ import pytest
 
 from cliploom.schemas.records import row_id
 from cliploom.transforms.narrations.pairs import time_to_index
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import FeatureRow, PartWriter
 from cliploom.transforms.store.ranges import rows_by_item
 from cliploom.transforms.store.rates import rows_per_second
@@ -20,7 +20,7 @@ PLACES = {"item_no": 1, "uid": "u", "digest": "d", "part": "part-1.parquet"}
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Objects:
+def objects(tmp_path: Path) -> ObjectStore:
     """A store whose table ``t`` has one part: the second ten of twenty rows of the item ``u``."""
     folder = tmp_path / "store" / "t"
     folder.mkdir(parents=True)
@@ -29,11 +29,11 @@ def objects(tmp_path: Path) -> Objects:
             vector = {"v": np.zeros(1, np.float32)}
             writer.write(FeatureRow(row_id(1, number), "u", float(number), number + 1.0, number, "d", vector))
         writer.finish({})
-    return Objects(str(tmp_path / "store"))
+    return ObjectStore(str(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("planned", [10, 0])
-def test_a_lost_segment_counts_though_it_has_no_row(objects: Objects, planned: int) -> None:
+def test_a_lost_segment_counts_though_it_has_no_row(objects: ObjectStore, planned: int) -> None:
     segments = [
         PLACES | {"segment": 0, "first_row": 0, "rows": 0, "planned": planned},
         PLACES | {"segment": 1, "first_row": 0, "rows": 10, "planned": 10},
@@ -42,7 +42,7 @@ def test_a_lost_segment_counts_though_it_has_no_row(objects: Objects, planned: i
     assert (item.planned, item.rows, item.places) == (20, 10, (("part-1.parquet", 0, 10),))
 
 
-def test_items_without_rows_are_left_out_and_old_bytes_are_an_item_of_their_own(objects: Objects) -> None:
+def test_items_without_rows_are_left_out_and_old_bytes_are_an_item_of_their_own(objects: ObjectStore) -> None:
     contents = [
         PLACES | {"segment": 0, "first_row": 0, "rows": 10, "planned": 10},
         PLACES | {"digest": "new", "segment": 0, "first_row": 0, "rows": 0, "planned": 7},

@@ -12,7 +12,7 @@ import pytest
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.release import STORE_FORMAT, FeatureEntry, FileEntry, Release
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import append_release, keep_releases, read_releases
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ def release(number: int, **values: object) -> Release:
 
 
 def test_new_store_has_none(tmp_path: Path) -> None:
-    found = read_releases(Objects(tmp_path / "store"))
+    found = read_releases(ObjectStore(tmp_path / "store"))
     assert (found.version, found.rows, found.latest) == (-1, (), None)
     assert not (tmp_path / "store").exists()
     with pytest.raises(StoreError, match="no release yet; `cliploom run SPEC` makes the first one"):
@@ -38,7 +38,7 @@ def test_new_store_has_none(tmp_path: Path) -> None:
 
 
 def test_releases_come_back_whole_in_their_order(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     entry = FeatureEntry(
         source="s",
         encoder="e",
@@ -64,7 +64,7 @@ def test_releases_come_back_whole_in_their_order(tmp_path: Path) -> None:
 
 
 def test_of_two_runs_that_saw_the_same_one_wins(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     append_release(objects, release(1), -1)
     seen = read_releases(objects).version
     append_release(objects, release(2, run="winner"), seen)
@@ -76,7 +76,7 @@ def test_of_two_runs_that_saw_the_same_one_wins(tmp_path: Path) -> None:
 
 
 def test_old_releases_can_be_dropped(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     append_release(objects, release(1), -1)
     append_release(objects, release(2), read_releases(objects).version)
     keep_releases(objects, [release(2)], read_releases(objects).version)
@@ -84,7 +84,7 @@ def test_old_releases_can_be_dropped(tmp_path: Path) -> None:
 
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     append_release(objects, release(1, format=STORE_FORMAT + 1), -1)
     with pytest.raises(StoreError, match=rf"has format {STORE_FORMAT + 1}, this program knows {STORE_FORMAT}.*upgrade"):
         read_releases(objects)
@@ -103,8 +103,8 @@ def test_second_run_is_told_who_has_the_store(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from cliploom.transforms.store.lock import store_lock\n"
-        "from cliploom.transforms.store.objects import Objects\n"
-        "with store_lock(Objects(sys.argv[1]), 'cliploom run x.yaml'):\n"
+        "from cliploom.transforms.store.object_store import ObjectStore\n"
+        "with store_lock(ObjectStore(sys.argv[1]), 'cliploom run x.yaml'):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -115,17 +115,17 @@ def test_second_run_is_told_who_has_the_store(tmp_path: Path) -> None:
         assert other.stdout.readline() == "held\n"
         with (
             pytest.raises(StoreError, match=rf"in use by `cliploom run x.yaml` \(process {other.pid} of .*wait until"),
-            store_lock(Objects(tmp_path), "cliploom plan"),
+            store_lock(ObjectStore(tmp_path), "cliploom plan"),
         ):
             pass
         other.kill()
         other.wait()
-        with store_lock(Objects(tmp_path), "cliploom plan"):
+        with store_lock(ObjectStore(tmp_path), "cliploom plan"):
             pass
 
 
 def test_lock_without_a_note_still_refuses(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     with store_lock(objects, "a"):
         (tmp_path / "lock").write_text("")
         with pytest.raises(StoreError, match="in use by another process"), store_lock(objects, "b"):
@@ -133,6 +133,6 @@ def test_lock_without_a_note_still_refuses(tmp_path: Path) -> None:
 
 
 def test_buckets_have_no_lock() -> None:
-    objects = Objects("memory://")
+    objects = ObjectStore("memory://")
     with store_lock(objects, "a"), store_lock(objects, "b"):
         pass

@@ -10,15 +10,15 @@ import pytest
 
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
-from cliploom.schemas.records import Content, PartRecord, PartUse, Rewrite, Take, Twin, row_id
-from cliploom.transforms.store.objects import Objects
+from cliploom.schemas.records import Content, Duplicate, PartRecord, PartUse, Rewrite, RowCopy, row_id
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import FeatureRow, PartWriter, read_record, read_rows
 from cliploom.transforms.work.rewrite import rewrite_part
 
 JOB = FeatureJob("frames", "clips", "media", "{}", "c" * 40, "t", "", None, {"v": 2})
 
 
-def write(objects: Objects, name: str, items: dict[int, int]) -> None:
+def write(objects: ObjectStore, name: str, items: dict[int, int]) -> None:
     """A part with so many rows of each item."""
     contents, first = [], 0
     with objects.create_file(f"t/{name}") as path, PartWriter(path, JOB.outputs) as writer:
@@ -33,12 +33,12 @@ def write(objects: Objects, name: str, items: dict[int, int]) -> None:
         writer.finish(PartRecord("frames", JOB.config, name, first, 0, "", tuple(contents)).to_dict() | {"run": "r"})
 
 
-def take(number: int, to: int | None = None) -> Take:
-    return Take(number, 0, Twin(to or number, f"u{to or number}"))
+def take(number: int, to: int | None = None) -> RowCopy:
+    return RowCopy(number, 0, Duplicate(to or number, f"u{to or number}"))
 
 
 def test_wanted_rows_of_several_parts_become_one(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     write(objects, "one", {1: 2, 2: 3, 3: 1})
     write(objects, "two", {4: 2})
     rewrite = Rewrite("frames", (PartUse("one", (take(3), take(1))), PartUse("two", (take(4),))))
@@ -50,7 +50,7 @@ def test_wanted_rows_of_several_parts_become_one(tmp_path: Path) -> None:
 
 
 def test_copies_get_the_number_and_name_of_their_item(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     write(objects, "one", {1: 2})
     record = rewrite_part(objects, JOB, Rewrite("frames", (PartUse("one", (take(1), take(1, to=9))),)), "r")
     rows = pa.concat_tables(read_rows(tmp_path / "t" / record.part))
@@ -60,7 +60,7 @@ def test_copies_get_the_number_and_name_of_their_item(tmp_path: Path) -> None:
 
 
 def test_same_rewrite_is_the_same_file(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     write(objects, "one", {1: 2, 2: 1})
     rewrite = Rewrite("frames", (PartUse("one", (take(1),)),))
     first = rewrite_part(objects, JOB, rewrite, "r")
@@ -69,11 +69,11 @@ def test_same_rewrite_is_the_same_file(tmp_path: Path) -> None:
 
 def test_part_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="t/one is gone; `cliploom verify`"):
-        rewrite_part(Objects(tmp_path), JOB, Rewrite("frames", (PartUse("one", (take(1),)),)), "r")
+        rewrite_part(ObjectStore(tmp_path), JOB, Rewrite("frames", (PartUse("one", (take(1),)),)), "r")
 
 
 def test_part_without_the_item_is_told(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     write(objects, "one", {1: 2})
     with pytest.raises(StoreError, match="t/one does not hold item 7"):
         rewrite_part(objects, JOB, Rewrite("frames", (PartUse("one", (take(7),)),)), "r")

@@ -22,7 +22,7 @@ from cliploom.transforms.readers.release_tables import ReleaseReader
 from cliploom.transforms.search.query import parse_moment, split_moment
 from cliploom.transforms.search.searching import Store, open_store
 from cliploom.transforms.store.cache import cached_file
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 CAT, COFFEE_UID, ROCKET = "videos/cat", "videos/coffee", "videos/rocket"
 
@@ -317,7 +317,7 @@ def test_a_bucket_file_is_fetched_once_checked_and_evicted_by_age(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    bucket = Objects("memory:///")
+    bucket = ObjectStore("memory:///")
     entries = []
     for number in range(3):
         data = bytes([number]) * 100

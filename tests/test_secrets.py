@@ -9,7 +9,7 @@ import pytest
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.secrets import carries_secret, masked, refuse_secret, refuse_secrets
 from cliploom.schemas.spec_file import load_spec
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 SECRET = "abcdEFGH12345678"
 
@@ -85,4 +85,4 @@ def test_a_spec_with_a_secret_in_a_list_names_the_place(tmp_path: Path) -> None:
 
 def test_no_store_is_opened_by_a_uri_with_a_secret() -> None:
     with pytest.raises(SpecError, match="carries credentials"):
-        Objects(f"s3://key:{SECRET}@bucket/store")
+        ObjectStore(f"s3://key:{SECRET}@bucket/store")

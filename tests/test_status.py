@@ -17,7 +17,7 @@ from cliploom.pipelines.running.runner import job_name
 from cliploom.pipelines.running.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
 from cliploom.schemas.errors import LimitError, StoreError
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.upkeep.verifying import verify_release
 
 cliploom = pytest.fixture(command)
@@ -65,7 +65,7 @@ def test_published_run_has_all_parts_and_items(small_store: SmallStore) -> None:
 
 def test_run_without_outcome_has_ended_unless_somebody_holds_the_store(small_store: SmallStore) -> None:
     forget_outcome(small_store)
-    objects = Objects(small_store.store)
+    objects = ObjectStore(small_store.store)
     assert run_status(str(small_store.store)).state == "ended"
     with store_lock(objects, "cliploom run"):
         assert is_locked(objects)

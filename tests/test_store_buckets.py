@@ -15,20 +15,20 @@ from cliploom.schemas.records import Content, Failure, PartRecord
 from cliploom.transforms.store.buckets import (
     PATIENCE,
     REQUEST,
-    Patience,
+    RetryBudget,
     check_endpoints,
-    given_up,
-    may_pass,
-    patience,
-    patiently,
+    is_transient,
     refusal,
+    retries_exhausted_message,
+    retry_budget,
     table_options,
+    with_retries,
 )
-from cliploom.transforms.store.objects import Objects, _Ranges
+from cliploom.transforms.store.object_store import ObjectStore, _Ranges
 from cliploom.transforms.store.parts import as_stored
-from cliploom.transforms.work.records import MOST_FILES
-from cliploom.transforms.work.reported import read_records, report, write_records
-from cliploom.transforms.work.stored_plan import StoredPlan
+from cliploom.transforms.work.gather import MOST_FILES
+from cliploom.transforms.work.part_records import read_records, report, write_records
+from cliploom.transforms.work.plan_ref import PlanRef
 
 BUSY = GenericError("Generic S3 error: Server returned non-2xx status code: 503 Service Unavailable")
 
@@ -37,7 +37,7 @@ BUSY = GenericError("Generic S3 error: Server returned non-2xx status code: 503 
     "error", [BUSY, DeltaError("Kernel error -> Generic S3 error: body"), OSError("Generic GCS error")]
 )
 def test_errors_of_the_way_may_pass(error: Exception) -> None:
-    assert may_pass(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_errors_of_the_way_may_pass(error: Exception) -> None:
     [NotFoundError("x"), AlreadyExistsError("x"), PermissionDeniedError("x"), OSError("no space"), ValueError()],
 )
 def test_errors_of_the_object_do_not_pass(error: Exception) -> None:
-    assert not may_pass(error)
+    assert not is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -59,20 +59,20 @@ def test_errors_of_the_object_do_not_pass(error: Exception) -> None:
 def test_what_is_refused_is_not_asked_for_again(said: str, found: str) -> None:
     error = GenericError(f"Generic S3 error: {said}")
     assert refusal(error).startswith(found)
-    assert not may_pass(error)
+    assert not is_transient(error)
 
 
 @pytest.mark.parametrize("status", ["408", "409", "425", "429", "500", "503", "400 x <Code>RequestTimeout</Code>"])
 def test_a_server_that_is_busy_is_asked_again(status: str) -> None:
     error = GenericError(f"Generic S3 error: Server returned non-2xx status code: {status}")
-    assert may_pass(error)
+    assert is_transient(error)
     assert not refusal(error)
 
 
 def test_the_reason_is_not_taken_from_the_settings_of_the_client() -> None:
     said = "after 10 retries, retry_timeout: 180s  - HTTP error: error sending request"
     error = GenericError(f"Generic S3 error: {said}\n\nDebug source:\nretry_timeout: 180s")
-    assert given_up(error).endswith("(the connection broke off)")
+    assert retries_exhausted_message(error).endswith("(the connection broke off)")
 
 
 @pytest.mark.parametrize("value", ["ht!tp//host", "host:9000", "http://me:word@host:9000", "http://a b"])
@@ -96,7 +96,7 @@ def test_a_request_is_tried_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -
             raise errors.pop()
         return "done"
 
-    assert patiently(request) == "done"
+    assert with_retries(request) == "done"
 
 
 def test_a_lasting_error_is_raised_at_once_and_a_passing_one_in_the_end(
@@ -110,22 +110,22 @@ def test_a_lasting_error_is_raised_at_once_and_a_passing_one_in_the_end(
         raise error
 
     with pytest.raises(NotFoundError):
-        patiently(lambda: fail(NotFoundError("x")))
+        with_retries(lambda: fail(NotFoundError("x")))
     assert len(calls) == 1
     with pytest.raises(GenericError):
-        patiently(lambda: fail(BUSY))
+        with_retries(lambda: fail(BUSY))
     assert len(calls) == 3
 
 
 def test_what_is_said_names_the_time_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PATIENCE, "7")
-    assert given_up(BUSY) == "the bucket can't be reached after 7 s of trying (HTTP 503)"
-    assert given_up(OSError("Generic S3 error: operation timed out")).endswith("(no answer in time)")
-    assert given_up(OSError("Generic S3 error: odd\nlines")).endswith("(Generic S3 error: odd)")
+    assert retries_exhausted_message(BUSY) == "the bucket can't be reached after 7 s of trying (HTTP 503)"
+    assert retries_exhausted_message(OSError("Generic S3 error: operation timed out")).endswith("(no answer in time)")
+    assert retries_exhausted_message(OSError("Generic S3 error: odd\nlines")).endswith("(Generic S3 error: odd)")
 
 
 def test_patience_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert patience() == Patience(180.0, 60.0)
+    assert retry_budget() == RetryBudget(180.0, 60.0)
     monkeypatch.setenv(REQUEST, "2.5")
     monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
     monkeypatch.delenv("GOOGLE_ALLOW_HTTP", raising=False)
@@ -134,7 +134,7 @@ def test_patience_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert table_options()["allow_http"] == "true"
     monkeypatch.setenv(REQUEST, "soon")
     with pytest.raises(SpecError, match=f"{REQUEST} is 'soon'; give seconds, such as 60"):
-        patience()
+        retry_budget()
 
 
 def test_a_file_in_ranges_reads_like_a_file() -> None:
@@ -156,7 +156,7 @@ def test_a_file_in_ranges_reads_like_a_file() -> None:
 
 
 def test_a_local_file_opens_for_reading_and_a_missing_one_is_told(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     objects.put("a", b"0123")
     with objects.open_file("a") as file:
         file.seek(2)
@@ -172,12 +172,12 @@ def record(number: int, digest: str = "d") -> PartRecord:
 
 
 def test_records_are_gathered_in_few_files_and_read_back(tmp_path: Path) -> None:
-    plan = StoredPlan(str(tmp_path), "run", "x")
+    plan = PlanRef(str(tmp_path), "run", "x")
     records = [record(number) for number in range(100)]
     groups = [records[start::7] for start in range(7)]
     paths = [write_records(plan, number, group) for number, group in enumerate(groups)]
     assert write_records(plan, 0, reversed(groups[0])) == paths[0]
-    found, expected = read_records(Objects(tmp_path), paths), report(records)
+    found, expected = read_records(ObjectStore(tmp_path), paths), report(records)
     assert (found.parts.rows(), found.failures.rows()) == (expected.parts.rows(), expected.failures.rows())
     assert sorted(found.contents.rows()) == sorted(expected.contents.rows())
     assert len(paths) < MOST_FILES
@@ -185,19 +185,19 @@ def test_records_are_gathered_in_few_files_and_read_back(tmp_path: Path) -> None
 
 def test_who_is_beaten_to_a_file_is_told_and_takes_what_is_there(tmp_path: Path) -> None:
     both = threading.Barrier(2, timeout=10)
-    beaten: list[set[str]] = []
+    lost_races: list[set[str]] = []
 
     def write(text: bytes) -> None:
-        objects = Objects(tmp_path)
+        objects = ObjectStore(tmp_path)
         with objects.create_file("part") as local:
             local.write_bytes(text)
             both.wait()
-        beaten.append(objects.beaten)
+        lost_races.append(objects.lost_races)
 
     writers = [threading.Thread(target=write, args=(text,)) for text in (b"one", b"two")]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert sorted(map(len, beaten)) == [0, 1]
-    assert as_stored(Objects(tmp_path), "t", record(1)) == record(1)
+    assert sorted(map(len, lost_races)) == [0, 1]
+    assert as_stored(ObjectStore(tmp_path), "t", record(1)) == record(1)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from cliploom.schemas.errors import StoreError
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import (
     TableFile,
     commit_files,
@@ -28,7 +28,7 @@ def rows(*numbers: int) -> pa.Table:
 
 
 def test_rows_come_back_at_their_version(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     first = commit_rows(objects, "t", rows(1, 2))
     second = commit_rows(objects, "t", rows(3))
     assert read_table(objects, "t", first)["a"].to_list() == [1, 2]
@@ -36,19 +36,19 @@ def test_rows_come_back_at_their_version(tmp_path: Path) -> None:
 
 
 def test_same_rows_are_not_committed_twice(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     assert commit_rows(objects, "t", rows(1)) == commit_rows(objects, "t", rows(1))
 
 
 def test_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     frame = read_table(objects, "t", commit_rows(objects, "t", rows()))
     assert frame.height == 0
     assert frame.schema == {"a": pl.Int64, "b": pl.String}
 
 
 def test_leftovers_of_others_are_put_right(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     wanted = [put_rows(objects, "t", rows(1)), put_rows(objects, "t", rows(2))]
     commit_files(objects, "t", SCHEMA, [put_rows(objects, "t", rows(9))])
     version = commit_files(objects, "t", SCHEMA, wanted)
@@ -57,7 +57,7 @@ def test_leftovers_of_others_are_put_right(tmp_path: Path) -> None:
 
 
 def test_new_columns_come_with_a_commit(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     old = commit_rows(objects, "t", rows(1))
     wider = pa.table({"a": [1], "b": ["1"], "c": [0.5]})
     new = commit_rows(objects, "t", wider)
@@ -66,19 +66,19 @@ def test_new_columns_come_with_a_commit(tmp_path: Path) -> None:
 
 
 def test_old_versions_are_never_expired(tmp_path: Path) -> None:
-    table = open_table(Objects(tmp_path), "t", SCHEMA)
+    table = open_table(ObjectStore(tmp_path), "t", SCHEMA)
     assert table.metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
 
 
 def test_polars_and_other_readers_agree(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     version = commit_rows(objects, "t", rows(1, 2))
     assert pl.scan_delta(str(tmp_path / "t"), version=version).collect().equals(read_table(objects, "t", version))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbled", "empty"])
 def test_damaged_file_is_told_with_its_table(tmp_path: Path, damage: str) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     version = commit_rows(objects, "t", rows(*range(1000)))
     path = tmp_path / "t" / table_files(objects, "t", version)[0]
     data = path.read_bytes()
@@ -93,7 +93,7 @@ def test_damaged_file_is_told_with_its_table(tmp_path: Path, damage: str) -> Non
 
 
 def test_version_that_is_not_there_is_told(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     commit_rows(objects, "t", rows(1))
     for read in (read_table, table_files):
         with pytest.raises(StoreError, match="version 7"):
@@ -103,4 +103,4 @@ def test_version_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_file_where_a_table_should_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("hello")
     with pytest.raises(StoreError, match=f"{tmp_path}/t: the table can't be"):
-        commit_files(Objects(tmp_path), "t", SCHEMA, [TableFile("x.parquet", 1, 1)])
+        commit_files(ObjectStore(tmp_path), "t", SCHEMA, [TableFile("x.parquet", 1, 1)])

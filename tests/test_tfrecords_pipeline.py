@@ -22,7 +22,7 @@ from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.schemas.tfrecords import RatedSegment, Record, Yt8mFrames, Yt8mVideo
 from cliploom.transforms.media.label_listing import list_media
 from cliploom.transforms.store import quantize
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors
 from cliploom.transforms.tfrecords.export import chosen_outputs, read_piece, write_piece
 from cliploom.transforms.tfrecords.framing import read_records, write_records
@@ -408,5 +408,5 @@ def test_wrong_labels_are_told(media: Path, labels: Any, message: str) -> None:
 def test_the_pieces_are_gone_when_the_shards_are_there(project: Project) -> None:
     project.write("a.tfrecord", [encode_frames(frames("good"))])
     project.run("exports.out={kind: tfrecord, format: yt8m_frame, feature: yt}")
-    names = [entry.path for entry in Objects(project.folder / "store").list("tfrecords")]
+    names = [entry.path for entry in ObjectStore(project.folder / "store").list("tfrecords")]
     assert [name.rsplit("/", 1)[-1] for name in names] == ["out-00000-of-00001.tfrecord"]

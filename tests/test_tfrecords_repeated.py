@@ -17,7 +17,7 @@ from cliploom.schemas.errors import StoreError
 from cliploom.schemas.records import row_id
 from cliploom.schemas.spec_file import parse_document
 from cliploom.schemas.tfrecords import Yt8mVideo
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.record_ids import ID_FOOTER, hash_ids, ids_of_rows, joined, pack_ids, unpack_ids
 from cliploom.transforms.tfrecords.framing import write_records
 from cliploom.transforms.tfrecords.repeated import read_ids, shared_ids
@@ -109,7 +109,7 @@ def test_a_part_without_the_footer_is_read_by_its_rows(tmp_path: Path) -> None:
     rows = pa.table({"row_id": [row_id(7, 0)], "uid": ["a"]})
     pq.write_table(rows, tmp_path / "old.parquet")
     pq.write_table(rows.replace_schema_metadata({ID_FOOTER: pack_ids({7: hash_ids(["b"])})}), tmp_path / "new.parquet")
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     assert read_ids(objects, "", "old.parquet")[7].tolist() == hash_ids(["a"]).tolist()
     assert read_ids(objects, "", "new.parquet")[7].tolist() == hash_ids(["b"]).tolist()
     (tmp_path / "new.parquet").write_bytes(b"PAR1")

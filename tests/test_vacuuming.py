@@ -12,7 +12,7 @@ from stores import SmallStore
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.transforms.search.searching import open_store
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import append_release, read_releases
 from cliploom.transforms.store.tables import table_files
 from cliploom.transforms.upkeep.vacuuming import (
@@ -189,13 +189,16 @@ def test_interrupted_anywhere_the_kept_release_verifies_and_the_next_vacuum_fini
 
 
 def test_while_a_run_works_it_is_refused(small_store: SmallStore) -> None:
-    with store_lock(Objects(small_store.store), "cliploom run x.yaml"), pytest.raises(StoreError, match="is in use by"):
+    with (
+        store_lock(ObjectStore(small_store.store), "cliploom run x.yaml"),
+        pytest.raises(StoreError, match="is in use by"),
+    ):
         vacuum_store(str(small_store.store), 1)
 
 
 def test_a_plan_that_saw_the_releases_before_it_can_not_publish(small_store: SmallStore) -> None:
     delete_rocket(small_store)
-    objects = Objects(small_store.store)
+    objects = ObjectStore(small_store.store)
     seen = read_releases(objects)
     vacuum_store(str(small_store.store), 1)
     with pytest.raises(StoreError, match="another run published"):
@@ -226,7 +229,7 @@ def test_there_must_be_a_store_with_a_release(tmp_path: Path) -> None:
 def test_in_a_bucket_a_run_with_fresh_signs_and_files_just_written_are_left_alone() -> None:
     from cliploom.transforms.upkeep.vacuuming import _refuse_live_runs
 
-    bucket = Objects("memory:///")
+    bucket = ObjectStore("memory:///")
     bucket.put("plans/20260101T000000-aaaa/listing.parquet", b"x")
     with pytest.raises(StoreError, match="run 20260101T000000-aaaa was at work 0 s ago"):
         _refuse_live_runs(bucket)
@@ -237,7 +240,7 @@ def test_in_a_bucket_a_run_with_fresh_signs_and_files_just_written_are_left_alon
 
 
 def test_nothing_that_the_release_names_is_ever_doomed(built_store: SmallStore) -> None:
-    objects = Objects(built_store.store)
+    objects = ObjectStore(built_store.store)
     releases = read_releases(objects)
     kept = with_releases(objects, kept_by(objects, releases.rows), releases, releases.rows)
     doomed = {entry.path for entry in doomed_entries(everything(objects), kept, objects)}

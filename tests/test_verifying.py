@@ -16,7 +16,7 @@ from cliploom.schemas.errors import StoreError
 from cliploom.schemas.release import FileEntry
 from cliploom.transforms.search.searching import open_store
 from cliploom.transforms.store.delta_log import LogError, replay
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import table_files
 from cliploom.transforms.upkeep.verifying import part_problems, verify_release
 
@@ -193,7 +193,7 @@ def test_old_releases_verify_by_themselves(small_store: SmallStore) -> None:
 def test_an_index_of_other_rows_is_named_though_its_digest_is_right(small_store: SmallStore) -> None:
     from cliploom.transforms.store.releases import append_release, read_releases
 
-    objects = Objects(small_store.store)
+    objects = ObjectStore(small_store.store)
     releases = read_releases(objects)
     release = releases.get(None)
     (small_store.media / "page.png").unlink()
@@ -213,7 +213,7 @@ def test_an_export_of_other_values_is_named_though_its_digest_is_right(small_sto
 
     from cliploom.transforms.store.releases import append_release, read_releases
 
-    objects = Objects(small_store.store)
+    objects = ObjectStore(small_store.store)
     releases = read_releases(objects)
     release = releases.get(None)
     export = release.exports["looks_h5"]
@@ -266,7 +266,7 @@ def test_a_replayed_log_is_what_delta_reads_at_every_version(small_store: SmallS
     small_store.run()
     (small_store.media / "both.gif").unlink()
     small_store.run()
-    objects = Objects(small_store.store)
+    objects = ObjectStore(small_store.store)
     tables = ["items", "releases", *(entry.table for entry in open_store(str(small_store.store)).features.values())]
     for table in tables:
         head = int(DeltaTable(str(small_store.store / table)).version())

@@ -20,7 +20,7 @@ from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.transforms.inputs.addresses import UNASKED, next_address
 from cliploom.transforms.inputs.listing import list_source
 from cliploom.transforms.readers.pair_reading import Pairs
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 
@@ -65,7 +65,7 @@ class Project:
         return run_spec(parse_document(document), document, self.folder, RunOptions(), self.notes.append)
 
     def table(self, name: str) -> pl.DataFrame:
-        objects = Objects(self.folder / "store")
+        objects = ObjectStore(self.folder / "store")
         release = read_releases(objects).get(None)
         entry = release.features.get(name)
         return (
@@ -75,7 +75,7 @@ class Project:
         )
 
     def manifest(self) -> dict[str, Any]:
-        objects = Objects(self.folder / "store")
+        objects = ObjectStore(self.folder / "store")
         found: dict[str, Any] = json.loads(objects.get(read_releases(objects).get(None).exports["pairs"].files[0].path))
         return found
 
@@ -144,15 +144,15 @@ def listed(folder: Path, lines: list[str], **options: Any) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("law", "uid"),
+    ("rule", "uid"),
     [
         ("path", "media.example.org/a b/clip?size=2"),
         ("stem", "clip"),
         ({"regex": "org/(.*)[.]mp4"}, "a%20b/clip"),
     ],
 )
-def test_uids_of_addresses(tmp_path: Path, law: Any, uid: str) -> None:
-    frame = listed(tmp_path, ["https://media.example.org/a%20b/clip.mp4?size=2#t=3"], uid=law)
+def test_uids_of_addresses(tmp_path: Path, rule: Any, uid: str) -> None:
+    frame = listed(tmp_path, ["https://media.example.org/a%20b/clip.mp4?size=2#t=3"], uid=rule)
     assert frame["uid"].to_list() == [uid]
     assert frame["uri"].to_list() == ["https://media.example.org/a%20b/clip.mp4?size=2"]
     assert frame["signature"].to_list() == [UNASKED]

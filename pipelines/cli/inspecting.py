@@ -10,7 +10,7 @@ from typing import Any
 
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.release import Release
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 _PARQUET, _HDF5 = b"PAR1", b"\x89HDF\r\n\x1a\n"
 SURE = 0.5
@@ -129,7 +129,7 @@ def _store(uri: str, release: int | None) -> dict[str, Any]:
     from cliploom.transforms.store.releases import read_releases
     from cliploom.transforms.store.tables import read_table
 
-    objects = Objects(uri)
+    objects = ObjectStore(uri)
     releases = read_releases(objects)
     if not releases.rows:
         raise StoreError(f"{uri} is no store with a release; `cliploom run SPEC` makes one.")
@@ -168,7 +168,7 @@ def _store(uri: str, release: int | None) -> dict[str, Any]:
     }
 
 
-def _labels(objects: Objects, release: Release) -> list[dict[str, Any]]:
+def _labels(objects: ObjectStore, release: Release) -> list[dict[str, Any]]:
     """Labels by source and origin: how many items and classes have some, and the commonest classes."""
     import polars as pl
 

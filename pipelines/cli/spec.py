@@ -52,12 +52,12 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
     from cliploom.pipelines.console import counted, show, show_json
     from cliploom.pipelines.planning.check import check_encoders
     from cliploom.schemas.spec_file import load_spec
-    from cliploom.transforms.store.objects import Objects
+    from cliploom.transforms.store.object_store import ObjectStore
     from cliploom.transforms.store.uris import absolute
 
     loaded = load_spec(spec, overrides or ())
     check_encoders(loaded, absolute(spec).parent)
-    Objects(loaded.store)
+    ObjectStore(loaded.store)
     parts = {"source": "sources", "encoder": "encoders", "feature": "features", "index": "indexes", "export": "exports"}
     counts = {many: len(getattr(loaded, many)) for many in parts.values()}
     if as_json:

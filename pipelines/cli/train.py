@@ -49,7 +49,7 @@ def evaluate(
     from cliploom.pipelines.console import say, show, show_json
     from cliploom.pipelines.training.evaluate import evaluate_head, evaluation_text
 
-    found = evaluate_head(target, head, everything=everything, note=lambda text: say(f"• {text}"))
+    found = evaluate_head(target, head, everything=everything, on_stage=lambda text: say(f"• {text}"))
     if as_json:
         show_json(found.to_dict())
     else:
@@ -73,7 +73,7 @@ def fit_pca(
     from cliploom.pipelines.training.fit_pca import fit_pca as fit
     from cliploom.pipelines.training.fit_pca import fitted_text
 
-    found = fit(target, feature, to, output=output, components=components, note=lambda text: say(f"• {text}"))
+    found = fit(target, feature, to, output=output, components=components, on_stage=lambda text: say(f"• {text}"))
     if as_json:
         show_json(found.to_dict())
     else:

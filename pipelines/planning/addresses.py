@@ -8,18 +8,18 @@ from dataclasses import replace
 import polars as pl
 
 from cliploom.pipelines.console import counted
-from cliploom.pipelines.planning.before import Before
-from cliploom.pipelines.planning.survey import LISTED, probe_listing
+from cliploom.pipelines.planning.discover import LISTED, probe_listing
+from cliploom.pipelines.planning.previous_release import PreviousRelease
 from cliploom.schemas.jobs import RunJob
 from cliploom.transforms.inputs.addresses import ADDRESS, MISSING, UNASKED
 from cliploom.transforms.inputs.listing import KnownListing
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 WEB = pl.col("uri").str.contains("^(?i)https?://")
 
 
 def ask_addresses(
-    listing: KnownListing, before: Before, job: RunJob, objects: Objects, run_probe: Callable[[str], None]
+    listing: KnownListing, before: PreviousRelease, job: RunJob, objects: ObjectStore, run_probe: Callable[[str], None]
 ) -> KnownListing:
     """Give each item on the web the signature and size that its server says it has.
 

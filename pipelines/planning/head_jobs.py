@@ -17,7 +17,7 @@ from cliploom.schemas.spec import Spec
 from cliploom.transforms.heads import tagging
 from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.published import current_model
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 
 def input_columns(
@@ -47,7 +47,7 @@ def input_columns(
 
 
 def head_jobs(
-    spec: Spec, jobs: Mapping[str, FeatureJob], objects: Objects
+    spec: Spec, jobs: Mapping[str, FeatureJob], objects: ObjectStore
 ) -> tuple[dict[str, HeadJob], tuple[str, ...]]:
     """The jobs of the features that trained heads make, and sentences about those that have to wait.
 
@@ -99,7 +99,7 @@ def tag_verdicts(heads: Mapping[str, HeadJob], verdicts: pl.DataFrame, before: M
 
     Args:
         heads: the jobs.
-        verdicts: of the features with rows, as ``plan.judge`` gives them.
+        verdicts: of the features with rows, as ``classify.classify`` gives them.
         before: what the last release has.
     """
     frames = [verdicts.clear()]

@@ -14,10 +14,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cliploom.pipelines.planning.judge import allot_numbers
-from cliploom.pipelines.planning.packed import NumberedRows
+from cliploom.pipelines.planning.classify import allot_numbers
+from cliploom.pipelines.planning.row_store import ParquetRowStore
 from cliploom.schemas.tables import ITEMS
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import ROWS_IN_GROUP, pieces_file, table_files
 
 
@@ -44,9 +44,9 @@ class Numbered:
     def read_some(self, numbers: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """The items of these numbers; memory is theirs."""
         with pq.ParquetFile(pa.BufferReader(self.data)) as file:
-            return NumberedRows([file]).read(numbers, columns)
+            return ParquetRowStore([file]).read(numbers, columns)
 
-    def same_as(self, objects: Objects, version: int) -> bool:
+    def same_as(self, objects: ObjectStore, version: int) -> bool:
         """The table ``items`` holds just these at a version."""
         names = table_files(objects, "items", version)
         if names == [self.name] or (not names and self.items.is_empty()):
@@ -69,8 +69,8 @@ def number_items(
     listing: pl.DataFrame,
     known: pl.DataFrame,
     next_item_no: int,
-    probed: NumberedRows | None = None,
-    before: NumberedRows | None = None,
+    probed: ParquetRowStore | None = None,
+    before: ParquetRowStore | None = None,
 ) -> Numbered:
     """Number the items of a listing; see ``allot_numbers``.
 
@@ -98,7 +98,7 @@ def _in_order(listing: pl.DataFrame, order: pl.DataFrame) -> Iterator[pl.DataFra
         yield rows.hstack(some)
 
 
-def _with_facts(piece: pl.DataFrame, facts: Sequence[NumberedRows]) -> pa.Table:
+def _with_facts(piece: pl.DataFrame, facts: Sequence[ParquetRowStore]) -> pa.Table:
     """A piece of the table ``items``."""
     for known in facts:
         lacking = piece.filter(pl.col("facts").is_null() & pl.col("digest").is_not_null())

@@ -35,8 +35,8 @@ FACTS = pl.Struct(
 )
 _BUNDLES = {"cost_s": pl.Float64, "items": pl.Int64, "rows": pl.Int64, "group": pl.Int32, "first": pl.Int64}
 _COLUMNS = ["item_no", "uid", "wanted", "digest", "uri", "signature", "facts", "attempt"]
-_ESTIMATED = ["facts", "twins"]
-_TWINS = pl.List(pl.Struct({"item_no": pl.Int64, "uid": pl.String}))
+_ESTIMATED = ["facts", "duplicates"]
+_DUPLICATES = pl.List(pl.Struct({"item_no": pl.Int64, "uid": pl.String}))
 # Relative costs of a decoded megapixel and an encoded picture, in seconds of one core; only their ratio matters here.
 _DECODE_S_PER_MEGAPIXEL = 0.0022
 _ENCODE_S = 0.006
@@ -46,7 +46,7 @@ _SENTENCE_S = 0.002
 
 
 @dataclass(frozen=True)
-class Wish:
+class CostModel:
     """One feature's samplings, for estimates.
 
     Attributes:
@@ -60,17 +60,19 @@ class Wish:
     least_rows: int = 0
 
 
-def wish_of(job: FeatureJob) -> Wish:
+def cost_model_of(job: FeatureJob) -> CostModel:
     """What packing needs to know of a feature."""
     if job.card is None:
         row_bytes = 64 + sum(dim if name in job.compact else 4 * dim for name, dim in job.outputs.items())
-        return Wish(job.name, None, row_bytes, _READ_S / _ENCODE_S)
+        return CostModel(job.name, None, row_bytes, _READ_S / _ENCODE_S)
     if job.card.modality == "text":
-        return Wish(job.name, None, 4 * sum(job.outputs.values()) + 64, _SENTENCE_S / _ENCODE_S, SENTENCES_IN_SHARD)
+        return CostModel(
+            job.name, None, 4 * sum(job.outputs.values()) + 64, _SENTENCE_S / _ENCODE_S, SENTENCES_IN_SHARD
+        )
     pictures = job.sampling.window.frames if isinstance(job.sampling, Window) else 1
     if isinstance(job.sampling, First):
         pictures = job.sampling.first.frames
-    return Wish(job.name, job.sampling, 4 * sum(job.outputs.values()) + 64, pictures)
+    return CostModel(job.name, job.sampling, 4 * sum(job.outputs.values()) + 64, pictures)
 
 
 def estimated_rows(sampling: Sampling | None, duration: pl.Expr, frames: pl.Expr) -> pl.Expr:
@@ -100,7 +102,7 @@ class Group:
 
     Attributes:
         features: names.
-        items: one row for all items of the same bytes: those of the work, and ``twins`` where there are several.
+        items: one row for all items of the same bytes: those of the work, and ``duplicates`` where there are several.
         pieces: row (in ``items``), number, of.
     """
 
@@ -110,7 +112,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """Which segments of which items make each shard; the shards themselves are written a few at a time.
 
     Attributes:
@@ -148,42 +150,44 @@ class Layout:
         return found.select(*SHARDS)
 
 
-def pack(work: pl.DataFrame, wishes: Mapping[str, Wish], segment_s: float) -> pl.DataFrame:
-    """Shards of the work, all at once; see ``lay_out``.
+def pack(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: float) -> pl.DataFrame:
+    """Shards of the work, all at once; see ``layout_shards``.
 
     Returns:
         One row a shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``.
     """
-    return pl.concat([pl.DataFrame(schema=SHARDS), *lay_out(work, wishes, segment_s).written()])
+    return pl.concat([pl.DataFrame(schema=SHARDS), *layout_shards(work, cost_models, segment_s).written()])
 
 
-def lay_out(work: pl.DataFrame, wishes: Mapping[str, Wish], segment_s: float) -> Layout:
+def layout_shards(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: float) -> ShardLayout:
     """Bundle the work.
 
     Args:
         work: one row for each (item, feature) to compute: feature, item_no, uid, uri, signature, digest, facts
             (JSON), attempt.
-        wishes: by feature.
+        cost_models: by feature.
         segment_s: files longer than this are split, when all their features' samplings allow it.
     """
     if work.is_empty():
-        return Layout((), pl.DataFrame(schema=_BUNDLES), segment_s)
+        return ShardLayout((), pl.DataFrame(schema=_BUNDLES), segment_s)
     groups, estimates = [], []
-    for items in _by_wanted(_with_twins(_with_wanted(work))):
+    for items in _by_wanted(_with_duplicates(_with_wanted(work))):
         features = items["wanted"][0].split("\0")
-        asked = [wishes[name] for name in features]
+        requested = [cost_models[name] for name in features]
         rows = items.select(_ESTIMATED).with_row_index("row")
-        estimates.append(pl.concat([_estimate(some, asked, segment_s) for some in rows.iter_slices(ITEMS_IN_SLICE)]))
+        estimates.append(
+            pl.concat([_estimate(some, requested, segment_s) for some in rows.iter_slices(ITEMS_IN_SLICE)])
+        )
         groups.append(Group(features, items.drop("wanted"), estimates[-1].select("row", "number", "of")))
     most_cost = max(sum(float(estimate["cost_s"].sum()) for estimate in estimates) / LEAST_SHARDS, 1e-9)
     shards = [
-        _bundle(estimate, most_cost, max(wishes[name].least_rows for name in group.features)).with_columns(
+        _fill_shards(estimate, most_cost, max(cost_models[name].least_rows for name in group.features)).with_columns(
             pl.lit(number, pl.Int32).alias("group")
         )
         for number, (group, estimate) in enumerate(zip(groups, estimates, strict=True))
     ]
     ordered = pl.concat(shards).sort("cost_s", descending=True, maintain_order=True)
-    return Layout(tuple(groups), ordered.select(*_BUNDLES), segment_s)
+    return ShardLayout(tuple(groups), ordered.select(*_BUNDLES), segment_s)
 
 
 def _by_wanted(items: pl.DataFrame) -> list[pl.DataFrame]:
@@ -205,9 +209,9 @@ def _with_wanted(work: pl.DataFrame) -> pl.DataFrame:
     return once.with_columns(pl.col("most_attempts").alias("attempt")).sort("item_no")
 
 
-def _with_twins(items: pl.DataFrame) -> pl.DataFrame:
-    """Items of equal bytes become one row with all their numbers and uids in ``twins``; order is that of the first."""
-    items = items.select(*_COLUMNS, pl.lit(None, _TWINS).alias("twins"))
+def _with_duplicates(items: pl.DataFrame) -> pl.DataFrame:
+    """Merge items of equal bytes into one row, with all their ids in ``duplicates``, in order of the first."""
+    items = items.select(*_COLUMNS, pl.lit(None, _DUPLICATES).alias("duplicates"))
     # Numbers are compared much sooner than texts; what stands out is looked at again.
     alike = items.filter(items["digest"].hash().is_duplicated())
     doubled = alike.filter(alike.select("digest", "wanted").is_duplicated())
@@ -218,7 +222,7 @@ def _with_twins(items: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.col("item_no", "uid", "uri", "signature", "facts").first(),
             pl.col("attempt").max(),
-            pl.struct("item_no", "uid").alias("twins"),
+            pl.struct("item_no", "uid").alias("duplicates"),
         )
         .select(items.columns)
     )
@@ -226,9 +230,9 @@ def _with_twins(items: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([single, shared]).sort("item_no")
 
 
-def _estimate(items: pl.DataFrame, asked: Sequence[Wish], segment_s: float) -> pl.DataFrame:
+def _estimate(items: pl.DataFrame, requested: Sequence[CostModel], segment_s: float) -> pl.DataFrame:
     """Split items into segments and estimate their rows, bytes and cost: row, number, of, cost_s, bytes, rows."""
-    splittable = all(wish.sampling is not None and wish.sampling.splittable for wish in asked)
+    splittable = all(model.sampling is not None and model.sampling.splittable for model in requested)
     known = items.with_columns(items["facts"].str.json_decode(FACTS).struct.unnest())
     known = known.with_columns((pl.col("end_s") - pl.col("start_s")).alias("duration"))
     split = (pl.col("duration") / segment_s).ceil().fill_null(1.0).clip(1) if splittable else pl.lit(1)
@@ -241,24 +245,24 @@ def _estimate(items: pl.DataFrame, asked: Sequence[Wish], segment_s: float) -> p
     # Items that are not sampled may say how many rows they have.
     told = pl.max_horizontal(pl.col("rows").cast(pl.Float64), pl.lit(1.0))
     rows = [
-        told if wish.sampling is None else estimated_rows(wish.sampling, pl.col("duration") * share, frames)
-        for wish in asked
+        told if model.sampling is None else estimated_rows(model.sampling, pl.col("duration") * share, frames)
+        for model in requested
     ]
     cost = pl.lit(_OPEN_S) + (frames * megapixels * _DECODE_S_PER_MEGAPIXEL).fill_null(0.0)
-    for wish, count in zip(asked, rows, strict=True):
-        cost = cost + count * wish.pictures_per_row * _ENCODE_S
-    size = pl.sum_horizontal(*(count * wish.row_bytes for wish, count in zip(asked, rows, strict=True)))
+    for model, count in zip(requested, rows, strict=True):
+        cost = cost + count * model.pictures_per_row * _ENCODE_S
+    size = pl.sum_horizontal(*(count * model.row_bytes for model, count in zip(requested, rows, strict=True)))
     return known.select(
         "row",
         "number",
         "of",
         cost.alias("cost_s"),
-        (size * pl.col("twins").list.len().fill_null(1)).alias("bytes"),
+        (size * pl.col("duplicates").list.len().fill_null(1)).alias("bytes"),
         pl.sum_horizontal(*rows).alias("rows"),
     )
 
 
-def _bundle(pieces: pl.DataFrame, most_cost: float, least_rows: int) -> pl.DataFrame:
+def _fill_shards(pieces: pl.DataFrame, most_cost: float, least_rows: int) -> pl.DataFrame:
     """Fill shards in order of the items until one bound is reached: cost_s, items, rows, first (piece) of each."""
     bounds = [pl.col("cost_s") / most_cost, pl.lit(1.0 / MOST_ITEMS)]
     if least_rows:
@@ -291,7 +295,13 @@ def _texts(group: Group, shards: pl.DataFrame, segment_s: float) -> pl.DataFrame
     items = group.items[pieces["row"]].hstack(segments).hstack(places.select("rank"))
     alone = pl.concat_list(pl.struct("item_no", "uid"))
     item = pl.struct(
-        "uri", "signature", "digest", "facts", pl.coalesce("twins", alone).alias("twins"), "segment", "attempt"
+        "uri",
+        "signature",
+        "digest",
+        "facts",
+        pl.coalesce("duplicates", alone).alias("duplicates"),
+        "segment",
+        "attempt",
     )
     joined = (
         items.select("rank", item.struct.json_encode().alias("item"))

@@ -10,31 +10,38 @@ from itertools import chain
 
 import polars as pl
 
-from cliploom.pipelines.planning.before import Before
+from cliploom.pipelines.planning.classify import FeatureHistory, RetryPolicy, classify, of_source
+from cliploom.pipelines.planning.compile_jobs import CompiledSpec, describe_change
+from cliploom.pipelines.planning.discover import Inventory
 from cliploom.pipelines.planning.head_jobs import tag_verdicts
-from cliploom.pipelines.planning.judge import FeaturePast, RetryLaw, judge, of_source
 from cliploom.pipelines.planning.numbering import Numbered, number_items
-from cliploom.pipelines.planning.pack import SHARDS, SHARDS_IN_ROW_GROUP, Layout, lay_out, total_cost, wish_of
-from cliploom.pipelines.planning.resolve import Resolved, describe_change
-from cliploom.pipelines.planning.survey import Survey
+from cliploom.pipelines.planning.pack import (
+    SHARDS,
+    SHARDS_IN_ROW_GROUP,
+    ShardLayout,
+    cost_model_of,
+    layout_shards,
+    total_cost,
+)
+from cliploom.pipelines.planning.previous_release import PreviousRelease
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
 from cliploom.schemas.records import REFRESHED, PartRecord
 from cliploom.schemas.tables import FAILURES
 from cliploom.transforms.publish.assemble import HEAD, ORPHAN
-from cliploom.transforms.publish.frames import PlanTables, held_frame, reported_failures, write_frames
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.publish.dataframes import PlanFrames, held_frame, reported_failures, write_frames
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import read_record
 from cliploom.transforms.store.tables import ROWS_IN_GROUP, contents_of
-from cliploom.transforms.work.reported import Reported, report
-from cliploom.transforms.work.stored_plan import ITEMS_FILE, PLAN, newest_plan
+from cliploom.transforms.work.part_records import PartRecordFrames, report
+from cliploom.transforms.work.plan_ref import ITEMS_FILE, PLAN, newest_plan
 
 _HELD = ("item_no", "uid", "digest", "segment", "segments", "planned", "rows")
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanDraft:
     """A plan before it is executed.
 
     Attributes:
@@ -50,11 +57,11 @@ class Planned:
     """
 
     numbered: Numbered
-    tables: PlanTables
+    tables: PlanFrames
     verdicts: pl.DataFrame
     tags: pl.DataFrame
     work: pl.DataFrame
-    layout: Layout
+    layout: ShardLayout
     counts: dict[str, int]
     emptied: tuple[str, ...]
     recompute_reason: str
@@ -64,7 +71,7 @@ class Planned:
         """Of all features."""
         return pl.concat([self.verdicts, self.tags])
 
-    def write(self, objects: Objects, folder: str) -> None:
+    def write(self, objects: ObjectStore, folder: str) -> None:
         """Write the plan's tables, shards and verdicts as files that workers and people read."""
         objects.put(f"{folder}/{ITEMS_FILE}", self.numbered.data)
         self.tables.write(objects, folder)
@@ -72,7 +79,7 @@ class Planned:
         write_frames(objects, f"{folder}/shards.parquet", shards, SHARDS_IN_ROW_GROUP)
         self.write_verdicts(objects, folder)
 
-    def write_verdicts(self, objects: Objects, folder: str) -> str:
+    def write_verdicts(self, objects: ObjectStore, folder: str) -> str:
         """Write the verdicts alone; returns the file's path."""
         path = f"{folder}/verdicts.parquet"
         told = self.all_verdicts
@@ -89,7 +96,7 @@ def with_addresses(work: pl.DataFrame, numbered: Numbered) -> pl.DataFrame:
     return work.join(found, on="item_no", how="left", maintain_order="left")
 
 
-def orphans_of(objects: Objects, job: FeatureJob, published: pl.DataFrame) -> Reported:
+def orphans_of(objects: ObjectStore, job: FeatureJob, published: pl.DataFrame) -> PartRecordFrames:
     """Finished parts of a feature's config that the last release does not name: a killed run's, an older one's.
 
     Args:
@@ -113,7 +120,7 @@ def orphans_of(objects: Objects, job: FeatureJob, published: pl.DataFrame) -> Re
     return report(records())
 
 
-def numbers_of_killed_run(objects: Objects, before: Before) -> pl.DataFrame:
+def numbers_of_killed_run(objects: ObjectStore, previous: PreviousRelease) -> pl.DataFrame:
     """Numbers that the newest run from the same release gave to its items, though it was not published.
 
     Its parts name some of them only; the others must not get these numbers in another order.
@@ -124,72 +131,72 @@ def numbers_of_killed_run(objects: Objects, before: Before) -> pl.DataFrame:
         base = json.loads(objects.get(plan))["base"]
         # A vacuum that was stopped may have left a plan without its tables.
         with suppress(FileNotFoundError):
-            if (base and base["release"]) == (before.release and before.release.release):
+            if (base and base["release"]) == (previous.release and previous.release.release):
                 with objects.local_copy(plan.removesuffix(PLAN) + ITEMS_FILE) as local:
                     return pl.read_parquet(local, columns=columns).select(columns)
-    return before.items.select(columns).clear()
+    return previous.items.select(columns).clear()
 
 
 def make_plan(
-    objects: Objects,
-    before: Before,
-    found: Survey,
-    resolved: Resolved,
-    law: RetryLaw,
+    objects: ObjectStore,
+    previous: PreviousRelease,
+    found: Inventory,
+    compiled: CompiledSpec,
+    policy: RetryPolicy,
     segment_s: float,
     next_item_no: int,
     *,
     refresh: bool = False,
-) -> Planned:
+) -> PlanDraft:
     """Judge every (item, feature), adopt what killed runs left, pack the rest.
 
     The survey's items are taken over: nobody holds them any more.
     """
-    known = before.items.select("source", "uid", "item_no")
-    with before.item_rows(objects) as rows:
-        numbered = number_items(found.take_items(), known, next_item_no, found.facts, rows)
-    orphans = dict.fromkeys(resolved.jobs, report([]))
-    verdicts = _judge_all(objects, before, resolved, numbered.items, orphans, law, refresh)
+    known = previous.items.select("source", "uid", "item_no")
+    with previous.item_rows(objects) as rows:
+        numbered = number_items(found.pop_items(), known, next_item_no, found.facts, rows)
+    orphans = dict.fromkeys(compiled.jobs, report([]))
+    verdicts = _classify_all(objects, previous, compiled, numbered.items, orphans, policy, refresh)
     if not verdicts["verdict"].is_in([UNCHANGED, FAILED, DELETED]).all():
         # Killed runs have allotted numbers and finished parts; both are taken over.
         orphans = {
-            name: orphans_of(objects, job, before.parts.filter(_made_as(job))) for name, job in resolved.jobs.items()
+            name: orphans_of(objects, job, previous.parts.filter(_made_as(job))) for name, job in compiled.jobs.items()
         }
     if any(reported.parts.height for reported in orphans.values()):
-        known = _known_numbers(known, numbers_of_killed_run(objects, before), orphans, resolved.jobs)
+        known = _known_numbers(known, numbers_of_killed_run(objects, previous), orphans, compiled.jobs)
         numbered = number_items(numbered.read().drop("item_no"), known, next_item_no)
-        verdicts = _judge_all(objects, before, resolved, numbered.items, orphans, law, refresh)
+        verdicts = _classify_all(objects, previous, compiled, numbered.items, orphans, policy, refresh)
     items = numbered.items
     attempt = pl.col("attempts").fill_null(0).cast(pl.Int64)
     if refresh:
-        attempt += REFRESHED * (1 + (before.release.release if before.release else 0))
+        attempt += REFRESHED * (1 + (previous.release.release if previous.release else 0))
     work = verdicts.filter(pl.col("verdict").is_in(COMPUTED))
     work = work.select("feature", "item_no", "uid", "digest", attempt.alias("attempt"))
-    wishes = {name: wish_of(job) for name, job in resolved.jobs.items()}
-    layout = lay_out(with_addresses(work, numbered), wishes, segment_s)
-    tables = PlanTables(
+    cost_models = {name: cost_model_of(job) for name, job in compiled.jobs.items()}
+    layout = layout_shards(with_addresses(work, numbered), cost_models, segment_s)
+    tables = PlanFrames(
         adopted=pl.concat([held_frame(reported, ORPHAN) for reported in orphans.values()]),
         parts=pl.concat(
             [
-                *(before.parts.filter(_made_as(job)) for job in resolved.jobs.values()),
+                *(previous.parts.filter(_made_as(job)) for job in compiled.jobs.values()),
                 *(reported.parts for reported in orphans.values()),
             ]
         ),
-        failures=_failures(before, found, items, resolved, orphans),
+        failures=_failures(previous, found, items, compiled, orphans),
     )
     counts = {
-        "had": before.items.height,
-        "deleted": _deleted(before.items, items),
-        "known_failed": before.failures.filter(~pl.col("partial")).select("source", "uid").unique().height,
+        "had": previous.items.height,
+        "deleted": _deleted(previous.items, items),
+        "known_failed": previous.failures.filter(~pl.col("partial")).select("source", "uid").unique().height,
         "probed": found.probed,
-        "recompute": _recomputed(verdicts, before),
+        "recompute": _recomputed(verdicts, previous),
         "cost_ms": round(1000 * total_cost(layout.shards)),
     }
     verdicts = _name_probe_failures(verdicts, tables.failures)
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
-    tags = tag_verdicts(resolved.heads, verdicts, before.release.heads if before.release else {})
+    tags = tag_verdicts(compiled.heads, verdicts, previous.release.heads if previous.release else {})
     reason = reasons[0] if len(reasons) else ""
-    return Planned(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, reason)
+    return PlanDraft(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, reason)
 
 
 def _made_as(job: FeatureJob) -> pl.Expr:
@@ -208,59 +215,61 @@ def _name_probe_failures(verdicts: pl.DataFrame, failures: pl.DataFrame) -> pl.D
     return verdicts.with_columns(pl.when(failed).then(said).otherwise("reason").alias("reason"))
 
 
-def _deleted(before: pl.DataFrame, items: pl.DataFrame) -> int:
+def _deleted(previous: pl.DataFrame, items: pl.DataFrame) -> int:
     """Items that are gone; one that was renamed is not."""
-    gone = before.join(items, on="item_no", how="anti").select("digest")
+    gone = previous.join(items, on="item_no", how="anti").select("digest")
     there = items.join(gone, on="digest", how="semi").select("digest")
     return gone.join(there, on="digest", how="anti").height
 
 
-def _recomputed(verdicts: pl.DataFrame, before: Before) -> int:
+def _recomputed(verdicts: pl.DataFrame, previous: PreviousRelease) -> int:
     """Items computed again although their bytes did not change."""
     again = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)
-    return again.select("item_no").unique().height if before.release else 0
+    return again.select("item_no").unique().height if previous.release else 0
 
 
-def _past(objects: Objects, before: Before, job: FeatureJob, resolved: Resolved, orphans: Reported) -> FeaturePast:
-    contents = contents_of(objects, before.release, job.name, ["config", *_HELD])
-    release = before.release
+def _past(
+    objects: ObjectStore, previous: PreviousRelease, job: FeatureJob, compiled: CompiledSpec, orphans: PartRecordFrames
+) -> FeatureHistory:
+    contents = contents_of(objects, previous.release, job.name, ["config", *_HELD])
+    release = previous.release
     entry = release.features.get(job.name) if release else None
     mine = contents["config"] == job.config
     recent = reported_failures(orphans, "")
-    return FeaturePast(
+    return FeatureHistory(
         held=pl.concat(
             [
                 (contents if mine.all() else contents.filter(mine)).select(*_HELD, origin=pl.lit(HEAD, pl.Int32)),
                 orphans.contents.select(*_HELD, origin=pl.lit(ORPHAN, pl.Int32)),
             ]
         ),
-        failures=before.failures.filter(_made_as(job)),
-        recent=recent.select(before.failures.columns),
+        failures=previous.failures.filter(_made_as(job)),
+        recent=recent.select(previous.failures.columns),
         had=contents.select("item_no", "uid", "digest"),
-        change=describe_change(entry.recipe, resolved.recipes[job.name]) if entry else "",
+        change=describe_change(entry.recipe, compiled.recipes[job.name]) if entry else "",
     )
 
 
-def _judge_all(
-    objects: Objects,
-    before: Before,
-    resolved: Resolved,
+def _classify_all(
+    objects: ObjectStore,
+    previous: PreviousRelease,
+    compiled: CompiledSpec,
     items: pl.DataFrame,
-    orphans: Mapping[str, Reported],
-    law: RetryLaw,
+    orphans: Mapping[str, PartRecordFrames],
+    policy: RetryPolicy,
     refresh: bool,
 ) -> pl.DataFrame:
     frames = []
-    for name, job in resolved.jobs.items():
-        past = _past(objects, before, job, resolved, orphans[name])
-        frames.append(judge(name, of_source(items, job.source), past, law, refresh))
+    for name, job in compiled.jobs.items():
+        past = _past(objects, previous, job, compiled, orphans[name])
+        frames.append(classify(name, of_source(items, job.source), past, policy, refresh))
     return pl.concat(frames)
 
 
 def _known_numbers(
     numbers: pl.DataFrame,
     planned: pl.DataFrame,
-    orphans: Mapping[str, Reported],
+    orphans: Mapping[str, PartRecordFrames],
     jobs: Mapping[str, FeatureJob],
 ) -> pl.DataFrame:
     """Numbers of the last release, and those that killed runs gave to items it does not know."""
@@ -277,15 +286,19 @@ def _known_numbers(
 
 
 def _failures(
-    before: Before, found: Survey, items: pl.DataFrame, resolved: Resolved, orphans: Mapping[str, Reported]
+    previous: PreviousRelease,
+    found: Inventory,
+    items: pl.DataFrame,
+    compiled: CompiledSpec,
+    orphans: Mapping[str, PartRecordFrames],
 ) -> pl.DataFrame:
     """Failures known before computing: of probing, of earlier runs for wanted configs, of adopted parts."""
     numbers = items.join(found.failures, on="uid", how="semi").select("source", "uid", "item_no")
     # Rows of texts that name no video, or one that nothing else is known of, have no item.
     probing = found.failures.drop("item_no").join(numbers, on=["source", "uid"], how="left", maintain_order="left")
     probing = probing.with_columns(pl.col("item_no").fill_null(0))
-    configs = [job.config for job in resolved.jobs.values()]
-    earlier = before.failures.filter((pl.col("feature") != "") & pl.col("config").is_in(configs))
+    configs = [job.config for job in compiled.jobs.values()]
+    earlier = previous.failures.filter((pl.col("feature") != "") & pl.col("config").is_in(configs))
     adopted = pl.concat([reported_failures(reported, "") for reported in orphans.values()])
     columns = FAILURES.names
     return pl.concat([probing.select(columns), earlier.select(columns), adopted.select(columns)]).unique(

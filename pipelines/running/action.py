@@ -78,7 +78,7 @@ def _run(
 
 def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int:
     """Publish what a limit stopped; returns the exit code."""
-    from cliploom.transforms.store.objects import existing_store
+    from cliploom.transforms.store.object_store import existing_store
 
     uri = existing_store(store).uri
     request = {"action": "publish", "store": uri, "accept": accept, "command": "cliploom publish"}
@@ -96,7 +96,7 @@ def _supervised(
     log = Path(tempfile.gettempdir()) / f"cliploom-{run}.log"
     progress = LiveProgress()
     try:
-        result = run_supervised(request | {"run": run}, Watching(progress.note, progress.tick, log))
+        result = run_supervised(request | {"run": run}, Watching(progress.on_stage, progress.tick, log))
     except (LimitError, SpecError, StoreError, KeyboardInterrupt):
         log.unlink(missing_ok=True)
         raise

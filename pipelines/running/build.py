@@ -9,12 +9,12 @@ from cliploom.transforms.publish.exporting import FinishExports, PlanExportFiles
 from cliploom.transforms.publish.final import Assemble, CommitTables, Publish
 from cliploom.transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
 from cliploom.transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.work.gather import GatherRecords
 from cliploom.transforms.work.models import memory_of
+from cliploom.transforms.work.plan_ref import PlanRef
 from cliploom.transforms.work.probing import ProbeItems
-from cliploom.transforms.work.records import GatherRecords
 from cliploom.transforms.work.shards import ComputeShard, ReadPlan, RewriteParts
-from cliploom.transforms.work.stored_plan import StoredPlan
 
 
 def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:
@@ -22,7 +22,7 @@ def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:
     _ = pipeline | "Listing" >> beam.Create([listing]) | "ProbeItems" >> ProbeItems(job)
 
 
-def build_run(pipeline: beam.Pipeline, plan: StoredPlan, job: RunJob, *, hints: bool = False) -> None:
+def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: bool = False) -> None:
     """Compute the shards of a plan, bring tables, indexes and exports up to date, publish.
 
     Args:
@@ -33,7 +33,7 @@ def build_run(pipeline: beam.Pipeline, plan: StoredPlan, job: RunJob, *, hints: 
     """
     compute = beam.ParDo(ComputeShard(job))
     if hints:
-        compute = compute.with_resource_hints(min_ram=f"{memory_of(Objects(plan.store), job) / 2**30:.1f}GiB")
+        compute = compute.with_resource_hints(min_ram=f"{memory_of(ObjectStore(plan.store), job) / 2**30:.1f}GiB")
     begin = pipeline | "Plan" >> beam.Create([f"{plan.folder}/shards.parquet"])
     computed = (
         begin | "ReadPlan" >> ReadPlan(plan.store) | "ComputeShard" >> compute | "GatherParts" >> GatherRecords(plan)
@@ -68,7 +68,7 @@ def after(made: beam.PCollection, label: str) -> beam.pvalue.AsList:
 class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
     """The draft in, (name, index entry) out; one element of work a shard."""
 
-    def __init__(self, plan: StoredPlan) -> None:
+    def __init__(self, plan: PlanRef) -> None:
         super().__init__()
         self._plan = plan
 
@@ -86,7 +86,7 @@ class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # typ
 class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
     """The draft in, (name, export entry) out; one element of work a file."""
 
-    def __init__(self, plan: StoredPlan) -> None:
+    def __init__(self, plan: PlanRef) -> None:
         super().__init__()
         self._plan = plan
 

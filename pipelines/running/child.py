@@ -25,7 +25,7 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
     from cliploom.pipelines.running.publish import publish_plan
     from cliploom.pipelines.running.run import RunOptions, run_spec
 
-    def note(text: str) -> None:
+    def on_stage(text: str) -> None:
         with Path(request["notes"]).open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
@@ -42,12 +42,12 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
         command=request["command"],
     )
     if request["action"] == "publish":
-        result = publish_plan(request["store"], options, note)
+        result = publish_plan(request["store"], options, on_stage)
     else:
         path = Path(request["spec"])
         document = load_document(path, request.get("overrides", ()))
         spec = parse_document(document)
-        result = run_spec(spec, document, absolute(path).parent, options, note)
+        result = run_spec(spec, document, absolute(path).parent, options, on_stage)
     plain = asdict(result)
     plain["release"] = result.release.model_dump(mode="json")
     return plain

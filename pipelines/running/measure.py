@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cliploom.pipelines.planning.pack import pack, total_cost, wish_of
+from cliploom.pipelines.planning.pack import cost_model_of, pack, total_cost
 from cliploom.pipelines.planning.plan import with_addresses
-from cliploom.pipelines.running.run import Prepared
+from cliploom.pipelines.running.run import RunContext
 from cliploom.pipelines.running.runner import is_local, workers_of
 from cliploom.schemas.exports import Hdf5Export
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.shards import SHARD, compute_aside
 
 _SEED = 0
@@ -41,28 +41,28 @@ class Measured:
     store_bytes: int
 
 
-def measure(ready: Prepared, count: int) -> Measured | None:
+def measure(ready: RunContext, count: int) -> Measured | None:
     """Compute ``count`` items aside; None when there is nothing to compute.
 
     Args:
         ready: the plan, with models prepared.
         count: items to try, at the most.
     """
-    work, jobs = ready.planned.work, ready.resolved.jobs
+    work, jobs = ready.planned.work, ready.compiled.jobs
     if work.is_empty():
         return None
     numbers = work["item_no"].unique().sort()
     sample = numbers.sample(min(count, len(numbers)), seed=_SEED)
-    wishes = {name: wish_of(job) for name, job in jobs.items()}
+    cost_models = {name: cost_model_of(job) for name, job in jobs.items()}
     mine = with_addresses(work.filter(pl.col("item_no").is_in(sample.implode())), ready.planned.numbered)
-    packed = pack(mine, wishes, ready.spec.limits.segment)
+    packed = pack(mine, cost_models, ready.spec.limits.segment)
     records: list[PartRecord] = []
     spent = 0.0
     for text in packed["shard"]:
         shard = SHARD.validate_json(text)
         with tempfile.TemporaryDirectory(prefix="cliploom-measure-") as folder:
             began = time.process_time()
-            records += compute_aside(ready.job, shard, [jobs[name] for name in shard.features], Objects(folder))
+            records += compute_aside(ready.job, shard, [jobs[name] for name in shard.features], ObjectStore(folder))
             spent += time.process_time() - began
     share = total_cost(packed) / total_cost(ready.planned.layout.shards)
     rows, size = sum(record.rows for record in records), sum(record.size for record in records)
@@ -79,13 +79,13 @@ def measure(ready: Prepared, count: int) -> Measured | None:
     )
 
 
-def _extra_bytes(ready: Prepared, job: FeatureJob) -> int:
+def _extra_bytes(ready: RunContext, job: FeatureJob) -> int:
     """Bytes a row of the feature's HDF5 exports and indexes."""
     extra = 0
     for export in ready.spec.exports.values():
         if isinstance(export, Hdf5Export) and export.feature == job.name:
             extra += 4 * _width(job.outputs, export.output)
-    for index in ready.resolved.indexes.values():
+    for index in ready.compiled.indexes.values():
         if index.feature == job.name:
             extra += (1 if index.kind == "ivf_sq8" else 4) * _width(job.outputs, index.output)
     return extra

@@ -11,13 +11,13 @@ from typing import Any
 import polars as pl
 
 from cliploom.pipelines.console import counted, human_bytes, human_seconds, say
-from cliploom.pipelines.planning.judge import count_verdicts
+from cliploom.pipelines.planning.classify import count_verdicts
 from cliploom.pipelines.planning.pack import total_cost
 from cliploom.pipelines.running.run import RunOptions, new_run_id, open_store, prepare
 from cliploom.schemas.plan import COMPUTED, UNCHANGED
 from cliploom.schemas.spec_file import load_spec
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import Releases
 from cliploom.transforms.store.uris import absolute
 
@@ -69,7 +69,7 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
     }
 
 
-def pace_of(objects: Objects, releases: Releases) -> float:
+def pace_of(objects: ObjectStore, releases: Releases) -> float:
     """Seconds of a core that earlier runs took for each second that was estimated; 1 when no report tells."""
     for release in releases.rows[: -RUNS_BACK - 1 : -1]:
         try:

@@ -15,12 +15,12 @@ from cliploom.schemas.release import Release
 from cliploom.schemas.spec import Target
 from cliploom.schemas.spec_file import parse_document
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.releases import append_release, read_releases
-from cliploom.transforms.work.stored_plan import newest_plan, store_plan
+from cliploom.transforms.work.plan_ref import newest_plan, store_plan
 
 
-def last_plan(objects: Objects) -> RunPlan:
+def last_plan(objects: ObjectStore) -> RunPlan:
     """The newest plan of the store.
 
     Raises:
@@ -32,7 +32,7 @@ def last_plan(objects: Objects) -> RunPlan:
     return RunPlan.model_validate_json(objects.get(path))
 
 
-def publish_plan(store: str, options: RunOptions, note: Callable[[str], None]) -> RunResult:
+def publish_plan(store: str, options: RunOptions, on_stage: Callable[[str], None]) -> RunResult:
     """Execute the newest plan again with some guards lifted; its finished parts are adopted.
 
     Raises:
@@ -57,7 +57,7 @@ def publish_plan(store: str, options: RunOptions, note: Callable[[str], None]) -
             if asked:
                 raise
             target = Target()  # variables that the spec needs may be gone; publishing needs no more than this machine
-        return execute(plan, store_plan(objects, plan), target, options, {}, Stopwatch(), note)
+        return execute(plan, store_plan(objects, plan), target, options, {}, Stopwatch(), on_stage)
 
 
 def rollback(store: str, number: int) -> Release:

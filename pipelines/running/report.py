@@ -23,7 +23,7 @@ import polars as pl
 from cliploom.schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY, RunPlan
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, FileEntry, IndexEntry, Release
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.tables import read_table
 
@@ -74,7 +74,7 @@ def run_report(
         counters: of all workers.
         seconds: by stage.
     """
-    objects = Objects(plan.job.store)
+    objects = ObjectStore(plan.job.store)
     new = release if state == "published" else None
     rows, computing = counters.get("rows", 0), seconds.get("compute", 0.0)
     busy = sum(counters.get(f"{stage}_ms", 0) for stage in ("decode", "encode", "write")) / 1000
@@ -112,7 +112,7 @@ def run_report(
     }
 
 
-def write_report(objects: Objects, report: Mapping[str, Any]) -> None:
+def write_report(objects: ObjectStore, report: Mapping[str, Any]) -> None:
     """Leave the report in the store."""
     objects.put(f"runs/{report['run']}/report.json", json.dumps(report, indent=1).encode())
 
@@ -129,16 +129,16 @@ def _export_files(release: Release | None) -> list[FileEntry]:
 
 def _fresh_reason(plan: RunPlan, name: str, entry: IndexEntry) -> str:
     """Why an index was made anew or changed in this run, empty for one that is new to readers or was kept."""
-    before = plan.base.indexes.get(name) if plan.base else None
-    return "" if before in (None, entry) else entry.reason
+    previous = plan.base.indexes.get(name) if plan.base else None
+    return "" if previous in (None, entry) else entry.reason
 
 
-def _new_bytes(before: list[FileEntry], after: list[FileEntry]) -> int:
-    known = {file.path for file in before}
+def _new_bytes(previous: list[FileEntry], after: list[FileEntry]) -> int:
+    known = {file.path for file in previous}
     return sum(file.size for file in after if file.path not in known)
 
 
-def _failure_groups(objects: Objects, release: Release) -> list[dict[str, Any]]:
+def _failure_groups(objects: ObjectStore, release: Release) -> list[dict[str, Any]]:
     failures = read_table(objects, "failures", release.tables["failures"])
     grouped = failures.group_by("stage", "type", "transient", "partial").agg(
         pl.len().alias("items"), pl.col("uid").min().alias("uid"), pl.col("message").sort_by("uid").first()
@@ -146,7 +146,7 @@ def _failure_groups(objects: Objects, release: Release) -> list[dict[str, Any]]:
     return grouped.sort(["items", "type", "stage"], descending=[True, False, False]).to_dicts()
 
 
-def measure_drift(objects: Objects, plan: RunPlan, release: Release) -> Iterator[Drift]:
+def measure_drift(objects: ObjectStore, plan: RunPlan, release: Release) -> Iterator[Drift]:
     """Old against new vectors of rows that were computed again: a seeded sample of a few parts' rows."""
     if plan.base is None:
         return
@@ -164,8 +164,8 @@ def measure_drift(objects: Objects, plan: RunPlan, release: Release) -> Iterator
             continue
         items = items.sample(min(DRIFT_ITEMS, len(items)), seed=_SEED)
         after = _places(new_contents.filter(mine), items)
-        before = _places(old_contents.filter(mine), after["item_no"].unique())
-        yield from _feature_drift(objects, name, old, new, before, after)
+        previous = _places(old_contents.filter(mine), after["item_no"].unique())
+        yield from _feature_drift(objects, name, old, new, previous, after)
 
 
 def _places(contents: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
@@ -176,12 +176,12 @@ def _places(contents: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
 
 
 def _feature_drift(
-    objects: Objects, name: str, old: FeatureEntry, new: FeatureEntry, before: pl.DataFrame, after: pl.DataFrame
+    objects: ObjectStore, name: str, old: FeatureEntry, new: FeatureEntry, previous: pl.DataFrame, after: pl.DataFrame
 ) -> Iterator[Drift]:
     for output, entry in new.outputs.items():
         if output not in old.outputs or old.outputs[output].dim != entry.dim:
             continue
-        rows = _rows(objects, old.table, before, output).join(
+        rows = _rows(objects, old.table, previous, output).join(
             _rows(objects, new.table, after, output), on="row_id", suffix="_new"
         )
         if rows.is_empty() or not isinstance(rows[output].dtype, pl.List):
@@ -192,7 +192,7 @@ def _feature_drift(
         yield Drift(name, output, rows.height, round(float(cosine.mean()), 6), round(float(cosine.min()), 6))
 
 
-def _rows(objects: Objects, table: str, places: pl.DataFrame, output: str) -> pl.DataFrame:
+def _rows(objects: ObjectStore, table: str, places: pl.DataFrame, output: str) -> pl.DataFrame:
     items = places["item_no"].unique()
     frames = [pl.DataFrame(schema={"row_id": pl.Int64, output: pl.List(pl.Float32)})]
     for part in places["part"].unique().sort():

@@ -16,12 +16,12 @@ import polars as pl
 
 from cliploom.pipelines.console import counted
 from cliploom.pipelines.planning.addresses import ask_addresses
-from cliploom.pipelines.planning.before import Before, read_before
 from cliploom.pipelines.planning.check import TEXT_KINDS
-from cliploom.pipelines.planning.judge import RetryLaw, count_verdicts, select_subset
-from cliploom.pipelines.planning.plan import Planned, make_plan
-from cliploom.pipelines.planning.resolve import Resolved, resolve
-from cliploom.pipelines.planning.survey import Survey, list_sources, survey
+from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, select_subset
+from cliploom.pipelines.planning.compile_jobs import CompiledSpec, compile_jobs
+from cliploom.pipelines.planning.discover import Inventory, discover, list_sources
+from cliploom.pipelines.planning.plan import PlanDraft, make_plan
+from cliploom.pipelines.planning.previous_release import PreviousRelease, read_previous_release
 from cliploom.pipelines.running.report import run_report, write_report
 from cliploom.pipelines.running.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from cliploom.pipelines.version import program_version
@@ -31,13 +31,13 @@ from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, Accept, RunPlan, de
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
-from cliploom.transforms.narrations.known import write_known
-from cliploom.transforms.publish.frames import published_contents
+from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
+from cliploom.transforms.publish.dataframes import published_contents
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import Releases, read_releases
 from cliploom.transforms.store.uris import check_bucket
-from cliploom.transforms.work.stored_plan import StoredPlan, store_plan
+from cliploom.transforms.work.plan_ref import PlanRef, store_plan
 
 
 @dataclass(frozen=True)
@@ -114,56 +114,56 @@ def choose_target(spec: Spec, name: str | None) -> Target:
     return spec.targets[name]
 
 
-def open_store(spec: Spec, base: Path) -> Objects:
+def open_store(spec: Spec, base: Path) -> ObjectStore:
     """The spec's store; a relative path starts from the spec's folder."""
     check_bucket(spec.store)
-    return Objects(spec.store if "://" in spec.store else (base / Path(spec.store).expanduser()))
+    return ObjectStore(spec.store if "://" in spec.store else (base / Path(spec.store).expanduser()))
 
 
 @dataclass(frozen=True)
-class Prepared:
+class RunContext:
     """Everything decided before anything is computed."""
 
     spec: Spec
-    objects: Objects
+    objects: ObjectStore
     target: Target
     releases: Releases
-    before: Before
-    resolved: Resolved
-    found: Survey
-    planned: Planned
+    previous: PreviousRelease
+    compiled: CompiledSpec
+    found: Inventory
+    planned: PlanDraft
     job: RunJob
     counters: dict[str, int]
     watch: Stopwatch
     started_at: float
 
 
-def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], None]) -> Prepared:
+def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str], None]) -> RunContext:
     """List, probe and plan."""
     watch, started_at = Stopwatch(), time.time()
     objects = open_store(spec, base)
     target = choose_target(spec, options.target)
     check_options(target, options.extra)
     releases = read_releases(objects)
-    before = read_before(objects, releases.latest)
-    note("listing sources")
+    previous = read_previous_release(objects, releases.latest)
+    on_stage("listing sources")
     listing = list_sources(spec, base, objects)
     for text in listing.notes:
-        note(text)
+        on_stage(text)
     if options.limit is not None:
-        listing = replace(listing, items=select_subset(listing.items, before.items, options.limit))
-    if listing.items.is_empty() and before.release is None:
+        listing = replace(listing, items=select_subset(listing.items, previous.items, options.limit))
+    if listing.items.is_empty() and previous.release is None:
         raise SpecError(f"The sources hold no files ({', '.join(spec.sources)}); check their glob or table.")
     watch.lap("list")
-    note("preparing models")
-    resolved = resolve(spec, objects, base)
-    for text in resolved.notes:
-        note(text)
+    on_stage("preparing models")
+    compiled = compile_jobs(spec, objects, base)
+    for text in compiled.notes:
+        on_stage(text)
     watch.lap("models")
     job = RunJob(
         store=objects.uri,
         run=options.run or new_run_id(),
-        features=resolved.jobs,
+        features=compiled.jobs,
         media_limits=spec.limits.media.to_limits(),
         threads=_threads(target),
         progress=options.progress,
@@ -174,36 +174,38 @@ def prepare(spec: Spec, base: Path, options: RunOptions, note: Callable[[str], N
     def run_probe(path: str) -> None:
         from cliploom.pipelines.running.build import build_probe
 
-        note("probing new files")
+        on_stage("probing new files")
         name = f"{job_name(job.run)}-probe"
         _add(counters, run_graph(lambda pipeline: build_probe(pipeline, job, path), target, options.extra, name))
 
     known = len(listing.notes)
-    listing = ask_addresses(listing, before, job, objects, run_probe)
+    listing = ask_addresses(listing, previous, job, objects, run_probe)
     for text in listing.notes[known:]:
-        note(text)
-    law = RetryLaw(options.retry_failed, spec.limits.max_attempts)
+        on_stage(text)
+    policy = RetryPolicy(options.retry_failed, spec.limits.max_attempts)
     # From here on the listing is the survey's, and the survey's items the plan's.
-    found = survey(
+    found = discover(
         listing,
-        before,
+        previous,
         {name: source.kind for name, source in spec.sources.items()},
         job,
         objects,
         run_probe,
         retry_all=options.retry_failed,
-        max_attempts=law.max_attempts,
+        max_attempts=policy.max_attempts,
     )
     del listing
-    before = before.surveyed()
+    previous = previous.for_planning()
     watch.lap("probe")
-    note("planning")
+    on_stage("planning")
     next_no = max((release.next_item_no for release in releases.rows), default=1)
     planned = make_plan(
-        objects, before, found, resolved, law, spec.limits.segment, next_no, refresh=options.full_refresh
+        objects, previous, found, compiled, policy, spec.limits.segment, next_no, refresh=options.full_refresh
     )
     watch.lap("plan")
-    return Prepared(spec, objects, target, releases, before, resolved, found, planned, job, counters, watch, started_at)
+    return RunContext(
+        spec, objects, target, releases, previous, compiled, found, planned, job, counters, watch, started_at
+    )
 
 
 def _threads(target: Target) -> int:
@@ -216,7 +218,7 @@ def _add(total: dict[str, int], more: Any) -> None:
 
 
 def run_spec(
-    spec: Spec, document: dict[str, Any], base: Path, options: RunOptions, note: Callable[[str], None]
+    spec: Spec, document: dict[str, Any], base: Path, options: RunOptions, on_stage: Callable[[str], None]
 ) -> RunResult:
     """Bring the store up to date with the spec and publish a release, when anything changed.
 
@@ -225,7 +227,7 @@ def run_spec(
         document: as it was written, for the record.
         base: folder that the spec's relative paths start from.
         options: from the command line.
-        note: told what is being done.
+        on_stage: told what is being done.
 
     Raises:
         LimitError: when a guard stops the run; nothing is published.
@@ -233,8 +235,8 @@ def run_spec(
     """
     objects = open_store(spec, base)
     with store_lock(objects, options.command):
-        ready = prepare(spec, base, options, note)
-        plan = run_plan(ready, document, options)
+        ready = prepare(spec, base, options, on_stage)
+        plan = build_run_plan(ready, document, options)
         latest = ready.releases.latest
         if latest is not None and not options.compact and is_idle(ready, latest):
             return _ended(objects, plan, "unchanged", latest, ready.counters, ready.watch)
@@ -244,10 +246,10 @@ def run_spec(
         check_recompute(plan)
         target, counters, watch = ready.target, ready.counters, ready.watch
         del ready  # the plan is in the store, and workers may be of this process
-        return execute(plan, stored, target, options, counters, watch, note)
+        return execute(plan, stored, target, options, counters, watch, on_stage)
 
 
-def keep_known_sentences(objects: Objects, plan: RunPlan, ready: Prepared) -> None:
+def keep_known_sentences(objects: ObjectStore, plan: RunPlan, ready: RunContext) -> None:
     """Hand the workers the vectors that edited texts have already."""
     version = plan.base.tables.get("narrations") if plan.base else None
     for name, job in plan.job.features.items():
@@ -257,20 +259,20 @@ def keep_known_sentences(objects: Objects, plan: RunPlan, ready: Prepared) -> No
                 continue
             contents = published_contents(objects, plan, name).filter(pl.col("rows") > 0)
             contents = contents.join(edited, on="item_no", how="semi")
-            write_known(objects, plan.job.run, job, contents, version)
+            write_sentence_cache(objects, plan.job.run, job, contents, version)
 
 
-def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> RunPlan:
+def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOptions) -> RunPlan:
     """The plan as workers see it."""
     return RunPlan(
         job=ready.job,
         base=ready.releases.latest,
         releases_version=ready.releases.version,
         document=document,
-        recipes=ready.resolved.recipes,
-        indexes=ready.resolved.indexes,
-        exports=ready.resolved.exports,
-        heads=ready.resolved.heads,
+        recipes=ready.compiled.recipes,
+        indexes=ready.compiled.indexes,
+        exports=ready.compiled.exports,
+        heads=ready.compiled.heads,
         limits=ready.spec.limits,
         next_item_no=ready.planned.numbered.free,
         counts=ready.planned.counts,
@@ -285,22 +287,22 @@ def run_plan(ready: Prepared, document: dict[str, Any], options: RunOptions) -> 
     )
 
 
-def is_idle(ready: Prepared, latest: Release) -> bool:
+def is_idle(ready: RunContext, latest: Release) -> bool:
     """Nothing would change: no work, no moves or deletes, the same items, indexes and exports."""
     moving = ready.planned.all_verdicts.filter(~pl.col("verdict").is_in(["unchanged", "failed"]))
     if moving.height:
         return False
     configs = {name: entry.config for name, entry in latest.features.items()}
-    if configs != {name: job.config for name, job in ready.resolved.jobs.items()}:
+    if configs != {name: job.config for name, job in ready.compiled.jobs.items()}:
         return False
-    if set(latest.heads) != set(ready.resolved.heads):
+    if set(latest.heads) != set(ready.compiled.heads):
         return False
-    if latest.declared != declared(ready.resolved.indexes, ready.resolved.exports):
+    if latest.declared != declared(ready.compiled.indexes, ready.compiled.exports):
         return False
     if not ready.planned.numbered.same_as(ready.objects, latest.tables["items"]):
         return False
     keys = ["source", "feature", "uid", "message", "attempts"]
-    old, new = ready.before.failures.select(keys).sort(keys), ready.planned.tables.failures.select(keys).sort(keys)
+    old, new = ready.previous.failures.select(keys).sort(keys), ready.planned.tables.failures.select(keys).sort(keys)
     return old.equals(new)
 
 
@@ -322,21 +324,21 @@ def check_recompute(plan: RunPlan) -> None:
 
 def execute(
     plan: RunPlan,
-    stored: StoredPlan,
+    stored: PlanRef,
     target: Target,
     options: RunOptions,
     counters: dict[str, int],
     watch: Stopwatch,
-    note: Callable[[str], None],
+    on_stage: Callable[[str], None],
 ) -> RunResult:
     """Run the main graph of a plan and read how it ended."""
     from cliploom.pipelines.running.build import build_run
     from cliploom.transforms.publish.final import read_outcome
 
-    objects = Objects(plan.job.store)
+    objects = ObjectStore(plan.job.store)
     verdicts = [plan.verdicts.get(name, {}) for name in plan.job.features]
     todo = sum(items for counts in verdicts for verdict, items in counts.items() if verdict in COMPUTED)
-    note(f"computing {counted(todo, 'item')}" if todo else "publishing")
+    on_stage(f"computing {counted(todo, 'item')}" if todo else "publishing")
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
     name = job_name(plan.job.run)
     build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
@@ -353,7 +355,7 @@ def execute(
 
 
 def _ended(
-    objects: Objects, plan: RunPlan, state: str, release: Release, counters: dict[str, int], watch: Stopwatch
+    objects: ObjectStore, plan: RunPlan, state: str, release: Release, counters: dict[str, int], watch: Stopwatch
 ) -> RunResult:
     report = run_report(plan, state, release, counters, watch.seconds)
     write_report(objects, report)

@@ -24,7 +24,7 @@ from cliploom.schemas.records import Shard
 from cliploom.schemas.spec_yaml import substitute
 from cliploom.transforms.publish.final import read_outcome
 from cliploom.transforms.store.lock import LOCK
-from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.work.shards import SHARD
 
@@ -91,7 +91,7 @@ def run_status(store: str) -> RunStatus:
     )
 
 
-def count_parts(objects: Objects, plan: RunPlan) -> tuple[int, int, int, int]:
+def count_parts(objects: ObjectStore, plan: RunPlan) -> tuple[int, int, int, int]:
     """Finished parts and their items, planned parts and their items."""
     tables = {job.table for job in plan.job.features.values()}
     there = {entry.path for table in tables for entry in objects.list(table)}
@@ -109,7 +109,7 @@ def _shards(texts: Iterable[str]) -> Iterable[Shard]:
     return (SHARD.validate_json(text) for text in texts)
 
 
-def is_locked(objects: Objects) -> bool:
+def is_locked(objects: ObjectStore) -> bool:
     """A process on this machine holds the lock of a local store."""
     if objects.root is None or not (objects.root / LOCK).exists():
         return False
@@ -173,14 +173,14 @@ def status_text(status: RunStatus, now: float) -> str:
     return "\n".join(lines)
 
 
-def follow(store: str, tell: Callable[[str], None], every_s: float = 10.0) -> RunStatus:
+def follow(store: str, report: Callable[[str], None], every_s: float = 10.0) -> RunStatus:
     """Tell the status whenever it changes, until the run has ended; returns the last."""
     said = None
     while True:
         status = run_status(store)
         shown = (status.state, status.parts, status.cluster)
         if shown != said:
-            tell(status_text(status, time.time()))
+            report(status_text(status, time.time()))
             said = shown
         if status.state != RUNNING:
             return status

@@ -20,7 +20,7 @@ from typing import Any
 
 from cliploom.pipelines.running.python_child import python_command
 from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
-from cliploom.transforms.work.progress import ProgressReader, Tally
+from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 
 MOST_DEATHS = 20
 _POLL_S = 0.1
@@ -35,13 +35,13 @@ class Watching:
     """How a run is shown while it works.
 
     Attributes:
-        note: told of each new stage.
+        on_stage: told of each new stage.
         tick: told of the tally, ten times a second.
         log: file that keeps what the child's libraries print.
     """
 
-    note: Callable[[str], None]
-    tick: Callable[[Tally], None]
+    on_stage: Callable[[str], None]
+    tick: Callable[[ProgressTally], None]
     log: Path
 
 
@@ -70,7 +70,7 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
             if result.exists():
                 return _read_result(json.loads(result.read_text(encoding="utf-8")))
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            watching.note(f"the worker process died ({how}); starting it again, finished parts are kept")
+            watching.on_stage(f"the worker process died ({how}); starting it again, finished parts are kept")
             # A corpus may hold more poison than that; as long as items get done between the deaths, there is an end.
             tally = ProgressReader(folder / "progress").update()
             deaths = 1 if tally.items - tally.adopted > computed else deaths + 1
@@ -99,7 +99,7 @@ def _watch_child(folder: Path, watching: Watching) -> int:
                 if notes.exists():
                     lines = notes.read_text(encoding="utf-8").splitlines()
                     for line in lines[shown:]:
-                        watching.note(line)
+                        watching.on_stage(line)
                     shown = max(shown, len(lines))
                 watching.tick(reader.update())
                 if code is not None:

@@ -19,7 +19,7 @@ from cliploom.transforms.heads.published import trained_model
 from cliploom.transforms.heads.truths import classes_of, read_truths
 from cliploom.transforms.metrics.labels import LabelMetrics
 from cliploom.transforms.metrics.segments import SegmentMetrics
-from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.uris import absolute
 
@@ -48,7 +48,7 @@ class Evaluation:
 
 
 def evaluate_head(
-    target: str, name: str, *, everything: bool = False, note: Callable[[str], None] = lambda text: None
+    target: str, name: str, *, everything: bool = False, on_stage: Callable[[str], None] = lambda text: None
 ) -> Evaluation:
     """Measure the head that was trained last.
 
@@ -56,7 +56,7 @@ def evaluate_head(
         target: a store, or a spec file, whose first target then does the work.
         name: of the head.
         everything: measure also on the videos that it learned from.
-        note: told what is being done.
+        on_stage: told what is being done.
 
     Raises:
         SpecError: when there is no such head, nothing to measure on, or the store's vectors are no longer those that
@@ -93,7 +93,7 @@ def evaluate_head(
         classes=len(classes),
         result=f"runs/{run}/figures.json",
     )
-    note(f"scoring the videos of {source} in release {release.release}")
+    on_stage(f"scoring the videos of {source} in release {release.release}")
     run_graph(lambda pipeline: build_scoring(pipeline, scoring), runner, (), job_name(run))
     figures = json.loads(objects.get(scoring.result))
     objects.delete([scoring.result])
@@ -106,7 +106,7 @@ def evaluate_head(
     return Evaluation(name, model, release.release, source, labels, segments)
 
 
-def opened(target: str) -> tuple[Objects, Target]:
+def opened(target: str) -> tuple[ObjectStore, Target]:
     """The store that a command names by itself or by its spec, and where to work."""
     path = Path(target).expanduser()
     if "://" in target or not path.is_file():

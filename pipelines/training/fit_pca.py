@@ -19,7 +19,7 @@ from cliploom.pipelines.training.evaluate import opened
 from cliploom.schemas.errors import MissingExtraError, SpecError, nearest
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec import Target
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 from cliploom.transforms.tfrecords.pca import save_pca
@@ -57,7 +57,7 @@ def fit_pca(
     *,
     output: str | None = None,
     components: int | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    on_stage: Callable[[str], None] = lambda text: None,
 ) -> FittedPca:
     """Learn mean, eigenvectors and eigenvalues from all rows of a feature in the newest release.
 
@@ -67,7 +67,7 @@ def fit_pca(
         path: the .npz file to write; one that is there is replaced.
         output: of the feature; may be left out when it has one.
         components: how many to keep; all by default.
-        note: told what is being done.
+        on_stage: told what is being done.
 
     Raises:
         SpecError: when there is no such feature or output, or too few rows or numbers for that many components.
@@ -90,7 +90,7 @@ def fit_pca(
     run = new_run_id()
     with _scratch(objects, run, runner) as scratch:
         task = PcaTask(objects.uri, entry.table, _parts(objects, release, feature), chosen, dim, scratch)
-        note(f"analyzing {entry.rows} rows of {feature}.{chosen} in {len(task.parts)} parts")
+        on_stage(f"analyzing {entry.rows} rows of {feature}.{chosen} in {len(task.parts)} parts")
         run_graph(lambda pipeline: build_fit(pipeline, task), runner, (), job_name(run))
         whole = fitted(task)
     pca = whole.first(components or dim)
@@ -113,13 +113,13 @@ def _output(release: Release, feature: str, output: str | None) -> str:
     return chosen
 
 
-def _parts(objects: Objects, release: Release, feature: str) -> tuple[str, ...]:
+def _parts(objects: ObjectStore, release: Release, feature: str) -> tuple[str, ...]:
     parts = read_table(objects, "parts", release.tables["parts"])
     return tuple(parts.filter((pl.col("feature") == feature) & (pl.col("rows") > 0))["part"].sort())
 
 
 @contextmanager
-def _scratch(objects: Objects, run: str, target: Target) -> Iterator[str]:
+def _scratch(objects: ObjectStore, run: str, target: Target) -> Iterator[str]:
     """A folder that all workers reach: on this machine where they run here, else in the store; gone afterwards.
 
     Raises:

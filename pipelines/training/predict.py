@@ -13,21 +13,21 @@ from cliploom.schemas.secrets import masked
 from cliploom.transforms.heads.plain import Label, PlainHead, read_head
 from cliploom.transforms.heads.published import trained_model
 from cliploom.transforms.search.query import file_vectors, query_file, sampling_of
-from cliploom.transforms.store.objects import existing_store
+from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import read_releases
 
 TOP = 10
 SURE = 0.5
 
 
-def predict_file(store: str, name: str, video: str, note: Callable[[str], None]) -> list[Label]:
+def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], None]) -> list[Label]:
     """The ten most probable labels of a file, best first.
 
     Args:
         store: a folder or URI.
         name: of the head; the one that was trained last is used.
         video: a file, or an object in a bucket.
-        note: told what is being done.
+        on_stage: told what is being done.
 
     Raises:
         SpecError: when there is no such file or head, or the file can't be decoded.
@@ -37,7 +37,7 @@ def predict_file(store: str, name: str, video: str, note: Callable[[str], None])
         raise SpecError(f"{masked(video)!r} is on the web, and predict fetches nothing from there; download it first.")
     objects = existing_store(store)
     release = read_releases(objects).get(None)
-    note(f"reading head {name}")
+    on_stage(f"reading head {name}")
     head = read_head(objects, trained_model(objects, name))
     inputs = file_inputs(head, release)
     with query_file(video) as path:
@@ -45,11 +45,11 @@ def predict_file(store: str, name: str, video: str, note: Callable[[str], None])
             raise SpecError(f"There is no file {video!r}; give a video, a GIF or an image.")
         means = []
         for each in inputs:
-            note(f"decoding {video} as feature {each.feature} does")
+            on_stage(f"decoding {video} as feature {each.feature} does")
             entry = release.features[each.feature]
             rows = file_vectors(objects, entry, each.output, path, None, video, "labelled")
             means.append(rows.mean(axis=0, dtype=np.float64))
-    note(f"{len(head.card.classes)} classes")
+    on_stage(f"{len(head.card.classes)} classes")
     vector = np.concatenate(means).astype(np.float32)
     return head.top(head.probabilities(vector[None]), TOP)[0]
 
@@ -61,21 +61,21 @@ def file_inputs(head: PlainHead, release: Release) -> list[InputColumn]:
         SpecError: when none of them is of media that the release samples.
     """
     card = head.card
-    wishes = [[(each.feature, each.output) for each in card.inputs]]
-    wishes += [entry.inputs for entry in release.heads.values() if entry.head == card.name]
-    for wish in wishes:
-        entries = [release.features.get(feature) for feature, _ in wish]
+    cost_models = [[(each.feature, each.output) for each in card.inputs]]
+    cost_models += [entry.inputs for entry in release.heads.values() if entry.head == card.name]
+    for model in cost_models:
+        entries = [release.features.get(feature) for feature, _ in model]
         outputs = [
-            entry.outputs.get(output) if entry else None for entry, (_, output) in zip(entries, wish, strict=True)
+            entry.outputs.get(output) if entry else None for entry, (_, output) in zip(entries, model, strict=True)
         ]
         widths = [found.dim if found else None for found in outputs]
         sampled = [entry is not None and sampling_of(entry) is not None for entry in entries]
         if all(sampled) and widths == [each.dim for each in card.inputs]:
             return [
                 InputColumn(feature, output, each.name, each.dim, each.space)
-                for (feature, output), each in zip(wish, card.inputs, strict=True)
+                for (feature, output), each in zip(model, card.inputs, strict=True)
             ]
-    named = ", ".join(f"{feature}.{output}" for feature, output in wishes[0])
+    named = ", ".join(f"{feature}.{output}" for feature, output in cost_models[0])
     raise SpecError(
         f"Head {card.name!r} reads {named}, which release {release.release} does not make of media files; apply the "
         "head to a feature that does (an encoder of kind head with 'inputs') and run again."

@@ -47,7 +47,7 @@ from cliploom.transforms.heads.truths import classes_of, hot_rows, read_truths
 from cliploom.transforms.metrics.labels import LabelAccumulator
 from cliploom.transforms.store.local_folder import private_folder
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 
 SAVED_MODEL, TRANSFORM = "saved_model", "transform"
@@ -89,7 +89,7 @@ class Trained:
     fresh: bool
 
 
-def train_head(spec: Spec, base: Path, name: str, note: Callable[[str], None]) -> Trained:
+def train_head(spec: Spec, base: Path, name: str, on_stage: Callable[[str], None]) -> Trained:
     """Train a head on the newest release, and make it the one in use.
 
     The same head over the same data is not trained again. A training that was killed goes on after its last epoch.
@@ -98,7 +98,7 @@ def train_head(spec: Spec, base: Path, name: str, note: Callable[[str], None]) -
         spec: checked by itself.
         base: folder that its relative paths start from.
         name: of the head.
-        note: told what is being done.
+        on_stage: told what is being done.
 
     Raises:
         SpecError: for an unknown head, or data that nothing can be learned from.
@@ -116,18 +116,18 @@ def train_head(spec: Spec, base: Path, name: str, note: Callable[[str], None]) -
         use_head(objects, name, training.digest)
         return Trained(objects.uri, training.model, read_head(objects, training.model).card, fresh=False)
     work = working_folder(objects, training)
-    with store_lock(Objects(work), f"cliploom train --head {name}"):
-        note(f"reading release {training.release.release}")
-        videos = gather(objects, training.release, training.readings, training.spec.seed, work / "videos", note)
+    with store_lock(ObjectStore(work), f"cliploom train --head {name}"):
+        on_stage(f"reading release {training.release.release}")
+        videos = gather(objects, training.release, training.readings, training.spec.seed, work / "videos", on_stage)
         check_videos(training, videos)
-        card = learn(training, videos, work, note)
-        note("publishing")
+        card = learn(training, videos, work, on_stage)
+        on_stage("publishing")
         model = publish_head(objects, work / "model", name, training.digest)
     shutil.rmtree(work, ignore_errors=True)
     return Trained(objects.uri, model, card, fresh=True)
 
 
-def prepare_training(spec: Spec, base: Path, name: str, objects: Objects) -> Training:
+def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) -> Training:
     """Find the release, the inputs, the labels and the classes."""
     head = spec.heads[name]
     release = read_releases(objects).latest
@@ -159,7 +159,7 @@ def prepare_training(spec: Spec, base: Path, name: str, objects: Objects) -> Tra
     return Training(name, digest, head, release, readings, sources, classes)
 
 
-def reading_recipe(objects: Objects, release: Release, reading: Reading) -> list[object]:
+def reading_recipe(objects: ObjectStore, release: Release, reading: Reading) -> list[object]:
     """What of the store a split is read from: columns, configs, parts, labels."""
     groups = input_groups(objects, release, reading.inputs)
     parts = [part for group in groups for each in group.values() for part in each.parts]
@@ -198,7 +198,7 @@ def check_videos(training: Training, videos: Mapping[str, Videos]) -> None:
         )
 
 
-def working_folder(objects: Objects, training: Training) -> Path:
+def working_folder(objects: ObjectStore, training: Training) -> Path:
     """Where a training keeps its state: beside the models, or in this machine's temporary folder for a bucket."""
     name = f"{training.name}-{training.digest[:SHORT]}"
     if objects.root is not None:
@@ -206,16 +206,16 @@ def working_folder(objects: Objects, training: Training) -> Path:
     return private_folder("training") / name
 
 
-def learn(training: Training, videos: Mapping[str, Videos], work: Path, note: Callable[[str], None]) -> HeadCard:
+def learn(training: Training, videos: Mapping[str, Videos], work: Path, on_stage: Callable[[str], None]) -> HeadCard:
     """Train, measure, and write everything that is published into ``work/model``."""
     from cliploom.transforms.heads.report import write_report
 
-    note("loading TensorFlow")
+    on_stage("loading TensorFlow")
     from cliploom.transforms.heads.saved_model import write_saved_model
     from cliploom.transforms.heads.training import train
 
     draft = card_of(training, videos)
-    steps = learn_steps(training, videos, work, note)
+    steps = learn_steps(training, videos, work, on_stage)
     state = train(
         videos[TRAIN],
         videos[VALIDATION],
@@ -223,9 +223,9 @@ def learn(training: Training, videos: Mapping[str, Videos], work: Path, note: Ca
         training.spec,
         lambda vectors, texts: transformed(draft, vectors, steps, texts),
         work,
-        note,
+        on_stage,
     )
-    note("measuring")
+    on_stage("measuring")
     head = PlainHead(draft, state.kernel, state.bias, steps)
     accumulator = LabelAccumulator(len(training.classes))
     for vectors, texts, labels in videos[VALIDATION].batches(training.classes, _BATCH):
@@ -253,7 +253,7 @@ def learn(training: Training, videos: Mapping[str, Videos], work: Path, note: Ca
 
 
 def learn_steps(
-    training: Training, videos: Mapping[str, Videos], work: Path, note: Callable[[str], None]
+    training: Training, videos: Mapping[str, Videos], work: Path, on_stage: Callable[[str], None]
 ) -> tuple[LearnedStep, ...]:
     """What the head's steps need to know of all training videos, by tf.Transform on Beam; once a training."""
     declared, inputs = training.spec.transform.steps, training.readings[TRAIN].inputs
@@ -264,7 +264,7 @@ def learn_steps(
         from cliploom.transforms.heads.transform_fit import StepsTask
         from cliploom.transforms.heads.transform_fit import learn as learn_transform
 
-        note("analyzing the training videos with tf.Transform")
+        on_stage("analyzing the training videos with tf.Transform")
         shutil.rmtree(work / TRANSFORM, ignore_errors=True)
         vectors = str(work / "videos" / f"{TRAIN}.f32")
         texts = "" if videos[TRAIN].texts is None else str(work / "videos" / f"{TRAIN}.{TEXTS_FILE}")

@@ -24,10 +24,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLACES: dict[str, str] = {
-    "put": "cliploom.transforms.store.objects:Objects.put",
-    "put_new": "cliploom.transforms.store.objects:Objects.put_new",
+    "put": "cliploom.transforms.store.object_store:ObjectStore.put",
+    "put_new": "cliploom.transforms.store.object_store:ObjectStore.put_new",
     "link": "os:link",
-    "note": "cliploom.transforms.work.inflight:Inflight.note",
+    "note": "cliploom.transforms.work.inflight:Inflight.mark",
     "probe": "cliploom.transforms.work.probing:probe_item",
     "row": "cliploom.transforms.store.parts:PartWriter.write",
     "close_part": "cliploom.transforms.store.parts:PartWriter.finish",
@@ -167,7 +167,7 @@ def _serve(encoder: str) -> None:
     from nights import run_here
 
     import cliploom.pipelines.running.build
-    import cliploom.transforms.media.feed
+    import cliploom.transforms.media.item_reader
     from cliploom.pipelines.running.run import RunOptions
 
     del apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, cliploom

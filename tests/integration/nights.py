@@ -29,7 +29,7 @@ from cliploom.schemas.release import Release
 from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.transforms.index.verify import shard_ids
 from cliploom.transforms.store.hdf5_names import unescape
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 from cliploom.transforms.upkeep.verifying import verify_release
@@ -174,8 +174,8 @@ class Project:
         return self.folder / "cliploom.yaml"
 
     @property
-    def objects(self) -> Objects:
-        return Objects(self.store)
+    def objects(self) -> ObjectStore:
+        return ObjectStore(self.store)
 
     def write_spec(self, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         """The spec, with whole sections replaced; a section of None is left out."""
@@ -252,7 +252,7 @@ class Snapshot:
         }
 
 
-def snapshot(objects: Objects, release: Release) -> Snapshot:
+def snapshot(objects: ObjectStore, release: Release) -> Snapshot:
     """Read all of a release."""
     rows: dict[str, list[tuple[Any, ...]]] = {}
     for name, entry in release.features.items():
@@ -271,7 +271,7 @@ def snapshot(objects: Objects, release: Release) -> Snapshot:
     )
 
 
-def _index_ids(objects: Objects, release: Release, name: str) -> Iterator[int]:
+def _index_ids(objects: ObjectStore, release: Release, name: str) -> Iterator[int]:
     entry = release.indexes[name]
     dim = release.features[entry.feature].outputs[entry.output].dim
     recipe = IndexRecipe(entry.metric, entry.kind, dim, entry.nprobe)  # type: ignore[arg-type]
@@ -282,7 +282,7 @@ def _index_ids(objects: Objects, release: Release, name: str) -> Iterator[int]:
     yield from sorted(found)
 
 
-def _exported(objects: Objects, release: Release, name: str) -> dict[str, bytes]:
+def _exported(objects: ObjectStore, release: Release, name: str) -> dict[str, bytes]:
     entry = release.exports[name]
     if not entry.files:
         return {}

@@ -35,7 +35,7 @@ from cliploom.schemas.release import Release
 from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.transforms.readers.windows import ClipWindows
 from cliploom.transforms.store.buckets import PATIENCE, REQUEST
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 from cliploom.transforms.upkeep import vacuuming
@@ -86,8 +86,8 @@ class Project:
         return f"{self.remote}/store" if self.remote else str(self.folder / "store")
 
     @property
-    def objects(self) -> Objects:
-        return Objects(self.store)
+    def objects(self) -> ObjectStore:
+        return ObjectStore(self.store)
 
     def write_spec(self, document: dict[str, Any]) -> Path:
         place = self.remote or str(self.folder)
@@ -103,7 +103,7 @@ class Project:
         """Make the bucket's inputs equal to the folder's; what did not change is not written again."""
         if not self.remote:
             return
-        bucket = Objects(self.remote)
+        bucket = ObjectStore(self.remote)
         here = {
             path.relative_to(self.folder).as_posix(): path.read_bytes()
             for top in ("media", "texts")
@@ -263,10 +263,10 @@ def tiny(server: S3Server, encoder: Path, tmp_path: Path, request: pytest.Fixtur
     return project
 
 
-def go(project: Project, note: Callable[[str], None]) -> RunResult:
+def go(project: Project, on_stage: Callable[[str], None]) -> RunResult:
     """A run that tells what it is doing."""
     document = load_document(project.folder / "cliploom.yaml")
-    return run_spec(parse_document(document), document, project.folder, RunOptions(), note)
+    return run_spec(parse_document(document), document, project.folder, RunOptions(), on_stage)
 
 
 def test_of_two_writers_one_wins_and_nothing_is_damaged(tiny: Project) -> None:

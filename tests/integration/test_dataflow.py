@@ -23,7 +23,7 @@ from nights import SPEC, draw, run_here, write_encoder
 import cliploom
 from cliploom.pipelines.running.run import RunOptions, RunResult
 from cliploom.schemas.errors import CliploomError, StoreError
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import append_release, read_releases
 from cliploom.transforms.store.tables import read_table
 from cliploom.transforms.upkeep import vacuuming
@@ -48,7 +48,7 @@ TARGET = {
 
 
 @pytest.fixture(scope="module")
-def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """The server's bucket; the environment names it, and the tiny encoder is on the path."""
     folder = tmp_path_factory.mktemp("gcs")
     encoder = write_encoder(folder / "encoder")
@@ -58,7 +58,7 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
         patch.syspath_prepend(str(encoder))
         patch.chdir(packaged(folder / "checkout"))
-        yield Objects(f"gs://{BUCKET}")
+        yield ObjectStore(f"gs://{BUCKET}")
 
 
 def packaged(folder: Path) -> Path:
@@ -71,12 +71,12 @@ def packaged(folder: Path) -> Path:
     return folder
 
 
-def remove(gcs: Objects, folder: str) -> None:
+def remove(gcs: ObjectStore, folder: str) -> None:
     """Empty a folder of the bucket."""
     gcs.delete([entry.path for entry in gcs.list(folder)])
 
 
-def push(gcs: Objects, folder: Path) -> None:
+def push(gcs: ObjectStore, folder: Path) -> None:
     """Make the bucket's pictures equal to the folder's."""
     remove(gcs, "life/media")
     for path in sorted(folder.glob("*.*")):
@@ -93,7 +93,7 @@ def run(folder: Path, target: str = "local", extra: tuple[str, ...] = (), **chan
 
 
 @pytest.fixture(scope="module")
-def night(gcs: Objects, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def night(gcs: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four pictures with a release; the folder that the bucket's inputs are copied from."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(4):
@@ -107,7 +107,7 @@ Staged = tuple[beam_api.Pipeline, dict[str, Any]]
 NEW_FEATURE = SPEC["features"] | {"few": {"source": "clips", "sample": {"uniform": 1}, "encoder": "tiny"}}
 
 
-def stage(folder: Path, gcs: Objects, targets: dict[str, Any] | None = None) -> Staged:
+def stage(folder: Path, gcs: ObjectStore, targets: dict[str, Any] | None = None) -> Staged:
     """Stage the job that computes a new feature of all pictures; its graph and its template."""
     for top in ("staging", "templates"):
         remove(gcs, top)
@@ -119,12 +119,12 @@ def stage(folder: Path, gcs: Objects, targets: dict[str, Any] | None = None) -> 
 
 
 @pytest.fixture(scope="module")
-def staged(gcs: Objects, night: Path) -> Staged:
+def staged(gcs: ObjectStore, night: Path) -> Staged:
     """A staged job of few files."""
     return stage(night, gcs)
 
 
-def test_a_store_lives_in_google_cloud_storage(gcs: Objects, night: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_lives_in_google_cloud_storage(gcs: ObjectStore, night: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(night / "added.gif", 90)
     (night / "still0.png").rename(night / "renamed.png")
     (night / "still1.png").unlink()
@@ -138,27 +138,27 @@ def test_a_store_lives_in_google_cloud_storage(gcs: Objects, night: Path, monkey
     assert not run(night).changed
 
 
-def test_items_of_google_cloud_storage_are_found_and_of_two_writers_one_wins(gcs: Objects, night: Path) -> None:
+def test_items_of_google_cloud_storage_are_found_and_of_two_writers_one_wins(gcs: ObjectStore, night: Path) -> None:
     place = f"{REMOTE}/two"
     release = run(night, store=place).release
-    uid = min(read_table(Objects(place), "items", release.tables["items"])["uid"])
+    uid = min(read_table(ObjectStore(place), "items", release.tables["items"])["uid"])
     (itself, *_) = cliploom.open(place).search(like=uid, top=2)
     assert itself.uri.startswith(f"{REMOTE}/media/")
-    seen = read_releases(Objects(place)).version
-    append_release(Objects(place), release.model_copy(update={"release": 2, "run": "first"}), seen)
+    seen = read_releases(ObjectStore(place)).version
+    append_release(ObjectStore(place), release.model_copy(update={"release": 2, "run": "first"}), seen)
     with pytest.raises(StoreError, match="another run published a release"):
-        append_release(Objects(place), release.model_copy(update={"release": 2, "run": "second"}), seen)
-    assert [(row.release, row.run) for row in read_releases(Objects(place)).rows][1:] == [(2, "first")]
+        append_release(ObjectStore(place), release.model_copy(update={"release": 2, "run": "second"}), seen)
+    assert [(row.release, row.run) for row in read_releases(ObjectStore(place)).rows][1:] == [(2, "first")]
 
 
-def test_a_dry_run_builds_the_job_and_publishes_nothing(gcs: Objects, night: Path) -> None:
-    before = len(read_releases(Objects(STORE)).rows)
+def test_a_dry_run_builds_the_job_and_publishes_nothing(gcs: ObjectStore, night: Path) -> None:
+    before = len(read_releases(ObjectStore(STORE)).rows)
     with pytest.raises(CliploomError, match="was built for DataflowRunner and not run"):
         run(night, "dataflow", ("--dry_run=True",), features=NEW_FEATURE)
-    assert len(read_releases(Objects(STORE)).rows) == before
+    assert len(read_releases(ObjectStore(STORE)).rows) == before
 
 
-def test_a_template_brings_the_package_and_names_the_run(gcs: Objects, staged: Staged) -> None:
+def test_a_template_brings_the_package_and_names_the_run(gcs: ObjectStore, staged: Staged) -> None:
     _, template = staged
     assert template["name"].startswith("cliploom-2")
     packages = [gcs.get(entry.path) for entry in gcs.list("staging")]
@@ -177,7 +177,9 @@ def test_a_template_brings_the_package_and_names_the_run(gcs: Objects, staged: S
     assert not any(name.startswith("tests/") for name in inside)
 
 
-def test_a_wheel_is_staged_as_it_is_with_the_list_of_what_it_needs(gcs: Objects, night: Path, tmp_path: Path) -> None:
+def test_a_wheel_is_staged_as_it_is_with_the_list_of_what_it_needs(
+    gcs: ObjectStore, night: Path, tmp_path: Path
+) -> None:
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, tmp_path], check=True, capture_output=True)  # in the fixture's copy
     (wheel,) = tmp_path.glob("*.whl")
@@ -252,7 +254,7 @@ def test_no_side_input_grows_with_the_corpus(staged: Staged) -> None:
     assert {(name.split("/ParDo(")[0], maker.split("/ParDo(")[0]) for name, maker in found} == files | nothing | entries
 
 
-def test_the_graph_of_many_files_is_as_large_as_that_of_few(gcs: Objects, night: Path, staged: Staged) -> None:
+def test_the_graph_of_many_files_is_as_large_as_that_of_few(gcs: ObjectStore, night: Path, staged: Staged) -> None:
     few, _ = staged
     for number in range(40):
         draw(night / f"more{number}.png", 1000 + number)
@@ -275,7 +277,7 @@ def test_encoders_ask_for_memory_and_nothing_else_does(staged: Staged) -> None:
     assert 1 << 30 < asking["ComputeShard"] < 4 << 30
 
 
-def test_new_files_have_to_be_probed_before_a_template_is_of_use(gcs: Objects, night: Path) -> None:
+def test_new_files_have_to_be_probed_before_a_template_is_of_use(gcs: ObjectStore, night: Path) -> None:
     draw(night / "late.png", 5000)
     push(gcs, night)
     with pytest.raises(CliploomError, match=r"The job cliploom-\S+-probe was staged"):

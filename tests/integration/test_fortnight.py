@@ -243,8 +243,8 @@ def test_each_of_fourteen_nights_ends_like_a_store_made_from_scratch(seed: int, 
 def _at(store: Path) -> Snapshot:
     from nights import snapshot
 
-    from cliploom.transforms.store.objects import Objects
+    from cliploom.transforms.store.object_store import ObjectStore
     from cliploom.transforms.store.releases import read_releases
 
-    objects = Objects(store)
+    objects = ObjectStore(store)
     return snapshot(objects, read_releases(objects).get(None))

@@ -458,10 +458,10 @@ class _Once:
 
 
 def _change_before_decode(monkeypatch: pytest.MonkeyPatch, path: Path, act: Any) -> _Once:
-    from cliploom.transforms.media import feed
+    from cliploom.transforms.media import item_reader
 
-    once = _Once(path, act, feed.decode)
-    monkeypatch.setattr(feed, "decode", once)
+    once = _Once(path, act, item_reader.decode)
+    monkeypatch.setattr(item_reader, "decode", once)
     return once
 
 

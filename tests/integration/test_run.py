@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec_file import load_document, load_spec
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table, table_files
 
@@ -87,8 +87,8 @@ class Project:
         return self.folder / "cliploom.yaml"
 
     @property
-    def store(self) -> Objects:
-        return Objects(self.folder / "store")
+    def store(self) -> ObjectStore:
+        return ObjectStore(self.folder / "store")
 
     def run(self, overrides: Sequence[str] = (), **options: Any) -> RunResult:
         """``cliploom run`` in this process."""

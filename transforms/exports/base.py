@@ -9,7 +9,7 @@ from typing import Protocol
 import polars as pl
 
 from cliploom.schemas.release import ExportEntry, FileEntry, Release
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import file_entry
 from cliploom.transforms.store.tables import contents_of
 
@@ -22,7 +22,7 @@ class FileTask(Protocol):
         """The file, relative to the store, named by what it is made from."""
         ...
 
-    def write(self, objects: Objects) -> None:
+    def write(self, objects: ObjectStore) -> None:
         """Make it."""
         ...
 
@@ -48,7 +48,7 @@ class Exporter(ABC):
         """Write what is left when all files are there, and list them with their digests."""
 
 
-def entries_of(objects: Objects, paths: Iterable[str], base: Release | None, name: str) -> list[FileEntry]:
+def entries_of(objects: ObjectStore, paths: Iterable[str], base: Release | None, name: str) -> list[FileEntry]:
     """Entries of an export's files, which are named by what they are made from.
 
     Those that the last release has already are not read again: what became of them since is for `verify` to find.
@@ -61,7 +61,7 @@ def entries_of(objects: Objects, paths: Iterable[str], base: Release | None, nam
     ]
 
 
-def feature_contents(objects: Objects, draft: Release, feature: str) -> pl.DataFrame:
+def feature_contents(objects: ObjectStore, draft: Release, feature: str) -> pl.DataFrame:
     """Contents with rows of one feature, from the tables of the draft."""
     return contents_of(objects, draft, feature).filter(pl.col("rows") > 0)
 

@@ -17,7 +17,7 @@ from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
 from cliploom.transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
 from cliploom.transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path
 from cliploom.transforms.store.ranges import RowRanges
 from cliploom.transforms.store.rates import rows_per_second
@@ -47,7 +47,7 @@ class Hdf5Task:
         recipe = [self.table, self.parts, self.outputs, self.fps, self.encoder]
         return f"hdf5/{self.export}/part-{digest_of(recipe)}.h5"
 
-    def write(self, objects: Objects) -> None:
+    def write(self, objects: ObjectStore) -> None:
         """Make the file; memory is that of its longest item and a row group of each part."""
         with objects.create_file(self.path) as local:
             write_hdf5_part(local, _items(objects, self), tuple(name for name, _ in self.outputs))
@@ -62,7 +62,7 @@ def tasks_of(name: str, export: Hdf5Export, feature: FeatureEntry, contents: pl.
     return [Hdf5Task(name, feature.table, parts, outputs, fps, feature.encoder) for parts in groups]
 
 
-def _items(objects: Objects, task: Hdf5Task) -> Iterator[ItemVectors]:
+def _items(objects: ObjectStore, task: Hdf5Task) -> Iterator[ItemVectors]:
     columns = ["start_s", "item_digest", *(name for name, _ in task.outputs)]
     with ExitStack() as files:
         paths = [files.enter_context(objects.local_copy(part_path(task.table, part))) for part in task.parts]
@@ -112,7 +112,7 @@ def places_of_uids(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[int,
 class Hdf5Exporter(Exporter):
     """See ``cliploom.transforms.exports.base``."""
 
-    def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: Hdf5Export) -> None:
+    def __init__(self, plan: RunPlan, draft: Release, objects: ObjectStore, name: str, export: Hdf5Export) -> None:
         self._plan, self._objects, self._name, self._export = plan, objects, name, export
         self._contents = feature_contents(objects, draft, export.feature)
         self._tasks = tasks_of(name, export, draft.features[export.feature], self._contents)
@@ -135,7 +135,7 @@ class Hdf5Exporter(Exporter):
 
 
 def link_parts(
-    objects: Objects, name: str, export: Hdf5Export, tasks: list[Hdf5Task], contents: pl.DataFrame, recipe: str
+    objects: ObjectStore, name: str, export: Hdf5Export, tasks: list[Hdf5Task], contents: pl.DataFrame, recipe: str
 ) -> list[str]:
     """Write the file that readers open, and return its path.
 

@@ -23,7 +23,7 @@ from cliploom.schemas.release import Release
 from cliploom.transforms.heads.pooling import input_groups, pool_group
 from cliploom.transforms.heads.truths import Truths, hot_rows
 from cliploom.transforms.narrations.select import seeded_place
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 REVISION = 1
 """Raised when the same data and settings give another head than before; part of a head's digest."""
@@ -79,12 +79,12 @@ def split_of_video(uid: str, held_out: float, seed: int) -> str:
 
 
 def gather(
-    objects: Objects,
+    objects: ObjectStore,
     release: Release,
     readings: Mapping[str, Reading],
     seed: int,
     folder: Path,
-    note: Callable[[str], None],
+    on_stage: Callable[[str], None],
 ) -> dict[str, Videos]:
     """Read the labelled videos of a release into a folder, or find them there.
 
@@ -94,7 +94,7 @@ def gather(
         readings: by split; a reading with ``held_out`` fills both.
         seed: of the holdout.
         folder: for the files; made when missing.
-        note: told how far it is.
+        on_stage: told how far it is.
     """
     if not (folder / _DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def gather(
                             files[chosen].write(video.vector.tobytes())
                             kept[chosen].append(labels)
                             texts[chosen].append(video.texts)
-                    note(f"{split}: {number} of {len(groups)} groups of parts read")
+                    on_stage(f"{split}: {number} of {len(groups)} groups of parts read")
         dims = {split: sum(each.dim for each in readings[TRAIN].inputs) for split in kept}
         for split, held in kept.items():
             _write_labels(folder / f"{split}.labels.npz", held)

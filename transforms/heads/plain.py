@@ -16,7 +16,7 @@ from cliploom.schemas.heads import HeadCard
 from cliploom.schemas.models import CARD_FILE
 from cliploom.transforms.heads.transform import LearnedStep, apply_steps, blank_row, read_steps, write_steps
 from cliploom.transforms.metrics.labels import in_top
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 WEIGHTS_FILE = "weights.npz"
 STEPS_FILE = "transform.npz"
@@ -105,7 +105,7 @@ def write_plain(
         write_steps(folder / STEPS_FILE, steps)
 
 
-def read_head(objects: Objects, model: str) -> PlainHead:
+def read_head(objects: ObjectStore, model: str) -> PlainHead:
     """A trained head.
 
     Args:

@@ -19,7 +19,7 @@ from cliploom.schemas.heads import InputColumn
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import Release
 from cliploom.transforms.exports.base import feature_contents, groups_of_parts
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, read_rows
 
 UNTIMED = -1
@@ -28,7 +28,7 @@ _MICRO = 1e-6
 
 
 @dataclass(frozen=True)
-class FeatureParts:
+class PartsToRead:
     """Parts of one feature, to be read together."""
 
     feature: str
@@ -62,7 +62,7 @@ Windows = dict[int, WindowSum]
 
 
 @dataclass(frozen=True)
-class Segment:
+class PooledSegment:
     """A stretch of a video and its mean vector, float32 [dim]."""
 
     start_s: float
@@ -80,11 +80,11 @@ class PooledVideo:
 
     key: VideoKey
     vector: NDArray[np.float32]
-    segments: tuple[Segment, ...]
+    segments: tuple[PooledSegment, ...]
     texts: tuple[str, ...] = ()
 
 
-def input_groups(objects: Objects, release: Release, inputs: Sequence[InputColumn]) -> list[dict[str, FeatureParts]]:
+def input_groups(objects: ObjectStore, release: Release, inputs: Sequence[InputColumn]) -> list[dict[str, PartsToRead]]:
     """Which parts to read together, so that no video is torn apart: by feature, those that hold the same items.
 
     Groups follow the first input's feature; of the others the parts that hold its items.
@@ -103,12 +103,12 @@ def input_groups(objects: Objects, release: Release, inputs: Sequence[InputColum
         for name in names[1:]:
             mine = contents[name].join(items, on="item_no", how="semi")["part"].unique().sort()
             parts[name] = tuple(mine.to_list())
-        found.append({name: FeatureParts(name, release.features[name].table, parts[name]) for name in names})
+        found.append({name: PartsToRead(name, release.features[name].table, parts[name]) for name in names})
     return found
 
 
 def pool_group(
-    objects: Objects, group: Mapping[str, FeatureParts], inputs: Sequence[InputColumn], window_s: float
+    objects: ObjectStore, group: Mapping[str, PartsToRead], inputs: Sequence[InputColumn], window_s: float
 ) -> list[PooledVideo]:
     """The videos that all features of a group have, in the first feature's order.
 
@@ -218,7 +218,7 @@ def pooled_video(key: VideoKey, inputs: Sequence[Windows], window_s: float, text
         sums = [windows[number] for windows in inputs]
         start_s = round(number * window_s, 6)
         end_s = round(max(start_s, min(start_s + window_s, max(each.end_s for each in sums))), 6)
-        segments.append(Segment(start_s, end_s, joined([[each] for each in sums])))
+        segments.append(PooledSegment(start_s, end_s, joined([[each] for each in sums])))
     return PooledVideo(key, joined([list(windows.values()) for windows in inputs]), tuple(segments), texts)
 
 

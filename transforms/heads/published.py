@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cliploom.schemas.errors import SpecError, StoreError, nearest
 from cliploom.schemas.models import CARD_FILE
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 CURRENT = "current.json"
 _PREFIX = "models/head-"
@@ -21,7 +21,7 @@ def head_folder(name: str) -> str:
     return f"{_PREFIX}{name}"
 
 
-def current_model(objects: Objects, name: str) -> str | None:
+def current_model(objects: ObjectStore, name: str) -> str | None:
     """Folder of the head that was trained last, relative to the store; None when it was never trained.
 
     Raises:
@@ -37,7 +37,7 @@ def current_model(objects: Objects, name: str) -> str | None:
     return f"{head_folder(name)}/{digest}"
 
 
-def trained_model(objects: Objects, name: str) -> str:
+def trained_model(objects: ObjectStore, name: str) -> str:
     """``current_model`` of a head that must have been trained.
 
     Raises:
@@ -56,12 +56,12 @@ def trained_model(objects: Objects, name: str) -> str:
     return found
 
 
-def is_published(objects: Objects, model: str) -> bool:
+def is_published(objects: ObjectStore, model: str) -> bool:
     """The head is there, whole."""
     return objects.size(f"{model}/{CARD_FILE}") is not None
 
 
-def publish_head(objects: Objects, folder: Path, name: str, digest: str) -> str:
+def publish_head(objects: ObjectStore, folder: Path, name: str, digest: str) -> str:
     """Put a head's files into the store, the card last, and make it the one in use; returns its folder there."""
     model = f"{head_folder(name)}/{digest}"
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == CARD_FILE)
@@ -71,6 +71,6 @@ def publish_head(objects: Objects, folder: Path, name: str, digest: str) -> str:
     return model
 
 
-def use_head(objects: Objects, name: str, digest: str) -> None:
+def use_head(objects: ObjectStore, name: str, digest: str) -> None:
     """Make a published head the one in use."""
     objects.put(f"{head_folder(name)}/{CURRENT}", json.dumps({"digest": digest}).encode())

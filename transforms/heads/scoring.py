@@ -14,7 +14,7 @@ from cliploom.schemas.heads import InputColumn
 from cliploom.transforms.heads.dataset import VALIDATION, split_of_video
 from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.pooling import (
-    FeatureParts,
+    PartsToRead,
     PooledVideo,
     input_groups,
     pool_group,
@@ -25,7 +25,7 @@ from cliploom.transforms.heads.truths import Truths, classes_of, hot_rows, read_
 from cliploom.transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
 from cliploom.transforms.metrics.labels import LabelMetrics
 from cliploom.transforms.metrics.segments import SegmentMetrics
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 
 _BATCH = 256
@@ -71,7 +71,7 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         """Read the head and the labels."""
         scoring = self._scoring
-        objects = Objects(scoring.store)
+        objects = ObjectStore(scoring.store)
         self._head = read_head(objects, scoring.model)
         self._truths = read_truths(objects, read_releases(objects).get(scoring.release), scoring.source)
         known = {each.label for each in self._head.card.classes}
@@ -80,10 +80,12 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
             *(each for each in classes_of([self._truths], {}) if each.label not in known),
         ]
 
-    def process(self, group: tuple[FeatureParts, ...]) -> Iterator[Any]:
+    def process(self, group: tuple[PartsToRead, ...]) -> Iterator[Any]:
         """Score the videos of a group."""
         scoring, truths = self._scoring, self._truths
-        videos = pool_group(Objects(scoring.store), {each.feature: each for each in group}, scoring.inputs, _WINDOW_S)
+        videos = pool_group(
+            ObjectStore(scoring.store), {each.feature: each for each in group}, scoring.inputs, _WINDOW_S
+        )
         chosen = [video for video in videos if self._is_chosen(video.key.uid)]
         labelled = [video for video in chosen if truths.given.get(video.key.uid)]
         for begin in range(0, len(labelled), _BATCH):
@@ -113,9 +115,9 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
                 yield beam.pvalue.TaggedOutput("rated", (classes, scores[classes], hits))
 
 
-def list_groups(scoring: Scoring) -> list[tuple[FeatureParts, ...]]:
+def list_groups(scoring: Scoring) -> list[tuple[PartsToRead, ...]]:
     """The parts that hold the videos, in groups that can be read apart."""
-    objects = Objects(scoring.store)
+    objects = ObjectStore(scoring.store)
     release = read_releases(objects).get(scoring.release)
     return [tuple(group.values()) for group in input_groups(objects, release, scoring.inputs)]
 
@@ -140,4 +142,4 @@ def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
 def write_figures(labels: LabelMetrics, segments: SegmentMetrics, scoring: Scoring) -> None:
     """Leave the figures in the store."""
     figures = {"labels": asdict(labels), "segments": asdict(segments)}
-    Objects(scoring.store).put(scoring.result, json.dumps(figures).encode())
+    ObjectStore(scoring.store).put(scoring.result, json.dumps(figures).encode())

@@ -19,8 +19,8 @@ from cliploom.schemas.release import HeadEntry, Release
 from cliploom.schemas.tables import LABELS
 from cliploom.transforms.exports.base import feature_contents
 from cliploom.transforms.heads.plain import Label, PlainHead, read_head
-from cliploom.transforms.heads.pooling import FeatureParts, PooledVideo, input_groups, pool_group, texts_of
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.heads.pooling import PartsToRead, PooledVideo, input_groups, pool_group, texts_of
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import folder_entries
 from cliploom.transforms.store.tables import rows_file
 
@@ -42,7 +42,7 @@ class TagTask:
 
     feature: str
     config: str
-    group: tuple[FeatureParts, ...]
+    group: tuple[PartsToRead, ...]
 
     @property
     def path(self) -> str:
@@ -50,7 +50,7 @@ class TagTask:
         parts = [[each.feature, each.table, *each.parts] for each in self.group]
         return f"labels/part-{digest_of([self.feature, self.config, parts])}.parquet"
 
-    def write(self, objects: Objects, plan: RunPlan) -> None:
+    def write(self, objects: ObjectStore, plan: RunPlan) -> None:
         """Make it."""
         job = plan.heads[self.feature]
         head = read_head(objects, job.model)
@@ -71,7 +71,7 @@ class TagTask:
         objects.put_new(self.path, data)
 
 
-def tag_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[TagTask]:
+def tag_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[TagTask]:
     """All files of predicted labels that a release has, given its tables."""
     return [
         TagTask(job.name, job.config, tuple(group.values()))
@@ -80,7 +80,7 @@ def tag_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[TagTask]:
     ]
 
 
-def tag_files(objects: Objects, release: Release) -> pl.DataFrame:
+def tag_files(objects: ObjectStore, release: Release) -> pl.DataFrame:
     """Which files of predicted labels a release has for which items: path (relative to the store) and item_no."""
     frames = [pl.DataFrame(schema={"path": pl.String, "item_no": pl.Int64})]
     for name, entry in release.heads.items():
@@ -96,7 +96,7 @@ def tag_files(objects: Objects, release: Release) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def head_entries(objects: Objects, plan: RunPlan) -> dict[str, HeadEntry]:
+def head_entries(objects: ObjectStore, plan: RunPlan) -> dict[str, HeadEntry]:
     """What a release says of its features of predicted labels."""
     known = {entry.model: entry.model_files for entry in plan.base.heads.values()} if plan.base else {}
     return {

@@ -118,7 +118,7 @@ def train(
     spec: HeadSpec,
     transform: Map,
     folder: Path,
-    note: Callable[[str], None],
+    on_stage: Callable[[str], None],
 ) -> TrainingState:
     """Train until the validation loss no longer falls, or go on where a killed training was.
 
@@ -129,7 +129,7 @@ def train(
         spec: the head's node.
         transform: what becomes of vectors [n, dim] and texts [n, texts] before the regression.
         folder: for the state and TensorBoard's logs (``logs/``).
-        note: told of epochs, every few seconds.
+        on_stage: told of epochs, every few seconds.
 
     Returns:
         The state after the last epoch; ``kernel`` [dim, classes] and ``bias`` are the best epoch's.
@@ -145,7 +145,7 @@ def train(
         state = TrainingState.read(path)
         for variable, value in zip(variables, state.arrays, strict=True):
             variable.assign(value)
-        note(f"going on after epoch {len(state.epochs)}")
+        on_stage(f"going on after epoch {len(state.epochs)}")
     told_s = time.monotonic()
     with ScalarLog(folder / "logs") as log:
         while not ended(state, spec):
@@ -159,7 +159,7 @@ def train(
             log.add(figures)
             if time.monotonic() - told_s >= _EVERY_S or len(state.epochs) == 1 or ended(state, spec):
                 told_s = time.monotonic()
-                note(
+                on_stage(
                     f"epoch {figures.epoch} of {spec.epochs}: loss {figures.loss:.4f}, validation "
                     f"{figures.validation_loss:.4f}, Hit@1 {figures.hit_at_1:.3f}"
                 )

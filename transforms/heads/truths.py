@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.heads import HeadClass
 from cliploom.schemas.release import Release
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import read_table
 
 
@@ -41,7 +41,7 @@ class Truths:
     names: Mapping[int, str]
 
 
-def read_truths(objects: Objects, release: Release, source: str) -> Truths:
+def read_truths(objects: ObjectStore, release: Release, source: str) -> Truths:
     """The given and rated labels of a source, as a release has them; predicted ones are left out.
 
     Raises:

@@ -96,12 +96,12 @@ def shown(address: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()[:500]
 
 
-def uid_of_address(address: str, law: str = "path") -> str:
+def uid_of_address(address: str, rule: str = "path") -> str:
     """The uid of what stands at an http(s) address, NFC.
 
     Args:
         address: percent escapes are decoded, the fragment is no part of what it names.
-        law: ``path`` (host and path without extension, then the query where there is one) or ``stem`` (the last piece
+        rule: ``path`` (host and path without extension, then the query where there is one) or ``stem`` (the last piece
             of the path without extension).
 
     >>> uid_of_address("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
@@ -114,7 +114,7 @@ def uid_of_address(address: str, law: str = "path") -> str:
     """
     parts = parse_address(address)
     path = PurePosixPath(unquote(parts.path, errors="surrogateescape"))
-    if law == "stem":
+    if rule == "stem":
         return unicodedata.normalize("NFC", path.stem)
     query = f"?{parts.query}" if parts.query else ""
     return unicodedata.normalize("NFC", f"{parts.hostname}{path.with_suffix('') if path.name else path}{query}")

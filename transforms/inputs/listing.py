@@ -18,7 +18,7 @@ from cliploom.schemas.records import Failure, Listed
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec_base import UidRegex
 from cliploom.transforms.inputs.addresses import UNASKED, clean_address, is_web, shown, uid_of_address
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 
 LISTING = {
@@ -227,7 +227,7 @@ def _local(relative: str, path: Path) -> Found:
 
 
 def _find_remote(root: str, matcher: re.Pattern[str]) -> Iterator[Found]:
-    objects = Objects(root)
+    objects = ObjectStore(root)
     for entry in objects.list():
         if matcher.match(entry.path):
             signature = entry.tag or f"{entry.size}:{entry.modified_s}"
@@ -253,17 +253,17 @@ def clean_uid(text: str) -> str:
     return unicodedata.normalize("NFC", out)
 
 
-def uid_of(relative: str, law: str | UidRegex, place: str) -> str:
+def uid_of(relative: str, rule: str | UidRegex, place: str) -> str:
     """The uid of a file by its path relative to the glob's root.
 
     Raises:
-        SpecError: when a regex law does not match the path.
+        SpecError: when a regex rule does not match the path.
     """
     relative = clean_uid(relative)
-    if isinstance(law, UidRegex):
-        return _by_regex(relative, law.regex, place)
+    if isinstance(rule, UidRegex):
+        return _by_regex(relative, rule.regex, place)
     path = PurePosixPath(relative)
-    return path.stem if law == "stem" else str(path.with_suffix(""))
+    return path.stem if rule == "stem" else str(path.with_suffix(""))
 
 
 def _by_regex(text: str, regex: str, place: str) -> str:
@@ -292,7 +292,7 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
             derived = _uid_of_address(address, source.uid, place)
         elif is_remote(uri):
             bucket, _, key = uri.rpartition("/")
-            size = Objects(bucket).size(key)
+            size = ObjectStore(bucket).size(key)
             found = Found(key, uri, size or 0, "missing" if size is None else f"{size}:{uri}")
             derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
         else:
@@ -303,11 +303,11 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
         yield Listed(name, uid, found.uri, found.size, found.signature, metadata)
 
 
-def _uid_of_address(address: str, law: str | UidRegex, place: str) -> str:
+def _uid_of_address(address: str, rule: str | UidRegex, place: str) -> str:
     """As ``cliploom.transforms.narrations.uids`` names the video of a caption, so that both meet."""
-    if isinstance(law, UidRegex):
-        return _by_regex(address, law.regex, place)
-    return clean_uid(uid_of_address(address, law))
+    if isinstance(rule, UidRegex):
+        return _by_regex(address, rule.regex, place)
+    return clean_uid(uid_of_address(address, rule))
 
 
 def read_addresses(path: Path, place: str) -> pl.DataFrame:

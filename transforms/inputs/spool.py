@@ -18,7 +18,7 @@ from cliploom.schemas.errors import StoreError, UnreadableError
 from cliploom.schemas.sources import HttpSpec
 from cliploom.transforms.inputs.addresses import Validators, is_web, shown
 from cliploom.transforms.store.local_folder import arriving, evict, private_folder
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 SPOOL_BYTES = 4_000_000_000
@@ -96,7 +96,7 @@ def _fetch_object(uri: str, path: Path, stage: str) -> None:
     bucket, _, key = uri.rpartition("/")
     try:
         with arriving(path) as local:
-            Objects(bucket).download(key, local)
+            ObjectStore(bucket).download(key, local)
     except FileNotFoundError:
         raise UnreadableError(stage, f"{uri} is not there (any more).", transient=True) from None
     except StoreError as error:

@@ -132,7 +132,7 @@ def _answer(
                     pixels[key] = scalers[key](frame, orientation)
                 yield from gatherer.take(index, pixels[key])
     for gatherer in gatherers:
-        yield from gatherer.rest()
+        yield from gatherer.flush()
 
 
 class _Gatherer:
@@ -154,7 +154,7 @@ class _Gatherer:
         self._held[index] = pixels
         yield from self._complete(index)
 
-    def rest(self) -> Iterator[Sampled]:
+    def flush(self) -> Iterator[Sampled]:
         yield from self._complete(np.iinfo(np.int64).max)
 
     def _complete(self, shown: int) -> Iterator[Sampled]:
@@ -203,10 +203,10 @@ class _ImageSource:
         self.trouble = ""
 
     def pictures(self, wanted: NDArray[np.int64]) -> Iterator[Picture]:
-        due = set(wanted.tolist())
+        needed = set(wanted.tolist())
         for index, (frame, lost) in enumerate(images.read_pictures(self._path, STAGE)):
             self.trouble = self.trouble or lost
-            if index in due:
+            if index in needed:
                 yield index, frame, self._orientation
 
 

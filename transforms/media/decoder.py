@@ -117,18 +117,18 @@ def in_turn(numbered: Iterable[tuple[int, T]], wanted: Sequence[int]) -> Iterato
     >>> list(in_turn([(1, "b"), (0, "a"), (7, "x"), (4, "d")], [0, 1, 2, 4]))
     [(0, 'a'), (1, 'b'), (4, 'd')]
     """
-    due, held, turn = set(wanted), dict[int, T](), 0
+    needed, buffered, position = set(wanted), dict[int, T](), 0
     for number, value in numbered:
-        if number not in due or number < wanted[turn]:
+        if number not in needed or number < wanted[position]:
             continue
-        held.setdefault(number, value)
-        while turn < len(wanted) and (wanted[turn] in held or len(held) > _HELD):
-            if wanted[turn] in held:
-                yield wanted[turn], held.pop(wanted[turn])
-            turn += 1
-        if turn == len(wanted):
+        buffered.setdefault(number, value)
+        while position < len(wanted) and (wanted[position] in buffered or len(buffered) > _HELD):
+            if wanted[position] in buffered:
+                yield wanted[position], buffered.pop(wanted[position])
+            position += 1
+        if position == len(wanted):
             return
-    yield from sorted(held.items(), key=itemgetter(0))
+    yield from sorted(buffered.items(), key=itemgetter(0))
 
 
 class FrameDecoder:
@@ -165,7 +165,7 @@ class FrameDecoder:
 
     def _numbered(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
         """(index, picture) of the wanted frames, and of those that share their times, as the decoder gives them."""
-        positions, numbers = self._with_twins(wanted)
+        positions, numbers = self._with_same_timestamp(wanted)
         came: Counter[int] = Counter()
         for run in plan_runs(self._table, positions):
             inside = slice(*np.searchsorted(positions, (run.start, run.stop)))
@@ -174,7 +174,7 @@ class FrameDecoder:
                 yield lowest + came[lowest], frame
                 came[lowest] += 1
 
-    def _with_twins(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _with_same_timestamp(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions (ascending) of the wanted frames and of all that share a time with one; the lowest index of each.
 
         Which of several frames with one time is shown first only the decoder knows; they are numbered as they come.
@@ -206,10 +206,10 @@ class FrameDecoder:
 
     def _counted(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
         """Frames without times: decode all and count."""
-        due = set(wanted.tolist())
+        needed = set(wanted.tolist())
         last = int(wanted[-1])
         for index, (_, frame) in enumerate(self._pictures(range(len(self._table)), None)):
-            if index in due:
+            if index in needed:
                 yield index, frame
             if index >= last:
                 return

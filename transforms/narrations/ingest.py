@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import ItemError, SpecError
-from cliploom.schemas.narrations import NARRATIONS, BadRow, Dropped, KeepRules, Narration, Tally, TextRules
+from cliploom.schemas.narrations import NARRATIONS, BadRow, Dropped, FilterTally, KeepRules, Narration, TextRules
 from cliploom.schemas.sources import NarrationsSource
 from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.narrations import text
-from cliploom.transforms.narrations.group import from_batches, item_digest, to_batches, usable
+from cliploom.transforms.narrations.batches import from_batches, item_digest, to_batches, usable
 from cliploom.transforms.narrations.readers import InputFile, read_file
 from cliploom.transforms.narrations.select import in_order, keep_reason_for_video, kept, seeded_subset
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 REVISION = 1
 SPOOLS = "spools"
@@ -68,7 +68,7 @@ class Spool:
     items: pl.DataFrame
     bad: tuple[BadRow, ...]
     bad_rows: int
-    tally: Tally
+    tally: FilterTally
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Bad:
 
 
 def ingest(
-    objects: Objects, files: Sequence[InputFile], source: NarrationsSource, rules: TextRules, keep: KeepRules
+    objects: ObjectStore, files: Sequence[InputFile], source: NarrationsSource, rules: TextRules, keep: KeepRules
 ) -> Spool:
     """The spool of these files, read now unless that is done.
 
@@ -115,7 +115,7 @@ def ingest(
     return read_spool(objects, folder)
 
 
-def read_spool(objects: Objects, folder: str) -> Spool:
+def read_spool(objects: ObjectStore, folder: str) -> Spool:
     """A finished spool; the texts themselves are not read."""
     report = json.loads(objects.get(f"{folder}/report.json"))
     tally = report["tally"]
@@ -124,12 +124,12 @@ def read_spool(objects: Objects, folder: str) -> Spool:
         items=pl.read_parquet(io.BytesIO(objects.get(f"{folder}/items.parquet"))),
         bad=tuple(BadRow(**row) for row in report["bad"]),
         bad_rows=report["bad_rows"],
-        tally=Tally(tally["narrations"], tally["videos"], tuple(Dropped(**drop) for drop in tally["dropped"])),
+        tally=FilterTally(tally["narrations"], tally["videos"], tuple(Dropped(**drop) for drop in tally["dropped"])),
     )
 
 
 def _ingest(
-    objects: Objects,
+    objects: ObjectStore,
     folder: str,
     scratch: Path,
     files: Sequence[InputFile],
@@ -145,12 +145,12 @@ def _ingest(
     if source.limit is not None and wanted:
         beyond = wanted - set(seeded_subset(wanted, source.limit, source.seed))
     items: list[tuple[object, ...]] = []
-    tally = Tally()
+    tally = FilterTally()
     with objects.create_file(f"{folder}/texts.parquet") as path, _TextsWriter(path, rules) as writer:
         for bucket in range(buckets):
             for uid, narrations in _videos(scratch / f"{bucket}.arrow"):
                 if uid in beyond:
-                    tally += Tally(dropped=(Dropped(f"beyond the limit of {source.limit}", len(narrations), 1),))
+                    tally += FilterTally(dropped=(Dropped(f"beyond the limit of {source.limit}", len(narrations), 1),))
                     continue
                 stay, counted = kept(uid, narrations, keep)
                 tally += counted

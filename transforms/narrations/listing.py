@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.narrations import NARRATIONS, BadRow, KeepRules, LabelText, Tally
+from cliploom.schemas.narrations import NARRATIONS, BadRow, FilterTally, KeepRules, LabelText
 from cliploom.schemas.records import Failure
 from cliploom.schemas.sources import LabelsSource, NarrationsSource
 from cliploom.schemas.spec_base import KeepSpec
@@ -24,11 +24,11 @@ from cliploom.transforms.narrations.readers import InputFile, rules_of
 from cliploom.transforms.narrations.select import match_uids
 from cliploom.transforms.narrations.text import label_texts
 from cliploom.transforms.narrations.uids import read_uid_list
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.uris import absolute
 
 
-def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Objects) -> KnownListing:
+def list_narrations(name: str, source: NarrationsSource, base: Path, objects: ObjectStore) -> KnownListing:
     """Read what is new of a source's files and list its videos.
 
     Args:
@@ -106,7 +106,7 @@ def _failure(source: str, row: BadRow) -> Failure:
     )
 
 
-def _notes(name: str, tally: Tally) -> Iterator[str]:
+def _notes(name: str, tally: FilterTally) -> Iterator[str]:
     yield f"{name}: {tally.narrations} texts of {tally.videos} videos"
     for drop in tally.dropped:
         yield f"{name}: {drop.narrations} texts dropped ({drop.reason}), {drop.videos} videos lost all"
@@ -140,7 +140,7 @@ def _frame(name: str, items: pl.DataFrame, texts: str) -> pl.DataFrame:
     ).cast(LISTING | {"digest": pl.String, "facts": pl.String})  # type: ignore[arg-type]
 
 
-def list_labels(name: str, source: LabelsSource, base: Path, objects: Objects) -> KnownListing:
+def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStore) -> KnownListing:
     """The class names of a source, one item each; a name that comes twice gets its place added to its uid.
 
     ``pass`` is the template's number, ``idx`` the label's.

@@ -23,12 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cliploom.schemas.narrations import Dropped, KeepRules, Narration, Pair, PairRules, Pool, SplitRule, Tally
+from cliploom.schemas.narrations import Dropped, FilterTally, KeepRules, Narration, Pair, PairRules, Pool, SplitRule
 from cliploom.schemas.records import MAX_ORDINAL
 from cliploom.transforms.narrations.pairs import plan_pairs, pool_rows
 from cliploom.transforms.narrations.table import TABLE
 from cliploom.transforms.store.hdf5_names import escape
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
 from cliploom.transforms.store.ranges import ItemRows, RowRanges
 
@@ -47,7 +47,7 @@ class VideoPairs:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PairLayout:
     """How pairs are made and written, the same for all files of an export."""
 
     format: str
@@ -73,7 +73,7 @@ class Layout:
 class PairsReport:
     """What became of a file's narrations."""
 
-    tally: Tally
+    tally: FilterTally
 
     def to_json(self) -> str:
         """For the file's metadata."""
@@ -83,7 +83,9 @@ class PairsReport:
     def from_json(cls, text: str) -> PairsReport:
         """Read back what ``to_json`` gave."""
         value = json.loads(text)
-        return cls(Tally(value["narrations"], value["videos"], tuple(Dropped(**drop) for drop in value["dropped"])))
+        return cls(
+            FilterTally(value["narrations"], value["videos"], tuple(Dropped(**drop) for drop in value["dropped"]))
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class PairsTask:
     export: str
     split: str
     shard: int
-    layout: Layout
+    layout: PairLayout
     videos: tuple[VideoPairs, ...]
     narrations: tuple[str, ...]
     digest: str
@@ -111,7 +113,7 @@ class PairsTask:
         stem = f"{self.split}-{self.shard:05d}-" if self.split else "all-"
         return f"pairs/{self.export}/{stem}{self.digest}.{suffix}"
 
-    def write(self, objects: Objects) -> None:
+    def write(self, objects: ObjectStore) -> None:
         """Make the file, a video at a time; memory is that of its texts and one video's features."""
         planned, tally = self._planned(objects)
         with objects.create_file(self.path) as local, ExitStack() as stack:
@@ -123,10 +125,10 @@ class PairsTask:
             else:
                 _write_tutorial(local, self.layout, reader, planned, PairsReport(tally))
 
-    def _planned(self, objects: Objects) -> tuple[list[_Planned], Tally]:
+    def _planned(self, objects: ObjectStore) -> tuple[list[_Planned], FilterTally]:
         found = _narrations(objects, self.narrations, self.layout.text_source, [video.uid for video in self.videos])
         rules = PairRules(self.layout.rate, self.layout.around_s, self.layout.keep, _ALL)
-        planned, tally = [], Tally()
+        planned, tally = [], FilterTally()
         for video in self.videos:
             rows = found.get(video.uid, [])
             if not rows:
@@ -149,7 +151,7 @@ class _Planned:
 
 
 def _narrations(
-    objects: Objects, files: Sequence[str], source: str, uids: list[str]
+    objects: ObjectStore, files: Sequence[str], source: str, uids: list[str]
 ) -> dict[str, list[tuple[int, Narration]]]:
     """(row id, narration) by uid, in the order of the rows."""
     found: dict[str, list[tuple[int, Narration]]] = {}
@@ -166,7 +168,7 @@ def _narrations(
 class _Reader:
     """Vectors of single videos, from parts that stay open."""
 
-    def __init__(self, objects: Objects, layout: Layout, stack: ExitStack) -> None:
+    def __init__(self, objects: ObjectStore, layout: PairLayout, stack: ExitStack) -> None:
         self._objects, self._layout, self._stack = objects, layout, stack
         self._open: dict[str, RowRanges] = {}
 
@@ -197,7 +199,7 @@ class _Reader:
 
 
 def _batches(
-    layout: Layout, reader: _Reader, planned: list[_Planned]
+    layout: PairLayout, reader: _Reader, planned: list[_Planned]
 ) -> Iterator[tuple[list[tuple[str, Pair]], NDArray[np.float32], NDArray[np.float32]]]:
     """((uid, pair), features [n, ...], embeddings [n, E]) of each video; pairs whose rows were lost are left out."""
     for each in planned:
@@ -221,7 +223,7 @@ def _with_lost(report: PairsReport, written: int) -> PairsReport:
     if not lost:
         return report
     dropped = (*report.tally.dropped, Dropped("the features or the text could not be computed", lost, 0))
-    return PairsReport(Tally(written, report.tally.videos, dropped))
+    return PairsReport(FilterTally(written, report.tally.videos, dropped))
 
 
 PAIRS = pa.schema(
@@ -240,7 +242,9 @@ PAIRS = pa.schema(
 )
 
 
-def _write_parquet(path: Path, layout: Layout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
+def _write_parquet(
+    path: Path, layout: PairLayout, reader: _Reader, planned: list[_Planned], report: PairsReport
+) -> None:
     plain = PAIRS.names[:-2]
     compression = dict.fromkeys(plain, "zstd") | {"features.list.element": "none", "embedding.list.element": "none"}
     written = 0
@@ -267,7 +271,7 @@ def _write_parquet(path: Path, layout: Layout, reader: _Reader, planned: list[_P
         writer.add_key_value_metadata({REPORT: _with_lost(report, written).to_json()})
 
 
-def _write_hdf5(path: Path, layout: Layout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
+def _write_hdf5(path: Path, layout: PairLayout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
     most = report.tally.narrations
     meta: list[dict[str, Any]] = []
     with h5py.File(path, "w", libver=("v110", "v110"), track_order=False) as file:
@@ -281,7 +285,9 @@ def _write_hdf5(path: Path, layout: Layout, reader: _Reader, planned: list[_Plan
         _finish_hdf5(file, meta, _with_lost(report, len(meta)))
 
 
-def _write_tutorial(path: Path, layout: Layout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
+def _write_tutorial(
+    path: Path, layout: PairLayout, reader: _Reader, planned: list[_Planned], report: PairsReport
+) -> None:
     meta: list[dict[str, Any]] = []
     with h5py.File(path, "w", libver=("v110", "v110"), track_order=False) as file:
         group = file.create_group("features")
@@ -308,7 +314,7 @@ def _finish_hdf5(file: h5py.File, meta: list[dict[str, Any]], report: PairsRepor
     file.attrs[REPORT] = np.bytes_(report.to_json().encode())
 
 
-def read_report(objects: Objects, task: PairsTask) -> PairsReport:
+def read_report(objects: ObjectStore, task: PairsTask) -> PairsReport:
     """What a finished file says of itself."""
     with objects.local_copy(task.path) as local:
         if local.suffix == ".parquet":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.schemas.narrations import Dropped, Narration, Pair, PairRules, Pool, Tally
+from cliploom.schemas.narrations import Dropped, FilterTally, Narration, Pair, PairRules, Pool
 from cliploom.transforms.narrations.select import kept
 from cliploom.transforms.narrations.splits import split_of
 
@@ -104,7 +104,7 @@ def select_window(
     return pool_rows(features[start:end], pool)
 
 
-def plan_pairs(uid: str, narrations: Sequence[Narration], n: int, rules: PairRules) -> tuple[list[Pair], Tally]:
+def plan_pairs(uid: str, narrations: Sequence[Narration], n: int, rules: PairRules) -> tuple[list[Pair], FilterTally]:
     """Pair one video's narrations with rows of its features.
 
     Args:
@@ -117,10 +117,10 @@ def plan_pairs(uid: str, narrations: Sequence[Narration], n: int, rules: PairRul
         The pairs in the order given, and what was kept and dropped, with reasons.
     """
     if n < 1:
-        return [], Tally(dropped=(Dropped("video without features", len(narrations), 1),))
+        return [], FilterTally(dropped=(Dropped("video without features", len(narrations), 1),))
     split = split_of(uid, rules.split)
     if split is None:
-        return [], Tally(dropped=(Dropped("video in no split", len(narrations), 1),))
+        return [], FilterTally(dropped=(Dropped("video in no split", len(narrations), 1),))
     stay, tally = kept(uid, narrations, rules.keep)
     pairs = []
     for narration in stay:
@@ -132,5 +132,5 @@ def plan_pairs(uid: str, narrations: Sequence[Narration], n: int, rules: PairRul
     early = len(stay) - len(pairs)
     if early:
         dropped = (*tally.dropped, Dropped("ends before the video starts", early, int(not pairs)))
-        tally = Tally(len(pairs), int(bool(pairs)), dropped)
+        tally = FilterTally(len(pairs), int(bool(pairs)), dropped)
     return pairs, tally

@@ -16,18 +16,18 @@ from pathlib import Path
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.exports import PairsExport, SplitSpec
-from cliploom.schemas.narrations import Dropped, KeepRules, Pool, SplitRule, Take, Tally
+from cliploom.schemas.narrations import Dropped, EvenlySpaced, FilterTally, KeepRules, Pool, SplitRule
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
 from cliploom.schemas.spec_base import KeepSpec
 from cliploom.transforms.exports.base import Exporter, entries_of
 from cliploom.transforms.narrations import pairs
 from cliploom.transforms.narrations.ingest import SPOOLS
-from cliploom.transforms.narrations.pair_files import Layout, PairsTask, VideoPairs, read_report
+from cliploom.transforms.narrations.pair_files import PairLayout, PairsTask, VideoPairs, read_report
 from cliploom.transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 from cliploom.transforms.narrations.table import TABLE
 from cliploom.transforms.narrations.uids import read_uid_list
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.ranges import ItemRows, rows_by_item
 from cliploom.transforms.store.rates import rows_per_second
 from cliploom.transforms.store.tables import contents_of, table_files
@@ -36,7 +36,7 @@ REVISION = 1
 NO_TEXTS = "videos_without_texts"
 
 
-def with_stored_lists(export: PairsExport, base: Path, objects: Objects, place: str) -> PairsExport:
+def with_stored_lists(export: PairsExport, base: Path, objects: ObjectStore, place: str) -> PairsExport:
     """The export with its files of uids copied into the store, where workers can read them.
 
     Args:
@@ -66,17 +66,17 @@ def with_stored_lists(export: PairsExport, base: Path, objects: Objects, place: 
     return export.model_copy(update={"keep": keep, "splits": splits})
 
 
-def _uids(objects: Objects, path: str) -> frozenset[str]:
+def _uids(objects: ObjectStore, path: str) -> frozenset[str]:
     return read_uid_list(io.BytesIO(objects.get(path)))
 
 
-def _split_rule(splits: SplitSpec, objects: Objects) -> SplitRule:
+def _split_rule(splits: SplitSpec, objects: ObjectStore) -> SplitRule:
     if splits.lists is not None:
         return split_by_lists({name: _uids(objects, path) for name, path in splits.lists.items()})
     return split_by_shares(splits.shares or {"train": 1.0}, splits.seed)
 
 
-def _keep_rules(keep: KeepSpec, objects: Objects) -> KeepRules:
+def _keep_rules(keep: KeepSpec, objects: ObjectStore) -> KeepRules:
     without: frozenset[str] = frozenset()
     for path in keep.without:
         without |= _uids(objects, path)
@@ -84,7 +84,7 @@ def _keep_rules(keep: KeepSpec, objects: Objects) -> KeepRules:
 
 
 def _pool(export: PairsExport) -> Pool:
-    return "mean" if export.pool == "mean" else Take(export.pool.take)
+    return "mean" if export.pool == "mean" else EvenlySpaced(export.pool.take)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Side:
         return [self.entry.config, self.output, self.dim]
 
 
-def _side(objects: Objects, draft: Release, feature: str, output: str | None) -> _Side:
+def _side(objects: ObjectStore, draft: Release, feature: str, output: str | None) -> _Side:
     entry = draft.features[feature]
     chosen = output or ("semantic" if "semantic" in entry.outputs else next(iter(entry.outputs)))
     items = rows_by_item(objects, entry.table, contents_of(objects, draft, feature))
@@ -113,7 +113,7 @@ def _side(objects: Objects, draft: Release, feature: str, output: str | None) ->
 class PairsExporter(Exporter):
     """See ``cliploom.transforms.exports.base``."""
 
-    def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: PairsExport) -> None:
+    def __init__(self, plan: RunPlan, draft: Release, objects: ObjectStore, name: str, export: PairsExport) -> None:
         self._objects, self._name, self._export, self._base = objects, name, export, plan.base
         self._clips = _side(objects, draft, export.feature, export.output)
         self._texts = _side(objects, draft, export.text, export.text_output)
@@ -130,14 +130,14 @@ class PairsExporter(Exporter):
         return digest_of([REVISION, [task.path for task in self.parts()], lost, self._only_clips])
 
     @cached_property
-    def _unmatched(self) -> Tally:
+    def _unmatched(self) -> FilterTally:
         """Videos that are in no file, with reasons."""
-        tally = Tally()
+        tally = FilterTally()
         for uid, texts in self._texts.ranges.items():
             if uid not in self._clips.ranges:
-                tally += Tally(dropped=(Dropped("video without features", texts.rows, 1),))
+                tally += FilterTally(dropped=(Dropped("video without features", texts.rows, 1),))
             elif split_of(uid, self._rule) is None:
-                tally += Tally(dropped=(Dropped("video in no split", texts.rows, 1),))
+                tally += FilterTally(dropped=(Dropped("video in no split", texts.rows, 1),))
         return tally
 
     @property
@@ -162,7 +162,7 @@ class PairsExporter(Exporter):
                 shard = 0 if whole else zlib.crc32(uid.encode()) % self._export.shards
                 video = VideoPairs(uid, self._clips.ranges[uid], self._texts.ranges[uid])
                 files.setdefault(("" if whole else split, shard), []).append(video)
-        layout = Layout(
+        layout = PairLayout(
             format=self._export.format,
             rate=self._rate,
             around_s=self._export.around,
@@ -190,7 +190,7 @@ class PairsExporter(Exporter):
     def finish(self) -> ExportEntry:
         """Add up what the files say of themselves, and write the manifest."""
         reports = [(task, read_report(self._objects, task)) for task in self._tasks]
-        total = Tally.total([self._unmatched, *(report.tally for _, report in reports)])
+        total = FilterTally.total([self._unmatched, *(report.tally for _, report in reports)])
         splits = {name: {"pairs": 0, "videos": 0, "files": []} for name in self._splits()}
         if self._export.format == "tutorial":
             splits = {"all": {"pairs": 0, "videos": 0, "files": []}}

@@ -37,23 +37,23 @@ def read_file(path: Path, source: NarrationsSource, file: InputFile) -> Iterator
         BrokenFileError: naming the byte, when it is not what the format says.
     """
     columns = columns_of(source.columns)
-    law = url_law(source.uid)
+    rule = url_rule(source.uid)
     match source.format:
         case "ego4d":
             return read_ego4d(path, kind=source.rows, offset_s=source.offset)
         case "tgif":
-            return read_tgif(path, url_law=law)
+            return read_tgif(path, url_rule=rule)
         case "csv":
             return read_csv(
                 path,
                 columns,
                 delimiter=source.delimiter or ",",
                 encoding=source.encoding or "utf-8-sig",
-                url_law=law if source.urls else None,
+                url_rule=rule if source.urls else None,
                 offset_s=source.offset,
             )
         case "jsonl":
-            return read_jsonl(path, columns, url_law=law if source.urls else None, offset_s=source.offset)
+            return read_jsonl(path, columns, url_rule=rule if source.urls else None, offset_s=source.offset)
         case "srt" | "vtt":
             return read_subtitles(path, source.format, uid=file.uid, encoding=source.encoding or "utf-8")
 
@@ -65,8 +65,8 @@ def columns_of(columns: TextColumns | None) -> Columns:
     return Columns(columns.uid, columns.text, columns.start, columns.end, columns.pass_, columns.annotation_uid)
 
 
-def url_law(uid: str | UidRegex) -> str:
-    """The uid law as ``uids.uid_of_url`` takes it."""
+def url_rule(uid: str | UidRegex) -> str:
+    """The uid rule as ``uids.uid_of_url`` takes it."""
     return uid.regex if isinstance(uid, UidRegex) else uid
 
 

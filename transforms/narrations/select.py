@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.narrations import Dropped, KeepRules, Matching, Narration, Tally
+from cliploom.schemas.narrations import Dropped, FilterTally, KeepRules, Matching, Narration
 from cliploom.transforms.narrations.text import count_tokens
 
 Order = Literal["tutorial", "research"]
@@ -23,7 +23,7 @@ def keep_reason_for_video(uid: str, rules: KeepRules) -> str | None:
     return None
 
 
-def kept(uid: str, narrations: Sequence[Narration], rules: KeepRules) -> tuple[list[Narration], Tally]:
+def kept(uid: str, narrations: Sequence[Narration], rules: KeepRules) -> tuple[list[Narration], FilterTally]:
     """Filter one video's narrations: by video, by length of text, then by average spacing of what is left.
 
     Ego4D's research code does the same, save that it drops videos with one narration, whose spacing is undefined, by
@@ -34,7 +34,7 @@ def kept(uid: str, narrations: Sequence[Narration], rules: KeepRules) -> tuple[l
     """
     reason = keep_reason_for_video(uid, rules)
     if reason is not None:
-        return [], Tally(dropped=(Dropped(reason, len(narrations), 1),))
+        return [], FilterTally(dropped=(Dropped(reason, len(narrations), 1),))
     dropped = []
     stay = [n for n in narrations if count_tokens(n.text) >= rules.min_tokens]
     if len(stay) < len(narrations):
@@ -44,7 +44,7 @@ def kept(uid: str, narrations: Sequence[Narration], rules: KeepRules) -> tuple[l
     if spacing is not None and spacing < rules.min_spacing_s:
         dropped.append(Dropped(f"closer than {rules.min_spacing_s:g} s on average", len(stay), 1))
         stay = []
-    return stay, Tally(len(stay), int(bool(stay)), tuple(dropped))
+    return stay, FilterTally(len(stay), int(bool(stay)), tuple(dropped))
 
 
 def mean_spacing_s(narrations: Iterable[Narration]) -> float | None:

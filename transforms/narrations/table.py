@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from cliploom.schemas.digests import digest_file, digest_of
 from cliploom.schemas.narrations import NARRATIONS, NARRATIONS_TABLE
 from cliploom.schemas.records import row_id
-from cliploom.transforms.narrations.feed import read_texts
+from cliploom.transforms.narrations.item_reader import read_texts
 from cliploom.transforms.narrations.listing import PLACE, TextsPlace
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import TableFile, commit_files
 
 TABLE = "narrations"
@@ -26,7 +26,7 @@ MADE_FROM = b"made_from"
 MOST_STANDING = 4
 
 
-def commit_narrations(objects: Objects, items: pl.DataFrame) -> int | None:
+def commit_narrations(objects: ObjectStore, items: pl.DataFrame) -> int | None:
     """Commit the texts of all items that are texts; memory is that of a row group.
 
     A run in which no text changed finds the file that holds them, by its footer, and reads no text.
@@ -46,7 +46,7 @@ def commit_narrations(objects: Objects, items: pl.DataFrame) -> int | None:
     return commit_files(objects, TABLE, NARRATIONS_TABLE, [file])
 
 
-def _standing(objects: Objects, made_from: str) -> TableFile | None:
+def _standing(objects: ObjectStore, made_from: str) -> TableFile | None:
     """The file that is made from just these texts, if it is among the newest of the table."""
     entries = [entry for entry in objects.list(TABLE) if PurePosixPath(entry.path).match(f"{TABLE}/rows-*.parquet")]
     for entry in sorted(entries, key=lambda entry: entry.modified_s, reverse=True)[:MOST_STANDING]:
@@ -60,7 +60,7 @@ def _standing(objects: Objects, made_from: str) -> TableFile | None:
     return None
 
 
-def _written(objects: Objects, texts: pl.DataFrame, made_from: str) -> TableFile:
+def _written(objects: ObjectStore, texts: pl.DataFrame, made_from: str) -> TableFile:
     with tempfile.TemporaryDirectory(prefix="cliploom-texts-") as folder:
         written = Path(folder) / "rows.parquet"
         _write(written, texts, made_from)

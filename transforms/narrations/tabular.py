@@ -35,7 +35,7 @@ def read_csv(
     *,
     delimiter: str = ",",
     encoding: str = "utf-8-sig",
-    url_law: str | None = None,
+    url_rule: str | None = None,
     offset_s: float = DEFAULT_OFFSET_S,
 ) -> Iterator[Narration | BadRow]:
     """Read a CSV file whose first line names the columns.
@@ -45,7 +45,7 @@ def read_csv(
         columns: which column holds what.
         delimiter: between columns, such as a tab.
         encoding: any that Python knows; bytes that are none of it make bad rows.
-        url_law: when the uid column holds addresses, how they become uids (``uid_of_url``).
+        url_rule: when the uid column holds addresses, how they become uids (``uid_of_url``).
         offset_s: a row is usable while its time + ``offset_s`` is not negative.
 
     Yields:
@@ -65,7 +65,7 @@ def read_csv(
             # strict, or an unclosed quote would swallow the rest of the file as one text without a word
             rows = csv.reader(text, delimiter=delimiter, strict=True)
             header = _header(rows, columns, file_name)
-            read = _Row(columns, url_law, offset_s, seconds_in).read
+            read = _Row(columns, url_rule, offset_s, seconds_in).read
             while True:
                 line = rows.line_num + 1
                 try:
@@ -108,7 +108,7 @@ def read_jsonl(
     source: Source,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     *,
-    url_law: str | None = None,
+    url_rule: str | None = None,
     offset_s: float = DEFAULT_OFFSET_S,
 ) -> Iterator[Narration | BadRow]:
     """Read a file with one JSON object a line.
@@ -116,7 +116,7 @@ def read_jsonl(
     Args:
         source: path or binary file, UTF-8.
         columns: which key holds what; further keys are passed over.
-        url_law: when the uid key holds addresses, how they become uids (``uid_of_url``).
+        url_rule: when the uid key holds addresses, how they become uids (``uid_of_url``).
         offset_s: a row is usable while its time + ``offset_s`` is not negative.
 
     Yields:
@@ -126,7 +126,7 @@ def read_jsonl(
         SpecError: when the file can't be opened.
     """
     file_name = name_of(source)
-    read = _Row(columns, url_law, offset_s, seconds).read
+    read = _Row(columns, url_rule, offset_s, seconds).read
     with opened(source) as file:
         for number, raw in _lines(file):
             try:
@@ -150,12 +150,12 @@ def _object(line: str) -> dict[str, Any]:
     return value
 
 
-def read_tgif(source: Source, *, url_law: str = "path") -> Iterator[Narration | BadRow]:
+def read_tgif(source: Source, *, url_rule: str = "path") -> Iterator[Narration | BadRow]:
     """Read TGIF's ``tgif-v1.0.tsv``: ``URL<TAB>sentence``, no header, no quoting; an address may repeat.
 
     Args:
         source: path or binary file, UTF-8.
-        url_law: how an address becomes the uid (``uid_of_url``).
+        url_rule: how an address becomes the uid (``uid_of_url``).
 
     Yields:
         Captions of whole clips, without times; ``idx`` counts the captions of one address.
@@ -175,7 +175,7 @@ def read_tgif(source: Source, *, url_law: str = "path") -> Iterator[Narration | 
                 url, tab, sentence = line.rstrip("\r\n").partition("\t")
                 if not tab:
                     raise RowError("there is no tab between address and sentence", line)
-                uid = uid_of_url(url, url_law)
+                uid = uid_of_url(url, url_rule)
                 yield build(uid, 0, numbers.take(uid, 0), None, None, sentence, "", 0.0)
             except RowError as error:
                 yield error.at(file_name, f"line {number}", uid)
@@ -208,10 +208,10 @@ class _Row:
     """Makes narrations of rows whose values have names."""
 
     def __init__(
-        self, columns: Columns, url_law: str | None, offset_s: float, number: Callable[[Any, str], float]
+        self, columns: Columns, url_rule: str | None, offset_s: float, number: Callable[[Any, str], float]
     ) -> None:
         self._columns = columns
-        self._url_law = url_law
+        self._url_rule = url_rule
         self._offset_s = offset_s
         self._number = number
         self._numbers = Numbers()
@@ -220,8 +220,8 @@ class _Row:
         """The narration; the uid goes into ``uids`` as soon as it is known, for the failure that may follow."""
         columns = self._columns
         given = row.get(columns.uid)
-        if self._url_law is not None and isinstance(given, str):
-            uid = uid_of_url(given, self._url_law)
+        if self._url_rule is not None and isinstance(given, str):
+            uid = uid_of_url(given, self._url_rule)
         else:
             uid = checked_uid(given)
         uids.append(uid)

@@ -9,12 +9,12 @@ from cliploom.transforms.inputs.addresses import parse_address, uid_of_address
 from cliploom.transforms.narrations.rows import RowError, Source, checked_uid, name_of, opened
 
 
-def uid_of_url(url: str, law: str = "path") -> str:
+def uid_of_url(url: str, rule: str = "path") -> str:
     """The uid of what stands at an http(s) address.
 
     Args:
         url: the address; percent escapes are decoded, the fragment is no part of what it names.
-        law: ``path`` (host and path without extension, then the query where there is one), ``stem`` (the last piece of
+        rule: ``path`` (host and path without extension, then the query where there is one), ``stem`` (the last piece of
             the path without extension) or a regular expression whose group ``uid``, or else first group, is the uid.
 
     >>> uid_of_url("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
@@ -26,12 +26,12 @@ def uid_of_url(url: str, law: str = "path") -> str:
         RowError: when the text is no http(s) address, or the law finds no uid in it.
     """
     try:
-        if law in ("path", "stem"):
-            return checked_uid(uid_of_address(url, law))
+        if rule in ("path", "stem"):
+            return checked_uid(uid_of_address(url, rule))
         parse_address(url)
     except ValueError as error:
         raise RowError(str(error), url) from None
-    return uid_by_regex(url.strip(), law)
+    return uid_by_regex(url.strip(), rule)
 
 
 def uid_by_regex(text: str, pattern: str) -> str:
@@ -47,21 +47,21 @@ def uid_by_regex(text: str, pattern: str) -> str:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise SpecError(f"{pattern!r} is not a regular expression ({error}); correct the uid law.") from error
+        raise SpecError(f"{pattern!r} is not a regular expression ({error}); correct the uid rule.") from error
     if not compiled.groups:
         raise SpecError(f"{pattern!r} has no group; put the part that is the uid in parentheses.")
     found = compiled.search(text)
     if found is None:
-        raise RowError(f"the uid law {pattern!r} finds nothing", text)
+        raise RowError(f"the uid rule {pattern!r} finds nothing", text)
     return checked_uid(found["uid"] if "uid" in compiled.groupindex else found[1])
 
 
-def read_uid_list(source: Source, law: str | None = None) -> frozenset[str]:
+def read_uid_list(source: Source, rule: str | None = None) -> frozenset[str]:
     """The uids in a text file, one a line; blank lines and lines that start with ``#`` say nothing.
 
     Args:
         source: path or binary file in UTF-8; TGIF's split files list addresses.
-        law: how addresses become uids (``uid_of_url``); None for lists of uids.
+        rule: how addresses become uids (``uid_of_url``); None for lists of uids.
 
     Raises:
         SpecError: when the file can't be read, or a line is no uid; a split must not lose members quietly.
@@ -73,7 +73,7 @@ def read_uid_list(source: Source, law: str | None = None) -> frozenset[str]:
             if not line or line.startswith("#"):
                 continue
             try:
-                uids.add(checked_uid(line) if law is None else uid_of_url(line, law))
+                uids.add(checked_uid(line) if rule is None else uid_of_url(line, rule))
             except RowError as error:
                 raise SpecError(
                     f"{name_of(source)}, line {number}: {error.reason}: {error.value}; correct it."

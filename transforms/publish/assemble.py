@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import polars as pl
 
-from cliploom.schemas.records import PartUse, Rewrite, Take, Twin
-from cliploom.transforms.work.reported import CONTENT
+from cliploom.schemas.records import Duplicate, PartUse, Rewrite, RowCopy
+from cliploom.transforms.work.part_records import CONTENT
 
 HEAD, ORPHAN, COMPUTED = 0, 1, 2
 TARGET_BYTES = 32_000_000
@@ -49,10 +49,10 @@ class Assembly:
         """Parts to make from others, one at a time."""
         bounds = self.takes["bundle"].rle().struct.field("len").cum_sum().to_list()
         for start, end in pairwise([0, *bounds]):
-            uses: dict[str, list[Take]] = {}
+            uses: dict[str, list[RowCopy]] = {}
             rows = self.takes.slice(start, end - start).drop("bundle").iter_rows()
             for part, number, segment, to_item_no, to_uid in rows:
-                uses.setdefault(part, []).append(Take(number, segment, Twin(to_item_no, to_uid)))
+                uses.setdefault(part, []).append(RowCopy(number, segment, Duplicate(to_item_no, to_uid)))
             yield Rewrite(self.feature, tuple(PartUse(part, tuple(takes)) for part, takes in uses.items()))
 
 

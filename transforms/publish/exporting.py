@@ -10,9 +10,9 @@ import apache_beam as beam
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import ExportEntry, Release
 from cliploom.transforms.exports.base import Exporter, FileTask
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.counters import count
-from cliploom.transforms.work.planned import PlannedDoFn
+from cliploom.transforms.work.plan_dofn import PlanDoFn
 
 _EXPORTERS = {
     "hdf5": "cliploom.transforms.exports.hdf5:Hdf5Exporter",
@@ -21,7 +21,7 @@ _EXPORTERS = {
 }
 
 
-def exporter_of(plan: RunPlan, draft: Release, objects: Objects, name: str) -> Exporter:
+def exporter_of(plan: RunPlan, draft: Release, objects: ObjectStore, name: str) -> Exporter:
     """The exporter of an export of the spec, by its kind."""
     export = plan.exports[name]
     module, _, kind = _EXPORTERS[export.kind].partition(":")
@@ -35,12 +35,12 @@ def standing(plan: RunPlan, exporter: Exporter, name: str) -> ExportEntry | None
     return previous if previous is not None and previous.recipe == exporter.recipe else None
 
 
-class PlanExports(PlannedDoFn):
+class PlanExports(PlanDoFn):
     """The draft in, the files to make from parts out; what is there already is not made again."""
 
     def process(self, draft: Release) -> Iterator[FileTask]:
         """Look at every export of the spec."""
-        objects = Objects(self._plan.job.store)
+        objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
             files = exporter.files()
@@ -49,12 +49,12 @@ class PlanExports(PlannedDoFn):
                 yield from (task for task in exporter.parts() if objects.size(task.path) is None)
 
 
-class PlanExportFiles(PlannedDoFn):
+class PlanExportFiles(PlanDoFn):
     """The draft in, the files to make from what the first round made out."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[FileTask]:
         """Look at every export of the spec; ``made`` only says that the first round is over."""
-        objects = Objects(self._plan.job.store)
+        objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
             if standing(self._plan, exporter, name) is None:
@@ -70,19 +70,19 @@ class WriteExportFile(beam.DoFn):  # type: ignore[misc]
 
     def process(self, task: FileTask) -> Iterator[str]:
         """Write it, unless it is there."""
-        objects = Objects(self._store)
+        objects = ObjectStore(self._store)
         if objects.size(task.path) is None:
             task.write(objects)
             count("export_files_written", 1)
         yield task.path
 
 
-class FinishExports(PlannedDoFn):
+class FinishExports(PlanDoFn):
     """The draft in, every export entry out."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[tuple[str, ExportEntry]]:
         """Assemble the entries; an export made from what the last release's was made from is taken over."""
-        objects = Objects(self._plan.job.store)
+        objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
             yield name, standing(self._plan, exporter, name) or exporter.finish()

@@ -24,39 +24,39 @@ from cliploom.schemas.records import Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from cliploom.transforms.narrations.table import commit_narrations, is_text
-from cliploom.transforms.publish.frames import PlanTables, failure_reasons
-from cliploom.transforms.publish.next_tables import (
+from cliploom.transforms.publish.dataframes import PlanFrames, failure_reasons
+from cliploom.transforms.publish.release_state import (
     FeatureState,
     check_complete,
     feature_parts,
     next_failures,
-    next_parts,
-    next_state,
+    plan_feature_parts,
+    state_after_rewrites,
     with_repeated_ids,
 )
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import append_release, read_releases
 from cliploom.transforms.store.tables import ROWS_IN_GROUP, TableFile, commit_files, commit_rows, pieces_file
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.models import model_files
-from cliploom.transforms.work.planned import PlannedDoFn
-from cliploom.transforms.work.reported import read_records
-from cliploom.transforms.work.stored_plan import ITEMS_FILE
+from cliploom.transforms.work.part_records import read_records
+from cliploom.transforms.work.plan_dofn import PlanDoFn
+from cliploom.transforms.work.plan_ref import ITEMS_FILE
 
 OUTCOME = "outcome.json"
 EXAMPLES = 3
 
 
-class Assemble(PlannedDoFn):
+class Assemble(PlanDoFn):
     """The rewrites that the next tables need, from the files with all part records of the run."""
 
     def process(self, begin: str, computed: list[str]) -> Iterator[Rewrite]:
         """Decide for every feature."""
-        plan, objects = self._plan, Objects(self._plan.job.store)
-        tables, reported = PlanTables.read(objects, plan.folder), read_records(objects, computed)
+        plan, objects = self._plan, ObjectStore(self._plan.job.store)
+        tables, reported = PlanFrames.read(objects, plan.folder), read_records(objects, computed)
         for name in plan.job.features:
-            assembly = next_parts(plan, name, feature_parts(objects, plan, tables, reported, name))
+            assembly = plan_feature_parts(plan, name, feature_parts(objects, plan, tables, reported, name))
             yield from assembly.rewrites()
 
 
@@ -91,7 +91,7 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
         )
 
 
-class CommitTables(PlannedDoFn):
+class CommitTables(PlanDoFn):
     """The draft of the release, from the files with all part records: tables committed, no index or export yet.
 
     Nothing comes out when a guard stops the run; the outcome then says why.
@@ -100,13 +100,13 @@ class CommitTables(PlannedDoFn):
     def process(self, begin: str, computed_paths: list[str], rewritten_paths: list[str]) -> Iterator[Release]:
         """Commit every table as a complete list of files."""
         plan = self._plan
-        objects = Objects(plan.job.store)
+        objects = ObjectStore(plan.job.store)
         computed, rewritten = read_records(objects, computed_paths), read_records(objects, rewritten_paths)
-        tables = PlanTables.read(objects, plan.folder)
+        tables = PlanFrames.read(objects, plan.folder)
         states = {}
         for name in plan.job.features:
             found = feature_parts(objects, plan, tables, computed, name)
-            states[name] = next_state(next_parts(plan, name, found), found, rewritten)
+            states[name] = state_after_rewrites(plan_feature_parts(plan, name, found), found, rewritten)
         failures = next_failures(plan, tables, computed, rewritten, states)
         failures = with_repeated_ids(objects, plan, states, failures)
         check_complete(states, failures)
@@ -121,7 +121,7 @@ class CommitTables(PlannedDoFn):
 
 
 def commit_draft(
-    objects: Objects, plan: RunPlan, items: TableFile, states: dict[str, FeatureState], failures: pl.DataFrame
+    objects: ObjectStore, plan: RunPlan, items: TableFile, states: dict[str, FeatureState], failures: pl.DataFrame
 ) -> Release:
     """Commit the tables; returns the release without indexes and exports."""
     features = {}
@@ -186,7 +186,7 @@ def commit_draft(
     )
 
 
-def items_of(objects: Objects, plan: RunPlan) -> TableFile:
+def items_of(objects: ObjectStore, plan: RunPlan) -> TableFile:
     """The file of the next items table, which the plan has made, put into its place."""
     with objects.local_copy(f"{plan.folder}/{ITEMS_FILE}") as local:
         rows = pq.read_metadata(local).num_rows
@@ -197,7 +197,7 @@ def items_of(objects: Objects, plan: RunPlan) -> TableFile:
     return file
 
 
-def commit_contents(objects: Objects, contents: Mapping[str, pl.DataFrame]) -> int:
+def commit_contents(objects: ObjectStore, contents: Mapping[str, pl.DataFrame]) -> int:
     """Commit the contents of all features as the table ``contents``; returns its version."""
     ordered = [contents[name].sort("part", "item_no", "segment") for name in sorted(contents)]
     pieces = pl.concat(ordered).iter_slices(ROWS_IN_GROUP)
@@ -207,7 +207,7 @@ def commit_contents(objects: Objects, contents: Mapping[str, pl.DataFrame]) -> i
     return commit_files(objects, "contents", CONTENTS, [file] if file.rows else [])
 
 
-def with_digests(objects: Objects, table: str, parts: pl.DataFrame) -> pl.DataFrame:
+def with_digests(objects: ObjectStore, table: str, parts: pl.DataFrame) -> pl.DataFrame:
     """Fill in the digests of adopted parts, which the plan did not read whole."""
     digests = [
         digest or objects.digest(part_path(table, part)) for part, digest in parts.select("part", "digest").rows()
@@ -215,7 +215,7 @@ def with_digests(objects: Objects, table: str, parts: pl.DataFrame) -> pl.DataFr
     return parts.with_columns(pl.Series("digest", digests, pl.String))
 
 
-class Publish(PlannedDoFn):
+class Publish(PlanDoFn):
     """The draft in; the release appended, once, last."""
 
     def process(
@@ -223,7 +223,7 @@ class Publish(PlannedDoFn):
     ) -> Iterator[int]:
         """Append the release, unless this run has done so already."""
         plan = self._plan
-        objects = Objects(plan.job.store)
+        objects = ObjectStore(plan.job.store)
         done = [release for release in read_releases(objects).rows if release.run == plan.job.run]
         if not done:
             latest = read_releases(objects).latest
@@ -251,12 +251,12 @@ class Publish(PlannedDoFn):
         yield done[0].release
 
 
-def write_outcome(objects: Objects, plan: RunPlan, outcome: dict[str, object]) -> None:
+def write_outcome(objects: ObjectStore, plan: RunPlan, outcome: dict[str, object]) -> None:
     """Leave word for the launcher of how the run ended."""
     objects.put(f"runs/{plan.job.run}/{OUTCOME}", json.dumps(outcome).encode())
 
 
-def read_outcome(objects: Objects, run: str) -> dict[str, object] | None:
+def read_outcome(objects: ObjectStore, run: str) -> dict[str, object] | None:
     """How a run ended, or None when it has not."""
     try:
         outcome: dict[str, object] = json.loads(objects.get(f"runs/{run}/{OUTCOME}"))

@@ -20,12 +20,12 @@ from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, trai
 from cliploom.transforms.index.recall import exact_top_k, measure, tune_nprobe
 from cliploom.transforms.index.search import open_shard
 from cliploom.transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import iterate_vectors
 from cliploom.transforms.store.releases import file_entry
 from cliploom.transforms.store.tables import read_table
 from cliploom.transforms.work.counters import count
-from cliploom.transforms.work.planned import PlannedDoFn
+from cliploom.transforms.work.plan_dofn import PlanDoFn
 
 QUERIES = 200
 TRAINING_SEED, QUERY_SEED = 0, 1
@@ -36,7 +36,7 @@ def index_recipe(spec: IndexSpec, output: str, config: str) -> str:
     return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe])
 
 
-def next_upkeep(objects: Objects, plan: RunPlan, draft: Release, name: str) -> IndexUpkeep:
+def next_upkeep(objects: ObjectStore, plan: RunPlan, draft: Release, name: str) -> IndexUpkeep:
     """What becomes of an index, given the tables of the draft."""
     spec = plan.indexes[name]
     feature = draft.features[spec.feature]
@@ -47,12 +47,12 @@ def next_upkeep(objects: Objects, plan: RunPlan, draft: Release, name: str) -> I
     return plan_upkeep(dict(mine.select("part", "rows").rows()), spec.kind, recipe, spec.shards, previous)
 
 
-class PlanIndexes(PlannedDoFn):
+class PlanIndexes(PlanDoFn):
     """The draft in, the shards to build out. Centroids are trained here, on a sample."""
 
     def process(self, draft: Release) -> Iterator[IndexTask]:
         """Look at every index of the spec."""
-        objects = Objects(self._plan.job.store)
+        objects = ObjectStore(self._plan.job.store)
         for name, spec in self._plan.indexes.items():
             upkeep = next_upkeep(objects, self._plan, draft, name)
             feature = draft.features[spec.feature]
@@ -67,7 +67,7 @@ class PlanIndexes(PlannedDoFn):
 
 
 def train_centroids(
-    objects: Objects, name: str, table: str, parts: list[str], output: str, dim: int, spec: IndexSpec, rows: int
+    objects: ObjectStore, name: str, table: str, parts: list[str], output: str, dim: int, spec: IndexSpec, rows: int
 ) -> FileEntry:
     """Train on a seeded sample of the rows and keep the centroids in the index's folder."""
     shard_rows = min(SHARD_ROWS, -(-rows // max(1, spec.shards or 1)))
@@ -80,7 +80,7 @@ def train_centroids(
 
 
 def sample_rows(
-    objects: Objects, table: str, parts: list[str], output: str, dim: int, rows: int, wanted: int, seed: int
+    objects: ObjectStore, table: str, parts: list[str], output: str, dim: int, rows: int, wanted: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """A seeded choice of ``wanted`` rows: ids int64 [n], vectors float32 [n, dim]."""
     wanted = min(wanted, rows)
@@ -103,7 +103,7 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
 
     def process(self, task: IndexTask) -> Iterator[tuple[str, IndexShardEntry]]:
         """Remove, add, write."""
-        objects = Objects(self._store)
+        objects = ObjectStore(self._store)
         plain = asdict(task) | {"previous": task.previous and task.previous.digest}
         path = f"index/{task.index}/shard-{digest_of(plain | {'trained': task.trained and task.trained.digest})}.faiss"
         recipe = IndexRecipe(task.metric, task.kind, task.dim)
@@ -128,12 +128,12 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
         yield task.index, IndexShardEntry(file=file_entry(objects, path), rows=rows, parts=list(task.parts))
 
 
-class FinishIndexes(PlannedDoFn):
+class FinishIndexes(PlanDoFn):
     """The draft in, every index entry out: kept and built shards together, nprobe set, recall measured."""
 
     def process(self, draft: Release, built: list[tuple[str, IndexShardEntry]]) -> Iterator[tuple[str, IndexEntry]]:
         """Assemble the entries."""
-        objects = Objects(self._plan.job.store)
+        objects = ObjectStore(self._plan.job.store)
         for name, spec in self._plan.indexes.items():
             upkeep = next_upkeep(objects, self._plan, draft, name)
             previous = self._plan.base.indexes.get(name) if self._plan.base else None
@@ -166,7 +166,7 @@ class FinishIndexes(PlannedDoFn):
             yield name, tuned(objects, entry, feature.table, feature.outputs[entry.output].dim, spec.nprobe)
 
 
-def tuned(objects: Objects, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
+def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
     """The entry with nprobe set to reach recall@10 of .95 on sampled rows, and the recall that was measured."""
     if entry.kind == "flat" or entry.rows == 0:
         return entry.model_copy(update={"recall": 1.0})
@@ -186,6 +186,6 @@ def tuned(objects: Objects, entry: IndexEntry, table: str, dim: int, nprobe: int
     return entry.model_copy(update={"nprobe": nprobe, "recall": measured, "trained_recall": trained})
 
 
-def _optional(objects: Objects, entry: FileEntry | None) -> AbstractContextManager[Path | None]:
+def _optional(objects: ObjectStore, entry: FileEntry | None) -> AbstractContextManager[Path | None]:
     """A local copy of a file that may not be asked for."""
     return objects.local_copy(entry.path) if entry is not None else nullcontext(None)

@@ -22,13 +22,13 @@ from cliploom.schemas.release import Release
 from cliploom.schemas.tables import LABELS
 from cliploom.transforms.heads.tagging import TagTask, head_entries, tag_tasks
 from cliploom.transforms.media.label_listing import KEY
-from cliploom.transforms.publish.frames import empty_frame
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.publish.dataframes import empty_frame
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path, read_rows
 from cliploom.transforms.store.tables import TableFile, commit_files, read_table
 from cliploom.transforms.tfrecords.settings import ShardSettings
 from cliploom.transforms.work.counters import count
-from cliploom.transforms.work.planned import PlannedDoFn
+from cliploom.transforms.work.plan_dofn import PlanDoFn
 
 TABLE = "labels"
 
@@ -48,7 +48,7 @@ class LabelTask:
         """The file, relative to the store, named by what it is made from."""
         return f"{TABLE}/part-{digest_of([self.source, self.table, self.part, self.names])}.parquet"
 
-    def write(self, objects: Objects, plan: RunPlan) -> None:
+    def write(self, objects: ObjectStore, plan: RunPlan) -> None:
         """Make it."""
         names = ShardSettings.from_json(plan.feature(self.feature).settings).names
         with objects.local_copy(part_path(self.table, self.part)) as local:
@@ -107,7 +107,7 @@ def file_of(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def label_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[LabelTask | TagTask]:
+def label_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[LabelTask | TagTask]:
     """The files that the records' labels and the predicted ones stand in.
 
     Of several features of a source of records the first one serves.
@@ -127,31 +127,31 @@ def label_tasks(objects: Objects, plan: RunPlan, draft: Release) -> list[LabelTa
     return tasks
 
 
-class PlanLabels(PlannedDoFn):
+class PlanLabels(PlanDoFn):
     """The draft in, the label files to make out."""
 
     def process(self, draft: Release) -> Iterator[LabelTask | TagTask]:
         """Those that are not there."""
-        objects = Objects(self._plan.job.store)
+        objects = ObjectStore(self._plan.job.store)
         yield from (task for task in label_tasks(objects, self._plan, draft) if objects.size(task.path) is None)
 
 
-class WriteLabels(PlannedDoFn):
+class WriteLabels(PlanDoFn):
     """A task in, the path of its file out."""
 
     def process(self, task: LabelTask | TagTask) -> Iterator[str]:
         """Make one file."""
-        task.write(Objects(self._plan.job.store), self._plan)
+        task.write(ObjectStore(self._plan.job.store), self._plan)
         count("label_files_written", 1)
         yield task.path
 
 
-class CommitLabels(PlannedDoFn):
+class CommitLabels(PlanDoFn):
     """The draft in, the draft with its heads and the table ``labels`` out, when anything has labels or had."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
         """Commit the complete list of files."""
-        objects = Objects(self._plan.job.store)
+        objects = ObjectStore(self._plan.job.store)
         draft = draft.model_copy(update={"heads": head_entries(objects, self._plan)})
         paths = [task.path for task in label_tasks(objects, self._plan, draft)]
         given = labels_of_items(read_table(objects, "items", draft.tables["items"]))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cliploom.schemas.digests import digest_of
 from cliploom.transforms.store.local_folder import arriving, private_folder
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 
-def kept_copy(objects: Objects, path: str) -> Path:
+def kept_copy(objects: ObjectStore, path: str) -> Path:
     """A local file with the bytes of ``path`` that outlives this call.
 
     Copies of remote files lie in the temporary folder of the machine, named by URI: files of a store never change.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.errors import SpecError, StoreError, nearest
 from cliploom.transforms.readers.local_files import kept_copy
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors
 from cliploom.transforms.store.ranges import RowRanges
 from cliploom.transforms.store.releases import read_releases
@@ -50,7 +50,7 @@ class Pairs:
             SpecError: for an unknown export or split, or the tutorial's format.
             StoreError: when the store has no such release or is damaged.
         """
-        self._objects = Objects(store)
+        self._objects = ObjectStore(store)
         found = read_releases(self._objects).get(release)
         known = [name for name, entry in found.exports.items() if entry.kind == "pairs"]
         if export not in known:

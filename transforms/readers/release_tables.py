@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cliploom.schemas.errors import SpecError, StoreError, nearest
 from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, Release
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import Releases
 from cliploom.transforms.store.tables import table_files
 
@@ -49,7 +49,7 @@ class ReleaseReader:
         release: what is read.
     """
 
-    def __init__(self, objects: Objects, releases: Releases, release: Release) -> None:
+    def __init__(self, objects: ObjectStore, releases: Releases, release: Release) -> None:
         """Nothing is read yet but the releases."""
         self._objects = objects
         self._releases = releases

@@ -24,7 +24,7 @@ from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
 from cliploom.transforms.narrations.pairs import time_to_index
 from cliploom.transforms.readers.local_files import kept_copy
 from cliploom.transforms.store.hdf5_names import escape, unescape
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path
 from cliploom.transforms.store.ranges import RowRanges, rows_by_item
 from cliploom.transforms.store.rates import rows_per_second
@@ -78,7 +78,7 @@ class ClipWindows:
             SpecError: for an unknown feature or output, or one without a rate.
             StoreError: when the store has no such release or is damaged.
         """
-        self._objects = Objects(store)
+        self._objects = ObjectStore(store)
         found = read_releases(self._objects).get(release)
         entry = _feature(found, feature)
         self.output = _output(entry, feature, output)

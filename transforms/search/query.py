@@ -18,7 +18,7 @@ from cliploom.schemas.errors import EncodeError, ItemError, SpecError
 from cliploom.schemas.media import MediaFacts, MediaLimits
 from cliploom.schemas.release import FeatureEntry
 from cliploom.schemas.sampling import Every, Sampling
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +78,7 @@ def query_file(name: str) -> Iterator[Path | None]:
         with tempfile.TemporaryDirectory(prefix="cliploom-query-") as folder:
             local = Path(folder) / f"query{Path(key).suffix[:10]}"
             try:
-                Objects(bucket).download(key, local)
+                ObjectStore(bucket).download(key, local)
             except FileNotFoundError:
                 raise SpecError(f"There is no object {name!r}; check its name.") from None
             yield local
@@ -100,7 +100,7 @@ def sampling_of(feature: FeatureEntry) -> Sampling | None:
     return None if declared is None else SAMPLING.validate_python(declared)
 
 
-def text_vectors(objects: Objects, model: str, text: str) -> NDArray[np.float32]:
+def text_vectors(objects: ObjectStore, model: str, text: str) -> NDArray[np.float32]:
     """The vector of a sentence in the space that a model's text tower writes into, float32 [1, dim].
 
     Raises:
@@ -118,7 +118,7 @@ def text_vectors(objects: Objects, model: str, text: str) -> NDArray[np.float32]
 
 
 def file_vectors(
-    objects: Objects,
+    objects: ObjectStore,
     feature: FeatureEntry,
     output: str,
     path: Path,

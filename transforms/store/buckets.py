@@ -1,7 +1,7 @@
 """How buckets are reached: time-outs, trying again with growing pauses, and what clients are told.
 
 The clients of ``obstore`` and ``deltalake`` try requests again on their own where that is safe. It is not for a
-conditional put whose answer was lost: it may have gone through. ``patiently`` tries these again too; who then finds
+conditional put whose answer was lost: it may have gone through. ``with_retries`` tries these again too; who then finds
 the object there takes it, since names say what is in it.
 """
 
@@ -74,7 +74,7 @@ class BusyError(OSError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryBudget:
     """How long a store may take.
 
     Attributes:
@@ -86,13 +86,13 @@ class Patience:
     request_s: float = _REQUEST_S
 
 
-def patience() -> Patience:
+def retry_budget() -> RetryBudget:
     """As the environment says: ``CLIPLOOM_STORE_PATIENCE_S``, ``CLIPLOOM_STORE_REQUEST_S``.
 
     Raises:
         SpecError: for what is no positive number.
     """
-    return Patience(_seconds(PATIENCE, _PATIENCE_S), _seconds(REQUEST, _REQUEST_S))
+    return RetryBudget(_seconds(PATIENCE, _PATIENCE_S), _seconds(REQUEST, _REQUEST_S))
 
 
 def _seconds(name: str, usual: float) -> float:
@@ -116,12 +116,15 @@ def connect(uri: str, size: int = 0) -> ObjectStore:
     Raises:
         SpecError: for an endpoint in the environment that is no address.
     """
-    law = patience()
+    budget = retry_budget()
     check_endpoints(os.environ)
     return from_url(
         uri,
-        client_options={"allow_http": _insecure(), "timeout": timedelta(seconds=law.request_s + size / _BYTES_PER_S)},
-        retry_config={"retry_timeout": timedelta(seconds=law.total_s)},
+        client_options={
+            "allow_http": _insecure(),
+            "timeout": timedelta(seconds=budget.request_s + size / _BYTES_PER_S),
+        },
+        retry_config={"retry_timeout": timedelta(seconds=budget.total_s)},
     )
 
 
@@ -141,8 +144,8 @@ def check_endpoints(environment: Mapping[str, str]) -> None:
 
 def table_options() -> dict[str, str]:
     """Storage options for deltalake; credentials stay in the environment."""
-    law = patience()
-    options = {"timeout": f"{law.request_s:g}s", "retry_timeout": f"{law.total_s:g}s"}
+    budget = retry_budget()
+    options = {"timeout": f"{budget.request_s:g}s", "retry_timeout": f"{budget.total_s:g}s"}
     return options | ({"allow_http": "true"} if _insecure() else {})
 
 
@@ -150,21 +153,21 @@ def _insecure() -> bool:
     return any(os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "GOOGLE"))
 
 
-def patiently(request: Callable[[], Result]) -> Result:
+def with_retries(request: Callable[[], Result]) -> Result:
     """Make a request to a bucket until it succeeds, fails for good, or patience ends; what it raises is its last."""
-    end = time.monotonic() + patience().total_s
+    end = time.monotonic() + retry_budget().total_s
     pause = _FIRST_PAUSE_S
     while True:
         try:
             return request()
         except Exception as error:
-            if not may_pass(error) or time.monotonic() + pause > end:
+            if not is_transient(error) or time.monotonic() + pause > end:
                 raise
         time.sleep(pause * _JITTER.uniform(0.5, 1.0))
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """The error is one of the way to the bucket, or of its server: the same request may succeed later."""
     if isinstance(error, BusyError):
         return True
@@ -194,13 +197,13 @@ def _told(error: Exception) -> str:
     return re.sub(r"retry_timeout: \S+", "", str(error).partition("Debug source:")[0])
 
 
-def given_up(error: Exception) -> str:
+def retries_exhausted_message(error: Exception) -> str:
     """The beginning of a sentence about an error that did not pass."""
-    return f"the bucket can't be reached after {patience().total_s:.0f} s of trying ({_why(error)})"
+    return f"the bucket can't be reached after {retry_budget().total_s:.0f} s of trying ({_why(error)})"
 
 
 def _why(error: Exception) -> str:
-    """A few words for an error that ``may_pass``.
+    """A few words for an error that ``is_transient``.
 
     >>> _why(Exception("Generic S3 error: Error performing GET http://a/b: status code: 503 Service Unavailable"))
     'HTTP 503'

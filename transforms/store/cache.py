@@ -9,12 +9,12 @@ from cliploom.schemas.digests import digest_file
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.release import FileEntry
 from cliploom.transforms.store.local_folder import arriving, evict, private_folder
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 CACHE_BYTES = 20_000_000_000
 
 
-def cached_file(objects: Objects, entry: FileEntry, limit: int = CACHE_BYTES) -> Path:
+def cached_file(objects: ObjectStore, entry: FileEntry, limit: int = CACHE_BYTES) -> Path:
     """A local path with the bytes of a file that a release names.
 
     What is fetched is checked against the digest, once. Who has a file open or mapped may go on reading it after it

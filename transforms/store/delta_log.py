@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom.schemas.errors import StoreError
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 LOG = "_delta_log"
 LAST_CHECKPOINT = "_last_checkpoint"
@@ -62,7 +62,7 @@ class LogEntries:
     other: tuple[str, ...] = ()
 
 
-def list_log(objects: Objects, table: str) -> LogEntries:
+def list_log(objects: ObjectStore, table: str) -> LogEntries:
     """The log's files; all empty when there is no table."""
     commits, checkpoints, other = {}, {}, []
     for entry in objects.list(f"{table}/{LOG}"):
@@ -81,7 +81,7 @@ def needed_from(entries: LogEntries, version: int) -> int | None:
     return max((number for number in entries.checkpoints if number <= version), default=None)
 
 
-def replay(objects: Objects, table: str, version: int) -> list[LoggedFile]:
+def replay(objects: ObjectStore, table: str, version: int) -> list[LoggedFile]:
     """The table's files at a version, by name; each entry is checked against the state before it.
 
     Raises:
@@ -106,7 +106,7 @@ def replay(objects: Objects, table: str, version: int) -> list[LoggedFile]:
     return [live[name] for name in sorted(live)]
 
 
-def _read_commit(objects: Objects, path: str) -> list[dict[str, Any]]:
+def _read_commit(objects: ObjectStore, path: str) -> list[dict[str, Any]]:
     try:
         text = objects.get(path).decode("utf-8")
         actions = [json.loads(line) for line in text.splitlines() if line]
@@ -128,7 +128,7 @@ def _read_commit(objects: Objects, path: str) -> list[dict[str, Any]]:
     return actions
 
 
-def _read_checkpoint(objects: Objects, path: str) -> dict[str, LoggedFile]:
+def _read_checkpoint(objects: ObjectStore, path: str) -> dict[str, LoggedFile]:
     try:
         rows = pq.read_table(io.BytesIO(objects.get(path)), columns=["add"])["add"].to_pylist()
         files = [_logged(add) for add in rows if add is not None and add["path"] is not None]

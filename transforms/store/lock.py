@@ -17,14 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cliploom.schemas.errors import StoreError
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 LOCK = "lock"
 _TRIES, _PAUSE_S = 50, 0.1
 
 
 @contextmanager
-def store_lock(objects: Objects, what: str) -> Iterator[None]:
+def store_lock(objects: ObjectStore, what: str) -> Iterator[None]:
     """Hold the store's lock during the block.
 
     Args:
@@ -94,7 +94,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _refusal(objects: Objects, note: bytes) -> str:
+def _refusal(objects: ObjectStore, note: bytes) -> str:
     try:
         owner = json.loads(note)
         age = int(time.time() - owner["since"])

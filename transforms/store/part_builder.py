@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import DamagedError, EncodeError, ItemError, NoVideoError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.media import Sampled
-from cliploom.schemas.records import ORDINAL_BITS, Content, Failure, PartRecord, ShardItem, Twin, row_id
+from cliploom.schemas.records import ORDINAL_BITS, Content, Duplicate, Failure, PartRecord, ShardItem, row_id
 from cliploom.transforms.store.parts import FeatureRow, PartWriter, Vectors
 
 Sample = NDArray[np.uint8] | str
@@ -24,7 +24,7 @@ Sample = NDArray[np.uint8] | str
 _NO_PIXELS = np.empty(0, np.uint8)
 
 
-class Encoder(Protocol):
+class BatchEncoder(Protocol):
     """An encoder as shards call it, such as ``models.SampleEncoder``; ``batch`` is what it likes at once."""
 
     @property
@@ -83,7 +83,7 @@ class PartBuilder:
     def __init__(
         self,
         job: FeatureJob,
-        encoder: Encoder | None,
+        encoder: BatchEncoder | None,
         writer: PartWriter,
         timings: Timings,
         on_end: Callable[[ShardItem, int], None],
@@ -112,7 +112,7 @@ class PartBuilder:
         self._writer.write_table(rows)
         self._timings.write_s += time.perf_counter() - began
         count.rows += rows.num_rows
-        if len(count.item.twins) > 1:
+        if len(count.item.duplicates) > 1:
             count.tables.append(rows)
 
     def end_item(self, count: ItemCount) -> None:
@@ -141,29 +141,29 @@ class PartBuilder:
         vectors = {name: result[name] for name in self.job.outputs}
         count.rows += 1
         self._write(count.item, 0, sampled, vectors)
-        if len(count.item.twins) > 1:
+        if len(count.item.duplicates) > 1:
             count.kept.append((replace(sampled, pixels=_NO_PIXELS), vectors))
 
     def _write(self, item: ShardItem, twin: int, sampled: Sampled, vectors: Vectors) -> None:
-        whose = item.twins[twin]
+        whose = item.duplicates[twin]
         number = row_id(whose.item_no, sampled.ordinal)
         start_s, end_s, frame = sampled.start_s, sampled.end_s, sampled.frame
         self._writer.write(FeatureRow(number, whose.uid, start_s, end_s, frame, item.digest, vectors))
 
     def _close(self, count: ItemCount) -> None:
         item = count.item
-        for twin in range(1, len(item.twins)):
+        for twin in range(1, len(item.duplicates)):
             for sampled, vectors in count.kept:
                 self._write(item, twin, sampled, vectors)
             for rows in count.tables:
-                whose = item.twins[twin]
+                whose = item.duplicates[twin]
                 self._writer.write_table(renamed(rows, whose.item_no, None if self.job.records else whose.uid))
         count.kept.clear()
         count.tables.clear()
         error = count.error or lost_rows(count)
         errors = [*count.losses, *([error] if error is not None else [])]
-        first = self._writer.rows - count.rows * len(item.twins)
-        for number, whose in enumerate(item.twins):
+        first = self._writer.rows - count.rows * len(item.duplicates)
+        for number, whose in enumerate(item.duplicates):
             self._contents.append(
                 Content(
                     item_no=whose.item_no,
@@ -177,7 +177,7 @@ class PartBuilder:
                 )
             )
             self._failures += [failure_row(self.job, count, whose, each) for each in errors]
-        self._on_end(item, count.rows * len(item.twins))
+        self._on_end(item, count.rows * len(item.duplicates))
 
     def fail_item(self, item: ShardItem, error: ItemError) -> None:
         """Record that nothing of the item could be had."""
@@ -209,7 +209,7 @@ class PartBuilder:
         )
 
 
-def encode_each(encoder: Encoder, batch: Sequence[Sample], job: FeatureJob) -> list[Vectors | EncodeError]:
+def encode_each(encoder: BatchEncoder, batch: Sequence[Sample], job: FeatureJob) -> list[Vectors | EncodeError]:
     """Encode a batch; when that fails as a whole, one by one, so that only the culprit is lost."""
     try:
         results = encoder.encode(batch)
@@ -252,7 +252,7 @@ def lost_rows(count: ItemCount) -> ItemError | None:
     return None
 
 
-def failure_row(job: FeatureJob, count: ItemCount, twin: Twin, error: ItemError) -> Failure:
+def failure_row(job: FeatureJob, count: ItemCount, twin: Duplicate, error: ItemError) -> Failure:
     """The row that tells of an item's failure, or of the part of it that was lost."""
     return Failure(
         source=job.source,

@@ -23,7 +23,7 @@ from cliploom.schemas.errors import StoreError
 from cliploom.schemas.records import PartRecord
 from cliploom.schemas.tables import feature_schema
 from cliploom.transforms.store import quantize
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.record_ids import ID_FOOTER, ItemIds, ids_of_rows, joined, pack_ids
 
 FOOTER = b"cliploom"
@@ -250,7 +250,7 @@ def footer_of(part: Path | BinaryIO, name: str = "") -> dict[str, Any]:
     return value
 
 
-def read_record(objects: Objects, table: str, part: str, *, hashed: bool = True) -> PartRecord | None:
+def read_record(objects: ObjectStore, table: str, part: str, *, hashed: bool = True) -> PartRecord | None:
     """What a finished part says of itself, or None when it is not there.
 
     Args:
@@ -273,9 +273,9 @@ def read_record(objects: Objects, table: str, part: str, *, hashed: bool = True)
     return PartRecord.from_dict(footer, size=size, digest=digest, adopted=True)
 
 
-def as_stored(objects: Objects, table: str, record: PartRecord) -> PartRecord:
+def as_stored(objects: ObjectStore, table: str, record: PartRecord) -> PartRecord:
     """The record of the part that is there: another worker's, where that was first to finish the same work."""
-    if part_path(table, record.part) not in objects.beaten:
+    if part_path(table, record.part) not in objects.lost_races:
         return record
     return read_record(objects, table, record.part) or record
 
@@ -295,7 +295,7 @@ def read_rows(local: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
 
 
 def iterate_vectors(
-    objects: Objects, table: str, parts: Iterable[str], output: str, dim: int
+    objects: ObjectStore, table: str, parts: Iterable[str], output: str, dim: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """(row ids int64 [n], vectors float32 [n, dim]) of the parts, a row group at a time."""
     for part in parts:

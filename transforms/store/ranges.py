@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.records import MAX_ORDINAL
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 
 
@@ -40,7 +40,7 @@ class ItemRows:
         return sum(rows for _, _, rows in self.places)
 
 
-def rows_by_item(objects: Objects, table: str, contents: pl.DataFrame) -> Iterator[ItemRows]:
+def rows_by_item(objects: ObjectStore, table: str, contents: pl.DataFrame) -> Iterator[ItemRows]:
     """The items of a feature that have rows, by uid.
 
     Args:
@@ -60,7 +60,7 @@ def rows_by_item(objects: Objects, table: str, contents: pl.DataFrame) -> Iterat
             yield ItemRows(item_no, uid, digest, places, most)
 
 
-def _last_ordinal(objects: Objects, table: str, place: tuple[str, int, int]) -> int:
+def _last_ordinal(objects: ObjectStore, table: str, place: tuple[str, int, int]) -> int:
     part, first, rows = place
     with objects.local_copy(part_path(table, part)) as path:
         last = RowRanges(path, ["row_id"]).rows(first + rows - 1, 1)

@@ -20,7 +20,7 @@ from deltalake.transaction import AddAction
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.release import STORE_FORMAT, FileEntry, Release
 from cliploom.schemas.tables import RELEASES
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import open_table, put_rows, read_table, reason_of, table_files
 
 TABLE = "releases"
@@ -60,7 +60,7 @@ class Releases:
         raise StoreError(f"There is no release {number}; the store has {have} (see `cliploom releases STORE`).")
 
 
-def read_releases(objects: Objects) -> Releases:
+def read_releases(objects: ObjectStore) -> Releases:
     """All releases of a store; none when the store is new.
 
     Raises:
@@ -78,7 +78,7 @@ def read_releases(objects: Objects) -> Releases:
     return Releases(version, tuple(Release.model_validate_json(body) for body in frame["body"].to_list()))
 
 
-def append_release(objects: Objects, release: Release, seen_version: int) -> None:
+def append_release(objects: ObjectStore, release: Release, seen_version: int) -> None:
     """Append ``release`` to the version of the table that the plan saw.
 
     Raises:
@@ -87,7 +87,7 @@ def append_release(objects: Objects, release: Release, seen_version: int) -> Non
     _commit(objects, [release], seen_version, "append")
 
 
-def keep_releases(objects: Objects, kept: Sequence[Release], seen_version: int) -> int:
+def keep_releases(objects: ObjectStore, kept: Sequence[Release], seen_version: int) -> int:
     """Make ``kept`` the only releases; returns the table's new version.
 
     Raises:
@@ -121,7 +121,7 @@ def release_table(releases: Sequence[Release]) -> pa.Table:
 
 
 def _commit(
-    objects: Objects, releases: Sequence[Release], seen_version: int, mode: Literal["append", "overwrite"]
+    objects: ObjectStore, releases: Sequence[Release], seen_version: int, mode: Literal["append", "overwrite"]
 ) -> None:
     table = open_table(objects, TABLE, RELEASES)
     if seen_version >= 0:
@@ -147,26 +147,26 @@ def _commit(
         raise StoreError(f"{objects.uri}: the release can't be appended ({reason_of(error)}).") from None
 
 
-def _holds(objects: Objects, version: int, name: str) -> bool:
+def _holds(objects: ObjectStore, version: int, name: str) -> bool:
     try:
         return name in table_files(objects, TABLE, version)
     except StoreError:
         return False
 
 
-def _conflict(objects: Objects) -> StoreError:
+def _conflict(objects: ObjectStore) -> StoreError:
     return StoreError(
         f"{objects.uri}: another run published a release (or a vacuum removed old ones) in the meantime; nothing of it "
         "was touched. Run again: finished parts are reused."
     )
 
 
-def file_entry(objects: Objects, path: str) -> FileEntry:
+def file_entry(objects: ObjectStore, path: str) -> FileEntry:
     """A file of the store as a release names it."""
     return FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
 
 
-def folder_entries(objects: Objects, *folders: str) -> list[FileEntry]:
+def folder_entries(objects: ObjectStore, *folders: str) -> list[FileEntry]:
     """All files below these folders, by path."""
     found = [entry for folder in folders for entry in objects.list(folder)]
     return [

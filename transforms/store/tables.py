@@ -22,8 +22,8 @@ from cliploom.schemas.digests import digest_bytes
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.secrets import masked
 from cliploom.schemas.tables import CONTENTS
-from cliploom.transforms.store.buckets import given_up, may_pass
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.buckets import is_transient, retries_exhausted_message
+from cliploom.transforms.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,7 +45,7 @@ class TableFile:
     rows: int
 
 
-def open_table(objects: Objects, table: str, schema: pa.Schema) -> DeltaTable:
+def open_table(objects: ObjectStore, table: str, schema: pa.Schema) -> DeltaTable:
     """The table at its head; made empty when it is not there."""
     uri = objects.uri_of(table)
 
@@ -63,7 +63,7 @@ def open_table(objects: Objects, table: str, schema: pa.Schema) -> DeltaTable:
         raise StoreError(f"{uri}: the table can't be opened ({reason_of(error)}).") from None
 
 
-def table_at(objects: Objects, table: str, version: int | None = None) -> DeltaTable:
+def table_at(objects: ObjectStore, table: str, version: int | None = None) -> DeltaTable:
     """A table that is there, at a version or at its head; raises what ``DeltaTable`` does."""
     uri = objects.uri_of(table)
     return objects.ask(lambda: DeltaTable(uri, version=version, storage_options=objects.table_options))
@@ -71,12 +71,12 @@ def table_at(objects: Objects, table: str, version: int | None = None) -> DeltaT
 
 def reason_of(error: Exception) -> str:
     """The error in half a line, without credentials."""
-    if may_pass(error):
-        return given_up(error)
+    if is_transient(error):
+        return retries_exhausted_message(error)
     return masked(next(iter(str(error).strip().splitlines()), type(error).__name__))[:200]
 
 
-def commit_files(objects: Objects, table: str, schema: pa.Schema, files: Sequence[TableFile]) -> int:
+def commit_files(objects: ObjectStore, table: str, schema: pa.Schema, files: Sequence[TableFile]) -> int:
     """Make ``files`` the whole content of the table's newest version; returns that version.
 
     When the head holds exactly these files already, nothing is committed and its version is returned.
@@ -99,7 +99,7 @@ def commit_files(objects: Objects, table: str, schema: pa.Schema, files: Sequenc
             continue
         except (DeltaError, OSError) as error:
             # Of a lost answer nobody knows what it said: the next look at the head tells.
-            if not may_pass(error):
+            if not is_transient(error):
                 raise StoreError(f"{head.table_uri}: the table can't be written ({reason_of(error)}).") from None
             continue
         found = _version_of(objects, table, wanted, int(head.version()))
@@ -108,7 +108,7 @@ def commit_files(objects: Objects, table: str, schema: pa.Schema, files: Sequenc
     raise StoreError(f"{objects.uri_of(table)}: another writer keeps changing the table; let it finish and run again.")
 
 
-def _version_of(objects: Objects, table: str, wanted: set[str], before: int) -> int | None:
+def _version_of(objects: ObjectStore, table: str, wanted: set[str], before: int) -> int | None:
     """The version after ``before`` that holds just the wanted files.
 
     In a bucket another run may commit at the same moment: then the head is not ours, and a merged commit is nobody's.
@@ -128,12 +128,12 @@ def _same_columns(table: DeltaTable, schema: pa.Schema) -> bool:
     return names == list(schema.names)
 
 
-def commit_rows(objects: Objects, table: str, rows: pa.Table) -> int:
+def commit_rows(objects: ObjectStore, table: str, rows: pa.Table) -> int:
     """Make ``rows`` the whole content of a small table; its one file is named by its bytes."""
     return commit_files(objects, table, rows.schema, [put_rows(objects, table, rows)] if rows.num_rows else [])
 
 
-def put_rows(objects: Objects, table: str, rows: pa.Table) -> TableFile:
+def put_rows(objects: ObjectStore, table: str, rows: pa.Table) -> TableFile:
     """Write a data file for a small table, named by the digest of its bytes; it is not committed."""
     file, data = rows_file(rows)
     objects.put_new(f"{table}/{file.name}", data)
@@ -163,7 +163,7 @@ def pieces_file(schema: pa.Schema, pieces: Iterable[pa.Table]) -> tuple[TableFil
 
 
 def read_table(
-    objects: Objects,
+    objects: ObjectStore,
     table: str,
     version: int,
     where: pl.Expr | None = None,
@@ -195,14 +195,14 @@ def read_table(
                 frames.append(rows if where is None else rows.filter(where))
         return pl.concat(frames, how="diagonal_relaxed")
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
-        if may_pass(error):
-            raise StoreError(f"{uri}: {given_up(error)}; run again later.") from None
+        if is_transient(error):
+            raise StoreError(f"{uri}: {retries_exhausted_message(error)}; run again later.") from None
         raise StoreError(
             f"{uri} can't be read at version {version} ({reason_of(error)}); see `cliploom verify`."
         ) from None
 
 
-def table_files(objects: Objects, table: str, version: int) -> list[str]:
+def table_files(objects: ObjectStore, table: str, version: int) -> list[str]:
     """Names of the data files of a table at a version."""
     try:
         return sorted(_names(table_at(objects, table, version)))
@@ -211,7 +211,7 @@ def table_files(objects: Objects, table: str, version: int) -> list[str]:
 
 
 def contents_of(
-    objects: Objects, release: Release | None, feature: str, columns: Sequence[str] = CONTENTS.names
+    objects: ObjectStore, release: Release | None, feature: str, columns: Sequence[str] = CONTENTS.names
 ) -> pl.DataFrame:
     """What parts hold of which items of a feature: rows of a release's table ``contents``, none for no release.
 

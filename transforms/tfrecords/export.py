@@ -28,7 +28,7 @@ from cliploom.schemas.release import ExportEntry, Release
 from cliploom.schemas.tfrecords import RatedSegment, Yt8mFrames, Yt8mVideo
 from cliploom.transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
 from cliploom.transforms.store import quantize
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, binary_codes, part_path, read_rows
 from cliploom.transforms.store.releases import file_entry
 from cliploom.transforms.store.tables import read_table
@@ -43,7 +43,7 @@ _TAIL = 8
 
 
 @dataclass(frozen=True)
-class Layout:
+class RecordLayout:
     """What an export's records look like.
 
     Attributes:
@@ -72,14 +72,14 @@ class PieceTask:
     folder: str
     table: str
     parts: tuple[str, ...]
-    layout: Layout
+    layout: RecordLayout
 
     @property
     def path(self) -> str:
         """The file, relative to the store."""
         return f"{self.folder}/piece-{digest_of([self.table, self.parts])}"
 
-    def write(self, objects: Objects) -> None:
+    def write(self, objects: ObjectStore) -> None:
         """Make it: blocks of records, then where each shard's records are."""
         records = records_of(objects, self)
         with objects.create_file(self.path) as local:
@@ -102,7 +102,7 @@ class ShardTask:
         """The file, relative to the store."""
         return f"{self.folder}/{shard_name(self.name, self.number, self.shards, gzip=self.gzip)}"
 
-    def write(self, objects: Objects) -> None:
+    def write(self, objects: ObjectStore) -> None:
         """Gather and write."""
         records: list[tuple[str, bytes]] = []
         for piece in self.pieces:
@@ -158,7 +158,7 @@ def read_piece(path: Path, shard: int) -> Iterator[tuple[str, bytes]]:
                 yield uid, stream.read(length)
 
 
-def records_of(objects: Objects, task: PieceTask) -> Iterator[tuple[str, bytes]]:
+def records_of(objects: ObjectStore, task: PieceTask) -> Iterator[tuple[str, bytes]]:
     """(id, payload) of the records that the task's parts hold."""
     layout = task.layout
     given = {} if layout.records or layout.labels is None else labels_of(objects, layout, layout.labels)
@@ -174,7 +174,7 @@ def records_of(objects: Objects, task: PieceTask) -> Iterator[tuple[str, bytes]]
             raise StoreError(f"{task.table}: {uid!r} can't be exported: {error}.") from None
 
 
-def labels_of(objects: Objects, layout: Layout, version: int) -> dict[str, list[dict[str, Any]]]:
+def labels_of(objects: ObjectStore, layout: RecordLayout, version: int) -> dict[str, list[dict[str, Any]]]:
     """By uid, what the table ``labels`` says of the source's items, but for what a head has predicted."""
     known = pl.col("origin").is_in(["given", "rated"]) & pl.col("label").is_not_null()
     mine = read_table(objects, "labels", version, known & (pl.col("source") == layout.source)).sort("uid", "label")
@@ -190,7 +190,9 @@ def own_labels(rows: pa.Table) -> list[dict[str, Any]]:
     return first
 
 
-def encode(rows: pa.Table, uid: str, layout: Layout, labels: Sequence[dict[str, Any]], pca: Pca | None = None) -> bytes:
+def encode(
+    rows: pa.Table, uid: str, layout: RecordLayout, labels: Sequence[dict[str, Any]], pca: Pca | None = None
+) -> bytes:
     """The payload of one record.
 
     Raises:
@@ -222,7 +224,7 @@ def _codes(column: pa.ChunkedArray, dim: int, pca: Pca | None = None) -> np.ndar
     return np.concatenate([binary_codes(chunk) for chunk in column.chunks]).reshape(-1, dim)
 
 
-def _record_tables(objects: Objects, task: PieceTask) -> Iterator[pa.Table]:
+def _record_tables(objects: ObjectStore, task: PieceTask) -> Iterator[pa.Table]:
     """The rows of each record, in the order of their ordinals; at most one row group more than a record is held."""
     layout = task.layout
     columns = ["row_id", "uid", layout.rgb, *([layout.audio] if layout.audio else [])]
@@ -256,12 +258,12 @@ def _runs(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 class TfrecordExporter(Exporter):
     """See ``cliploom.transforms.exports.base``."""
 
-    def __init__(self, plan: RunPlan, draft: Release, objects: Objects, name: str, export: TfrecordExport) -> None:
+    def __init__(self, plan: RunPlan, draft: Release, objects: ObjectStore, name: str, export: TfrecordExport) -> None:
         self._objects, self._name, self._export, self._base = objects, name, export, plan.base
         feature, job = draft.features[export.feature], plan.feature(export.feature)
         dims = {output: entry.dim for output, entry in feature.outputs.items()}
         rgb, audio = chosen_outputs(name, export, tuple(dims))
-        layout = Layout(
+        layout = RecordLayout(
             format=export.format,
             rgb=rgb,
             rgb_dim=dims[rgb],
@@ -306,7 +308,7 @@ class TfrecordExporter(Exporter):
         return ExportEntry(kind=self._export.kind, feature=self._export.feature, recipe=self._recipe, files=entries)
 
 
-def with_stored_matrices(export: TfrecordExport, base: Path, objects: Objects, name: str) -> TfrecordExport:
+def with_stored_matrices(export: TfrecordExport, base: Path, objects: ObjectStore, name: str) -> TfrecordExport:
     """The export with its PCA matrices in the store, where workers find them, named by their digest.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, read_rows
 from cliploom.transforms.tfrecords.pca import Pca
 
@@ -53,7 +53,7 @@ class ReadVectors(beam.DoFn):  # type: ignore[misc]
         from cliploom.transforms.tfrecords.analysis import batch_of
 
         task = self._task
-        with Objects(task.store).local_copy(part_path(task.table, part)) as local:
+        with ObjectStore(task.store).local_copy(part_path(task.table, part)) as local:
             for rows in read_rows(local, [task.output]):
                 yield batch_of({COLUMN: arrow_to_vectors(rows[task.output], task.dim)})
 

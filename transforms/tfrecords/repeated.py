@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import Failure
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.record_ids import ID_FOOTER, ItemIds, hash_ids, ids_of_rows, unpack_ids
 
@@ -48,7 +48,7 @@ class SharedIds:
     hashes: tuple[int, ...]
 
 
-def read_ids(objects: Objects, table: str, part: str) -> ItemIds:
+def read_ids(objects: ObjectStore, table: str, part: str) -> ItemIds:
     """The ids of a part's records: from its footer, or from its rows where an older version wrote it.
 
     Raises:
@@ -101,7 +101,7 @@ def _pairs(hashes: NDArray[np.int64], items: NDArray[np.int64]) -> list[SharedId
 
 
 def repeated_failures(
-    objects: Objects, job: FeatureJob, contents: pl.DataFrame, uris: Mapping[int, str]
+    objects: ObjectStore, job: FeatureJob, contents: pl.DataFrame, uris: Mapping[int, str]
 ) -> Iterator[Failure]:
     """A failure for each pair of items that share ids: of the later item, naming both.
 
@@ -140,7 +140,7 @@ def repeated_failures(
         )
 
 
-def _named(objects: Objects, table: str, part: str, pair: SharedIds) -> str:
+def _named(objects: ObjectStore, table: str, part: str, pair: SharedIds) -> str:
     """The ids behind a pair's example hashes."""
     with objects.open_file(part_path(table, part)) as stream, pq.ParquetFile(stream) as file:
         uids = file.read(["uid"])["uid"].unique().to_pylist()

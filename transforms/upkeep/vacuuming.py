@@ -19,7 +19,7 @@ from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.release import Release
 from cliploom.transforms.store.delta_log import LAST_CHECKPOINT, LOG, LogEntries, list_log
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.objects import TEMPORARY, Entry, Objects, existing_store
+from cliploom.transforms.store.object_store import TEMPORARY, Entry, ObjectStore, existing_store
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import TABLE, Releases, read_releases, release_table
 from cliploom.transforms.store.releases import keep_releases as strike
@@ -105,7 +105,7 @@ def vacuum_store(store: str, keep_releases: int, *, dry_run: bool = False) -> li
         return sorted(doomed, key=lambda entry: entry.path)
 
 
-def everything(objects: Objects) -> Iterator[Entry]:
+def everything(objects: ObjectStore) -> Iterator[Entry]:
     """All files that may be ours, also those that were being written when a run was killed."""
     if objects.root is None:
         for entry in objects.list():
@@ -125,7 +125,7 @@ def everything(objects: Objects) -> Iterator[Entry]:
                 yield Entry(path, status.st_size, status.st_mtime)
 
 
-def kept_by(objects: Objects, releases: Iterable[Release]) -> Kept:
+def kept_by(objects: ObjectStore, releases: Iterable[Release]) -> Kept:
     """What releases name, all but the ``releases`` table.
 
     Raises:
@@ -158,14 +158,14 @@ def kept_by(objects: Objects, releases: Iterable[Release]) -> Kept:
     return Kept(frozenset(paths), tuple(sorted(folders)), tables)
 
 
-def _spools(objects: Objects, release: Release) -> set[str]:
+def _spools(objects: ObjectStore, release: Release) -> set[str]:
     """Folders of the texts that a release's items were read from."""
     items = read_table(objects, "items", release.tables["items"])
     found = pl.concat([items[column].str.extract(r"(spools/[^/\"]+)/") for column in ("uri", "facts")])
     return {f"{folder}/" for folder in found.drop_nulls().unique().to_list()}
 
 
-def with_releases(objects: Objects, kept: Kept, releases: Releases, keep: Sequence[Release]) -> Kept:
+def with_releases(objects: ObjectStore, kept: Kept, releases: Releases, keep: Sequence[Release]) -> Kept:
     """Add the ``releases`` table, of which only the newest version matters: that after striking the others."""
     striking = len(keep) < len(releases.rows)
     names = [rows_file(release_table(keep))[0].name] if striking else table_files(objects, TABLE, releases.version)
@@ -174,7 +174,7 @@ def with_releases(objects: Objects, kept: Kept, releases: Releases, keep: Sequen
     return Kept(paths, kept.folders, kept.tables | {TABLE: releases.version + striking})
 
 
-def doomed_entries(entries: Iterable[Entry], kept: Kept, objects: Objects) -> list[Entry]:
+def doomed_entries(entries: Iterable[Entry], kept: Kept, objects: ObjectStore) -> list[Entry]:
     """The entries that go, in the order in which they may go one by one."""
     logs = {table: list_log(objects, table) for table in kept.tables}
     return sorted((entry for entry in entries if not _stays(entry.path, kept, logs)), key=_turn)
@@ -205,7 +205,7 @@ def _turn(entry: Entry) -> tuple[int, int, str]:
     return 1, 0, entry.path
 
 
-def _write_checkpoints(objects: Objects, kept: Kept) -> None:
+def _write_checkpoints(objects: ObjectStore, kept: Kept) -> None:
     """Make each table's oldest kept version readable without the log entries before it."""
     for table, version in kept.tables.items():
         log = list_log(objects, table)
@@ -215,7 +215,7 @@ def _write_checkpoints(objects: Objects, kept: Kept) -> None:
             table_at(objects, table, version).create_checkpoint()
 
 
-def _refuse_live_runs(objects: Objects) -> None:
+def _refuse_live_runs(objects: ObjectStore) -> None:
     """A bucket has no lock: signs of life of a run that has not ended stand for one.
 
     Raises:
@@ -238,7 +238,7 @@ def _refuse_live_runs(objects: Objects) -> None:
             )
 
 
-def _delete(objects: Objects, doomed: Sequence[Entry]) -> None:
+def _delete(objects: ObjectStore, doomed: Sequence[Entry]) -> None:
     root = objects.root
     if root is None:
         objects.delete(entry.path for entry in doomed)

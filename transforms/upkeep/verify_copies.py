@@ -16,7 +16,7 @@ from cliploom.transforms.index.search import OpenShard, open_shard
 from cliploom.transforms.index.verify import check_finds_itself, shard_ids
 from cliploom.transforms.store.cache import cached_file
 from cliploom.transforms.store.hdf5 import read_uid, read_uids
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, iterate_vectors, part_path
 from cliploom.transforms.upkeep.verify_files import Problem, verify_file
 
@@ -27,7 +27,7 @@ _PARTS_AT_ONCE = 4
 
 
 def verify_indexes(
-    objects: Objects, release: Release, rows: Mapping[str, Mapping[str, NDArray[np.int64]]]
+    objects: ObjectStore, release: Release, rows: Mapping[str, Mapping[str, NDArray[np.int64]]]
 ) -> Iterator[Problem]:
     """Index files: bytes, row ids against those of their parts, and whether sampled vectors find themselves.
 
@@ -52,7 +52,7 @@ def verify_indexes(
 
 
 def _verify_shard(
-    objects: Objects,
+    objects: ObjectStore,
     entry: IndexEntry,
     number: int,
     feature: FeatureEntry,
@@ -80,7 +80,7 @@ def _verify_shard(
 
 
 def _finds_itself(
-    objects: Objects, name: str, entry: IndexEntry, feature: FeatureEntry, shards: list[OpenShard]
+    objects: ObjectStore, name: str, entry: IndexEntry, feature: FeatureEntry, shards: list[OpenShard]
 ) -> Iterator[Problem]:
     parts = sorted(part for shard in entry.shards for part in shard.parts)
     chosen = np.random.default_rng(SEED).permutation(len(parts))[:SAMPLES].tolist()
@@ -99,7 +99,7 @@ def _finds_itself(
 
 
 def verify_exports(
-    objects: Objects, release: Release, parts: pl.DataFrame, damaged: Collection[str]
+    objects: ObjectStore, release: Release, parts: pl.DataFrame, damaged: Collection[str]
 ) -> Iterator[Problem]:
     """HDF5 files: bytes, uids, and values against the parts.
 
@@ -119,7 +119,7 @@ def verify_exports(
 
 
 def _equal_values(
-    objects: Objects, name: str, entry: ExportEntry, feature: FeatureEntry, parts: Sequence[str]
+    objects: ObjectStore, name: str, entry: ExportEntry, feature: FeatureEntry, parts: Sequence[str]
 ) -> Iterator[Problem]:
     """Each uid in each file that names it; masters are read through their links."""
     files = {file.path: cached_file(objects, file) for file in entry.files}

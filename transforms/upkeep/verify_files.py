@@ -13,7 +13,7 @@ from deltalake.exceptions import DeltaError
 from cliploom.schemas.digests import digest_file
 from cliploom.schemas.release import FileEntry
 from cliploom.transforms.store.delta_log import LOG, LogError, LoggedFile, replay
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import table_at
 
 
@@ -25,7 +25,7 @@ class Problem:
     problem: str
 
 
-def verify_file(objects: Objects, entry: FileEntry) -> Iterator[Problem]:
+def verify_file(objects: ObjectStore, entry: FileEntry) -> Iterator[Problem]:
     """Presence, size and digest of a file."""
     size = objects.size(entry.path)
     if size is None:
@@ -36,7 +36,7 @@ def verify_file(objects: Objects, entry: FileEntry) -> Iterator[Problem]:
         yield Problem(entry.path, "is damaged: its bytes are not those that were published")
 
 
-def _digest(objects: Objects, path: str, like: str) -> str:
+def _digest(objects: ObjectStore, path: str, like: str) -> str:
     if objects.root is None:
         return objects.digest(path, like=like)
     # M: four times as fast on disk as the object store's stream.
@@ -45,7 +45,7 @@ def _digest(objects: Objects, path: str, like: str) -> str:
 
 
 def verify_log(
-    objects: Objects, table: str, version: int, columns: Collection[str]
+    objects: ObjectStore, table: str, version: int, columns: Collection[str]
 ) -> tuple[list[LoggedFile], list[Problem]]:
     """The files of a table at a version by its log, and what is wrong with the log.
 
@@ -73,7 +73,7 @@ def verify_log(
 
 
 def verify_small_table(
-    objects: Objects, table: str, version: int, schema: pa.Schema | None
+    objects: ObjectStore, table: str, version: int, schema: pa.Schema | None
 ) -> tuple[pl.DataFrame | None, list[Problem]]:
     """A small table's content at a version, None when it can't be trusted, and what is wrong.
 
@@ -99,7 +99,9 @@ def verify_small_table(
     return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(), []
 
 
-def _verify_rows_file(objects: Objects, table: str, file: LoggedFile, columns: Collection[str]) -> Iterator[Problem]:
+def _verify_rows_file(
+    objects: ObjectStore, table: str, file: LoggedFile, columns: Collection[str]
+) -> Iterator[Problem]:
     """A data file of a small table, whose name is the digest of its bytes, or of what it was made from (labels)."""
     path = f"{table}/{file.name}"
     if table == "labels" and file.name.startswith("part-"):

@@ -24,7 +24,7 @@ from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, FileEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, RELEASES, feature_schema
 from cliploom.transforms.store.delta_log import LOG, list_log
-from cliploom.transforms.store.objects import Objects, existing_store
+from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.parts import footer_of, part_path
 from cliploom.transforms.store.releases import TABLE, read_releases
 from cliploom.transforms.upkeep.verify_copies import verify_exports, verify_indexes
@@ -54,7 +54,7 @@ def verify_release(store: str, release: int | None = None) -> list[Problem]:
     return list(dict.fromkeys(_verify(objects, read_releases(objects).get(release))))
 
 
-def _verify_releases(objects: Objects) -> list[Problem]:
+def _verify_releases(objects: ObjectStore) -> list[Problem]:
     """The releases table first: without it there is nothing to compare with."""
     commits = list_log(objects, TABLE).commits
     if 0 not in commits:
@@ -75,7 +75,7 @@ def _verify_releases(objects: Objects) -> list[Problem]:
     return problems
 
 
-def _published(objects: Objects) -> Iterator[tuple[str, int]]:
+def _published(objects: ObjectStore) -> Iterator[tuple[str, int]]:
     """Runs that say they published, and which release."""
     for entry in objects.list("runs"):
         if entry.path.endswith("/outcome.json"):
@@ -100,7 +100,7 @@ class FeatureRows:
     damaged: set[str] = field(default_factory=set)
 
 
-def _verify(objects: Objects, release: Release) -> Iterator[Problem]:
+def _verify(objects: ObjectStore, release: Release) -> Iterator[Problem]:
     frames: dict[str, pl.DataFrame] = {}
     for table, version in release.tables.items():
         frame, problems = verify_small_table(objects, table, version, SMALL_TABLES.get(table))
@@ -139,7 +139,7 @@ def _counts(release: Release, frames: dict[str, pl.DataFrame]) -> Iterator[Probl
                 yield Problem(path, f"gives {frame.height} {key}, the release counts {release.counts[key]}")
 
 
-def _feature_table(objects: Objects, entry: FeatureEntry, parts: pl.DataFrame) -> Iterator[Problem]:
+def _feature_table(objects: ObjectStore, entry: FeatureEntry, parts: pl.DataFrame) -> Iterator[Problem]:
     """The table's file list against the parts table."""
     files, problems = verify_log(objects, entry.table, entry.version, [*FIXED_COLUMNS, *entry.columns])
     yield from problems
@@ -156,7 +156,7 @@ def _feature_table(objects: Objects, entry: FeatureEntry, parts: pl.DataFrame) -
 
 
 def _parts(
-    objects: Objects, entry: FeatureEntry, parts: pl.DataFrame, contents: pl.DataFrame, held: FeatureRows
+    objects: ObjectStore, entry: FeatureEntry, parts: pl.DataFrame, contents: pl.DataFrame, held: FeatureRows
 ) -> Iterator[Problem]:
     """Every part's bytes, footer and rows; ``held`` is filled."""
     for part in contents.join(parts, on="part", how="anti")["part"].unique().sort().to_list():

@@ -17,18 +17,18 @@ from cliploom.schemas.digests import digest_part
 from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord, Shard, ShardItem
-from cliploom.transforms.store.part_builder import Encoder, ItemCount, PartBuilder, Timings
+from cliploom.transforms.store.part_builder import BatchEncoder, ItemCount, PartBuilder, Timings
 from cliploom.transforms.store.parts import PartWriter
 
-Feed = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
+ItemReader = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
 """Reads one item and hands its samples to the builders, counting; what it raises becomes the item's failure."""
 
 _FEEDS = {
-    "media": "cliploom.transforms.media.feed:feed_media",
-    "tfrecord": "cliploom.transforms.tfrecords.feed:feed_tfrecord",
-    "narrations": "cliploom.transforms.narrations.feed:feed_texts",
-    "labels": "cliploom.transforms.narrations.feed:feed_texts",
-    "precomputed": "cliploom.transforms.precomputed.feed:feed_precomputed",
+    "media": "cliploom.transforms.media.item_reader:read_media_item",
+    "tfrecord": "cliploom.transforms.tfrecords.item_reader:read_tfrecord_item",
+    "narrations": "cliploom.transforms.narrations.item_reader:read_text_item",
+    "labels": "cliploom.transforms.narrations.item_reader:read_text_item",
+    "precomputed": "cliploom.transforms.precomputed.item_reader:read_precomputed_item",
 }
 
 
@@ -36,12 +36,12 @@ def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timi
     """Read one item once for all features and hand its samples on; how depends on the kind of its source."""
     counts = [ItemCount(item) for _ in builders]
     module, _, name = _FEEDS[builders[0].job.kind].partition(":")
-    feed: Feed = getattr(importlib.import_module(module), name)
+    read_item: ItemReader = getattr(importlib.import_module(module), name)
     error: ItemError | None = None
     began = time.perf_counter()
     elsewhere = timings.encode_s + timings.write_s
     try:
-        feed(item, builders, counts, timings)
+        read_item(item, builders, counts, timings)
     except ItemError as caught:
         error = caught
     except MemoryError:
@@ -60,7 +60,7 @@ def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timi
 def compute_parts(
     shard: Shard,
     jobs: Sequence[FeatureJob],
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, BatchEncoder],
     open_part: Callable[[FeatureJob, str], AbstractContextManager[Path]],
     each_item: Callable[[ShardItem, Sequence[PartBuilder]], None],
     on_end: Callable[[ShardItem, int], None],

@@ -16,7 +16,7 @@ import time
 from types import TracebackType
 
 from cliploom.schemas.digests import digest_of
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,7 +30,7 @@ class Inflight:
         suspects: keys that were noted when the work began.
     """
 
-    def __init__(self, objects: Objects, run: str) -> None:
+    def __init__(self, objects: ObjectStore, run: str) -> None:
         self._objects = objects
         self._folder = f"runs/{run}/inflight"
         self._held: set[str] = set()
@@ -45,7 +45,7 @@ class Inflight:
         for key in tuple(self._held):
             self.clear(key)
 
-    def note(self, key: str) -> None:
+    def mark(self, key: str) -> None:
         """Say that work on ``key`` begins."""
         self._held.add(key)
         self._objects.put(f"{self._folder}/{key}", b"")

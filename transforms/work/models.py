@@ -19,7 +19,7 @@ from cliploom.schemas.release import FileEntry
 from cliploom.transforms.encoders.base import Encoder, EncodeReport
 from cliploom.transforms.encoders.registry import load, read_card, referred_models
 from cliploom.transforms.store.local_folder import private_folder
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import folder_entries
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MODELS = "models"
 _PROCESS_BYTES, _THREAD_BYTES = 1 << 30, 256 << 20
 
 
-def local_model(objects: Objects, model: str) -> Path:
+def local_model(objects: ObjectStore, model: str) -> Path:
     """The folder of a prepared model on this machine, with the models that it refers to beside it.
 
     Args:
@@ -59,7 +59,7 @@ def model_cache() -> Path:
     return private_folder("models")
 
 
-def _fetch(objects: Objects, model: str, cache: Path) -> Path:
+def _fetch(objects: ObjectStore, model: str, cache: Path) -> Path:
     folder = cache / PurePosixPath(model).name
     if (folder / CARD_FILE).exists():
         return folder
@@ -78,7 +78,7 @@ def _fetch(objects: Objects, model: str, cache: Path) -> Path:
     return folder
 
 
-def upload_model(objects: Objects, folder: Path) -> None:
+def upload_model(objects: ObjectStore, folder: Path) -> None:
     """Copy a prepared folder into a bucket, its card last; one that is there whole already stays."""
     if objects.size(f"{MODELS}/{folder.name}/{CARD_FILE}") is not None:
         return
@@ -87,7 +87,7 @@ def upload_model(objects: Objects, folder: Path) -> None:
         objects.put_new(f"{MODELS}/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
-def model_files(objects: Objects, model: str) -> list[FileEntry]:
+def model_files(objects: ObjectStore, model: str) -> list[FileEntry]:
     """All files of a prepared model and of the models that it refers to, with their digests; none for no model."""
     if not model:
         return []
@@ -95,7 +95,7 @@ def model_files(objects: Objects, model: str) -> list[FileEntry]:
     return folder_entries(objects, *folders)
 
 
-def memory_of(objects: Objects, job: RunJob) -> int:
+def memory_of(objects: ObjectStore, job: RunJob) -> int:
     """About how many bytes a worker process needs: itself with its libraries and clips, and its models.
 
     OpenVINO holds a model's weights as they were read and as they were compiled.
@@ -165,7 +165,7 @@ class SentenceEncoder:
         return results
 
 
-def load_encoder(objects: Objects, job: FeatureJob, threads: int) -> SampleEncoder | SentenceEncoder:
+def load_encoder(objects: ObjectStore, job: FeatureJob, threads: int) -> SampleEncoder | SentenceEncoder:
     """The encoder of a feature, opened once a process and shared by its threads."""
     encoder = load(local_model(objects, job.model), threads)
     if job.card is not None and job.card.modality == "text":

@@ -29,7 +29,7 @@ from cliploom.transforms.inputs.http import Fetcher
 from cliploom.transforms.inputs.spool import open_input, spool_folder
 from cliploom.transforms.media.probe import probe
 from cliploom.transforms.precomputed.source import array_facts, digest_dataset, split_uri
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from cliploom.transforms.tfrecords.probe import probe_shard
 from cliploom.transforms.work.counters import count
@@ -158,7 +158,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
     def process(self, element: tuple[str, int]) -> Iterator[str]:
         """Probe the items of one row group, unless that is done."""
         path, group = element
-        objects = Objects(self._job.store)
+        objects = ObjectStore(self._job.store)
         with objects.open_file(path) as opened, pq.ParquetFile(opened) as file:
             rows = file.read_row_group(group).to_pylist()
         name = probe_results_path(([row[column] for column in TO_PROBE] for row in rows), self._job.media_limits)
@@ -181,7 +181,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         self._progress.add(probed=len(rows))
         yield name
 
-    def _adopted(self, objects: Objects, name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    def _adopted(self, objects: ObjectStore, name: str) -> dict[tuple[str, str], dict[str, Any]]:
         """Results of an earlier try: all of this run's own, of another run's that was not published only successes."""
         try:
             table = pq.read_table(io.BytesIO(objects.get(name)))
@@ -205,7 +205,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         if key in inflight.suspects:
             result = probe_alone(asked, limits, http)
         else:
-            inflight.note(key)
+            inflight.mark(key)
             result = probe_item(asked, limits, http)
         inflight.clear(key)
         count("probed" if result.digest else f"failed_{result.type}", 1)

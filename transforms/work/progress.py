@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass
-class Tally:
+class ProgressTally:
     """What has been done so far."""
 
     probed: int = 0
@@ -29,7 +29,7 @@ class ProgressLog:
         self._path = path
 
     def add(self, **counts: int) -> None:
-        """Count what was just finished, by the names of ``Tally``."""
+        """Count what was just finished, by the names of ``ProgressTally``."""
         if self._path:
             line = json.dumps(counts, separators=(",", ":")) + "\n"
             try:
@@ -48,9 +48,9 @@ class ProgressReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self.tally = Tally()
+        self.tally = ProgressTally()
 
-    def update(self) -> Tally:
+    def update(self) -> ProgressTally:
         """Read on from where the last call stopped."""
         if not self._path.exists():
             return self.tally
@@ -61,6 +61,6 @@ class ProgressReader:
                     break
                 self._offset += len(line)
                 counts = json.loads(line)
-                for entry in fields(Tally):
+                for entry in fields(ProgressTally):
                     setattr(self.tally, entry.name, getattr(self.tally, entry.name) + counts.get(entry.name, 0))
         return self.tally

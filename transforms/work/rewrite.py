@@ -10,12 +10,12 @@ from cliploom.schemas.digests import digest_part
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import Content, Failure, PartRecord, PartUse, Rewrite
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import renamed
 from cliploom.transforms.store.parts import PartWriter, footer_of, part_path, read_rows
 
 
-def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) -> PartRecord:
+def rewrite_part(objects: ObjectStore, job: FeatureJob, rewrite: Rewrite, run: str) -> PartRecord:
     """Write the part that ``rewrite`` describes.
 
     Rows keep their order within an item; row ids keep their ordinals and get the new item numbers.
@@ -37,7 +37,9 @@ def rewrite_part(objects: Objects, job: FeatureJob, rewrite: Rewrite, run: str) 
         return replace(record, size=path.stat().st_size, digest=digest_part(path))
 
 
-def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -> tuple[list[Content], list[Failure]]:
+def _copy(
+    objects: ObjectStore, job: FeatureJob, use: PartUse, writer: PartWriter
+) -> tuple[list[Content], list[Failure]]:
     """Copy what ``use`` takes; returns the contents, and what is known of their failures."""
     try:
         with objects.local_copy(part_path(job.table, use.part)) as local:
@@ -48,21 +50,21 @@ def _copy(objects: Objects, job: FeatureJob, use: PartUse, writer: PartWriter) -
     contents: list[Content] = []
     failures: list[Failure] = []
     held = {(content.item_no, content.segment): content for content in old.contents}
-    for take in use.takes:
-        content = held.get((take.from_item_no, take.segment))
+    for copy in use.copies:
+        content = held.get((copy.from_item_no, copy.segment))
         if content is None or (content.rows and rows is None):
-            raise StoreError(f"{part_path(job.table, use.part)} does not hold item {take.from_item_no}.")
+            raise StoreError(f"{part_path(job.table, use.part)} does not hold item {copy.from_item_no}.")
         first = writer.rows
         if rows is not None and content.rows:
             taken = rows.slice(content.first_row, content.rows)
-            if (content.item_no, content.uid) != (take.to.item_no, take.to.uid):
-                taken = renamed(taken, take.to.item_no, None if job.records else take.to.uid)
+            if (content.item_no, content.uid) != (copy.to.item_no, copy.to.uid):
+                taken = renamed(taken, copy.to.item_no, None if job.records else copy.to.uid)
             writer.write_table(taken)
-        contents.append(replace(content, item_no=take.to.item_no, uid=take.to.uid, first_row=first))
+        contents.append(replace(content, item_no=copy.to.item_no, uid=copy.to.uid, first_row=first))
         failures += [
-            replace(failure, item_no=take.to.item_no, uid=take.to.uid)
+            replace(failure, item_no=copy.to.item_no, uid=copy.to.uid)
             for failure in old.failures
-            if failure.item_no == take.from_item_no
+            if failure.item_no == copy.from_item_no
             and (failure.expected, failure.got) == (content.planned, content.rows)
         ]
     writer.detach()

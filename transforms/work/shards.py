@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from cliploom.schemas.errors import CrashedError
 from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.records import PartRecord, Rewrite, Shard, ShardItem
-from cliploom.transforms.narrations.known import read_known
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.narrations.sentence_cache import read_known
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import PartBuilder, Timings
 from cliploom.transforms.store.parts import as_stored, part_path, read_record, read_rows
 from cliploom.transforms.work.compute import compute_item, compute_parts
@@ -60,14 +60,14 @@ class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):
 
 def list_row_groups(path: str, store: str) -> list[tuple[str, int]]:
     """(path, number) of each row group of a plan file."""
-    with Objects(store).open_file(path) as file:
+    with ObjectStore(store).open_file(path) as file:
         return [(path, group) for group in range(pq.read_metadata(file).num_row_groups)]
 
 
 def read_shards(row_group: tuple[str, int], store: str) -> Iterator[Shard]:
     """The shards of one row group, (path, number); of the file only its bytes and the footer are read."""
     path, group = row_group
-    with Objects(store).open_file(path) as opened, pq.ParquetFile(opened) as file:
+    with ObjectStore(store).open_file(path) as opened, pq.ParquetFile(opened) as file:
         texts = file.read_row_group(group, columns=["shard"])["shard"].to_pylist()
     for text in texts:
         yield SHARD.validate_json(text)
@@ -85,7 +85,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
 
     def process(self, shard: Shard) -> Iterator[PartRecord]:
         """Adopt the parts that are there, compute the others."""
-        objects = Objects(self._job.store)
+        objects = ObjectStore(self._job.store)
         missing = []
         for name in shard.features:
             job = self._job.features[name]
@@ -99,7 +99,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
         if missing:
             yield from self._compute(objects, shard, missing)
 
-    def _compute(self, objects: Objects, shard: Shard, jobs: list[FeatureJob]) -> list[PartRecord]:
+    def _compute(self, objects: ObjectStore, shard: Shard, jobs: list[FeatureJob]) -> list[PartRecord]:
         timings = Timings()
         encoders = {job.name: load_encoder(objects, job, self._job.threads) for job in jobs if job.model}
         self._held.update(encoders)
@@ -116,7 +116,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
                 if key in inflight.suspects:
                     compute_alone(self._job, item, builders)
                 else:
-                    inflight.note(key)
+                    inflight.mark(key)
                     compute_item(item, builders, timings)
 
             def on_end(item: ShardItem, rows: int) -> None:
@@ -170,7 +170,7 @@ def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder])
         process.start()
         process.join()
         for builder in builders:
-            record = read_record(Objects(folder), builder.job.name, SINGLE) if process.exitcode == 0 else None
+            record = read_record(ObjectStore(folder), builder.job.name, SINGLE) if process.exitcode == 0 else None
             if record is None:
                 code = process.exitcode or 0
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -188,12 +188,12 @@ SINGLE = "alone.parquet"
 def _compute_alone(job: RunJob, shard: Shard, jobs: list[FeatureJob], folder: str) -> None:
     """What the process of its own does: the parts of one item, in a folder of its own."""
     die_with(os.getppid())
-    compute_aside(job, shard, jobs, Objects(folder))
+    compute_aside(job, shard, jobs, ObjectStore(folder))
 
 
-def compute_aside(job: RunJob, shard: Shard, jobs: Sequence[FeatureJob], target: Objects) -> list[PartRecord]:
+def compute_aside(job: RunJob, shard: Shard, jobs: Sequence[FeatureJob], target: ObjectStore) -> list[PartRecord]:
     """Compute a shard into ``target``, a folder for each feature, instead of the store; models are the store's."""
-    objects = Objects(job.store)
+    objects = ObjectStore(job.store)
     timings = Timings()
     return compute_parts(
         shard,
@@ -216,7 +216,7 @@ class RewriteParts(beam.DoFn):  # type: ignore[misc]
 
     def process(self, rewrite: Rewrite) -> Iterator[PartRecord]:
         """Copy the wanted rows; nothing is decoded."""
-        objects = Objects(self._job.store)
+        objects = ObjectStore(self._job.store)
         job = self._job.features[rewrite.feature]
         record = read_record(objects, job.table, rewrite.part_name(job.config))
         if record is None:

@@ -17,7 +17,7 @@ from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec import Target
 from cliploom.schemas.spec_file import parse_document
 from cliploom.schemas.tfrecords import Yt8mVideo
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.tfrecords.framing import write_records
 from cliploom.transforms.tfrecords.pca import Pca, load_pca
 from cliploom.transforms.tfrecords.write import encode_video
@@ -110,7 +110,7 @@ def test_the_command_keeps_as_many_components_as_it_is_asked_for(
 
 
 def test_workers_elsewhere_share_a_folder_of_the_store(project: Path) -> None:
-    objects = Objects(project / "store")
+    objects = ObjectStore(project / "store")
     with _scratch(objects, "somewhere", Target(runner="FlinkRunner")) as folder:
         assert Path(folder) == project / "store/runs/somewhere/pca"
         assert Path(folder).is_dir()
@@ -139,7 +139,7 @@ def test_a_store_in_a_bucket_is_learned_from_on_this_machine(
     found = fit_pca(store, "yt", tmp_path / "pca.npz", output="rgb")
     assert found.rows == 200
     np.testing.assert_allclose(load_pca(tmp_path / "pca.npz").values, fitted.values, rtol=1e-6)
-    assert not [entry.path for entry in Objects(store).list("runs") if "/pca/" in entry.path]
+    assert not [entry.path for entry in ObjectStore(store).list("runs") if "/pca/" in entry.path]
     (tmp_path / "spec.yaml").write_text(
         f"{{version: 1, name: pca, store: '{store}', targets: {{far: {{runner: FlinkRunner, flink_master: 'far:1'}}}}, "
         f"sources: {{yt: {{kind: tfrecord, format: yt8m_video, glob: '*'}}}}, features: {{yt: {{source: yt}}}}}}"

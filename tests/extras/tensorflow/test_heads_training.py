@@ -26,7 +26,7 @@ from cliploom.transforms.heads.plain import PlainHead, read_head, sigmoid, trans
 from cliploom.transforms.heads.saved_model import EXAMPLES, TENSORS, write_saved_model
 from cliploom.transforms.heads.training import TrainingState, class_weights, loss_of, regression, train
 from cliploom.transforms.search.searching import open_store
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.tfrecords.framing import write_records
 from cliploom.transforms.tfrecords.write import encode_video
 
@@ -82,9 +82,9 @@ def test_the_model_has_as_many_parameters_as_the_published_one(dim: int, paramet
     assert regression(dim, 3862, spec_of(), loss_of(spec_of(), np.ones(3862))).count_params() == parameters
 
 
-def run_training(folder: Path, spec: HeadSpec, note: object = None) -> TrainingState:
+def run_training(folder: Path, spec: HeadSpec, on_stage: object = None) -> TrainingState:
     folder.mkdir(parents=True, exist_ok=True)
-    said = note if callable(note) else lambda text: None
+    said = on_stage if callable(on_stage) else lambda text: None
     return train(videos_of(200, 1), videos_of(80, 2), CLASSES, spec, lambda vectors, texts: vectors, folder, said)
 
 
@@ -110,15 +110,15 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None
     whole = run_training(tmp_path / "whole", spec)
     told: list[str] = []
 
-    def note(text: str) -> None:
+    def on_stage(text: str) -> None:
         told.append(text)
         if len(told) == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(tmp_path / "killed", spec, note)
+        run_training(tmp_path / "killed", spec, on_stage)
     assert len(TrainingState.read(tmp_path / "killed" / "state.npz").epochs) == 1
-    resumed = run_training(tmp_path / "killed", spec, note)
+    resumed = run_training(tmp_path / "killed", spec, on_stage)
     assert told[1] == "going on after epoch 1"
     np.testing.assert_array_equal(resumed.kernel, whole.kernel)
     np.testing.assert_array_equal(resumed.bias, whole.bias)
@@ -212,7 +212,7 @@ def test_a_head_is_published_whole_with_what_it_was_made_from(shards: Path) -> N
         "saved_model",
         "weights.npz",
     }
-    card = read_head(Objects(shards / "store"), found.model).card
+    card = read_head(ObjectStore(shards / "store"), found.model).card
     assert card == found.card
     assert (card.release, card.source, card.validation_source) == (1, "train", "valid")
     assert card.videos == {"train": 90, "validation": 40}

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from cliploom.schemas.records import Content, PartRecord
 from cliploom.schemas.tables import RECORD_LABELS, feature_schema
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import PartWriter, codes_to_arrow, part_path
-from cliploom.transforms.tfrecords.export import Layout, PieceTask, ShardTask
+from cliploom.transforms.tfrecords.export import PieceTask, RecordLayout, ShardTask
 
 RANDOM = np.random.default_rng(5)
 PART = "part-a.parquet"
@@ -31,7 +31,7 @@ def write_part(store: Path, codes: dict[str, np.ndarray]) -> None:
     ]
     content = Content(1, "shard", "d", 0, 1, 5, 5, 0)
     with (
-        Objects(store).create_file(part_path("features/yt", PART)) as path,
+        ObjectStore(store).create_file(part_path("features/yt", PART)) as path,
         PartWriter(path, dims, tuple(dims), records=True) as writer,
     ):
         writer.write_table(pa.table(columns, schema=feature_schema(dims, tuple(dims), records=True)))
@@ -41,8 +41,8 @@ def write_part(store: Path, codes: dict[str, np.ndarray]) -> None:
 def test_tf_data_reads_exported_shards_by_the_published_spec(tmp_path: Path) -> None:
     codes = {name: RANDOM.integers(0, 256, (5, width), np.uint8) for name, width in (("rgb", 1024), ("audio", 128))}
     write_part(tmp_path, codes)
-    objects = Objects(tmp_path)
-    layout = Layout("yt8m_frame", "rgb", 1024, "audio", 128, 1, "yt", records=True, labels=None)
+    objects = ObjectStore(tmp_path)
+    layout = RecordLayout("yt8m_frame", "rgb", 1024, "audio", 128, 1, "yt", records=True, labels=None)
     piece = PieceTask("out", "features/yt", (PART,), layout)
     shard = ShardTask("out", "yt", (piece.path,), 0, 1, gzip=True)
     piece.write(objects)

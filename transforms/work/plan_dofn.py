@@ -5,13 +5,13 @@ from __future__ import annotations
 import apache_beam as beam
 
 from cliploom.schemas.plan import RunPlan
-from cliploom.transforms.work.stored_plan import StoredPlan
+from cliploom.transforms.work.plan_ref import PlanRef
 
 
-class PlannedDoFn(beam.DoFn):  # type: ignore[misc]
+class PlanDoFn(beam.DoFn):  # type: ignore[misc]
     """A step that needs the plan."""
 
-    def __init__(self, plan: StoredPlan) -> None:
+    def __init__(self, plan: PlanRef) -> None:
         super().__init__()
         self._stored = plan
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from cliploom.schemas.digests import digest_bytes
 from cliploom.schemas.records import PartRecord
 from cliploom.schemas.tables import CONTENTS, FAILURES, PARTS
-from cliploom.transforms.store.objects import Objects
-from cliploom.transforms.work.stored_plan import StoredPlan
+from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.work.plan_ref import PlanRef
 
 _AROUND = ("size", "digest", "adopted")
 _AT_ONCE = 1_000
@@ -33,7 +33,7 @@ _RECORD = pl.Struct(_PART | {"contents": pl.List(pl.Struct(CONTENT)), "failures"
 
 
 @dataclass(frozen=True)
-class Reported:
+class PartRecordFrames:
     """Part records as columns.
 
     Attributes:
@@ -46,13 +46,13 @@ class Reported:
     contents: pl.DataFrame
     failures: pl.DataFrame
 
-    def of(self, feature: str) -> Reported:
+    def of(self, feature: str) -> PartRecordFrames:
         """Those of one feature."""
         mine = pl.col("feature") == feature
-        return Reported(self.parts.filter(mine), self.contents.filter(mine), self.failures.filter(mine))
+        return PartRecordFrames(self.parts.filter(mine), self.contents.filter(mine), self.failures.filter(mine))
 
     @classmethod
-    def joined(cls, several: Iterable[Reported]) -> Reported:
+    def joined(cls, several: Iterable[PartRecordFrames]) -> PartRecordFrames:
         """All of them; parts and failures in the order of the parts' names."""
         all_of = [cls.from_texts([]), *several]
         return cls(
@@ -62,7 +62,7 @@ class Reported:
         )
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str]) -> Reported:
+    def from_texts(cls, texts: Iterable[str]) -> PartRecordFrames:
         """From the records' JSON."""
         records = pl.Series(list(texts), dtype=pl.String).str.json_decode(_RECORD).struct.unnest()
         # A part that two workers report, or one twice, is the same both times.
@@ -78,27 +78,27 @@ def record_text(record: PartRecord) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def report(records: Iterable[PartRecord]) -> Reported:
+def report(records: Iterable[PartRecord]) -> PartRecordFrames:
     """Records as columns; only a few are records at any time."""
     found, rest = [], iter(records)
     while texts := [record_text(record) for record in islice(rest, _AT_ONCE)]:
-        found.append(Reported.from_texts(texts))
-    return Reported.joined(found)
+        found.append(PartRecordFrames.from_texts(texts))
+    return PartRecordFrames.joined(found)
 
 
-def write_records(plan: StoredPlan, number: int, records: Iterable[PartRecord]) -> str:
+def write_records(plan: PlanRef, number: int, records: Iterable[PartRecord]) -> str:
     """Write records as a file of the plan's folder, named by its bytes; returns its path."""
     texts = sorted(record_text(record) for record in records)
     buffer = io.BytesIO()
     table = pa.table({"record": pa.array(texts, pa.large_string())})
     pq.write_table(table, buffer, compression="zstd", store_schema=False)
     path = f"{plan.folder}/records-{number}-{digest_bytes(buffer.getvalue())}.parquet"
-    Objects(plan.store).put_new(path, buffer.getvalue())
+    ObjectStore(plan.store).put_new(path, buffer.getvalue())
     return path
 
 
-def read_records(objects: Objects, paths: Sequence[str]) -> Reported:
+def read_records(objects: ObjectStore, paths: Sequence[str]) -> PartRecordFrames:
     """All records of these files."""
-    return Reported.joined(
-        Reported.from_texts(pl.read_parquet(io.BytesIO(objects.get(path)))["record"]) for path in paths
+    return PartRecordFrames.joined(
+        PartRecordFrames.from_texts(pl.read_parquet(io.BytesIO(objects.get(path)))["record"]) for path in paths
     )

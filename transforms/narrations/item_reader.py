@@ -21,8 +21,8 @@ from cliploom.transforms.store.uris import is_remote
 COLUMNS = ["idx", "start_s", "end_s", "encoded"]
 
 
-def feed_texts(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Read one item's texts and hand each to the features that want them; see ``work.compute.Feed``.
+def read_text_item(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
+    """Read one item's texts and hand each to the features that want them; see ``work.compute.ItemReader``.
 
     A row's ordinal is its place in the item's order, ``frame`` its number in the file. A text about a moment starts
     and ends there; one about the whole video has no times.

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_numbering import listing
 
-from cliploom.pipelines.planning.before import COMPARED, Before, read_before
+from cliploom.pipelines.planning.discover import FACTS
 from cliploom.pipelines.planning.numbering import number_items
-from cliploom.pipelines.planning.packed import NumberedRows, Packer
-from cliploom.pipelines.planning.survey import FACTS
+from cliploom.pipelines.planning.previous_release import COMPARED, PreviousRelease, read_previous_release
+from cliploom.pipelines.planning.row_store import ParquetRowStore, RowStoreWriter
 from cliploom.schemas.release import Release
 from cliploom.schemas.tables import ITEMS
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import commit_rows
 
 
@@ -36,49 +36,51 @@ def in_file(table: pa.Table, rows_in_group: int) -> pq.ParquetFile:
 @given(st.lists(st.integers(1, 60), unique=True), st.sets(st.integers(0, 61)), st.integers(1, 9))
 def test_rows_are_found_by_number_whatever_their_order(stored: list[int], asked: set[int], rows_in_group: int) -> None:
     half = len(stored) // 2
-    rows = NumberedRows([in_file(items(*stored[:half]), rows_in_group), in_file(items(*stored[half:]), rows_in_group)])
+    rows = ParquetRowStore(
+        [in_file(items(*stored[:half]), rows_in_group), in_file(items(*stored[half:]), rows_in_group)]
+    )
     found = rows.read(pl.Series(sorted(asked), dtype=pl.Int64), ["uri"])
     assert found.columns == ["item_no", "uri"]
     assert found.rows() == [(number, f"uri of u{number:03}") for number in stored if number in asked]
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Objects:
-    return Objects(tmp_path)
+def objects(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(tmp_path)
 
 
-def released(objects: Objects, table: pa.Table) -> Before:
+def released(objects: ObjectStore, table: pa.Table) -> PreviousRelease:
     version = commit_rows(objects, "items", table)
-    return read_before(objects, Release.model_construct(release=1, tables={"items": version}))
+    return read_previous_release(objects, Release.model_construct(release=1, tables={"items": version}))
 
 
-def test_a_release_gives_what_is_compared_and_the_rest_by_number(objects: Objects) -> None:
-    before = released(objects, items(1, 2, 5))
-    assert before.items.columns == list(COMPARED)
-    assert before.parts.is_empty()
-    assert before.failures.is_empty()
-    with before.item_rows(objects) as rows:
-        assert rows.read(before.items["item_no"], ["facts"])["facts"].to_list() == [
+def test_a_release_gives_what_is_compared_and_the_rest_by_number(objects: ObjectStore) -> None:
+    previous = released(objects, items(1, 2, 5))
+    assert previous.items.columns == list(COMPARED)
+    assert previous.parts.is_empty()
+    assert previous.failures.is_empty()
+    with previous.item_rows(objects) as rows:
+        assert rows.read(previous.items["item_no"], ["facts"])["facts"].to_list() == [
             f"facts of u00{number}" for number in (1, 2, 5)
         ]
 
 
-def test_a_new_store_has_no_items(objects: Objects) -> None:
-    before = read_before(objects, None)
-    assert before.items.is_empty()
-    with before.item_rows(objects) as rows:
+def test_a_new_store_has_no_items(objects: ObjectStore) -> None:
+    previous = read_previous_release(objects, None)
+    assert previous.items.is_empty()
+    with previous.item_rows(objects) as rows:
         assert rows.read(pl.Series([1], dtype=pl.Int64), ["facts"]).is_empty()
 
 
-def test_facts_are_those_listed_or_probed_or_of_the_last_release(objects: Objects) -> None:
-    before = released(objects, items(1, 2, 3))
+def test_facts_are_those_listed_or_probed_or_of_the_last_release(objects: ObjectStore) -> None:
+    previous = released(objects, items(1, 2, 3))
     tonight = listing("u002", "u001", "u003", "u004").with_columns(
         pl.Series("facts", [None, "new", None, None]), pl.Series("digest", ["same", "other", None, "first"])
     )
-    probed = Packer(FACTS)
+    probed = RowStoreWriter(FACTS)
     probed.add(pl.DataFrame({"row": [3], "facts": ["of a new one"]}, schema={"row": pl.UInt32, "facts": pl.String}))
-    with before.item_rows(objects) as rows:
-        found = number_items(tonight, before.items.select("source", "uid", "item_no"), 4, probed.packed(), rows)
+    with previous.item_rows(objects) as rows:
+        found = number_items(tonight, previous.items.select("source", "uid", "item_no"), 4, probed.packed(), rows)
     assert found.read(["item_no", "uid", "facts"]).rows() == [
         (1, "u001", "new"),
         (2, "u002", "facts of u002"),

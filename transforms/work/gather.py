@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import apache_beam as beam
 
 from cliploom.schemas.records import PartRecord
-from cliploom.transforms.work.reported import write_records
-from cliploom.transforms.work.stored_plan import StoredPlan
+from cliploom.transforms.work.part_records import write_records
+from cliploom.transforms.work.plan_ref import PlanRef
 
 MOST_FILES = 64
 
@@ -17,7 +17,7 @@ MOST_FILES = 64
 class GatherRecords(beam.PTransform[beam.PCollection[PartRecord], beam.PCollection[str]]):  # type: ignore[misc]
     """Part records in, the paths of files that hold them out: ``MOST_FILES`` at the most."""
 
-    def __init__(self, plan: StoredPlan) -> None:
+    def __init__(self, plan: PlanRef) -> None:
         super().__init__()
         self._plan = plan
 
@@ -34,7 +34,7 @@ class GatherRecords(beam.PTransform[beam.PCollection[PartRecord], beam.PCollecti
 class WriteRecords(beam.DoFn):  # type: ignore[misc]
     """(number of the file, its records) in, the file's path out."""
 
-    def __init__(self, plan: StoredPlan) -> None:
+    def __init__(self, plan: PlanRef) -> None:
         super().__init__()
         self._plan = plan
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from stores import SmallStore
 
-from cliploom.pipelines.planning.resolve import Resolved, describe_change, resolve
+from cliploom.pipelines.planning.compile_jobs import CompiledSpec, compile_jobs, describe_change
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec_file import parse_document
 from cliploom.schemas.spec_yaml import read_document
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 SPEC = """\
 version: 1
@@ -30,13 +30,13 @@ indexes:
 
 
 @pytest.fixture
-def resolved(built_store: SmallStore) -> Objects:
+def compiled(built_store: SmallStore) -> ObjectStore:
     """A store in which the models are prepared already."""
-    return Objects(built_store.store)
+    return ObjectStore(built_store.store)
 
 
-def of(objects: Objects, *overrides: str) -> Resolved:
-    return resolve(parse_document(read_document(SPEC, overrides), {}), objects)
+def of(objects: ObjectStore, *overrides: str) -> CompiledSpec:
+    return compile_jobs(parse_document(read_document(SPEC, overrides), {}), objects)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def of(objects: Objects, *overrides: str) -> Resolved:
         "sources.clips.stereo=left",
     ],
 )
-def test_what_changes_values_changes_the_table(resolved: Objects, override: str) -> None:
-    one, other = of(resolved).jobs["frames"], of(resolved, override, "indexes={}").jobs["frames"]
+def test_what_changes_values_changes_the_table(compiled: ObjectStore, override: str) -> None:
+    one, other = of(compiled).jobs["frames"], of(compiled, override, "indexes={}").jobs["frames"]
     assert one.config != other.config
     assert one.table != other.table
 
@@ -68,23 +68,23 @@ def test_what_changes_values_changes_the_table(resolved: Objects, override: str)
         "limits.segment=60s",
     ],
 )
-def test_what_changes_no_value_keeps_the_table(resolved: Objects, override: str) -> None:
-    assert of(resolved, override).jobs["frames"].config == of(resolved).jobs["frames"].config
+def test_what_changes_no_value_keeps_the_table(compiled: ObjectStore, override: str) -> None:
+    assert of(compiled, override).jobs["frames"].config == of(compiled).jobs["frames"].config
 
 
-def test_index_without_an_output_is_over_the_searchable_one(resolved: Objects) -> None:
-    assert of(resolved).indexes["frames"].output == "semantic"
-    assert of(resolved, "features.frames.outputs=[pooled]").indexes["frames"].output == "pooled"
+def test_index_without_an_output_is_over_the_searchable_one(compiled: ObjectStore) -> None:
+    assert of(compiled).indexes["frames"].output == "semantic"
+    assert of(compiled, "features.frames.outputs=[pooled]").indexes["frames"].output == "pooled"
 
 
 def test_spec_without_features_has_nothing_to_compute(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="features is empty: nothing to compute; add one"):
-        of(Objects(tmp_path), "features={}", "indexes={}")
+        of(ObjectStore(tmp_path), "features={}", "indexes={}")
 
 
-def test_changes_are_described_by_what_a_person_wrote(resolved: Objects) -> None:
-    old = of(resolved).recipes["frames"]
-    new = of(resolved, "features.frames.sample.every=2s").recipes["frames"]
+def test_changes_are_described_by_what_a_person_wrote(compiled: ObjectStore) -> None:
+    old = of(compiled).recipes["frames"]
+    new = of(compiled, "features.frames.sample.every=2s").recipes["frames"]
     assert describe_change(old, new) == "sample every 1s -> every 2s"
     assert describe_change(old, old) == ""
     assert "weights or revision changed" in describe_change(old, old | {"model": "other"})

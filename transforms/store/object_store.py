@@ -28,7 +28,8 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore, ObjectStore
+from obstore.store import LocalStore
+from obstore.store import ObjectStore as Backend
 
 from cliploom.schemas.digests import digest_stream
 from cliploom.schemas.errors import SpecError, StoreError
@@ -37,11 +38,11 @@ from cliploom.transforms.store.buckets import (
     BusyError,
     Result,
     connect,
-    given_up,
-    may_pass,
-    patiently,
+    is_transient,
     refusal,
+    retries_exhausted_message,
     table_options,
+    with_retries,
 )
 from cliploom.transforms.store.uris import absolute, check_bucket
 
@@ -67,7 +68,7 @@ class Entry:
     tag: str = ""
 
 
-class Objects:
+class ObjectStore:
     """A folder or bucket prefix.
 
     Cheap to make and to pickle; connections are opened when first used.
@@ -75,7 +76,7 @@ class Objects:
     Attributes:
         uri: absolute, without a trailing slash.
         root: the folder on disk, or None for a bucket.
-        beaten: files of ``create_file`` that somebody else had finished first; theirs are what is there.
+        lost_races: files of ``create_file`` that somebody else had finished first; theirs are what is there.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -93,14 +94,14 @@ class Objects:
             self.uri = text.rstrip("/")
         else:
             raise SpecError(f"{text!r}: no store can be opened for {scheme}://; use a folder, s3:// or gs://.")
-        self.beaten: set[str] = set()
-        self._store: ObjectStore | None = None
+        self.lost_races: set[str] = set()
+        self._store: Backend | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "root": self.root, "beaten": set(), "_store": None}
 
     @property
-    def store(self) -> ObjectStore:
+    def store(self) -> Backend:
         """The opened store.
 
         Raises:
@@ -117,7 +118,7 @@ class Objects:
 
     def ask(self, request: Callable[[], Result]) -> Result:
         """Make a request; to a bucket, until it succeeds or patience ends."""
-        return request() if self.root is not None else patiently(request)
+        return request() if self.root is not None else with_retries(request)
 
     def uri_of(self, path: str) -> str:
         """Absolute URI of ``path``."""
@@ -134,7 +135,7 @@ class Objects:
         with self.errors(path):
             return self._create(self.store, path, data)
 
-    def _create(self, store: ObjectStore, path: str, data: bytes | Path) -> bool:
+    def _create(self, store: Backend, path: str, data: bytes | Path) -> bool:
         """Put what is not there; False when it is.
 
         Servers say 409 for what is there, but also while another request is at work on the same object or folder.
@@ -196,7 +197,7 @@ class Objects:
                     try:
                         os.link(local, self.root / path)
                     except FileExistsError:
-                        self.beaten.add(path)
+                        self.lost_races.add(path)
         finally:
             local.unlink(missing_ok=True)
             if self.root is None:
@@ -211,7 +212,7 @@ class Objects:
             return
         store = self.store if size <= _RANGE else connect(self.uri, size)
         if not self._create(store, path, local):
-            self.beaten.add(path)
+            self.lost_races.add(path)
 
     def get(self, path: str) -> bytes:
         """All bytes of ``path``.
@@ -364,8 +365,8 @@ class Objects:
                 reason = "a file stands where the store needs a folder; move it or choose another store"
             elif self.root is None and (refused := refusal(error)):
                 reason = f"the bucket can't be used ({refused}); check its name, the region and the credentials"
-            elif self.root is None and may_pass(error):
-                reason = f"{given_up(error)}; finished parts are kept, run again later"
+            elif self.root is None and is_transient(error):
+                reason = f"{retries_exhausted_message(error)}; finished parts are kept, run again later"
             else:
                 reason = f"the store can't be used ({type(error).__name__}: {_first_line(masked(str(error)))})"
             raise StoreError(f"{place}: {reason}.") from error
@@ -398,13 +399,13 @@ class _Ranges(io.RawIOBase):
         return len(block)
 
 
-def existing_store(uri: str) -> Objects:
+def existing_store(uri: str) -> ObjectStore:
     """The store at ``uri``, for commands that only make sense when there is one.
 
     Raises:
         StoreError: when a local folder is not there.
     """
-    objects = Objects(uri)
+    objects = ObjectStore(uri)
     if objects.root is not None and not objects.root.exists():
         raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
     return objects

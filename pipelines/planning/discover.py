@@ -14,17 +14,17 @@ import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
 
-from cliploom.pipelines.planning.before import Before
-from cliploom.pipelines.planning.judge import of_source
-from cliploom.pipelines.planning.packed import NumberedRows, Packer
+from cliploom.pipelines.planning.classify import of_source
+from cliploom.pipelines.planning.previous_release import PreviousRelease
+from cliploom.pipelines.planning.row_store import ParquetRowStore, RowStoreWriter
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.records import Failure
 from cliploom.schemas.spec import Spec
 from cliploom.transforms.inputs.listing import LISTING, KnownListing
 from cliploom.transforms.media.label_listing import list_media
 from cliploom.transforms.precomputed.source import list_precomputed
-from cliploom.transforms.publish.frames import failures_frame, write_frames
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.publish.dataframes import failures_frame, write_frames
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from cliploom.transforms.tfrecords.settings import list_shards
 
@@ -46,7 +46,7 @@ BATCHES_AT_ONCE = 1000
 
 
 @dataclass
-class Survey:
+class Inventory:
     """What is there now.
 
     Attributes:
@@ -59,18 +59,18 @@ class Survey:
     """
 
     items: pl.DataFrame
-    facts: NumberedRows
+    facts: ParquetRowStore
     failures: pl.DataFrame
     probed: int
     emptied: tuple[str, ...]
 
-    def take_items(self) -> pl.DataFrame:
+    def pop_items(self) -> pl.DataFrame:
         """The items, which are too many to be held by two."""
         items, self.items = self.items, self.items.clear()
         return items
 
 
-def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
+def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
     """All sources' items: the columns of ``LISTING``, and ``digest``, ``facts`` where listing tells them.
 
     Texts are read when their files are new; ``notes`` say what they hold and which videos have both texts and media.
@@ -103,22 +103,22 @@ def list_sources(spec: Spec, base: Path, objects: Objects) -> KnownListing:
     return KnownListing(items, tuple(failures), tuple(notes))
 
 
-def survey(
+def discover(
     listing: KnownListing,
-    before: Before,
+    previous: PreviousRelease,
     kinds: Mapping[str, str],
     job: RunJob,
-    objects: Objects,
+    objects: ObjectStore,
     run_probe: Callable[[str], None],
     *,
     retry_all: bool,
     max_attempts: int,
-) -> Survey:
+) -> Inventory:
     """Bring digests and facts up to date.
 
     Args:
         listing: what is there.
-        before: what was known.
+        previous: what was known.
         kinds: of the spec's sources by name; one that is declared but lists nothing looks like a lost disk.
         job: the run, for where files go.
         objects: the store.
@@ -126,18 +126,18 @@ def survey(
         retry_all: probe known failures again.
         max_attempts: nights on which a transient failure is tried.
     """
-    items = _with_known_digests(listing.items, before.items)
+    items = _with_known_digests(listing.items, previous.items)
     unknown = items["digest"].is_null()
     todo = items.select("source", "uid", "uri", "signature", "size").with_row_index("row").filter(unknown)
     todo = todo.with_columns(pl.col("source").replace_strict(kinds, return_dtype=pl.String).alias("kind"))
-    failing = _known_failures(before, todo)
+    failing = _known_failures(previous, todo)
     again = pl.lit(retry_all) | (pl.col("transient") & (pl.col("attempts") < max_attempts))
     stale = failing.filter(again).select("source", "uid")
     standing = failing.join(stale, on=["source", "uid"], how="anti")
     todo = todo.join(standing, on=["source", "uid"], how="anti", maintain_order="left") if standing.height else todo
     todo = _with_attempts(todo, failing)
-    done, failed, facts = [], [], Packer(FACTS)
-    for batch in _probed(todo, before, job, objects, run_probe):
+    done, failed, facts = [], [], RowStoreWriter(FACTS)
+    for batch in _probed(todo, previous, job, objects, run_probe):
         fine = pl.col("digest").is_not_null()
         found = batch.filter(fine)
         done.append(found.select("row", "digest"))
@@ -146,21 +146,21 @@ def survey(
     probed = todo.height
     del todo
     fresh = failures_frame([*listing.failures, *failed], job.run)
-    listed, had = set(items["source"].unique()), set(before.items["source"].unique())
+    listed, had = set(items["source"].unique()), set(previous.items["source"].unique())
     emptied = tuple(sorted((had & set(kinds)) - listed))
     if done:
         items = items.with_columns(_digests(items, pl.concat(done)))
-    return Survey(items, facts.packed(), pl.concat([standing.select(fresh.columns), fresh]), probed, emptied)
+    return Inventory(items, facts.packed(), pl.concat([standing.select(fresh.columns), fresh]), probed, emptied)
 
 
 def _probed(
-    todo: pl.DataFrame, before: Before, job: RunJob, objects: Objects, run_probe: Callable[[str], None]
+    todo: pl.DataFrame, previous: PreviousRelease, job: RunJob, objects: ObjectStore, run_probe: Callable[[str], None]
 ) -> Iterator[pl.DataFrame]:
     """See ``probe_listing``. The last release's items, a download from a bucket, are opened only for work to do."""
     if todo.is_empty():
         return
-    known = before.items.filter(pl.col("digest").is_not_null())
-    with before.item_rows(objects) as rows:
+    known = previous.items.filter(pl.col("digest").is_not_null())
+    with previous.item_rows(objects) as rows:
         yield from probe_listing(todo, "listing", job, objects, run_probe, partial(_with_alike, known, rows))
 
 
@@ -194,7 +194,7 @@ def _digests(items: pl.DataFrame, done: pl.DataFrame) -> pl.Series:
     return found.select(pl.coalesce("digest", "digest_new"))["digest"]
 
 
-def _with_alike(known: pl.DataFrame, rows: NumberedRows, todo: pl.DataFrame) -> pl.DataFrame:
+def _with_alike(known: pl.DataFrame, rows: ParquetRowStore, todo: pl.DataFrame) -> pl.DataFrame:
     """Further column ``ALIKE``: what is known of the item by its name, and of others with as many bytes.
 
     A file that was touched, renamed or copied then costs a digest.
@@ -213,19 +213,19 @@ def _with_alike(known: pl.DataFrame, rows: NumberedRows, todo: pl.DataFrame) -> 
     return found.with_columns(pl.concat_list(pl.col("own", ALIKE).fill_null([])).alias(ALIKE)).drop("own")
 
 
-def _known_failures(before: Before, todo: pl.DataFrame) -> pl.DataFrame:
+def _known_failures(previous: PreviousRelease, todo: pl.DataFrame) -> pl.DataFrame:
     """Probe failures of items whose signature has not changed since."""
-    unchanged = before.items.filter(pl.col("digest").is_null()).join(
+    unchanged = previous.items.filter(pl.col("digest").is_null()).join(
         todo, on=["source", "uid", "signature"], how="semi"
     )
-    return before.failures.filter(pl.col("feature") == "").join(unchanged, on=["source", "uid"], how="semi")
+    return previous.failures.filter(pl.col("feature") == "").join(unchanged, on=["source", "uid"], how="semi")
 
 
 def probe_listing(
     todo: pl.DataFrame,
     name: str,
     job: RunJob,
-    objects: Objects,
+    objects: ObjectStore,
     run_probe: Callable[[str], None],
     with_alike: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
 ) -> Iterator[pl.DataFrame]:

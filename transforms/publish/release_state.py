@@ -10,19 +10,19 @@ import polars as pl
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.plan import RunPlan
 from cliploom.transforms.publish.assemble import COMPUTED, Assembly, assemble
-from cliploom.transforms.publish.frames import (
-    PlanTables,
+from cliploom.transforms.publish.dataframes import (
+    PlanFrames,
     failures_frame,
     held_frame,
     published_contents,
     reported_failures,
     wanted_items,
 )
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.tfrecords.repeated import STAGE as REPEATED
 from cliploom.transforms.tfrecords.repeated import repeated_failures
-from cliploom.transforms.work.reported import Reported
-from cliploom.transforms.work.stored_plan import ITEMS_FILE
+from cliploom.transforms.work.part_records import PartRecordFrames
+from cliploom.transforms.work.plan_ref import ITEMS_FILE
 
 _WANTED = ("item_no", "digest")
 _CHOSEN = ("item_no", "digest", "part", "planned", "rows")
@@ -45,7 +45,9 @@ class FeatureParts:
     parts: pl.DataFrame
 
 
-def feature_parts(objects: Objects, plan: RunPlan, tables: PlanTables, computed: Reported, name: str) -> FeatureParts:
+def feature_parts(
+    objects: ObjectStore, plan: RunPlan, tables: PlanFrames, computed: PartRecordFrames, name: str
+) -> FeatureParts:
     """Gather them for one feature."""
     mine, done = pl.col("feature") == name, computed.of(name)
     published = published_contents(objects, plan, name)
@@ -60,7 +62,7 @@ def feature_parts(objects: Objects, plan: RunPlan, tables: PlanTables, computed:
     )
 
 
-def next_parts(plan: RunPlan, name: str, found: FeatureParts) -> Assembly:
+def plan_feature_parts(plan: RunPlan, name: str, found: FeatureParts) -> Assembly:
     """What a feature's next table is made of."""
     sizes = dict(found.parts.select("part", "size").iter_rows())
     arguments = {"merge_small": 1} if plan.compact else {}
@@ -88,7 +90,7 @@ class FeatureState:
     changed: bool
 
 
-def next_state(assembly: Assembly, found: FeatureParts, rewritten: Reported) -> FeatureState:
+def state_after_rewrites(assembly: Assembly, found: FeatureParts, rewritten: PartRecordFrames) -> FeatureState:
     """Contents and parts of one feature after the rewrites."""
     made = rewritten.of(assembly.feature)
     # Only what was chosen: a kept part may also hold the empty content of an item that has rows elsewhere by now.
@@ -107,9 +109,9 @@ def next_state(assembly: Assembly, found: FeatureParts, rewritten: Reported) -> 
 
 def next_failures(
     plan: RunPlan,
-    tables: PlanTables,
-    computed: Reported,
-    rewritten: Reported,
+    tables: PlanFrames,
+    computed: PartRecordFrames,
+    rewritten: PartRecordFrames,
     states: Mapping[str, FeatureState],
 ) -> pl.DataFrame:
     """All failures that hold after this run.
@@ -153,7 +155,7 @@ def _about(feature: str, frame: pl.DataFrame, items: pl.Series, columns: Sequenc
 
 
 def with_repeated_ids(
-    objects: Objects, plan: RunPlan, states: Mapping[str, FeatureState], failures: pl.DataFrame
+    objects: ObjectStore, plan: RunPlan, states: Mapping[str, FeatureState], failures: pl.DataFrame
 ) -> pl.DataFrame:
     """The failures, with those of record ids that stand in two items of a source.
 

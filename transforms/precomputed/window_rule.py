@@ -12,7 +12,7 @@ from cliploom.schemas.errors import SpecError
 
 
 @dataclass(frozen=True)
-class WindowLaw:
+class WindowRule:
     """Sliding windows over a video.
 
     Attributes:
@@ -28,7 +28,7 @@ class WindowLaw:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.fps) and self.fps > 0 and self.window > 0 and self.stride > 0):
             raise SpecError(
-                f"fps {self.fps}, window {self.window}, stride {self.stride} is not a window law; "
+                f"fps {self.fps}, window {self.window}, stride {self.stride} is not a window rule; "
                 "all three must be positive, such as fps 30, window 32, stride 16."
             )
 
@@ -42,15 +42,15 @@ class WindowLaw:
         return self.fps / self.stride
 
 
-OMNIVORE = WindowLaw(30.0, 32, 16)
+OMNIVORE = WindowRule(30.0, 32, 16)
 """Ego4D's Omnivore features: windows of 32 frames each 16, at 30 frames a second."""
 
 
-def row_times(law: WindowLaw, n: int, frames: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def row_times(rule: WindowRule, n: int, frames: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Start and end of each row in seconds from the video's start, rounded to 1 us.
 
     Args:
-        law: how the rows were made.
+        rule: how the rows were made.
         n: rows.
         frames: length of the video in frames at ``law.fps``, where known: the last window then ends on its last
             frame, as Ego4D's extractor moves it back, and none ends after it.
@@ -61,8 +61,8 @@ def row_times(law: WindowLaw, n: int, frames: int | None = None) -> tuple[NDArra
     >>> [times.tolist() for times in row_times(OMNIVORE, 2, frames=39)]
     [[0.0, 0.233333], [1.066667, 1.3]]
     """
-    starts = np.arange(n, dtype=np.int64) * law.stride
+    starts = np.arange(n, dtype=np.int64) * rule.stride
     if frames is not None:
-        starts = np.minimum(starts, max(0, frames - law.window))
-    ends = starts + law.window if frames is None else np.minimum(starts + law.window, frames)
-    return np.round(starts / law.fps, 6), np.round(ends / law.fps, 6)
+        starts = np.minimum(starts, max(0, frames - rule.window))
+    ends = starts + rule.window if frames is None else np.minimum(starts + rule.window, frames)
+    return np.round(starts / rule.fps, 6), np.round(ends / rule.fps, 6)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from cliploom.schemas.digests import digest_bytes
 from cliploom.schemas.plan import RunPlan
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 PLAN = "plan.json"
 ITEMS_FILE = "items.parquet"
@@ -15,7 +15,7 @@ ITEMS_FILE = "items.parquet"
 
 
 @dataclass(frozen=True)
-class StoredPlan:
+class PlanRef:
     """A plan in the store.
 
     Attributes:
@@ -38,18 +38,18 @@ class StoredPlan:
         return _read(self)
 
 
-def newest_plan(objects: Objects) -> str | None:
+def newest_plan(objects: ObjectStore) -> str | None:
     """Path of the plan that was stored last, or None; runs are named by the time of their start."""
     return max((entry.path for entry in objects.list("plans") if entry.path.endswith(f"/{PLAN}")), default=None)
 
 
-def store_plan(objects: Objects, plan: RunPlan) -> StoredPlan:
+def store_plan(objects: ObjectStore, plan: RunPlan) -> PlanRef:
     """Write a plan into its folder."""
     data = plan.model_dump_json().encode()
     objects.put(f"{plan.folder}/{PLAN}", data)
-    return StoredPlan(objects.uri, plan.job.run, digest_bytes(data))
+    return PlanRef(objects.uri, plan.job.run, digest_bytes(data))
 
 
 @lru_cache(maxsize=2)
-def _read(stored: StoredPlan) -> RunPlan:
-    return RunPlan.model_validate_json(Objects(stored.store).get(f"{stored.folder}/{PLAN}"))
+def _read(stored: PlanRef) -> RunPlan:
+    return RunPlan.model_validate_json(ObjectStore(stored.store).get(f"{stored.folder}/{PLAN}"))

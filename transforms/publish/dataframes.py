@@ -17,13 +17,13 @@ from cliploom.schemas.plan import COMPUTED, DELETED, MOVED, RunPlan
 from cliploom.schemas.records import Failure
 from cliploom.schemas.tables import FAILURES
 from cliploom.transforms.publish.assemble import HEAD, HELD, WANTED
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import contents_of
-from cliploom.transforms.work.reported import Reported
+from cliploom.transforms.work.part_records import PartRecordFrames
 
 
 @dataclass(frozen=True)
-class PlanTables:
+class PlanFrames:
     """The small frames that the launcher wrote beside the plan; the large ones are read by feature.
 
     Attributes:
@@ -37,7 +37,7 @@ class PlanTables:
     failures: pl.DataFrame
 
     @classmethod
-    def read(cls, objects: Objects, folder: str) -> PlanTables:
+    def read(cls, objects: ObjectStore, folder: str) -> PlanFrames:
         """Read them from the plan's folder."""
         frames = {}
         for name in cls.__dataclass_fields__:
@@ -45,13 +45,13 @@ class PlanTables:
                 frames[name] = pl.read_parquet(local)
         return cls(**frames)
 
-    def write(self, objects: Objects, folder: str) -> None:
+    def write(self, objects: ObjectStore, folder: str) -> None:
         """Write them to the plan's folder."""
         for name in self.__dataclass_fields__:
             write_frame(objects, f"{folder}/{name}.parquet", getattr(self, name))
 
 
-def published_contents(objects: Objects, plan: RunPlan, feature: str) -> pl.DataFrame:
+def published_contents(objects: ObjectStore, plan: RunPlan, feature: str) -> pl.DataFrame:
     """What the release that a plan starts from holds of a feature for its wanted config: columns of ``HELD``."""
     columns = [name for name in HELD if name != "origin"]
     found = contents_of(objects, plan.base, feature, ["config", *columns])
@@ -59,7 +59,7 @@ def published_contents(objects: Objects, plan: RunPlan, feature: str) -> pl.Data
     return mine.select(*columns, pl.lit(HEAD, pl.Int32).alias("origin"))
 
 
-def wanted_items(objects: Objects, plan: RunPlan, feature: str, published: pl.DataFrame) -> pl.DataFrame:
+def wanted_items(objects: ObjectStore, plan: RunPlan, feature: str, published: pl.DataFrame) -> pl.DataFrame:
     """What a feature's next table should hold, as the verdicts say.
 
     Args:
@@ -84,14 +84,14 @@ def wanted_items(objects: Objects, plan: RunPlan, feature: str, published: pl.Da
     return found.with_columns(changed.alias("old_digest")).select(*WANTED)
 
 
-def write_frame(objects: Objects, path: str, frame: pl.DataFrame) -> None:
+def write_frame(objects: ObjectStore, path: str, frame: pl.DataFrame) -> None:
     """Create or replace a Parquet file of the store."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="lz4", statistics=False)
     objects.put(path, buffer.getvalue())
 
 
-def write_frames(objects: Objects, path: str, frames: Iterable[pl.DataFrame], row_group_size: int) -> None:
+def write_frames(objects: ObjectStore, path: str, frames: Iterable[pl.DataFrame], row_group_size: int) -> None:
     """The same for frames that are never all in memory at once; there is at least one, which may be empty."""
     writer: pq.ParquetWriter | None = None
     with objects.errors(path), tempfile.TemporaryDirectory(prefix="cliploom-plan-") as folder:
@@ -106,12 +106,12 @@ def write_frames(objects: Objects, path: str, frames: Iterable[pl.DataFrame], ro
         objects.put(path, local)
 
 
-def held_frame(reported: Reported, origin: int) -> pl.DataFrame:
+def held_frame(reported: PartRecordFrames, origin: int) -> pl.DataFrame:
     """The contents of reported parts: feature and the columns of ``assemble.HELD``."""
     return reported.contents.with_columns(pl.lit(origin, pl.Int32).alias("origin")).select("feature", *HELD)
 
 
-def reported_failures(reported: Reported, run: str) -> pl.DataFrame:
+def reported_failures(reported: PartRecordFrames, run: str) -> pl.DataFrame:
     """Their failures as a frame with the columns of ``FAILURES``."""
     schema = empty_frame(FAILURES).schema
     found = reported.failures.with_columns(pl.lit(run).alias("run"), pl.lit(datetime.now(UTC)).alias("seen_at"))

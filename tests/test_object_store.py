@@ -13,25 +13,25 @@ from commands import python_without_override
 
 from cliploom.schemas.digests import digest_bytes
 from cliploom.schemas.errors import CliploomError, SpecError, StoreError
-from cliploom.transforms.store.objects import TEMPORARY, Objects
+from cliploom.transforms.store.object_store import TEMPORARY, ObjectStore
 
 
 def test_put_new_keeps_what_is_there(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     assert objects.put_new("a/b", b"first")
     assert not objects.put_new("a/b", b"second")
     assert objects.get("a/b") == b"first"
 
 
 def test_put_replaces(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     objects.put("a", b"first")
     objects.put("a", b"second")
     assert objects.get("a") == b"second"
 
 
 def test_created_file_appears_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     with objects.create_file("deep/er/part.parquet") as local:
         assert local.suffix == ".parquet"
         local.write_bytes(b"rows")
@@ -42,7 +42,7 @@ def test_created_file_appears_whole_and_leaves_nothing_beside_it(tmp_path: Path)
 
 
 def test_created_file_loses_against_one_that_was_finished_first(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     with objects.create_file("part") as slow:
         with objects.create_file("part") as quick:
             quick.write_bytes(b"quick")
@@ -52,7 +52,7 @@ def test_created_file_loses_against_one_that_was_finished_first(tmp_path: Path) 
 
 
 def test_created_file_is_dropped_when_its_block_fails(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     with pytest.raises(ZeroDivisionError), objects.create_file("part") as local:
         local.write_bytes(b"%d" % (1 // 0))
     assert objects.size("part") is None
@@ -62,7 +62,7 @@ def test_created_file_is_dropped_when_its_block_fails(tmp_path: Path) -> None:
 def test_created_files_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with Objects(tmp_path).create_file("part") as local:
+        with ObjectStore(tmp_path).create_file("part") as local:
             local.write_bytes(b"rows")
     finally:
         os.umask(before)
@@ -70,7 +70,7 @@ def test_created_files_follow_the_umask(tmp_path: Path) -> None:
 
 
 def test_listing_leaves_out_what_is_being_written(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     objects.put("a/one", b"1")
     objects.put("ab/two", b"22")
     (tmp_path / "a" / f"{TEMPORARY}x").write_bytes(b"half")
@@ -80,14 +80,14 @@ def test_listing_leaves_out_what_is_being_written(tmp_path: Path) -> None:
 
 
 def test_deleting_twice_is_no_error(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     objects.put("a", b"")
     objects.delete(["a", "a"])
     assert objects.size("a") is None
 
 
 def test_size_digest_and_copy_agree_with_the_bytes(tmp_path: Path) -> None:
-    objects = Objects(tmp_path / "store")
+    objects = ObjectStore(tmp_path / "store")
     data = os.urandom(5_000_000)
     objects.put("big", data)
     assert objects.size("big") == len(data)
@@ -99,33 +99,35 @@ def test_size_digest_and_copy_agree_with_the_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "read", [Objects.get, Objects.digest, lambda objects, path: objects.local_copy(path).__enter__()]
+    "read", [ObjectStore.get, ObjectStore.digest, lambda objects, path: objects.local_copy(path).__enter__()]
 )
-def test_what_is_not_there_is_file_not_found(tmp_path: Path, read: Callable[[Objects, str], object]) -> None:
+def test_what_is_not_there_is_file_not_found(tmp_path: Path, read: Callable[[ObjectStore, str], object]) -> None:
     with pytest.raises(FileNotFoundError, match="nothing"):
-        read(Objects(tmp_path), "nothing")
+        read(ObjectStore(tmp_path), "nothing")
 
 
 def test_uri_is_absolute_whatever_way_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Objects("store").uri == Objects(f"file://{tmp_path}/store").uri == Objects(tmp_path / "store").uri
-    assert Objects("s3://bucket/prefix/").uri == "s3://bucket/prefix"
-    assert Objects("s3://bucket/prefix").uri_of("a/b") == "s3://bucket/prefix/a/b"
+    assert (
+        ObjectStore("store").uri == ObjectStore(f"file://{tmp_path}/store").uri == ObjectStore(tmp_path / "store").uri
+    )
+    assert ObjectStore("s3://bucket/prefix/").uri == "s3://bucket/prefix"
+    assert ObjectStore("s3://bucket/prefix").uri_of("a/b") == "s3://bucket/prefix/a/b"
 
 
 def test_unknown_scheme_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SpecError, match=r"'ftp://host/x'.*use a folder, s3:// or gs://"):
-        Objects("ftp://host/x")
+        ObjectStore("ftp://host/x")
 
 
 def test_objects_travel_to_workers(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     objects.put("a", b"1")
     assert pickle.loads(pickle.dumps(objects)).get("a") == b"1"
 
 
 def test_bucket_keeps_the_laws_of_a_folder(tmp_path: Path) -> None:
-    objects = Objects("memory://")
+    objects = ObjectStore("memory://")
     assert objects.root is None
     with objects.create_file("a/part") as local:
         local.write_bytes(b"rows")
@@ -150,20 +152,20 @@ def test_bucket_keeps_the_laws_of_a_folder(tmp_path: Path) -> None:
         lambda objects: objects.create_file("a/b").__enter__(),
     ],
 )
-def test_a_file_where_the_store_should_be_is_one_sentence(tmp_path: Path, use: Callable[[Objects], object]) -> None:
+def test_a_file_where_the_store_should_be_is_one_sentence(tmp_path: Path, use: Callable[[ObjectStore], object]) -> None:
     (tmp_path / "store").write_text("hello")
     with pytest.raises(CliploomError, match=r"store: a file stands where the store needs a folder; move it"):
-        use(Objects(tmp_path / "store"))
+        use(ObjectStore(tmp_path / "store"))
 
 
 def test_a_file_inside_the_path_of_the_store_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("hello")
     with pytest.raises(StoreError, match="a file stands where the store needs a folder"):
-        Objects(tmp_path / "file" / "store").put("a", b"")
+        ObjectStore(tmp_path / "file" / "store").put("a", b"")
 
 
 def test_missing_rights_are_one_sentence(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
+    objects = ObjectStore(tmp_path)
     objects.put("a/secret", b"1")
     (tmp_path / "a" / "secret").chmod(0o000)
     for folder in (tmp_path / "a", tmp_path):
@@ -171,15 +173,15 @@ def test_missing_rights_are_one_sentence(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from cliploom.schemas.errors import StoreError\n"
-        "from cliploom.transforms.store.objects import Objects\n"
-        "objects = Objects(sys.argv[1])\n"
+        "from cliploom.transforms.store.object_store import ObjectStore\n"
+        "objects = ObjectStore(sys.argv[1])\n"
         "uses = [\n"
         "    lambda: objects.put('a/b', b''),\n"
         "    lambda: objects.put_new('a/b', b''),\n"
         "    lambda: objects.get('a/secret'),\n"
         "    lambda: objects.delete(['a/secret']),\n"
         "    lambda: objects.create_file('a/c').__enter__(),\n"
-        "    lambda: Objects(objects.root / 'new').put('a', b''),\n"
+        "    lambda: ObjectStore(objects.root / 'new').put('a', b''),\n"
         "]\n"
         "for use in uses:\n"
         "    try:\n"

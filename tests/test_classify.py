@@ -10,11 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cliploom.pipelines.planning.judge import FeaturePast, RetryLaw, allot_numbers, count_verdicts, judge, select_subset
+from cliploom.pipelines.planning.classify import (
+    FeatureHistory,
+    RetryPolicy,
+    allot_numbers,
+    classify,
+    count_verdicts,
+    select_subset,
+)
 from cliploom.schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, DELETED, FAILED, MOVED, NEW, RETRY, UNCHANGED
 from cliploom.schemas.tables import FAILURES
 from cliploom.transforms.publish.assemble import HEAD, HELD, ORPHAN
-from cliploom.transforms.publish.frames import empty_frame
+from cliploom.transforms.publish.dataframes import empty_frame
 
 ITEM = {"item_no": pl.Int64, "uid": pl.String, "digest": pl.String}
 ADDRESS = {"source": pl.String, "uid": pl.String}
@@ -89,11 +96,11 @@ def verdicts_of(
     refresh: bool = False,
     change: str = "",
 ) -> dict[int, str]:
-    frame = judged(items, held, bad, had, recent=recent, everything=everything, refresh=refresh, change=change)
+    frame = classified(items, held, bad, had, recent=recent, everything=everything, refresh=refresh, change=change)
     return dict(frame.select("item_no", "verdict").rows())
 
 
-def judged(
+def classified(
     items: dict[int, str | None],
     held: list[Held] | None = None,
     bad: list[Bad] | None = None,
@@ -104,14 +111,14 @@ def judged(
     refresh: bool = False,
     change: str = "",
 ) -> pl.DataFrame:
-    past = FeaturePast(
+    past = FeatureHistory(
         held_frame(held or []),
         failed_frame(bad or []),
         failed_frame(recent or []),
         items_frame(had or {}),
         change=change,
     )
-    return judge("frames", items_frame(items), past, RetryLaw(everything, 3), refresh)
+    return classify("frames", items_frame(items), past, RetryPolicy(everything, 3), refresh)
 
 
 def test_an_item_never_seen_is_new() -> None:
@@ -127,12 +134,12 @@ def test_other_bytes_are_content_changed() -> None:
 
 
 def test_the_same_bytes_of_another_config_are_config_changed_with_the_reason() -> None:
-    frame = judged({1: "a"}, had={1: "a"}, change="encoder lite0: precision f32 -> bf16")
+    frame = classified({1: "a"}, had={1: "a"}, change="encoder lite0: precision f32 -> bf16")
     assert frame.select("verdict", "reason").rows() == [(CONFIG_CHANGED, "encoder lite0: precision f32 -> bf16")]
 
 
 def test_a_new_name_for_held_bytes_is_moved_and_names_where_from() -> None:
-    frame = judged({2: "a"}, [Held("p", 1, "a", 2)], had={1: "a"})
+    frame = classified({2: "a"}, [Held("p", 1, "a", 2)], had={1: "a"})
     assert frame.select("item_no", "verdict", "reason").rows() == [
         (2, MOVED, "same bytes as u1, rows are copied"),
         (1, DELETED, "not listed any more"),
@@ -336,7 +343,7 @@ def test_a_subset_is_seeded_grows_with_the_limit_and_keeps_what_is_known() -> No
 
 
 def test_verdicts_are_counted_in_a_fixed_order() -> None:
-    frame = judged({1: "a", 2: "b", 3: "b"}, [Held("p", 2, "b", 2)], had={2: "b", 9: "z"})
+    frame = classified({1: "a", 2: "b", 3: "b"}, [Held("p", 2, "b", 2)], had={2: "b", 9: "z"})
     counted = count_verdicts(frame)
     assert counted == {"frames": {NEW: 1, MOVED: 1, UNCHANGED: 1, DELETED: 1}}
     assert list(counted["frames"]) == [NEW, MOVED, UNCHANGED, DELETED]

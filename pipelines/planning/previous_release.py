@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 import polars as pl
 import pyarrow.parquet as pq
 
-from cliploom.pipelines.planning.packed import NumberedRows
+from cliploom.pipelines.planning.row_store import ParquetRowStore
 from cliploom.schemas.release import Release
 from cliploom.schemas.tables import FAILURES, ITEMS, PARTS
-from cliploom.transforms.publish.frames import empty_frame
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.publish.dataframes import empty_frame
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import read_table, table_files
 
 COMPARED = ("item_no", "source", "uid", "size", "signature", "digest")
 
 
 @dataclass(frozen=True)
-class Before:
+class PreviousRelease:
     """The last release's tables, empty for a new store; ``contents`` are read by who needs them, for one feature.
 
     Attributes:
@@ -35,20 +35,20 @@ class Before:
     parts: pl.DataFrame
     failures: pl.DataFrame
 
-    def surveyed(self) -> Before:
+    def for_planning(self) -> PreviousRelease:
         """The same once the survey is done: of the items only what a plan compares."""
         return replace(self, items=self.items.select("item_no", "source", "uid", "digest"))
 
     @contextmanager
-    def item_rows(self, objects: Objects) -> Iterator[NumberedRows]:
+    def item_rows(self, objects: ObjectStore) -> Iterator[ParquetRowStore]:
         """All columns of the items, to be read by number."""
         with ExitStack() as open_files:
             names = table_files(objects, "items", self.release.tables["items"]) if self.release else []
             local = (open_files.enter_context(objects.local_copy(f"items/{name}")) for name in names)
-            yield NumberedRows([open_files.enter_context(pq.ParquetFile(path)) for path in local])
+            yield ParquetRowStore([open_files.enter_context(pq.ParquetFile(path)) for path in local])
 
 
-def read_before(objects: Objects, release: Release | None) -> Before:
+def read_previous_release(objects: ObjectStore, release: Release | None) -> PreviousRelease:
     """Read the small tables of a release."""
     frames = {}
     for name, schema, columns in (("items", ITEMS, COMPARED), ("parts", PARTS, None), ("failures", FAILURES, None)):
@@ -56,4 +56,4 @@ def read_before(objects: Objects, release: Release | None) -> Before:
             frames[name] = read_table(objects, name, release.tables[name], columns=columns)
         else:
             frames[name] = empty_frame(schema).select(columns or schema.names)
-    return Before(release, **frames)
+    return PreviousRelease(release, **frames)

@@ -14,8 +14,10 @@ from cliploom.transforms.media.decode import DecodeReport, Request, decode
 from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
 
 
-def feed_media(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Decode one item and hand each sample to the feature that wants it; see ``work.compute.Feed``."""
+def read_media_item(
+    item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
+) -> None:
+    """Decode one item and hand each sample to the feature that wants it; see ``work.compute.ItemReader``."""
     facts = MediaFacts(**json.loads(item.facts))
     report = DecodeReport()
     requests = [request_of(builder.job) for builder in builders]

@@ -58,8 +58,10 @@ class RecordRows:
         return sum(vectors.nbytes for vectors in self.vectors.values())
 
 
-def feed_tfrecord(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Read one shard and hand its rows to the features that want them; see ``cliploom.transforms.work.compute.Feed``.
+def read_tfrecord_item(
+    item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
+) -> None:
+    """Read one shard and hand its rows to the features that want them; see ``work.compute.ItemReader``.
 
     Raises:
         ItemError: when the shard holds no record at all.
@@ -171,7 +173,7 @@ def table_of(records: Sequence[RecordRows], job: FeatureJob, item: ShardItem, fi
     """
     lengths = [record.rows for record in records]
     count = sum(lengths)
-    start = row_id(item.twins[0].item_no, first)
+    start = row_id(item.duplicates[0].item_no, first)
     whose = pa.array(np.repeat(np.arange(len(records)), lengths))
     uids = pa.array([record.uid for record in records]).take(whose)
     frames = np.concatenate([np.arange(length) for length in lengths])

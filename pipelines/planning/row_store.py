@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom.schemas.tables import ITEMS
-from cliploom.transforms.publish.frames import empty_frame
+from cliploom.transforms.publish.dataframes import empty_frame
 from cliploom.transforms.store.tables import ROWS_IN_GROUP
 
 
-class NumberedRows:
+class ParquetRowStore:
     """Rows in Parquet files, to be read by their numbers; memory is that of what is asked.
 
     Args:
@@ -52,7 +52,7 @@ class NumberedRows:
         return pl.concat(found)
 
 
-class Packer:
+class RowStoreWriter:
     """Packs frames that come piece by piece, sorted by number.
 
     Args:
@@ -71,11 +71,11 @@ class Packer:
         if sum(waiting.height for waiting in self._waiting) >= ROWS_IN_GROUP:
             self._write()
 
-    def packed(self) -> NumberedRows:
+    def packed(self) -> ParquetRowStore:
         """All rows that were taken; no more are."""
         self._write()
         self._writer.close()
-        return NumberedRows([pq.ParquetFile(pa.BufferReader(self._sink.getvalue()))], self._schema)
+        return ParquetRowStore([pq.ParquetFile(pa.BufferReader(self._sink.getvalue()))], self._schema)
 
     def _write(self) -> None:
         if self._waiting:

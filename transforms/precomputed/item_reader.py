@@ -14,28 +14,28 @@ from cliploom.schemas.tables import feature_schema
 from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.precomputed.read import read_features
 from cliploom.transforms.precomputed.source import feature_item, split_uri
-from cliploom.transforms.precomputed.window_law import WindowLaw, row_times
+from cliploom.transforms.precomputed.window_rule import WindowRule, row_times
 from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
 from cliploom.transforms.store.parts import vectors_to_arrow
 
 ROWS_AT_ONCE = 4_096
 
 
-def feed_precomputed(
+def read_precomputed_item(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
-    """Read one item's vectors and write them as rows; see ``cliploom.transforms.work.compute.Feed``.
+    """Read one item's vectors and write them as rows; see ``work.compute.ItemReader``.
 
     ``frame`` is the first frame of a row's window, counted at the declared rate.
     """
     source = PrecomputedSource.model_validate_json(builders[0].job.settings)
-    law = WindowLaw(source.window.fps, source.window.window, source.window.stride)
+    rule = WindowRule(source.window.fps, source.window.window, source.window.stride)
     with open_input(split_uri(item.uri)[0], item.signature, "read") as path:
         vectors = read_features(feature_item(item.uri, path), source.dim, source.key)
     if len(vectors) > MAX_ORDINAL:
         raise ItemError("read", f"{item.uri} has {len(vectors)} rows; {MAX_ORDINAL} is the most that an item may have.")
-    starts, ends = row_times(law, len(vectors))
-    first = row_id(item.twins[0].item_no, 0)
+    starts, ends = row_times(rule, len(vectors))
+    first = row_id(item.duplicates[0].item_no, 0)
     for builder, count in zip(builders, counts, strict=True):
         count.planned = len(vectors)
         schema = feature_schema(builder.job.outputs)
@@ -43,10 +43,10 @@ def feed_precomputed(
             numbers = np.arange(at, min(at + ROWS_AT_ONCE, len(vectors)), dtype=np.int64)
             columns = [
                 pa.array(first + numbers),
-                pa.repeat(pa.scalar(item.twins[0].uid, pa.string()), len(numbers)),
+                pa.repeat(pa.scalar(item.duplicates[0].uid, pa.string()), len(numbers)),
                 pa.array(starts[numbers]),
                 pa.array(ends[numbers]),
-                pa.array(numbers * law.stride),
+                pa.array(numbers * rule.stride),
                 pa.repeat(pa.scalar(item.digest, pa.string()), len(numbers)),
                 vectors_to_arrow(vectors[numbers]),
             ]

@@ -30,7 +30,7 @@ ITEMS_IN_RANGE = 1_000_000
 
 
 @dataclass(frozen=True)
-class RetryLaw:
+class RetryPolicy:
     """Which known failures are tried again.
 
     Attributes:
@@ -89,7 +89,7 @@ def select_subset(listing: pl.DataFrame, known: pl.DataFrame, limit: int, seed: 
 
 
 @dataclass(frozen=True)
-class FeaturePast:
+class FeatureHistory:
     """What is known of one feature before a run.
 
     Attributes:
@@ -107,14 +107,16 @@ class FeaturePast:
     change: str = ""
 
 
-def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, refresh: bool = False) -> pl.DataFrame:
+def classify(
+    feature: str, items: pl.DataFrame, past: FeatureHistory, policy: RetryPolicy, refresh: bool = False
+) -> pl.DataFrame:
     """Verdicts for one feature.
 
     Args:
         feature: its name.
         items: the source's items with item_no, uid, digest; digest is null where the probe failed.
         past: what is held.
-        law: which failures are tried again.
+        policy: which failures are tried again.
         refresh: compute everything again.
 
     Returns:
@@ -136,7 +138,7 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
         .group_by("item_no", "digest")
         .agg(pl.col("transient", "partial").any(), pl.col("attempts").max(), pl.col("message").first())
     )
-    judged = []
+    classified = []
     while ranges:
         some = ranges.pop(0)
         known = _between(had, some).select("item_no", pl.col("digest").alias("had_digest"))
@@ -145,7 +147,7 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
             .join(failures, on=["item_no", "digest"], how="left")
             .join(known, on="item_no", how="left")
         )
-        judged.append(_judge_range(some, past, law, refresh))
+        classified.append(_classify_range(some, past, policy, refresh))
     gone = had.join(items, on="item_no", how="anti").sort("item_no")
     deleted = gone.select(
         "item_no",
@@ -157,7 +159,7 @@ def judge(feature: str, items: pl.DataFrame, past: FeaturePast, law: RetryLaw, r
         pl.lit(None, pl.Int64).alias("from_item_no"),
     )
     columns = deleted.columns
-    return pl.concat([*(some.select(columns) for some in judged), deleted], how="vertical_relaxed").select(
+    return pl.concat([*(some.select(columns) for some in classified), deleted], how="vertical_relaxed").select(
         pl.lit(feature).alias("feature"), *columns
     )
 
@@ -204,12 +206,12 @@ def _elsewhere(complete: pl.DataFrame, lacking: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _judge_range(joined: pl.DataFrame, past: FeaturePast, law: RetryLaw, refresh: bool) -> pl.DataFrame:
+def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPolicy, refresh: bool) -> pl.DataFrame:
     """Verdicts and reasons of items beside all that is known of them."""
-    transient = pl.col("transient").fill_null(value=False) & (pl.col("attempts") < law.max_attempts)
+    transient = pl.col("transient").fill_null(value=False) & (pl.col("attempts") < policy.max_attempts)
     # A failure of the whole item is past when there are rows now: a killed run tried again and got them.
     failed = pl.col("attempts").is_not_null() & (pl.col("partial") | (pl.col("held_rows").fill_null(0) == 0))
-    again = pl.lit(law.everything) | transient
+    again = pl.lit(policy.everything) | transient
     # An item may have no rows in good order, such as a narration file without a sentence.
     empty = (pl.col("held_planned") == 0) & ~failed
     known_bad = ((pl.col("held_rows") == 0) & ~empty) | (pl.col("held_rows").is_null() & failed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.transforms.narrations.table import TABLE
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path
 from cliploom.transforms.store.ranges import RowRanges
 from cliploom.transforms.store.tables import table_files
@@ -25,7 +25,7 @@ def known_path(run: str, feature: str) -> str:
     return f"plans/{run}/known-{feature}.parquet"
 
 
-def write_known(objects: Objects, run: str, job: FeatureJob, contents: pl.DataFrame, version: int) -> int:
+def write_sentence_cache(objects: ObjectStore, run: str, job: FeatureJob, contents: pl.DataFrame, version: int) -> int:
     """Keep (sentence, vectors) of the old rows of edited items for the workers of a run.
 
     Args:
@@ -65,7 +65,7 @@ def write_known(objects: Objects, run: str, job: FeatureJob, contents: pl.DataFr
     return len(seen)
 
 
-def _sentences(objects: Objects, version: int, item_nos: list[int]) -> dict[int, str]:
+def _sentences(objects: ObjectStore, version: int, item_nos: list[int]) -> dict[int, str]:
     """Encoded text by row id."""
     found: dict[int, str] = {}
     for name in table_files(objects, TABLE, version):
@@ -75,7 +75,7 @@ def _sentences(objects: Objects, version: int, item_nos: list[int]) -> dict[int,
     return found
 
 
-def read_known(objects: Objects, run: str, job: FeatureJob) -> dict[str, dict[str, NDArray[np.float32]]]:
+def read_known(objects: ObjectStore, run: str, job: FeatureJob) -> dict[str, dict[str, NDArray[np.float32]]]:
     """Vectors by sentence and output; empty when the run has none for this feature."""
     path = known_path(run, job.name)
     if objects.size(path) is None:

@@ -19,11 +19,11 @@ from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedS
 from cliploom.schemas.spec import FeatureSpec, IndexSpec, Spec
 from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.registry import load_text_tower
-from cliploom.transforms.store.objects import Objects
+from cliploom.transforms.store.object_store import ObjectStore
 
 
 @dataclass(frozen=True)
-class Resolved:
+class CompiledSpec:
     """A spec made ready to plan.
 
     Attributes:
@@ -42,7 +42,7 @@ class Resolved:
     notes: tuple[str, ...] = ()
 
 
-def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
+def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> CompiledSpec:
     """Prepare the models that features need, in the store, and name every feature's table.
 
     Args:
@@ -85,10 +85,10 @@ def resolve(spec: Spec, objects: Objects, base: Path = Path()) -> Resolved:
         for name, index in spec.indexes.items()
     }
     heads, notes = head_jobs(spec, jobs, objects)
-    return Resolved(jobs, recipes, indexes, _stored_exports(spec, base, objects), heads, notes)
+    return CompiledSpec(jobs, recipes, indexes, _stored_exports(spec, base, objects), heads, notes)
 
 
-def _stored_exports(spec: Spec, base: Path, objects: Objects) -> dict[str, Export]:
+def _stored_exports(spec: Spec, base: Path, objects: ObjectStore) -> dict[str, Export]:
     exports: dict[str, Export] = dict(spec.exports)
     for name, export in spec.exports.items():
         if isinstance(export, PairsExport):
