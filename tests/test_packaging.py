@@ -13,6 +13,7 @@ import sys
 import tarfile
 import zipfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from graphlib import TopologicalSorter
@@ -95,6 +96,80 @@ def requirements(metadata: Message, extra: str = "") -> list[Requirement]:
 
 def test_wheel_holds_every_file_of_the_packages_and_the_public_api(built: Built) -> None:
     assert sources() | PUBLIC == {name for name in built.wheel if ".dist-info/" not in name}
+
+
+def build(kind: str, folder: Path, out: Path) -> Path:
+    """Build a wheel or an sdist from a folder; returns the file."""
+    subprocess.run([sys.executable, "-c", BUILD, kind, str(out)], cwd=folder, check=True, capture_output=True)
+    (file,) = out.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return file
+
+
+def commit_of_checkout(folder: Path) -> Path:
+    """A repository whose one commit holds the files of this checkout, as git would store them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if os.path.lexists(ROOT / name) and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    for command in (
+        ("init", "--quiet"),
+        ("add", "--all"),
+        ("-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", "all"),
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def unpacked_archive(repository: Path, folder: Path) -> Path:
+    """What a zip download of the repository holds: unzip makes files of links."""
+    subprocess.run(["git", "archive", "--output", folder / "all.zip", "HEAD"], cwd=repository, check=True)
+    with zipfile.ZipFile(folder / "all.zip") as archive:
+        archive.extractall(folder / "all")
+    return folder / "all"
+
+
+def clone_without_links(repository: Path, folder: Path) -> Path:
+    """A clone on a system that makes text files of links."""
+    clone = folder / "clone"
+    command = ["git", "clone", "--quiet", "-c", "core.symlinks=false", str(repository), str(clone)]
+    subprocess.run(command, check=True)
+    assert (clone / "cliploom" / "schemas").is_file()
+    return clone
+
+
+def sdist_without_checkout(repository: Path, folder: Path) -> Path:
+    """The folder that an sdist unpacks to."""
+    with tarfile.open(build("sdist", repository, folder / "sdist")) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (root,) = (folder / "unpacked").iterdir()
+    return root
+
+
+def checkout_with_stale_build(repository: Path, folder: Path) -> Path:
+    """A checkout in which an earlier version was built."""
+    shutil.copytree(repository, folder / "stale", symlinks=True)
+    for name in ("cliploom.py", "schemas/old.py", "cliploom/transforms/gone.py"):
+        left = folder / "stale" / "build" / "lib" / name
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_text("raise ImportError\n", encoding="utf-8")
+    return folder / "stale"
+
+
+@pytest.mark.parametrize(
+    "source", [unpacked_archive, clone_without_links, sdist_without_checkout, checkout_with_stale_build]
+)
+def test_wheels_from_every_kind_of_source_hold_the_same_files(
+    built: Built, tmp_path: Path, source: Callable[[Path, Path], Path]
+) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    folder = source(commit_of_checkout(repository), tmp_path)
+    with zipfile.ZipFile(build("wheel", folder, tmp_path / "wheel")) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == {name for name in built.wheel if ".dist-info/" not in name}
 
 
 def test_sdist_can_build_what_the_wheel_holds(built: Built) -> None:
