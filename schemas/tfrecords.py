@@ -1,6 +1,6 @@
 """Records read from TFRecord shards: raw, tf.train.Example, YouTube-8M, and those that could not be read.
 
-Formats: formats.md section 4; https://research.google.com/youtube8m/download.html.
+Formats: docs/formats.md section 4; https://research.google.com/youtube8m/download.html.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_windows_at_a_declared_rate_are_resampled_by_what_is_on_screen() -> None
 
 
 def test_first_frames_of_a_short_video_are_repeated_then_cut() -> None:
-    """formats.md section 2: 20 frames give frames 0 to 15, each twice."""
+    """docs/formats.md section 2: 20 frames give frames 0 to 15, each twice."""
     rows = choose(sampling({"first": {"frames": 32}}), even(20))
     assert indices(rows) == [[index for index in range(16) for _ in range(2)]]
     assert rows.end_us.tolist() == [640_000]

@@ -1,7 +1,8 @@
 """Packing: items to compute become shards of a bounded size, largest first.
 
-A shard's output stays near 32 MB and its estimated work below 1/50 of the whole, since the local runner never
-rebalances (M: heavy tails gave 1.47x on two workers). Equal files are computed once; long ones are split in time.
+A shard's output stays near 32 MB and its estimated work below 1/50 of the whole, because the local runner never
+rebalances: a skewed workload took 1.47 times as long on two workers. Equal files are computed once; long ones are split
+in time.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def add_rows(
     for output, dim in dims.items():
         vectors = arrow_to_vectors(rows[output], dim)
         for place, length, end_s in zip(runs, lengths, latest, strict=True):
-            # M: numpy's reduceat takes ten times as long.
+            # Measured: numpy's reduceat takes ten times as long.
             total = vectors[place : place + length].sum(axis=0, dtype=np.float64)
             key = VideoKey(int(items[place]), names[numbers[place]])
             mine = sums[output].setdefault(key, {})

@@ -80,7 +80,7 @@ def class_weights(labels: Sequence[Sequence[int]], classes: Sequence[HeadClass])
 def loss_of(spec: HeadSpec, weights: NDArray[np.float64]) -> Callable[[Any, Any], Any]:
     """The loss of truth and logits [B, C], averaged over the batch.
 
-    Source: formats.md section 4; ``cross_entropy`` is Keras's binary cross-entropy, averaged over classes.
+    Source: docs/formats.md section 4; ``cross_entropy`` is Keras's binary cross-entropy, averaged over classes.
 
     Args:
         spec: says which.

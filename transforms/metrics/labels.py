@@ -1,4 +1,4 @@
-"""YouTube-8M's metrics of predicted labels; formulas: formats.md section 4, laws: the package's docstring."""
+"""YouTube-8M's metrics of predicted labels; formulas: docs/formats.md section 4, laws: the package's docstring."""
 
 from __future__ import annotations
 

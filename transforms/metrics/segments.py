@@ -3,7 +3,7 @@
 For each class its rated segments are ranked by score and the best K taken; average precision divides by all of the
 class's confirmed segments. YouTube-8M's evaluator cuts a submission to K *before* it drops unrated segments; both are
 the same where a class has at most K predictions, and K is 100,000. Source: google/youtube-8m,
-segment_eval_inference.py; formats.md section 4.
+segment_eval_inference.py; docs/formats.md section 4.
 """
 
 from __future__ import annotations

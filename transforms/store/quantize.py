@@ -2,7 +2,7 @@
 
 Encode: ``round((clip(x, -2, 2) + 2) * 255 / 4)``, half to even. Decode: ``q * 4 / 255 + 4 / 512 - 2``. All in float32,
 in the order of the published extractor and reader, so that both agree bit for bit. Source: google/youtube-8m, utils.py
-(Dequantize) and feature_extractor/extract_tfrecords_main.py; formats.md section 4.
+(Dequantize) and feature_extractor/extract_tfrecords_main.py; docs/formats.md section 4.
 
 The decoder adds 4 / 512 where half a step is 4 / 510, so decoding an encoded x in range gives x plus an error in
 [-0.00003, 0.01566], 0.00781 in the mean.
@@ -40,7 +40,7 @@ def encode(values: ArrayLike) -> NDArray[np.uint8]:
 def decode(codes: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """The float32 values that the codes stand for, same shape.
 
-    Two operations on whole vectors; M: a look-up in a table of the 256 values takes ten times as long.
+    Two operations on whole vectors; a table look-up takes ten times as long (``benchmarks tfrecords``).
 
     >>> decode(np.array([0, 255], np.uint8)).tolist()
     [-1.9921875, 2.0078125]

@@ -1,7 +1,7 @@
 """Delta tables: the complete wanted file list is committed in one overwrite, computed against the head.
 
 So leftovers of a crashed run are put right by the next commit, and committing the same list again changes nothing.
-Files are read one by one, never by ``to_pyarrow_table`` (M: it aborts the process at exit one time in three).
+Files are read one by one, never by ``to_pyarrow_table`` (it aborts the process at exit one time in three).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Projection on principal components, as YouTube-8M makes its features from Inception's.
 
 ``y = (x - mean) @ vectors[:, :k] / sqrt(values[:k] + 1e-4)``: centred, projected, whitened; no L2 norm. Source:
-google/youtube-8m, feature_extractor/feature_extractor.py; formats.md section 4.
+google/youtube-8m, feature_extractor/feature_extractor.py; docs/formats.md section 4.
 """
 
 from __future__ import annotations

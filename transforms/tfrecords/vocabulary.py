@@ -2,7 +2,7 @@
 
 Columns: ``Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1,Vertical2,Vertical3,WikiDescription``. Rows are
 not sorted by Index, names may be blank or hold commas. Only Index and Name are needed, so one's own classes may be
-listed in a file of two columns. Source: formats.md section 4.
+listed in a file of two columns. Source: docs/formats.md section 4.
 """
 
 from __future__ import annotations

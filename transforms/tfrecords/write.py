@@ -1,7 +1,7 @@
 """Serialised Examples and SequenceExamples from numpy arrays, without TensorFlow.
 
 The bytes are those of protobuf's deterministic serialisation: map keys sorted, numbers packed. So equal records give
-equal files. Wire format: see ``proto``; features and names: formats.md section 4.
+equal files. Wire format: see ``proto``; features and names: docs/formats.md section 4.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Readers of YouTube-8M shards: video level, frame level, segments. Formats: formats.md section 4.
+"""Readers of YouTube-8M shards: video level, frame level, segments. Formats: docs/formats.md section 4.
 
 The extractor always writes SequenceExamples. Their context and an Example's features are both field 1 on the wire,
 so ``read_videos`` takes either message; it refuses a record without ``mean_rgb``.

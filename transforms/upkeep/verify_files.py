@@ -39,7 +39,7 @@ def verify_file(objects: ObjectStore, entry: FileEntry) -> Iterator[Problem]:
 def _digest(objects: ObjectStore, path: str, like: str) -> str:
     if objects.root is None:
         return objects.digest(path, like=like)
-    # M: four times as fast on disk as the object store's stream.
+    # Measured: four times as fast on disk as the object store's stream.
     with objects.errors(path):
         return digest_file(objects.root / path, like=like)
 
