@@ -58,8 +58,8 @@ def picture() -> str:
     lines = ["```mermaid", "flowchart TD"]
     for package in PACKAGES:
         lines.append(f"  subgraph {package}_ [{package}]")
-        for room in sorted(name for name in used if name.split("/")[0] == package):
-            lines.append(f"    {room.replace('/', '_')}[{room.rpartition('/')[2]}]")
+        rooms = sorted(name for name in used if name.split("/")[0] == package)
+        lines += [f"    {room.replace('/', '_')}[{room.rpartition('/')[2]}]" for room in rooms]
         lines.append("  end")
     lines += [
         f"  {room.replace('/', '_')} --> {other.replace('/', '_')}"
