@@ -61,21 +61,21 @@ def file_inputs(head: PlainHead, release: Release) -> list[InputColumn]:
         SpecError: when none of them is of media that the release samples.
     """
     card = head.card
-    cost_models = [[(each.feature, each.output) for each in card.inputs]]
-    cost_models += [entry.inputs for entry in release.heads.values() if entry.head == card.name]
-    for model in cost_models:
-        entries = [release.features.get(feature) for feature, _ in model]
+    candidates = [[(each.feature, each.output) for each in card.inputs]]
+    candidates += [entry.inputs for entry in release.heads.values() if entry.head == card.name]
+    for candidate in candidates:
+        entries = [release.features.get(feature) for feature, _ in candidate]
         outputs = [
-            entry.outputs.get(output) if entry else None for entry, (_, output) in zip(entries, model, strict=True)
+            entry.outputs.get(output) if entry else None for entry, (_, output) in zip(entries, candidate, strict=True)
         ]
         widths = [found.dim if found else None for found in outputs]
         sampled = [entry is not None and sampling_of(entry) is not None for entry in entries]
         if all(sampled) and widths == [each.dim for each in card.inputs]:
             return [
                 InputColumn(feature, output, each.name, each.dim, each.space)
-                for (feature, output), each in zip(model, card.inputs, strict=True)
+                for (feature, output), each in zip(candidate, card.inputs, strict=True)
             ]
-    named = ", ".join(f"{feature}.{output}" for feature, output in cost_models[0])
+    named = ", ".join(f"{feature}.{output}" for feature, output in candidates[0])
     raise SpecError(
         f"Head {card.name!r} reads {named}, which release {release.release} does not make of media files; apply the "
         "head to a feature that does (an encoder of kind head with 'inputs') and run again."

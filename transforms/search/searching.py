@@ -224,15 +224,15 @@ class Store(ReleaseReader):
         """Query vectors by index, and by index the item that is left out of the hits."""
         from cliploom.transforms.search.query import Like, file_vectors, query_file, sampling_of, split_moment
 
-        cost_models = [Like(like)]
+        candidates = [Like(like)]
         if "@" in like:
-            cost_models += [split_moment(like)] if self._names_something(like.rpartition("@")[0]) else []
-        for model in cost_models:
+            candidates += [split_moment(like)] if self._names_something(like.rpartition("@")[0]) else []
+        for candidate in candidates:
             # A local file goes before an item; what looks like an address is asked for only where no item has it.
-            found = self._item_vectors(model, names, explicit=explicit) if "://" in model.name else None
+            found = self._item_vectors(candidate, names, explicit=explicit) if "://" in candidate.name else None
             if found is not None:
                 return found
-            with query_file(model.name) as path:
+            with query_file(candidate.name) as path:
                 if path is not None:
                     able = names if explicit else [n for n in names if sampling_of(self._feature_of(n)) is not None]
                     made: dict[tuple[str, str], NDArray[np.float32]] = {}
@@ -240,14 +240,14 @@ class Store(ReleaseReader):
                         key = (self.release.indexes[name].feature, self.release.indexes[name].output)
                         if key not in made:
                             made[key] = file_vectors(
-                                self._objects, self._feature_of(name), key[1], path, model.at_s, model.name
+                                self._objects, self._feature_of(name), key[1], path, candidate.at_s, candidate.name
                             )
                     entries = self.release.indexes
                     return {name: made[entries[name].feature, entries[name].output] for name in able}, {}
-            found = self._item_vectors(model, names, explicit=explicit)
+            found = self._item_vectors(candidate, names, explicit=explicit)
             if found is not None:
                 return found
-        raise SpecError(self._unknown(cost_models[-1].name))
+        raise SpecError(self._unknown(candidates[-1].name))
 
     def _names_something(self, name: str) -> bool:
         """Whether what stands before an ``@`` is a file or a uid; only then the rest is taken for a time."""
