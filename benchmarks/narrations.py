@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.measure import Usage, run, table
 from benchmarks.narrations_data import Corpus, sentences, write_narrations
 from cliploom.schemas.narrations import EGO4D
+from cliploom.transforms.encoders.runtime import can_compute_in
 from cliploom.transforms.narrations.text import encoded_text
 
 SPEC = """\
@@ -125,12 +126,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--videos", type=int, default=Corpus.videos)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sample", type=int, default=2_000, help="texts that sentence-transformers encodes, twice")
-    parser.add_argument("--precision", choices=["f32", "bf16"], action="append", help="by default both")
+    parser.add_argument(
+        "--precision", choices=["f32", "bf16"], action="append", help="by default both, where the processor has bf16"
+    )
     options = parser.parse_args(argv)
     corpus = Corpus(options.videos, options.narrations)
     lines: list[list[object]] = []
     with tempfile.TemporaryDirectory(prefix="cliploom-benchmark-") as name:
-        precisions = options.precision or ["f32", "bf16"]
+        precisions = options.precision or [precision for precision in ("f32", "bf16") if can_compute_in(precision)]
         for texts, each in (("repeated", corpus), ("distinct", replace(corpus, repetition=False))):
             lines += compare(Path(name), texts, each, options.workers, options.sample, precisions)
             print(f"{texts}: done", file=sys.stderr, flush=True)

@@ -32,6 +32,10 @@ class MissingExtraError(CliploomError):
         super().__init__(f"{what} needs the extra '{extra}': pip install 'cliploom[{extra}]'.")
 
 
+class PrecisionError(CliploomError):
+    """The processor can't compute in the precision that an encoder asks for."""
+
+
 class LimitError(CliploomError):
     """A guard (``max_failed``, ``max_deleted``, ``max_recompute``) stopped the run before publishing."""
 

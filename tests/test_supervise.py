@@ -11,7 +11,7 @@ from commands import SPEC
 
 from cliploom.pipelines.running.child import user_error
 from cliploom.pipelines.running.supervise import Watching, run_supervised
-from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
+from cliploom.schemas.errors import CliploomError, LimitError, PrecisionError, SpecError, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,12 +43,17 @@ def test_child_dies_with_its_supervisor(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("kind", [CliploomError, SpecError, LimitError, StoreError])
+@pytest.mark.parametrize("kind", [CliploomError, SpecError, PrecisionError, LimitError, StoreError])
 def test_errors_are_found_inside_what_beam_wraps_around_them(kind: type[CliploomError]) -> None:
     wrapped = RuntimeError(f"cliploom.schemas.errors.{kind.__name__}: the disk is full [while running 'x']")
     found = user_error(wrapped)
     assert type(found) is kind
     assert str(found) == "the disk is full"
+    beam = "During handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):"
+    followed = RuntimeError(
+        f"Traceback:\n  cliploom.schemas.errors.{kind.__name__}: the disk is full\n\n{beam}\n  ... [while running 'x']"
+    )
+    assert str(user_error(followed)) == "the disk is full"
     caused = RuntimeError("x")
     caused.__cause__ = kind("itself")
     assert str(user_error(caused)) == "itself"

@@ -10,7 +10,7 @@ from typing import Any
 from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, output_names, own_outputs
 from cliploom.pipelines.planning.head_jobs import head_jobs
 from cliploom.schemas.digests import SHORT, digest_of
-from cliploom.schemas.errors import SpecError
+from cliploom.schemas.errors import PrecisionError, SpecError
 from cliploom.schemas.exports import Export, PairsExport, TfrecordExport
 from cliploom.schemas.heads import HeadJob
 from cliploom.schemas.jobs import FeatureJob
@@ -116,7 +116,13 @@ def _prepare(
     text = None
     if encoder.spec.text_encoder is not None:
         text = _prepare(encoder.spec.text_encoder, checked, models, cards)
-    folder, cards[name] = prepare_model(encoder.spec.kind, encoder.options, models, text)
+    try:
+        folder, cards[name] = prepare_model(encoder.spec.kind, encoder.options, models, text)
+    except PrecisionError:
+        raise PrecisionError(
+            f"encoders.{name}.precision: this processor can't compute in {encoder.options.precision}; "
+            f"use precision: f32 (--set encoders.{name}.precision=f32), or a processor that has it."
+        ) from None
     if cards[name].modality != "text":
         return None
     # Opened only when something is prepared with it: on most nights every model is there already.

@@ -97,11 +97,13 @@ def user_error(error: BaseException) -> BaseException:
     text = str(error)
     import cliploom.schemas.errors as errors
 
-    for name in ("StoreError", "LimitError", "SpecError", "CliploomError"):
+    for name in ("StoreError", "LimitError", "SpecError", "PrecisionError", "CliploomError"):
         marker = f"cliploom.schemas.errors.{name}: "
         if marker in text:
             kind: type[CliploomError] = getattr(errors, name)
-            return kind(text.split(marker, 1)[1].split(" [while running", 1)[0].strip())
+            sentence = text.split(marker, 1)[1].split(" [while running", 1)[0]
+            # A traceback may follow the sentence, of what Beam did with the error.
+            return kind(sentence.split("\n\nDuring handling of", 1)[0].strip())
     return error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec_file import load_document, load_spec
+from cliploom.transforms.encoders.runtime import can_compute_in
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table, table_files
@@ -42,7 +44,7 @@ encoders:
     model: MODEL
     input: {layout: nchw, width: 16, height: 16, fit: squash, scale: 255}
     outputs: {colour: {node: y}}
-  other: {<<: *light, precision: bf16}
+  other: {<<: *light, input: {layout: nchw, width: 16, height: 16, fit: squash, scale: 128}}
 features:
   frames: {source: clips, sample: {every: 200ms}, encoder: light}
 indexes:
@@ -97,12 +99,12 @@ class Project:
             load_spec(self.spec, overrides), document, self.folder, RunOptions(**options), lambda text: None
         )
 
-    def command(self, *arguments: object) -> subprocess.Popen[str]:
+    def command(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
         """Start ``cliploom``."""
         return subprocess.Popen(
             [sys.executable, "-m", "cliploom", *map(str, arguments)],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -158,6 +160,27 @@ def test_two_encoders_of_one_sampling_decode_once(project: Project) -> None:
     both = project.run(["features.again={source: clips, sample: {every: 200ms}, encoder: other}"])
     assert both.counters["rows"] == 2 * alone.counters["rows"]
     assert both.counters["frames_decoded"] == alone.counters["frames_decoded"] > 0
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only there OpenVINO can hide what the processor has")
+def test_processor_without_bf16_is_told_in_one_sentence(project: Project) -> None:
+    bf16 = "encoders.light.precision=bf16"
+
+    def told(command: str) -> str:
+        process = project.command(command, project.spec, "--set", bf16, OV_CPU_MAX_ISA="AVX2")
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (1, "")
+        (line,) = [line for line in err.splitlines() if not line.startswith("• ")]
+        return line
+
+    assert told("plan") == (
+        "cliploom: encoders.light.precision: this processor can't compute in bf16; use precision: f32 "
+        "(--set encoders.light.precision=f32), or a processor that has it."
+    )
+    if can_compute_in("bf16"):
+        project.run([bf16])
+        write_image(project.folder / "media" / "0-first.png", 9)
+        assert told("run") == "cliploom: This processor can't compute in bf16; use precision: f32."
 
 
 def test_new_feature_leaves_the_others_alone(project: Project) -> None:

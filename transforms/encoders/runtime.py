@@ -18,7 +18,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
-from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.errors import CliploomError, PrecisionError
 from cliploom.schemas.models import Precision
 
 T = TypeVar("T")
@@ -68,11 +68,12 @@ class CompiledGraph:
             threads: concurrent callers to be ready for.
 
         Raises:
-            CliploomError: when the processor can't compute in that precision, or the file is damaged.
+            PrecisionError: when the processor can't compute in that precision.
+            CliploomError: when the file is damaged.
         """
         core = ov.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise CliploomError("This processor can't compute in bf16; use precision: f32.")
+        if not can_compute_in(precision):
+            raise PrecisionError("This processor can't compute in bf16; use precision: f32.")
         settings = {
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
@@ -104,6 +105,11 @@ class CompiledGraph:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer(list(inputs), share_inputs=True)
         return {name: request.get_output_tensor(i).data.copy() for name, i in self._outputs.items()}
+
+
+def can_compute_in(precision: Precision) -> bool:
+    """Return whether this processor computes in a precision; OV_CPU_MAX_ISA=AVX2 hides bf16 from OpenVINO."""
+    return precision == "f32" or "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def save_graph(model: ov.Model, path: Path) -> None:
