@@ -6,7 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from quick_beam import keep_inspections
 from stores import SmallStore, write_project
+
+
+@pytest.fixture(autouse=True)
+def quick_graphs() -> None:
+    """Beam may have been imported by the test before, or by this one's module."""
+    keep_inspections()
 
 
 @pytest.fixture(scope="session")

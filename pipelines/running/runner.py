@@ -86,8 +86,9 @@ def run_graph(
         CliploomError: when the runner reports a failure.
     """
     from apache_beam import Pipeline
-    from apache_beam.options.pipeline_options import PipelineOptions
     from grpc import Call, RpcError
+
+    from cliploom.pipelines.running.beam_options import GraphOptions
 
     if is_local(target):
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -99,10 +100,10 @@ def run_graph(
             *arguments_of(target),
             *extra,
         ]
-        pipeline = Pipeline(runner=FnApiRunner(), options=PipelineOptions(arguments))
+        pipeline = Pipeline(runner=FnApiRunner(), options=GraphOptions(arguments))
     else:
         named = [f"--job_name={name}"] if name else []
-        options = PipelineOptions([f"--runner={target.runner}", *named, *arguments_of(target), *extra])
+        options = GraphOptions([f"--runner={target.runner}", *named, *arguments_of(target), *extra])
         check_endpoint(options)
         pipeline = Pipeline(options=options)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
