@@ -10,6 +10,7 @@ nothing of it: its functions are wrapped here, by name.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -75,7 +76,7 @@ class Forks:
     def __init__(self, encoder: Path, folder: Path) -> None:
         self._answer = folder / "answer.json"
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")]),
+            "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests", ROOT / "tests" / "integration"])),
             "GRPC_ENABLE_FORK_SUPPORT": "0",
         }
         self._process = subprocess.Popen(
@@ -156,6 +157,7 @@ def _die() -> None:
 
 def _serve(encoder: str) -> None:
     import apache_beam.runners.portability.fn_api_runner
+    import apache_beam.runners.worker.sdk_worker_main
     import av
     import deltalake
     import faiss
@@ -164,15 +166,25 @@ def _serve(encoder: str) -> None:
     import mean_colour
     import obstore
     import openvino
+    import PIL.ImageOps
+    import PIL.ImageSequence
     from nights import run_here
+    from PIL import Image
+    from quick_beam import keep_inspections
 
     import cliploom.pipelines.running.build
     import cliploom.transforms.media.item_reader
+    import cliploom.transforms.publish.final
     from cliploom.pipelines.running.run import RunOptions
 
-    del apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, cliploom
+    del PIL, apache_beam, av, deltalake, faiss, grpc, h5py, mean_colour, obstore, openvino, cliploom
     for name in PLACES.values():
         importlib.import_module(name.partition(":")[0])
+    # Children would else do all this one by one, and copy the memory that a search for garbage touches.
+    Image.init()
+    keep_inspections()
+    gc.collect()
+    gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
