@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,16 +112,40 @@ class Project:
         )
 
 
+def write_project(folder: Path) -> Project:
+    """Three clips of one second and a picture."""
+    (folder / "media").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        write_video(folder / "media" / f"{name}.mp4", 25, draw=lambda i, w, h, n=name: picture(i + ord(n), w, h))
+    write_image(folder / "media" / "still.png")
+    model = write_encoder(folder / "light.onnx")
+    (folder / "cliploom.yaml").write_text(SPEC.replace("MODEL", str(model)))
+    return Project(folder)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """Three clips of one second and a picture."""
-    (tmp_path / "media").mkdir()
-    for name in ("a", "b", "c"):
-        write_video(tmp_path / "media" / f"{name}.mp4", 25, draw=lambda i, w, h, n=name: picture(i + ord(n), w, h))
-    write_image(tmp_path / "media" / "still.png")
-    model = write_encoder(tmp_path / "light.onnx")
-    (tmp_path / "cliploom.yaml").write_text(SPEC.replace("MODEL", str(model)))
-    return Project(tmp_path)
+    """A project without a store."""
+    return write_project(tmp_path / "new")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, RunResult, Path]:
+    """A project, what its first run gave, and a copy to put back; items are known by their absolute paths."""
+    project = write_project(tmp_path_factory.mktemp("first") / "project")
+    result = project.run()
+    kept = project.folder.with_name("kept")
+    shutil.copytree(project.folder, kept)
+    return project, result, kept
+
+
+@pytest.fixture
+def second(first: tuple[Project, RunResult, Path]) -> tuple[Project, RunResult]:
+    """The project after its first run, to go on from, and that run's result."""
+    project, result, kept = first
+    shutil.rmtree(project.folder)
+    shutil.copytree(kept, project.folder)
+    return project, result
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -132,8 +157,8 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_first_run_publishes_rows_index_and_export(project: Project) -> None:
-    result = project.run()
+def test_first_run_publishes_rows_index_and_export(second: tuple[Project, RunResult]) -> None:
+    _, result = second
     assert result.changed
     assert result.release.release == 1
     assert result.verdicts == {"frames": {"new": 4}}
@@ -144,14 +169,14 @@ def test_first_run_publishes_rows_index_and_export(project: Project) -> None:
     assert set(result.seconds) == {"list", "models", "probe", "plan", "compute"}
 
 
-def test_second_run_does_nothing_and_keeps_the_release(project: Project) -> None:
-    first = project.run()
+def test_second_run_does_nothing_and_keeps_the_release(second: tuple[Project, RunResult]) -> None:
+    project, first = second
     before = files_of(project.folder / "store")
-    second = project.run()
-    assert not second.changed
-    assert second.release == first.release
-    assert second.verdicts == {"frames": {"unchanged": 4}}
-    assert second.counters == {}
+    again = project.run()
+    assert not again.changed
+    assert again.release == first.release
+    assert again.verdicts == {"frames": {"unchanged": 4}}
+    assert again.counters == {}
     assert files_of(project.folder / "store") == before
 
 
@@ -183,18 +208,19 @@ def test_processor_without_bf16_is_told_in_one_sentence(project: Project) -> Non
         assert told("run") == "cliploom: This processor can't compute in bf16; use precision: f32."
 
 
-def test_new_feature_leaves_the_others_alone(project: Project) -> None:
-    first = project.run()
-    second = project.run(["features.again={source: clips, sample: {uniform: 1}, encoder: light}"])
-    assert second.verdicts == {"again": {"new": 4}, "frames": {"unchanged": 4}}
-    assert second.release.features["frames"] == first.release.features["frames"]
-    assert second.release.indexes == first.release.indexes
+def test_new_feature_leaves_the_others_alone(second: tuple[Project, RunResult]) -> None:
+    project, first = second
+    after = project.run(["features.again={source: clips, sample: {uniform: 1}, encoder: light}"])
+    assert after.verdicts == {"again": {"new": 4}, "frames": {"unchanged": 4}}
+    assert after.release.features["frames"] == first.release.features["frames"]
+    assert after.release.indexes == first.release.indexes
 
 
-def test_rows_do_not_depend_on_how_work_is_packed(project: Project) -> None:
+def test_rows_do_not_depend_on_how_work_is_packed(second: tuple[Project, RunResult]) -> None:
+    project, first = second
     rows = []
-    for store, more in (("one", []), ("two", ["targets.local.workers=1", "limits.segment=400ms"])):
-        result = project.run([f"store=./{store}", *more])
+    other = project.run(["store=./other", "targets.local.workers=1", "limits.segment=400ms"])
+    for store, result in (("store", first), ("other", other)):
         entry = result.release.features["frames"]
         table = pl.scan_delta(str(project.folder / store / entry.table), version=entry.version).collect()
         rows.append(table.sort("row_id"))
@@ -227,18 +253,18 @@ def test_encoder_that_fails_on_one_clip_loses_only_that_clip(project: Project) -
     assert not project.run().changed
 
 
-def test_item_numbers_stay_when_files_come(project: Project) -> None:
-    first = project.run()
+def test_item_numbers_stay_when_files_come(second: tuple[Project, RunResult]) -> None:
+    project, first = second
     write_image(project.folder / "media" / "0-first.png", 9)
-    second = project.run()
+    with_more = project.run()
     before = read_table(project.store, "items", first.release.tables["items"]).select("uid", "item_no")
-    after = read_table(project.store, "items", second.release.tables["items"]).select("uid", "item_no")
+    after = read_table(project.store, "items", with_more.release.tables["items"]).select("uid", "item_no")
     assert before.join(after, on=["uid", "item_no"]).height == before.height
     assert after.filter(pl.col("uid") == "0-first")["item_no"].to_list() == [before["item_no"].max() + 1]
 
 
-def test_tables_open_without_this_project(project: Project) -> None:
-    release = project.run().release
+def test_tables_open_without_this_project(second: tuple[Project, RunResult]) -> None:
+    project, release = second[0], second[1].release
     entry = release.features["frames"]
     folder = project.folder / "store" / entry.table
     scanned = pl.scan_delta(str(folder), version=entry.version).collect()
