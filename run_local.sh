@@ -61,7 +61,7 @@ demo() {
   printf 'Tables, HDF5 files and indexes: demo/store. More: .venv/bin/cliploom --help\n'
 }
 
-# One pytest process each: torch and TensorFlow in the same process abort.
+# Each in processes of its own: torch and TensorFlow in the same process abort.
 run_tests() {
   local env=${CLIPLOOM_TEST_ENV:-.venv-test} reports status worst=0 lost=0 group argument
   if [[ -z ${CLIPLOOM_TEST_ENV:-} && ! -f $env/.made-from ]]; then
@@ -80,7 +80,7 @@ run_tests() {
       # The files that take longest stand in tests/integration and are collected first.
       core) arguments=(-n 2 --dist loadfile --no-loadscope-reorder) ;;
       chosen) ;;
-      *) [[ -d $group ]] || continue; arguments=("$group") ;;
+      *) [[ -d $group ]] || continue; arguments=(-n 2 --dist loadfile "$group") ;;
     esac
     printf '\n== %s\n' "$group"
     status=0
