@@ -59,7 +59,8 @@ class MediaSource(Model):
             nothing, as TGIF's list and its splits are; an address that comes again is the same file.
         http: how files at http(s) addresses are fetched.
         uid: ``path`` (relative to the glob's root, no extension; of an address host and path, then the query),
-            ``stem``, or ``{regex: ...}``.
+            ``file`` (the same with the extension, so that ``a.jpg`` and ``a.mov`` are two items), ``stem`` (the file's
+            name without extension), or ``{regex: ...}``.
         stereo: ``left`` keeps the left half of side-by-side stereo pictures.
         labels: what items are, into the table ``labels``: ``folder`` (the one that a file lies in),
             ``{column: ...}`` of the table, or ``{csv: ...}``.
@@ -126,7 +127,8 @@ class TfrecordSource(Model):
         labels: for ``example``: an int64 feature with class indices.
         quantized: ``decode`` stores 8-bit codes as the float32 numbers they stand for, ``keep`` as they are, in a
             binary column of a quarter of the size.
-        uid: of a shard: ``path`` (relative to the glob's root, no extension), ``stem``, or ``{regex: ...}``.
+        uid: of a shard: ``path`` (relative to the glob's root, no extension), ``file`` (with it), ``stem``, or
+            ``{regex: ...}``.
     """
 
     own_vectors: ClassVar[bool] = True

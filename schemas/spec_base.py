@@ -64,7 +64,7 @@ def _uid_law(value: Any) -> str:
 
 
 UidLaw = Annotated[
-    Annotated[Literal["path", "stem"], Tag("name")] | Annotated[UidRegex, Tag("regex")], Discriminator(_uid_law)
+    Annotated[Literal["path", "file", "stem"], Tag("name")] | Annotated[UidRegex, Tag("regex")], Discriminator(_uid_law)
 ]
 
 

@@ -85,6 +85,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     ("rule", "wanted"),
     [
         ("path", ["x/clip_1_left", "y/clip_2_left"]),
+        ("file", ["x/clip_1_left.mp4", "y/clip_2_left.mp4"]),
         ("stem", ["clip_1_left", "clip_2_left"]),
         ({"regex": r"clip_(\d)"}, ["1", "2"]),
         ({"regex": r"(x|y)/(?P<uid>clip_\d)"}, ["clip_1", "clip_2"]),
@@ -99,8 +100,38 @@ def test_two_files_of_one_uid_are_both_named(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.mp4", "y/a.mp4", "a.gif", "a.mp4")
     with pytest.raises(SpecError, match=r"x/a\.mp4 and .*y/a\.mp4 have the same uid 'a'"):
         uids(tmp_path, glob=["x/*.mp4", "y/*.mp4"])
-    with pytest.raises(SpecError, match=r"a\.gif and .*a\.mp4 have the same uid 'a'; rename one"):
+    with pytest.raises(SpecError, match=r"a\.gif and .*a\.mp4 have the same uid 'a'; rename one, or write `uid: file`"):
         uids(tmp_path, glob=["*.gif", "*.mp4"])
+    assert uids(tmp_path, glob=["*.gif", "*.mp4"], uid="file") == ["a.gif", "a.mp4"]
+
+
+def test_all_uids_of_more_than_one_file_are_listed_at_once(tmp_path: Path) -> None:
+    touch(tmp_path, "IMG_1.jpg", "IMG_1.mov", "b/IMG_2.gif", "b/IMG_2.png", "b/IMG_2.webp", "c.mp4")
+    with pytest.raises(SpecError) as caught:
+        uids(tmp_path, glob="**/*.*")
+    assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
+        "sources.clips: 2 uids are of more than one file:",
+        "  IMG_1.jpg and IMG_1.mov have the same uid 'IMG_1'",
+        "  b/IMG_2.gif, b/IMG_2.png and b/IMG_2.webp have the same uid 'b/IMG_2'",
+        "For each, rename one, or write `uid: file` below sources.clips, which keeps the extension.",
+    ]
+    assert len(uids(tmp_path, glob="**/*.*", uid="file")) == 6
+
+
+def test_files_that_share_a_uid_with_its_extension_are_not_told_to_keep_it(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.mp4", "y/a.mp4")
+    with pytest.raises(SpecError, match=r"rename one, narrow the glob") as caught:
+        uids(tmp_path, glob=["x/*.mp4", "y/*.mp4"])
+    assert "uid: file" not in str(caught.value)
+
+
+def test_names_that_only_look_the_same_are_shown_escaped(tmp_path: Path) -> None:
+    touch(tmp_path, "caf\u00e9.mp4", "cafe\u0301.mp4")
+    with pytest.raises(
+        SpecError, match=r"cafe\\u0301\.mp4' and .*caf\\xe9\.mp4' have the same uid 'caf\u00e9\.mp4'"
+    ) as caught:
+        uids(tmp_path, glob="*.mp4", uid="file")
+    assert "uid: file" not in str(caught.value)
 
 
 def test_uids_are_unicode_in_one_form_whatever_the_bytes(tmp_path: Path) -> None:

@@ -447,7 +447,7 @@ def test_one_videos_texts_in_two_files_name_both(tmp_path: Path) -> None:
     project = Project(tmp_path)
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("uid,start_s,text\nv,1,hello\n")
-    with pytest.raises(SpecError, match=r"a\.csv and .*b\.csv both have texts of 'v'"):
+    with pytest.raises(SpecError, match=r"a\.csv and .*b\.csv have the same uid 'v'"):
         project.run(minimal('{kind: narrations, format: csv, glob: "*.csv"}'))
 
 

@@ -216,6 +216,7 @@ def test_a_bad_tgif_line_costs_only_itself(line, reason):
     ("url", "rule", "uid"),
     [
         (GIF, "stem", "tumblr_mevmyaKtDf1rgvhr8o1_500"),
+        ("http://h.org/a/b.gif?s=1", "file", "h.org/a/b.gif?s=1"),
         (GIF, r"(tumblr_\w+?)_", "tumblr_mevmyaKtDf1rgvhr8o1"),
         (GIF, r"/(?P<hash>\w{32})/(?P<uid>\w+)", "tumblr_mevmyaKtDf1rgvhr8o1_500"),
         ("http://H.org:8080/a%20b/c.tar.mp4?v=1#t=3", "path", "h.org/a b/c.tar?v=1"),

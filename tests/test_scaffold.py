@@ -27,7 +27,7 @@ def test_any_folder_gets_a_spec_that_lists_its_files(tmp_path: Path, name: str) 
     assert write_spec(tmp_path / name, tmp_path / "cliploom.yaml", force=False) == 3
     spec = load_spec(tmp_path / "cliploom.yaml")
     found = list_source("clips", spec.sources["clips"], tmp_path)  # type: ignore[arg-type]
-    assert sorted(uid.removeprefix(f"{name}/") for uid in found["uid"]) == ["a", "c", "deep/b"]
+    assert sorted(uid.removeprefix(f"{name}/") for uid in found["uid"]) == ["a.mp4", "c.webp", "deep/b.GIF"]
 
 
 def test_folder_elsewhere_is_named_in_full(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ sources:
   clips:
     kind: media
     glob: [{globs}]
+    uid: file  # the path with its extension names an item: IMG_1.jpg and IMG_1.mov are two
 
 encoders:
   minilm: {{kind: minilm}}

@@ -101,8 +101,8 @@ def uid_of_address(address: str, rule: str = "path") -> str:
 
     Args:
         address: percent escapes are decoded, the fragment is no part of what it names.
-        rule: ``path`` (host and path without extension, then the query where there is one) or ``stem`` (the last piece
-            of the path without extension).
+        rule: ``path`` (host and path without extension, then the query where there is one), ``file`` (the same with the
+            extension) or ``stem`` (the last piece of the path without extension).
 
     >>> uid_of_address("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
     '38.media.tumblr.com/9ead028/tumblr_ni2l89_500'
@@ -117,7 +117,8 @@ def uid_of_address(address: str, rule: str = "path") -> str:
     if rule == "stem":
         return unicodedata.normalize("NFC", path.stem)
     query = f"?{parts.query}" if parts.query else ""
-    return unicodedata.normalize("NFC", f"{parts.hostname}{path.with_suffix('') if path.name else path}{query}")
+    name = path.with_suffix("") if path.name and rule != "file" else path
+    return unicodedata.normalize("NFC", f"{parts.hostname}{name}{query}")
 
 
 def next_address(first: str, current: str, location: str) -> str:

@@ -18,6 +18,7 @@ from cliploom.schemas.records import Failure, Listed
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec_base import UidRegex
 from cliploom.transforms.inputs.addresses import UNASKED, clean_address, is_web, shown, uid_of_address
+from cliploom.transforms.inputs.clashes import clash_message
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 
@@ -75,13 +76,24 @@ def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
     frame = frame.sort("uid", "uri")
     doubled = frame.filter(pl.col("uid").is_duplicated())
     if doubled.height:
-        uid = doubled["uid"][0]
-        first, second = doubled.filter(pl.col("uid") == uid)["uri"].to_list()[:2]
-        raise SpecError(
-            f"sources.{name}: {first} and {second} have the same uid {uid!r}; rename one, narrow the glob, "
-            "or choose another uid (uid: {regex: ...} or a table with a uid column)."
-        )
+        clashes = dict(doubled.group_by("uid", maintain_order=True).agg("uri").iter_rows())
+        advice = _advice(name, source, base, len(clashes))
+        raise SpecError(clash_message(f"sources.{name}", clashes, advice))
     return frame
+
+
+def _advice(name: str, source: MediaSource, base: Path, clashes: int) -> str:
+    """How files that share a uid can be told apart."""
+    if source.table is not None:
+        return "rename one of each in the table's column uid"
+    rest = "narrow the glob, or choose another uid (uid: {regex: ...} or a table with a uid column)"
+    if source.uid != "file":
+        files = listed_frame(_from_globs(name, source.model_copy(update={"uid": "file"}), base)).unique("uri")
+        still = files.filter(pl.col("uid").is_duplicated())["uid"].n_unique()
+        if still < clashes:
+            rest = f", which tells all but {still} apart" if still else ", which keeps the extension"
+            return f"rename one, or write `uid: file` below sources.{name}{rest}"
+    return f"rename one, {rest}"
 
 
 def listed_frame(items: Iterable[Listed]) -> pl.DataFrame:
@@ -263,6 +275,8 @@ def uid_of(relative: str, rule: str | UidRegex, place: str) -> str:
     if isinstance(rule, UidRegex):
         return _by_regex(relative, rule.regex, place)
     path = PurePosixPath(relative)
+    if rule == "file":
+        return str(path)
     return path.stem if rule == "stem" else str(path.with_suffix(""))
 
 

@@ -25,6 +25,7 @@ from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import ItemError, SpecError
 from cliploom.schemas.narrations import NARRATIONS, BadRow, Dropped, FilterTally, KeepRules, Narration, TextRules
 from cliploom.schemas.sources import NarrationsSource
+from cliploom.transforms.inputs.clashes import clash_message
 from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.narrations import text
 from cliploom.transforms.narrations.batches import from_batches, item_digest, to_batches, usable
@@ -85,7 +86,12 @@ class _Bad:
 
 
 def ingest(
-    objects: ObjectStore, files: Sequence[InputFile], source: NarrationsSource, rules: TextRules, keep: KeepRules
+    objects: ObjectStore,
+    files: Sequence[InputFile],
+    source: NarrationsSource,
+    rules: TextRules,
+    keep: KeepRules,
+    place: str,
 ) -> Spool:
     """The spool of these files, read now unless that is done.
 
@@ -95,6 +101,7 @@ def ingest(
         source: how they are to be read.
         rules: how texts become encoded ones.
         keep: which rows stay; ``source.limit`` is applied on top.
+        place: of the source in the spec, for errors.
 
     Raises:
         SpecError: when a file can't be opened, or two files hold narrations of one video.
@@ -111,7 +118,7 @@ def ingest(
     folder = f"{SPOOLS}/{digest_of(made_from)}"
     if objects.size(f"{folder}/report.json") is None:
         with tempfile.TemporaryDirectory(prefix="cliploom-texts-") as name:
-            _ingest(objects, folder, Path(name), files, source, rules, keep)
+            _ingest(objects, folder, Path(name), files, source, rules, keep, place)
     return read_spool(objects, folder)
 
 
@@ -136,10 +143,11 @@ def _ingest(
     source: NarrationsSource,
     rules: TextRules,
     keep: KeepRules,
+    place: str,
 ) -> None:
     bad = _Bad()
     buckets = max(1, min(MOST_BUCKETS, sum(file.size for file in files) // BUCKET_BYTES + 1))
-    owners = _spread(files, source, scratch, buckets, bad)
+    owners = _spread(files, source, scratch, buckets, bad, place)
     wanted = {uid for uid in owners if keep_reason_for_video(uid, keep) is None}
     beyond: set[str] = set()
     if source.limit is not None and wanted:
@@ -167,10 +175,11 @@ def _ingest(
 
 
 def _spread(
-    files: Sequence[InputFile], source: NarrationsSource, scratch: Path, buckets: int, bad: _Bad
+    files: Sequence[InputFile], source: NarrationsSource, scratch: Path, buckets: int, bad: _Bad, place: str
 ) -> dict[str, int]:
     """Write all rows to bucket files by hash of their uid; returns the number of each uid's file."""
     owners: dict[str, int] = {}
+    clashes: dict[str, list[str]] = {}
     with ExitStack() as stack:
         writers = [
             stack.enter_context(pa.ipc.new_stream(scratch / f"{number}.arrow", NARRATIONS)) for number in range(buckets)
@@ -180,21 +189,30 @@ def _spread(
             try:
                 with open_input(file.uri, file.signature, "read") as path:
                     for batch in to_batches(usable(read_file(path, source, file), on_bad), rows=BATCH_ROWS):
-                        _check_owner(batch, number, owners, files)
+                        _note_owner(batch, number, owners, files, clashes)
                         _deal(batch, writers)
             except ItemError as error:
                 raise SpecError(str(error)) from None
+    if clashes:
+        advice = "put a video's texts into one file, or choose another uid"
+        if source.format in ("srt", "vtt"):
+            advice += " (`uid: file` keeps the extension, {regex: ...} takes a part of the path)"
+        raise SpecError(clash_message(place, clashes, advice))
     return owners
 
 
-def _check_owner(batch: pa.RecordBatch, number: int, owners: dict[str, int], files: Sequence[InputFile]) -> None:
+def _note_owner(
+    batch: pa.RecordBatch,
+    number: int,
+    owners: dict[str, int],
+    files: Sequence[InputFile],
+    clashes: dict[str, list[str]],
+) -> None:
+    """Note the file of each uid, and the files of uids that have several."""
     for uid in batch.column("uid").unique().to_pylist():
         other = owners.setdefault(uid, number)
-        if other != number:
-            raise SpecError(
-                f"{files[other].uri} and {files[number].uri} both have texts of {uid!r}; put a video's into one file, "
-                "or choose another uid (uid: {regex: ...})."
-            )
+        if other != number and files[number].uri not in clashes.setdefault(uid, [files[other].uri]):
+            clashes[uid].append(files[number].uri)
 
 
 def _deal(batch: pa.RecordBatch, writers: Sequence[pa.ipc.RecordBatchStreamWriter]) -> None:

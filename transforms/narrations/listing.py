@@ -44,7 +44,7 @@ def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Ob
     place = f"sources.{name}"
     files = list(_files(source, base, place))
     keep = keep_rules(source.keep, base, place, only=_uids(source, base, place))
-    spool = ingest(objects, files, source, rules_of(source), keep)
+    spool = ingest(objects, files, source, rules_of(source), keep, place)
     failures = [_failure(name, row) for row in spool.bad]
     if spool.bad_rows > len(spool.bad):
         more = spool.bad_rows - MOST_FAILURES

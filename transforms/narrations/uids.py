@@ -14,8 +14,9 @@ def uid_of_url(url: str, rule: str = "path") -> str:
 
     Args:
         url: the address; percent escapes are decoded, the fragment is no part of what it names.
-        rule: ``path`` (host and path without extension, then the query where there is one), ``stem`` (the last piece of
-            the path without extension) or a regular expression whose group ``uid``, or else first group, is the uid.
+        rule: ``path`` (host and path without extension, then the query where there is one), ``file`` (the same with the
+            extension), ``stem`` (the last piece of the path without extension) or a regular expression whose group
+            ``uid``, or else first group, is the uid.
 
     >>> uid_of_url("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
     '38.media.tumblr.com/9ead028/tumblr_ni2l89_500'
@@ -26,7 +27,7 @@ def uid_of_url(url: str, rule: str = "path") -> str:
         RowError: when the text is no http(s) address, or the law finds no uid in it.
     """
     try:
-        if rule in ("path", "stem"):
+        if rule in ("path", "file", "stem"):
             return checked_uid(uid_of_address(url, rule))
         parse_address(url)
     except ValueError as error:

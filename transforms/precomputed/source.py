@@ -12,6 +12,7 @@ import polars as pl
 from cliploom.schemas.digests import digest_stream
 from cliploom.schemas.errors import ItemError, SpecError
 from cliploom.schemas.sources import PrecomputedSource
+from cliploom.transforms.inputs.clashes import clash_message
 from cliploom.transforms.inputs.listing import LISTING, Found, find, uid_of
 from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.precomputed.listing import ARRAY_SUFFIXES, HDF5_SUFFIXES, FeatureItem, list_features
@@ -32,12 +33,16 @@ def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> pl.Dat
     """
     place = f"sources.{name}"
     items: dict[str, tuple[str, Found]] = {}
+    clashes: dict[str, list[str]] = {}
     for pattern in source.glob:
         for found in find(pattern, base, f"{place}.glob"):
             for uid, uri in _items_of(found, source, place):
                 other = items.setdefault(uid, (uri, found))[0]
-                if other != uri:
-                    raise SpecError(f"{place}: {other} and {uri} have the same uid {uid!r}; remove one of them.")
+                if other != uri and uri not in clashes.setdefault(uid, [other]):
+                    clashes[uid].append(uri)
+    if clashes:
+        more = "" if source.uid == "file" else f", or write `uid: file` below {place}, which keeps folder and extension"
+        raise SpecError(clash_message(place, clashes, f"remove one of them{more}"))
     rows = [(name, uid, uri, found.size, found.signature, "{}") for uid, (uri, found) in sorted(items.items())]
     return pl.DataFrame(rows, schema=LISTING, orient="row")
 

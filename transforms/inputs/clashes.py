@@ -1,0 +1,42 @@
+"""The message about files that share a uid: all of them at once, each with how to tell them apart."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+MOST_SHOWN = 100
+
+
+def clash_message(place: str, clashes: Mapping[str, Sequence[str]], advice: str) -> str:
+    """Return the message that names every uid of more than one file.
+
+    Args:
+        place: of the source in the spec, such as ``sources.clips``.
+        clashes: uid -> URIs, at least two each.
+        advice: how to fix it, without a full stop.
+
+    >>> clash_message("sources.clips", {"a": ["a.gif", "a.mp4"]}, "rename one")
+    "sources.clips: a.gif and a.mp4 have the same uid 'a'; rename one."
+    """
+    said = [f"{_listed(uris)} have the same uid {uid!r}" for uid, uris in list(clashes.items())[:MOST_SHOWN]]
+    if any(_twins(uris) for uris in clashes.values()):
+        advice += "; escaped names look the same but compose their letters in different ways (Unicode NFC and NFD)"
+    if len(clashes) == 1:
+        return f"{place}: {said[0]}; {advice}."
+    more = len(clashes) - len(said)
+    lines = [f"{place}: {len(clashes)} uids are of more than one file:", *(f"  {line}" for line in said)]
+    lines += [f"  and {more} more uids"] if more else []
+    return "\n".join([*lines, f"For each, {advice}."])
+
+
+def _listed(uris: Sequence[str]) -> str:
+    shown = [ascii(uri) if _twins(uris) else uri for uri in uris[:10]]
+    if len(uris) > len(shown):
+        return f"{', '.join(shown)} and {len(uris) - len(shown)} more"
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _twins(uris: Sequence[str]) -> bool:
+    """Some of the names differ only in how Unicode composes their letters, so that they look the same."""
+    return len({unicodedata.normalize("NFC", uri) for uri in uris}) < len(set(uris))
