@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 MediaType = Literal["video", "gif", "image"]
 
+MEDIA_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",
+    ".gif", ".jpg", ".jpeg", ".png", ".webp",
+})  # fmt: skip
+"""Extensions of files that are taken for media when a first spec is written, and when a uid is said to name a file."""
+
 
 @dataclass(frozen=True)
 class MediaLimits:

@@ -192,15 +192,6 @@ class VideoNarrations:
 
 
 @dataclass(frozen=True)
-class Matching:
-    """Which videos have narrations, media, or both; each sorted."""
-
-    both: tuple[str, ...]
-    only_narrations: tuple[str, ...]
-    only_media: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class LabelText:
     """A class name put into a prompt template, to be encoded for zero-shot classification.
 

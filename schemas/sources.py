@@ -20,10 +20,13 @@ class LabelFile(Model):
     """Labels from a CSV with the columns ``uid`` (or ``path``) and ``labels``, several separated by ``;``.
 
     Attributes:
-        csv: relative to the spec's folder; an item may have several lines.
+        csv: relative to the spec's folder; an item may have several lines. A uid without its extension is that of the
+            only item whose uid has one.
+        encoding: of the file; UTF-8 by default.
     """
 
     csv: str
+    encoding: str | None = None
 
 
 class HttpSpec(Model):
@@ -53,8 +56,9 @@ class MediaSource(Model):
 
     Attributes:
         glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
-        table: CSV, Parquet or JSONL with a ``uri`` column (a path, an object in a bucket or an http(s) address),
-            optionally ``uid``, and any columns kept as metadata.
+        table: CSV, TSV, Parquet or JSONL with a ``uri`` column (a path, an object in a bucket or an http(s) address),
+            optionally ``uid``, and any columns kept as metadata; the cells of a CSV are texts.
+        encoding: of a CSV or JSONL table; UTF-8 by default.
         format: ``tgif``: the table is a list of addresses, one a line, each followed by a tab and a caption or by
             nothing, as TGIF's list and its splits are; an address that comes again is the same file.
         http: how files at http(s) addresses are fetched.
@@ -72,6 +76,7 @@ class MediaSource(Model):
     kind: Literal["media"]
     glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
     table: Text | None = None
+    encoding: str | None = None
     format: Literal["tgif"] | None = None
     http: HttpSpec = HttpSpec()
     uid: UidLaw = "path"
@@ -85,6 +90,8 @@ class MediaSource(Model):
             raise ValueError("give exactly one of 'glob' (patterns) and 'table' (a file that lists uris)")
         if self.format is not None and self.table is None:
             raise ValueError(f"'format: {self.format}' is how a 'table' is written; name the table")
+        if self.encoding is not None and (self.table is None or self.format is not None):
+            raise ValueError("'encoding' is of a 'table' that is CSV or JSONL; leave it out")
         return self
 
 

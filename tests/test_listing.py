@@ -170,7 +170,8 @@ def test_tables_list_files_with_metadata(tmp_path: Path, suffix: str) -> None:
     frame = list_source("clips", source(table=f"list{suffix}"), tmp_path)
     assert frame["uid"].to_list() == ["media/gone", "one"]
     assert frame["signature"][0] == "missing"
-    assert [json.loads(text) for text in frame["metadata"]] == [{"stars": 3}, {"stars": 5}]
+    stars = ["3", "5"] if suffix == ".csv" else [3, 5]
+    assert [json.loads(text)["stars"] for text in frame["metadata"]] == stars
 
 
 def test_table_paths_start_from_the_table(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from cliploom.transforms.narrations.batches import from_batches, group_by_video,
 from cliploom.transforms.narrations.select import (
     in_order,
     kept,
-    match_uids,
     mean_spacing_s,
     seeded_place,
     seeded_subset,
@@ -176,11 +175,6 @@ def test_seeded_places_are_even():
     places = sorted(seeded_place(f"v{n}", 0) for n in range(2000))
     assert max(abs(place - n / 2000) for n, place in enumerate(places)) < 0.04
     assert 0 <= places[0] <= places[-1] < 1
-
-
-def test_matching_names_both_sides():
-    matching = match_uids(["b", "a", "b"], ["c", "b"])
-    assert (matching.both, matching.only_narrations, matching.only_media) == (("b",), ("a",), ("c",))
 
 
 @given(narrations_of_some_videos, st.integers(1, 7))

@@ -9,13 +9,9 @@ from pathlib import Path
 
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.heads import HEAD
+from cliploom.schemas.media import MEDIA_SUFFIXES
 from cliploom.schemas.spec import Spec
 from cliploom.transforms.store.uris import absolute
-
-SUFFIXES = {
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",
-    ".gif", ".jpg", ".jpeg", ".png", ".webp",
-}  # fmt: skip
 
 TEMPLATE = """\
 # Features of every second of each file, a search index over them, and an HDF5 copy.
@@ -62,10 +58,12 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
     for _, _, names in os.walk(folder):
         for name in names:
             suffix = Path(name).suffix
-            if suffix.lower() in SUFFIXES and not name.startswith("."):
+            if suffix.lower() in MEDIA_SUFFIXES and not name.startswith("."):
                 counts[suffix] = counts.get(suffix, 0) + 1
     if not counts:
-        raise SpecError(f"{folder} holds no files that look like media ({', '.join(sorted(SUFFIXES))}); name another.")
+        raise SpecError(
+            f"{folder} holds no files that look like media ({', '.join(sorted(MEDIA_SUFFIXES))}); name another."
+        )
     home = absolute(spec).parent
     try:
         relative = absolute(folder).relative_to(home).as_posix()

@@ -19,6 +19,7 @@ from cliploom.pipelines.planning.previous_release import PreviousRelease
 from cliploom.pipelines.planning.row_store import ParquetRowStore, RowStoreWriter
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.records import Failure
+from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec
 from cliploom.transforms.inputs.listing import LISTING, KnownListing
 from cliploom.transforms.media.label_listing import list_media
@@ -29,7 +30,6 @@ from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from cliploom.transforms.tfrecords.settings import list_shards
 
 _LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {
-    "media": list_media,
     "tfrecord": list_shards,
     "precomputed": list_precomputed,
 }
@@ -78,8 +78,8 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
     frames = [pl.DataFrame(schema=LISTED)]
     failures: list[Failure] = []
     notes: list[str] = []
-    narrated: dict[str, pl.Series] = {}
-    clips: dict[str, pl.Series] = {}
+    narrated: dict[str, pl.DataFrame] = {}
+    clips: dict[str, pl.DataFrame] = {}
     for name, source in spec.sources.items():
         if source.kind in _TEXT_LISTERS:
             module, _, function = _TEXT_LISTERS[source.kind].partition(":")
@@ -87,17 +87,19 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
             frame = listed.items
             failures += listed.failures
             notes += listed.notes
+        elif isinstance(source, MediaSource):
+            frame = list_media(name, source, base, notes.append)
         else:
             frame = _LISTERS[source.kind](name, source, base)
         frames.append(frame)
         if source.kind in ("narrations", "media", "precomputed"):
-            (narrated if source.kind == "narrations" else clips)[name] = frame["uid"]
+            (narrated if source.kind == "narrations" else clips)[name] = frame.select("uid", "uri")
     if narrated and clips:
         from cliploom.transforms.narrations.listing import matching_notes
 
         notes += matching_notes(
-            {name: uids.to_list() for name, uids in narrated.items()},
-            {name: uids.to_list() for name, uids in clips.items()},
+            {name: items.rows() for name, items in narrated.items()},
+            {name: items.rows() for name, items in clips.items()},
         )
     items = pl.concat(frames, how="diagonal").select(*LISTED)
     return KnownListing(items, tuple(failures), tuple(notes))

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,8 @@ from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec_base import UidRegex
 from cliploom.transforms.inputs.addresses import UNASKED, clean_address, is_web, shown, uid_of_address
 from cliploom.transforms.inputs.clashes import clash_message
+from cliploom.transforms.inputs.ids import id_text
+from cliploom.transforms.inputs.tables import InputTable, read_table
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 
@@ -290,18 +292,18 @@ def _by_regex(text: str, regex: str, place: str) -> str:
 def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
     place = f"sources.{name}.table"
     path = absolute(base / Path(str(source.table)).expanduser())
-    frame = read_addresses(path, place) if source.format == "tgif" else read_listing_table(path, place)
-    if "uri" not in frame.columns:
-        raise SpecError(f"{place}: {path} has no column 'uri'; it has {', '.join(frame.columns)}.")
-    extra = [column for column in frame.columns if column not in ("uri", "uid")]
-    for number, row in enumerate(frame.iter_rows(named=True), 1):
-        uri = row["uri"]
-        if not isinstance(uri, str) or not uri:
-            raise SpecError(f"{place}: row {number} of {path} has no uri ({uri!r}).")
-        uid = row.get("uid")
+    table = read_addresses(path, place) if source.format == "tgif" else _table_of(source, path, place)
+    if "uri" not in table.columns and (table.columns or path.suffix.lower() in (".csv", ".tsv")):
+        raise SpecError(f"{place}: {path} has no column 'uri'; it has {', '.join(table.columns)}.")
+    extra = [column for column in table.columns if column not in ("uri", "uid")]
+    for where, row in table.rows:
+        given = row["uri"]
+        if not isinstance(given, str) or not given.strip() or "\0" in given:
+            raise SpecError(f"{place}: {where} of {path} has no uri ({given!r}).")
+        uri = given.strip()
         if is_web(uri):
             # Its server is asked by workers; see transforms.inputs.http.
-            address = clean_address(uri, f"{place}, row {number}")
+            address = clean_address(uri, f"{place}, {where}")
             found = Found(address, address, 0, UNASKED)
             derived = _uid_of_address(address, source.uid, place)
         elif is_remote(uri):
@@ -311,10 +313,19 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
             derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
         else:
             found = _local(uri, path.parent / uri_to_path(uri))
+            if found.signature == "missing" and uri != given:
+                found = _local(given, path.parent / uri_to_path(given))  # a name that ends in a blank
             derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
-        uid = clean_uid(str(uid)) if uid is not None else derived
+        try:
+            uid = clean_uid(id_text(row.get("uid"))) or derived
+        except ValueError as error:
+            raise SpecError(f"{place}: the uid in {where} of {path}, {row['uid']!r}, {error}.") from None
         metadata = json.dumps({column: row[column] for column in extra}, default=str, sort_keys=True)
         yield Listed(name, uid, found.uri, found.size, found.signature, metadata)
+
+
+def _table_of(source: MediaSource, path: Path, place: str) -> InputTable:
+    return read_table(path, place, ("uri", "uid"), source.encoding)
 
 
 def _uid_of_address(address: str, rule: str | UidRegex, place: str) -> str:
@@ -324,7 +335,7 @@ def _uid_of_address(address: str, rule: str | UidRegex, place: str) -> str:
     return clean_uid(uid_of_address(address, rule))
 
 
-def read_addresses(path: Path, place: str) -> pl.DataFrame:
+def read_addresses(path: Path, place: str) -> InputTable:
     """The column ``uri`` of a list with an address in each line, and after a tab maybe a caption.
 
     Raises:
@@ -334,32 +345,9 @@ def read_addresses(path: Path, place: str) -> pl.DataFrame:
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
         raise SpecError(f"{place}: {path} can't be read ({error.strerror}).") from None
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         address = line.partition("\t")[0].strip()
         if address:
-            found[clean_address(address, f"{place}, line {number}")] = None
-    return pl.DataFrame({"uri": list(found)}, schema={"uri": pl.String})
-
-
-def read_listing_table(path: Path, place: str) -> pl.DataFrame:
-    """A CSV, Parquet or JSONL table.
-
-    Raises:
-        SpecError: when it is missing, of another kind, or can't be parsed.
-    """
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".csv": pl.read_csv,
-        ".parquet": pl.read_parquet,
-        ".jsonl": pl.read_ndjson,
-        ".ndjson": pl.read_ndjson,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise SpecError(f"{place}: {path.name!r} is no table; its name must end in .csv, .parquet or .jsonl.")
-    try:
-        return reader(path)
-    except FileNotFoundError:
-        raise SpecError(f"{place}: there is no table {str(path)!r}.") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise SpecError(f"{place}: {path} can't be read ({str(error).strip().splitlines()[0][:200]}).") from None
+            found.setdefault(clean_address(address, f"{place}, line {number}"), f"line {number}")
+    return InputTable(("uri",), [(where, {"uri": address}) for address, where in found.items()])

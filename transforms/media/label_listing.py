@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.sources import LabelColumn, LabelFile, MediaSource
-from cliploom.transforms.inputs.listing import clean_uid, list_source, read_listing_table
+from cliploom.transforms.inputs.ids import id_text
+from cliploom.transforms.inputs.joins import JoinedUids, join_uids
+from cliploom.transforms.inputs.listing import clean_uid, list_source
+from cliploom.transforms.inputs.tables import read_table
+from cliploom.transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 from cliploom.transforms.tfrecords.settings import read_vocabulary_file
 
 SEPARATOR = ";"
@@ -18,13 +23,26 @@ KEY = "labels"
 """Key of an item's metadata with its labels, a list of [index or null, name]."""
 
 
-def list_media(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
-    """The items of a media source as ``list_source`` lists them, with labels where it has some."""
+def _ignore(sentence: str) -> None:
+    """Drop a note."""
+
+
+def list_media(name: str, source: MediaSource, base: Path, note: Callable[[str], object] = _ignore) -> pl.DataFrame:
+    """The items of a media source as ``list_source`` lists them, with labels where it has some.
+
+    Args:
+        name: of the source.
+        source: its declaration.
+        base: folder that relative paths start from.
+        note: takes sentences about labels that match no item.
+    """
     frame = list_source(name, source, base)
-    return frame if source.labels is None else with_labels(frame, name, source, base)
+    return frame if source.labels is None else with_labels(frame, name, source, base, note)
 
 
-def with_labels(frame: pl.DataFrame, name: str, source: MediaSource, base: Path) -> pl.DataFrame:
+def with_labels(
+    frame: pl.DataFrame, name: str, source: MediaSource, base: Path, note: Callable[[str], object] = _ignore
+) -> pl.DataFrame:
     """The listing with each item's labels in its metadata, as [index, name].
 
     Args:
@@ -32,6 +50,7 @@ def with_labels(frame: pl.DataFrame, name: str, source: MediaSource, base: Path)
         name: the source's name.
         source: its declaration, which has ``labels``.
         base: folder that relative paths start from.
+        note: takes sentences about labels that match no item.
 
     Raises:
         SpecError: for a missing file or column, or a label that the vocabulary does not have.
@@ -43,8 +62,7 @@ def with_labels(frame: pl.DataFrame, name: str, source: MediaSource, base: Path)
     elif isinstance(source.labels, LabelColumn):
         found = _from_column(place, source.labels.column, dict(zip(uids, metadata, strict=True)))
     elif isinstance(source.labels, LabelFile):
-        path = (base / Path(source.labels.csv).expanduser()).absolute()
-        found = _from_csv(place, path, dict(zip(uris, uids, strict=True)))
+        found = _from_csv(name, source.labels, base, list(zip(uids, uris, strict=True)), note)
     else:
         return frame
     numbers = _numbers(place, source, base, {label for labels in found.values() for label in labels})
@@ -58,11 +76,14 @@ def with_labels(frame: pl.DataFrame, name: str, source: MediaSource, base: Path)
 def split_labels(value: object) -> list[str]:
     """The labels that a cell holds, without blanks and repetitions.
 
-    >>> split_labels("dog; cat;dog;")
-    ['dog', 'cat']
+    >>> split_labels("dog; cat;dog;"), split_labels(7), split_labels([1, "b"])
+    (['dog', 'cat'], ['7'], ['1', 'b'])
+
+    Raises:
+        ValueError: saying what is wrong with a label.
     """
-    parts = value if isinstance(value, list) else str(value if value is not None else "").split(SEPARATOR)
-    return list(dict.fromkeys(text for part in parts if (text := str(part).strip())))
+    parts = value if isinstance(value, list) else id_text(value).split(SEPARATOR)
+    return list(dict.fromkeys(text for part in parts if (text := id_text(part))))
 
 
 def _from_column(place: str, column: str, metadata: Mapping[str, str]) -> dict[str, list[str]]:
@@ -70,23 +91,58 @@ def _from_column(place: str, column: str, metadata: Mapping[str, str]) -> dict[s
     known = {key for row in rows.values() for key in row}
     if rows and column not in known:
         raise SpecError(f"{place}.column: the source's table has no column {column!r}{nearest(column, known)}")
-    return {uid: split_labels(row.get(column)) for uid, row in rows.items()}
+    found = {}
+    for uid, row in rows.items():
+        try:
+            found[uid] = split_labels(row.get(column))
+        except ValueError as error:
+            raise SpecError(f"{place}.column: {column!r} of {uid!r}, {row.get(column)!r}, {error}.") from None
+    return found
 
 
-def _from_csv(place: str, path: Path, uid_of: Mapping[str, str]) -> dict[str, list[str]]:
-    """By uid; a ``path`` is one of the listed files, absolute or relative to the CSV."""
-    table = read_listing_table(path, f"{place}.csv")
+def _from_csv(
+    name: str, labels: LabelFile, base: Path, items: list[tuple[str, str]], note: Callable[[str], object]
+) -> dict[str, list[str]]:
+    """Labels by uid; a ``path`` is one of the listed files, absolute or relative to the CSV."""
+    place = f"sources.{name}.labels.csv"
+    path = absolute(base / Path(labels.csv).expanduser())
+    table = read_table(path, place, ("uid", "path", "labels", "label"), labels.encoding)
     key = next((column for column in ("uid", "path") if column in table.columns), None)
     value = next((column for column in ("labels", "label") if column in table.columns), None)
     if key is None or value is None:
         raise SpecError(
-            f"{place}.csv: {path} needs the columns uid (or path) and labels; it has {', '.join(table.columns)}."
+            f"{place}: {path} needs the columns uid (or path) and labels; it has {', '.join(table.columns)}."
         )
+    given: dict[str, list[str]] = {}
+    for where, row in table.rows:
+        try:
+            cell, some = id_text(row[key]), split_labels(row[value])
+        except ValueError as error:
+            raise SpecError(f"{place}: a cell in {where} of {path} {error}.") from None
+        cell = clean_uid(cell) if key == "uid" else _file_named(cell, path.parent)
+        given[cell] = list(dict.fromkeys([*given.get(cell, []), *some]))
+    joined = (
+        join_uids([(cell, "") for cell in given], items) if key == "uid" else _join_files(given, items, path.parent)
+    )
+    for problem in joined.problems(f"{name}: {path.name}", name):
+        note(problem)
     found: dict[str, list[str]] = {}
-    for cell, labels in table.select(key, value).iter_rows():
-        uid = clean_uid(str(cell)) if key == "uid" else uid_of.get(str(path.parent / str(cell)), "")
-        found[uid] = list(dict.fromkeys([*found.get(uid, []), *split_labels(labels)]))
+    for cell, uid in joined.found.items():
+        found[uid] = list(dict.fromkeys([*found.get(uid, []), *given[cell]]))
     return found
+
+
+def _file_named(cell: str, folder: Path) -> str:
+    """The URI of a file that a cell names, in NFC."""
+    uri = cell if is_remote(cell) else path_to_uri(absolute(folder / uri_to_path(cell)))
+    return unicodedata.normalize("NFC", uri)
+
+
+def _join_files(uris: Iterable[str], items: Iterable[tuple[str, str]], folder: Path) -> JoinedUids:
+    """Which item each file is."""
+    uid_of = {_file_named(uri, folder): uid for uid, uri in items}
+    found = {uri: uid_of[uri] for uri in uris if uri in uid_of}
+    return JoinedUids(found, {}, tuple(uri for uri in uris if uri not in uid_of))
 
 
 def _numbers(place: str, source: MediaSource, base: Path, labels: Iterable[str]) -> dict[str, int]:

@@ -18,10 +18,10 @@ from cliploom.schemas.narrations import NARRATIONS, BadRow, FilterTally, KeepRul
 from cliploom.schemas.records import Failure
 from cliploom.schemas.sources import LabelsSource, NarrationsSource
 from cliploom.schemas.spec_base import KeepSpec
+from cliploom.transforms.inputs.joins import ambiguous_text, join_uids
 from cliploom.transforms.inputs.listing import LISTING, KnownListing, find, uid_of
 from cliploom.transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
 from cliploom.transforms.narrations.readers import InputFile, rules_of
-from cliploom.transforms.narrations.select import match_uids
 from cliploom.transforms.narrations.text import label_texts
 from cliploom.transforms.narrations.uids import read_uid_list
 from cliploom.transforms.store.object_store import ObjectStore
@@ -204,19 +204,24 @@ def _label_file(texts: list[LabelText], uids: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def matching_notes(narrated: Mapping[str, list[str]], media: Mapping[str, list[str]]) -> Iterator[str]:
+def matching_notes(
+    narrated: Mapping[str, list[tuple[str, str]]], media: Mapping[str, list[tuple[str, str]]]
+) -> Iterator[str]:
     """Sentences that say which uids both sides have, for each source of texts and each of media or clip features.
 
     Args:
-        narrated: uids by source of texts.
-        media: uids by the other sources.
+        narrated: uid and URI of the items by source of texts.
+        media: the same by the other sources.
     """
-    for texts, uids in narrated.items():
+    for texts, items in narrated.items():
         for clips, others in media.items():
-            found = match_uids(uids, others)
+            joined = join_uids(items, others)
+            meant = {*joined.found.values(), *(uid for uids in joined.ambiguous.values() for uid in uids)}
+            alone = tuple(sorted(uid for uid, _ in others if uid not in meant))
             yield (
-                f"{texts} and {clips}: {len(found.both)} videos in both, {len(found.only_narrations)} only in {texts}"
-                f"{_some(found.only_narrations)}, {len(found.only_media)} only in {clips}{_some(found.only_media)}"
+                f"{texts} and {clips}: {len(joined.found)} videos in both, {len(joined.unmatched)} only in {texts}"
+                f"{_some(tuple(sorted(joined.unmatched)))}, {len(alone)} only in {clips}{_some(alone)}"
+                f"{ambiguous_text(joined)}"
             )
 
 

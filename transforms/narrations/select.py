@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.narrations import Dropped, FilterTally, KeepRules, Matching, Narration
+from cliploom.schemas.narrations import Dropped, FilterTally, KeepRules, Narration
 from cliploom.transforms.narrations.text import count_tokens
 
 Order = Literal["tutorial", "research"]
@@ -99,13 +99,3 @@ def seeded_subset(uids: Collection[str], limit: int, seed: int = 0) -> list[str]
     if limit < 1:
         raise SpecError(f"limit: {limit} keeps nothing; give at least 1.")
     return sorted(sorted(set(uids), key=lambda uid: (seeded_place(uid, seed), uid))[:limit])
-
-
-def match_uids(narrated: Iterable[str], media: Iterable[str]) -> Matching:
-    """Which uids both sides have, and which only one.
-
-    >>> match_uids(["a", "b"], ["b", "c"])
-    Matching(both=('b',), only_narrations=('a',), only_media=('c',))
-    """
-    texts, clips = set(narrated), set(media)
-    return Matching(tuple(sorted(texts & clips)), tuple(sorted(texts - clips)), tuple(sorted(clips - texts)))

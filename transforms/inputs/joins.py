@@ -1,0 +1,121 @@
+"""Joining by uid: which item of a source a text, label or list means.
+
+A uid means the item that has exactly this uid, else the only one that has it but for the extension of its file: with
+``uid: file`` the narrations of ``P01_03`` belong to ``P01_03.mp4``, unless there is a ``P01_03.jpg``, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from cliploom.schemas.media import MEDIA_SUFFIXES
+from cliploom.transforms.inputs.addresses import is_web, uid_of_address
+
+_HDF5_DATASET = (".h5::", ".hdf5::", ".hdf::")
+
+
+@dataclass(frozen=True)
+class JoinedUids:
+    """What uids mean among the items of a source.
+
+    Attributes:
+        found: uid that was asked for -> uid of the item.
+        ambiguous: uid that was asked for -> the items that it may mean.
+        unmatched: uids that mean no item, in the order in which they were asked for.
+    """
+
+    found: Mapping[str, str]
+    ambiguous: Mapping[str, tuple[str, ...]]
+    unmatched: tuple[str, ...]
+
+    def problems(self, what: str, source: str) -> Iterator[str]:
+        """Sentences that count the uids without an item, with examples.
+
+        Args:
+            what: was asked for, such as ``labels.csv``.
+            source: name of the source of the items.
+        """
+        if self.unmatched:
+            some = ", ".join(map(repr, self.unmatched[:3]))
+            verb = "uid matches" if len(self.unmatched) == 1 else "uids match"
+            yield f"{what}: {len(self.unmatched)} {verb} no item of {source} (such as {some})"
+        if self.ambiguous:
+            verb = "uid is" if len(self.ambiguous) == 1 else "uids are"
+            yield f"{what}: {len(self.ambiguous)} {verb} ambiguous in {source}{_example(self.ambiguous)}"
+
+
+def ambiguous_text(joined: JoinedUids) -> str:
+    """The end of a sentence that counts ambiguous uids, empty when there are none."""
+    return f", {len(joined.ambiguous)} ambiguous{_example(joined.ambiguous)}" if joined.ambiguous else ""
+
+
+def _example(ambiguous: Mapping[str, tuple[str, ...]]) -> str:
+    uid, items = next(iter(ambiguous.items()))
+    return f" (such as {uid!r}: {', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"
+
+
+def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]) -> JoinedUids:
+    """Find the item that each uid means; memory is that of the uids, not of all names that items may have.
+
+    Args:
+        asked: uid, and URI of the file that it names where it names one, else empty.
+        items: uid and URI of each item.
+
+    >>> join_uids([("a", ""), ("b", "")], [("a.mp4", "/m/a.mp4"), ("b.gif", "/m/b.gif"), ("b.png", "/m/b.png")])
+    JoinedUids(found={'a': 'a.mp4'}, ambiguous={'b': ('b.gif', 'b.png')}, unmatched=())
+    """
+    listed = list(items)
+    known = {uid for uid, _ in listed}
+    wanted = dict(asked)
+    candidates: dict[str, list[str]] = {uid: [] for uid in wanted if uid not in known}
+    by_name: dict[str, list[str]] = {}
+    by_stem: dict[str, list[str]] = {}
+    for uid in candidates:
+        for name in (uid, *_other_names(uid, wanted[uid])):
+            by_name.setdefault(name, []).append(uid)
+        suffix = PurePosixPath(uid).suffix
+        if suffix.lower() in MEDIA_SUFFIXES:
+            by_stem.setdefault(uid.removesuffix(suffix), []).append(uid)
+    for uid, uri in listed if candidates else ():
+        names = (uid, *_other_names(uid, uri))
+        means = {one for name in names for one in by_name.get(name, ())}
+        if uid in by_stem and _suffix(uri).lower() not in MEDIA_SUFFIXES:
+            # "a.mp4" may mean the features or texts of "a", but not the picture a.jpg.
+            means.update(by_stem[uid])
+        for one in means:
+            candidates[one].append(uid)
+    found = {
+        uid: uid if uid in known else candidates[uid][0] for uid in wanted if uid in known or len(candidates[uid]) == 1
+    }
+    ambiguous = {uid: tuple(sorted(those)) for uid, those in candidates.items() if len(those) > 1}
+    return JoinedUids(found, ambiguous, tuple(uid for uid, those in candidates.items() if not those))
+
+
+def _other_names(uid: str, uri: str) -> Iterator[str]:
+    """The uid without the extension of its file, or with it when it lacks it."""
+    suffix = _suffix(uri)
+    if not suffix:
+        return
+    if is_web(uri):
+        with_it, without = uid_of_address(uri, "file"), uid_of_address(uri)
+        if uid in (with_it, without) and with_it != without:
+            yield without if uid == with_it else with_it
+            return
+    if uid.endswith(suffix) and len(uid) > len(suffix):
+        yield uid.removesuffix(suffix)
+    elif PurePosixPath(_path(uri)).stem == PurePosixPath(uid).name:
+        yield f"{uid}{suffix}"
+
+
+def _path(uri: str) -> str:
+    return urlsplit(uri).path if is_web(uri) else uri
+
+
+def _suffix(uri: str) -> str:
+    """The extension of a file, empty for a dataset of an HDF5 file."""
+    if any(mark in uri for mark in _HDF5_DATASET):
+        return ""
+    return PurePosixPath(_path(uri)).suffix
