@@ -70,6 +70,39 @@ def test_version_2_is_told_apart_by_content():
     assert rows_of(value, kind="summaries") == [Narration("w", 0, 0, 0.0, 9.0, "s")]
 
 
+V2_VIDEO = {"narrations": [{"text": "#C C walks", "time": 3.5}], "summaries": []}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"videos": {"v": V2_VIDEO}},
+        {"v": V2_VIDEO},
+        {"version": "1", "date": "2020", "v": V2_VIDEO},
+        {"info": {"year": 1}, "videos": {"v": V2_VIDEO}},
+        {"videos": {"v": {"narration_pass_1": {"narrations": V2_VIDEO["narrations"]}}}},
+        {"version": "v2", "v": {"narration_pass_1": {"narrations": V2_VIDEO["narrations"]}}},
+        {"videos": {"v": {"narrations": [{"narration_text": "#C C walks", "timestamp_sec": 3.5}]}}},
+    ],
+)
+def test_the_layout_is_told_by_the_keys_that_are_there(value):
+    assert [(row.uid, row.start_s, row.text) for row in rows_of(value)] == [("v", 3.5, "#C C walks")]
+
+
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        ({"annotations": {"a": {"x": 1}}, "licenses": {"b": 1}}, "its keys are annotations, licenses"),
+        ({"version": "v2", "videos": [{"video_uid": "v", "clips": []}]}, "its keys are version, videos"),
+        ({"videos": {"v": {"clips": [], "split": "val"}}}, "the videos have the keys clips, split"),
+        ([{"video_uid": "v"}], "it is a list, not an object"),
+    ],
+)
+def test_another_layout_is_an_error_that_names_its_keys(value, keys):
+    with pytest.raises(BrokenFileError, match=f"neither .*; {keys}"):
+        rows_of(value)
+
+
 def test_absent_and_null_passes_and_lists_are_no_rows():
     value = {"a": {}, "b": {"narration_pass_1": None}, "c": {"narration_pass_2": {"narrations": None}}} | v1(NARRATION)
     assert [row.uid for row in rows_of(value)] == ["v"]

@@ -92,6 +92,9 @@ def test_a_blank_line_inside_an_srt_cue_does_not_end_it():
         ("soon --> later\ntext", "the times of the cue can't be read"),
         ("00:00:03,000 --> 00:00:02,000\ntext", "the end lies before the start (3 s)"),
         ("00:00:03,000 --> 00:00:04,000\n<i></i>", "there is no text"),
+        ("00:00:03,000 --> 00:00:04,000\na\0b", "the text holds a NUL character"),
+        ("00:61:30,000 --> 00:61:40,000\na", "a time of the cue has more than 59 minutes or seconds; write the hours"),
+        ("00:00:61,000 --> 00:01:40,000\na", "a time of the cue has more than 59 minutes or seconds; write the hours"),
         ("00:00:03,000 --> 00:00:04,000\n00:00:01,000 to 00:00:02,000", "the times of the cue can't be read"),
     ],
 )
@@ -99,6 +102,12 @@ def test_a_malformed_cue_costs_only_itself_and_names_its_line(cue, reason):
     rows = rows_of(f"{SRT}\n3\n{cue}\n\n4\n00:02:00,000 --> 00:02:01,000\nend\n")
     assert [row.idx for row in rows if isinstance(row, Narration)] == [0, 1, 3]
     assert (rows[2].reason, rows[2].position) == (reason, "line 11")
+
+
+def test_minutes_of_vtt_end_at_59():
+    (row,) = rows_of("WEBVTT\n\n61:30.000 --> 61:35.000 line:63%\na\n", "vtt")
+    assert (row.reason[:32], row.position) == ("a time of the cue has more than ", "line 3")
+    assert [row.start_s for row in rows_of("WEBVTT\n\n1:01:30.000 --> 1:01:35.000\na\n", "vtt")] == [3690.0]
 
 
 @pytest.mark.parametrize("data", [b"", b"no subtitles\n"])

@@ -74,7 +74,14 @@ def test_csv_passes_over_a_byte_order_mark_and_blank_lines():
         ("v,1,a,b", "the row has 4 columns where the header has 3"),
         (",1,a", "there is no uid"),
         ("v,,a", "there is no start_s"),
-        ("v,1:30,a", "the start_s is not a number"),
+        ("v,61:30,a", "the start_s has more than 59 minutes or seconds; write the hours, such as 1:01:30"),
+        ("v,0:00:75,a", "the start_s has more than 59 minutes or seconds; write the hours, such as 1:01:30"),
+        ("v,1:00:00:12,a", "the start_s is not a number and not a time such as 00:01:30.500"),
+        ("v,a:30,a", "the start_s is not a number and not a time such as 00:01:30.500"),
+        ("v,1_0:30,a", "the start_s is not a number and not a time such as 00:01:30.500"),
+        ("v\0,1,a", "the uid holds a NUL character"),
+        ("v,1,a\0b", "the text holds a NUL character"),
+        ('v,"1,234,5",a', "the start_s is not a number"),
         ("v,1_0,a", "the start_s is not a number"),
         ("v,nan,a", "the start_s is not finite"),
         ("v,-3,a", "the time lies more than 2 s before the video"),
@@ -164,8 +171,12 @@ def test_jsonl_maps_its_keys():
         (b'{"uid": "v"', "not JSON at column 12 (Expecting ',' delimiter)"),
         (b"[1]", "the line is not a JSON object"),
         (b"[" * 100_000, "not readable JSON (RecursionError)"),
-        (b'{"uid": 7, "start_s": 1, "text": "a"}', "there is no uid"),
-        (b'{"uid": "v", "start_s": "1", "text": "a"}', "the start_s is not a number"),
+        (b'{"uid": true, "start_s": 1, "text": "a"}', "the uid is not text"),
+        (b'{"uid": 7.5, "start_s": 1, "text": "a"}', "the uid is a number that is no id; write it as text, in quotes"),
+        (b'{"uid": " ", "start_s": 1, "text": "a"}', "there is no uid"),
+        (b'{"uid": "v", "start_s": "soon", "text": "a"}', "the start_s is not a number"),
+        (b'{"uid": "v", "start_s": [1], "text": "a"}', "the start_s is not a number"),
+        (b'{"uid": "v", "start_s": 1, "text": "a\\u0000"}', "the text holds a NUL character"),
         (b'{"uid": "v", "start_s": NaN, "text": "a"}', "the start_s is not finite"),
         (b'{"uid": "v", "start_s": 1}', "there is no text"),
         (b'{"uid": "v", "start_s": 1, "text": "\\ud83d"}', "the bytes are not UTF-8"),
@@ -177,6 +188,76 @@ def test_a_bad_jsonl_line_costs_only_itself(line, reason):
     rows = jsonl_rows(fine, line, b"", fine)
     assert len(good(rows)) == 2
     assert (bad(rows)[0].reason, bad(rows)[0].position) == (reason, "line 2")
+
+
+def test_jsonl_takes_whole_numbers_as_uids_and_texts_as_numbers():
+    columns = Columns(end="end", pass_="round", annotation_uid="id")
+    values = [
+        {"uid": 42, "start_s": "1.5", "end": "0:02", "round": "1", "id": 9},
+        {"uid": 42.0, "start_s": "00:00:03,25", "end": 4, "round": 1.0},
+        {"uid": " 0042 ", "start_s": 1, "end": 2, "round": 0},
+    ]
+    rows = jsonl_rows(*({"text": "a"} | value for value in values), columns=columns)
+    assert rows == [
+        Narration("42", 1, 0, 1.5, 2.0, "a", "9"),
+        Narration("42", 1, 1, 3.25, 4.0, "a"),
+        Narration("0042", 0, 0, 1.0, 2.0, "a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1:30", 90),
+        ("01:30.5", 90.5),
+        ("00:01:30,250", 90.25),
+        ("1:01:30", 3690),
+        (" 100:00:00 ", 360_000),
+        ("0 days 00:00:01.089000", 1.089),
+        ("1 day, 0:00:01", 86_401),
+        ("-0:01.5", -1.5),
+        ("0:09.", 9),
+        ("1,5", 1.5),
+        ("1e1", 10),
+    ],
+)
+def test_times_of_a_csv_may_have_hours_minutes_and_a_comma(text, seconds):
+    assert csv_rows(f'uid,start_s,text\nv,"{text}",a\n') == [Narration("v", 0, 0, seconds, None, "a")]
+
+
+def test_the_published_annotations_of_epic_kitchens_are_read_as_they_are():
+    header = (
+        "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
+        "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
+    )
+    text = (
+        "P01_11_0,P01,P01_11,00:00:01.089,00:00:00.00,00:00:03.37,0,202,take plate,take,0,plate,2,['plate'],[2]\n"
+        'P01_11_1,P01,P01_11,00:00:02.629,01:00:02.930,01:00:04.55,175,273,"put cup, then jar",put,1,cup,4,'
+        "\"['cup', 'jar']\",\"[4, 9]\"\n"
+    )
+    columns = Columns("video_id", "narration", "start_timestamp", "stop_timestamp", annotation_uid="narration_id")
+    assert csv_rows(header + text, columns) == [
+        Narration("P01_11", 0, 0, 0.0, 3.37, "take plate", "P01_11_0"),
+        Narration("P01_11", 0, 1, 3602.93, 3604.55, "put cup, then jar", "P01_11_1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "uid;start_s;text\n0042;1,5;a, b\n",
+        "uid\tstart_s\ttext\n0042\t1.5\ta, b\n",
+        ' uid , start_s,text \r\n 0042 ,1.5,"a, b"\r\n,,\r\n',
+        'uid, start_s, text\n0042, 1.5, "a, b"\n',
+        "\n\ufeffuid;start_s;text\n\n0042;1.5;a, b\n;;\n",
+    ],
+)
+def test_delimiters_and_blanks_around_cells_are_those_of_the_header(text):
+    assert csv_rows(text) == [Narration("0042", 0, 0, 1.5, None, "a, b")]
+
+
+def test_csv_with_the_byte_order_mark_of_utf_16_needs_no_encoding():
+    assert csv_rows("uid\tstart_s\ttext\nv\t1\tcaf\u00e9\n".encode("utf-16"))[0].text == "caf\u00e9"
 
 
 def test_a_line_beyond_the_limit_is_passed_over(monkeypatch):

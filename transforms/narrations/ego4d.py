@@ -4,13 +4,14 @@ Version 1 (``narration.json``) maps a video's uid to ``narration_pass_1`` and ``
 be absent, each with ``narrations`` of ``{timestamp_sec, timestamp_frame, narration_text, annotation_uid}`` and
 ``summaries`` of ``{start_sec, end_sec, summary_text, annotation_uid}``. Version 2 (``all_narrations_redacted.json``)
 has under ``videos`` per uid ``narrations`` of ``{text, time}`` and ``summaries`` of ``{text, start_time, end_time}``,
-without passes. Unknown keys are passed over.
+without passes. Which of the two a file, a video and a row is follows from the keys that are there, in any mixture, and
+not from what the file says of its version. Unknown keys are ignored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -45,12 +46,26 @@ class _Keys:
     annotation_uid: str
 
 
-_KEYS: dict[tuple[int, Kind], _Keys] = {
-    (1, "narrations"): _Keys("narration_text", "timestamp_sec", "", "annotation_uid"),
-    (1, "summaries"): _Keys("summary_text", "start_sec", "end_sec", "annotation_uid"),
-    (2, "narrations"): _Keys("text", "time", "", "annotation_uid"),
-    (2, "summaries"): _Keys("text", "start_time", "end_time", "annotation_uid"),
+_KEYS: dict[Kind, tuple[_Keys, _Keys]] = {
+    "narrations": (
+        _Keys("narration_text", "timestamp_sec", "", "annotation_uid"),
+        _Keys("text", "time", "", "annotation_uid"),
+    ),
+    "summaries": (
+        _Keys("summary_text", "start_sec", "end_sec", "annotation_uid"),
+        _Keys("text", "start_time", "end_time", "annotation_uid"),
+    ),
 }
+"""Names of version 1 and of version 2."""
+
+_ABOUT = frozenset({"version", "date", "description", "status"})
+"""Keys beside the videos that say something about the file."""
+_MOST_KEYS = 8
+
+
+def _is_video(keys: Iterable[str]) -> bool:
+    """One of the keys is of a video's narrations; also of one that has none."""
+    return any(key in ("narrations", "summaries", "status") or _PASS.fullmatch(key) for key in keys)
 
 
 def read_ego4d(
@@ -75,14 +90,21 @@ def read_ego4d(
     with opened(source) as file:
         stream = RepairedJson(file)
         try:
-            version = _version(stream, file_name)
+            within = _container(stream, file_name)
             file.seek(0)
             stream = RepairedJson(file)
             seen: set[str] = set()
-            for uid, video in ijson.kvitems(stream, "videos" if version == 2 else ""):
-                reader = _Video(file_name, str(uid), version, kind, offset_s)
+            odd: dict[str, None] | None = {}
+            for uid, video in ijson.kvitems(stream, within):
+                if not within and uid in _ABOUT and not isinstance(video, dict):
+                    continue
+                if isinstance(video, dict) and odd is not None:
+                    odd = None if _is_video(video) else odd | dict.fromkeys(list(video)[:_MOST_KEYS])
+                reader = _Video(file_name, str(uid), kind, offset_s)
                 yield from reader.twice() if uid in seen else reader.rows(video)
                 seen.add(uid)
+            if odd:
+                raise _other_shape(file_name, f"the videos have the keys {', '.join(list(odd)[:_MOST_KEYS])}")
         except ijson.JSONError as error:
             raise _broken(file, file_name, stream, error) from error
 
@@ -94,31 +116,41 @@ def _broken(file: BinaryIO, name: str, stream: RepairedJson, error: Exception) -
     return BrokenFileError(name, byte, f"not JSON ({detail.splitlines()[0] if detail else 'unreadable'})")
 
 
-def _version(stream: RepairedJson, name: str) -> int:
-    """1 or 2, by the first key that only one of them has."""
-    depth, top, only_maps = 0, "", True
+def _container(stream: RepairedJson, name: str) -> str:
+    """Where the videos are: ``videos``, or empty for the outermost object."""
+    depth, top, odd = 0, "", False
+    keys: dict[str, None] = {}
     for event, value in ijson.basic_parse(stream):
         if depth == 0 and event != "start_map":
-            break
+            raise _other_shape(name, f"it is a {'list' if event == 'start_array' else event}, not an object")
         if event == "map_key":
             if depth == 1:
                 top = value
-            elif depth == 2 and top != "videos" and _PASS.fullmatch(value):
-                return 1
+                keys = keys if len(keys) >= _MOST_KEYS else keys | {top: None}
+            elif depth == 2 and top != "videos":
+                if _is_video([value]):
+                    return ""
+                odd = True
         elif event in ("start_map", "start_array"):
             if depth == 1 and event == "start_map" and top == "videos":
-                return 2
-            only_maps &= event == "start_map" or depth > 1
+                return "videos"
+            odd |= depth == 1 and event == "start_array"
             depth += 1
         elif event in ("end_map", "end_array"):
             depth -= 1
-        elif depth == 1:
-            only_maps = False
-    else:
-        if only_maps:
-            return 1
+            if depth == 0:
+                # What follows is read, and found broken, with the videos.
+                break
+        else:
+            odd |= depth == 1 and top not in _ABOUT
+    if odd:
+        raise _other_shape(name, f"its keys are {', '.join(keys)}")
+    return ""
+
+
+def _other_shape(name: str, found: str) -> BrokenFileError:
     reason = "neither Ego4D's narration.json ({uid: {narration_pass_1: ...}}) nor all_narrations_redacted.json"
-    raise BrokenFileError(name, 0, f"{reason} ({{videos: {{uid: ...}}}})")
+    return BrokenFileError(name, 0, f"{reason} ({{videos: {{uid: {{narrations: ...}}}}}}); {found}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +159,6 @@ class _Video:
 
     file: str
     uid: str
-    version: int
     kind: Kind
     offset_s: float
 
@@ -144,10 +175,10 @@ class _Video:
         except RowError as error:
             yield error.at(self.file, self.uid.replace(BROKEN, "?"), "" if BROKEN in self.uid else self.uid)
             return
-        if self.version == 2:
+        passes = sorted(key for key in video if _PASS.fullmatch(key))
+        if not passes:
             yield from self._list(uid, 0, video, self.uid)
-            return
-        for key in sorted(key for key in video if _PASS.fullmatch(key)):
+        for key in passes:
             if video[key] is not None:
                 number = int(key.rpartition("_")[2])
                 yield from self._list(uid, number, video[key], f"{self.uid}.{key}")
@@ -162,16 +193,17 @@ class _Video:
         if not isinstance(items, list):
             yield RowError(f"'{self.kind}' is not a list", items).at(self.file, f"{path}.{self.kind}", uid)
             return
-        keys = _KEYS[self.version, self.kind]
         for idx, item in enumerate(items):
             try:
-                yield self._row(uid, pass_, idx, item, keys)
+                yield self._row(uid, pass_, idx, item)
             except RowError as error:
                 yield error.at(self.file, f"{path}.{self.kind}[{idx}]", uid)
 
-    def _row(self, uid: str, pass_: int, idx: int, item: Any, keys: _Keys) -> Narration:
+    def _row(self, uid: str, pass_: int, idx: int, item: Any) -> Narration:
         if not isinstance(item, dict):
             raise RowError("the row is not an object", item)
+        first, second = _KEYS[self.kind]
+        keys = second if second.start in item and first.start not in item else first
         start = _seconds(item.get(keys.start), keys.start)
         end = _seconds(item.get(keys.end), keys.end) if keys.end else None
         text = item.get(keys.text)

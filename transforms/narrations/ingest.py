@@ -33,7 +33,7 @@ from cliploom.transforms.narrations.readers import InputFile, read_file
 from cliploom.transforms.narrations.select import in_order, keep_reason_for_video, kept, seeded_subset
 from cliploom.transforms.store.object_store import ObjectStore
 
-REVISION = 1
+REVISION = 2
 SPOOLS = "spools"
 BUCKET_BYTES = 24_000_000
 MOST_BUCKETS = 512

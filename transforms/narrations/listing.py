@@ -22,6 +22,7 @@ from cliploom.transforms.inputs.joins import ambiguous_text, join_uids
 from cliploom.transforms.inputs.listing import LISTING, KnownListing, find, uid_of
 from cliploom.transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
 from cliploom.transforms.narrations.readers import InputFile, rules_of
+from cliploom.transforms.narrations.rows import BROKEN_UTF8
 from cliploom.transforms.narrations.text import label_texts
 from cliploom.transforms.narrations.uids import read_uid_list
 from cliploom.transforms.store.object_store import ObjectStore
@@ -45,7 +46,7 @@ def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Ob
     files = list(_files(source, base, place))
     keep = keep_rules(source.keep, base, place, only=_uids(source, base, place))
     spool = ingest(objects, files, source, rules_of(source), keep, place)
-    failures = [_failure(name, row) for row in spool.bad]
+    failures = [_failure(name, row, _hint(row, source, place)) for row in spool.bad]
     if spool.bad_rows > len(spool.bad):
         more = spool.bad_rows - MOST_FAILURES
         rest = BadRow(files[0].uri, "further rows", f"{more} more rows can't be used", "only the first are listed")
@@ -90,7 +91,14 @@ def _files(source: NarrationsSource, base: Path, place: str) -> Iterator[InputFi
                 yield InputFile(found.uri, found.signature, found.size, uid)
 
 
-def _failure(source: str, row: BadRow) -> Failure:
+def _hint(row: BadRow, source: NarrationsSource, place: str) -> str:
+    """How to read bytes that are not of the encoding that the file was read with."""
+    if row.reason.startswith(BROKEN_UTF8) and source.format in ("csv", "srt", "vtt"):
+        return f" Write how the file is encoded, such as `encoding: cp1252`, below {place}."
+    return ""
+
+
+def _failure(source: str, row: BadRow, hint: str = "") -> Failure:
     return Failure(
         source=source,
         feature="",
@@ -101,7 +109,7 @@ def _failure(source: str, row: BadRow) -> Failure:
         config="",
         stage="read",
         type="BadRow",
-        message=row.message,
+        message=f"{row.message}{hint}",
         partial=True,
     )
 
@@ -152,7 +160,7 @@ def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStor
     labels, uri = source.labels, ""
     if labels is None:
         path = _existing(str(source.path), base, f"{place}.path")
-        labels, uri = path.read_text(encoding="utf-8-sig").splitlines(), str(path)
+        labels, uri = _label_lines(path, f"{place}.path"), str(path)
     texts = label_texts(labels, source.templates)
     folder = f"{SPOOLS}/{digest_of(['labels', labels, source.templates])}"
     path_in_store = f"{folder}/texts.parquet"
@@ -173,6 +181,19 @@ def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStor
         }
     )
     return KnownListing(_frame(name, items, objects.uri_of(path_in_store)), (), (f"{name}: {len(labels)} labels",))
+
+
+def _label_lines(path: Path, place: str) -> list[str]:
+    """The names in a file, one a line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        around = error.object[max(0, error.start - 10) : error.end + 5]
+        raise SpecError(f"{place}: {path} is not UTF-8 ({around!r}); save it as UTF-8.") from None
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise SpecError(f"{place}: line {number} of {path} holds a NUL character; remove it.")
+    return [line.strip() for line in lines]
 
 
 def _label_uids(labels: list[str]) -> list[str]:

@@ -47,8 +47,8 @@ def read_file(path: Path, source: NarrationsSource, file: InputFile) -> Iterator
             return read_csv(
                 path,
                 columns,
-                delimiter=source.delimiter or ",",
-                encoding=source.encoding or "utf-8-sig",
+                delimiter=source.delimiter,
+                encoding=source.encoding,
                 url_rule=rule if source.urls else None,
                 offset_s=source.offset,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import BinaryIO
 
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.narrations import BadRow, Narration
+from cliploom.transforms.inputs.ids import id_text
 
 Source = Path | BinaryIO
 
@@ -22,6 +24,11 @@ DEFAULT_OFFSET_S = 2.0
 BROKEN_UTF8 = "the bytes are not UTF-8"
 _SHOWN = 80
 _NUMBERS = frozenset({int, float, Decimal})
+_CLOCK = re.compile(
+    r"(?P<sign>-?)(?:(?P<days>[0-9]{1,6}) days?,? )?(?:(?P<hours>[0-9]{1,6}):)?(?P<minutes>[0-9]{1,6}):"
+    r"(?P<seconds>[0-9]{1,6}(?:[.,][0-9]*)?)"
+)
+"""Also as pandas writes a stretch of time: ``0 days 00:00:01.089000``."""
 
 
 class RowError(ValueError):
@@ -73,14 +80,18 @@ def name_of(source: Source) -> str:
 
 
 def checked_uid(value: object) -> str:
-    """The uid in NFC.
+    """The uid in NFC, without blanks around it; whole numbers are uids too.
 
     Raises:
-        RowError: when it is not a text, is empty, or is not Unicode.
+        RowError: when it is neither text nor a whole number, is empty, or is not Unicode.
     """
-    if not isinstance(value, str) or not value.strip():
+    try:
+        uid = id_text(value)
+    except ValueError as error:
+        raise RowError(f"the uid {error}", value) from None
+    if not uid:
         raise RowError("there is no uid", value)
-    return unicodedata.normalize("NFC", _unicode(value))
+    return unicodedata.normalize("NFC", _unicode(uid))
 
 
 def checked_text(value: object) -> str:
@@ -93,6 +104,8 @@ def checked_text(value: object) -> str:
         raise RowError("there is no text" if value is None else "the text is not a string", value)
     if not value or value.isspace():
         raise RowError("there is no text", value)
+    if "\0" in value:
+        raise RowError("the text holds a NUL character", value)
     return _unicode(value)
 
 
@@ -119,23 +132,47 @@ def seconds(value: object, what: str) -> float:
 
 
 def seconds_in(text: str, what: str) -> float:
-    """Seconds of a text, as tables give them.
+    """Seconds of a text, as tables give them: a number, or hours, minutes and seconds; a comma may stand for the point.
 
-    >>> seconds_in(" 1.5 ", "start")
-    1.5
+    >>> seconds_in(" 1.5 ", "start"), seconds_in("00:01:01.089", "start"), seconds_in("1:30", "start")
+    (1.5, 61.089, 90.0)
 
     Raises:
-        RowError: when the text is no finite number.
+        RowError: when the text is no finite number and no time.
     """
     if not text.strip():
         raise RowError(f"there is no {what}", text)
+    if ":" in text:
+        return _clock(text, what)
     try:
-        number = float(text) if "_" not in text else None
+        number = float(text.replace(",", ".")) if "_" not in text else None
     except ValueError:
         number = None
     if number is None:
         raise RowError(f"the {what} is not a number", text)
     return seconds(number, what)
+
+
+def time_of(value: object, what: str) -> float:
+    """Seconds of a JSON value: a number, or a text as ``seconds_in`` reads it.
+
+    Raises:
+        RowError: for other types, and what is no finite number and no time.
+    """
+    return seconds_in(value, what) if isinstance(value, str) else seconds(value, what)
+
+
+def _clock(text: str, what: str) -> float:
+    """Seconds of ``H:M:S.ms`` or ``MM:SS``."""
+    found = _CLOCK.fullmatch(text.strip())
+    if found is None:
+        raise RowError(f"the {what} is not a number and not a time such as 00:01:30.500", text)
+    days, hours, minutes = (int(found[name] or 0) for name in ("days", "hours", "minutes"))
+    rest = float(found["seconds"].replace(",", "."))
+    if minutes > 59 or rest >= 60:
+        raise RowError(f"the {what} has more than 59 minutes or seconds; write the hours, such as 1:01:30", text)
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    return seconds(-total if found["sign"] else total, what)
 
 
 def check_span(start_s: float | None, end_s: float | None, offset_s: float) -> None:
@@ -186,8 +223,16 @@ def build(
         RowError: when a value can't be used.
     """
     check_span(start_s, end_s, offset_s)
-    annotation = annotation_uid if isinstance(annotation_uid, str) else ""
-    return Narration(uid, pass_, idx, start_s, end_s, checked_text(text), _unicode(annotation))
+    return Narration(uid, pass_, idx, start_s, end_s, checked_text(text), _annotation(annotation_uid))
+
+
+def _annotation(value: object) -> str:
+    """The annotator's id as given; a whole number is its digits, anything else none."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise RowError("the annotation_uid holds a NUL character", value)
+        return _unicode(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def _unicode(text: str) -> str:

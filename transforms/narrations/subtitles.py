@@ -28,6 +28,7 @@ MAX_BYTES = 64 * 1024 * 1024
 
 _ARROW = "-->"
 _NUMBER = re.compile(r"\s*\d+\s*")
+_TIME = re.compile(r"(?:([0-9]+):)?([0-9]+):([0-9]+)(?![0-9:])")
 _KARAOKE = re.compile(r"<\d[\d:.]*>")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
@@ -66,7 +67,8 @@ def read_subtitles(
         raise ValueError("subtitles from an open file need a uid")
     file_name = name_of(source)
     try:
-        uid = uid_of_file(file_name) if uid is None else checked_uid(uid)
+        # A path's blanks are part of the uid of its media, too.
+        uid = uid_of_file(file_name) if uid is None else uid if uid.strip() else checked_uid(uid)
         text = _text(source, encoding)
         cues = _cues(_NEWLINE.split(text), format_)
         if not cues:
@@ -127,6 +129,9 @@ def _cues(lines: list[str], format_: Format) -> list[_Cue]:
 
 
 def _parsed(cue: _Cue, format_: Format) -> tuple[float, float, str]:
+    for _, minutes, secs in _TIME.findall(cue.timing):
+        if int(minutes) > 59 or int(secs) > 59:
+            raise RowError("a time of the cue has more than 59 minutes or seconds; write the hours", cue.timing)
     body = "\n".join(line for line in cue.text if line.strip())
     if format_ == "vtt":
         body = _KARAOKE.sub("", body)

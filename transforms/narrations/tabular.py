@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, BinaryIO
 
 from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.narrations import BadRow, BrokenFileError, Columns, Narration
+from cliploom.transforms.inputs.tables import clean_name, delimiter_of, encoding_of, spaced
 from cliploom.transforms.narrations.rows import (
     BROKEN_UTF8,
     DEFAULT_OFFSET_S,
@@ -20,8 +22,8 @@ from cliploom.transforms.narrations.rows import (
     checked_uid,
     name_of,
     opened,
-    seconds,
     seconds_in,
+    time_of,
 )
 from cliploom.transforms.narrations.uids import uid_of_url
 
@@ -33,8 +35,8 @@ def read_csv(
     source: Source,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     *,
-    delimiter: str = ",",
-    encoding: str = "utf-8-sig",
+    delimiter: str | None = None,
+    encoding: str | None = None,
     url_rule: str | None = None,
     offset_s: float = DEFAULT_OFFSET_S,
 ) -> Iterator[Narration | BadRow]:
@@ -43,8 +45,9 @@ def read_csv(
     Args:
         source: path or binary file.
         columns: which column holds what.
-        delimiter: between columns, such as a tab.
-        encoding: any that Python knows; bytes that are none of it make bad rows.
+        delimiter: between columns, such as a tab; None for the comma, tab or semicolon that makes columns of the header.
+        encoding: any that Python knows, UTF-8 or that of the byte order mark for None; bytes that are none of it make
+            bad rows.
         url_rule: when the uid column holds addresses, how they become uids (``uid_of_url``).
         offset_s: a row is usable while its time + ``offset_s`` is not negative.
 
@@ -57,20 +60,27 @@ def read_csv(
     """
     file_name = name_of(source)
     with opened(source) as file:
+        encoding = encoding_of(file.read(4), encoding)
+        file.seek(0)
         try:
             text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
         except LookupError as error:
             raise SpecError(f"'{encoding}' is not an encoding that Python knows; write one such as cp1252.") from error
         try:
+            before = _until_header(text)
+            first = before[-1] if before else ""
+            delimiter = delimiter or delimiter_of(first, columns.named())
             # strict, or an unclosed quote would swallow the rest of the file as one text without a word
-            rows = csv.reader(text, delimiter=delimiter, strict=True)
+            rows = csv.reader(
+                chain(before, text), delimiter=delimiter, strict=True, skipinitialspace=spaced(first, delimiter)
+            )
             header = _header(rows, columns, file_name)
             read = _Row(columns, url_rule, offset_s, seconds_in).read
             while True:
                 line = rows.line_num + 1
                 try:
                     values = next(rows)
-                    if not values:
+                    if not any(value.strip() for value in values):
                         continue
                     if len(values) != len(header):
                         raise RowError(f"the row has {len(values)} columns where the header has {len(header)}", values)
@@ -91,11 +101,22 @@ def read_csv(
             text.detach()
 
 
+def _until_header(lines: Iterable[str]) -> list[str]:
+    """The blank lines at the beginning of a file, and the first one that is not."""
+    taken = []
+    for line in lines:
+        taken.append(line)
+        if line.strip():
+            break
+    return taken
+
+
 def _header(rows: Iterator[list[str]], columns: Columns, file: str) -> list[str]:
     try:
-        header = next(rows, [])
+        names = next((row for row in rows if row), [])
     except csv.Error as error:
         raise SpecError(f"{file}: the first line is not a row of CSV ({error}); declare the delimiter.") from error
+    header = [name if name in columns.named() else clean_name(name) for name in names]
     for name in columns.named():
         if name not in header:
             raise SpecError(f"{file} has no column '{name}'{nearest(name, header)}")
@@ -126,7 +147,7 @@ def read_jsonl(
         SpecError: when the file can't be opened.
     """
     file_name = name_of(source)
-    read = _Row(columns, url_rule, offset_s, seconds).read
+    read = _Row(columns, url_rule, offset_s, time_of).read
     with opened(source) as file:
         for number, raw in _lines(file):
             try:
@@ -220,7 +241,9 @@ class _Row:
         """The narration; the uid goes into ``uids`` as soon as it is known, for the failure that may follow."""
         columns = self._columns
         given = row.get(columns.uid)
-        if self._url_rule is not None and isinstance(given, str):
+        if self._url_rule is not None:
+            if not isinstance(given, str):
+                raise RowError("there is no uid", given)
             uid = uid_of_url(given, self._url_rule)
         else:
             uid = checked_uid(given)
@@ -234,7 +257,9 @@ class _Row:
 
     def _pass(self, row: Mapping[str, Any]) -> int:
         value = row.get(self._columns.pass_) if self._columns.pass_ else 0
-        number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+        number: object = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+        if isinstance(number, float) and number.is_integer():
+            number = int(number)
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**31:
             raise RowError(f"the {self._columns.pass_} is not a whole number from 0", value)
         return number
