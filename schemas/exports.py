@@ -72,7 +72,8 @@ class SplitSpec(Model):
 
     Attributes:
         shares: split -> share of the videos, by a hash of the uid with ``seed``; they add up to 100%.
-        lists: split -> file of uids, one a line; videos in no file are dropped.
+        lists: split -> file of uids or addresses, one a line, those of the texts or of the features; videos in no file
+            are dropped.
     """
 
     shares: Annotated[dict[Name, Share], Field(min_length=1)] | None = None
@@ -92,7 +93,8 @@ class PairsExport(Model):
     """Narrations beside the clip features of their moments, for training.
 
     Attributes:
-        feature: clip features on a grid (windows with ``fps``, ``every``, or precomputed).
+        feature: clip features on a grid (windows with ``fps``, ``every``, or precomputed); of any sampling where the
+            texts have no times, since these pair with the whole clip.
         text: a feature of narrations.
         output, text_output: may be left out when the features have one output each.
         around: a moment stands for so much time to both sides.

@@ -221,6 +221,13 @@ class NarrationsSource(Model):
     seed: int = 0
     uids: list[str] | str | None = None
 
+    @property
+    def timed(self) -> bool:
+        """The texts have times; without, each is about a whole video."""
+        if self.format in ("csv", "jsonl"):
+            return self.columns is None or self.columns.start != ""
+        return self.format != "tgif"
+
     @model_validator(mode="after")
     def _fits_format(self) -> NarrationsSource:
         if (self.path is None) == (self.glob is None):

@@ -287,6 +287,17 @@ def test_the_tutorials_file_holds_whole_features_embeddings_and_the_meta_list(bu
     assert meta[0] == {"uid": "v0", "txt": "#C C opens a door", "ts": 0.0, "idx": 0, "pass": 1}
 
 
+def test_the_tutorials_idx_is_the_row_of_its_text(built: Project) -> None:
+    (file,) = built.manifest("tutorial")["splits"]["all"]["files"]
+    with h5py.File(Path(built.store) / "pairs" / "tutorial" / file["name"]) as found:
+        meta, embedding = json.loads(bytes(found["meta"][()])), found["embedding"][()]
+    assert [each["idx"] for each in meta] == list(range(23))
+    speech = built.table("speech").join(built.table("narrations").select("row_id", "text"), on="row_id")
+    vectors = dict(speech.select("text", "embedding").iter_rows())
+    for each in meta:
+        np.testing.assert_array_equal(embedding[each["idx"]], np.array(vectors[each["txt"]], np.float32))
+
+
 @pytest.mark.parametrize("hdf5", [True, False])
 def test_windows_hold_the_rows_of_formats_md(built: Project, hdf5: bool) -> None:
     windows = ClipWindows(built.store, "clips", hdf5=hdf5)

@@ -12,7 +12,7 @@ from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.exports import Hdf5Export, PairsExport, TfrecordExport
 from cliploom.schemas.head_references import head_encoder
 from cliploom.schemas.heads import HEAD
-from cliploom.schemas.sources import PrecomputedSource, Source, TfrecordSource
+from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
 from cliploom.schemas.spec import EncoderSpec, FeatureSpec, Spec
 from cliploom.schemas.spec_errors import explain
 from cliploom.transforms.encoders.base import EncoderOptions, Family
@@ -221,10 +221,14 @@ def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[s
     on_grid = isinstance(source, PrecomputedSource)
     if clips.sample is not None:
         on_grid = rows_per_second({"sample": clips.sample.model_dump(mode="json")}) > 0
-    if not on_grid:
+    narrations = spec.sources[texts.source]
+    timed = not isinstance(narrations, NarrationsSource) or narrations.timed
+    # Rows as they come have no place for a moment; texts without times need none, they pair with the whole clip.
+    if (timed and not on_grid) or not isinstance(source, MediaSource | PrecomputedSource):
         problems.append(
             f"{place}.feature: the rows of {export.feature!r} do not lie on a grid of time; sample it with "
-            "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}."
+            "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}, or pair it with texts without times "
+            '(format tgif, or columns: {start: ""}).'
         )
     known = feature_outputs(texts, spec, checked)
     if export.text_output is not None and export.text_output not in known:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from cliploom.pipelines.planning.classify import of_source
 from cliploom.pipelines.planning.previous_release import PreviousRelease
 from cliploom.pipelines.planning.row_store import ParquetRowStore, RowStoreWriter
+from cliploom.schemas.exports import PairsExport
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.records import Failure
 from cliploom.schemas.sources import MediaSource
@@ -95,12 +96,17 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
         if source.kind in ("narrations", "media", "precomputed"):
             (narrated if source.kind == "narrations" else clips)[name] = frame.select("uid", "uri")
     if narrated and clips:
-        from cliploom.transforms.narrations.listing import matching_notes
+        from cliploom.transforms.narrations.listing import list_notes, matching_notes
 
-        notes += matching_notes(
-            {name: items.rows() for name, items in narrated.items()},
-            {name: items.rows() for name, items in clips.items()},
-        )
+        texts = {name: items.rows() for name, items in narrated.items()}
+        media = {name: items.rows() for name, items in clips.items()}
+        notes += matching_notes(texts, media)
+        for name, export in spec.exports.items():
+            if isinstance(export, PairsExport):
+                said, seen = (spec.features[each].source for each in (export.text, export.feature))
+                if said in texts and seen in media:
+                    sides = (said, texts[said]), (seen, media[seen])
+                    notes += list_notes(f"exports.{name}", export, base, *sides)
     items = pl.concat(frames, how="diagonal").select(*LISTED)
     return KnownListing(items, tuple(failures), tuple(notes))
 

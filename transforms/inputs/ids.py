@@ -29,6 +29,6 @@ def id_text(value: object) -> str:
         raise ValueError("is not text")
     if isinstance(value, int):
         return str(value)
-    if abs(value) < _EXACT and value == int(value):
+    if -_EXACT < value < _EXACT and value == int(value):
         return str(int(value))
     raise ValueError("is a number that is no id; write it as text, in quotes")

@@ -31,6 +31,11 @@ class JoinedUids:
     ambiguous: Mapping[str, tuple[str, ...]]
     unmatched: tuple[str, ...]
 
+    @property
+    def meant(self) -> frozenset[str]:
+        """All items that were asked for, also by uids that may mean another one."""
+        return frozenset(self.found.values()).union(*self.ambiguous.values())
+
     def problems(self, what: str, source: str) -> Iterator[str]:
         """Sentences that count the uids without an item, with examples.
 
@@ -61,7 +66,7 @@ def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]
     """Find the item that each uid means; memory is that of the uids, not of all names that items may have.
 
     Args:
-        asked: uid, and URI of the file that it names where it names one, else empty.
+        asked: uid, and URI of the file that it names where it names one, else empty; an address means what is there.
         items: uid and URI of each item.
 
     >>> join_uids([("a", ""), ("b", "")], [("a.mp4", "/m/a.mp4"), ("b.gif", "/m/b.gif"), ("b.png", "/m/b.png")])
@@ -69,7 +74,7 @@ def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]
     """
     listed = list(items)
     known = {uid for uid, _ in listed}
-    wanted = dict(asked)
+    wanted = {uid: uri or (uid if is_web(uid) else "") for uid, uri in asked}
     candidates: dict[str, list[str]] = {uid: [] for uid in wanted if uid not in known}
     by_name: dict[str, list[str]] = {}
     by_stem: dict[str, list[str]] = {}
@@ -95,14 +100,17 @@ def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]
 
 
 def _other_names(uid: str, uri: str) -> Iterator[str]:
-    """The uid without the extension of its file, or with it when it lacks it."""
+    """The uid without the extension of its file, or with it when it lacks it; of an address, the uids that it gives."""
     suffix = _suffix(uri)
     if not suffix:
         return
     if is_web(uri):
-        with_it, without = uid_of_address(uri, "file"), uid_of_address(uri)
-        if uid in (with_it, without) and with_it != without:
-            yield without if uid == with_it else with_it
+        try:
+            names = [uid_of_address(uri, rule) for rule in ("file", "path", "stem")]
+        except ValueError:
+            return
+        if uid == uri or uid in names[:2]:
+            yield from (name for name in names[: 3 if uid == uri else 2] if name != uid)
             return
     if uid.endswith(suffix) and len(uid) > len(suffix):
         yield uid.removesuffix(suffix)
@@ -111,7 +119,10 @@ def _other_names(uid: str, uri: str) -> Iterator[str]:
 
 
 def _path(uri: str) -> str:
-    return urlsplit(uri).path if is_web(uri) else uri
+    try:
+        return urlsplit(uri).path if is_web(uri) else uri
+    except ValueError:
+        return ""
 
 
 def _suffix(uri: str) -> str:

@@ -26,6 +26,7 @@ from cliploom.schemas.errors import ItemError, SpecError
 from cliploom.schemas.narrations import NARRATIONS, BadRow, Dropped, FilterTally, KeepRules, Narration, TextRules
 from cliploom.schemas.sources import NarrationsSource
 from cliploom.transforms.inputs.clashes import clash_message
+from cliploom.transforms.inputs.joins import JoinedUids, join_uids
 from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.narrations import text
 from cliploom.transforms.narrations.batches import from_batches, item_digest, to_batches, usable
@@ -63,6 +64,7 @@ class Spool:
         bad: rows that can't be used, ``MOST_FAILURES`` of them at the most.
         bad_rows: how many there are.
         tally: what the filters kept and dropped.
+        lists: sentences about uids of lists that match no video, or several.
     """
 
     texts: str
@@ -70,6 +72,7 @@ class Spool:
     bad: tuple[BadRow, ...]
     bad_rows: int
     tally: FilterTally
+    lists: tuple[str, ...] = ()
 
 
 @dataclass
@@ -132,6 +135,7 @@ def read_spool(objects: ObjectStore, folder: str) -> Spool:
         bad=tuple(BadRow(**row) for row in report["bad"]),
         bad_rows=report["bad_rows"],
         tally=FilterTally(tally["narrations"], tally["videos"], tuple(Dropped(**drop) for drop in tally["dropped"])),
+        lists=tuple(report["lists"]),
     )
 
 
@@ -148,6 +152,7 @@ def _ingest(
     bad = _Bad()
     buckets = max(1, min(MOST_BUCKETS, sum(file.size for file in files) // BUCKET_BYTES + 1))
     owners = _spread(files, source, scratch, buckets, bad, place)
+    keep, lists = _resolved(keep, [(uid, files[number].uri) for uid, number in owners.items()], place)
     wanted = {uid for uid in owners if keep_reason_for_video(uid, keep) is None}
     beyond: set[str] = set()
     if source.limit is not None and wanted:
@@ -170,8 +175,24 @@ def _ingest(
     table = io.BytesIO()
     pl.DataFrame(items, schema=ITEM_COLUMNS, orient="row").sort("uid").write_parquet(table)
     objects.put(f"{folder}/items.parquet", table.getvalue())
-    report = {"bad": [asdict(row) for row in bad.rows], "bad_rows": bad.count, "tally": asdict(tally)}
+    report = {"bad": [asdict(row) for row in bad.rows], "bad_rows": bad.count, "tally": asdict(tally), "lists": lists}
     objects.put(f"{folder}/report.json", json.dumps(report).encode())
+
+
+def _resolved(keep: KeepRules, items: list[tuple[str, str]], place: str) -> tuple[KeepRules, list[str]]:
+    """The filters by the uids that the videos have, and sentences about those that name none or several."""
+    said: list[str] = []
+
+    def joined(uids: frozenset[str], what: str) -> JoinedUids:
+        found = join_uids([(uid, "") for uid in sorted(uids)], items)
+        said.extend(found.problems(f"{place}.{what}", "its files"))
+        return found
+
+    if keep.only is not None:
+        keep = replace(keep, only=frozenset(joined(keep.only, "uids").found.values()))
+    if keep.without:
+        keep = replace(keep, without=joined(keep.without, "keep.without").meant)
+    return keep, said
 
 
 def _spread(

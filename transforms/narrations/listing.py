@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import SpecError
+from cliploom.schemas.exports import PairsExport
 from cliploom.schemas.narrations import NARRATIONS, BadRow, FilterTally, KeepRules, LabelText
 from cliploom.schemas.records import Failure
 from cliploom.schemas.sources import LabelsSource, NarrationsSource
 from cliploom.schemas.spec_base import KeepSpec
-from cliploom.transforms.inputs.joins import ambiguous_text, join_uids
+from cliploom.transforms.inputs.joins import JoinedUids, ambiguous_text, join_uids
 from cliploom.transforms.inputs.listing import LISTING, KnownListing, find, uid_of
 from cliploom.transforms.narrations.ingest import MOST_FAILURES, SPOOLS, ingest
 from cliploom.transforms.narrations.readers import InputFile, rules_of
@@ -51,7 +52,9 @@ def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Ob
         more = spool.bad_rows - MOST_FAILURES
         rest = BadRow(files[0].uri, "further rows", f"{more} more rows can't be used", "only the first are listed")
         failures.append(_failure(name, rest))
-    return KnownListing(_frame(name, spool.items, spool.texts), tuple(failures), tuple(_notes(name, spool.tally)))
+    return KnownListing(
+        _frame(name, spool.items, spool.texts), tuple(failures), (*_notes(name, spool.tally), *spool.lists)
+    )
 
 
 def keep_rules(keep: KeepSpec, base: Path, place: str, only: frozenset[str] | None = None) -> KeepRules:
@@ -237,13 +240,39 @@ def matching_notes(
     for texts, items in narrated.items():
         for clips, others in media.items():
             joined = join_uids(items, others)
-            meant = {*joined.found.values(), *(uid for uids in joined.ambiguous.values() for uid in uids)}
+            meant = joined.meant
             alone = tuple(sorted(uid for uid, _ in others if uid not in meant))
             yield (
                 f"{texts} and {clips}: {len(joined.found)} videos in both, {len(joined.unmatched)} only in {texts}"
                 f"{_some(tuple(sorted(joined.unmatched)))}, {len(alone)} only in {clips}{_some(alone)}"
                 f"{ambiguous_text(joined)}"
             )
+
+
+def list_notes(
+    place: str,
+    export: PairsExport,
+    base: Path,
+    texts: tuple[str, list[tuple[str, str]]],
+    clips: tuple[str, list[tuple[str, str]]],
+) -> Iterator[str]:
+    """Sentences about uids in the lists of an export of pairs that match no video, or several.
+
+    Args:
+        place: of the export in the spec.
+        export: its declaration.
+        base: folder that its paths start from.
+        texts: name of the source of texts, uid and URI of its items.
+        clips: the same of the features' source.
+    """
+    lists = [(f"{place}.keep.without", path) for path in export.keep.without]
+    lists += [(f"{place}.splits.lists.{name}", path) for name, path in (export.splits.lists or {}).items()]
+    for where, path in lists:
+        found = _existing(path, base, where)
+        own = join_uids([(uid, "") for uid in sorted(read_uid_list(found))], texts[1])
+        theirs = join_uids([(uid, "") for uid in own.unmatched], clips[1])
+        both = JoinedUids(own.found, {**own.ambiguous, **theirs.ambiguous}, theirs.unmatched)
+        yield from both.problems(where, f"{texts[0]} or {clips[0]}")
 
 
 def _some(uids: tuple[str, ...]) -> str:

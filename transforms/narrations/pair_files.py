@@ -4,7 +4,8 @@ Parquet has a row a pair: ``uid, pass, idx, start_s, end_s, text, first, end, fe
 ``features`` is list<float32> of D values, or of n * D for ``take: n``. HDF5 has the same as ``features`` float32
 [M, D] or [M, n, D], ``embedding`` float32 [M, E], both contiguous, and ``meta``, the bytes of a JSON list of objects.
 The tutorial's has ``features/<escaped uid>`` float32 [N, D], whole, ``embedding`` [M, E] and ``meta`` with
-``{uid, txt, ts, idx, pass}``. All carry a report of what was kept and dropped.
+``{uid, txt, ts, idx, pass}``, where ``idx`` is the text's row of ``embedding``. All carry a report
+of what was kept and dropped.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from cliploom.transforms.store.hdf5_names import escape
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
 from cliploom.transforms.store.ranges import ItemRows, RowRanges
+
+TUTORIAL_REVISION = 2
+"""Raised when the tutorial's file holds other values."""
 
 REPORT = "cliploom_pairs"
 ROWS_AT_ONCE = 2_048
@@ -297,7 +301,9 @@ def _write_tutorial(
             group.create_dataset(escape(each.video.uid), data=clips, track_times=False)
             there, texts = reader.texts(each.video, each.rows)
             embeddings[len(meta) : len(meta) + len(there)] = texts
-            meta += [_meta(each.video.uid, each.pairs[number]) for number in there]
+            for number in there:
+                # The tutorial looks texts up by idx, so it counts over all of them.
+                meta.append(_meta(each.video.uid, each.pairs[number]) | {"idx": len(meta)})
         _finish_hdf5(file, meta, _with_lost(report, len(meta)))
 
 

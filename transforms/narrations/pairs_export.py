@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import polars as pl
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import SpecError
@@ -21,7 +23,8 @@ from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
 from cliploom.schemas.spec_base import KeepSpec
 from cliploom.transforms.exports.base import Exporter, entries_of
-from cliploom.transforms.narrations import pairs
+from cliploom.transforms.inputs.joins import JoinedUids, join_uids
+from cliploom.transforms.narrations import pair_files, pairs
 from cliploom.transforms.narrations.ingest import SPOOLS
 from cliploom.transforms.narrations.pair_files import PairLayout, PairsTask, VideoPairs, read_report
 from cliploom.transforms.narrations.splits import split_by_lists, split_by_shares, split_of
@@ -30,10 +33,12 @@ from cliploom.transforms.narrations.uids import read_uid_list
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.ranges import ItemRows, rows_by_item
 from cliploom.transforms.store.rates import rows_per_second
-from cliploom.transforms.store.tables import contents_of, table_files
+from cliploom.transforms.store.tables import contents_of, read_table, table_files
 
 REVISION = 1
 NO_TEXTS = "videos_without_texts"
+AMBIGUOUS = "video of several items with features"
+MOST_EXAMPLES = 3
 
 
 def with_stored_lists(export: PairsExport, base: Path, objects: ObjectStore, place: str) -> PairsExport:
@@ -110,6 +115,68 @@ def _side(objects: ObjectStore, draft: Release, feature: str, output: str | None
     return _Side(entry, chosen, {item.uid: item for item in items})
 
 
+def _items_of(objects: ObjectStore, draft: Release, side: _Side) -> list[tuple[str, str]]:
+    """List uid and URI of all items of a side's source, and of items whose rows are kept from before.
+
+    An item without rows may still be the one that a text means.
+    """
+    mine = pl.col("source") == side.entry.source
+    found = read_table(objects, "items", draft.tables["items"], mine, columns=["source", "uid", "uri"])
+    uris = dict.fromkeys(side.ranges, "") | dict(found.select("uid", "uri").iter_rows())
+    return list(uris.items())
+
+
+@dataclass(frozen=True)
+class _Videos:
+    """Which features belong to a video's texts, and in which split the video is.
+
+    Attributes:
+        texts, clips: uid and URI of the items.
+        rule: how videos are dealt out to splits; lists name them by either uid.
+    """
+
+    texts: list[tuple[str, str]]
+    clips: list[tuple[str, str]]
+    rule: SplitRule
+
+    @cached_property
+    def joined(self) -> JoinedUids:
+        """The item of clip features of each text's uid."""
+        return join_uids(self.texts, self.clips)
+
+    def split_of(self, uid: str) -> str | None:
+        """The split of a text's uid, or None."""
+        if not self.rule.lists:
+            return split_of(uid, self.rule)
+        owners = self._owners.get(uid, ())
+        return owners[0] if len(owners) == 1 else None
+
+    @cached_property
+    def disputed(self) -> frozenset[str]:
+        """Uids that several lists name, in different words."""
+        return frozenset(uid for uid, owners in self._owners.items() if len(owners) > 1)
+
+    @cached_property
+    def _owners(self) -> dict[str, tuple[str, ...]]:
+        owners: dict[str, tuple[str, ...]] = {}
+        for name, uids in self.rule.lists:
+            for uid in self.meant_by(uids, certain=True):
+                owners[uid] = (*owners.get(uid, ()), name)
+        return owners
+
+    def meant_by(self, uids: frozenset[str], *, certain: bool = False) -> frozenset[str]:
+        """The texts' uids that a list names, by their own uids or by those of their features.
+
+        Args:
+            uids: as the list has them.
+            certain: leave out what may mean another video.
+        """
+        own = join_uids([(uid, "") for uid in sorted(uids)], self.texts)
+        clips = join_uids([(uid, "") for uid in own.unmatched], self.clips)
+        ours, theirs = (frozenset(each.found.values()) if certain else each.meant for each in (own, clips))
+        return ours.union(uid for uid, clip in self.joined.found.items() if clip in theirs)
+
+
 class PairsExporter(Exporter):
     """See ``cliploom.transforms.exports.base``."""
 
@@ -119,7 +186,12 @@ class PairsExporter(Exporter):
         self._texts = _side(objects, draft, export.text, export.text_output)
         self._rate = rows_per_second(self._clips.entry.recipe)
         self._keep = _keep_rules(export.keep, objects)
-        self._rule = _split_rule(export.splits, objects)
+        self._videos = _Videos(
+            texts=_items_of(objects, draft, self._texts),
+            clips=_items_of(objects, draft, self._clips),
+            rule=_split_rule(export.splits, objects),
+        )
+        self._without = self._videos.meant_by(self._keep.without)
         version = draft.tables.get(TABLE)
         self._narrations = tuple(table_files(objects, TABLE, version)) if version is not None else ()
 
@@ -127,25 +199,37 @@ class PairsExporter(Exporter):
     def recipe(self) -> str:
         """Digest of the files' names and of what is told of the rest."""
         lost = [[drop.reason, drop.narrations, drop.videos] for drop in self._unmatched.dropped]
-        return digest_of([REVISION, [task.path for task in self.parts()], lost, self._only_clips])
+        ambiguous = [self._examples] if self._examples else []
+        return digest_of([REVISION, [task.path for task in self.parts()], lost, self._only_clips, *ambiguous])
 
     @cached_property
     def _unmatched(self) -> FilterTally:
         """Videos that are in no file, with reasons."""
         tally = FilterTally()
         for uid, texts in self._texts.ranges.items():
-            if uid not in self._clips.ranges:
+            if uid in self._videos.joined.ambiguous:
+                tally += FilterTally(dropped=(Dropped(AMBIGUOUS, texts.rows, 1),))
+            elif self._videos.joined.found.get(uid) not in self._clips.ranges:
                 tally += FilterTally(dropped=(Dropped("video without features", texts.rows, 1),))
-            elif split_of(uid, self._rule) is None:
+            elif uid in self._videos.disputed:
+                tally += FilterTally(dropped=(Dropped("video in two splits", texts.rows, 1),))
+            elif self._videos.split_of(uid) is None:
                 tally += FilterTally(dropped=(Dropped("video in no split", texts.rows, 1),))
         return tally
 
     @property
     def _only_clips(self) -> int:
-        return len(self._clips.ranges.keys() - self._texts.ranges.keys())
+        texts = self._texts.ranges.keys()
+        return len(self._clips.ranges.keys() - {self._videos.joined.found.get(uid) for uid in texts})
+
+    @property
+    def _examples(self) -> dict[str, list[str]]:
+        """Some of the videos whose features are ambiguous, and the items that they may be."""
+        ambiguous = self._videos.joined.ambiguous
+        return {uid: list(ambiguous[uid][:MOST_EXAMPLES]) for uid in sorted(ambiguous)[:MOST_EXAMPLES]}
 
     def _splits(self) -> list[str]:
-        names = self._rule.lists or self._rule.shares
+        names = self._videos.rule.lists or self._videos.rule.shares
         return [name for name, _ in names]
 
     def parts(self) -> list[PairsTask]:
@@ -156,18 +240,19 @@ class PairsExporter(Exporter):
     def _tasks(self) -> list[PairsTask]:
         whole = self._export.format == "tutorial"
         files: dict[tuple[str, int], list[VideoPairs]] = {}
-        for uid in sorted(self._texts.ranges.keys() & self._clips.ranges.keys()):
-            split = split_of(uid, self._rule)
-            if split is not None:
+        for uid in sorted(self._texts.ranges):
+            clips = self._clips.ranges.get(self._videos.joined.found.get(uid, ""))
+            split = self._videos.split_of(uid)
+            if clips is not None and split is not None:
                 shard = 0 if whole else zlib.crc32(uid.encode()) % self._export.shards
-                video = VideoPairs(uid, self._clips.ranges[uid], self._texts.ranges[uid])
+                video = VideoPairs(uid, clips, self._texts.ranges[uid])
                 files.setdefault(("" if whole else split, shard), []).append(video)
         layout = PairLayout(
             format=self._export.format,
             rate=self._rate,
             around_s=self._export.around,
             pool=_pool(self._export),
-            keep=self._keep,
+            keep=replace(self._keep, without=self._without),
             clip_table=self._clips.entry.table,
             clip_output=self._clips.output,
             clip_dim=self._clips.dim,
@@ -185,7 +270,11 @@ class PairsExporter(Exporter):
         export = self._export.model_dump(mode="json", exclude={"splits", "shards", "feature", "text"})
         made_from = [[v.uid, v.clips.digest, v.texts.digest] for v in videos]
         sides = [self._clips.recipe(), self._texts.recipe()]
-        return digest_of([REVISION, pairs.REVISION, export, self._rate, sides, made_from])
+        # What the lists of the export name in other words than the videos' own uids, which are in it already.
+        more: list[object] = [*sorted({v.uid for v in videos} & (self._without - self._keep.without))]
+        if export["format"] == "tutorial":
+            more.append(["tutorial", pair_files.TUTORIAL_REVISION])
+        return digest_of([REVISION, pairs.REVISION, export, self._rate, sides, made_from, *more])
 
     def finish(self) -> ExportEntry:
         """Add up what the files say of themselves, and write the manifest."""
@@ -216,7 +305,7 @@ class PairsExporter(Exporter):
                 {"reason": drop.reason, "narrations": drop.narrations, "videos": drop.videos} for drop in total.dropped
             ],
             NO_TEXTS: self._only_clips,
-        }
+        } | ({"ambiguous": self._examples} if self._examples else {})
         path = f"pairs/{self._name}/manifest-{self.recipe}.json"
         self._objects.put_new(path, json.dumps(manifest, indent=1).encode())
         return ExportEntry(

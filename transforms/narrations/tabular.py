@@ -45,7 +45,7 @@ def read_csv(
     Args:
         source: path or binary file.
         columns: which column holds what.
-        delimiter: between columns, such as a tab; None for the comma, tab or semicolon that makes columns of the header.
+        delimiter: between columns, such as a tab; None for the comma, tab or semicolon that fits the header.
         encoding: any that Python knows, UTF-8 or that of the byte order mark for None; bytes that are none of it make
             bad rows.
         url_rule: when the uid column holds addresses, how they become uids (``uid_of_url``).

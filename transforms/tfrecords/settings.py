@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -132,7 +133,11 @@ def read_vocabulary_file(name: str, base: Path, place: str) -> Vocabulary:
     except FileNotFoundError:
         raise SpecError(f"{place}.vocabulary: there is no file {str(path)!r}.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{place}.vocabulary: {path} can't be read as UTF-8 text ({error}).") from None
+        raise SpecError(
+            f"{place}.vocabulary: {path} can't be read as UTF-8 text ({error}); save it as UTF-8."
+        ) from None
+    except csv.Error as error:
+        raise SpecError(f"{place}.vocabulary: {path} is not a CSV file ({error}).") from None
 
 
 def list_shards(name: str, source: TfrecordSource, base: Path) -> pl.DataFrame:

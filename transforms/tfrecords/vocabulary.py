@@ -10,11 +10,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import SpecError, nearest
+from cliploom.transforms.inputs.tables import clean_name, delimiter_of, spaced
 
 _VERTICALS = ("Vertical1", "Vertical2", "Vertical3")
 
@@ -91,15 +93,24 @@ def read_vocabulary(lines: Iterable[str], file: str = "vocabulary.csv") -> Vocab
         SpecError: for a missing column, an Index or TrainVideoCount that is no natural number, an Index given twice,
             or no class at all.
     """
-    reader = csv.DictReader(lines)
-    columns = [name.lstrip("\ufeff") for name in reader.fieldnames or ()]
+    left = iter(lines)
+    header = next((line for line in left if line.strip()), "")
+    delimiter = delimiter_of(header, ("Index", "Name"))
+    reader = csv.DictReader(chain([header], left), delimiter=delimiter, skipinitialspace=spaced(header, delimiter))
+    columns = [clean_name(name) for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     for column in ("Index", "Name"):
         if column not in columns:
             raise SpecError(f"{file} has no column '{column}'{nearest(column, columns)}")
+        if columns.count(column) > 1:
+            raise SpecError(f"{file} has {columns.count(column)} columns named '{column}'; rename all but one.")
     classes: dict[int, LabelClass] = {}
     for row in reader:
         where = f"{file}, line {reader.line_num}"
+        if not any(value.strip() for value in row.values() if isinstance(value, str)):
+            continue
+        if "\0" in (row["Name"] or ""):
+            raise SpecError(f"{where}: the name {row['Name']!r} holds a NUL character; remove it.")
         index = _natural(row["Index"], "Index", where)
         if index in classes:
             raise SpecError(
@@ -119,6 +130,9 @@ def read_vocabulary(lines: Iterable[str], file: str = "vocabulary.csv") -> Vocab
 
 def _natural(text: str | None, column: str, where: str) -> int:
     cleaned = (text or "").strip()
+    whole, point, zeros = cleaned.partition(".")
+    if point and not zeros.strip("0"):
+        cleaned = whole  # as a table writes a column of numbers that has blank cells
     if not (cleaned.isascii() and cleaned.isdecimal()):
         raise SpecError(f"{where}: {column} {cleaned!r} is not a whole number from 0 on.")
     return int(cleaned)
