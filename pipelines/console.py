@@ -158,7 +158,7 @@ def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mappin
             continue
         lines.append(f"  {name}: {said}; {entry.get('rows', 0)} rows, {human_bytes(entry.get('size', 0))}")
     for name, index in release["indexes"].items():
-        recall = f", recall@10 {index['recall']:.3f}" if index.get("recall") is not None else ""
+        recall = f", recall@10 {index['recall']:.3f}" if index["rows"] and index.get("recall") is not None else ""
         shards = counted(len(index["shards"]), "shard")
         lines.append(f"  index {name}: {index['rows']} rows, {index['kind']}, {shards}{recall}")
     for name, export in release["exports"].items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -15,6 +16,9 @@ from cliploom.transforms.publish.dataframes import failure_reasons
 from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
+
+MOST_REASONS = 3
+"""Failures that a warning shows."""
 
 MOST_LABELS = 3
 """Predicted labels that a hit shows."""
@@ -102,6 +106,43 @@ def failure_text(groups: Sequence[dict[str, Any]]) -> str:
         lines.append(f"{counted(group['items'], 'item')}: {group['type']} in {group['stage']} ({kind}{kept})")
         lines.append(f"  e.g. {group['uid']}: {group['message']}")
     return "\n".join(lines)
+
+
+def empty_outcomes(store: str, release: Mapping[str, Any]) -> list[str]:
+    """Warnings about indexes and exports without any row, each with the first reasons.
+
+    Args:
+        store: folder or URI.
+        release: as JSON has it.
+    """
+    features = release["features"]
+    said = [
+        f"Warning: index {name} has 0 rows, so searching it finds nothing{_why(store, release, index['feature'])}"
+        for name, index in release["indexes"].items()
+        if not index["rows"]
+    ]
+    for name, export in release["exports"].items():
+        if export["kind"] == "pairs":
+            manifest = json.loads(existing_store(store).get(export["files"][0]["path"]))
+            if not manifest["pairs"]:
+                sides = [side for side in (manifest["text"], manifest["feature"]) if not features[side]["rows"]]
+                lost = ", ".join(f"{drop['narrations']} texts: {drop['reason']}" for drop in manifest["dropped"])
+                why = f" ({lost})" if lost else _why(store, release, sides[0]) if sides else ""
+                said.append(f"Warning: export {name} has 0 pairs{why or ': no video has both texts and features'}")
+        elif not features[export["feature"]]["rows"]:
+            said.append(f"Warning: export {name} has 0 rows{_why(store, release, export['feature'])}")
+    return [sentence if sentence.endswith(".") else f"{sentence}." for sentence in said]
+
+
+def _why(store: str, release: Mapping[str, Any], feature: str) -> str:
+    """The first failures of a feature and of its source, after a colon."""
+    source = release["features"][feature]["source"]
+    rows = failure_rows(store, release["release"])
+    mine = [row["message"] for row in rows if row["source"] == source and row["feature"] in ("", feature)]
+    if not mine:
+        return f": feature {feature} has no rows"
+    more = f" And {len(mine) - MOST_REASONS} more." if mine[MOST_REASONS:] else ""
+    return f": {' '.join(mine[:MOST_REASONS])}{more}"
 
 
 def label_text(labels: Sequence[dict[str, Any]]) -> str:

@@ -88,6 +88,9 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
             frame = listed.items
             failures += listed.failures
             notes += listed.notes
+            if listed.failures and frame.is_empty():
+                first = " ".join(failure.message for failure in listed.failures[:3])
+                notes.append(f"Warning: no row of {name} can be used: {first}")
         elif isinstance(source, MediaSource):
             frame = list_media(name, source, base, notes.append)
         else:

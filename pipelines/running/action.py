@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.console import LiveProgress, run_summary, say, show, show_json
-from cliploom.pipelines.listings import failure_groups
+from cliploom.pipelines.listings import empty_outcomes, failure_groups
 from cliploom.pipelines.planning.check import check_encoders
 from cliploom.pipelines.running.report import metrics_text, summary_lines, write_metrics
 from cliploom.pipelines.running.run import choose_target, new_run_id, open_store
@@ -104,10 +104,11 @@ def _supervised(
         progress.close()
     log.unlink(missing_ok=True)
     failures = failure_groups(store, result["release"]["release"])
+    empty = empty_outcomes(store, result["release"])
     if as_json:
-        show_json(result | {"store": store, "failures": failures})
+        show_json(result | {"store": store, "failures": failures, "warnings": empty})
     else:
-        show("\n".join([run_summary(result, store, failures), *summary_lines(result["report"])]))
+        show("\n".join([run_summary(result, store, failures), *summary_lines(result["report"]), *empty]))
         say(f"Next: {_next_command(store, result['release'])}")
     code = 1 if strict and any(not group["partial"] for group in failures) else 0
     if metrics_file is not None:
@@ -118,8 +119,9 @@ def _supervised(
 def _next_command(store: str, release: dict[str, Any]) -> str:
     """What to try on a release (its JSON): a search that its indexes can answer, if any."""
     named = shlex.quote(store)
-    if not release["indexes"]:
-        return f"cliploom releases {named}"
-    asked = [(release["features"][index["feature"]], index["output"]) for index in release["indexes"].values()]
+    filled = [index for index in release["indexes"].values() if index["rows"]]
+    if not filled:
+        return f"cliploom {'failures' if release['indexes'] else 'releases'} {named}"
+    asked = [(release["features"][index["feature"]], index["output"]) for index in filled]
     takes_text = any(feature["outputs"][output]["text"] for feature, output in asked)
     return f"cliploom search {named} " + ('"a cup of coffee"' if takes_text else "--like FILE")

@@ -31,6 +31,7 @@ from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, Accept, RunPlan, de
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
+from cliploom.transforms.inputs.listing import KnownListing
 from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
 from cliploom.transforms.publish.dataframes import published_contents
 from cliploom.transforms.store.lock import store_lock
@@ -96,6 +97,10 @@ class Stopwatch:
         self._began = now
 
 
+MOST_REASONS = 3
+"""Failures that an error shows."""
+
+
 def new_run_id() -> str:
     """A sortable name for a run: UTC time and four random hex digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
@@ -138,6 +143,19 @@ class RunContext:
     started_at: float
 
 
+def _nothing_listed(spec: Spec, listing: KnownListing) -> str:
+    """Why there is nothing to compute: rows that are all bad or filtered out, or no files."""
+    names = ", ".join(spec.sources)
+    if listing.failures:
+        first = " ".join(failure.message for failure in listing.failures[:MOST_REASONS])
+        more = len(listing.failures) - MOST_REASONS
+        return f"No row of the sources ({names}) can be used: {first}" + (f" And {more} more." if more > 0 else "")
+    dropped = [on_stage for on_stage in listing.notes if " dropped (" in on_stage]
+    if dropped:
+        return f"The filters leave nothing of the sources ({names}): {'; '.join(dropped)}; correct keep, uids or limit."
+    return f"The sources hold no files ({names}); check their glob or table."
+
+
 def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str], None]) -> RunContext:
     """List, probe and plan."""
     watch, started_at = Stopwatch(), time.time()
@@ -153,7 +171,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     if options.limit is not None:
         listing = replace(listing, items=select_subset(listing.items, previous.items, options.limit))
     if listing.items.is_empty() and previous.release is None:
-        raise SpecError(f"The sources hold no files ({', '.join(spec.sources)}); check their glob or table.")
+        raise SpecError(_nothing_listed(spec, listing))
     watch.lap("list")
     on_stage("preparing models")
     compiled = compile_jobs(spec, objects, base)

@@ -169,7 +169,7 @@ class FinishIndexes(PlanDoFn):
 def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
     """The entry with nprobe set to reach recall@10 of .95 on sampled rows, and the recall that was measured."""
     if entry.kind == "flat" or entry.rows == 0:
-        return entry.model_copy(update={"recall": 1.0})
+        return entry.model_copy(update={"recall": 1.0 if entry.rows else None})
     parts = sorted(part for shard in entry.shards for part in shard.parts)
     ids, sample = sample_rows(objects, table, parts, entry.output, dim, entry.rows, QUERIES, QUERY_SEED)
     batches = iterate_vectors(objects, table, parts, entry.output, dim)
