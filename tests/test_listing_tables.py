@@ -200,3 +200,15 @@ def test_addresses_meet_with_and_without_extension() -> None:
     items = [("h.org/a.gif?s=1", "http://h.org/a.gif?s=1"), ("h.org/b", "http://h.org/b.gif")]
     asked = [("h.org/a?s=1", ""), ("h.org/b.gif", "")]
     assert join_uids(asked, items).found == {"h.org/a?s=1": "h.org/a.gif?s=1", "h.org/b.gif": "h.org/b"}
+
+
+def test_a_file_listed_twice_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("uri\na.mp4\na.mp4\n")
+    with pytest.raises(SpecError, match=r"a\.mp4 is listed 2 times with the uid 'a'; .* or remove its row"):
+        listed(tmp_path, "l.csv")
+
+
+def test_captions_of_a_list_of_addresses_may_hold_any_character(tmp_path: Path) -> None:
+    (tmp_path / "l.tsv").write_text("http://h.org/a.gif\tone\u2028two\x0bthree\r\nhttp://h.org/b.gif\n", newline="")
+    assert listed(tmp_path, "l.tsv", format="tgif")["uid"].to_list() == ["h.org/a", "h.org/b"]
+    assert listed(tmp_path, "l.tsv", format="tgif", uid="file")["uid"].to_list() == ["h.org/a.gif", "h.org/b.gif"]

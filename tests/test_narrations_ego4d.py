@@ -310,3 +310,9 @@ def test_memory_holds_one_video_not_the_file(tmp_path: Path):
     tracemalloc.stop()
     assert path.stat().st_size > 4_000_000
     assert peak < 2_000_000
+
+
+def test_uids_that_only_look_different_are_one_video():
+    rows = rows_of(v1(NARRATION, uid="caf\u00e9") | v1(NARRATION, uid=" cafe\u0301 "))
+    assert [row.uid for row in rows if isinstance(row, Narration)] == ["caf\u00e9"]
+    assert "twice" in only_bad(rows).message

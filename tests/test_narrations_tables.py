@@ -82,6 +82,7 @@ def test_csv_passes_over_a_byte_order_mark_and_blank_lines():
         ("v\0,1,a", "the uid holds a NUL character"),
         ("v,1,a\0b", "the text holds a NUL character"),
         ('v,"1,234,5",a', "the start_s is not a number"),
+        ('v,"1,234",a', "the start_s may have a comma for the point or for thousands; write it with a point"),
         ("v,1_0,a", "the start_s is not a number"),
         ("v,nan,a", "the start_s is not finite"),
         ("v,-3,a", "the time lies more than 2 s before the video"),
@@ -218,6 +219,8 @@ def test_jsonl_takes_whole_numbers_as_uids_and_texts_as_numbers():
         ("-0:01.5", -1.5),
         ("0:09.", 9),
         ("1,5", 1.5),
+        ("0,250", 0.25),
+        ("1234,567", 1234.567),
         ("1e1", 10),
     ],
 )

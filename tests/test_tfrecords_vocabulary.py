@@ -29,6 +29,19 @@ def test_two_columns_are_enough_for_ones_own_classes() -> None:
     assert vocabulary.names([0, 1]) == ["cat", "class 1"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Index;Name\n007;000\n1;b, c\n",
+        ' Index , Name \r\n007, 000\r\n\r\n1, "b, c"\r\n,\r\n',
+        "\nIndex\tName\n7.0\t000\n1.0\tb, c\n",
+    ],
+)
+def test_names_are_text_and_delimiters_those_of_the_header(text: str) -> None:
+    vocabulary = read_vocabulary(io.StringIO(text, newline=""))
+    assert vocabulary.names([7, 1]) == ["000", "b, c"]
+
+
 def test_class_weights_have_the_published_values() -> None:
     # Class 0 of the published vocabulary has 788,288 training videos, the rarest 123; both published weights follow
     # from a total of 11,711,620 in 3,862 classes.
@@ -55,6 +68,9 @@ def test_weights_times_counts_are_equal_for_all_classes() -> None:
         ("Index,Name\n", "lists no class"),
         ("Index,Name\n0,a\nx,b\n", "line 3: Index 'x' is not a whole number"),
         ("Index,Name\n-1,a\n", "Index '-1'"),
+        ("Index,Name\n1.5,a\n", "Index '1.5'"),
+        ("Index,Name\n1,a\0b\n", "holds a NUL character"),
+        ("Index,Name,Name\n1,a,b\n", "2 columns named 'Name'"),
         ("Index,Name\n0,a\n0,b\n", "Index 0 was given before, to 'a'"),
         ("Index,Name,TrainVideoCount\n0,a,many\n", "TrainVideoCount 'many'"),
     ],

@@ -19,7 +19,7 @@ def clash_message(place: str, clashes: Mapping[str, Sequence[str]], advice: str)
     >>> clash_message("sources.clips", {"a": ["a.gif", "a.mp4"]}, "rename one")
     "sources.clips: a.gif and a.mp4 have the same uid 'a'; rename one."
     """
-    said = [f"{_listed(uris)} have the same uid {uid!r}" for uid, uris in list(clashes.items())[:MOST_SHOWN]]
+    said = [_clash(uid, uris) for uid, uris in list(clashes.items())[:MOST_SHOWN]]
     if any(_twins(uris) for uris in clashes.values()):
         advice += "; escaped names look the same but compose their letters in different ways (Unicode NFC and NFD)"
     if len(clashes) == 1:
@@ -28,6 +28,12 @@ def clash_message(place: str, clashes: Mapping[str, Sequence[str]], advice: str)
     lines = [f"{place}: {len(clashes)} uids are of more than one file:", *(f"  {line}" for line in said)]
     lines += [f"  and {more} more uids"] if more else []
     return "\n".join([*lines, f"For each, {advice}."])
+
+
+def _clash(uid: str, uris: Sequence[str]) -> str:
+    if len(set(uris)) == 1:
+        return f"{uris[0]} is listed {len(uris)} times with the uid {uid!r}"
+    return f"{_listed(uris)} have the same uid {uid!r}"
 
 
 def _listed(uris: Sequence[str]) -> str:

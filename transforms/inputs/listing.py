@@ -87,7 +87,7 @@ def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
 def _advice(name: str, source: MediaSource, base: Path, clashes: int) -> str:
     """How files that share a uid can be told apart."""
     if source.table is not None:
-        return "rename one of each in the table's column uid"
+        return "rename one in the table's column uid, or remove its row"
     rest = "narrow the glob, or choose another uid (uid: {regex: ...} or a table with a uid column)"
     if source.uid != "file":
         files = listed_frame(_from_globs(name, source.model_copy(update={"uid": "file"}), base)).unique("uri")
@@ -342,7 +342,8 @@ def read_addresses(path: Path, place: str) -> InputTable:
         SpecError: when it is missing, or a line does not start with an http(s) address.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        # Only ends of lines end a line: captions may hold other characters that str.splitlines() takes for one.
+        lines = re.split(r"\r\n|\r|\n", path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except OSError as error:
         raise SpecError(f"{place}: {path} can't be read ({error.strerror}).") from None
     found: dict[str, str] = {}

@@ -76,14 +76,23 @@ def with_labels(
 def split_labels(value: object) -> list[str]:
     """The labels that a cell holds, without blanks and repetitions.
 
-    >>> split_labels("dog; cat;dog;"), split_labels(7), split_labels([1, "b"])
-    (['dog', 'cat'], ['7'], ['1', 'b'])
+    >>> split_labels("dog; cat;dog;"), split_labels(7.0), split_labels([1, "b", True, 0.5])
+    (['dog', 'cat'], ['7'], ['1', 'b', 'True', '0.5'])
 
     Raises:
         ValueError: saying what is wrong with a label.
     """
-    parts = value if isinstance(value, list) else id_text(value).split(SEPARATOR)
-    return list(dict.fromkeys(text for part in parts if (text := id_text(part))))
+    parts = value if isinstance(value, list) else _label_text(value).split(SEPARATOR)
+    return list(dict.fromkeys(text for part in parts if (text := _label_text(part))))
+
+
+def _label_text(value: object) -> str:
+    """A label as text; JSONL and Parquet may have yes or no, or any number."""
+    return str(value) if isinstance(value, bool | float) and not _is_whole(value) else id_text(value)
+
+
+def _is_whole(value: float) -> bool:
+    return not isinstance(value, bool) and (value != value or value.is_integer())
 
 
 def _from_column(place: str, column: str, metadata: Mapping[str, str]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ not from what the file says of its version. Unknown keys are ignored.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
@@ -101,8 +102,9 @@ def read_ego4d(
                 if isinstance(video, dict) and odd is not None:
                     odd = None if _is_video(video) else odd | dict.fromkeys(list(video)[:_MOST_KEYS])
                 reader = _Video(file_name, str(uid), kind, offset_s)
-                yield from reader.twice() if uid in seen else reader.rows(video)
-                seen.add(uid)
+                name = unicodedata.normalize("NFC", str(uid).strip())
+                yield from reader.twice() if name in seen else reader.rows(video)
+                seen.add(name)
             if odd:
                 raise _other_shape(file_name, f"the videos have the keys {', '.join(list(odd)[:_MOST_KEYS])}")
         except ijson.JSONError as error:

@@ -189,14 +189,12 @@ def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStor
 def _label_lines(path: Path, place: str) -> list[str]:
     """The names in a file, one a line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         around = error.object[max(0, error.start - 10) : error.end + 5]
         raise SpecError(f"{place}: {path} is not UTF-8 ({around!r}); save it as UTF-8.") from None
-    for number, line in enumerate(lines, 1):
-        if "\0" in line:
-            raise SpecError(f"{place}: line {number} of {path} holds a NUL character; remove it.")
-    return [line.strip() for line in lines]
+    lines = [line.strip() for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
 
 
 def _label_uids(labels: list[str]) -> list[str]:

@@ -24,6 +24,7 @@ DEFAULT_OFFSET_S = 2.0
 BROKEN_UTF8 = "the bytes are not UTF-8"
 _SHOWN = 80
 _NUMBERS = frozenset({int, float, Decimal})
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+")
 _CLOCK = re.compile(
     r"(?P<sign>-?)(?:(?P<days>[0-9]{1,6}) days?,? )?(?:(?P<hours>[0-9]{1,6}):)?(?P<minutes>[0-9]{1,6}):"
     r"(?P<seconds>[0-9]{1,6}(?:[.,][0-9]*)?)"
@@ -144,6 +145,8 @@ def seconds_in(text: str, what: str) -> float:
         raise RowError(f"there is no {what}", text)
     if ":" in text:
         return _clock(text, what)
+    if _THOUSANDS.fullmatch(text.strip()):
+        raise RowError(f"the {what} may have a comma for the point or for thousands; write it with a point", text)
     try:
         number = float(text.replace(",", ".")) if "_" not in text else None
     except ValueError:

@@ -51,6 +51,8 @@ def label_texts(labels: Sequence[str], templates: Sequence[str]) -> list[LabelTe
     for number, label in enumerate(labels):
         if not label.strip():
             raise SpecError(f"label {number} is blank; name the class.")
+        if "\0" in label:
+            raise SpecError(f"label {number}, {label!r}, holds a NUL character; remove it.")
     for template in templates:
         if PLACE not in template:
             raise SpecError(f"the template {template!r} has no {PLACE}; write it where the class name goes.")

@@ -41,7 +41,9 @@ def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> pl.Dat
                 if other != uri and uri not in clashes.setdefault(uid, [other]):
                     clashes[uid].append(uri)
     if clashes:
-        more = "" if source.uid == "file" else f", or write `uid: file` below {place}, which keeps folder and extension"
+        more = f", or write `uid: file` below {place}, which keeps folder and extension"
+        if source.uid == "file" or any(INSIDE in uri for uris in clashes.values() for uri in uris):
+            more = ""
         raise SpecError(clash_message(place, clashes, f"remove one of them{more}"))
     rows = [(name, uid, uri, found.size, found.signature, "{}") for uid, (uri, found) in sorted(items.items())]
     return pl.DataFrame(rows, schema=LISTING, orient="row")
