@@ -57,7 +57,7 @@ def read_table(path: Path, place: str, keys: Sequence[str], encoding: str | None
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise SpecError(f"{place}: {path.name!r} is no table; its name must end in .csv, .tsv, .parquet or .jsonl.")
+        raise SpecError(f"{place}: {path.name!r} is no table; its name must end in .tsv, .csv, .parquet or .jsonl.")
     try:
         return reader()
     except FileNotFoundError:
