@@ -103,7 +103,7 @@ PLANS: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "table missing": ({"table": "no.csv"}, 2, ("sources.clips.table: there is no table", "no.csv")),
     "table of no kind": ({"table": "hello.txt"}, 2, ("'hello.txt' is no table", ".csv, .parquet or .jsonl")),
     "table without uris": ({"table": "uris.csv"}, 2, ("no column 'uri'; it has url, uid",)),
-    "table with a blank uri": ({"table": "blank.csv"}, 2, ("line 2 of", "has no uri")),
+    "table with a blank uri": ({"table": "blank.csv"}, 2, ("row 1 of", "has no uri")),
     "table with one uid twice": ({"table": "twice.csv"}, 2, ("a.mp4", "b.mp4", "same uid 'x'; rename one")),
     "table damaged": ({"table": "broken.parquet"}, 2, ("broken.parquet can't be read",)),
     "uid rule that fails": (

@@ -93,9 +93,9 @@ def test_ids_of_jsonl_may_be_whole_numbers(tmp_path: Path) -> None:
         ("l.csv", b"url;uid\nx;y\n", "has no column 'uri'; it has url, uid"),
         ("l.jsonl", b'{"uri": "a.mp4"}\n{"uri"\n', "line 2 of .* is not JSON"),
         ("l.jsonl", b"[1]\n", "line 1 of .* is not a JSON object"),
-        ("l.jsonl", b'{"uri": 5}\n', "line 1 of .* has no uri"),
-        ("l.jsonl", b'{"uri": "a.mp4", "uid": 1.5}\n', "the uid in line 1 of .*, 1.5, is a number that is no id"),
-        ("l.jsonl", b'{"uri": "a.mp4", "uid": true}\n', "the uid in line 1 of .*, True, is not text"),
+        ("l.jsonl", b'{"uri": 5}\n', "row 1 of .* has no uri"),
+        ("l.jsonl", b'{"uri": "a.mp4", "uid": 1.5}\n', "the uid in row 1 of .*, 1.5, is a number that is no id"),
+        ("l.jsonl", b'{"uri": "a.mp4", "uid": true}\n', "the uid in row 1 of .*, True, is not text"),
         ("l.jsonl", b'{"uri": "a.mp4", "uid": "a\\u0000b"}\n', "holds a NUL character"),
     ],
 )

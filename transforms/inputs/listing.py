@@ -308,7 +308,10 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
             derived = _uid_of_address(address, source.uid, place)
         elif is_remote(uri):
             bucket, _, key = uri.rpartition("/")
-            size = ObjectStore(bucket).size(key)
+            try:
+                size = ObjectStore(bucket).size(key)
+            except ValueError as error:
+                raise SpecError(f"{place}: {uri[:200]!r} in {where} of {path} is no address ({error}).") from None
             found = Found(key, uri, size or 0, "missing" if size is None else f"{size}:{uri}")
             derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
         else:

@@ -20,7 +20,7 @@ from cliploom.schemas.errors import SpecError
 
 DELIMITERS = (",", "\t", ";")
 Row = tuple[str, dict[str, Any]]
-"""Where a row is, such as ``line 3``, and its values by column."""
+"""Where a row is, such as ``row 3`` of those that are not blank, and its values by column."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,14 @@ def _csv(path: Path, place: str, keys: Sequence[str], encoding: str | None) -> I
     def rows() -> Iterator[Row]:
         records = _records(path, place, chosen, delimiter, spaced(header, delimiter))
         next(records, None)
-        for where, cells in records:
+        for number, (where, cells) in enumerate(records, 1):
             if any(cell.strip() for cell in cells[len(names) :]):
                 raise SpecError(
                     f"{place}: {where} of {path} has {len(cells)} columns where the header has {len(names)}; "
                     "put a cell that holds the delimiter in quotes."
                 )
-            yield where, {name: (cells[at] or None) if at < len(cells) else None for at, name in columns.items()}
+            values = {name: (cells[at] or None) if at < len(cells) else None for at, name in columns.items()}
+            yield f"row {number}", values
 
     return InputTable(tuple(columns.values()), _Again(rows))
 
@@ -210,9 +211,11 @@ def _jsonl(path: Path, place: str, encoding: str | None) -> InputTable:
         chosen = encoding_of(file.read(4), encoding)
 
     def objects() -> Iterator[Row]:
+        rows = 0
         for number, line in enumerate(_lines(path, place, chosen), 1):
             if not line.strip():
                 continue
+            rows += 1
             try:
                 value = json.loads(line, parse_constant=lambda name: None)
             except (ValueError, RecursionError) as error:
@@ -220,7 +223,7 @@ def _jsonl(path: Path, place: str, encoding: str | None) -> InputTable:
                 raise SpecError(f"{place}: line {number} of {path} is not JSON ({reason}); correct it.") from None
             if not isinstance(value, dict):
                 raise SpecError(f'{place}: line {number} of {path} is not a JSON object such as {{"uri": ...}}.')
-            yield f"line {number}", {clean_name(name): each for name, each in value.items()}
+            yield f"row {rows}", {clean_name(name): each for name, each in value.items()}
 
     # A key that some rows lack is None there, so all of them are to be known first.
     columns = tuple(dict.fromkeys(name for _, row in objects() for name in row))
