@@ -133,6 +133,7 @@ def test_a_slightly_negative_time_is_usable_and_one_beyond_the_offset_is_not():
         ({"narration_text": "  "}, "there is no text"),
         ({"narration_text": 5}, "the text is not a string"),
         ({"timestamp_sec": None}, "there is no timestamp_sec"),
+        ({"time": 2, "text": "two", "timestamp_sec": None}, "there is no timestamp_sec"),
         ({"timestamp_sec": "1.5"}, "the timestamp_sec is not a number"),
         ({"timestamp_sec": True}, "the timestamp_sec is not a number"),
         ({"timestamp_sec": [1]}, "the timestamp_sec is not a number"),
@@ -316,3 +317,9 @@ def test_uids_that_only_look_different_are_one_video():
     rows = rows_of(v1(NARRATION, uid="caf\u00e9") | v1(NARRATION, uid=" cafe\u0301 "))
     assert [row.uid for row in rows if isinstance(row, Narration)] == ["caf\u00e9"]
     assert "twice" in only_bad(rows).message
+
+
+def test_a_row_of_other_keys_names_them():
+    bad = only_bad(rows_of(v1({"sentence": "a", "at": 1})))
+    assert bad.reason == "the row has neither timestamp_sec nor time; its keys are"
+    assert bad.value == "'sentence, at'"

@@ -205,7 +205,10 @@ class _Video:
         if not isinstance(item, dict):
             raise RowError("the row is not an object", item)
         first, second = _KEYS[self.kind]
-        keys = second if second.start in item and first.start not in item else first
+        if first.start not in item and second.start not in item:
+            reason = f"the row has neither {first.start} nor {second.start}"
+            raise RowError(f"{reason}; its keys are", ", ".join(list(item)[:_MOST_KEYS]))
+        keys = first if first.start in item else second
         start = _seconds(item.get(keys.start), keys.start)
         end = _seconds(item.get(keys.end), keys.end) if keys.end else None
         text = item.get(keys.text)

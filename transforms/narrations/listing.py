@@ -194,7 +194,9 @@ def _label_lines(path: Path, place: str) -> list[str]:
         around = error.object[max(0, error.start - 10) : error.end + 5]
         raise SpecError(f"{place}: {path} is not UTF-8 ({around!r}); save it as UTF-8.") from None
     lines = [line.strip() for line in text.split("\n")]
-    return lines if lines[-1] else lines[:-1]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def _label_uids(labels: list[str]) -> list[str]:
