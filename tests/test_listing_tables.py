@@ -160,6 +160,8 @@ def test_label_files_by_path_meet_whatever_leads_there(tmp_path: Path) -> None:
 
 
 ITEMS = [
+    ("P01", "/m/P01.MP4"),
+    ("y/P02.MP4", "/m/y/P02.MP4"),
     ("v1.5", "/m/v1.5.mp4"),
     ("x/a.mp4", "/m/x/a.mp4"),
     ("b", "/m/b.mov"),
@@ -171,6 +173,10 @@ ITEMS = [
 @pytest.mark.parametrize(
     ("asked", "uri", "wanted"),
     [
+        ("P01.mp4", "", "P01"),
+        ("y/P02.mp4", "", "y/P02.MP4"),
+        ("y/P02.Mp4", "", "y/P02.MP4"),
+        ("P01.mov", "", None),
         ("v1.5", "", "v1.5"),
         ("v1", "", None),
         ("v1.5.mp4", "", "v1.5"),

@@ -83,7 +83,9 @@ def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]
             by_name.setdefault(name, []).append(uid)
         suffix = PurePosixPath(uid).suffix
         if suffix.lower() in MEDIA_SUFFIXES:
-            by_stem.setdefault(uid.removesuffix(suffix), []).append(uid)
+            stem = uid.removesuffix(suffix)
+            by_stem.setdefault(stem, []).append(uid)
+            by_name.setdefault(f"{stem}{suffix.lower()}", []).append(uid)
     for uid, uri in listed if candidates else ():
         names = (uid, *_other_names(uid, uri))
         means = {one for name in names for one in by_name.get(name, ())}
@@ -113,9 +115,15 @@ def _other_names(uid: str, uri: str) -> Iterator[str]:
             yield from (name for name in names[: 3 if uid == uri else 2] if name != uid)
             return
     if uid.endswith(suffix) and len(uid) > len(suffix):
-        yield uid.removesuffix(suffix)
+        stem = uid.removesuffix(suffix)
+        yield stem
     elif PurePosixPath(_path(uri)).stem == PurePosixPath(uid).name:
-        yield f"{uid}{suffix}"
+        stem = uid
+        yield f"{stem}{suffix}"
+    else:
+        return
+    if suffix != suffix.lower():
+        yield f"{stem}{suffix.lower()}"
 
 
 def _path(uri: str) -> str:
