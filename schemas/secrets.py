@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from cliploom.schemas.errors import SpecError
 
@@ -21,12 +22,24 @@ _SECRET_VARIABLE = re.compile(
 _NAMES_A_FILE = re.compile(r"(?:_FILE|_PATH|GOOGLE_APPLICATION_CREDENTIALS)$")
 _SECRET_OPTION = re.compile(r"secret|passw|session_token|access_key|account_key|connection_string", re.IGNORECASE)
 _SECRET_MEMBER = re.compile(r"private_key$|secret|refresh_token")
-_USER = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*(?=@)")
-_SIGNATURE = re.compile(
-    r"(?<=[?&])(x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|x-goog-credential|"
-    r"awsaccesskeyid|signature|sig|access_token|token)=[^&\s'\"]+",
-    re.IGNORECASE,
+_USER = re.compile(r"(?<=://)(?:[^/\s?#@:\[]+:(?!\d+(?:[/\s?#]|$))[^\s@]*@|[^/\s?#]*@)")
+"""User name or password before the host; a password may hold slashes, which ``//host:8080/a@b`` does not have."""
+_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs", "adl")
+"""Schemes whose ``name@account`` names a container."""
+_PARAMETER = re.compile(r"(?<=[?&;#])([^=?&;#\s]+)=([^?&;#\s]+)")
+_IN_A_MESSAGE = re.compile(r"(?<=[?&;#])([^=?&;#\s'\"]+)=([^&;#\s'\"]+)")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_KINDS = (
+    "token|key|secret|password|passwd|passphrase|passcode|pass|pwd|pw|signature|sig|sign|hmac|jwt|code|auth|"
+    "authorization|authentication|credential|cred|bearer|otp|sas|sid|sessionid|jsessionid|phpsessid|hdnea|hdnts|hdntl"
 )
+_SECRET_WORD = re.compile(
+    rf"(?:access|account|api|app|aws|client|goog|id|my|oauth|private|refresh|security|service|session|shared|"
+    rf"subscription|user|x)*(?:{_KINDS}|oauth)s?(?:{_KINDS}|access|id|value)*"
+)
+_LONGEST_WORD = 64
+_DEPTH = 3
+"""Addresses within values of addresses that are looked into."""
 
 
 def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -45,7 +58,21 @@ def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:
     }
     for value in sorted(found, key=len, reverse=True):
         text = text.replace(value, MASK)
-    return _SIGNATURE.sub(rf"\1={MASK}", _USER.sub(MASK, text))
+    text = _USER.sub(lambda found: found[0] if _is_container(found) else f"{MASK}@", text)
+    return _IN_A_MESSAGE.sub(_masked_parameter, text)
+
+
+def _masked_parameter(found: re.Match[str]) -> str:
+    name, value = found[1], found[2]
+    if names_secret(name) or _secret_parameter(f"?{unquote(value)}", (), _DEPTH):
+        return f"{name}={MASK}"
+    return f"{name}={_IN_A_MESSAGE.sub(_masked_parameter, value)}"
+
+
+def _is_container(user: re.Match[str]) -> bool:
+    """What stands before the host is the name of a container of Azure."""
+    scheme = user.string[: user.start() - len("://")].lower()
+    return ":" not in user[0] and re.search(rf"\b(?:{'|'.join(_CONTAINERS)})$", scheme) is not None
 
 
 def _forms(value: str) -> Iterator[str]:
@@ -59,22 +86,66 @@ def _forms(value: str) -> Iterator[str]:
             yield from (text, quote(text, safe=""), json.dumps(text)[1:-1])
 
 
-def carries_secret(uri: str) -> bool:
-    """The URI has a password or a signature in it.
+def names_secret(parameter: str) -> bool:
+    """Whether a parameter of this name holds a secret, by the words that the name is made of.
+
+    >>> [names_secret(name) for name in ("api_key", "AccessKey", "clientsecret", "X-Amz-Signature", "auth[token]")]
+    [True, True, True, True, True]
+    >>> [names_secret(name) for name in ("author", "keyframe", "zipcode", "width", "Keyword")]
+    [False, False, False, False, False]
+    """
+    words = [word.lower()[:_LONGEST_WORD] for word in _WORD.findall(unquote(parameter))]
+    pairs = [first + second for first, second in pairwise(words)]
+    return any(map(_SECRET_WORD.fullmatch, words)) or "sessionid" in pairs
+
+
+def secret_parameter(uri: str, allowed: Iterable[str] = ()) -> str | None:
+    """Name of the first parameter of a URI that holds a secret, in its query, path or fragment; None without one.
+
+    Args:
+        uri: also one whose parameters' values are addresses with parameters.
+        allowed: names of parameters that hold none, however they sound; upper and lower case are the same.
+
+    >>> secret_parameter("https://host/a.mp4?size=2&api_key=abc"), secret_parameter("https://host/a;token=abc/b.mp4")
+    ('api_key', 'token')
+    >>> secret_parameter("https://host/a.mp4?code=abc", ["code"])
+    """
+    return _secret_parameter(uri, frozenset(name.lower() for name in allowed), _DEPTH)
+
+
+def _secret_parameter(uri: str, allowed: Collection[str], depth: int) -> str | None:
+    for found in _PARAMETER.finditer(uri):
+        name, value = found[1], found[2]
+        if unquote(name).lower() not in allowed and names_secret(name):
+            return unquote(name)
+        inner = _secret_parameter(f"?{unquote(value)}", allowed, depth - 1) if depth and "%" in value else None
+        if inner:
+            return inner
+    return None
+
+
+def carries_secret(uri: str, allowed: Iterable[str] = ()) -> bool:
+    """The URI has a user name, a password, a key or a signature in it.
+
+    Args:
+        uri: any text; one without ``://`` is no URI.
+        allowed: names of parameters that hold no secret.
 
     >>> carries_secret("s3://key:word@bucket/a"), carries_secret("abfss://box@account.dfs.core.windows.net/a")
     (True, False)
     """
-    return "://" in uri and (_USER.search(uri) is not None or _SIGNATURE.search(uri) is not None)
+    if "://" not in uri:
+        return False
+    return not all(map(_is_container, _USER.finditer(uri))) or secret_parameter(uri, allowed) is not None
 
 
-def refuse_secret(uri: str, place: str = "") -> None:
+def refuse_secret(uri: str, place: str = "", allowed: Iterable[str] = ()) -> None:
     """Refuse a URI that carries credentials: it would be kept in plans, tables and releases.
 
     Raises:
         SpecError: without the credentials.
     """
-    if carries_secret(uri):
+    if carries_secret(uri, allowed):
         raise SpecError(
             f"{place + ': ' if place else ''}{masked(uri)!r} carries credentials, which would be kept in the store; "
             "give them by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)."

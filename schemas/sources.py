@@ -62,6 +62,8 @@ class MediaSource(Model):
         format: ``tgif``: the table is a list of addresses, one a line, each followed by a tab and a caption or by
             nothing, as TGIF's list and its splits are; an address that comes again is the same file.
         http: how files at http(s) addresses are fetched.
+        allow_parameters: names of parameters in the table's addresses that hold no secret though they sound like it,
+            such as ``code``; addresses with other such parameters are refused, since the store keeps addresses.
         uid: ``path`` (relative to the glob's root, no extension; of an address host and path, then the query),
             ``file`` (the same with the extension, so that ``a.jpg`` and ``a.mov`` are two items), ``stem`` (the file's
             name without extension), or ``{regex: ...}``.
@@ -79,6 +81,7 @@ class MediaSource(Model):
     encoding: str | None = None
     format: Literal["tgif"] | None = None
     http: HttpSpec = HttpSpec()
+    allow_parameters: list[Text] = []
     uid: UidLaw = "path"
     stereo: Literal["left"] | None = None
     labels: Literal["folder"] | LabelColumn | LabelFile | None = None
@@ -194,6 +197,7 @@ class NarrationsSource(Model):
         delimiter: of CSV.
         encoding: of CSV and subtitles; UTF-8 by default.
         urls: the uid column of CSV or JSONL holds addresses.
+        allow_parameters: names of parameters in those addresses that hold no secret though they sound like it.
         uid: what names the video in a subtitle file's path, or in an address.
         offset: a narration is usable while its time plus this is not negative.
         rules: replacements in the text before it is encoded; those of Ego4D for ``ego4d`` (#C, #O, #unsure), else none.
@@ -212,6 +216,7 @@ class NarrationsSource(Model):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     encoding: str | None = None
     urls: bool = False
+    allow_parameters: list[Text] = []
     uid: UidLaw = "path"
     offset: NonNegativeSeconds = 2.0
     rules: dict[str, str] | None = None

@@ -21,7 +21,7 @@ from cliploom.transforms.inputs.spool import PART, open_input
 
 BODY = bytes(range(256)) * 2000
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
-SPEC = HttpSpec(rate=1000, read_timeout="300ms", timeout="20s")
+SPEC = HttpSpec(rate=10_000, read_timeout="300ms", timeout="20s")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from cliploom.schemas.narrations import BadRow, BrokenFileError, Columns, Narrat
 from cliploom.transforms.narrations import tabular
 from cliploom.transforms.narrations.rows import RowError, shown
 from cliploom.transforms.narrations.tabular import read_csv, read_jsonl, read_tgif
-from cliploom.transforms.narrations.uids import read_uid_list, uid_by_regex, uid_of_url
+from cliploom.transforms.narrations.uids import UrlRule, read_uid_list, uid_by_regex, uid_of_url
 
 GIF = "https://38.media.tumblr.com/9f6c25cc350f12aa74a7dc386a5c4985/tumblr_mevmyaKtDf1rgvhr8o1_500.gif"
 PLAIN = Columns()
@@ -341,3 +341,17 @@ def test_shown_values_are_short_and_printable(value):
     text = shown(value)
     assert len(text) <= 80
     assert text.encode()
+
+
+def test_secrets_in_addresses_do_not_become_uids() -> None:
+    table = b"https://h/a.gif?token=sesame\ta cat\nhttps://h/b.gif?code=1\ta dog\nhttps://me:sesame@h/c.gif\ta cow\n"
+    first, second, third = read_tgif(io.BytesIO(table))
+    assert isinstance(first, BadRow)
+    assert "the parameter 'token' sounds like a secret" in first.message
+    assert "sesame" not in first.message
+    assert isinstance(second, BadRow)
+    assert isinstance(third, Narration)
+    assert third.uid == "h/c"
+    assert [row.uid for row in read_tgif(io.BytesIO(table), url_rule="stem")] == ["a", "b", "c"]
+    _, allowed, _ = read_tgif(io.BytesIO(table), url_rule=UrlRule("path", frozenset({"code"})))
+    assert allowed.uid == "h/b?code=1"

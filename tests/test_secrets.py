@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.secrets import carries_secret, masked, refuse_secret, refuse_secrets
+from cliploom.schemas.secrets import carries_secret, masked, names_secret, refuse_secret, refuse_secrets
 from cliploom.schemas.spec_file import load_spec
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -21,6 +21,16 @@ SECRET = "abcdEFGH12345678"
         f"https://host/a.mp4?X-Amz-Signature={SECRET}",
         f"https://host/a.mp4?b=c&sig={SECRET}",
         f"gs://bucket/a?X-Goog-Signature={SECRET}",
+        f"s3://{SECRET}@bucket/a",
+        f"s3://key:ab/{SECRET}@bucket/a",
+        f"https://{SECRET}@host/a.mp4",
+        f"https://me:80x/{SECRET}@host/a.mp4",
+        f"https://host/a;token={SECRET}/b.mp4",
+        f"https://host/a.mp4;v=1/b?token={SECRET}",
+        f"https://host/a.mp4#access_token={SECRET}",
+        f"https://host/a.mp4?a=1;api%5Fkey={SECRET}",
+        f"https://host/a.mp4?from=https%3A%2F%2Fother%2F%3Fjwt%3D{SECRET}",
+        f"abfss://box:{SECRET}@account.dfs.core.windows.net/a",
     ],
 )
 def test_a_uri_with_credentials_is_refused_without_showing_them(uri: str) -> None:
@@ -30,7 +40,83 @@ def test_a_uri_with_credentials_is_refused_without_showing_them(uri: str) -> Non
     assert SECRET not in str(raised.value)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/a@b:c", "gs://bucket/what?.mp4", "abfss://box@account.net/a", "a:b@c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_key",
+        "key",
+        "auth_token",
+        "password",
+        "jwt",
+        "code",
+        "client_secret",
+        "hmac",
+        "AccessKey",
+        "AWSAccessKeyId",
+        "x-api-key",
+        "authtoken",
+        "apikey",
+        "PHPSESSID",
+        "session_id",
+        "auth[token]",
+        "token2",
+        "SIG",
+        "subscription.Key",
+    ],
+)
+def test_names_of_parameters_that_hold_secrets(name: str) -> None:
+    assert names_secret(name)
+    assert carries_secret(f"https://host/a.mp4?w=1&{name}={SECRET}")
+    assert masked(f"no https://host/a.mp4?w=1&{name}={SECRET}&h=2", {}) == f"no https://host/a.mp4?w=1&{name}=***&h=2"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "author",
+        "keyframe",
+        "zipcode",
+        "keyword",
+        "codec",
+        "design",
+        "authuser",
+        "monkey",
+        "tokenizer",
+        "passage",
+        "keyboard",
+        "session",
+        "user_id",
+        "encoder",
+        "signal",
+    ],
+)
+def test_names_of_parameters_that_hold_none(name: str) -> None:
+    assert not names_secret(name)
+    assert not carries_secret(f"https://host/a.mp4?{name}=1")
+
+
+def test_a_long_name_is_judged_at_once() -> None:
+    assert not names_secret("sid" * 10_000 + "x")
+
+
+def test_a_parameter_may_be_allowed_by_name() -> None:
+    assert not carries_secret("https://host/a?code=12", ["CODE"])
+    assert carries_secret(f"https://host/a?code=12&token={SECRET}", ["code"])
+    assert not carries_secret("https://host/a?code=&token")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/a@b:c",
+        "gs://bucket/what?.mp4",
+        "abfss://box@account.net/a",
+        "a:b@c",
+        "https://host:8080/a@b",
+        "http://[::1]:80/a@b",
+        "s3://bucket/a;v=1/b",
+    ],
+)
 def test_plain_places_are_no_credentials(uri: str) -> None:
     assert not carries_secret(uri)
 

@@ -172,6 +172,38 @@ def test_credentials_in_an_address_are_refused_and_not_shown(tmp_path: Path) -> 
     assert "~/.netrc" in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://h/a.mp4?api_key=sesame",
+        "https://h/a.mp4?x=1;clientSecret=sesame",
+        "https://h/a;token=sesame/b.mp4",
+        "https://sesame@h/a.mp4",
+        "s3://sesame@bucket/a.mp4",
+        "s3://bucket/a.mp4?hmac=sesame",
+    ],
+)
+def test_secrets_in_a_table_are_refused_and_not_shown(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SpecError, match="row 1") as told:
+        listed(tmp_path, [address])
+    assert "sesame" not in str(told.value)
+
+
+def test_a_parameter_that_is_no_secret_may_be_allowed(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"add allow_parameters: \[country_code\]"):
+        listed(tmp_path, ["https://h/a.mp4?country_code=de&author=me"])
+    frame = listed(tmp_path, ["https://h/a.mp4?country_code=de&author=me"], allow_parameters=["country_code"])
+    assert frame["uid"].to_list() == ["h/a?country_code=de&author=me"]
+
+
+@pytest.mark.parametrize("column", ["uid", "page"])
+def test_secrets_in_columns_that_are_kept_are_refused(tmp_path: Path, column: str) -> None:
+    (tmp_path / "list.csv").write_text(f"uri,{column}\nhttps://h/a.mp4,https://h/a?token=sesame\n")
+    with pytest.raises(SpecError, match=rf"row 1: the column '{column}' holds an address with a secret") as told:
+        list_source("clips", MediaSource(kind="media", table="list.csv"), tmp_path)
+    assert "sesame" not in str(told.value)
+
+
 def test_list_with_a_line_that_is_no_address_is_told(tmp_path: Path) -> None:
     (tmp_path / "tgif.tsv").write_text("https://h/a.gif\ta cat\nh/b.gif\ta dog\n")
     with pytest.raises(SpecError, match=r"line 2: 'h/b\.gif' is not an http or https address"):
@@ -196,6 +228,14 @@ def test_web_servers_are_not_listed_by_globs(tmp_path: Path) -> None:
         ("https://127.0.0.1/b", "private network"),
         ("https://169.254.169.254/latest", "private network"),
         ("https://[::1]/b", "private network"),
+        ("https://[64:ff9b::7f00:1]/b", "private network"),
+        ("https://[64:ff9b:1::7f00:1]/b", "private network"),
+        ("https://[64:ff9b::a9fe:a9fe]/b", "private network"),
+        ("https://[2002:7f00:1::]/b", "private network"),
+        ("https://[::7f00:1]/b", "private network"),
+        ("https://[::ffff:10.0.0.1]/b", "private network"),
+        ("https://[ff02::1]/b", "private network"),
+        ("https://2130706433/b", "private network"),
         ("gopher://93.184.216.34/b", "not an http"),
     ],
 )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.secrets import carries_secret
+from cliploom.schemas.secrets import secret_parameter
 
 SCHEMES = ("http", "https")
 UNASKED = "unasked"
@@ -27,6 +28,12 @@ ADDRESS = "address"
 
 MISSING = "missing"
 """Signature of an address where nothing stands."""
+
+_PATH_PARAMETERS = re.compile(r";[^/]*")
+_EMBEDDED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+"""IPv6 networks whose last 32 bits are an IPv4 address: NAT64 (RFC 6052) and IPv4-compatible addresses."""
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+"""Translation within a private network (RFC 8215)."""
 
 
 def is_web(uri: str) -> bool:
@@ -55,12 +62,13 @@ def parse_address(text: str) -> SplitResult:
     return parts
 
 
-def clean_address(text: str, place: str) -> str:
+def clean_address(text: str, place: str, allowed: Collection[str] = ()) -> str:
     """The address without its fragment, as it is written into tables.
 
     Args:
         text: as a table gives it.
         place: where it stands, for messages.
+        allowed: names of parameters that hold no secret, however they sound.
 
     Raises:
         SpecError: when it is no http(s) address, or holds a user name, password, signature or token.
@@ -74,26 +82,29 @@ def clean_address(text: str, place: str) -> str:
             f"{place}: the address of {shown(text)!r} holds a user name or password, which tables and messages would "
             "show; put it into ~/.netrc on the machines that fetch, and leave it out here."
         )
-    if carries_secret(address := parts._replace(fragment="").geturl()):
+    address = parts._replace(fragment="").geturl()
+    if (name := secret_parameter(address, allowed)) is not None:
         raise SpecError(
-            f"{place}: the address of {shown(text)!r} holds a signature or token, which tables would keep; name the "
-            "object as s3:// or gs:// with credentials in the environment, or fetch the file first."
+            f"{place}: the address of {shown(text)!r} holds a secret by its parameter {name!r}, which tables would "
+            "keep; name the object as s3:// or gs:// with credentials in the environment, fetch the file first, or, "
+            f"if it holds no secret, add allow_parameters: [{name}] to the source."
         )
     return address
 
 
 def shown(address: str) -> str:
-    """The address as messages show it: without user name, password and query, which may hold a key.
+    """The address as messages show it: without user name, password and parameters, which may hold a key.
 
-    >>> shown("https://me:secret@example.org/a.gif?key=1")
-    'https://example.org/a.gif?...'
+    >>> shown("https://me:secret@example.org/a;token=1/b.gif?key=1")
+    'https://example.org/a;.../b.gif?...'
     """
     try:
         parts = urlsplit(address.strip())
     except ValueError:
         return "an address that can't be read"
     query = "..." if parts.query else ""
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()[:500]
+    path = _PATH_PARAMETERS.sub(";...", parts.path)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path, query=query, fragment="").geturl()[:500]
 
 
 def uid_of_address(address: str, rule: str = "path") -> str:
@@ -149,7 +160,23 @@ def _public(host: str | None) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return True
-    return all(ipaddress.ip_address(str(place[4][0]).partition("%")[0]).is_global for place in found)
+    return all(_is_public(str(place[4][0]).partition("%")[0]) for place in found)
+
+
+def _is_public(address: str) -> bool:
+    """Whether anybody can reach an IP address, also where an IPv6 address stands for an IPv4 address.
+
+    >>> _is_public("93.184.216.34"), _is_public("64:ff9b::7f00:1"), _is_public("2002:7f00:1::")
+    (True, False, False)
+    """
+    found = ipaddress.ip_address(address)
+    if not found.is_global or found.is_multicast:
+        return False
+    if found.version == 4:
+        return True
+    inner = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
+    inner += [ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) for network in _EMBEDDED if found in network]
+    return all(each is None or each.is_global for each in inner) and found not in _LOCAL_NAT64
 
 
 @dataclass(frozen=True)

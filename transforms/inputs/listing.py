@@ -6,7 +6,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,7 @@ import polars as pl
 
 from cliploom.schemas.errors import CliploomError, SpecError
 from cliploom.schemas.records import Failure, Listed
+from cliploom.schemas.secrets import carries_secret, refuse_secret
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec_base import UidRegex
 from cliploom.transforms.inputs.addresses import UNASKED, clean_address, is_web, shown, uid_of_address
@@ -292,7 +293,8 @@ def _by_regex(text: str, regex: str, place: str) -> str:
 def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
     place = f"sources.{name}.table"
     path = absolute(base / Path(str(source.table)).expanduser())
-    table = read_addresses(path, place) if source.format == "tgif" else _table_of(source, path, place)
+    allowed = source.allow_parameters
+    table = read_addresses(path, place, allowed) if source.format == "tgif" else _table_of(source, path, place)
     if "uri" not in table.columns and (table.columns or path.suffix.lower() in (".csv", ".tsv")):
         raise SpecError(f"{place}: {path} has no column 'uri'; it has {', '.join(table.columns)}.")
     extra = [column for column in table.columns if column not in ("uri", "uid")]
@@ -303,10 +305,11 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
         uri = given.strip()
         if is_web(uri):
             # Its server is asked by workers; see transforms.inputs.http.
-            address = clean_address(uri, f"{place}, {where}")
+            address = clean_address(uri, f"{place}, {where}", allowed)
             found = Found(address, address, 0, UNASKED)
             derived = _uid_of_address(address, source.uid, place)
         elif is_remote(uri):
+            refuse_secret(uri, f"{place}, {where}", allowed)
             bucket, _, key = uri.rpartition("/")
             try:
                 size = ObjectStore(bucket).size(key)
@@ -323,12 +326,24 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
             uid = clean_uid(id_text(row.get("uid"))) or derived
         except ValueError as error:
             raise SpecError(f"{place}: the uid in {where} of {path}, {row['uid']!r}, {error}.") from None
+        _refuse_kept_secrets({column: row[column] for column in (*extra, "uid") if column in row}, source, where)
         metadata = json.dumps({column: row[column] for column in extra}, default=str, sort_keys=True)
         yield Listed(name, uid, found.uri, found.size, found.signature, metadata)
 
 
 def _table_of(source: MediaSource, path: Path, place: str) -> InputTable:
     return read_table(path, place, ("uri", "uid"), source.encoding)
+
+
+def _refuse_kept_secrets(row: Mapping[str, object], source: MediaSource, where: str) -> None:
+    """Refuse addresses with secrets in columns of a table that the store keeps."""
+    for column, value in row.items():
+        if isinstance(value, str) and carries_secret(value, source.allow_parameters):
+            raise SpecError(
+                f"{source.table}, {where}: the column {column!r} holds an address with a secret in it "
+                f"({shown(value)}), which tables would keep; leave the column out, or, if it is no secret, add the "
+                "parameter's name to the source's allow_parameters."
+            )
 
 
 def _uid_of_address(address: str, rule: str | UidRegex, place: str) -> str:
@@ -338,7 +353,7 @@ def _uid_of_address(address: str, rule: str | UidRegex, place: str) -> str:
     return clean_uid(uid_of_address(address, rule))
 
 
-def read_addresses(path: Path, place: str) -> InputTable:
+def read_addresses(path: Path, place: str, allowed: Collection[str] = ()) -> InputTable:
     """The column ``uri`` of a list with an address in each line, and after a tab maybe a caption.
 
     Raises:
@@ -353,5 +368,5 @@ def read_addresses(path: Path, place: str) -> InputTable:
     for number, line in enumerate(lines, 1):
         address = line.partition("\t")[0].strip()
         if address:
-            found.setdefault(clean_address(address, f"{place}, line {number}"), f"line {number}")
+            found.setdefault(clean_address(address, f"{place}, line {number}", allowed), f"line {number}")
     return InputTable(("uri",), [(where, {"uri": address}) for address, where in found.items()])

@@ -112,7 +112,7 @@ def ingest(
     """
     made_from = [
         [[file.uri, file.signature, file.uid] for file in files],
-        source.model_dump(mode="json"),
+        source.model_dump(mode="json", exclude=set() if source.allow_parameters else {"allow_parameters"}),
         [list(pair) for pair in rules.replace],
         sorted(keep.without),
         None if keep.only is None else sorted(keep.only),

@@ -12,6 +12,7 @@ from cliploom.schemas.spec_base import UidRegex
 from cliploom.transforms.narrations.ego4d import read_ego4d
 from cliploom.transforms.narrations.subtitles import read_subtitles
 from cliploom.transforms.narrations.tabular import read_csv, read_jsonl, read_tgif
+from cliploom.transforms.narrations.uids import UrlRule
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def read_file(path: Path, source: NarrationsSource, file: InputFile) -> Iterator
         BrokenFileError: naming the byte, when it is not what the format says.
     """
     columns = columns_of(source.columns)
-    rule = url_rule(source.uid)
+    rule = UrlRule(url_rule(source.uid), frozenset(source.allow_parameters))
     match source.format:
         case "ego4d":
             return read_ego4d(path, kind=source.rows, offset_s=source.offset)

@@ -25,7 +25,7 @@ from cliploom.transforms.narrations.rows import (
     seconds_in,
     time_of,
 )
-from cliploom.transforms.narrations.uids import uid_of_url
+from cliploom.transforms.narrations.uids import UrlRule, uid_of_url
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """Longer lines are no rows but files of another kind; they are passed over without being held in memory."""
@@ -37,7 +37,7 @@ def read_csv(
     *,
     delimiter: str | None = None,
     encoding: str | None = None,
-    url_rule: str | None = None,
+    url_rule: str | UrlRule | None = None,
     offset_s: float = DEFAULT_OFFSET_S,
 ) -> Iterator[Narration | BadRow]:
     """Read a CSV file whose first line names the columns.
@@ -129,7 +129,7 @@ def read_jsonl(
     source: Source,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     *,
-    url_rule: str | None = None,
+    url_rule: str | UrlRule | None = None,
     offset_s: float = DEFAULT_OFFSET_S,
 ) -> Iterator[Narration | BadRow]:
     """Read a file with one JSON object a line.
@@ -171,7 +171,7 @@ def _object(line: str) -> dict[str, Any]:
     return value
 
 
-def read_tgif(source: Source, *, url_rule: str = "path") -> Iterator[Narration | BadRow]:
+def read_tgif(source: Source, *, url_rule: str | UrlRule = "path") -> Iterator[Narration | BadRow]:
     """Read TGIF's ``tgif-v1.0.tsv``: ``URL<TAB>sentence``, no header, no quoting; an address may repeat.
 
     Args:
@@ -229,7 +229,7 @@ class _Row:
     """Makes narrations of rows whose values have names."""
 
     def __init__(
-        self, columns: Columns, url_rule: str | None, offset_s: float, number: Callable[[Any, str], float]
+        self, columns: Columns, url_rule: str | UrlRule | None, offset_s: float, number: Callable[[Any, str], float]
     ) -> None:
         self._columns = columns
         self._url_rule = url_rule

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from cliploom.schemas.errors import SpecError
-from cliploom.transforms.inputs.addresses import parse_address, uid_of_address
+from cliploom.schemas.secrets import secret_parameter
+from cliploom.transforms.inputs.addresses import parse_address, shown, uid_of_address
 from cliploom.transforms.narrations.rows import RowError, Source, checked_uid, name_of, opened
 
 
-def uid_of_url(url: str, rule: str = "path") -> str:
+@dataclass(frozen=True)
+class UrlRule:
+    """How addresses become uids.
+
+    Attributes:
+        rule: ``path``, ``stem`` or a regular expression, as ``uid_of_url`` takes it.
+        allowed: names of parameters that hold no secret, however they sound.
+    """
+
+    rule: str
+    allowed: frozenset[str] = frozenset()
+
+
+def uid_of_url(url: str, rule: str | UrlRule = "path") -> str:
     """The uid of what stands at an http(s) address.
 
     Args:
@@ -24,15 +39,23 @@ def uid_of_url(url: str, rule: str = "path") -> str:
     'tumblr_ni2l89_500'
 
     Raises:
-        RowError: when the text is no http(s) address, or the law finds no uid in it.
+        RowError: when the text is no http(s) address, the law finds no uid in it, or the uid would hold a secret.
     """
+    rule = rule if isinstance(rule, UrlRule) else UrlRule(rule)
     try:
-        if rule in ("path", "file", "stem"):
-            return checked_uid(uid_of_address(url, rule))
-        parse_address(url)
+        if rule.rule in ("path", "file", "stem"):
+            uid = checked_uid(uid_of_address(url, rule.rule))
+        else:
+            parse_address(url)
+            uid = uid_by_regex(url.strip(), rule.rule)
+    except RowError as error:
+        raise RowError(error.reason, shown(url)) from None
     except ValueError as error:
-        raise RowError(str(error), url) from None
-    return uid_by_regex(url.strip(), rule)
+        raise RowError(str(error), shown(url)) from None
+    if (name := secret_parameter(uid, rule.allowed)) is not None:
+        reason = f"the parameter {name!r} sounds like a secret, and the store keeps uids; add uid: stem to the source"
+        raise RowError(f"{reason}, or allow_parameters: [{name}] if it is none", shown(url))
+    return uid
 
 
 def uid_by_regex(text: str, pattern: str) -> str:
@@ -57,7 +80,7 @@ def uid_by_regex(text: str, pattern: str) -> str:
     return checked_uid(found["uid"] if "uid" in compiled.groupindex else found[1])
 
 
-def read_uid_list(source: Source, rule: str | None = None) -> frozenset[str]:
+def read_uid_list(source: Source, rule: str | UrlRule | None = None) -> frozenset[str]:
     """The uids in a text file, one a line; blank lines and lines that start with ``#`` say nothing.
 
     Args:
