@@ -33,8 +33,8 @@ class HttpSpec(Model):
     """How files at http(s) addresses are fetched.
 
     Attributes:
-        connect_timeout: for a connection to open.
-        read_timeout: longest silence of a server.
+        connect_timeout: for a connection to open, whatever number of addresses its host has.
+        read_timeout: longest silence of a server, and longest time for all headers of an answer.
         timeout: for one file as a whole, with all attempts and the waits between them.
         max_size: of one file; larger ones are failures.
         attempts: after time-outs, cuts, answers 5xx, 408, 425 and 429; a server's Retry-After is honoured.

@@ -137,6 +137,17 @@ def test_list_of_addresses_becomes_pairs_and_nothing_is_fetched_twice(project: P
     assert told.startswith("2 addresses could not be asked and count as unchanged")
 
 
+@pytest.mark.slow
+def test_a_length_beyond_all_measure_is_that_file_s_failure(project: Project) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 1" + b"0" * 30 + b"\r\n\r\nGIF89a"
+    project.server.pages["/gone.gif"] = Page(raw=raw)
+    assert project.run().changed
+    assert project.table("frames")["uid"].n_unique() == 2
+    (failure,) = project.table("failures").to_dicts()
+    assert (failure["uid"], failure["type"]) == ("127.0.0.1/gone", "TooLarge")
+    assert not project.run().changed
+
+
 def listed(folder: Path, lines: list[str], **options: Any) -> pl.DataFrame:
     (folder / "list.csv").write_text("\n".join(["uri", *lines]) + "\n")
     source = MediaSource(kind="media", table="list.csv", **options)

@@ -28,6 +28,10 @@ class Page:
         ranges: takes ``Range``.
         heads: answers HEAD.
         silent: says neither tag, time nor length.
+        encoding: ``Content-Encoding``.
+        raw: the answer as a whole, headers and all, to HEAD and GET.
+        repeats: bytes that are sent again and again after ``raw`` until the client goes away.
+        pause: seconds between those.
     """
 
     body: bytes = b""
@@ -43,6 +47,10 @@ class Page:
     ranges: bool = True
     heads: bool = True
     silent: bool = False
+    encoding: str = ""
+    raw: bytes = b""
+    repeats: bytes = b""
+    pause: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ def web_server() -> Iterator[WebServer]:
                 self._end(405)
             elif page.statuses:
                 self._end(page.statuses.pop(0), {"Retry-After": page.retry_after} if page.retry_after else {})
+            elif page.raw:
+                self._pour(page)
             elif page.location:
                 self._end(302, {"Location": page.location})
             else:
@@ -109,6 +119,12 @@ def web_server() -> Iterator[WebServer]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
+        def _pour(self, page: Page) -> None:
+            self.close_connection = True
+            self.wfile.write(page.raw)
+            while page.repeats and not server.stopped.wait(page.pause):
+                self.wfile.write(page.repeats)
+
         def _serve(self, page: Page, *, body: bool) -> None:
             begin = 0
             asked = self.headers.get("Range", "")
@@ -120,6 +136,8 @@ def web_server() -> Iterator[WebServer]:
                     return
             self.send_response(206 if begin else 200)
             self.send_header("Content-Type", page.kind)
+            if page.encoding:
+                self.send_header("Content-Encoding", page.encoding)
             if page.silent:
                 self.send_header("Connection", "close")
             else:
