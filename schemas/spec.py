@@ -124,6 +124,8 @@ class Limits(Model):
         max_failed, max_deleted, max_recompute: shares of the items; beyond them the run ends with exit code 3.
         max_attempts: nights on which a transient failure is tried again.
         segment: files longer than this are split in time where the sampling allows.
+        prepare_time, prepare_memory: of preparing one model of files that the spec names (kinds ``onnx`` and
+            ``sentence_transformer``); memory by default 4 GB and eight times the size of the files.
     """
 
     max_failed: Share = 0.1
@@ -131,6 +133,8 @@ class Limits(Model):
     max_recompute: Share = 1.0
     max_attempts: Count = 3
     segment: PositiveSeconds = 600.0
+    prepare_time: PositiveSeconds = 600.0
+    prepare_memory: Bytes | None = None
     media: MediaLimitsSpec = MediaLimitsSpec()
 
 

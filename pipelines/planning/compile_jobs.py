@@ -16,7 +16,7 @@ from cliploom.schemas.heads import HeadJob
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
-from cliploom.schemas.spec import FeatureSpec, IndexSpec, Spec
+from cliploom.schemas.spec import FeatureSpec, IndexSpec, Limits, Spec
 from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.registry import load_text_tower
 from cliploom.transforms.store.object_store import ObjectStore
@@ -62,13 +62,13 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
     if objects.root is not None:
         models = objects.root / "models"
         for encoder in encoders:
-            _prepare(encoder, checked, models, cards)
+            _prepare(encoder, checked, models, cards, spec.limits)
     else:
         from cliploom.transforms.work.models import model_cache, upload_model
 
         cache = model_cache()
         for encoder in encoders:
-            _prepare(encoder, checked, cache, cards)
+            _prepare(encoder, checked, cache, cards, spec.limits)
         for card in cards.values():
             upload_model(objects, cache / card.digest)
     jobs, recipes = {}, {}
@@ -107,17 +107,17 @@ def _default_output(job: FeatureJob) -> str:
 
 
 def _prepare(
-    name: str, checked: Mapping[str, CheckedEncoder], models: Path, cards: dict[str, ModelCard]
+    name: str, checked: Mapping[str, CheckedEncoder], models: Path, cards: dict[str, ModelCard], limits: Limits
 ) -> PreparedText | None:
     """Prepare one encoder after its text encoder; returns it as a text encoder where another needs it as such."""
-    from cliploom.transforms.encoders.prepare import prepare_model
+    from cliploom.pipelines.planning.preparing import prepare_safely
 
     encoder = checked[name]
     text = None
     if encoder.spec.text_encoder is not None:
-        text = _prepare(encoder.spec.text_encoder, checked, models, cards)
+        text = _prepare(encoder.spec.text_encoder, checked, models, cards, limits)
     try:
-        folder, cards[name] = prepare_model(encoder.spec.kind, encoder.options, models, text)
+        folder, cards[name] = prepare_safely(name, encoder.spec.kind, encoder.options, models, text, limits)
     except PrecisionError:
         raise PrecisionError(
             f"encoders.{name}.precision: this processor can't compute in {encoder.options.precision}; "

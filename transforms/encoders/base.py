@@ -167,6 +167,13 @@ class Family(ABC):
             CliploomError: when the weights are not there.
         """
 
+    def foreign_bytes(self, options: Any) -> int | None:
+        """Bytes of the files that ``prepare`` reads where a spec may name any; None where they are a package's.
+
+        Foreign files are prepared in a process of its own, which ``limits.prepare_time`` and ``prepare_memory`` bound.
+        """
+        return None
+
     @abstractmethod
     def prepare(self, options: Any, folder: Path, text: PreparedText | None) -> ModelCard:
         """Write into ``folder`` all that ``open`` needs, and measure agreement with the original.

@@ -46,6 +46,11 @@ class Onnx(Family):
             hashes["tokenizer"] = sha256_of(Path(options.text.tokenizer).expanduser())
         return hashes
 
+    def foreign_bytes(self, options: OnnxOptions) -> int:
+        """Of all files, those with external weights among them."""
+        models = [options.model] if options.text is None else [options.model, options.text.model]
+        return sum(path.stat().st_size for model in models for path in _files(model))
+
     def prepare(self, options: OnnxOptions, folder: Path, text: PreparedText | None) -> ModelCard:
         """Put the preprocessing into the graph; see ``Family.prepare``."""
         from cliploom.transforms.encoders.agreement import agreement
@@ -82,11 +87,16 @@ class Onnx(Family):
 
 
 def _hashes(role: str, model: str) -> dict[str, str]:
+    name = Path(model).name
+    return {f"{role}{found.name.removeprefix(name)}": sha256_of(found) for found in _files(model)}
+
+
+def _files(model: str) -> list[Path]:
+    """The file, and those beside it whose names begin with its."""
     path = Path(model).expanduser()
     if not path.is_file():
         raise CliploomError(f"There is no ONNX file '{model}'; give its path.")
-    beside = sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())
-    return {f"{role}{found.name.removeprefix(path.name)}": sha256_of(found) for found in beside}
+    return sorted(p for p in path.parent.glob(f"{path.name}*") if p.is_file())
 
 
 def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path, dims: dict[str, int]) -> str:

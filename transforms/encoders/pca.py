@@ -118,6 +118,10 @@ class Projected(Family):
             matrices = {PCA_FILE: sha256_of(path)}
         return options.family.fingerprint(options.inner) | matrices
 
+    def foreign_bytes(self, options: PcaOptions) -> int | None:
+        """Of the encoder before the projection."""
+        return options.family.foreign_bytes(options.inner)
+
     def prepare(self, options: PcaOptions, folder: Path, text: PreparedText | None) -> ModelCard:
         """Prepare the encoder before the projection in a folder inside; see ``Family.prepare``."""
         inside = folder / ENCODER_FOLDER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -14,6 +15,9 @@ from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.transforms.encoders.agreement import check_agreement
 from cliploom.transforms.encoders.base import EncoderOptions, Family, PreparedText
 from cliploom.transforms.encoders.registry import family, load_text_tower, read_card
+
+PREPARING = ".preparing-"
+"""Start of the names of folders that are being written: then digest, process and chance."""
 
 
 def model_digest(kind: Family, options: EncoderOptions, text_digest: str = "") -> str:
@@ -74,7 +78,7 @@ def prepare_model(
     except (FileExistsError, NotADirectoryError):
         raise StoreError(f"{models} is no folder (a file, or a link that leads nowhere); remove it.") from None
     # beside the final folder, so that the relative path to the text encoder's holds while measuring, too
-    folder = Path(tempfile.mkdtemp(prefix=f".{digest[:SHORT]}-", dir=models))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{digest[:SHORT]}-{os.getpid()}-", dir=models))
     try:
         card = replace(chosen.prepare(options, folder, text), digest=digest)
         check_agreement(card)

@@ -59,6 +59,11 @@ class SentenceTransformer(Family):
         folder = model_folder(options)
         return {name: sha256_of(folder / name) for name in _model_files(folder)}
 
+    def foreign_bytes(self, options: SentenceTransformerOptions) -> int:
+        """Of all files of the model that can matter."""
+        folder = model_folder(options)
+        return sum((folder / name).stat().st_size for name in _model_files(folder))
+
     def prepare(self, options: SentenceTransformerOptions, folder: Path, text: PreparedText | None) -> ModelCard:
         """Trace and convert the model; see ``Family.prepare``.
 

@@ -1,0 +1,157 @@
+"""Preparing models of files that a spec names in a process of its own, within a time and a memory.
+
+Such a file is a program: a loop of 10^9 steps, a constant of 4 GB or 20,000 nodes in a row would keep the launcher
+for ever, or take it down. Models of packages, whose hashes are known, are prepared in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cliploom.pipelines.running.python_child import python_command
+from cliploom.schemas.errors import CliploomError, PrecisionError, SpecError, StoreError
+from cliploom.schemas.models import CARD_FILE, ModelCard
+from cliploom.schemas.spec import Limits
+from cliploom.schemas.units import format_duration
+from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
+from cliploom.transforms.encoders.prepare import PREPARING, model_digest, prepare_model, prepared_text
+from cliploom.transforms.encoders.registry import family, read_card
+from cliploom.transforms.work.inflight import die_with
+
+_LEAST_BYTES, _TIMES = 4_000_000_000, 8
+_LONGEST = 300
+_KINDS = {kind.__name__: kind for kind in (CliploomError, PrecisionError, SpecError, StoreError)}
+_KINDS["MissingExtraError"] = SpecError
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class PrepareLimits:
+    """What preparing one model may take: seconds, and bytes of memory."""
+
+    seconds: float
+    memory: int
+
+    @classmethod
+    def of(cls, limits: Limits, files: int) -> PrepareLimits:
+        """As the spec says; by default memory grows with the model's files, of ``files`` bytes together."""
+        return cls(limits.prepare_time, limits.prepare_memory or _LEAST_BYTES + _TIMES * files)
+
+
+def prepare_safely(
+    name: str, kind: str, options: EncoderOptions, models: Path, text: PreparedText | None, limits: Limits
+) -> tuple[Path, ModelCard]:
+    """Prepare a model, or find it prepared; see ``cliploom.transforms.encoders.prepare.prepare_model``.
+
+    Args:
+        name: of the encoder in the spec, for messages.
+        kind: registry name.
+        options: an instance of the family's ``Options``.
+        models: local folder that holds model folders.
+        text: the text encoder that the spec names.
+        limits: of the spec.
+
+    Raises:
+        CliploomError: also when it takes more than the limits, or takes its process down.
+    """
+    chosen = family(kind)
+    files = chosen.foreign_bytes(options)
+    if files is None:
+        return prepare_model(kind, options, models, text)
+    final = models / model_digest(chosen, options, text.card.digest if text else "")
+    if not (final / CARD_FILE).exists():
+        request = {
+            "kind": kind,
+            "options": options.model_dump(mode="json", exclude_unset=True),
+            "models": str(models),
+            "text": str(text.folder) if text else "",
+            "parent": os.getpid(),
+        }
+        _prepare_apart(f"encoders.{name}", request, PrepareLimits.of(limits, files))
+    return final, read_card(final)
+
+
+def _prepare_apart(place: str, request: dict[str, Any], limits: PrepareLimits) -> None:
+    with tempfile.TemporaryDirectory(prefix="cliploom-prepare-") as folder:
+        answer, asked = Path(folder) / "answer.json", Path(folder) / "request.json"
+        asked.write_text(json.dumps(request | {"memory": limits.memory, "answer": str(answer)}), encoding="utf-8")
+        with (Path(folder) / "log").open("wb") as log:
+            process = subprocess.Popen(python_command(__name__, str(asked)), stdout=log, stderr=log)
+            try:
+                code: int | None = process.wait(limits.seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                process.kill()
+                process.wait()
+                for left in Path(request["models"]).glob(f"{PREPARING}*-{process.pid}-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+        found = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+    if code is None:
+        took = f"more than {format_duration(limits.seconds)} (limits.prepare_time)"
+        raise CliploomError(_too_much(place, took, "prepare_time", format_duration(6 * limits.seconds)))
+    if found.get("memory"):
+        took = f"more than {limits.memory / 1e9:.1f} GB of memory (limits.prepare_memory)"
+        raise CliploomError(_too_much(place, took, "prepare_memory", f"{4 * limits.memory // 10**9}GB"))
+    if "error" in found:
+        kind = _KINDS.get(found["kind"])
+        raise CliploomError(f"{place}: {found['error']}.") if kind is None else kind(found["error"])
+    if code != 0 or not found:
+        died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise CliploomError(
+            f"{place}: preparing this model took its process down ({died}), as damaged and hostile files do, or one "
+            "that needs more memory than this machine has; use another file."
+        )
+
+
+def _too_much(place: str, took: str, limit: str, more: str) -> str:
+    return (
+        f"{place}: preparing this model took {took}; if you trust its files, allow more: --set limits.{limit}={more}."
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Prepare what the request file says, and write the answer that it names."""
+    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    die_with(request["parent"])
+    resource.setrlimit(resource.RLIMIT_DATA, (request["memory"], request["memory"]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        options = family(request["kind"]).Options.model_validate_json(json.dumps(request["options"]))
+        text = Path(request["text"]) if request["text"] else None
+        prepare_model(
+            request["kind"], options, Path(request["models"]), prepared_text(text, read_card(text)) if text else None
+        )
+        answer: dict[str, Any] = {"done": True}
+    except CliploomError as error:
+        answer = {"error": str(error), "kind": type(error).__name__, "memory": _lacks_memory(error)}
+    except Exception as error:  # the libraries that read foreign files have many kinds of their own
+        traceback.print_exc()
+        reason = " ".join(str(error).split())[:_LONGEST]
+        told = f"this model can't be prepared ({type(error).__name__}: {reason})"
+        answer = {"error": told, "kind": "", "memory": _lacks_memory(error)}
+    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether an error, or what it came from, says that there was no memory."""
+    here: BaseException | None = error
+    while here is not None:
+        if isinstance(here, MemoryError) or any(sign in str(here).lower() for sign in _OUT_OF_MEMORY):
+            return True
+        here = here.__cause__ or here.__context__
+    return False
