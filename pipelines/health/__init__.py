@@ -1,0 +1,1 @@
+"""What ``cliploom doctor`` finds out: this program, this machine, and a store."""

