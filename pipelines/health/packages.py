@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploom.pipelines.health.findings import Finding
-from cliploom.pipelines.running.python_child import python_command
+from cliploom.pipelines.python_child import python_command
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import CliploomError
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.running.python_child import python_command
+from cliploom.pipelines.python_child import python_command
 from cliploom.schemas.errors import CliploomError, PrecisionError, SpecError, StoreError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.spec import Limits

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.running.python_child import python_command
+from cliploom.pipelines.python_child import python_command
 from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
 from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 
