@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import h5py
 import numpy as np
 import polars as pl
 import pytest
+from media_factory import damage, truncate, write_audio, write_gif, write_image, write_noise, write_video
 from stores import SmallStore
 from typer.testing import CliRunner
 
@@ -84,3 +88,86 @@ def test_the_command_prints_json(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "plain")
     done = CliRunner().invoke(app, ["inspect", str(tmp_path / "plain"), "--json"])
     assert json.loads(done.stdout)["rows"] == 1
+
+
+def media(path: Path, *samples: str, decoded: bool = False) -> tuple[dict[str, Any], str]:
+    """What is found of a file, JSON-able, and its text, which fits 80 columns but for the file's name."""
+    found = json.loads(json.dumps(inspect(str(path), samples=samples, decoded=decoded)))
+    lines = inspect_text(found).splitlines()
+    assert lines[0] == str(path)
+    assert max(map(len, lines[1:])) <= 80
+    return found, " ".join(" ".join(lines[1:]).split())
+
+
+def test_a_video_shows_streams_times_rotation_and_what_samplings_take(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 60, fps=Fraction(30000, 1001), gop=12, audio=True, rotation=90)
+    found, text = media(path, "every: 500ms", "{window: {frames: 16, stride: 8}}", "keyframes")
+    assert (found["kind"], found["codec"], found["frames"], found["keyframes"]) == ("video", "h264", 60, 5)
+    assert [stream["type"] for stream in found["streams"]] == ["video", "audio"]
+    assert (found["rotation"], found["shown"]) == (270, [64, 96])
+    assert found["constant_rate"]
+    assert [sample["rows"] for sample in found["samples"]] == [5, 7, 5]
+    assert found["samples"][0]["sample"] == {"every": "0.5s"}
+    assert found["samples"][0]["first"][1] == {"start_s": 0.5, "end_s": 1.0, "frame": 14}
+    assert found["samples"][1]["frames_in_a_row"] == 16
+    assert "video in QuickTime / MOV" in text
+    assert "0:00:02.002" in text
+    assert "turned by 270 degrees clockwise, square pixels, shown as 64 x 96" in text
+    assert "29.97 fps, constant rate" in text
+    assert "sample every: 0.5s: 5 rows from 5 of 60 frames; at 0, 0.5, 1, 1.5, 2 s" in text
+    assert "damage: none found without decoding" in text
+
+
+def test_a_variable_rate_and_oblong_pixels_are_told(tmp_path: Path) -> None:
+    times = [number * 40 + number % 3 * 7 for number in range(40)]
+    found, text = media(write_video(tmp_path / "v.mkv", 40, times=times, time_base=Fraction(1, 1000)))
+    assert not found["constant_rate"]
+    assert "variable rate (0.026 to 0.047 s apart)" in text
+    with av.open(str(tmp_path / "oblong.mp4"), "w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8))))
+        output.mux(stream.encode())
+    found, text = media(tmp_path / "oblong.mp4")
+    assert found["shown"] == [128, 64]
+    assert "pixels 4:3 (features take them as square), shown as 128 x 64" in text
+
+
+def test_damage_is_told_and_decoding_finds_more(tmp_path: Path) -> None:
+    cut, text = media(truncate(write_video(tmp_path / "cut.avi", 100, "mpeg4"), 0.6))
+    assert "of 100 frames are missing: it is cut off" in cut["damage"]
+    assert "of 100 promised" in text
+    path = damage(write_video(tmp_path / "damaged.mp4", 100), 0.4, 0.6)
+    assert media(path)[0]["damage"] == ""
+    looked, text = media(path, decoded=True)
+    assert looked["samples"][0]["rows_decoded"] < looked["samples"][0]["rows"] == 4
+    assert "wanted frames could not be decoded" in looked["damage"]
+    assert "damage: 2 of 4 wanted frames could not be decoded." in text
+    assert "all decode" in media(write_video(tmp_path / "whole.mp4"), decoded=True)[1]
+
+
+@pytest.mark.parametrize("name", ["g.gif", "i.png", "i.jpg", "w.webp"])
+def test_gifs_and_images_are_shown(tmp_path: Path, name: str) -> None:
+    path = (write_gif if name == "g.gif" else write_image)(tmp_path / name)
+    found, text = media(path, "uniform: 2", decoded=True)
+    assert found["kind"] == ("gif" if name == "g.gif" else "image")
+    assert "96 x 64, square pixels" in text
+    assert "all decode" in text
+    assert ("fps" in text) == (name == "g.gif")
+
+
+def test_a_video_without_a_mark_at_its_beginning_is_found_too(tmp_path: Path) -> None:
+    assert media(write_video(tmp_path / "a.ts", 60, container="mpegts"))[0]["container"] == "mpegts"
+
+
+def test_what_is_no_media_or_no_sampling_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"'s\.m4a' has no video: only audio"):
+        inspect(str(write_audio(tmp_path / "s.m4a")))
+    with pytest.raises(SpecError, match=r"as media: 'noise\.mp4' is not a video"):
+        inspect(str(write_noise(tmp_path / "noise.mp4")))
+    path = str(write_image(tmp_path / "i.png"))
+    for text in ("every: 1", "nothing", "{every: 1s, uniform: 2}", "[", "1"):
+        with pytest.raises(SpecError, match="such as"):
+            inspect(path, samples=[text])
+    assert inspect(path, samples=["every:1s"])["samples"][0]["rows"] == 1

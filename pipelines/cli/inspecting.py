@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cliploom.pipelines.cli.inspecting_media import inspect_media, is_media, media_text
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.release import Release
 from cliploom.transforms.store.object_store import ObjectStore
@@ -18,13 +19,24 @@ SHOWN = 3
 """Values shown of a vector, and items of a list."""
 
 
-def inspect(target: str, limit: int = 100, release: int | None = None) -> dict[str, Any]:
-    """What ``target`` is, as plain values; ``kind`` says which of ``store``, ``parquet``, ``hdf5``, ``tfrecord``.
+def inspect(
+    target: str,
+    limit: int = 100,
+    release: int | None = None,
+    samples: Sequence[str] = (),
+    *,
+    decoded: bool = False,
+) -> dict[str, Any]:
+    """What ``target`` is, as plain values.
+
+    ``kind`` says which of ``store``, ``parquet``, ``hdf5``, ``tfrecord``, ``video``, ``gif``, ``image``.
 
     Args:
         target: a file, or a store's folder or URI.
-        limit: records of a TFRecord that are read, items of an HDF5 file that are listed.
+        limit: records of a TFRecord that are read, items of an HDF5 file and rows of a sampling that are listed.
         release: of a store; the newest by default.
+        samples: of media, samplings whose rows are counted; see ``inspecting_media.parse_sample``.
+        decoded: of media, decode what the samplings take.
 
     Raises:
         SpecError: when there is nothing there.
@@ -35,16 +47,26 @@ def inspect(target: str, limit: int = 100, release: int | None = None) -> dict[s
         return _store(target if "://" in target else str(path), release)
     try:
         with path.open("rb") as stream:
-            magic = stream.read(8)
+            head = stream.read(64)
     except FileNotFoundError:
         raise SpecError(f"There is no file or store {target!r}.") from None
     except OSError as error:
         raise SpecError(f"{target} can't be read: {error.strerror}.") from None
-    if magic[:4] == _PARQUET:
+    if head[:4] == _PARQUET:
         return _parquet(path)
-    if magic == _HDF5:
+    if head[:8] == _HDF5:
         return _hdf5(path, limit)
-    return _tfrecord(path, limit)
+    if is_media(head):
+        return inspect_media(path, samples, limit, decoded=decoded)
+    try:
+        return _tfrecord(path, limit)
+    except SpecError as error:
+        try:
+            # Some kinds of video have no mark at their beginning.
+            return inspect_media(path, samples, limit, decoded=decoded)
+        except SpecError as other:
+            reason = f"{str(error).rstrip('.')}; as media: {other}" if head else str(error)
+            raise SpecError(reason) from None
 
 
 def _tfrecord(path: Path, limit: int) -> dict[str, Any]:
@@ -214,6 +236,7 @@ def _shortened(value: Any) -> Any:
 def inspect_text(found: dict[str, Any]) -> str:
     """The same for a person."""
     writers = {"tfrecord": _tfrecord_text, "parquet": _parquet_text, "hdf5": _hdf5_text, "store": _store_text}
+    writers |= dict.fromkeys(("video", "gif", "image"), media_text)
     return "\n".join(writers[found["kind"]](found))
 
 

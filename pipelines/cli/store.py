@@ -95,20 +95,27 @@ def search(
 
 @app.command()
 def inspect(
-    target: Annotated[str, typer.Argument(help="A TFRecord, Parquet or HDF5 file, or a store.", show_default=False)],
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many records or items to look at.")] = 100,
+    target: Annotated[
+        str,
+        typer.Argument(help="A video, GIF, image, TFRecord, Parquet or HDF5 file, or a store.", show_default=False),
+    ],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many records, items or rows to look at.")] = 100,
     release: ReleaseOption = None,
+    sample: Annotated[
+        list[str] | None, typer.Option("--sample", help="What a sampling would take of media: 'every: 1s'.")
+    ] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode what the samplings take, to find damage.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a file or a store holds.
 
-    Its kind, columns or features, shapes, first values.
+    Its kind, columns or features, shapes, first values; of media streams, frames, times, colour and damage.
     """
     from cliploom.pipelines.cli.inspecting import inspect as look
     from cliploom.pipelines.cli.inspecting import inspect_text
     from cliploom.pipelines.console import show, show_json
 
-    found = look(target, limit, release)
+    found = look(target, limit, release, sample or (), decoded=decode)
     if as_json:
         show_json(found)
     else:

@@ -56,20 +56,28 @@ def _lines(findings: Sequence[Finding], columns: int) -> Iterator[str]:
             section = finding.section
             yield section
         text = f"{finding.name}: {finding.said}"
-        yield from _wrapped(text, f"  {_MARKS[finding.state]:<4}  ", columns)
+        yield from wrapped(text, f"  {_MARKS[finding.state]:<4}  ", columns)
         if finding.fix:
-            yield from _wrapped(finding.fix, f"{'':<8}-> ", columns)
+            yield from wrapped(finding.fix, f"{'':<8}-> ", columns)
     problems = sum(finding.state == "problem" for finding in findings)
     yield ""
     yield "All is well." if not problems else f"{problems} {'thing needs' if problems == 1 else 'things need'} fixing."
 
 
-def _wrapped(text: str, lead: str, columns: int) -> list[str]:
+def wrapped(text: str, lead: str, columns: int, hang: int | None = None) -> list[str]:
+    """Lines of at most ``columns``.
+
+    Args:
+        text: what is said.
+        lead: before the first line.
+        columns: width.
+        hang: spaces before the other lines; as many as the lead is long by default.
+    """
     return textwrap.wrap(
         text,
         columns,
         initial_indent=lead,
-        subsequent_indent=" " * len(lead),
+        subsequent_indent=" " * (len(lead) if hang is None else hang),
         break_long_words=True,
         break_on_hyphens=False,
     )

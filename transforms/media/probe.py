@@ -41,6 +41,19 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
         limits: what is too absurd to decode.
 
     Raises:
+        MediaError: see ``probe_timeline``.
+    """
+    return probe_timeline(path, limits)[0]
+
+
+def probe_timeline(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timeline]:
+    """Facts of a local video, GIF or image, and when each of its frames appears.
+
+    Args:
+        path: a local file.
+        limits: what is too absurd to decode.
+
+    Raises:
         UnreadableError: the bytes can't be had.
         NoVideoError: there is nothing to see in them.
         UnsupportedCodecError: this build can't decode them.
@@ -57,19 +70,19 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
             f"'{path.name}' is a picture stored in tiles (HEIF grid), which can't be joined here; save it as JPEG.",
         )
     if images.is_image(head) and not images.is_animated_png(path) and not is_motion_jpeg(path):
-        facts = _probe_image(path, size, limits)
+        facts, timeline = _probe_image(path, size, limits)
     else:
-        facts = _probe_container(path, limits)
+        facts, timeline = _probe_container(path, limits)
     if facts.duration_s > limits.max_seconds:
         raise TooLargeError(
             STAGE,
             f"'{path.name}' lasts {facts.duration_s:,.0f} s, more than {limits.max_seconds:,.0f} "
             f"(limits.media.max_duration).",
         )
-    return facts
+    return facts, timeline
 
 
-def _probe_image(path: Path, size: int, limits: MediaLimits) -> MediaFacts:
+def _probe_image(path: Path, size: int, limits: MediaLimits) -> tuple[MediaFacts, Timeline]:
     most = _IMAGE_BYTES_A_PIXEL * limits.max_pixels
     if size > most:
         raise TooLargeError(
@@ -80,12 +93,11 @@ def _probe_image(path: Path, size: int, limits: MediaLimits) -> MediaFacts:
     head = images.read_head(path, STAGE, limits)
     timeline = head.timeline
     kind: MediaType = "gif" if head.durations_ms else "image"
-    return _facts(
-        kind, head.format, head.format, (head.width, head.height), head.orientation, timeline, cut_short(path)
-    )
+    pixels = (head.width, head.height)
+    return _facts(kind, head.format, head.format, pixels, head.orientation, timeline, cut_short(path)), timeline
 
 
-def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
+def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timeline]:
     with open_container(path, STAGE) as container:
         stream = video_stream(container, path, STAGE)
         _check_pixels(path, stream, limits)
@@ -102,7 +114,7 @@ def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
         if not found:
             why = cut_short(path) or table.broken or _nothing_shown(name, stream, table)
             raise NoVideoError(STAGE, f"'{path.name}' has nothing to see: {why}.")
-        return _facts(
+        facts = _facts(
             kind="gif" if name in _ANIMATIONS else "video",
             container=name.split(",")[0],
             codec=stream.codec_context.codec.canonical_name,
@@ -112,6 +124,7 @@ def _probe_container(path: Path, limits: MediaLimits) -> MediaFacts:
             why=cut_short(path) or table.broken or _signs(table, name, path) or _early_end(container, timeline, path),
             claimed=claimed,
         )
+        return facts, timeline
 
 
 def _nothing_shown(container: str, stream: VideoStream, table: PacketTable) -> str:
