@@ -102,7 +102,7 @@ def _rebuild_item_error(kind: type[ItemError], stage: str, message: str, transie
     return kind(stage, message, transient=transient)
 
 
-MOST_NAMES = 20
+MOST_NAMES = 30
 
 
 def short(value: object, limit: int = 60) -> str:

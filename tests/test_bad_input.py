@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # command -> exit code, what the sentence must say
 ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "runn": (2, ("no command 'runn'; did you mean 'run'?",)),
-    "xyz": (2, ("no command 'xyz'; known: compact, demo,",)),
+    "xyz": (2, ("no command 'xyz'; known: compact, completion, demo,",)),
     "--verbose": (2, ("no option --verbose", "--version")),
     "run": (2, ("The argument SPEC is missing", "`cliploom run --help`")),
     "run cliploom.yaml --limt 3": (2, ("no option --limt; did you mean '--limit'?",)),
