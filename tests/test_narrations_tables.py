@@ -353,5 +353,7 @@ def test_secrets_in_addresses_do_not_become_uids() -> None:
     assert isinstance(third, Narration)
     assert third.uid == "h/c"
     assert [row.uid for row in read_tgif(io.BytesIO(table), url_rule="stem")] == ["a", "b", "c"]
+    (untabbed,) = read_tgif(io.BytesIO(b"https://h/a.gif?token=sesame a cat\n"))
+    assert "sesame" not in untabbed.message + untabbed.value
     _, allowed, _ = read_tgif(io.BytesIO(table), url_rule=UrlRule("path", frozenset({"code"})))
     assert allowed.uid == "h/b?code=1"

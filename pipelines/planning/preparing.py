@@ -125,7 +125,9 @@ def main(arguments: list[str]) -> None:
     """Prepare what the request file says, and write the answer that it names."""
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     die_with(request["parent"])
-    resource.setrlimit(resource.RLIMIT_DATA, (request["memory"], request["memory"]))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = request["memory"] if most == resource.RLIM_INFINITY else min(request["memory"], most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         options = family(request["kind"]).Options.model_validate_json(json.dumps(request["options"]))

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.narrations import BadRow, Narration
+from cliploom.schemas.secrets import masked
 from cliploom.transforms.inputs.ids import id_text
 
 Source = Path | BinaryIO
@@ -38,7 +39,8 @@ class RowError(ValueError):
     def __init__(self, reason: str, value: object) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.value = shown(value)
+        # A row may hold an address, and the table of failures keeps the message.
+        self.value = masked(shown(value), {})
 
     def at(self, file: str, position: str, uid: str = "") -> BadRow:
         """The row as a failure."""
