@@ -19,7 +19,7 @@ SHORT = 12
 SHA256_CHARACTERS = 64
 
 
-def digest_stream(chunks: Iterable[bytes], *, like: str = "") -> str:
+def digest_stream(chunks: Iterable[bytes | memoryview], *, like: str = "") -> str:
     """Digest of the concatenation of ``chunks``; of the same kind as the digest ``like``, if one is given."""
     state = _state(like)
     for chunk in chunks:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cliploom.schemas import sizes
 from cliploom.transforms.encoders.checkpoint import CheckpointError, load_checkpoint
 
 
@@ -238,3 +240,70 @@ def test_a_zip_that_is_no_checkpoint_is_named_as_such(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "stride"),
+    [(1, (17_000, 16_384), (0, 0)), (4, (10**9, 4), (0, 1)), (6, (4, 2), (1, 1)), (1, (1,) * 65, (1,) * 65)],
+)
+def test_a_tensor_that_repeats_its_storage_is_refused(
+    tmp_path: Path, length: int, size: tuple[int, ...], stride: tuple[int, ...]
+) -> None:
+    body = op_tensor("0", "FloatStorage", length, size, stride)
+    path = zip_checkpoint(tmp_path / "a.pt", body, {"0": bytes(4 * length)})
+    with pytest.raises(CheckpointError, match=r"repeats the|has the strides"):
+        load_checkpoint(path)
+
+
+def test_storages_are_bounded_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "MAX_UNPACKED_BYTES", 20)
+    with pytest.raises(CheckpointError, match="unpacks to 24 bytes, more than the 20"):
+        load_checkpoint(zip_checkpoint(tmp_path / "a.pt", BODY, {"0": WANTED.tobytes()}))
+    with pytest.raises(CheckpointError, match="unpacks to 24 bytes, more than the 20"):
+        load_checkpoint(legacy_checkpoint(tmp_path / "a.pth", BODY, {"0": (6, WANTED.tobytes())}))
+
+
+def test_a_storage_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path: Path) -> None:
+    body = op_dict({"w": op_tensor("0", "FloatStorage", 2**31 - 1, (2, 3), (3, 1))})
+    with pytest.raises(CheckpointError, match="is cut to 24 bytes"):
+        load_checkpoint(legacy_checkpoint(tmp_path / "a.pth", body, {"0": (2**31 - 1, WANTED.tobytes())}))
+
+
+def nested_tuples(depth: int) -> bytes:
+    """A tuple of two references to a tuple of two references ..., whose hash takes 2^depth steps."""
+    return b")" + b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(depth))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"]r\xff\xff\xff\x7f", "a.pt"),
+        (b"}" + nested_tuples(60) + b"K\x01s", "a tuple as a key"),
+        (b"}(" + nested_tuples(60) + b"K\x01u", "a tuple as a key"),
+        (b"(" + nested_tuples(60) + b"K\x01d", "a tuple as a key"),
+        (b"\x8f(" + nested_tuples(60) + b"\x90", "a set"),
+        (op_global("collections", "OrderedDict") + b"]" + nested_tuples(60) + b"K\x01\x86a\x85R", "a tuple as a key"),
+        (op_tuple(op_text("storage"), op_global("torch", "FloatStorage"), nested_tuples(60)) + b"Q", "a.pt"),
+        (b"\x96" + (2**40).to_bytes(8, "little"), "a set or a buffer"),
+        (b"\x8e" + (2**40).to_bytes(8, "little"), "a.pt"),
+        (b"X" + (2**31).to_bytes(4, "little"), "a.pt"),
+        (b"(" * 100_000, "a.pt"),
+        (b"]" * 100 + b"a" * 99, "a.pt"),
+        (b"]" * 5_000_000, "longer than 4194304 bytes|is beyond 4194304"),
+    ],
+    ids=[
+        "memo number", "item", "items", "dict", "set", "ordered dict", "key of a storage", "buffer", "bytes", "text",
+        "marks", "nested", "long",
+    ],
+)  # fmt: skip
+def test_pickles_that_would_take_memory_or_for_ever_end_at_once(tmp_path: Path, body: bytes, said: str) -> None:
+    for path in (
+        zip_checkpoint(tmp_path / "a.pt", body, {}),
+        legacy_checkpoint(tmp_path / "a.pt.pth", body, {}),
+    ):
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            assert re.search(said, str(error))  # noqa: PT017
+        else:
+            assert body.startswith((b"]r", b"]]"))

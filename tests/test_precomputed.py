@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cliploom.schemas import sizes
 from cliploom.schemas.errors import ItemError, SpecError
-from cliploom.transforms.precomputed import read as read_module
 from cliploom.transforms.precomputed.listing import FeatureItem, list_features
 from cliploom.transforms.precomputed.read import checked, read_features
 from cliploom.transforms.precomputed.window_rule import OMNIVORE, WindowRule, row_times
@@ -198,7 +198,7 @@ def test_an_array_is_chosen_by_key_where_a_npz_holds_several(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
 def test_files_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(read_module, "MAX_BYTES", 70)
+    monkeypatch.setattr(sizes, "MAX_UNPACKED_BYTES", 70)
     path = tmp_path / f"v{suffix}"
     write(path, ROWS)
     with pytest.raises(ItemError, match="more than the 70"):

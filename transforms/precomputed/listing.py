@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-import h5py
-
 from cliploom.schemas.errors import ItemError, SpecError
+from cliploom.transforms.precomputed.hdf5_input import dataset_names
 
 ARRAY_SUFFIXES = frozenset({".pt", ".npy", ".npz"})
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
+
+
+class NoGroupError(ItemError):
+    """An HDF5 file has no group of the declared name."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +97,13 @@ def list_features(
 
 def _datasets(path: Path, group: str) -> Iterator[FeatureItem]:
     try:
-        with h5py.File(path, "r") as file:
-            root = file.get(group)
-            if not isinstance(root, h5py.Group):
-                raise ItemError("read", f"{path} has no group '{group}'; declare the group that holds the datasets.")
-            for name in _names(root, ""):
-                yield FeatureItem(unquote(name), path, f"{group.rstrip('/')}/{name}")
-    except (OSError, RuntimeError) as error:
+        for name in dataset_names(path, group):
+            yield FeatureItem(unquote(name), path, f"{group.rstrip('/')}/{name}")
+    except KeyError:
+        raise NoGroupError(
+            "read", f"{path} has no group '{group}'; declare the group that holds the datasets."
+        ) from None
+    except ItemError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, OverflowError, UnicodeError) as error:
         raise ItemError("read", f"{path} can't be read as HDF5 ({error}).") from error
-
-
-def _names(group: h5py.Group, prefix: str) -> Iterator[str]:
-    """Datasets and links below a group; links are not followed, so that a missing part fails for its uid alone."""
-    for name in group:
-        link = group.get(name, getlink=True)
-        if isinstance(link, h5py.HardLink) and group.get(name, getclass=True) is h5py.Group:
-            yield from _names(group[name], f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}"

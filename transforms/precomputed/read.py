@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import ItemError
 from cliploom.transforms.encoders.checkpoint import CheckpointError, load_checkpoint
+from cliploom.transforms.inputs.numpy_files import (
+    ArrayFileError,
+    npy_shape,
+    npz_names,
+    npz_shape,
+    read_npy,
+    read_npz,
+)
+from cliploom.transforms.precomputed.hdf5_input import read_dataset, shape_of
 from cliploom.transforms.precomputed.listing import FeatureItem
 
 REVISION = 1
 
-MAX_BYTES = 8 * 1024**3
-"""No video's features are larger; files that unpack to more are refused before they fill the memory."""
+_ROWS_AT_ONCE = 65_536
+_MOST_LOOKED_AT = 20
 
 
 def read_features(item: FeatureItem, dim: int | None = None, key: str | None = None) -> NDArray[np.float32]:
@@ -35,66 +42,64 @@ def read_features(item: FeatureItem, dim: int | None = None, key: str | None = N
     Raises:
         ItemError: when the file is missing or damaged, holds something else, or a value is not finite.
     """
+    with _failing(item):
+        return checked(_load(item, key), str(item), dim)
+
+
+def count_rows(item: FeatureItem, key: str | None = None) -> int:
+    """About how many rows an item has; values are read only where no header tells.
+
+    Raises:
+        ItemError: as ``read_features``.
+    """
+    with _failing(item):
+        if item.dataset:
+            shape = shape_of(item.path, item.dataset)
+        elif item.path.suffix.lower() == ".pt":
+            shape = checked(load_checkpoint(item.path), str(item)).shape
+        elif item.path.suffix.lower() == ".npz":
+            names = npz_names(item.path) if key is None else [key]
+            return max(npz_shape(item.path, name)[0] for name in names[:_MOST_LOOKED_AT])
+        else:
+            shape = npy_shape(item.path)
+        return shape[0]
+
+
+@contextmanager
+def _failing(item: FeatureItem) -> Iterator[None]:
+    """What goes wrong in reading as the item's failure."""
     try:
-        found = _load(item, key)
+        yield
     except ItemError:
         raise
     except FileNotFoundError as error:
         raise ItemError("read", f"{item} is not there.") from error
-    except CheckpointError as error:
+    except (CheckpointError, ArrayFileError) as error:
         raise ItemError("read", str(error)) from error
     except KeyError as error:
         # h5py says so for a dataset as for a link whose file is gone
         raise ItemError("read", f"{item} is not there, or links to a missing file.") from error
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        RuntimeError,
-        TypeError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except MemoryError as error:
+        raise ItemError("read", f"{item} can't be read: out of memory.", transient=True) from error
+    except (OSError, ValueError, EOFError, RuntimeError, TypeError, IndexError, OverflowError) as error:
         raise ItemError("read", f"{item} can't be read ({type(error).__name__}: {error}).") from error
-    return checked(found, str(item), dim)
 
 
 def _load(item: FeatureItem, key: str | None) -> Any:
     if item.dataset:
-        with h5py.File(item.path, "r") as file:
-            dataset = file[item.dataset]
-            if not isinstance(dataset, h5py.Dataset):
-                raise ItemError("read", f"{item} is not a dataset.")
-            _refuse_huge(dataset.nbytes, str(item))
-            return dataset[()]
-    if item.path.suffix.lower() == ".pt":
+        return read_dataset(item.path, item.dataset)
+    suffix = item.path.suffix.lower()
+    if suffix == ".pt":
         return load_checkpoint(item.path)
-    return _load_numpy(item.path, key)
-
-
-def _load_numpy(path: Path, key: str | None) -> Any:
-    # mapped, so that a header that claims more than the file holds fails before memory is asked for
-    loaded = np.load(path, allow_pickle=False, mmap_mode="r")
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        _refuse_huge(loaded.nbytes, str(path))
-        return np.array(loaded)
-    with loaded as archive:
-        names = archive.files
-        if key is None and len(names) != 1:
-            raise ItemError("read", f"{path} holds {len(names)} arrays ({', '.join(names)}); declare the key.")
-        name = names[0] if key is None else key
-        if name not in names:
-            raise ItemError("read", f"{path} holds no array '{name}', but {', '.join(names)}; correct the key.")
-        member = f"{name}.npy"
-        infos = {info.filename: info for info in archive.zip.infolist()} if archive.zip else {}
-        _refuse_huge(infos[member].file_size if member in infos else 0, f"{path}:{name}")
-        return archive[name]
-
-
-def _refuse_huge(size: int, name: str) -> None:
-    if size > MAX_BYTES:
-        raise ItemError("read", f"{name} unpacks to {size} bytes, more than the {MAX_BYTES} that one video may have.")
+    if suffix != ".npz":
+        return read_npy(item.path)
+    if key is None:
+        names = npz_names(item.path)
+        if len(names) != 1:
+            shown = ", ".join(names[:_MOST_LOOKED_AT])
+            raise ItemError("read", f"{item.path} holds {len(names)} arrays ({shown}); declare the key.")
+        key = names[0]
+    return read_npz(item.path, key)
 
 
 def checked(found: Any, name: str, dim: int | None = None) -> NDArray[np.float32]:
@@ -117,9 +122,20 @@ def checked(found: Any, name: str, dim: int | None = None) -> NDArray[np.float32
         raise ItemError("read", f"{name} has the shape {list(found.shape)}; [N, D] or [N, 1, D] is read.")
     if dim is not None and rows.shape[1] != dim:
         raise ItemError("read", f"{name} has vectors of {rows.shape[1]} numbers where {dim} are declared.")
-    with np.errstate(over="ignore"):
-        vectors = np.ascontiguousarray(rows, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        raise ItemError("read", f"{name} has NaN or infinite values in {len(bad)} of its rows, first in row {bad[0]}.")
+    vectors = np.empty(rows.shape, np.float32)
+    bad, first, overflows = 0, "", ""
+    for at in range(0, len(rows), _ROWS_AT_ONCE):
+        block = rows[at : at + _ROWS_AT_ONCE]
+        with np.errstate(over="ignore"):
+            vectors[at : at + len(block)] = block
+        wrong = np.flatnonzero(~np.isfinite(vectors[at : at + len(block)]).all(axis=1))
+        if len(wrong) and not bad:
+            row = block[wrong[0]]
+            first = f"{at + wrong[0]}"
+            if np.isfinite(row).all():
+                overflows = f" ({np.abs(row).max():.3g} is beyond float32's 3.4e38)"
+        bad += len(wrong)
+    if bad:
+        where = f"in {bad} of its rows, first in row {first}{overflows}"
+        raise ItemError("read", f"{name} has NaN, infinite or too large values {where}.")
     return vectors

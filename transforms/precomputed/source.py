@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
-import h5py
-import numpy as np
 import polars as pl
 
 from cliploom.schemas.digests import digest_stream
@@ -15,8 +12,9 @@ from cliploom.schemas.sources import PrecomputedSource
 from cliploom.transforms.inputs.clashes import clash_message
 from cliploom.transforms.inputs.listing import LISTING, Found, find, uid_of
 from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.precomputed.hdf5_input import contiguous_bytes, read_dataset
 from cliploom.transforms.precomputed.listing import ARRAY_SUFFIXES, HDF5_SUFFIXES, FeatureItem, list_features
-from cliploom.transforms.precomputed.read import read_features
+from cliploom.transforms.precomputed.read import count_rows
 from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 INSIDE = "::"
@@ -85,19 +83,9 @@ def feature_item(uri: str, path: Path) -> FeatureItem:
 
 def array_facts(uri: str, path: Path) -> dict[str, int]:
     """About how many rows an item has, for packing; 1 where the file can't tell, since the feed says what is wrong."""
-    item = feature_item(uri, path)
     try:
-        if item.dataset:
-            with h5py.File(path, "r") as file:
-                return {"rows": int(file[item.dataset].shape[0])}
-        if path.suffix.lower() == ".pt":
-            return {"rows": len(read_features(item))}
-        found = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(found, np.ndarray):
-            return {"rows": int(found.shape[0])}
-        with found:
-            return {"rows": max(int(found[name].shape[0]) for name in found.files)}
-    except (ItemError, OSError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, EOFError, BadZipFile):
+        return {"rows": count_rows(feature_item(uri, path))}
+    except ItemError:
         return {"rows": 1}
 
 
@@ -105,11 +93,10 @@ def digest_dataset(path: Path, dataset: str) -> str:
     """Digest of the values of one dataset, its shape and type.
 
     Raises:
-        ItemError: when it can't be read.
+        ItemError: when it can't be read, or lies in a file that is not of the source.
     """
     try:
-        with h5py.File(path, "r") as file:
-            values = np.ascontiguousarray(file[dataset][()])
-    except (OSError, RuntimeError, KeyError) as error:
+        values = read_dataset(path, dataset)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise ItemError("read", f"{path}:{dataset} can't be read ({error}).") from error
-    return digest_stream([f"{values.dtype.str} {values.shape}".encode(), values.tobytes()])
+    return digest_stream([f"{values.dtype.str} {values.shape}".encode(), contiguous_bytes(values)])

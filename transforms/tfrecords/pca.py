@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import SpecError
+from cliploom.transforms.inputs.numpy_files import ArrayFileError, npz_names, read_npy, read_npz
 
 EPSILON = 1e-4
 _NAMES = {
@@ -110,14 +110,16 @@ def _array(path: Path, names: tuple[str, ...]) -> NDArray[np.generic]:
         if path.is_dir():
             for name in names:
                 if (file := path / f"{name}.npy").is_file():
-                    return np.asarray(np.load(file, allow_pickle=False))
+                    return read_npy(file)
         else:
-            with np.load(path, allow_pickle=False) as stored:
-                for name in names:
-                    if name in stored:
-                        return np.asarray(stored[name])
-    except (OSError, ValueError, BadZipFile, TypeError) as error:
-        raise SpecError(f"{path} can't be read as numpy arrays without pickle ({error}).") from error
+            stored = npz_names(path)
+            for name in names:
+                if name in stored:
+                    return read_npz(path, name)
+    except ArrayFileError as error:
+        raise SpecError(str(error)) from error
+    except OSError as error:
+        raise SpecError(f"{path} can't be read ({error.strerror}).") from error
     raise SpecError(f"{path} has no array '{names[0]}'; PCA needs mean, eigenvectors and eigenvalues.")
 
 

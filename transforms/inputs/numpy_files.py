@@ -1,0 +1,207 @@
+"""Reading ``.npy`` and ``.npz`` files whose headers are checked before memory is taken; nothing is unpickled.
+
+numpy itself takes the memory that a header claims, keeps a run busy with elements of no bytes, and fails on damaged
+headers with errors of Python's tokenizer. The layout is described in ``numpy.lib.format``.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliploom.schemas.sizes import too_large
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_MEMBERS = 10_000
+MAX_DIMENSIONS = 16
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
+_DTYPE = re.compile(r"[<>|=]?(?:[?]|b1|[iufc]\d{1,2})")
+_LONG = re.compile(r"(\d)L\b")
+_CHUNK = 16 * 1024 * 1024
+
+
+class ArrayFileError(ValueError):
+    """The file holds no array that can be read; the message is a sentence that names the file."""
+
+
+class NoSuchArrayError(ArrayFileError):
+    """The archive has no array of that name."""
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Read a ``.npy`` file of plain numbers.
+
+    Raises:
+        ArrayFileError: when the file is damaged, holds objects or records, or unpacks to too much.
+        OSError: when it can't be read.
+    """
+    with path.open("rb") as stream:
+        return _read(stream, os.fstat(stream.fileno()).st_size, str(path))
+
+
+def npy_shape(path: Path) -> tuple[int, ...]:
+    """The shape that a ``.npy`` file claims; raises as ``read_npy`` does."""
+    with path.open("rb") as stream:
+        return _header(stream, os.fstat(stream.fileno()).st_size, str(path))[1]
+
+
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in an ``.npz`` file, in its order.
+
+    Raises:
+        ArrayFileError: when the file is no zip archive.
+        OSError: when it can't be read.
+    """
+    with _open(path) as archive:
+        return list(_members(archive, path))
+
+
+def read_npz(path: Path, name: str) -> NDArray[Any]:
+    """Read one array of an ``.npz`` file.
+
+    Raises:
+        NoSuchArrayError: when there is no array of that name.
+        ArrayFileError: as for ``read_npy``.
+        OSError: when the file can't be read.
+    """
+    with _open(path) as archive:
+        info = _member(archive, path, name)
+        problem = too_large(info.file_size, f"{path}:{name}")
+        if problem is not None:
+            raise ArrayFileError(problem)
+        try:
+            with archive.open(info) as stream:
+                return _read(stream, info.file_size, f"{path}:{name}")
+        except _BROKEN_ZIP as error:
+            raise ArrayFileError(f"{path}:{name} can't be read ({type(error).__name__}: {error}).") from None
+
+
+def npz_shape(path: Path, name: str) -> tuple[int, ...]:
+    """The shape that an array of an ``.npz`` file claims; raises as ``read_npz`` does."""
+    with _open(path) as archive:
+        info = _member(archive, path, name)
+        try:
+            with archive.open(info) as stream:
+                return _header(stream, info.file_size, f"{path}:{name}")[1]
+        except _BROKEN_ZIP as error:
+            raise ArrayFileError(f"{path}:{name} can't be read ({type(error).__name__}: {error}).") from None
+
+
+def _broken_zip() -> tuple[type[Exception], ...]:
+    import lzma
+    import zlib
+
+    # RuntimeError: an encrypted member; NotImplementedError: a method of compression that is not known.
+    return (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
+
+
+_BROKEN_ZIP = _broken_zip()
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, UnicodeDecodeError) as error:
+        raise ArrayFileError(f"{path} can't be read as .npz ({type(error).__name__}: {error}).") from None
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    infos = archive.infolist()
+    if len(infos) > MAX_MEMBERS:
+        raise ArrayFileError(f"{path} holds {len(infos)} files; at most {MAX_MEMBERS} arrays are read.")
+    return {info.filename.removesuffix(".npy"): info for info in infos}
+
+
+def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
+    members = _members(archive, path)
+    if name not in members:
+        raise NoSuchArrayError(f"{path} holds no array '{name}', but {', '.join(members)}; correct the key.")
+    return members[name]
+
+
+def _read(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
+    dtype, shape, fortran, start = _header(stream, size, name)
+    count = math.prod(shape)
+    wanted = count * dtype.itemsize
+    if wanted > size - start:
+        raise ArrayFileError(
+            f"{name} can't be read: its header claims {_shown(wanted)} bytes, but {size - start} follow; copy it again."
+        )
+    problem = too_large(wanted, name)
+    if problem is not None:
+        raise ArrayFileError(problem)
+    if not wanted:
+        return np.empty(shape, dtype)
+    data = bytearray(wanted)
+    view, at = memoryview(data), 0
+    while at < wanted:
+        piece = stream.read(min(_CHUNK, wanted - at))
+        if not piece:
+            raise ArrayFileError(f"{name} can't be read: it ends after {at} of {wanted} bytes; copy it again.")
+        view[at : at + len(piece)] = piece
+        at += len(piece)
+    flat = np.frombuffer(data, dtype, count)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+    """(dtype, shape, columns first, where the values start), all checked, without taking memory for values."""
+    magic = stream.read(8)
+    if len(magic) < 8 or not magic.startswith(_MAGIC):
+        raise ArrayFileError(f"{name} can't be read: it is no .npy file, whose first bytes are \\x93NUMPY.")
+    width = _LENGTH_BYTES.get(magic[6])
+    if width is None:
+        raise ArrayFileError(f"{name} can't be read: it has version {magic[6]} of the .npy format; 1 to 3 are known.")
+    field = stream.read(width)
+    length = int.from_bytes(field, "little")
+    start = 8 + width + length
+    if len(field) < width or start > size:
+        raise ArrayFileError(f"{name} can't be read: it ends within its header; copy it again.")
+    if length > MAX_HEADER_BYTES:
+        raise ArrayFileError(f"{name} can't be read: its header has {length} bytes, more than {MAX_HEADER_BYTES}.")
+    text = stream.read(length).decode("utf-8" if magic[6] == 3 else "latin1", "replace")
+    try:
+        # Python 2 wrote whole numbers as 3L.
+        found = ast.literal_eval(_LONG.sub(r"\1", text).strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ArrayFileError(f"{name} can't be read: its header is no literal of Python ({text[:60]!r}).") from None
+    if not isinstance(found, dict) or found.keys() != {"descr", "fortran_order", "shape"}:
+        raise ArrayFileError(f"{name} can't be read: its header lacks descr, fortran_order, shape ({text[:60]!r}).")
+    return _dtype(found["descr"], name), _shape(found["shape"], name), found["fortran_order"] is True, start
+
+
+def _dtype(descr: object, name: str) -> np.dtype[Any]:
+    if isinstance(descr, str) and _DTYPE.fullmatch(descr):
+        try:
+            dtype = np.dtype(descr)
+        except TypeError:
+            dtype = np.dtype("V0")
+        if dtype.itemsize and not dtype.hasobject:
+            return dtype
+    raise ArrayFileError(f"{name} holds {_shown(descr)} values; plain numbers are read: save a float32 array.")
+
+
+def _shape(shape: object, name: str) -> tuple[int, ...]:
+    whole = isinstance(shape, tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
+    if not whole or not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
+        raise ArrayFileError(f"{name} can't be read: its header has the shape {_shown(shape)}.")
+    if min(shape, default=0) < 0 or max(shape, default=0) >= 2**62:
+        raise ArrayFileError(f"{name} can't be read: its header has a length below 0 or beyond 2^62.")
+    return shape
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "unreadable"
+    return text if len(text) <= 60 else f"{text[:57]}..."
