@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec
 from cliploom.transforms.inputs.listing import LISTING, KnownListing
 from cliploom.transforms.media.label_listing import list_media
-from cliploom.transforms.precomputed.source import list_precomputed
+from cliploom.transforms.precomputed.source import INSIDE, LIST, list_precomputed
 from cliploom.transforms.publish.dataframes import failures_frame, write_frames
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
@@ -32,7 +32,6 @@ from cliploom.transforms.tfrecords.settings import list_shards
 
 _LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {
     "tfrecord": list_shards,
-    "precomputed": list_precomputed,
 }
 _TEXT_LISTERS = {
     "narrations": "cliploom.transforms.narrations.listing:list_narrations",
@@ -81,10 +80,11 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
     notes: list[str] = []
     narrated: dict[str, pl.DataFrame] = {}
     clips: dict[str, pl.DataFrame] = {}
+    listed: KnownListing
     for name, source in spec.sources.items():
         if source.kind in _TEXT_LISTERS:
             module, _, function = _TEXT_LISTERS[source.kind].partition(":")
-            listed: KnownListing = getattr(importlib.import_module(module), function)(name, source, base, objects)
+            listed = getattr(importlib.import_module(module), function)(name, source, base, objects)
             frame = listed.items
             failures += listed.failures
             notes += listed.notes
@@ -93,6 +93,10 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
                 notes.append(f"Warning: no row of {name} can be used: {first}")
         elif isinstance(source, MediaSource):
             frame = list_media(name, source, base, notes.append)
+        elif source.kind == "precomputed":
+            listed = list_precomputed(name, source, base)
+            frame = listed.items
+            failures += listed.failures
         else:
             frame = _LISTERS[source.kind](name, source, base)
         frames.append(frame)
@@ -112,6 +116,27 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
                     notes += list_notes(f"exports.{name}", export, base, *sides)
     items = pl.concat(frames, how="diagonal").select(*LISTED)
     return KnownListing(items, tuple(failures), tuple(notes))
+
+
+def keep_unlisted(listing: KnownListing, previous: PreviousRelease, objects: ObjectStore) -> KnownListing:
+    """The listing with what the last release has of files that can't be listed now, as it has it.
+
+    A damaged HDF5 file is then one failure, and the rows of its items stay until it is repaired or removed.
+    """
+    files = pl.DataFrame(
+        [(failure.source, failure.uri + INSIDE) for failure in listing.failures if failure.stage == LIST],
+        schema={"source": pl.String, "file": pl.String},
+        orient="row",
+    )
+    known = previous.items.join(files, on="source", how="semi")
+    if known.is_empty():
+        return listing
+    with previous.item_rows(objects) as rows:
+        found = rows.read(known["item_no"], [*LISTING])
+    file = pl.col("uri").str.replace(f"(?s)^(.*){INSIDE}.*$", f"${{1}}{INSIDE}")
+    kept = found.with_columns(file.alias("file")).join(files, on=["source", "file"], how="semi")
+    kept = kept.join(listing.items, on=["source", "uid"], how="anti")
+    return replace(listing, items=pl.concat([listing.items, kept.select(*LISTING)], how="diagonal"))
 
 
 def discover(

@@ -19,7 +19,7 @@ from cliploom.pipelines.planning.addresses import ask_addresses
 from cliploom.pipelines.planning.check import TEXT_KINDS
 from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, select_subset
 from cliploom.pipelines.planning.compile_jobs import CompiledSpec, compile_jobs
-from cliploom.pipelines.planning.discover import Inventory, discover, list_sources
+from cliploom.pipelines.planning.discover import Inventory, discover, keep_unlisted, list_sources
 from cliploom.pipelines.planning.plan import PlanDraft, make_plan
 from cliploom.pipelines.planning.previous_release import PreviousRelease, read_previous_release
 from cliploom.pipelines.running.report import run_report, write_report
@@ -33,6 +33,7 @@ from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
 from cliploom.transforms.inputs.listing import KnownListing
 from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
+from cliploom.transforms.precomputed.source import LIST
 from cliploom.transforms.publish.dataframes import published_contents
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
@@ -165,12 +166,13 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     releases = read_releases(objects)
     previous = read_previous_release(objects, releases.latest)
     on_stage("listing sources")
-    listing = list_sources(spec, base, objects)
+    listing = keep_unlisted(list_sources(spec, base, objects), previous, objects)
     for text in listing.notes:
         on_stage(text)
     if options.limit is not None:
         listing = replace(listing, items=select_subset(listing.items, previous.items, options.limit))
-    if listing.items.is_empty() and previous.release is None:
+    unlisted = any(failure.stage == LIST for failure in listing.failures)
+    if listing.items.is_empty() and not unlisted and previous.release is None:
         raise SpecError(_nothing_listed(spec, listing))
     watch.lap("list")
     on_stage("preparing models")

@@ -8,33 +8,54 @@ import polars as pl
 
 from cliploom.schemas.digests import digest_stream
 from cliploom.schemas.errors import ItemError, SpecError
+from cliploom.schemas.records import Failure
 from cliploom.schemas.sources import PrecomputedSource
 from cliploom.transforms.inputs.clashes import clash_message
-from cliploom.transforms.inputs.listing import LISTING, Found, find, uid_of
+from cliploom.transforms.inputs.listing import LISTING, Found, KnownListing, find, uid_of
 from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.precomputed.hdf5_input import contiguous_bytes, read_dataset
-from cliploom.transforms.precomputed.listing import ARRAY_SUFFIXES, HDF5_SUFFIXES, FeatureItem, list_features
+from cliploom.transforms.precomputed.listing import (
+    ARRAY_SUFFIXES,
+    HDF5_SUFFIXES,
+    FeatureItem,
+    NoGroupError,
+    list_features,
+)
 from cliploom.transforms.precomputed.read import count_rows
 from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 INSIDE = "::"
 """Between the URI of an HDF5 file and the name of a dataset in it."""
+LIST = "list"
+"""Stage of failures of files whose items are not known."""
 
 
-def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> pl.DataFrame:
-    """All feature items with the columns of ``LISTING``, sorted by uid; files of other kinds are passed over.
+def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> KnownListing:
+    """All feature items with the columns of ``LISTING``, sorted by uid; files of other kinds are ignored.
 
-    The URI of a dataset is that of its file, ``::`` and its name.
+    The URI of a dataset is that of its file, ``::`` and its name. An HDF5 file that can't be listed is a failure of the
+    stage ``LIST``, with the file's URI; what the last release has of it is kept by the survey.
 
     Raises:
-        SpecError: for two items with one uid, a missing folder, or an HDF5 file that can't be listed.
+        SpecError: for two items with one uid, a missing folder, or a group that no HDF5 file has.
     """
     place = f"sources.{name}"
     items: dict[str, tuple[str, Found]] = {}
     clashes: dict[str, list[str]] = {}
+    failures: list[Failure] = []
+    without_group: list[ItemError] = []
+    listed = 0
     for pattern in source.glob:
         for found in find(pattern, base, f"{place}.glob"):
-            for uid, uri in _items_of(found, source, place):
+            try:
+                mine = _items_of(found, source, place)
+            except ItemError as error:
+                failures.append(_unlisted(name, found, error))
+                if isinstance(error, NoGroupError):
+                    without_group.append(error)
+                continue
+            listed += 1
+            for uid, uri in mine:
                 other = items.setdefault(uid, (uri, found))[0]
                 if other != uri and uri not in clashes.setdefault(uid, [other]):
                     clashes[uid].append(uri)
@@ -43,25 +64,44 @@ def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> pl.Dat
         if source.uid == "file" or any(INSIDE in uri for uris in clashes.values() for uri in uris):
             more = ""
         raise SpecError(clash_message(place, clashes, f"remove one of them{more}"))
+    if without_group and not listed and len(without_group) == len(failures):
+        raise SpecError(f"{place}: {without_group[0]}")
     rows = [(name, uid, uri, found.size, found.signature, "{}") for uid, (uri, found) in sorted(items.items())]
-    return pl.DataFrame(rows, schema=LISTING, orient="row")
+    return KnownListing(pl.DataFrame(rows, schema=LISTING, orient="row"), tuple(failures))
 
 
 def _items_of(found: Found, source: PrecomputedSource, place: str) -> list[tuple[str, str]]:
-    """(uid, uri) of what a file holds."""
+    """(uid, uri) of what a file holds.
+
+    Raises:
+        ItemError: when an HDF5 file can't be listed.
+    """
     suffix = Path(found.relative).suffix.lower()
     if suffix in ARRAY_SUFFIXES:
         return [(uid_of(found.relative, source.uid, f"{place}.uid"), found.uri)]
     if suffix not in HDF5_SUFFIXES:
         return []
-    try:
-        with open_input(found.uri, found.signature, "list") as path:
-            listed = list_features([path], group=source.group)
-    except ItemError as error:
-        raise SpecError(f"{place}: {error}") from None
+    with open_input(found.uri, found.signature, LIST) as path:
+        listed = list_features([path], group=source.group)
     for failed in listed.failed:
-        raise SpecError(f"{place}: {failed.error} Mend or remove the file.")
+        raise failed.error
     return [(item.uid, f"{found.uri}{INSIDE}{item.dataset}") for item in listed.items]
+
+
+def _unlisted(name: str, found: Found, error: ItemError) -> Failure:
+    return Failure(
+        source=name,
+        feature="",
+        uid=found.relative,
+        uri=found.uri,
+        item_no=0,
+        digest="",
+        config="",
+        stage=LIST,
+        type="Unlisted" if type(error) is ItemError else type(error).__name__.removesuffix("Error"),
+        message=str(error),
+        transient=error.transient,
+    )
 
 
 def split_uri(uri: str) -> tuple[str, str]:
