@@ -2,6 +2,7 @@ import io
 import json
 import math
 import pickle
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -323,3 +324,84 @@ def test_a_row_of_other_keys_names_them():
     bad = only_bad(rows_of(v1({"sentence": "a", "at": 1})))
     assert bad.reason == "the row has neither timestamp_sec nor time; its keys are"
     assert bad.value == "'sentence, at'"
+
+
+def until_refused(data, size=None):
+    """The rows that come before the file is refused, and the refusal."""
+    stream = io.BytesIO(data)
+    if size is not None:
+        stream = Slices(data)
+        stream.size = size
+    rows = []
+    found = read_ego4d(stream)
+    with pytest.raises(BrokenFileError) as caught:
+        while True:
+            rows.append(next(found))
+    return rows, caught.value
+
+
+DEEP = [b"[" * 100_000, b'{"a":' * 100_000, b'[{"b":' * 50_000, b"[" * 65 + b"]" * 65]
+
+
+@pytest.mark.parametrize("deep", DEEP, ids=["lists", "objects", "both", "closed"])
+@pytest.mark.parametrize("size", [None, 7])
+def test_values_that_are_nested_too_deep_end_the_file_there(deep, size):
+    head = json.dumps(v1(NARRATION, uid="first"))[:-1].encode() + b', "second": {"narration_pass_1": {"x": '
+    data = head + (deep if size is None else deep[:600])
+    rows, error = until_refused(data, size)
+    assert [row.uid for row in rows] == ["first"]
+    assert "nested deeper than 64 levels" in str(error)
+    step = {91: 1, 123: 5}[deep[0]] if b"[{" not in deep else None
+    if step is not None:
+        assert error.byte == len(head) + 61 * step
+
+
+def test_a_file_of_nothing_but_brackets_is_refused():
+    for data in (b"[" * 1_000_000, b'{"a":' * 200_000):
+        with pytest.raises(BrokenFileError):
+            rows_of(data)
+
+
+def test_brackets_in_texts_are_no_depth():
+    text = '[{"' * 500 + "\\"
+    rows = rows_of(v1(NARRATION | {"narration_text": text}, NARRATION))
+    assert [row.text for row in rows] == [text, NARRATION["narration_text"]]
+
+
+@pytest.mark.parametrize("number", [b"1" * 5000, b"-1" + b"0" * 200_000, b"1e" + b"9" * 30, b"0." + b"1" * 5000])
+@pytest.mark.parametrize("size", [None, 7])
+def test_numbers_that_no_one_wrote_end_the_file_there(number, size):
+    head = json.dumps(v1(NARRATION, uid="first"))[:-1].encode()
+    head += b', "second": {"narration_pass_1": {"narrations": [{"narration_text": "1e9999999999999", "timestamp_sec": '
+    rows, error = until_refused(head + (number if size is None else number[:3000]) + b"}]}}}", size)
+    assert [row.uid for row in rows] == ["first"]
+    assert re.search("a number of (more than 1000 digits|too large an exponent)", str(error))
+
+
+def test_numbers_of_many_digits_are_read():
+    (row,) = rows_of(json.dumps(v1(NARRATION)).replace("1.25", "1.25" + "0" * 900))
+    assert row.start_s == 1.25
+
+
+def test_texts_and_uids_of_megabytes_cost_only_their_row(monkeypatch):
+    rows = rows_of(v1(NARRATION | {"narration_text": "a " * 100_000}, NARRATION))
+    assert only_bad(rows).reason == "the text has 200000 characters, more than 131072"
+    assert len(rows) == 2
+    rows = rows_of(v1(NARRATION, uid="u" * 5000) | v1(NARRATION))
+    assert only_bad(rows).reason == "the uid has 5000 characters, more than 4096"
+    monkeypatch.setattr(json_stream, "MAX_STRING_BYTES", 100_000)
+    data = json.dumps(v1(NARRATION, uid="first"))[:-1].encode() + b', "second": "' + b"x" * 1_000_000
+    rows, error = until_refused(data)
+    assert [row.uid for row in rows] == ["first"]
+    assert "a text of more than" in str(error)
+
+
+def test_a_megabyte_of_broken_bytes_is_replaced_in_one_step():
+    data = json.dumps(v1(NARRATION | {"narration_text": "BAD"}, NARRATION)).encode()
+    rows = rows_of(data.replace(b"BAD", b"\xff" * 1_000_000))
+    assert [type(row) for row in rows] == [BadRow, Narration]
+
+
+def test_a_value_that_can_not_be_shown_is_named_by_its_type():
+    row = only_bad(rows_of(v1(NARRATION | {"narration_text": [[[]] * 50] * 50})))
+    assert row.reason == "the text is not a string"

@@ -1,6 +1,9 @@
 import io
 
+import pysubs2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.narrations import BadRow, Narration
@@ -138,3 +141,49 @@ def test_an_open_file_needs_a_uid_and_an_encoding_must_exist():
         list(read_subtitles(io.BytesIO(b""), "srt"))
     with pytest.raises(SpecError, match="'latin-99'"):
         rows_of(SRT, encoding="latin-99")
+
+
+@pytest.mark.parametrize("format_", ["srt", "vtt"])
+@pytest.mark.parametrize("pattern", ["{\\", "{", "<a", "<", "< ", "<i", "\\N{", "<1", "&#1", "a ", "{}<a>", "é"])
+def test_cues_of_repeated_signs_are_read_in_the_time_of_their_length(pattern, format_):
+    """A hundred times more than a cue may have; the square of either length would keep this test for hours."""
+    most = subtitles.MAX_TEXT - 100
+    text = (pattern * most)[:most]
+    point = "." if format_ == "vtt" else ","
+    cues = [f"00:00:{number:02d}{point}000 --> 00:01:00{point}000\n{text}\n" for number in range(20)]
+    rows = rows_of("WEBVTT\n\n" * (format_ == "vtt") + "\n".join(cues), format_)
+    assert len(rows) == 20
+
+
+def test_a_cue_of_50_megabytes_costs_only_itself():
+    rows = rows_of(SRT.replace("Hello", "x" * 50_000_000))
+    assert isinstance(rows[0], BadRow)
+    assert "characters, more than 131072" in rows[0].reason
+    assert rows[1].text == "Bye"
+
+
+def test_spaces_between_a_bracket_and_no_tag_are_quick():
+    rows = rows_of(SRT.replace("Hello", "a <" + " " * 100_000 + "3>"))
+    assert rows[0].text == "a < 3> there"
+
+
+def test_more_cues_than_a_day_has_are_refused_at_once():
+    (row,) = rows_of("-->\n" * (subtitles.MAX_CUES + 1))
+    assert row.reason == "the file has 200001 cues, more than 200000"
+
+
+def test_a_character_reference_of_thousands_of_digits_is_a_bad_row():
+    rows = rows_of(VTT.replace("&amp;", "&#" + "1" * 5000 + ";"), "vtt")
+    assert "thousands of digits" in rows[0].reason
+    assert rows[1].text == "Bye"
+
+
+@given(st.text(alphabet="<>{}/\\ nNhaib13\n&;", max_size=60))
+def test_texts_are_those_that_pysubs2_gives(text):
+    """What is done for speed changes no text."""
+    document = f"00:00:01,000 --> 00:00:02,500\n{text}"
+    body = "\n".join(line for line in text.split("\n") if line.strip())
+    (event,) = pysubs2.SSAFile.from_string(f"00:00:01,000 --> 00:00:02,500\n{body}\n\n1\n", format_="srt").events
+    (row,) = rows_of(document)
+    wanted = " ".join(event.plaintext.split())
+    assert (row.text if isinstance(row, Narration) else "") == wanted

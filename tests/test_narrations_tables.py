@@ -357,3 +357,19 @@ def test_secrets_in_addresses_do_not_become_uids() -> None:
     assert "sesame" not in untabbed.message + untabbed.value
     _, allowed, _ = read_tgif(io.BytesIO(table), url_rule=UrlRule("path", frozenset({"code"})))
     assert allowed.uid == "h/b?code=1"
+
+
+def test_lines_of_megabytes_cost_only_their_row(monkeypatch):
+    monkeypatch.setattr(tabular, "MAX_LINE_BYTES", 1000)
+    data = "uid,text\na,one\n" + "b," + "x" * 5000 + "\nc,three\n"
+    rows = list(read_csv(io.BytesIO(data.encode()), Columns(start="")))
+    assert [row.text for row in rows if isinstance(row, Narration)] == ["one", "three"]
+    (bad,) = (row for row in rows if isinstance(row, BadRow))
+    assert (bad.position, bad.reason) == ("line 3", "the line is longer than 1000 characters")
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, "[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, "1" * 5000])
+def test_jsonl_that_is_nested_deep_costs_only_its_row(deep):
+    data = '{"uid": ' + deep + ', "text": "one"}\n{"uid": "b", "text": "two"}\n'
+    rows = list(read_jsonl(io.BytesIO(data.encode()), Columns(start="")))
+    assert [type(row) for row in rows] == [BadRow, Narration]

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 import ijson
 
 from cliploom.schemas.narrations import BadRow, BrokenFileError, Narration
-from cliploom.transforms.narrations.json_stream import BROKEN, RepairedJson, broken_byte
+from cliploom.transforms.narrations.json_stream import BROKEN, RepairedJson, TooMuchError, broken_byte
 from cliploom.transforms.narrations.rows import (
     BROKEN_UTF8,
     DEFAULT_OFFSET_S,
@@ -109,6 +109,10 @@ def read_ego4d(
                 raise _other_shape(file_name, f"the videos have the keys {', '.join(list(odd)[:_MOST_KEYS])}")
         except ijson.JSONError as error:
             raise _broken(file, file_name, stream, error) from error
+        except TooMuchError as error:
+            raise BrokenFileError(file_name, error.byte, error.reason) from error
+        except ArithmeticError as error:  # an exponent beyond what Python's decimal module takes
+            raise BrokenFileError(file_name, stream.last_start, "a number of too large an exponent follows") from error
 
 
 def _broken(file: BinaryIO, name: str, stream: RepairedJson, error: Exception) -> BrokenFileError:

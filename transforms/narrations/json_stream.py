@@ -4,12 +4,16 @@ Real annotation files hold ``NaN`` (Python's ``json`` writes it) and texts whose
 strict parse, and with it every narration after that place. ``RepairedJson`` replaces both while the bytes pass, each
 by as many bytes, so that offsets stay true: a broken byte becomes ``BROKEN``, a number that JSON can't say becomes a
 string of ``BROKEN`` and spaces. What is not JSON at all still ends the parse, and ``broken_byte`` says where.
+
+The parser takes memory by the square of the depth, and dies of a number of 4,301 digits. So the stream ends with
+``TooMuchError`` before a value that is nested deeper, or a number or text that is longer, than any annotation file has.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import ijson
@@ -18,10 +22,41 @@ BROKEN = "\x7f"
 """DEL: allowed raw in JSON strings, one byte, in no real text."""
 
 CHUNK = 1 << 16
+MAX_DEPTH = 64
+MAX_DIGITS = 1_000
+MAX_STRING_BYTES = 16 * 1024 * 1024
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|-?(?:NaN|Infinity)', re.DOTALL)
 _INSIDE = re.compile(rb'(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)
+_OF_NUMBERS = b"-+.0123456789eE"
+_LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}|[0-9][eE][-+]?[0-9]{18}" % (MAX_DIGITS + 1))
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CUT = re.compile(rb"-?(?:N|Na|I|In|Inf|Infi|Infin|Infini|Infinit)\Z|-\Z")
+
+
+class TooMuchError(Exception):
+    """A value is nested too deep, or a number or text is too long, to be of an annotation file.
+
+    Attributes:
+        byte: where it stands in the file.
+        reason: what it is, for messages.
+    """
+
+    def __init__(self, byte: int, reason: str) -> None:
+        super().__init__(reason)
+        self.byte = byte
+        self.reason = reason
+
+
+def _broken_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return BROKEN * (error.end - error.start), error.end
+
+
+codecs.register_error("cliploom.broken", _broken_characters)
 
 
 class RepairedJson:
@@ -37,16 +72,26 @@ class RepairedJson:
         self._rest = b""
         self._in_string = False
         self._ended = False
+        self._depth = 0
+        self._digits = 0
+        self._string = 0
+        self._too_much = ""
         self.last_start = 0
         self.offset = 0
 
     def read(self, size: int = -1) -> bytes:
-        """About ``CHUNK`` bytes whatever the size asked for, or none at the end."""
+        """About ``CHUNK`` bytes whatever the size asked for, or none at the end.
+
+        Raises:
+            TooMuchError: when all bytes before a value that is refused have been read.
+        """
         if size == 0:
             return b""
         chunk = b""
-        while not chunk and not self._ended:
+        while not chunk and not self._ended and not self._too_much:
             chunk = self._next()
+        if not chunk and self._too_much:
+            raise TooMuchError(self.offset, self._too_much)
         self.last_start = self.offset
         self.offset += len(chunk)
         return chunk
@@ -61,22 +106,52 @@ class RepairedJson:
         if not self._ended:
             chunk, held = _whole_tokens(chunk)
             self._rest = held + self._rest
-        return self._whole_numbers(chunk)
+        return self._whole_numbers(self._within_limits(chunk))
 
     def _whole_characters(self, chunk: bytes) -> tuple[bytes, bytes]:
         """Replace broken bytes; hold back a character that the next read may complete."""
-        start, pieces = 0, []
-        while True:
-            try:
-                used = codecs.utf_8_decode(chunk[start:] if start else chunk, "strict", self._ended)[1]
-            except UnicodeDecodeError as error:
-                broken = BROKEN.encode() * (error.end - error.start)
-                pieces.append(chunk[start : start + error.start] + broken)
-                start += error.end
-                continue
-            if not pieces:
-                return chunk[:used], chunk[used:]
-            return b"".join(pieces) + chunk[start : start + used], chunk[start + used :]
+        try:
+            used = codecs.utf_8_decode(chunk, "strict", self._ended)[1]
+        except UnicodeDecodeError:
+            text, used = codecs.utf_8_decode(chunk, "cliploom.broken", self._ended)
+            return text.encode(), chunk[used:]
+        return chunk[:used], chunk[used:]
+
+    def _within_limits(self, chunk: bytes) -> bytes:
+        """The chunk up to the first value that is refused."""
+        head = _INSIDE.match(chunk) if self._in_string else None
+        start = head.end() if head else 0
+        closed = start < len(chunk) or chunk.endswith(b'"')
+        self._string = 0 if closed else self._string + len(chunk)
+        if self._string > MAX_STRING_BYTES:
+            return self._cut(chunk, 0, f"a text of more than {MAX_STRING_BYTES} bytes")
+        bare = _STRING.sub(b'"', chunk[start:])
+        whole = bare.lstrip(_OF_NUMBERS)
+        first = self._digits + len(bare) - len(whole)
+        if first > MAX_DIGITS or _LONG_NUMBER.search(bare):
+            at = 0 if first > MAX_DIGITS else next(_long_numbers(chunk, start), 0)
+            return self._cut(chunk, at, f"a number of more than {MAX_DIGITS} digits")
+        self._digits = len(bare) - len(bare.rstrip(_OF_NUMBERS)) if whole else first
+        depth = self._depth
+        for bracket in bare.translate(None, _NO_BRACKETS):
+            depth += 1 if bracket in b"[{" else -1
+            if depth > MAX_DEPTH:
+                return self._cut(chunk, self._too_deep(chunk, start), f"nested deeper than {MAX_DEPTH} levels")
+        self._depth = depth
+        return chunk
+
+    def _too_deep(self, chunk: bytes, start: int) -> int:
+        depth = self._depth
+        for found in _BRACKET_OR_STRING.finditer(chunk, start):
+            token = found.group()
+            depth += 1 if token in b"[{" else -1 if token in b"]}" else 0
+            if depth > MAX_DEPTH:
+                return found.start()
+        return start
+
+    def _cut(self, chunk: bytes, at: int, reason: str) -> bytes:
+        self._too_much = reason
+        return chunk[:at]
 
     def _whole_numbers(self, chunk: bytes) -> bytes:
         """Replace NaN and infinities outside strings, and remember whether the chunk ends inside one."""
@@ -88,6 +163,14 @@ class RepairedJson:
         quotes = bare.count(b'"') - bare.count(b'\\"')
         self._in_string ^= bool(quotes % 2)
         return chunk
+
+
+def _long_numbers(chunk: bytes, start: int) -> Iterator[int]:
+    """Where numbers start that are too long; numbers in strings are none."""
+    strings = [(found.start(), found.end()) for found in _STRING.finditer(chunk, start)]
+    for found in _LONG_NUMBER.finditer(chunk, start):
+        if not any(begin <= found.start() < end for begin, end in strings):
+            yield found.start()
 
 
 def _as_string(match: re.Match[bytes]) -> bytes:

@@ -23,6 +23,10 @@ DEFAULT_OFFSET_S = 2.0
 """Half the stretch around a moment that Ego4D's tutorial averages; a moment before its negative can't be used."""
 
 BROKEN_UTF8 = "the bytes are not UTF-8"
+MAX_TEXT = 131_072
+"""Characters of one text, as many as Python's csv module takes; more is not what a person wrote or said."""
+
+MAX_UID = 4_096
 _SHOWN = 80
 _NUMBERS = frozenset({int, float, Decimal})
 _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+")
@@ -54,7 +58,10 @@ def shown(value: object) -> str:
     "'abc'"
     """
     # cut before repr, which would copy a huge text whole
-    text = repr(value[: _SHOWN + 1]) if isinstance(value, str | bytes) else repr(value)
+    try:
+        text = repr(value[: _SHOWN + 1] if isinstance(value, str | bytes | list) else value)
+    except (RecursionError, ValueError):  # nested too deep; a whole number of thousands of digits
+        text = f"a {type(value).__name__}"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
@@ -94,6 +101,8 @@ def checked_uid(value: object) -> str:
         raise RowError(f"the uid {error}", value) from None
     if not uid:
         raise RowError("there is no uid", value)
+    if len(uid) > MAX_UID:
+        raise RowError(f"the uid has {len(uid)} characters, more than {MAX_UID}", value)
     return unicodedata.normalize("NFC", _unicode(uid))
 
 
@@ -109,6 +118,8 @@ def checked_text(value: object) -> str:
         raise RowError("there is no text", value)
     if "\0" in value:
         raise RowError("the text holds a NUL character", value)
+    if len(value) > MAX_TEXT:
+        raise RowError(f"the text has {len(value)} characters, more than {MAX_TEXT}", value)
     return _unicode(value)
 
 

@@ -19,17 +19,21 @@ import pysubs2
 
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.narrations import BadRow, Narration
-from cliploom.transforms.narrations.rows import RowError, Source, build, checked_uid, name_of, opened
+from cliploom.transforms.narrations.rows import MAX_TEXT, RowError, Source, build, checked_uid, name_of, opened
 
 Format = Literal["srt", "vtt"]
 
 MAX_BYTES = 64 * 1024 * 1024
 """No video has this much to say; a larger file is something else."""
 
+MAX_CUES = 200_000
+"""Two a second, for a day."""
+
 _ARROW = "-->"
 _NUMBER = re.compile(r"\s*\d+\s*")
 _TIME = re.compile(r"(?:([0-9]+):)?([0-9]+):([0-9]+)(?![0-9:])")
 _KARAOKE = re.compile(r"<\d[\d:.]*>")
+_SPACES = re.compile(r" {2,}")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
@@ -73,6 +77,8 @@ def read_subtitles(
         cues = _cues(_NEWLINE.split(text), format_)
         if not cues:
             raise RowError(f"there is no cue ('{_ARROW}') in the file", text)
+        if len(cues) > MAX_CUES:
+            raise RowError(f"the file has {len(cues)} cues, more than {MAX_CUES}", cues[0].timing)
     except RowError as error:
         yield error.at(file_name, "line 1", uid or "")
         return
@@ -129,12 +135,17 @@ def _cues(lines: list[str], format_: Format) -> list[_Cue]:
 
 
 def _parsed(cue: _Cue, format_: Format) -> tuple[float, float, str]:
+    size = sum(map(len, cue.text)) + len(cue.timing)
+    if size > MAX_TEXT:
+        raise RowError(f"the cue has {size} characters, more than {MAX_TEXT}", cue.timing)
     for _, minutes, secs in _TIME.findall(cue.timing):
         if int(minutes) > 59 or int(secs) > 59:
             raise RowError("a time of the cue has more than 59 minutes or seconds; write the hours", cue.timing)
     body = "\n".join(line for line in cue.text if line.strip())
     if format_ == "vtt":
         body = _KARAOKE.sub("", body)
+    # Runs of spaces and signs that nothing closes cost pysubs2 the square of their number, and mean nothing to it.
+    body, opening = _without_unclosed(_SPACES.sub(" ", body))
     # pysubs2 takes a last line of digits for the next cue's number: give it one, or it eats a cue's own
     document = f"{cue.timing}\n{body}\n\n1\n"
     try:
@@ -143,7 +154,24 @@ def _parsed(cue: _Cue, format_: Format) -> tuple[float, float, str]:
         raise RowError(f"the cue can't be read ({error})", cue.timing) from error
     if len(events) != 1:
         raise RowError("the times of the cue can't be read", cue.timing if not events else body)
-    words = " ".join(events[0].plaintext.split())
+    words = " ".join(_plain(events[0]).replace(opening, "<").split())
     if format_ == "vtt":
-        words = html.unescape(words)
+        try:
+            words = html.unescape(words)
+        except ValueError as error:
+            raise RowError("the cue has a character reference of thousands of digits", words) from error
     return events[0].start / 1000, events[0].end / 1000, words
+
+
+def _without_unclosed(body: str) -> tuple[str, str]:
+    """The text with each ``<`` behind the last ``>`` replaced, and the character that replaces it."""
+    opening = next(letter for letter in map(chr, range(0xE000, 0xF900)) if letter not in body)
+    head, close, tail = body.rpartition(">")
+    return head + close + tail.replace("<", opening), opening
+
+
+def _plain(event: pysubs2.SSAEvent) -> str:
+    """What ``event.plaintext`` gives; braces behind the last closing one are not searched, each to the end."""
+    head, close, tail = event.text.rpartition("}")
+    text: str = event.OVERRIDE_SEQUENCE.sub("", head + close) + tail
+    return text.replace(r"\h", " ").replace(r"\n", "\n").replace(r"\N", "\n")

@@ -67,12 +67,13 @@ def read_csv(
         except LookupError as error:
             raise SpecError(f"'{encoding}' is not an encoding that Python knows; write one such as cp1252.") from error
         try:
-            before = _until_header(text)
+            lines = _Lines(text)
+            before = _until_header(lines)
             first = before[-1] if before else ""
             delimiter = delimiter or delimiter_of(first, columns.named())
             # strict, or an unclosed quote would swallow the rest of the file as one text without a word
             rows = csv.reader(
-                chain(before, text), delimiter=delimiter, strict=True, skipinitialspace=spaced(first, delimiter)
+                chain(before, lines), delimiter=delimiter, strict=True, skipinitialspace=spaced(first, delimiter)
             )
             header = _header(rows, columns, file_name)
             read = _Row(columns, url_rule, offset_s, seconds_in).read
@@ -80,6 +81,9 @@ def read_csv(
                 line = rows.line_num + 1
                 try:
                     values = next(rows)
+                    if lines.cut:
+                        lines.cut = False
+                        raise RowError(f"the line is longer than {MAX_LINE_BYTES} characters", values)
                     if not any(value.strip() for value in values):
                         continue
                     if len(values) != len(header):
@@ -88,6 +92,7 @@ def read_csv(
                 except StopIteration:
                     return
                 except csv.Error as error:
+                    lines.cut = False
                     place = f"line {line}" if rows.line_num <= line else f"lines {line} to {rows.line_num}"
                     yield RowError("not a row of CSV", str(error)).at(file_name, place)
                 except RowError as error:
@@ -109,6 +114,27 @@ def _until_header(lines: Iterable[str]) -> list[str]:
         if line.strip():
             break
     return taken
+
+
+class _Lines:
+    """Lines of a text, none held in memory that is longer than ``MAX_LINE_BYTES``.
+
+    Attributes:
+        cut: a line was longer, and an empty one came in its place.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.cut = False
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(MAX_LINE_BYTES):
+            if len(line) == MAX_LINE_BYTES and not line.endswith(("\r", "\n")):
+                self.cut = True
+                while line and not line.endswith(("\r", "\n")):
+                    line = self._text.readline(MAX_LINE_BYTES)
+                line = "\n"
+            yield line
 
 
 def _header(rows: Iterator[list[str]], columns: Columns, file: str) -> list[str]:
