@@ -28,7 +28,7 @@ MAX_STRING_BYTES = 16 * 1024 * 1024
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|-?(?:NaN|Infinity)', re.DOTALL)
 _INSIDE = re.compile(rb'(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)
 _OF_NUMBERS = b"-+.0123456789eE"
 _LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}|[0-9][eE][-+]?[0-9]{18}" % (MAX_DIGITS + 1))
