@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +26,12 @@ from cliploom.schemas.models import ModelCard, Output
 from cliploom.schemas.records import Duplicate, PartRecord, Segment, Shard, ShardItem
 from cliploom.schemas.sampling import Every
 from cliploom.transforms.media.probe import probe
+from cliploom.transforms.store.encoded import checked_vectors
 from cliploom.transforms.store.object_store import ObjectStore
-from cliploom.transforms.store.part_builder import PartBuilder, Timings, checked, encode_each
+from cliploom.transforms.store.part_builder import PartBuilder, Timings, encode_each
 from cliploom.transforms.store.parts import arrow_to_vectors, read_rows
 from cliploom.transforms.work.compute import compute_item, compute_parts
+from cliploom.transforms.work.models import SampleEncoder, SentenceEncoder
 
 CARD = ModelCard("mean", "m" * 40, "frame", "f32", {"v": Output(3, "mean")}, Preprocess(16, 16, fit="squash"))
 JOB = FeatureJob(
@@ -197,9 +202,101 @@ def test_a_batch_that_fails_is_tried_one_by_one() -> None:
         ({}, "output 'v' should be [3], not nothing"),
         ({"v": np.zeros(2, np.float32)}, "should be [3], not shape (2,)"),
         ({"v": np.array([0, np.inf, 0], np.float32)}, "output 'v' is not finite"),
+        ({"v": np.array([0, np.nan, 0])}, "output 'v' is not finite"),
+        ({"v": np.array([0, 1e300, 0])}, "output 'v' is beyond the range of float32"),
+        ({"v": np.array([0, 1e300, 0], np.longdouble)}, "output 'v' is beyond the range of float32"),
+        ({"v": np.zeros(3, np.int64)}, "should be float32, not int64"),
+        ({"v": np.zeros(3, np.complex64)}, "should be float32, not complex64"),
+        ({"v": np.array(["a", "b", "c"])}, "should be float32, not <U1"),
+        ({"v": np.array([None] * 3)}, "should be float32, not object"),
+        ({"v": [0.0, 0.0, 0.0]}, "should be a numpy array of float32 [3], not a list"),
+        ({"v": "abc"}, "not a str"),
+        (None, "encoder mean: it returned None for an item instead of a dict with 'v'"),
+        ("abc", "it returned a str for an item"),
+        (np.zeros(3, np.float32), "it returned a ndarray for an item"),
     ],
 )
-def test_what_an_encoder_gives_is_checked(row: dict[str, NDArray[np.float32]], said: str) -> None:
-    result = checked(row, JOB)
+def test_what_an_encoder_gives_is_checked(row: object, said: str) -> None:
+    result = checked_vectors(row, JOB.outputs, "mean")
     assert isinstance(result, EncodeError)
     assert said in str(result)
+
+
+@dataclass
+class Broken:
+    """Answers as it is told to whenever a bright picture is in the batch."""
+
+    answer: Callable[[list[Any]], Any]
+    batch: int = 4
+
+    def encode(self, samples: Sequence[NDArray[np.uint8]]) -> Any:
+        rows: list[Any] = [{"v": pixels.mean(axis=(0, 1)).astype(np.float32)} for pixels in samples]
+        return self.answer(rows) if any(row["v"][0] > 200 for row in rows) else rows
+
+
+def end(code: object) -> Any:
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+ANSWERS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
+    "none": (lambda rows: None, "it returned None instead of a list of 1 result"),
+    "no row": (lambda rows: [], "it returned 0 results for 1 item"),
+    "too few": (lambda rows: rows[:-1], "it returned 0 results for 1 item"),
+    "too many": (lambda rows: rows + rows, "it returned more than 1 result for 1 item"),
+    "endless": (lambda rows: itertools.repeat(rows[0]), "it returned more than 1 result for 1 item"),
+    "number": (lambda rows: 7, "it returned a int instead of"),
+    "text": (lambda rows: "x", "it returned a str instead of"),
+    "one dict": (lambda rows: rows[0], "it returned a dict instead of"),
+    "array": (lambda rows: np.zeros((len(rows), 3), np.float32), "it returned a ndarray for an item"),
+    "rows of none": (lambda rows: [None] * len(rows), "it returned None for an item"),
+    "texts": (lambda rows: ["x"] * len(rows), "it returned a str for an item"),
+    "vectors of texts": (lambda rows: [{"v": "abc"}] * len(rows), "not a str"),
+    "whole numbers": (lambda rows: [{"v": np.ones(3, int)}] * len(rows), "should be float32, not int64"),
+    "overflow": (lambda rows: [{"v": np.full(3, 1e39)}] * len(rows), "beyond the range of float32"),
+    "exit": (lambda rows: end(3), "it tried to end the program (exit code 3)"),
+    "exit without a word": (lambda rows: end(None), "it tried to end the program (exit code None)"),
+    "generator exit": (lambda rows: (_ for _ in ()).throw(GeneratorExit), "GeneratorExit"),
+    "generator": (lambda rows: (end("bye") for _ in rows), "exit code 'bye'"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_item_whose_encoder_answers_wrong_fails_alone_and_says_so(name: str, media: Path, tmp_path: Path) -> None:
+    answer, said = ANSWERS[name]
+    items = [item(media / "a.mp4", 1), item(media / "bright.mp4", 2), item(media / "b.mp4", 3)]
+    record, rows = compute(tmp_path, items, Broken(answer))  # type: ignore[arg-type]
+    assert [(content.uid, content.rows) for content in record.contents] == [("a", 5), ("bright", 0), ("b", 5)]
+    assert rows["uid"].to_pylist() == ["a"] * 5 + ["b"] * 5
+    [failure] = record.failures
+    assert (failure.uid, failure.stage, failure.type, failure.transient) == ("bright", "encode", "Encode", False)
+    assert failure.message.startswith("encoder mean: ")
+    assert said in failure.message
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_windows_and_sentences_are_checked_as_well(name: str) -> None:
+    answer, _ = ANSWERS[name]
+    bright = np.full((2, 2, 2, 3), 255, np.uint8)
+    encoder = SampleEncoder(Broken(answer), 1, averaged=True)
+    dark, failed = encode_each(encoder, [np.zeros_like(bright), bright], JOB)
+    assert not isinstance(dark, EncodeError)
+    assert isinstance(failed, EncodeError)
+    assert str(failed).startswith("encoder mean: ")
+
+    class Sentences:
+        def encode(self, batch: Sequence[str], report: object = None) -> Any:
+            rows: list[Any] = [{"v": np.full(3, 1, np.float32)} for _ in batch]
+            return answer(rows) if "bad" in batch else rows
+
+    texts = SentenceEncoder(Sentences())
+    for _ in range(2):
+        good, failed, again = encode_each(texts, ["good", "bad", "good"], JOB)
+        assert not isinstance(good, EncodeError)
+        assert not isinstance(again, EncodeError)
+        assert isinstance(failed, EncodeError)
+
+
+def test_vectors_of_wider_floats_are_stored_as_float32() -> None:
+    found = checked_vectors({"v": np.array([0.1, 1, 2]), "more": 1}, JOB.outputs, "mean")
+    assert not isinstance(found, EncodeError)
+    assert (list(found), found["v"].dtype) == (["v"], np.float32)

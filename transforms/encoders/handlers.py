@@ -10,6 +10,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from cliploom.transforms.encoders import registry
 from cliploom.transforms.encoders.base import Encoder
+from cliploom.transforms.store.encoded import as_results
 
 if TYPE_CHECKING:
     from cliploom.schemas.errors import EncodeError
@@ -43,7 +44,7 @@ class EncoderHandler(ModelHandler):  # type: ignore[misc]
         self, batch: Sequence[Any], model: Encoder, inference_args: Mapping[str, Any] | None = None
     ) -> list[Row | EncodeError]:
         """Encode a batch, in order."""
-        return model.encode(batch, (inference_args or {}).get("report"))
+        return as_results(model.encode(batch, (inference_args or {}).get("report")), len(batch))
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
         """Bytes of pixels or characters."""

@@ -22,6 +22,7 @@ from cliploom.schemas.units import Count
 from cliploom.transforms.encoders.base import Encoder, EncodeReport, EncoderOptions, Family, PreparedText
 from cliploom.transforms.encoders.registry import family, read_card
 from cliploom.transforms.encoders.weights import beside, sha256_of
+from cliploom.transforms.store.encoded import as_results
 from cliploom.transforms.tfrecords.pca import Pca, load_pca, save_pca
 
 if TYPE_CHECKING:
@@ -169,8 +170,8 @@ class ProjectedEncoder:
     def encode(self, batch: Sequence[Any], report: EncodeReport | None = None) -> list[Row | EncodeError]:
         """See ``Encoder.encode``."""
         return [
-            row if isinstance(row, EncodeError) else {self.output: self._project(row[self.output])}
-            for row in self.encoder.encode(batch, report)
+            {self.output: self._project(row[self.output])} if isinstance(row, dict) else row
+            for row in as_results(self.encoder.encode(batch, report), len(batch))
         ]
 
     def _project(self, vector: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -14,7 +14,7 @@ from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.transforms.encoders.agreement import check_agreement
 from cliploom.transforms.encoders.base import EncoderOptions, Family, PreparedText
-from cliploom.transforms.encoders.registry import family, load_text_tower, read_card
+from cliploom.transforms.encoders.registry import family, load_text_tower, not_ending, read_card
 
 PREPARING = ".preparing-"
 """Start of the names of folders that are being written: then digest, process and chance."""
@@ -80,7 +80,8 @@ def prepare_model(
     # beside the final folder, so that the relative path to the text encoder's holds while measuring, too
     folder = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{digest[:SHORT]}-{os.getpid()}-", dir=models))
     try:
-        card = replace(chosen.prepare(options, folder, text), digest=digest)
+        with not_ending(kind, "prepared"):
+            card = replace(chosen.prepare(options, folder, text), digest=digest)
         check_agreement(card)
         (folder / CARD_FILE).write_text(json.dumps(card.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
         folder.chmod(0o755)

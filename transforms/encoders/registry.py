@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,29 @@ def load(folder: Path, threads: int = 1) -> Encoder:
 
     card = read_card(folder)
     key = ("encoder", str(folder.resolve()), card.digest, threads)
-    return shared_models().get(key, lambda: family(card.kind).open(folder, card, threads))
+
+    def opened() -> Encoder:
+        with not_ending(card.kind, "opened"):
+            return family(card.kind).open(folder, card, threads)
+
+    return shared_models().get(key, opened)
+
+
+@contextmanager
+def not_ending(kind: str, doing: str) -> Iterator[None]:
+    """Make an error of code that ends the program, which would end a run without a word.
+
+    Args:
+        kind: the encoder.
+        doing: what is done with it, for the message.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise CliploomError(
+            f"The encoder '{kind}' tried to end the program (exit code {error.code!r}) when it was {doing}; let it "
+            "raise an error that says what is wrong."
+        ) from error
 
 
 def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:

@@ -18,6 +18,7 @@ from cliploom.schemas.errors import EncodeError, ItemError, SpecError
 from cliploom.schemas.media import MediaFacts, MediaLimits
 from cliploom.schemas.release import FeatureEntry
 from cliploom.schemas.sampling import Every, Sampling
+from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
 from cliploom.transforms.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -165,8 +166,10 @@ def file_vectors(
             raise SpecError(_beyond(name, facts, at_s))
         rows: list[Row | EncodeError] = []
         for start in range(0, len(chosen), encoder.batch):
-            rows += encoder.encode([sampled.pixels for sampled in chosen[start : start + encoder.batch]])
-    except ItemError as error:
+            pixels = [sampled.pixels for sampled in chosen[start : start + encoder.batch]]
+            found = as_results(encoder.encode(pixels), len(pixels))
+            rows += [checked_vectors(row, {output: card.outputs[output].dim}, card.kind) for row in found]
+    except (ItemError, WrongResultsError) as error:
         raise SpecError(f"{name!r} can't be {use}: {error}") from None
     bad = next((row for row in rows if isinstance(row, EncodeError)), None)
     if bad is not None:

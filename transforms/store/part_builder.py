@@ -16,6 +16,7 @@ from cliploom.schemas.errors import DamagedError, EncodeError, ItemError, NoVide
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.media import Sampled
 from cliploom.schemas.records import ORDINAL_BITS, Content, Duplicate, Failure, PartRecord, ShardItem, row_id
+from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
 from cliploom.transforms.store.parts import FeatureRow, PartWriter, Vectors
 
 Sample = NDArray[np.uint8] | str
@@ -210,31 +211,37 @@ class PartBuilder:
 
 
 def encode_each(encoder: BatchEncoder, batch: Sequence[Sample], job: FeatureJob) -> list[Vectors | EncodeError]:
-    """Encode a batch; when that fails as a whole, one by one, so that only the culprit is lost."""
+    """Encode a batch; when that fails as a whole, one by one, so that only the culprit is lost.
+
+    A result that can't be used is asked for once more, alone: an encoder may spoil a whole batch for one item of it.
+    """
     try:
-        results = encoder.encode(batch)
-    except Exception as error:
-        # The encoder may be anybody's code; what it raises is recorded as the item's failure.
+        results = as_results(encoder.encode(batch), len(batch))
+        found = [checked_vectors(result, job.outputs, encoder_name(job)) for result in results]
+        if len(batch) == 1:
+            return found
+        return [
+            encode_each(encoder, [sample], job)[0] if isinstance(each, EncodeError) and each is not result else each
+            for sample, result, each in zip(batch, results, found, strict=True)
+        ]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # The encoder may be anybody's code; what it raises is recorded as the item's failure, also SystemExit.
         if len(batch) == 1:
             transient = isinstance(error, MemoryError)
-            reason = "out of memory" if transient else f"{type(error).__name__}: {error}"
-            return [EncodeError("encode", f"encoder {encoder_name(job)}: {reason}", transient=transient)]
-        return [result for single in batch for result in encode_each(encoder, [single], job)]
-    return [checked(result, job) for result in results]
+            return [EncodeError("encode", f"encoder {encoder_name(job)}: {_reason(error)}", transient=transient)]
+    return [result for single in batch for result in encode_each(encoder, [single], job)]
 
 
-def checked(result: Vectors | EncodeError, job: FeatureJob) -> Vectors | EncodeError:
-    """The result, or an error when a wanted output is missing, has another length or is not finite."""
-    if isinstance(result, EncodeError):
-        return result
-    for name, dim in job.outputs.items():
-        vector = result.get(name)
-        if vector is None or vector.shape != (dim,):
-            found = "nothing" if vector is None else f"shape {vector.shape}"
-            return EncodeError("encode", f"encoder {encoder_name(job)}: output {name!r} should be [{dim}], not {found}")
-        if not np.isfinite(vector).all():
-            return EncodeError("encode", f"encoder {encoder_name(job)}: output {name!r} is not finite")
-    return result
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, SystemExit):
+        return f"it tried to end the program (exit code {error.code!r})"
+    if isinstance(error, WrongResultsError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def encoder_name(job: FeatureJob) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from cliploom.schemas.models import CARD_FILE
 from cliploom.schemas.release import FileEntry
 from cliploom.transforms.encoders.base import Encoder, EncodeReport
 from cliploom.transforms.encoders.registry import load, read_card, referred_models
+from cliploom.transforms.store.encoded import as_results, is_row
 from cliploom.transforms.store.local_folder import private_folder
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import folder_entries
@@ -126,13 +127,15 @@ class SampleEncoder:
         """
         if not self.averaged:
             return self.encoder.encode(samples)
-        results: list[Row | EncodeError] = []
-        for window in samples:
-            rows = self.encoder.encode(list(window))
-            failed = next((row for row in rows if isinstance(row, EncodeError)), None)
-            good = [row for row in rows if not isinstance(row, EncodeError)]
-            results.append(failed or {name: np.mean([row[name] for row in good], axis=0) for name in good[0]})
-        return results
+        return [_averaged(as_results(self.encoder.encode(list(window)), len(window))) for window in samples]
+
+
+def _averaged(rows: list[Any]) -> Any:
+    """The mean of a window's vectors, or the first row that is none: an error, or what ``checked_vectors`` refuses."""
+    for row in rows:
+        if not is_row(row):
+            return row
+    return {name: np.mean([row[name] for row in rows], axis=0) for name in rows[0]}
 
 
 class SentenceEncoder:
@@ -157,10 +160,11 @@ class SentenceEncoder:
     def encode(self, samples: Sequence[NDArray[np.uint8] | str]) -> Sequence[Row | EncodeError]:
         """One row of vectors, or one error, for each sentence."""
         new = [text for text in dict.fromkeys(map(str, samples)) if text not in self._known]
-        found: dict[str, Row | EncodeError] = dict(zip(new, self._encoder.encode(new, self.report), strict=True))
-        results = [self._known.get(str(text)) or found[str(text)] for text in samples]
+        rows = as_results(self._encoder.encode(new, self.report), len(new)) if new else []
+        found: dict[str, Row | EncodeError] = dict(zip(new, rows, strict=True))
+        results = [self._known[text] if text in self._known else found[text] for text in map(str, samples)]
         room = MOST_KNOWN_SENTENCES - len(self._known)
-        good = ((text, row) for text, row in found.items() if not isinstance(row, EncodeError))
+        good = ((text, row) for text, row in found.items() if is_row(row))
         self._known.update(islice(good, max(0, room)))
         return results
 
