@@ -11,12 +11,20 @@ from cliploom.schemas.units import Count, NonNegativeSeconds, Share
 
 
 class Hdf5Export(Model):
-    """One dataset a uid, in parts linked by a master file, or in one self-contained file (``single``)."""
+    """One dataset a uid, in parts linked by a master file, or in one self-contained file (``single``).
+
+    Attributes:
+        output: exported alone; all by default, each in a group of its name.
+        single: one file that holds copies, instead of a master that links parts.
+        names: ``readable``: ``file[uid]`` works, a slash in a uid makes groups, and the dataset ``uids`` lists them;
+            ``escaped``: one flat name a uid, in which slash, dot and percent sign are percent codes, as in the parts.
+    """
 
     kind: Literal["hdf5"]
     feature: Name
     output: str | None = None
     single: bool = False
+    names: Literal["readable", "escaped"] = "readable"
 
 
 class PcaSpec(Model):

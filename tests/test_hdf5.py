@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from cliploom.transforms.store.hdf5 import (
     write_master,
     write_single,
 )
-from cliploom.transforms.store.hdf5_names import escape, unescape
+from cliploom.transforms.store.hdf5_names import escape, folder_clash, readable, unescape, unreadable
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), min_size=1)
 
@@ -242,6 +243,130 @@ def test_files_of_a_newer_program_are_refused(tmp_path):
     path = tmp_path / "p.h5"
     write_hdf5_part(path, [item("a")], ("pooled",))
     with h5py.File(path, "r+") as file:
-        file.attrs["format"] = 2
-    with pytest.raises(StoreError, match="has format 2; this program reads up to 1"):
+        file.attrs["format"] = 3
+    with pytest.raises(StoreError, match="has format 3; this program reads up to 2"):
         read_uid(path, "a")
+
+
+@given(ANY_TEXT)
+@example("a//b")
+@example("/a/")
+@example("././.")
+@example("uids")
+@example("uids/x")
+@example("a%2Fb")
+@example("%/")
+@example("%2%2F")
+def test_readable_paths_are_undone_and_can_be_named(uid):
+    path = readable(uid)
+    assert unreadable(path) == uid
+    assert all(piece not in ("", ".") for piece in path.split("/"))
+    assert "\0" not in path
+    assert path.split("/")[0] != "uids"
+    path.encode("utf-8")
+
+
+@given(st.text("ab/.%2Fuids", min_size=1), st.text("ab/.%2Fuids", min_size=1))
+def test_different_uids_have_different_readable_paths(one, other):
+    assert (readable(one) == readable(other)) == (one == other)
+
+
+@pytest.mark.parametrize("uid", ["a/b", "v1.5", "50%", "100% of a/b.mp4", "..", "a/../b", "a b", "Füße/猫", "my/uids"])
+def test_readable_paths_are_the_uids_themselves(uid):
+    assert readable(uid) == uid
+
+
+@pytest.mark.parametrize(
+    ("uid", "path"),
+    [
+        ("/a", "%2Fa"),
+        ("//a", "%2F%2Fa"),
+        ("a/", "a%2F"),
+        ("a//b", "a%2F%2Fb"),
+        (".", "%2E"),
+        ("a/./b", "a/%2E/b"),
+        ("a%2Fb", "a%252Fb"),
+        ("uids/b", "%75ids/b"),
+    ],
+)
+def test_what_hdf5_can_not_name_is_escaped(uid, path):
+    assert readable(uid) == path
+
+
+@pytest.mark.parametrize("path", ["", "a//b", "a%2Fb/.", "uids", "%61", "%FF"])
+def test_paths_that_no_uid_has_are_refused(path):
+    with pytest.raises(ValueError, match="is not the path of a uid"):
+        unreadable(path)
+
+
+@given(st.lists(st.text("ab/!.", min_size=1, max_size=6), unique=True, max_size=12))
+def test_a_uid_that_is_a_folder_of_another_is_found(uids):
+    paths = sorted(map(readable, uids))
+    wanted = {(one, other) for one in paths for other in paths if other.startswith(f"{one}/")}
+    found = folder_clash(pl.Series(uids, dtype=pl.String))
+    assert (found is None) == (not wanted)
+    assert found is None or found in wanted
+
+
+NAMED = ["a/b", "v1.5", "x/y/z.mp4", "x/y2", "50%", "/lead", "dot/./s", "uids", "uids/2", "Füße"]
+
+
+@pytest.mark.parametrize("outputs", [("pooled",), ("pooled", "v1.5/uids")])
+@pytest.mark.parametrize("kind", ["master", "single"])
+def test_readable_files_are_asked_by_uid_and_list_them(outputs, kind, tmp_path):
+    uids = [uid for uid in NAMED if uid != "uids"]
+    items = {uid: item(uid, at, outputs) for at, uid in enumerate(uids)}
+    (tmp_path / "parts").mkdir()
+    write_hdf5_part(tmp_path / "parts" / "p.h5", items.values(), outputs)
+    path = tmp_path / f"{kind}.h5"
+    if kind == "master":
+        write_master(path, dict.fromkeys(uids, "parts/p.h5"), outputs, is_readable=True)
+    else:
+        write_single(path, dict.fromkeys(uids, tmp_path / "parts" / "p.h5"), outputs, is_readable=True)
+    with h5py.File(path) as file:
+        listed = file["uids"].asstr()[()].tolist()
+        assert listed == sorted(uids)
+        group = file if len(outputs) == 1 else file["pooled"]
+        for uid in listed:
+            if readable(uid) == uid:
+                assert np.array_equal(group[uid][()], items[uid].outputs["pooled"])
+        assert np.array_equal(group["x"]["y"]["z.mp4"][()], items["x/y/z.mp4"].outputs["pooled"])
+    assert read_uids(path) == sorted(uids)
+    for uid, right in items.items():
+        assert_same(read_uid(path, uid), right, outputs)
+    for absent in ("x", "x/y", "a", "b", "a/b/c"):
+        with pytest.raises(StoreError):
+            read_uid(path, absent)
+
+
+def test_readable_files_of_the_same_items_have_the_same_bytes(tmp_path):
+    uids = [f"{n % 7}/{n % 3}/clip{n}.mp4" for n in range(300)]
+    for folder, order in ((tmp_path / "a", uids), (tmp_path / "b", uids[::-1])):
+        folder.mkdir()
+        write_hdf5_part(folder / "p.h5", [item(uid) for uid in uids], ("pooled",))
+        write_master(folder / "m.h5", dict.fromkeys(order, "p.h5"), ("pooled",), is_readable=True)
+        write_single(folder / "s.h5", dict.fromkeys(order, folder / "p.h5"), ("pooled",), is_readable=True)
+    for name in ("m.h5", "s.h5"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        with h5py.File(tmp_path / "a" / name) as file:
+            found = ["/"]
+            file.visit(found.append)
+            assert {h5py.h5g.get_objinfo(file.id, at.encode()).mtime for at in found} == {0}
+
+
+def test_a_list_of_other_uids_is_damage(tmp_path):
+    write_hdf5_part(tmp_path / "p.h5", [item("a"), item("b")], ("pooled",))
+    write_single(tmp_path / "s.h5", dict.fromkeys("ab", tmp_path / "p.h5"), ("pooled",), is_readable=True)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        del file["b"]
+    with pytest.raises(StoreError, match="lists others than it has"):
+        read_uids(tmp_path / "s.h5")
+
+
+def test_a_missing_part_of_a_readable_master_is_named(tmp_path):
+    write_hdf5_part(tmp_path / "p.h5", [item("a/b")], ("pooled",))
+    write_master(tmp_path / "m.h5", {"a/b": "p.h5"}, ("pooled",), is_readable=True)
+    (tmp_path / "p.h5").unlink()
+    with pytest.raises(StoreError, match=r"m\.h5 links 'a/b' to .*p\.h5, which is missing or damaged"):
+        read_uid(tmp_path / "m.h5", "a/b")
+    assert read_uids(tmp_path / "m.h5") == ["a/b"]

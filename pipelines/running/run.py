@@ -20,6 +20,7 @@ from cliploom.pipelines.planning.check import TEXT_KINDS
 from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, select_subset
 from cliploom.pipelines.planning.compile_jobs import CompiledSpec, compile_jobs
 from cliploom.pipelines.planning.discover import Inventory, discover, keep_unlisted, list_sources
+from cliploom.pipelines.planning.export_names import check_export_names
 from cliploom.pipelines.planning.plan import PlanDraft, make_plan
 from cliploom.pipelines.planning.previous_release import PreviousRelease, read_previous_release
 from cliploom.pipelines.running.report import run_report, write_report
@@ -222,6 +223,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     planned = make_plan(
         objects, previous, found, compiled, policy, spec.limits.segment, next_no, refresh=options.full_refresh
     )
+    check_export_names(compiled.exports, compiled.jobs, planned.numbered.items, objects)
     watch.lap("plan")
     return RunContext(
         spec, objects, target, releases, previous, compiled, found, planned, job, counters, watch, started_at

@@ -11,12 +11,14 @@ import polars as pl
 import pyarrow as pa
 
 from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import SpecError
 from cliploom.schemas.exports import Hdf5Export
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
 from cliploom.transforms.exports.base import Exporter, entries_of, feature_contents, groups_of_parts
 from cliploom.transforms.store.hdf5 import ItemVectors, write_hdf5_part, write_master, write_single
+from cliploom.transforms.store.hdf5_names import folder_clash
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path
 from cliploom.transforms.store.ranges import RowRanges
@@ -119,8 +121,12 @@ class Hdf5Exporter(Exporter):
 
     @property
     def recipe(self) -> str:
-        """Digest of the parts."""
-        return digest_of([self._export.single, [task.path for task in self._tasks]])
+        """Digest of the parts, and of how the file that readers open names them where there is one."""
+        made_from: list[object] = [self._export.single, [task.path for task in self._tasks]]
+        opened = self._export.single or self._objects.root is not None
+        if self._tasks and opened and self._export.names == "readable":
+            made_from.append("readable")
+        return digest_of(made_from)
 
     def parts(self) -> list[Hdf5Task]:
         """One for each group of feature parts that share items."""
@@ -145,13 +151,35 @@ def link_parts(
     file_of = {part: task.path for task in tasks for part in task.parts}
     path_of = {uid: file_of[part] for part, uid in contents.select("part", "uid").unique().rows()}
     opened: list[str] = []
+    is_readable = export.names == "readable"
+    if is_readable and (export.single or objects.root is not None):
+        refuse_clash(name, pl.Series([*path_of], dtype=pl.String))
     if outputs and export.single:
         opened = [f"hdf5/{name}/single-{recipe}.h5"]
         with ExitStack() as files, objects.create_file(opened[0]) as local:
             copies = {path: files.enter_context(objects.local_copy(path)) for path in sorted(set(path_of.values()))}
-            write_single(local, {uid: copies[path] for uid, path in path_of.items()}, outputs)
+            write_single(local, {uid: copies[path] for uid, path in path_of.items()}, outputs, is_readable=is_readable)
     elif outputs and objects.root is not None:
         opened = [f"hdf5/{name}/master-{recipe}.h5"]
         with objects.create_file(opened[0]) as local:
-            write_master(local, {uid: PurePosixPath(path).name for uid, path in path_of.items()}, outputs)
+            names = {uid: PurePosixPath(path).name for uid, path in path_of.items()}
+            write_master(local, names, outputs, is_readable=is_readable)
     return opened
+
+
+def refuse_clash(name: str, uids: pl.Series) -> None:
+    """Stop when readable names can't hold all uids.
+
+    Args:
+        name: of the export.
+        uids: of the items that it holds.
+
+    Raises:
+        SpecError: naming a uid that is also a folder of another, and the line that mends it.
+    """
+    clash = folder_clash(uids)
+    if clash is not None:
+        raise SpecError(
+            f"exports.{name}: '{clash[0]}' is the uid of an item and a folder of the uid '{clash[1]}', so HDF5 can't "
+            f"hold both by their names; rename one, or write names: escaped in exports.{name}."
+        )

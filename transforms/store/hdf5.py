@@ -6,6 +6,9 @@ A *part* holds whole items: with one output a dataset stands at the top as ``/<n
 names as external links to parts beside it; a *single* file has copies. Links, not virtual datasets: those give zeros
 for a part that is missing, links give an error.
 
+Masters and single files may be *readable*: their names are the uids themselves (``hdf5_names.readable``), a slash in
+one makes groups, and the dataset ``uids`` lists them, sorted. Their format is 2, and their attribute ``names`` says so.
+
 Datasets are contiguous and uncompressed, so that a reader of [t1, t2) reads those bytes and no others. The format
 is that of HDF5 1.10; no times are stored, so equal content in equal order makes equal bytes.
 """
@@ -24,9 +27,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import StoreError
-from cliploom.transforms.store.hdf5_names import escape, unescape
+from cliploom.transforms.store.hdf5_names import UIDS, escape, readable, unescape, unreadable
+from cliploom.transforms.store.hdf5_readable import (
+    Folders,
+    is_readable_file,
+    make_group,
+    name_in,
+    output_name,
+    path_exists,
+    utf8_names,
+    walk,
+    write_uids,
+)
 
 FORMAT = 1
+READABLE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -74,33 +89,39 @@ def write_hdf5_part(path: Path, items: Iterable[ItemVectors], outputs: tuple[str
     return count
 
 
-def write_master(path: Path, parts: Mapping[str, str], outputs: tuple[str, ...]) -> None:
+def write_master(path: Path, parts: Mapping[str, str], outputs: tuple[str, ...], *, is_readable: bool = False) -> None:
     """Write a master that links each uid to its part.
 
     Args:
         path: file to make, beside the parts or wherever their relative names hold.
         parts: uid -> name of its part, relative to the master's folder.
         outputs: as in the parts.
+        is_readable: name datasets by readable paths; no uid may then be a folder of another.
 
     Raises:
         ValueError: for an absolute part name, which would break when the store is moved.
     """
-    with _create(path, outputs) as file:
-        for group in _make_groups(file, outputs):
+    with _create(path, outputs, is_readable=is_readable) as file:
+        for output, group in zip(outputs, _make_groups(file, outputs, is_readable=is_readable), strict=True):
+            folders = Folders(group)
             for uid in sorted(parts):
                 if Path(parts[uid]).is_absolute():
                     raise ValueError(f"the part {parts[uid]} is an absolute path; name it relative to the master")
-                name = escape(uid)
-                group[name] = h5py.ExternalLink(parts[uid], f"{group.name.rstrip('/')}/{name}")
+                place = f"/{escape(output)}" if len(outputs) > 1 else ""
+                where, name = folders.place(readable(uid)) if is_readable else (group, escape(uid))
+                where[name] = h5py.ExternalLink(parts[uid], f"{place}/{escape(uid)}")
+        if is_readable:
+            write_uids(file, sorted(parts))
 
 
-def write_single(path: Path, parts: Mapping[str, Path], outputs: tuple[str, ...]) -> None:
+def write_single(path: Path, parts: Mapping[str, Path], outputs: tuple[str, ...], *, is_readable: bool = False) -> None:
     """Write one self-contained file with the items of several parts, by part and uid.
 
     Args:
         path: file to make.
         parts: uid -> its part.
         outputs: as in the parts.
+        is_readable: as for ``write_master``.
 
     Raises:
         StoreError: when a part is missing, damaged, or lacks a uid.
@@ -108,13 +129,16 @@ def write_single(path: Path, parts: Mapping[str, Path], outputs: tuple[str, ...]
     of_part: dict[Path, list[str]] = {}
     for uid, part in parts.items():
         of_part.setdefault(part, []).append(uid)
-    with _create(path, outputs) as file:
-        groups = _make_groups(file, outputs)
+    with _create(path, outputs, is_readable=is_readable) as file:
+        groups = [Folders(group) for group in _make_groups(file, outputs, is_readable=is_readable)]
         for part in sorted(of_part):
             with _open(part) as source:
                 for uid in sorted(of_part[part]):
                     for output, group in zip(outputs, groups, strict=True):
-                        _copy(_group_with(source, part, uid, output, outputs), part, uid, group)
+                        where, name = group.place(readable(uid)) if is_readable else (group.top, escape(uid))
+                        _copy(_group_with(source, part, uid, output, outputs), part, uid, where, name)
+        if is_readable:
+            write_uids(file, sorted(parts))
 
 
 def read_uid(path: Path, uid: str) -> ItemVectors:
@@ -136,7 +160,13 @@ def read_uids(path: Path) -> list[str]:
     with _open(path) as file:
         outputs = _outputs_of(file, path)
         try:
-            return sorted(unescape(name) for name in _group(file, outputs[0], len(outputs) > 1))
+            if not is_readable_file(file):
+                return sorted(unescape(name) for name in _group(file, outputs[0], len(outputs) > 1))
+            found = sorted(unreadable(name) for name in walk(_group(file, outputs[0], len(outputs) > 1)))
+            listed = [uid.decode("utf-8", "surrogatepass") for uid in file[UIDS][()]]
+            if [uid.rstrip("\0") for uid in found] != listed:
+                raise ValueError("its dataset of uids lists others than it has")
+            return found
         except (KeyError, ValueError, RuntimeError, OSError) as error:
             raise _damaged(path, error) from error
 
@@ -149,7 +179,7 @@ class _Writer:
         self._layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         self._layout.set_obj_track_times(False)
         self._layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        self._links = _utf8_names()
+        self._links = utf8_names()
         self._scalar = h5py.h5s.create(h5py.h5s.SCALAR)
 
     def write(self, item: ItemVectors) -> None:
@@ -179,7 +209,7 @@ class _Writer:
 
 
 @contextmanager
-def _create(path: Path, outputs: tuple[str, ...]) -> Iterator[h5py.File]:
+def _create(path: Path, outputs: tuple[str, ...], *, is_readable: bool = False) -> Iterator[h5py.File]:
     """A new file of HDF5 1.10's format that stores no times; says what is in it."""
     if not outputs:
         raise ValueError(f"{path} would hold no output; name at least one")
@@ -189,20 +219,19 @@ def _create(path: Path, outputs: tuple[str, ...]) -> Iterator[h5py.File]:
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
     with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)) as file:
-        file.attrs["format"] = FORMAT
+        file.attrs["format"] = READABLE_FORMAT if is_readable else FORMAT
         names = np.array([output.encode("utf-8") for output in outputs])
         _write_text(file.id, b"outputs", names, h5py.h5s.create_simple(names.shape))
+        if is_readable:
+            _write_text(file.id, b"names", np.array(b"readable"), h5py.h5s.create(h5py.h5s.SCALAR))
         yield file
 
 
-def _make_groups(file: h5py.File, outputs: tuple[str, ...]) -> list[h5py.Group]:
+def _make_groups(file: h5py.File, outputs: tuple[str, ...], *, is_readable: bool = False) -> list[h5py.Group]:
     """The groups that the outputs' datasets stand in: the file itself when there is one output."""
     if len(outputs) == 1:
         return [file]
-    creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
-    creation.set_obj_track_times(False)
-    names = [escape(output).encode("utf-8") for output in outputs]
-    return [h5py.Group(h5py.h5g.create(file.id, name, _utf8_names(), creation)) for name in names]
+    return [make_group(file, output_name(output, is_readable)) for output in outputs]
 
 
 def _write_text(where: Any, name: bytes, value: NDArray[np.bytes_], space: Any) -> None:
@@ -215,12 +244,6 @@ def _write_text(where: Any, name: bytes, value: NDArray[np.bytes_], space: Any) 
     kind.set_cset(h5py.h5t.CSET_UTF8)
     kind.set_strpad(h5py.h5t.STR_NULLPAD)
     h5py.h5a.create(where, name, kind, space).write(value, mtype=kind)
-
-
-def _utf8_names() -> Any:
-    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    links.set_char_encoding(h5py.h5t.CSET_UTF8)
-    return links
 
 
 def _open(path: Path) -> h5py.File:
@@ -236,22 +259,22 @@ def _outputs_of(file: h5py.File, path: Path) -> tuple[str, ...]:
         version, outputs = int(file.attrs["format"]), tuple(output.decode("utf-8") for output in file.attrs["outputs"])
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
         raise _damaged(path, error) from error
-    if version > FORMAT:
+    if version > READABLE_FORMAT:
         raise StoreError(
-            f"The HDF5 file {path} has format {version}; this program reads up to {FORMAT}: update cliploom."
+            f"The HDF5 file {path} has format {version}; this program reads up to {READABLE_FORMAT}: update cliploom."
         )
     return outputs
 
 
 def _group(file: h5py.File, output: str, several: bool) -> h5py.Group:
-    return file[escape(output)] if several else file
+    return file[output_name(output, is_readable_file(file))] if several else file
 
 
 def _group_with(file: h5py.File, path: Path, uid: str, output: str, outputs: tuple[str, ...]) -> h5py.Group:
     """The group that names the uid's dataset of an output."""
     try:
         group = _group(file, output, len(outputs) > 1)
-        there = bool(group.id.links.exists(escape(uid).encode("utf-8")))
+        there = path_exists(group, name_in(file, uid))
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         raise _damaged(path, error) from error
     if not there:
@@ -259,17 +282,19 @@ def _group_with(file: h5py.File, path: Path, uid: str, output: str, outputs: tup
     return group
 
 
-def _copy(source: h5py.Group, path: Path, uid: str, target: h5py.Group) -> None:
-    """Copy a dataset with its attributes."""
-    name = escape(uid).encode("utf-8")
+def _copy(source: h5py.Group, path: Path, uid: str, target: h5py.Group, name: str) -> None:
+    """Copy a dataset of a part with its attributes."""
     try:
-        h5py.h5o.copy(source.id, name, target.id, name, lcpl=_utf8_names())
+        h5py.h5o.copy(source.id, escape(uid).encode("utf-8"), target.id, name.encode("utf-8"), lcpl=utf8_names())
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         raise _damaged(path, error) from error
 
 
 def _read(file: h5py.File, path: Path, uid: str, outputs: tuple[str, ...]) -> ItemVectors:
-    name = escape(uid)
+    try:
+        name = name_in(file, uid)
+    except (RuntimeError, OSError) as error:
+        raise _damaged(path, error) from error
     found: dict[str, NDArray[np.float32]] = {}
     facts: dict[str, Any] = {}
     for output in outputs:
@@ -277,6 +302,8 @@ def _read(file: h5py.File, path: Path, uid: str, outputs: tuple[str, ...]) -> It
         link = group.get(name, getlink=True)
         try:
             dataset = group[name]
+            if not isinstance(dataset, h5py.Dataset):
+                raise StoreError(f"The HDF5 file {path} has no uid {uid!r}, but a folder of that name.")
             found[output] = dataset[()]
             facts = dict(dataset.attrs)
         except (KeyError, ValueError, RuntimeError, OSError) as error:

@@ -1,10 +1,22 @@
-"""How uids are spelled as names of HDF5 datasets."""
+"""How uids are spelled as names of HDF5 datasets.
+
+Parts use ``escape``: one name, whatever the uid. Files that people open use ``readable``: paths in which a uid is found
+as it is, ``file[uid]``, except for what HDF5 can't name.
+"""
 
 from __future__ import annotations
 
 import re
 
+import polars as pl
+
+UIDS = "uids"
+"""The dataset beside those of the uids that lists them."""
+
 _ESCAPED = re.compile("[/.%\x00\ud800-\udfff]")
+_UNREADABLE = re.compile("[\x00\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})|^/+|//+|/+$|(?<![^/])[.](?![^/])")
+_RESERVED = re.compile(f"^{UIDS[0]}(?={UIDS[1:]}(/|$))")
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _VALID = re.compile("(?:[^/.%\x00\ud800-\udfff]|%[0-9A-Fa-f]{2})+")
 
 
@@ -21,9 +33,65 @@ def escape(uid: str) -> str:
     """
     if not uid:
         raise ValueError("an empty uid can't name an HDF5 dataset; give the item a uid")
-    return _ESCAPED.sub(
-        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass")), uid
-    )
+    return _ESCAPED.sub(_percent, uid)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+
+
+def readable(uid: str) -> str:
+    r"""The path of a uid's dataset in files that people open: the uid itself, wherever HDF5 can name it.
+
+    Percent-escaped are slashes beside which no name stands, names that are a dot, NUL, half surrogates, a percent sign
+    before two hexadecimal digits, and the first letter of ``uids`` at the beginning.
+
+    >>> readable("dir/v1.5 50%"), readable("/a//b"), readable("a/./b"), readable("uids")
+    ('dir/v1.5 50%', '%2Fa%2F%2Fb', 'a/%2E/b', '%75ids')
+
+    Raises:
+        ValueError: for an empty uid, which HDF5 can't name.
+    """
+    if not uid:
+        raise ValueError("an empty uid can't name an HDF5 dataset; give the item a uid")
+    return _RESERVED.sub(_percent, _UNREADABLE.sub(_percent, uid))
+
+
+def unreadable(path: str) -> str:
+    """The uid of a readable path; undoes ``readable``.
+
+    Raises:
+        ValueError: for what no uid is written as.
+    """
+    data = _PERCENT.sub(lambda match: bytes.fromhex(match[1].decode("ascii")), path.encode("utf-8"))
+    try:
+        uid = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path!r} is not the path of a uid") from error
+    if not uid or readable(uid) != path:
+        raise ValueError(f"{path!r} is not the path of a uid")
+    return uid
+
+
+def folder_clash(uids: pl.Series) -> tuple[str, str] | None:
+    """A uid that is also a folder of another one, and that one; None when all can be written as readable paths.
+
+    >>> folder_clash(pl.Series(["a.b", "a", "b/c", "a/b"]))
+    ('a', 'a/b')
+    """
+    odd = uids.str.contains(r"^/|//|/$|(^|/)\.(/|$)")
+    if odd.any():
+        uids = pl.concat([uids.filter(~odd), pl.Series([readable(uid) for uid in uids.filter(odd)], dtype=pl.String)])
+    # A folder sorts right before what is in it when nothing sorts before the slash.
+    ordered = uids.str.replace_all("/", "\0", literal=True).sort()
+    name = pl.col("name")
+    starts = name.str.starts_with(name.shift() + "\0").fill_null(value=False)
+    inside = ordered.to_frame("name").select(starts)["name"]
+    if not inside.any():
+        return None
+    at = inside.arg_true()[0]
+    folder, other = (ordered[place].replace("\0", "/") for place in (at - 1, at))
+    return folder, other
 
 
 def unescape(name: str) -> str:
