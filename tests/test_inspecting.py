@@ -71,6 +71,17 @@ def test_an_hdf5_file_shows_its_arrays_also_behind_links(built_store: SmallStore
     assert "gone: links to a file that is not there" in inspect_text(inspect(str(tmp_path / "broken.h5")))
 
 
+def test_an_hdf5_file_whose_groups_contain_themselves_is_shown(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file["g/a"] = [1.0]
+        file["g/again"] = file["/"]
+        file["soft"] = h5py.SoftLink("/g")
+        file["none"] = h5py.Empty("f4")
+    text = inspect_text(inspect(str(tmp_path / "odd.h5")))
+    assert "g/a" in text
+    assert "soft: links to a group" in text
+
+
 def test_what_is_nothing_known_is_told(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("neither of these kinds of files, though long enough")
     (tmp_path / "half.parquet").write_bytes(b"PAR1....")

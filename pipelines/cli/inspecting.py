@@ -123,28 +123,39 @@ def _hdf5(path: Path, limit: int) -> dict[str, Any]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        names = list(_arrays(file, ""))
+        names = list(_arrays(file))
         items: list[dict[str, Any]] = []
         for name in names[:limit]:
             node = file.get(name)
             if node is None:
                 items.append({"name": name, "problem": "links to a file that is not there"})
                 continue
-            shape = f"{node.dtype}{list(node.shape)}"
+            if not isinstance(node, h5py.Dataset):
+                items.append({"name": name, "problem": "links to a group, which is not followed"})
+                continue
+            shape = f"{node.dtype}{list(node.shape or ())}"
             items.append({"name": name, "array": shape, "attributes": {k: _plain(v) for k, v in node.attrs.items()}})
         return {"kind": "hdf5", "path": str(path), "size": path.stat().st_size, "arrays": len(names), "items": items}
 
 
-def _arrays(group: Any, prefix: str) -> Iterator[str]:
-    """Names of all datasets below a group, also of links that lead nowhere."""
+def _arrays(top: Any) -> Iterator[str]:
+    """Names of all datasets below a group, and of links, also of those that lead nowhere; each group once."""
     import h5py
 
-    for name in group:
-        node = group.get(name)
-        if isinstance(node, h5py.Group):
-            yield from _arrays(node, f"{prefix}{name}/")
-        else:
-            yield prefix + name
+    pending, seen = [(top, "")], set()
+    while pending:
+        group, prefix = pending.pop()
+        where = h5py.h5o.get_info(group.id).addr
+        if where in seen:
+            continue
+        seen.add(where)
+        for name in group:
+            link = group.get(name, getlink=True)
+            kind = group.get(name, getclass=True) if isinstance(link, h5py.HardLink) else None
+            if kind is h5py.Group:
+                pending.append((group[name], f"{prefix}{name}/"))
+            elif kind is not h5py.Datatype:
+                yield prefix + name
 
 
 def _store(uri: str, release: int | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import polars as pl
 import yaml
@@ -28,7 +27,7 @@ from cliploom.schemas.records import MAX_ORDINAL
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.transforms.index.verify import shard_ids
-from cliploom.transforms.store.hdf5_names import unescape
+from cliploom.transforms.store.hdf5 import read_uid, read_uids
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
@@ -286,8 +285,8 @@ def _exported(objects: ObjectStore, release: Release, name: str) -> dict[str, by
     entry = release.exports[name]
     if not entry.files:
         return {}
-    with objects.local_copy(entry.files[0].path) as local, h5py.File(local) as file:
-        return {unescape(key): file[key][()].tobytes() for key in file}
+    with objects.local_copy(entry.files[0].path) as local:
+        return {uid: next(iter(read_uid(local, uid).outputs.values())).tobytes() for uid in read_uids(local)}
 
 
 def assert_sound(project: Project, number: int | None = None) -> None:
