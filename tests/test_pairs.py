@@ -16,6 +16,7 @@ from cliploom.schemas.narrations import (
     PairRules,
     SplitRule,
 )
+from cliploom.transforms.narrations.pair_files import tutorial_names
 from cliploom.transforms.narrations.pairs import plan_pairs, pool_rows, select_window, span_of, time_to_index
 from cliploom.transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 
@@ -157,3 +158,8 @@ def test_shares_that_make_no_whole_are_spec_errors(shares, message):
 def test_a_video_in_two_lists_is_a_spec_error():
     with pytest.raises(SpecError, match="'b' is in the splits 'train' and 'val'"):
         split_by_lists({"train": frozenset("ab"), "val": frozenset("bc")})
+
+
+def test_the_tutorials_datasets_are_called_by_uid_unless_one_is_a_folder_of_another():
+    assert tutorial_names(["a/b", "v1.5", "c"]) == {"a/b": "a/b", "v1.5": "v1.5", "c": "c"}
+    assert tutorial_names(["a/b", "v1.5", "a"]) == {"a/b": "a%2Fb", "v1.5": "v1%2E5", "a": "a"}

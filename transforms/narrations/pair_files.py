@@ -3,15 +3,15 @@
 Parquet has a row a pair: ``uid, pass, idx, start_s, end_s, text, first, end, features, embedding``, where
 ``features`` is list<float32> of D values, or of n * D for ``take: n``. HDF5 has the same as ``features`` float32
 [M, D] or [M, n, D], ``embedding`` float32 [M, E], both contiguous, and ``meta``, the bytes of a JSON list of objects.
-The tutorial's has ``features/<escaped uid>`` float32 [N, D], whole, ``embedding`` [M, E] and ``meta`` with
-``{uid, txt, ts, idx, pass}``, where ``idx`` is the text's row of ``embedding``. All carry a report
-of what was kept and dropped.
+The tutorial's has ``features/<uid>`` (see ``tutorial_names``) float32 [N, D], whole, ``embedding`` [M, E] and ``meta``
+with ``{uid, txt, ts, idx, pass}``, where ``idx`` is the text's row of ``embedding``. All carry a report of what was
+kept and dropped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ from cliploom.schemas.narrations import Dropped, FilterTally, KeepRules, Narrati
 from cliploom.schemas.records import MAX_ORDINAL
 from cliploom.transforms.narrations.pairs import plan_pairs, pool_rows
 from cliploom.transforms.narrations.table import TABLE
-from cliploom.transforms.store.hdf5_names import escape
+from cliploom.transforms.store.hdf5_names import escape, folder_clash, readable
+from cliploom.transforms.store.hdf5_readable import Folders
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
 from cliploom.transforms.store.ranges import ItemRows, RowRanges
@@ -295,16 +296,25 @@ def _write_tutorial(
     meta: list[dict[str, Any]] = []
     with h5py.File(path, "w", libver=("v110", "v110"), track_order=False) as file:
         group = file.create_group("features")
+        folders, names = Folders(group), tutorial_names(each.video.uid for each in planned)
         embeddings = file.create_dataset("embedding", (report.tally.narrations, layout.text_dim), np.float32)
         for each in planned:
             _, clips = reader.clips(each.video)
-            group.create_dataset(escape(each.video.uid), data=clips, track_times=False)
+            where, name = folders.place(names[each.video.uid])
+            where.create_dataset(name, data=clips, track_times=False)
             there, texts = reader.texts(each.video, each.rows)
             embeddings[len(meta) : len(meta) + len(there)] = texts
             for number in there:
                 # The tutorial looks texts up by idx, so it counts over all of them.
                 meta.append(_meta(each.video.uid, each.pairs[number]) | {"idx": len(meta)})
         _finish_hdf5(file, meta, _with_lost(report, len(meta)))
+
+
+def tutorial_names(uids: Iterable[str]) -> dict[str, str]:
+    """What each video's dataset is called: its uid, or all escaped where one is also a folder of another."""
+    found = list(uids)
+    name = readable if folder_clash(pl.Series(found, dtype=pl.String)) is None else escape
+    return {uid: name(uid) for uid in found}
 
 
 def _meta(uid: str, pair: Pair) -> dict[str, Any]:

@@ -26,10 +26,11 @@ from cliploom.transforms.exports.base import Exporter, entries_of
 from cliploom.transforms.inputs.joins import JoinedUids, join_uids
 from cliploom.transforms.narrations import pair_files, pairs
 from cliploom.transforms.narrations.ingest import SPOOLS
-from cliploom.transforms.narrations.pair_files import PairLayout, PairsTask, VideoPairs, read_report
+from cliploom.transforms.narrations.pair_files import PairLayout, PairsTask, VideoPairs, read_report, tutorial_names
 from cliploom.transforms.narrations.splits import split_by_lists, split_by_shares, split_of
 from cliploom.transforms.narrations.table import TABLE
 from cliploom.transforms.narrations.uids import read_uid_list
+from cliploom.transforms.store.hdf5_names import escape
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.ranges import ItemRows, rows_by_item
 from cliploom.transforms.store.rates import rows_per_second
@@ -274,6 +275,9 @@ class PairsExporter(Exporter):
         more: list[object] = [*sorted({v.uid for v in videos} & (self._without - self._keep.without))]
         if export["format"] == "tutorial":
             more.append(["tutorial", pair_files.TUTORIAL_REVISION])
+            # Files whose datasets were called by escaped uids are written again, others are not.
+            names = tutorial_names(video.uid for video in videos)
+            more += [name for uid, name in names.items() if name != escape(uid)]
         return digest_of([REVISION, pairs.REVISION, export, self._rate, sides, made_from, *more])
 
     def finish(self) -> ExportEntry:
