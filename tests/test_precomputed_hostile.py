@@ -18,9 +18,12 @@ import pytest
 
 from cliploom.schemas import sizes
 from cliploom.schemas.errors import ItemError
+from cliploom.schemas.media import MediaLimits
 from cliploom.transforms.precomputed.listing import FeatureItem, list_features
 from cliploom.transforms.precomputed.read import read_features
 from cliploom.transforms.precomputed.source import array_facts, digest_dataset
+from cliploom.transforms.store import zip_files
+from cliploom.transforms.work.probing import Asked, probe_item
 
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 MEMORY = 512 * 1024**2
@@ -92,7 +95,7 @@ def test_npy_header_is_checked_before_memory_is_taken(name: str, archived: bool,
         path.write_bytes(data)
     with pytest.raises(ItemError, match=said):
         read_features(FeatureItem("v", path))
-    assert array_facts(str(path), path)["rows"] >= 1
+    assert array_facts(str(path), path) == {"rows": 1}
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
@@ -136,6 +139,19 @@ def test_archive_without_an_array_is_one_sentence(data: bytes, tmp_path: Path) -
     (tmp_path / "v.npz").write_bytes(data)
     with pytest.raises(ItemError, match=r"v\.npz"):
         read_features(FeatureItem("v", tmp_path / "v.npz"))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+def test_archive_of_millions_of_names_is_refused_by_the_size_of_its_list(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_files, "MAX_DIRECTORY_BYTES", 10_000)
+    path = tmp_path / f"v{suffix}"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(300):
+            archive.writestr(f"v{number}.npy", b"")
+    with pytest.raises(ItemError, match="its list of files has"):
+        read_features(FeatureItem("v", path))
 
 
 def the_h5(tmp_path: Path) -> FeatureItem:
@@ -296,6 +312,28 @@ def test_finite_numbers_beyond_float32_are_told(bad: float, suffix: str, tmp_pat
             file["v"] = rows
     with pytest.raises(ItemError, match=r"first in row 3 .*is beyond float32"):
         read_features(FeatureItem("v", path, "/v" if suffix == ".h5" else ""))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_files_larger_than_any_array_are_not_even_digested(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"v{suffix}"
+    with path.open("wb") as file:
+        file.write(npy(header("<f4", "(1000000000000, 1)")))
+        file.truncate(4 * 10**12 + 200)
+    status = path.stat()
+    asked = Asked("s", "v", str(path), f"{status.st_size}:{status.st_mtime_ns}", "precomputed")
+    found = probe_item(asked, MediaLimits())
+    assert found.digest is None
+    assert "unpacks to 399" in (found.message or "")
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000000, 0)", "(0, 4)", "()"])
+def test_arrays_without_rows_are_no_features(shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "v.npy"
+    path.write_bytes(npy(header("<f4", shape), bytes(4)))
+    with pytest.raises(ItemError, match="has the shape"):
+        read_features(FeatureItem("v", path))
+    assert array_facts(str(path), path) == {"rows": 1}
 
 
 def test_this_process_is_small_enough_for_the_limit() -> None:

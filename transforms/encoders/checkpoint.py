@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.sizes import too_large
+from cliploom.transforms.store.zip_files import open_zip
 
 MAX_PICKLE_BYTES = 4 * 1024 * 1024
 """Of the pickle alone, which only names the storages: 100 bytes a tensor."""
@@ -103,7 +104,7 @@ def load_checkpoint(path: Path) -> Any:
 
 
 def _load_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise CheckpointError("the archive holds no single data.pkl, so it is not a PyTorch checkpoint.")

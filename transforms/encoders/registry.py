@@ -51,7 +51,7 @@ def family(kind: str) -> Family:
     elif kind in offered:
         try:
             found = offered[kind].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CliploomError(
                 f"The encoder '{kind}' of {_origin(offered[kind])} can't be loaded: {type(error).__name__}: {error}."
             ) from error

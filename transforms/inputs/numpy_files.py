@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.sizes import too_large
+from cliploom.transforms.store.zip_files import open_zip
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_MEMBERS = 10_000
@@ -51,7 +52,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 def npy_shape(path: Path) -> tuple[int, ...]:
     """The shape that a ``.npy`` file claims; raises as ``read_npy`` does."""
     with path.open("rb") as stream:
-        return _header(stream, os.fstat(stream.fileno()).st_size, str(path))[1]
+        return _checked_shape(stream, os.fstat(stream.fileno()).st_size, str(path))
 
 
 def npz_names(path: Path) -> list[str]:
@@ -91,7 +92,7 @@ def npz_shape(path: Path, name: str) -> tuple[int, ...]:
         info = _member(archive, path, name)
         try:
             with archive.open(info) as stream:
-                return _header(stream, info.file_size, f"{path}:{name}")[1]
+                return _checked_shape(stream, info.file_size, f"{path}:{name}")
         except _BROKEN_ZIP as error:
             raise ArrayFileError(f"{path}:{name} can't be read ({type(error).__name__}: {error}).") from None
 
@@ -109,7 +110,7 @@ _BROKEN_ZIP = _broken_zip()
 
 def _open(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
+        return open_zip(path)
     except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, UnicodeDecodeError) as error:
         raise ArrayFileError(f"{path} can't be read as .npz ({type(error).__name__}: {error}).") from None
 
@@ -130,15 +131,7 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
 
 def _read(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
     dtype, shape, fortran, start = _header(stream, size, name)
-    count = math.prod(shape)
-    wanted = count * dtype.itemsize
-    if wanted > size - start:
-        raise ArrayFileError(
-            f"{name} can't be read: its header claims {_shown(wanted)} bytes, but {size - start} follow; copy it again."
-        )
-    problem = too_large(wanted, name)
-    if problem is not None:
-        raise ArrayFileError(problem)
+    count, wanted = _claimed(dtype, shape, size - start, name)
     if not wanted:
         return np.empty(shape, dtype)
     data = bytearray(wanted)
@@ -151,6 +144,26 @@ def _read(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
         at += len(piece)
     flat = np.frombuffer(data, dtype, count)
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _claimed(dtype: np.dtype[Any], shape: tuple[int, ...], left: int, name: str) -> tuple[int, int]:
+    """(values, bytes) that a header claims, which have to be there and within the limit."""
+    count = math.prod(shape)
+    wanted = count * dtype.itemsize
+    if wanted > left:
+        raise ArrayFileError(
+            f"{name} can't be read: its header claims {_shown(wanted)} bytes, but {left} follow; copy it again."
+        )
+    problem = too_large(wanted, name)
+    if problem is not None:
+        raise ArrayFileError(problem)
+    return count, wanted
+
+
+def _checked_shape(stream: IO[bytes], size: int, name: str) -> tuple[int, ...]:
+    dtype, shape, _, start = _header(stream, size, name)
+    _claimed(dtype, shape, size - start, name)
+    return shape
 
 
 def _header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:

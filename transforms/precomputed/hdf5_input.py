@@ -141,8 +141,8 @@ def _linked(path: Path, name: str, target: str) -> Path:
     if PurePath(target).is_absolute() or "\0" in target or not found.is_relative_to(folder):
         raise OutsideError(
             "read",
-            f"{path}:{name} links to {target!r}, outside the folder of its file; links stay in that folder: copy the "
-            "data into the file.",
+            f"{path}:{name} links to {target!r}, outside the folder of its file or by an absolute path; only relative "
+            "links within that folder are followed: copy the data into the file.",
         )
     return found
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import ItemError
+from cliploom.schemas.sizes import too_large
 from cliploom.transforms.encoders.checkpoint import CheckpointError, load_checkpoint
 from cliploom.transforms.inputs.numpy_files import (
     ArrayFileError,
@@ -26,6 +28,8 @@ REVISION = 1
 
 _ROWS_AT_ONCE = 65_536
 _MOST_LOOKED_AT = 20
+_HEADER_BYTES = 8 * 1024**2
+"""What a file may have beside the values."""
 
 
 def read_features(item: FeatureItem, dim: int | None = None, key: str | None = None) -> NDArray[np.float32]:
@@ -59,10 +63,24 @@ def count_rows(item: FeatureItem, key: str | None = None) -> int:
             shape = checked(load_checkpoint(item.path), str(item)).shape
         elif item.path.suffix.lower() == ".npz":
             names = npz_names(item.path) if key is None else [key]
-            return max(npz_shape(item.path, name)[0] for name in names[:_MOST_LOOKED_AT])
+            shape = max((npz_shape(item.path, name) for name in names[:_MOST_LOOKED_AT]), key=lambda each: each[:1])
         else:
             shape = npy_shape(item.path)
+        if not shape or 0 in shape:
+            raise ItemError("read", f"{item} has the shape {list(shape)}; [N, D] or [N, 1, D] is read.")
         return shape[0]
+
+
+def refuse_large_file(path: Path) -> None:
+    """Stop before a file of one array is digested that is larger than any array may be.
+
+    Raises:
+        ItemError: when it is.
+    """
+    if path.suffix.lower() in (".npy", ".pt"):
+        problem = too_large(path.stat().st_size - _HEADER_BYTES, str(path))
+        if problem is not None:
+            raise ItemError("read", problem)
 
 
 @contextmanager

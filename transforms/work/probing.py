@@ -28,6 +28,7 @@ from cliploom.transforms.inputs.addresses import ADDRESS
 from cliploom.transforms.inputs.http import Fetcher
 from cliploom.transforms.inputs.spool import open_input, spool_folder
 from cliploom.transforms.media.probe import probe
+from cliploom.transforms.precomputed.read import refuse_large_file
 from cliploom.transforms.precomputed.source import array_facts, digest_dataset, split_uri
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
@@ -81,6 +82,7 @@ def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) 
         file, dataset = split_uri(asked.uri) if asked.kind == "precomputed" else (asked.uri, "")
         with open_input(file, asked.signature, "probe", http) as path:
             if asked.kind == "precomputed":
+                refuse_large_file(path)
                 digest = digest_dataset(path, dataset) if dataset else digest_file(path)
                 return Probed(asked.source, asked.uid, digest, json.dumps(array_facts(asked.uri, path)))
             facts = _PROBERS[asked.kind](path, limits)
@@ -89,7 +91,9 @@ def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) 
         return _failed(asked, error)
     except Exception as error:
         # Whatever a damaged file does to the prober is that file's failure, not the run's.
-        return _failed(asked, ItemError("probe", f"{type(error).__name__}: {error}"))
+        transient = isinstance(error, MemoryError)
+        reason = "out of memory" if transient else f"{type(error).__name__}: {error}"
+        return _failed(asked, ItemError("probe", reason, transient=transient))
 
 
 def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> Probed | None:

@@ -1,0 +1,29 @@
+"""Zip archives of others, whose directory is looked at before it is read."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+MAX_DIRECTORY_BYTES = 8 * 1024**2
+"""Bytes of an archive's list of files, 60 and more a file; Python's zipfile takes ten times as much memory."""
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open an archive for reading.
+
+    Raises:
+        zipfile.BadZipFile: when it is none, is damaged, or lists more files than any archive of arrays.
+        OSError: when it can't be read.
+    """
+    with path.open("rb") as stream:
+        try:
+            end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]
+        except (OverflowError, ValueError, OSError) as error:
+            raise zipfile.BadZipFile(str(error)) from None
+    if not end:
+        raise zipfile.BadZipFile("File is not a zip file")
+    size = end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
+    if size > MAX_DIRECTORY_BYTES:
+        raise zipfile.BadZipFile(f"its list of files has {size} bytes, more than {MAX_DIRECTORY_BYTES}")
+    return zipfile.ZipFile(path)
