@@ -117,3 +117,25 @@ def test_what_points_elsewhere_fails_alone_and_is_not_copied(tmp_path: Path) -> 
     assert failures["uid"].to_list() == ["stolen"]
     assert "external storage" in failures["message"][0]
     assert not any(rows(99).tobytes()[:16] in path.read_bytes() for path in (tmp_path / "store").rglob("*.parquet"))
+
+
+def test_a_run_over_hostile_files_ends_with_a_failure_each(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write("good.h5", **{f"d{number}": number for number in range(12)})
+    feats = tmp_path / "feats"
+    text = b"{'descr': '|V0', 'fortran_order': False, 'shape': (1000000000000000, 4), }\n"
+    (feats / "void.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    (feats / "empty.npy").write_bytes(b"")
+    (feats / "cut.pt").write_bytes(b"PK\x03\x04")
+    np.save(feats / "overflow.npy", rows(1).astype(np.float64) * 1e200)
+    with h5py.File(feats / "odd.h5", "w") as file:
+        file.create_dataset("unwritten", (10**15, 4), "<f4", chunks=(1024, 4))
+        file["link"] = h5py.ExternalLink("/etc/hostname", "/v")
+        file["numbers"] = np.ones((3, 4), np.int64)
+    project.run(SPEC + "limits: {max_failed: 100%}\n")
+    failures = dict(project.table("failures").select("uid", "message").iter_rows())
+    assert sorted(failures) == sorted(["void", "empty", "cut", "overflow", "unwritten", "link", "numbers"])
+    assert "plain numbers" in failures["void"]
+    assert "beyond float32" in failures["overflow"]
+    assert "holds int64 values" in failures["numbers"]
+    assert sorted(project.table("clips")["uid"].unique()) == sorted(f"d{number}" for number in range(12))
