@@ -174,3 +174,10 @@ def test_a_folder_without_card_and_a_damaged_card_are_store_errors(tmp_path: Pat
 
 def test_a_report_starts_at_zero() -> None:
     assert EncodeReport() == EncodeReport(done=0, failed=0, truncated=0)
+
+
+@pytest.mark.parametrize("doing", ["opened", "prepared"])
+def test_code_that_ends_the_program_is_an_error_that_names_the_encoder(doing: str) -> None:
+    said = rf"The encoder 'mine' tried to end the program \(exit code 3\) when it was {doing}"
+    with pytest.raises(CliploomError, match=said), registry.not_ending("mine", doing):
+        sys.exit(3)
