@@ -158,6 +158,8 @@ def datasets(file: h5py.File) -> dict[str, Any]:
 
     def visit(group: h5py.Group, prefix: str) -> None:
         for key in sorted(group):
+            if not prefix and key == "uids":
+                continue  # since 0.2: the names of the others
             value = group[key]
             if isinstance(value, h5py.Group):
                 visit(value, f"{prefix}{key}/")

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -88,8 +89,20 @@ def test_night_without_changes_computes_nothing(golden: Golden) -> None:
     result = golden.run()
     assert result.counters.get("rows", 0) == 0
     found = observe_release(golden.folder, result.release.release)
-    assert differences(found | {"counts": {}}, golden.newest | {"counts": {}}) == []
+    expected = golden.newest | {"exports": with_readable_names(golden.newest["exports"])}
+    assert differences(found | {"counts": {}}, expected | {"counts": {}}) == []
     assert verify_release(golden.store) == []
+
+
+def with_readable_names(exports: dict[str, Any]) -> dict[str, Any]:
+    """Exports as a version since 0.2 writes them again: datasets of a master or single file are named by uid."""
+    made = {}
+    for name, files in exports.items():
+        made[name] = dict(files)
+        for file in ("master.h5", "single.h5"):
+            if file in files:
+                made[name][file] = {unquote(dataset): value for dataset, value in files[file].items()}
+    return made
 
 
 def change_clip(folder: Path) -> None:
