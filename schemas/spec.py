@@ -73,7 +73,7 @@ class IndexSpec(Model):
     Attributes:
         output: may be left out when the feature has one vector output.
         nprobe: fixes what is otherwise set to reach recall@10 of .95 on a held-back sample.
-        shards: number of index files; by default one for each 2,000,000 rows.
+        shards: number of index files, of nearly equal rows; by default one for each 2,000,000 rows.
     """
 
     feature: Name

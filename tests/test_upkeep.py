@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry
+from cliploom.transforms.index.pieces import part_of, range_of, rows_in
 from cliploom.transforms.index.upkeep import IndexUpkeep, plan_upkeep, tasks_of
 
 PARTS = st.dictionaries(st.sampled_from([f"p{number}" for number in range(12)]), st.integers(1, 50), max_size=12)
@@ -31,14 +32,52 @@ def next_entry(upkeep: IndexUpkeep) -> IndexEntry:
     return entry(*(shard(number, *parts) for number, parts in enumerate(held)), kind=upkeep.kind)
 
 
+def rows_held(index: IndexEntry, rows: dict[str, int]) -> list[tuple[str, int]]:
+    """All rows of all shards, as (part, place)."""
+    pieces = [piece for shard in index.shards for piece in shard.parts]
+    held = [(part_of(piece), range(rows[part_of(piece)])[slice(*range_of(piece))]) for piece in pieces]
+    return sorted((part, row) for part, places in held for row in places)
+
+
 @given(PARTS, PARTS, st.integers(1, 5) | st.none())
-def test_every_part_is_in_exactly_one_shard(before: dict[str, int], after: dict[str, int], shards: int | None) -> None:
-    first = next_entry(plan_upkeep(before, "flat", "r", shards, None))
-    assert sorted(part for each in first.shards for part in each.parts) == sorted(before)
-    second = next_entry(plan_upkeep(before | after, "flat", "r", shards, first))
-    assert sorted(part for each in second.shards for part in each.parts) == sorted(before | after)
-    third = next_entry(plan_upkeep(after, "flat", "r", shards, second))
-    assert sorted(part for each in third.shards for part in each.parts) == sorted(after)
+def test_every_row_is_in_exactly_one_shard(before: dict[str, int], after: dict[str, int], shards: int | None) -> None:
+    index = None
+    for rows in (before, before | after, after):
+        # A part never changes: other rows are another part.
+        parts = {f"{part}-{size}": size for part, size in rows.items()}
+        index = next_entry(plan_upkeep(parts, "flat", "r", shards, index))
+        assert rows_held(index, parts) == sorted((part, row) for part in parts for row in range(parts[part]))
+
+
+@given(PARTS, PARTS, st.integers(1, 5), st.sampled_from(["flat", "hnsw", "ivf_sq8"]))
+def test_a_number_of_shards_gives_so_many_of_nearly_equal_size_every_night(
+    before: dict[str, int], after: dict[str, int], shards: int, kind: str
+) -> None:
+    index = None
+    for rows in (before, before | after, after):
+        parts = {f"{part}-{size}": size for part, size in rows.items()}
+        index = next_entry(plan_upkeep(parts, kind, "r", shards, index))
+        total = sum(parts.values())
+        sizes = [sum(rows_in(piece, parts) for piece in shard.parts) for shard in index.shards]
+        assert len(sizes) == min(shards, total)
+        assert not sizes or max(sizes) - min(sizes) <= max(1, 0.1 * total / shards)
+
+
+def test_new_parts_fill_the_smallest_shard_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cliploom.transforms.index.upkeep.SHARD_ROWS", 10)
+    previous = entry(shard(0, "a"), shard(1, "b"), shard(2, "c"))
+    upkeep = plan_upkeep({"a": 10, "b": 3, "c": 9, "d": 7, "e": 2}, "flat", "r", None, previous)
+    assert [(each[0].file.path, each[1], each[2]) for each in upkeep.change] == [("s1", ("b",), ("d",))]
+    assert upkeep.build == (("e",),)
+
+
+def test_equal_shards_are_cut_within_a_part_and_keep_their_centroids() -> None:
+    assert plan_upkeep({"a": 10}, "flat", "r", 4, None).build == (("a[0:3]",), ("a[3:6]",), ("a[6:8]",), ("a[8:10]",))
+    trained = FileEntry(path="t", size=1, digest="d")
+    previous = entry(shard(0, "a"), shard(1, "b"), kind="ivf_sq8", trained_rows=100, trained=trained.model_dump())
+    upkeep = plan_upkeep({"a": 10, "c": 2}, "ivf_sq8", "r", 2, previous)
+    assert (upkeep.retrain, upkeep.build) == (False, (("a[0:6]",), ("a[6:10]", "c")))
+    assert upkeep.reason == "2 shards of 2 to 10 rows -> 2 equal ones"
 
 
 @given(PARTS)

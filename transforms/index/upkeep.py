@@ -1,21 +1,26 @@
 """Index upkeep: which shards of an index stay, change or are built, as a pure function of parts.
 
-A shard holds the rows of whole parts. Parts that left the table take their rows out of their shard, new parts go to
-the last shard until it is full. Centroids are kept until the rows double or recall falls below the bar.
+Without ``shards: n`` a shard holds the rows of whole parts: parts that left the table take their rows out of their
+shard, new parts go to the smallest shard until it is full. With ``shards: n`` there are n shards of equal size, so a
+part may be cut: a *piece* is a part's name, or ``name[start:end]`` for some of its rows. Centroids are kept until the
+rows double, recall falls below the bar, or a row leaves that they give away (see ``cliploom.transforms.index.traces``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cliploom.schemas.index import Kind, Metric
 from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry
 from cliploom.transforms.index.build import SHARD_ROWS, choose_kind, must_rebuild
+from cliploom.transforms.index.pieces import cut, part_of, rows_in
 from cliploom.transforms.index.recall import TARGET
 
 SLACK = 0.005
 """How far recall may wander below the bar between measurements without training again."""
+UNEVEN = 0.1
+"""How far the largest of ``shards: n`` files may exceed the smallest, as a share of their mean size."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class IndexTask:
         previous: shard file to start from, or None.
         trained: file with the centroids, or None.
         remove: parts whose rows leave, still readable.
-        add: parts whose rows are added.
-        parts: all parts that the shard then holds.
+        add: pieces whose rows are added.
+        parts: all pieces that the shard then holds.
     """
 
     index: str
@@ -51,8 +56,8 @@ class IndexUpkeep:
 
     Attributes:
         keep: shards that stay as they are.
-        change: (old shard, remaining parts, new parts) of shards that change.
-        build: part lists of new shards.
+        change: (old shard, remaining pieces, new pieces) of shards that change.
+        build: pieces of new shards.
         retrain: centroids are trained anew; everything is then in ``build``.
         reason: why, for the report.
     """
@@ -66,7 +71,13 @@ class IndexUpkeep:
 
 
 def plan_upkeep(
-    rows: Mapping[str, int], wanted_kind: str, recipe: str, shards: int | None, previous: IndexEntry | None
+    rows: Mapping[str, int],
+    wanted_kind: str,
+    recipe: str,
+    shards: int | None,
+    previous: IndexEntry | None,
+    *,
+    traced: str = "",
 ) -> IndexUpkeep:
     """Decide what to build.
 
@@ -74,61 +85,105 @@ def plan_upkeep(
         rows: part name -> rows, of the next table.
         wanted_kind: ``auto`` or a kind, from the spec.
         recipe: digest of the index's declaration and its feature's config.
-        shards: number of shards asked for, or None for one a 2,000,000 rows.
+        shards: number of shards asked for, or None for one for each 2,000,000 rows.
         previous: the last release's index of this name.
+        traced: why its centroids give deleted rows away, empty when they do not.
     """
     total = sum(rows.values())
     kind = choose_kind(total, wanted_kind)  # type: ignore[arg-type]
-    most = SHARD_ROWS if shards is None else max(1, -(-total // shards))
+
+    def anew(reason: str, *, retrain: bool = True) -> IndexUpkeep:
+        build = _whole(sorted(rows), rows) if shards is None else _equal(rows, shards)
+        return IndexUpkeep(kind, (), (), tuple(build), retrain and kind == "ivf_sq8" and bool(rows), reason)
+
     if previous is None or previous.recipe != recipe:
-        return _anew(kind, rows, most, "the index is new" if previous is None else "its declaration or feature changed")
+        return anew("the index is new" if previous is None else "its declaration or feature changed")
     if previous.kind != kind:
-        return _anew(kind, rows, most, f"{previous.kind} -> {kind} at {total} rows")
+        return anew(f"{previous.kind} -> {kind} at {total} rows")
     if kind == "ivf_sq8" and total >= 2 * previous.trained_rows:
-        return _anew(kind, rows, most, f"rows doubled since training ({previous.trained_rows} -> {total})")
+        return anew(f"rows doubled since training ({previous.trained_rows} -> {total})")
     bar = min(TARGET, previous.trained_recall if previous.trained_recall is not None else TARGET)
     if kind == "ivf_sq8" and previous.recall is not None and previous.recall < bar - SLACK:
-        return _anew(kind, rows, most, f"recall@10 fell to {previous.recall:.3f}")
-    return _adapt(kind, rows, most, previous)
-
-
-def _anew(kind: Kind, rows: Mapping[str, int], most: int, reason: str) -> IndexUpkeep:
-    return IndexUpkeep(kind, (), (), tuple(_fill(sorted(rows), rows, most)), kind == "ivf_sq8" and bool(rows), reason)
-
-
-def _adapt(kind: Kind, rows: Mapping[str, int], most: int, previous: IndexEntry) -> IndexUpkeep:
-    held = {part for shard in previous.shards for part in shard.parts}
+        return anew(f"recall@10 fell to {previous.recall:.3f}")
+    if kind == "ivf_sq8" and traced:
+        return anew(traced)
+    stays = [tuple(piece for piece in shard.parts if part_of(piece) in rows) for shard in previous.shards]
+    held = {part_of(piece) for shard in previous.shards for piece in shard.parts}
     fresh = sorted(set(rows) - held)
-    keep, change = [], []
-    leaving = 0
-    for number, shard in enumerate(previous.shards):
-        stay = tuple(part for part in shard.parts if part in rows)
-        added: list[str] = []
-        if number == len(previous.shards) - 1:
-            size = sum(rows[part] for part in stay)
-            while fresh and (size + rows[fresh[0]] <= most or not (stay or added)):
-                size += rows[fresh[0]]
-                added.append(fresh.pop(0))
+    sizes = [sum(rows_in(piece, rows) for piece in stay) for stay in stays]
+    build: list[tuple[str, ...]] = []
+    if shards is None or not total:
+        added = _fill(sizes, fresh, rows)
+        build = _whole(fresh, rows)
+    else:
+        shares = _shares(sizes, sum(rows[part] for part in fresh))
+        ends = [size + share for size, share in zip(sizes, shares, strict=True)]
+        if len(ends) != min(shards, total) or max(ends) - min(ends) > max(1, UNEVEN * total / shards):
+            spread = f"{min(ends, default=0)} to {max(ends, default=0)} rows"
+            reason = f"{len(ends)} shards of {spread} -> {shards} equal ones"
+            return anew(reason, retrain=previous.trained is None)
+        added = cut(fresh, rows, shares)
+    keep, change, leaving = [], [], 0
+    for shard, stay, more in zip(previous.shards, stays, added, strict=True):
         leaving += len(shard.parts) - len(stay)
-        if len(stay) == len(shard.parts) and not added:
+        if len(stay) == len(shard.parts) and not more:
             keep.append(shard)
-        elif stay or added:
-            change.append((shard, stay, tuple(added)))
-    reason = f"{leaving} parts left, {len(set(rows) - held)} came" if leaving or set(rows) - held else ""
-    return IndexUpkeep(kind, tuple(keep), tuple(change), tuple(_fill(fresh, rows, most)), retrain=False, reason=reason)
+        elif stay or more:
+            change.append((shard, stay, more))
+    came = len(set(rows) - held)
+    reason = f"{leaving} parts left, {came} came" if leaving or came else ""
+    return IndexUpkeep(kind, tuple(keep), tuple(change), tuple(build), retrain=False, reason=reason)
 
 
-def _fill(parts: list[str], rows: Mapping[str, int], most: int) -> list[tuple[str, ...]]:
+def _whole(parts: Iterable[str], rows: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Shards of whole parts, each filled before the next is begun."""
     shards: list[tuple[str, ...]] = []
     current: list[str] = []
     size = 0
     for part in parts:
-        if current and size + rows[part] > most:
+        if current and size + rows[part] > SHARD_ROWS:
             shards.append(tuple(current))
             current, size = [], 0
         current.append(part)
         size += rows[part]
     return [*shards, tuple(current)] if current else shards
+
+
+def _equal(rows: Mapping[str, int], shards: int) -> list[tuple[str, ...]]:
+    """``shards`` shards whose sizes differ by one row at most; fewer where there are fewer rows."""
+    total = sum(rows.values())
+    return cut(sorted(rows), rows, _shares([0] * min(shards, total), total))
+
+
+def _fill(sizes: Sequence[int], fresh: list[str], rows: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Take new parts off ``fresh`` for each shard that has room, the smallest (of equal ones the last) first."""
+    added: list[tuple[str, ...]] = [()] * len(sizes)
+    for number in sorted(range(len(sizes)), key=lambda number: (sizes[number], -number)):
+        mine: list[str] = []
+        size = sizes[number]
+        while fresh and (size + rows[fresh[0]] <= SHARD_ROWS or not size):
+            size += rows[fresh[0]]
+            mine.append(fresh.pop(0))
+        added[number] = tuple(mine)
+    return added
+
+
+def _shares(sizes: Sequence[int], new: int) -> list[int]:
+    """How many of ``new`` rows each shard gets so that their sizes come as close as they can.
+
+    >>> _shares([5, 0, 2], 4), _shares([0, 0], 3)
+    ([0, 3, 1], [2, 1])
+    """
+    order = sorted(range(len(sizes)), key=lambda number: sizes[number])
+    shares = [0] * len(sizes)
+    for count in range(1, len(order) + 1):
+        level = sum(sizes[number] for number in order[:count]) + new
+        if count < len(order) and level > count * sizes[order[count]]:
+            continue
+        for place, number in enumerate(order[:count]):
+            shares[number] = level // count + (place < level % count) - sizes[number]
+        break
+    return shares
 
 
 def tasks_of(
@@ -143,7 +198,8 @@ def tasks_of(
     """The shards to build, as elements of work."""
     tasks = []
     for shard, stay, added in upkeep.change:
-        removed = tuple(part for part in shard.parts if part not in stay)
+        # An id that is not in the shard is passed over, so a cut part is removed by its whole name.
+        removed = tuple(part_of(piece) for piece in shard.parts if piece not in stay)
         everything = (*stay, *added)
         rebuild = upkeep.kind == "flat" or must_rebuild(upkeep.kind, len(removed))
         tasks.append(

@@ -17,8 +17,11 @@ from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
 from cliploom.schemas.spec import IndexSpec
 from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
+from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.pieces import iterate_pieces, part_of
 from cliploom.transforms.index.recall import exact_top_k, measure, tune_nprobe
 from cliploom.transforms.index.search import open_shard
+from cliploom.transforms.index.traces import traces_of
 from cliploom.transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import iterate_vectors
@@ -44,7 +47,43 @@ def next_upkeep(objects: ObjectStore, plan: RunPlan, draft: Release, name: str) 
     mine = parts.filter((parts["feature"] == spec.feature) & (parts["rows"] > 0))
     previous = plan.base.indexes.get(name) if plan.base else None
     recipe = index_recipe(spec, str(spec.output), feature.config)
-    return plan_upkeep(dict(mine.select("part", "rows").rows()), spec.kind, recipe, spec.shards, previous)
+    rows = dict(mine.select("part", "rows").rows())
+    traced = ""
+    if previous is not None and previous.recipe == recipe and previous.trained is not None:
+        traced = traced_rows(objects, previous, feature.table, feature.outputs[previous.output].dim, set(rows))
+    return plan_upkeep(rows, spec.kind, recipe, spec.shards, previous, traced=traced)
+
+
+def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int, parts: set[str]) -> str:
+    """Why the centroids of an index give rows away that are no longer in the table; empty when they do not.
+
+    Only parts that left and parts that came are read.
+
+    Args:
+        objects: the store.
+        previous: the index, of kind ``ivf_sq8``.
+        table: of the feature.
+        dim: of the output.
+        parts: of the next table.
+    """
+    held = {part_of(piece) for shard in previous.shards for piece in shard.parts}
+    gone, came = sorted(held - parts), sorted(parts - held)
+    if not gone or previous.trained is None:
+        return ""
+    with objects.local_copy(previous.trained.path) as local:
+        trained = read_index(local, IndexRecipe(previous.metric, "ivf_sq8", dim))  # type: ignore[arg-type]
+    suspects: dict[int, list[bytes]] = {}
+    for ids, vectors in iterate_vectors(objects, table, gone, previous.output, dim):
+        for at in traces_of(trained, vectors, previous.metric):  # type: ignore[arg-type]
+            suspects.setdefault(int(ids[at]), []).append(vectors[at].tobytes())
+    if suspects:
+        # A part that lost some of its rows comes again under another name with the rest.
+        for ids, vectors in iterate_vectors(objects, table, came, previous.output, dim):
+            for at in np.flatnonzero(np.isin(ids, list(suspects))):
+                row = int(ids[at])
+                suspects[row] = [held for held in suspects[row] if held != vectors[at].tobytes()]
+    lost = sum(map(bool, suspects.values()))
+    return f"centroids or ranges were made of {lost} deleted rows" if lost else ""
 
 
 class PlanIndexes(PlanDoFn):
@@ -59,11 +98,21 @@ class PlanIndexes(PlanDoFn):
             output = str(spec.output)
             dim = feature.outputs[output].dim
             previous = self._plan.base.indexes.get(name) if self._plan.base else None
-            trained = previous.trained if previous and not upkeep.retrain else None
+            trained = kept_centroids(upkeep, previous)
             if upkeep.retrain:
-                parts = [part for shard in upkeep.build for part in shard]
+                parts = _parts_of(upkeep)
                 trained = train_centroids(objects, name, feature.table, parts, output, dim, spec, feature.rows)
             yield from tasks_of(upkeep, name, feature.table, output, spec.metric, dim, trained)
+
+
+def kept_centroids(upkeep: IndexUpkeep, previous: IndexEntry | None) -> FileEntry | None:
+    """The centroids that an index goes on with; one that became exact has none."""
+    return previous.trained if previous and not upkeep.retrain and upkeep.kind == "ivf_sq8" else None
+
+
+def _parts_of(upkeep: IndexUpkeep) -> list[str]:
+    """All parts of shards that are built anew, each once."""
+    return list(dict.fromkeys(part_of(piece) for shard in upkeep.build for piece in shard))
 
 
 def train_centroids(
@@ -119,7 +168,7 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
                     trained,
                     previous,
                     np.concatenate([np.empty(0, np.int64), *gone]),
-                    iterate_vectors(objects, task.table, task.add, task.output, task.dim),
+                    iterate_pieces(objects, task.table, task.add, task.output, task.dim),
                     local,
                 )
             count("index_shards_built", 1)
@@ -142,10 +191,10 @@ class FinishIndexes(PlanDoFn):
             if previous is not None and not mine and len(upkeep.keep) == len(previous.shards):
                 yield name, previous
                 continue
-            trained = previous.trained if previous and not upkeep.retrain else None
+            trained = kept_centroids(upkeep, previous)
             trained_rows = previous.trained_rows if previous and not upkeep.retrain else feature.rows
             if upkeep.retrain:
-                parts = [part for shard in upkeep.build for part in shard]
+                parts = _parts_of(upkeep)
                 dim = feature.outputs[str(spec.output)].dim
                 trained = train_centroids(
                     objects, name, feature.table, parts, str(spec.output), dim, spec, feature.rows
@@ -170,7 +219,7 @@ def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe:
     """The entry with nprobe set to reach recall@10 of .95 on sampled rows, and the recall that was measured."""
     if entry.kind == "flat" or entry.rows == 0:
         return entry.model_copy(update={"recall": 1.0 if entry.rows else None})
-    parts = sorted(part for shard in entry.shards for part in shard.parts)
+    parts = sorted({part_of(piece) for shard in entry.shards for piece in shard.parts})
     ids, sample = sample_rows(objects, table, parts, entry.output, dim, entry.rows, QUERIES, QUERY_SEED)
     batches = iterate_vectors(objects, table, parts, entry.output, dim)
     exact = exact_top_k(batches, sample, 10, entry.metric, own=ids)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.index import IndexRecipe
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
+from cliploom.transforms.index.pieces import part_of, range_of, rows_in
 from cliploom.transforms.index.search import OpenShard, open_shard
 from cliploom.transforms.index.verify import check_finds_itself, shard_ids
 from cliploom.transforms.store.cache import cached_file
@@ -44,9 +46,15 @@ def verify_indexes(
         shards: list[OpenShard] = []
         for number in range(len(entry.shards)):
             yield from _verify_shard(objects, entry, number, feature, own, shards)
-        held = {part for shard in entry.shards for part in shard.parts}
-        for part in sorted(part for part, ids in own.items() if len(ids) and part not in held):
-            yield Problem(part_path(feature.table, part), f"is not in the index {name!r}")
+        pieces = [piece for shard in entry.shards for piece in shard.parts]
+        held = {part_of(piece) for piece in pieces}
+        sizes = {part: len(ids) for part, ids in own.items()}
+        covered: Counter[str] = Counter()
+        for piece in pieces:
+            covered[part_of(piece)] += rows_in(piece, sizes) if part_of(piece) in own else 0
+        for part in sorted(part for part, size in sizes.items() if covered[part] != size):
+            said = f"has {covered[part]} of its {sizes[part]} rows" if part in held else "is not"
+            yield Problem(part_path(feature.table, part), f"{said} in the index {name!r}")
         if shards and len(shards) == len(entry.shards) and held <= own.keys():
             yield from _finds_itself(objects, name, entry, feature, shards)
 
@@ -73,8 +81,9 @@ def _verify_shard(
     except StoreError as error:
         yield Problem(shard.file.path, str(error))
         return
-    if all(part in own for part in shard.parts):
-        wanted = np.sort(np.concatenate([np.empty(0, np.int64), *(own[part] for part in shard.parts)]))
+    if all(part_of(piece) in own for piece in shard.parts):
+        mine = [own[part_of(piece)][slice(*range_of(piece))] for piece in shard.parts]
+        wanted = np.sort(np.concatenate([np.empty(0, np.int64), *mine]))
         if not np.array_equal(ids, wanted):
             yield Problem(shard.file.path, f"holds {len(ids)} rows that are not the {len(wanted)} of its parts")
 
@@ -82,7 +91,7 @@ def _verify_shard(
 def _finds_itself(
     objects: ObjectStore, name: str, entry: IndexEntry, feature: FeatureEntry, shards: list[OpenShard]
 ) -> Iterator[Problem]:
-    parts = sorted(part for shard in entry.shards for part in shard.parts)
+    parts = sorted({part_of(piece) for shard in entry.shards for piece in shard.parts})
     chosen = np.random.default_rng(SEED).permutation(len(parts))[:SAMPLES].tolist()
     each = -(-SAMPLES // max(1, len(chosen)))
     dim = feature.outputs[entry.output].dim

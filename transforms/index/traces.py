@@ -1,0 +1,62 @@
+"""Traces of rows in trained centroids: what would still give a deleted row away.
+
+A far row becomes its own centroid, and a row that is the extreme in many dimensions makes up the ranges of the bytes.
+Such centroids are trained anew when the row leaves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from cliploom.schemas.index import Metric
+from cliploom.transforms.index.vectors import prepare
+
+NEAR = 0.01
+"""A centroid within this share of a row's length is a copy of it: rounding and still frames move it no further."""
+EXTREMES = 4
+"""In so many dimensions a row may set the range of the bytes; an ordinary row of a sample sets hardly one."""
+BLOCK = 4096
+
+
+def traces_of(trained: Any, vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.int64]:
+    """Positions of the vectors that centroids or ranges are made of.
+
+    Args:
+        trained: a trained ``faiss.IndexIVFScalarQuantizer``.
+        vectors: float32 [n, dim], as they stand in the table.
+        metric: of the index.
+
+    Returns:
+        int64, ascending.
+    """
+    quantizer: Any = faiss.downcast_index(trained.quantizer)
+    centroids = quantizer.reconstruct_n(0, quantizer.ntotal)
+    least, span = faiss.vector_to_array(trained.sq.trained).reshape(2, -1)
+    found = [np.empty(0, np.int64)]
+    for at in range(0, len(vectors), BLOCK):
+        ready = prepare(vectors[at : at + BLOCK], metric)
+        copied = _copied(ready, centroids)
+        if metric == "dot":  # FAISS trains an inner-product index with centroids of unit length
+            copied |= _copied(prepare(ready, "cosine"), centroids)
+        _, lists = quantizer.search(ready, 1)
+        residuals = ready - centroids[lists[:, 0]] if trained.by_residual else ready
+        slack = 1e-6 * np.maximum(span, np.abs(least))
+        extreme = (residuals <= least + slack) | (residuals >= least + span - slack)
+        # A dimension that never varies says nothing of anybody.
+        many = (extreme & (span > slack)).sum(axis=1) >= EXTREMES
+        found.append(at + np.flatnonzero(copied | many))
+    return np.concatenate(found)
+
+
+def _copied(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether each vector has a centroid so near that it is the vector; zero vectors say nothing."""
+    squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    _, nearest = faiss.knn(vectors, centroids, 1, metric=faiss.METRIC_L2)
+    # Exactly, as float32 distances of long vectors are rough.
+    apart = vectors.astype(np.float64) - centroids[nearest[:, 0]]
+    near: NDArray[np.bool_] = np.einsum("nd,nd->n", apart, apart) <= NEAR**2 * squares
+    return np.logical_and(near, squares > 0)
