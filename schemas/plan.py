@@ -43,11 +43,19 @@ class Accept(BaseModel):
         )
 
 
+_LATER = ("d_miss",)
+
+
 def declared(indexes: Mapping[str, IndexSpec], exports: Mapping[str, Export]) -> dict[str, str]:
     """Digest of each index's and export's declaration, however much of it the spec leaves to defaults."""
     nodes: dict[str, BaseModel] = {f"indexes.{name}": index for name, index in indexes.items()}
     nodes |= {f"exports.{name}": export for name, export in exports.items()}
-    return {name: digest_of(node.model_dump(mode="json")) for name, node in nodes.items()}
+    plain = {name: node.model_dump(mode="json") for name, node in nodes.items()}
+    # Keys that came later: left to their default they change nothing, and a store that stands need not be published.
+    return {
+        name: digest_of({key: value for key, value in node.items() if key not in _LATER or value is not None})
+        for name, node in plain.items()
+    }
 
 
 class RunPlan(BaseModel):

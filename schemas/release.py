@@ -90,6 +90,7 @@ class IndexEntry(StoreModel):
         recipe: digest of the declaration; another recipe means another index.
         trained_rows: rows in the table when the centroids were trained.
         trained_recall: recall@10 right after that; what bytes blur, no training mends.
+        d_miss: of searches that rank by ``bimatch``; None is the metric's default.
     """
 
     feature: str
@@ -105,6 +106,7 @@ class IndexEntry(StoreModel):
     trained_rows: int = 0
     trained_recall: float | None = None
     reason: str = ""
+    d_miss: float | None = None
 
 
 class ExportEntry(StoreModel):

@@ -73,6 +73,7 @@ class IndexSpec(Model):
     Attributes:
         output: may be left out when the feature has one vector output.
         nprobe: fixes what is otherwise set to reach recall@10 of .95 on a held-back sample.
+        d_miss: what a miss costs when hits are ranked by ``bimatch``; by default 2 for cosine, else 2000.
         shards: number of index files, of nearly equal rows; by default one for each 2,000,000 rows.
     """
 
@@ -82,6 +83,7 @@ class IndexSpec(Model):
     kind: Literal["auto", "flat", "ivf_sq8", "hnsw"] = "auto"
     nprobe: Count | None = None
     shards: Count | None = None
+    d_miss: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class Target(Model):

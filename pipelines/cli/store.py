@@ -78,6 +78,9 @@ def search(
     index: Annotated[list[str] | None, typer.Option("--index", help="Which index; may be repeated.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many hits.")] = 10,
     rank: Annotated[str, typer.Option("--rank", help="How rows make hits: max, mean or bimatch.")] = "max",
+    d_miss: Annotated[
+        float | None, typer.Option("--d-miss", help="Distance at which bimatch counts a miss.", show_default=False)
+    ] = None,
     release: ReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,7 +89,7 @@ def search(
     from cliploom.pipelines.listings import hit_table
     from cliploom.transforms.search.searching import open_store
 
-    found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank)
+    found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank, d_miss=d_miss)
     if as_json:
         show_json([hit.to_dict() for hit in found])
     else:

@@ -1,7 +1,8 @@
 """Make media hits of row hits, and one list of several.
 
 A query is one sentence or picture (one row) or a whole item (one row a frame). Each of its rows has found rows of
-items; a ranker gives each item one score.
+items; a ranker gives each item one score. ``rank`` scores what was found and counts the rest as missed, as Jina's
+rankers do; searches use it for ``max`` only, and ``cliploom.transforms.index.rank_items`` for the others.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from cliploom.schemas.records import ORDINAL_BITS
 Ranker = Literal["max", "mean", "bimatch"]
 Key = TypeVar("Key", bound=Hashable)
 
-# Distance at which a chunk that found nothing is counted, where the metric has a largest distance.
-LARGEST_COSINE_DISTANCE = 2.0
+# Distance at which a row that met nothing is counted: the largest of cosine, elsewhere Jina's default.
+D_MISS: Mapping[Metric, float] = {"cosine": 2.0, "dot": 2000.0, "l2": 2000.0}
 
 
 @dataclass(frozen=True)
@@ -75,21 +76,15 @@ def rank(
     return sorted(ranked, key=lambda media: (-media.score, media.item_no))
 
 
-def default_d_miss(found: Sequence[Sequence[RowHit]], metric: Metric) -> float:
+def default_d_miss(metric: Metric) -> float:
     """What a row without a match costs in ``bimatch`` when nothing is said.
 
-    It must be in the range of the distances: far beyond it, the score is only the share of rows that were hit. Cosine
-    distances end at 2. The others have no end; there it is the largest distance among this query's hits, the least
-    that a row which was not found can be away.
+    Cosine distances end at 2. The others have no end; there it is 2000, the default of Jina's ranker.
 
-    >>> default_d_miss([], "cosine")
-    2.0
+    >>> default_d_miss("cosine"), default_d_miss("l2")
+    (2.0, 2000.0)
     """
-    if metric == "cosine":
-        return LARGEST_COSINE_DISTANCE
-    distances = [hit.distance for hits in found for hit in hits]
-    spread = max(distances, default=0.0) - _nearest(found, metric)
-    return spread if spread > 0 else 1.0
+    return D_MISS[metric]
 
 
 def bimatch(
@@ -151,9 +146,7 @@ def _bimatch_scorer(
     if rows_of is None:
         raise ValueError("bimatch needs the number of rows of each item; give rows_of")
     rows = rows_of
-    miss = default_d_miss(found, metric) if d_miss is None else d_miss
-    # Dot products have no zero distance; the nearest hit of all takes its place.
-    nearest = _nearest(found, metric)
+    miss = default_d_miss(metric) if d_miss is None else d_miss
 
     def score(item_no: int, matches: list[_Match]) -> float:
         if item_no not in rows:
@@ -161,18 +154,12 @@ def _bimatch_scorer(
         query: dict[int, float] = {}
         item: dict[int, float] = {}
         for match in matches:
-            distance = match.hit.distance - nearest
+            distance = match.hit.distance
             query[match.query_row] = min(distance, query.get(match.query_row, math.inf))
             item[match.hit.row_id] = min(distance, item.get(match.hit.row_id, math.inf))
         return bimatch(query, len(found), item, rows[item_no], miss)
 
     return score
-
-
-def _nearest(found: Sequence[Sequence[RowHit]], metric: Metric) -> float:
-    if metric != "dot":
-        return 0.0
-    return min((hit.distance for hits in found for hit in hits), default=0.0)
 
 
 def _covered(smallest: Mapping[int, float], rows: int, d_miss: float) -> float:

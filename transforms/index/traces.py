@@ -59,4 +59,5 @@ def _copied(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDA
     # Exactly, as float32 distances of long vectors are rough.
     apart = vectors.astype(np.float64) - centroids[nearest[:, 0]]
     near: NDArray[np.bool_] = np.einsum("nd,nd->n", apart, apart) <= NEAR**2 * squares
-    return np.logical_and(near, squares > 0)
+    near &= squares > 0
+    return near

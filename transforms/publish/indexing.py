@@ -189,7 +189,7 @@ class FinishIndexes(PlanDoFn):
             mine = sorted((shard for index, shard in built if index == name), key=lambda shard: shard.file.path)
             feature = draft.features[spec.feature]
             if previous is not None and not mine and len(upkeep.keep) == len(previous.shards):
-                yield name, previous
+                yield name, previous.model_copy(update={"d_miss": spec.d_miss})
                 continue
             trained = kept_centroids(upkeep, previous)
             trained_rows = previous.trained_rows if previous and not upkeep.retrain else feature.rows
@@ -211,6 +211,7 @@ class FinishIndexes(PlanDoFn):
                 trained_rows=trained_rows,
                 trained_recall=previous.trained_recall if previous and not upkeep.retrain else None,
                 reason=upkeep.reason,
+                d_miss=spec.d_miss,
             )
             yield name, tuned(objects, entry, feature.table, feature.outputs[entry.output].dim, spec.nprobe)
 

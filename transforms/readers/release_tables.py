@@ -207,14 +207,6 @@ class ReleaseReader:
 
         return tag_files(self._objects, self.release)
 
-    def row_counts(self, feature: str, numbers: Collection[int]) -> dict[int, int]:
-        """item_no -> rows that a feature has of it."""
-        import polars as pl
-
-        mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(list(numbers))
-        counted = self._contents.filter(mine).group_by("item_no").agg(pl.col("rows").sum())
-        return dict(self.collected(counted).select("item_no", "rows").rows())
-
     def collected(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """The frame, read.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from cliploom.schemas.errors import SpecError, StoreError, nearest
@@ -19,16 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cliploom.schemas.index import MediaHit, RowHit
+    from cliploom.schemas.index import MediaHit
     from cliploom.transforms.index.search import OpenShard
     from cliploom.transforms.search.query import Like
 
-# Rows asked of an index at first, for each hit wanted; more are asked when they belong to too few items.
-_ROWS_A_HIT = 10
-# Bound on query rows times rows asked, so that a long item as a query does not fill the memory.
-_MOST_ROWS = 2_000_000
-# How deep each index's list goes when several are merged.
-_FUSED_DEPTH = 50
 _FEW_UIDS = 20
 
 
@@ -97,6 +91,7 @@ class Store(ReleaseReader):
         index: Sequence[str] | None = None,
         top: int = 10,
         rank: str = "max",
+        d_miss: float | None = None,
     ) -> list[Hit]:
         """The items that answer a query best.
 
@@ -109,7 +104,9 @@ class Store(ReleaseReader):
                 over outputs of that width.
             index: which indexes; by default all that can be asked. Several lists are merged by reciprocal rank fusion.
             top: how many hits.
-            rank: ``max``, ``mean`` or ``bimatch``; see ``cliploom.transforms.index.rank``.
+            rank: ``max``, ``mean`` or ``bimatch``: an item's best row, or all of its rows; see docs/search.md.
+            d_miss: for ``bimatch``: what a row without a match costs, above 0; by default the index's, which is the
+                spec's, or 2 for cosine and 2000 for the other metrics.
 
         Returns:
             At most ``top`` hits, best first.
@@ -118,7 +115,9 @@ class Store(ReleaseReader):
             SpecError: for a query that can't be asked; the message says what could be.
             StoreError: when a file that is needed is missing or damaged.
         """
-        self._check(text, like, vector is not None, top, rank)
+        from cliploom.transforms.search.ranking import merged
+
+        self._check(text, like, vector is not None, top, rank, d_miss)
         names = self._chosen(index)
         skips: dict[str, int] = {}
         if vector is not None:
@@ -127,11 +126,12 @@ class Store(ReleaseReader):
             queries = self._by_text(text, names, explicit=index is not None)
         else:
             queries, skips = self._by_example(str(like), names, explicit=index is not None)
-        depth = top if len(queries) == 1 else max(top, _FUSED_DEPTH)
-        lists = {name: self._ranked(name, vectors, depth, rank, skips.get(name)) for name, vectors in queries.items()}
-        return self._hits(lists, top)
+        lists = {name: self._ranked(name, vectors, rank, d_miss, skips.get(name)) for name, vectors in queries.items()}
+        return self._hits(*merged(lists, top))
 
-    def _check(self, text: str | None, like: str | None, vector: bool, top: int, rank: str) -> None:
+    def _check(
+        self, text: str | None, like: str | None, vector: bool, top: int, rank: str, d_miss: float | None
+    ) -> None:
         from cliploom.transforms.index.rank import Ranker
 
         given = (text is not None) + (like is not None) + vector
@@ -145,6 +145,12 @@ class Store(ReleaseReader):
             raise SpecError(f"top is {top!r}; ask for at least 1 hit.")
         if rank not in get_args(Ranker):
             raise SpecError(f"There is no ranker {rank!r}{nearest(str(rank), get_args(Ranker))}")
+        if d_miss is not None and (isinstance(d_miss, bool) or not isinstance(d_miss, int | float)):
+            raise SpecError(f"d_miss is {d_miss!r}; give a number above 0, such as 2.0.")
+        if d_miss is not None and not 0 < d_miss < float("inf"):
+            raise SpecError(f"d_miss is {d_miss}; it must be a number above 0, such as 2.0.")
+        if d_miss is not None and rank != "bimatch":
+            raise SpecError(f"d_miss is for the ranker bimatch, not for {rank!r}; add --rank bimatch, or leave it out.")
 
     def _chosen(self, index: Sequence[str] | None) -> list[str]:
         known = self.release.indexes
@@ -295,32 +301,34 @@ class Store(ReleaseReader):
         return f"{name!r} is neither a file nor a uid of release {self.release.release}{hint}"
 
     def _ranked(
-        self, name: str, queries: NDArray[np.float32], wanted: int, ranker: str, skip: int | None
-    ) -> list[MediaHit]:
-        """An index's items for a query, best first, at least ``wanted`` of them where there are so many.
+        self, name: str, queries: NDArray[np.float32], ranker: str, d_miss: float | None, skip: int | None
+    ) -> Iterator[MediaHit]:
+        """An index's items for a query, best first, without the item ``skip``."""
+        from cliploom.transforms.search.ranking import by_all_rows, by_best_row
 
-        Under ``max`` they are exact for what the index holds: rows are asked for until no row that was not seen could
-        come before the last hit.
-        """
-        from cliploom.transforms.index.rank import rank
-        from cliploom.transforms.index.search import search
+        entry, shards = self.release.indexes[name], self._open(name)
+        if ranker == "max":
+            return by_best_row(shards, queries, skip)
+        rows_of = partial(self._table_rows, name) if entry.kind == "ivf_sq8" else None
+        return by_all_rows(shards, queries, ranker, entry.d_miss if d_miss is None else d_miss, skip, rows_of)  # type: ignore[arg-type]
 
-        entry = self.release.indexes[name]
-        shards = self._open(name)
-        total = sum(shard.rows for shard in shards)
-        most = min(total, max(_ROWS_A_HIT * wanted, _MOST_ROWS // len(queries)))
-        k = min(most, _ROWS_A_HIT * (wanted + 1))
-        while k:
-            found = search(shards, queries, k)
-            rows_of = self.row_counts(entry.feature, _items_of(found)) if ranker == "bimatch" else None
-            ranked = rank(found, ranker, metric=entry.metric, rows_of=rows_of)  # type: ignore[arg-type]
-            ranked = [media for media in ranked if media.item_no != skip]
-            bound = max((hits[-1].score for hits in found if hits and len(hits) < total), default=float("-inf"))
-            settled = [media for media in ranked if ranker != "max" or media.score >= bound]
-            if len(settled) >= wanted or k >= most:
-                return ranked[:wanted]
-            k = min(most, 4 * k)
-        return []
+    def _table_rows(
+        self, name: str, items: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Row ids and vectors of some items from the feature's table: lists keep one byte for each number."""
+        import polars as pl
+
+        from cliploom.transforms.store.parts import arrow_to_vectors
+
+        entry, feature = self.release.indexes[name], self._feature_of(name)
+        numbers = pl.Series(items).implode()
+        for part in self._parts_with(entry.feature, items.tolist()):
+            rows = self._scan_parts(feature, [part]).select("row_id", entry.output)
+            mine = self.collected(rows.filter((pl.col("row_id") // (1 << ORDINAL_BITS)).is_in(numbers)))
+            yield (
+                mine["row_id"].to_numpy(),
+                arrow_to_vectors(mine[entry.output].to_arrow(), feature.outputs[entry.output].dim),
+            )
 
     def _open(self, name: str) -> list[OpenShard]:
         if name not in self._shards:
@@ -341,14 +349,8 @@ class Store(ReleaseReader):
             ]
         return self._shards[name]
 
-    def _hits(self, lists: dict[str, list[MediaHit]], top: int) -> list[Hit]:
-        from cliploom.transforms.index.rank import reciprocal_rank_fusion
-
+    def _hits(self, lists: dict[str, list[MediaHit]], scores: Sequence[tuple[int, float]]) -> list[Hit]:
         places = {name: {media.item_no: place for place, media in enumerate(ranked)} for name, ranked in lists.items()}
-        if len(lists) == 1:
-            scores = [(media.item_no, media.score) for media in next(iter(lists.values()))[:top]]
-        else:
-            scores = reciprocal_rank_fusion([[media.item_no for media in ranked] for ranked in lists.values()])[:top]
         leaders = {
             item_no: min((found[item_no], name) for name, found in places.items() if item_no in found)
             for item_no, _ in scores
@@ -380,7 +382,3 @@ class Store(ReleaseReader):
 
     def _feature_of(self, index: str) -> FeatureEntry:
         return self.release.features[self.release.indexes[index].feature]
-
-
-def _items_of(found: Sequence[Sequence[RowHit]]) -> set[int]:
-    return {hit.row_id >> ORDINAL_BITS for hits in found for hit in hits}

@@ -1,0 +1,182 @@
+"""Rank items by all of their rows: ``mean`` and ``bimatch`` as brute force gives them, however deep a search went.
+
+Rows that a search did not return are no misses here: every row of an item is compared with every row of the query, a
+block of rows at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliploom.schemas.index import MediaHit, Metric, RowHit
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.transforms.index.build import list_ids
+from cliploom.transforms.index.rank import default_d_miss
+from cliploom.transforms.index.search import OpenShard
+from cliploom.transforms.index.vectors import distance_of, prepare
+
+if TYPE_CHECKING:
+    Block = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+BLOCK = 4096
+# Significant digits of scores: what differs by less is equal, since sums depend on where a row stands in a block.
+DIGITS = 11
+# Below this share of their squared lengths, squared distances are computed again from the differences.
+CANCELLED = 1e-6
+
+
+def items_in(shards: Sequence[OpenShard]) -> NDArray[np.int64]:
+    """Numbers of all items that have rows in an index, int64, ascending."""
+    found = [np.empty(0, np.int64)]
+    for shard in shards:
+        ids = list_ids(shard.index) if shard.recipe.kind == "ivf_sq8" else [shard.ids]
+        found += [np.unique(some >> ORDINAL_BITS) for some in ids]
+    return np.unique(np.concatenate(found))
+
+
+def stored_rows(shards: Sequence[OpenShard], items: NDArray[np.int64]) -> Iterator[Block]:
+    """(row ids, vectors) of some items, from shards that keep full vectors: ``flat`` and ``hnsw``."""
+    for shard in shards:
+        mine = np.flatnonzero(np.isin(shard.ids >> ORDINAL_BITS, items))
+        for at in range(0, len(mine), BLOCK):
+            yield shard.ids[mine[at : at + BLOCK]], shard.vectors[mine[at : at + BLOCK]]
+
+
+def rank_items(
+    blocks: Iterable[Block],
+    items: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    ranker: Literal["mean", "bimatch"],
+    metric: Metric,
+    d_miss: float | None = None,
+    most: int | None = None,
+) -> list[MediaHit]:
+    """Rank items by all their rows.
+
+    - ``mean``: the mean score over all pairs of a row of the item and a row of the query.
+    - ``bimatch``: for each row of one side the distance to the nearest row of the other;
+      ``1 - mean distance / d_miss``, averaged over both sides. See ``cliploom.transforms.index.rank.bimatch``.
+
+    Args:
+        blocks: all rows of the items, in any order: (row ids int64 [n], vectors float32 [n, dim]).
+        items: int64, ascending: the candidates.
+        queries: float32 [q, dim].
+        ranker: which of the above.
+        metric: of the index.
+        d_miss: for ``bimatch``; by default ``default_d_miss``.
+        most: how many of the best to return; all by default.
+
+    Returns:
+        One hit for each item that has rows, best first, equal scores by item_no. ``hits`` counts its rows.
+
+    Raises:
+        ValueError: when ``d_miss`` is not above 0.
+    """
+    miss = default_d_miss(metric) if d_miss is None else d_miss
+    if not miss > 0:
+        raise ValueError(f"d_miss is {miss}; it must be above 0")
+    sums = _Sums(items, len(queries))
+    asked = prepare(queries, metric).astype(np.float64)
+    for ids, vectors in blocks:
+        for at in range(0, len(ids), BLOCK):
+            order = np.argsort(ids[at : at + BLOCK])
+            ready = prepare(vectors[at : at + BLOCK][order], metric).astype(np.float64)
+            sums.add(ids[at : at + BLOCK][order], pair_scores(asked, ready, metric), metric)
+    scores = sums.means() if ranker == "mean" else sums.bimatches(metric, miss)
+    return sums.ranked(_rounded(scores), metric, most)
+
+
+def pair_scores(queries: NDArray[np.float64], vectors: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
+    """Scores of prepared rows for prepared queries, float64 [rows, queries], larger is better.
+
+    Distances of rows that nearly are the query come from the differences, as squares would cancel out.
+    """
+    products = vectors @ queries.T
+    if metric != "l2":
+        return np.asarray(products, np.float64)
+    lengths = np.einsum("nd,nd->n", vectors, vectors)[:, np.newaxis] + np.einsum("qd,qd->q", queries, queries)
+    squares = np.asarray(np.maximum(lengths - 2 * products, 0), np.float64)
+    for query in np.flatnonzero((squares <= CANCELLED * lengths).any(axis=0)):
+        near = np.flatnonzero(squares[:, query] <= CANCELLED * lengths[:, query])
+        apart = vectors[near] - queries[query]
+        squares[near, query] = np.einsum("nd,nd->n", apart, apart)
+    return -np.sqrt(squares)
+
+
+class _Sums:
+    """What is known of each item after some blocks.
+
+    Attributes:
+        rows: int64 [items].
+        total: float64 [items], sum of the scores of all pairs.
+        nearest: float64 [items, queries], the best score of each query row.
+        row_distances: float64 [items], sum of the least distances of the item's rows.
+        best: float64 [items], the best score; ``best_row`` the row that has it.
+    """
+
+    def __init__(self, items: NDArray[np.int64], queries: int) -> None:
+        self.items = items
+        self.rows = np.zeros(len(items), np.int64)
+        self.total = np.zeros(len(items))
+        self.nearest = np.full((len(items), queries), -np.inf)
+        self.row_distances = np.zeros(len(items))
+        self.best = np.full(len(items), -np.inf)
+        self.best_row = np.zeros(len(items), np.int64)
+
+    def add(self, ids: NDArray[np.int64], scores: NDArray[np.float64], metric: Metric) -> None:
+        """Take in rows in the order of their ids; those of other items are left out."""
+        wanted = np.isin(ids >> ORDINAL_BITS, self.items)
+        ids, scores = ids[wanted], scores[wanted]
+        if not ids.size:
+            return
+        numbers, starts, counts = np.unique(ids >> ORDINAL_BITS, return_index=True, return_counts=True)
+        at = np.searchsorted(self.items, numbers)
+        of_row = scores.max(axis=1)
+        self.rows[at] += counts
+        self.total[at] += np.add.reduceat(scores.sum(axis=1), starts)
+        self.nearest[at] = np.maximum(self.nearest[at], np.maximum.reduceat(scores, starts, axis=0))
+        self.row_distances[at] += np.add.reduceat(_distances(of_row, metric), starts)
+        rounded = _rounded(of_row)
+        for item, start, count in zip(at.tolist(), starts.tolist(), counts.tolist(), strict=True):
+            row = start + int(np.argmax(rounded[start : start + count]))
+            better = rounded[row] > self.best[item]
+            if better or (rounded[row] == self.best[item] and ids[row] < self.best_row[item]):
+                self.best[item], self.best_row[item] = rounded[row], ids[row]
+
+    def means(self) -> NDArray[np.float64]:
+        return self.total / np.maximum(1, self.rows * self.nearest.shape[1])
+
+    def bimatches(self, metric: Metric, d_miss: float) -> NDArray[np.float64]:
+        of_item = self.row_distances / np.maximum(1, self.rows)
+        of_query = _distances(self.nearest, metric).mean(axis=1)
+        return 1 - (of_item + of_query) / (2 * d_miss)
+
+    def ranked(self, scores: NDArray[np.float64], metric: Metric, most: int | None) -> list[MediaHit]:
+        there = np.flatnonzero(self.rows)
+        order = there[np.lexsort((self.items[there], -scores[there]))][:most]
+        hits = []
+        for at in order.tolist():
+            best = float(self.best[at]) + 0.0
+            row = RowHit(int(self.best_row[at]), best, distance_of(best, metric))
+            hits.append(MediaHit(int(self.items[at]), float(scores[at]) + 0.0, row, int(self.rows[at])))
+        return hits
+
+
+def _distances(scores: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
+    """``distance_of`` for arrays."""
+    if metric == "dot":
+        return -scores
+    distances: NDArray[np.float64] = np.maximum(0.0, (1.0 if metric == "cosine" else 0.0) - scores)
+    return distances
+
+
+def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores cut to ``DIGITS`` digits of the largest."""
+    largest = float(np.abs(scores[np.isfinite(scores)]).max(initial=0.0))
+    rounded: NDArray[np.float64] = np.round(scores, DIGITS - math.ceil(math.log10(largest))) if largest else scores
+    return rounded
