@@ -123,7 +123,8 @@ class Limits(Model):
     """Guards that stop a run before it publishes, and what is refused as absurd.
 
     Attributes:
-        max_failed, max_deleted, max_recompute: shares of the items; beyond them the run ends with exit code 3.
+        max_failed, max_deleted, max_recompute: shares of the items that failed and did not before, are gone, or are
+            computed again; beyond them the run ends with exit code 3.
         max_attempts: nights on which a transient failure is tried again.
         segment: files longer than this are split in time where the sampling allows.
         prepare_time, prepare_memory: of preparing one model of files that the spec names (kinds ``onnx`` and

@@ -30,7 +30,7 @@ from cliploom.schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNC
 from cliploom.schemas.records import REFRESHED, PartRecord
 from cliploom.schemas.tables import FAILURES
 from cliploom.transforms.publish.assemble import HEAD, ORPHAN
-from cliploom.transforms.publish.dataframes import PlanFrames, held_frame, reported_failures, write_frames
+from cliploom.transforms.publish.dataframes import PlanFrames, held_frame, not_renamed, reported_failures, write_frames
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import read_record
 from cliploom.transforms.store.tables import ROWS_IN_GROUP, contents_of
@@ -51,7 +51,7 @@ class PlanDraft:
         tags: the same of features of predicted labels.
         work: what is to be computed: feature, item_no, uid, digest, attempt.
         layout: packed work, costliest first.
-        counts: had, deleted (whose bytes no listed item has), known_failed, probed, recompute, cost_ms (estimated).
+        counts: had, deleted (not renamed ones), known_failed, probed, recompute, cost_ms (estimated).
         emptied: sources that had items and list none any more.
         recompute_reason: why items whose bytes did not change are computed again.
     """
@@ -216,10 +216,10 @@ def _name_probe_failures(verdicts: pl.DataFrame, failures: pl.DataFrame) -> pl.D
 
 
 def _deleted(previous: pl.DataFrame, items: pl.DataFrame) -> int:
-    """Items that are gone; one that was renamed is not."""
+    """Items that are gone; one that was renamed is not, but each of several copies is an item."""
     gone = previous.join(items, on="item_no", how="anti").select("digest")
-    there = items.join(gone, on="digest", how="semi").select("digest")
-    return gone.join(there, on="digest", how="anti").height
+    came = items.join(previous, on="item_no", how="anti").select("digest")
+    return not_renamed(gone, came).height
 
 
 def _recomputed(verdicts: pl.DataFrame, previous: PreviousRelease) -> int:

@@ -142,7 +142,7 @@ class _Sums:
         self.nearest[at] = np.maximum(self.nearest[at], np.maximum.reduceat(scores, starts, axis=0))
         self.row_distances[at] += np.add.reduceat(_distances(of_row, metric), starts)
         rounded = _rounded(of_row)
-        for item, start, count in zip(at.tolist(), starts.tolist(), counts.tolist(), strict=True):
+        for item, start, count in np.stack([at, starts, counts], axis=1).tolist():
             row = start + int(np.argmax(rounded[start : start + count]))
             better = rounded[row] > self.best[item]
             if better or (rounded[row] == self.best[item] and ids[row] < self.best_row[item]):
@@ -154,7 +154,8 @@ class _Sums:
     def bimatches(self, metric: Metric, d_miss: float) -> NDArray[np.float64]:
         of_item = self.row_distances / np.maximum(1, self.rows)
         of_query = _distances(self.nearest, metric).mean(axis=1)
-        return 1 - (of_item + of_query) / (2 * d_miss)
+        scores: NDArray[np.float64] = 1 - (of_item + of_query) / (2 * d_miss)
+        return scores
 
     def ranked(self, scores: NDArray[np.float64], metric: Metric, most: int | None) -> list[MediaHit]:
         there = np.flatnonzero(self.rows)

@@ -130,6 +130,18 @@ def empty_frame(schema: pa.Schema) -> pl.DataFrame:
     return pl.DataFrame(schema.empty_table())
 
 
+def not_renamed(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """The items that have no counterpart of the same digest among the others; each of these stands for one item.
+
+    Args:
+        items: with a column digest, null where the bytes are not known.
+        others: the same.
+    """
+    place = pl.int_range(pl.len()).over("digest").alias("place")
+    items, others = items.with_columns(place), others.filter(pl.col("digest").is_not_null()).with_columns(place)
+    return items.join(others, on=["digest", "place"], how="anti", maintain_order="left").drop("place")
+
+
 def failure_reasons(failures: pl.DataFrame) -> pl.DataFrame:
     """Failures (rows of ``FAILURES``) by reason, most first, each with its number of items and one example."""
     return (

@@ -24,7 +24,7 @@ from cliploom.schemas.records import Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from cliploom.transforms.narrations.table import commit_narrations, is_text
-from cliploom.transforms.publish.dataframes import PlanFrames, failure_reasons
+from cliploom.transforms.publish.dataframes import PlanFrames, empty_frame, failure_reasons, not_renamed
 from cliploom.transforms.publish.release_state import (
     FeatureState,
     check_complete,
@@ -37,7 +37,14 @@ from cliploom.transforms.publish.release_state import (
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import append_release, read_releases
-from cliploom.transforms.store.tables import ROWS_IN_GROUP, TableFile, commit_files, commit_rows, pieces_file
+from cliploom.transforms.store.tables import (
+    ROWS_IN_GROUP,
+    TableFile,
+    commit_files,
+    commit_rows,
+    pieces_file,
+    read_table,
+)
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.models import model_files
 from cliploom.transforms.work.part_records import read_records
@@ -60,20 +67,28 @@ class Assemble(PlanDoFn):
             yield from assembly.rewrites()
 
 
-def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
+def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, items: int) -> None:
     """Stop before publishing when a guard says so.
+
+    Args:
+        plan: of the run.
+        failures: that the next release would have; columns of ``FAILURES``.
+        known: that the last release has.
+        items: number of items in the next release.
 
     Raises:
         LimitError: naming the guard, the numbers, an example and how to go on.
     """
     limits, accept, store = plan.limits, plan.accept, shlex.quote(plan.job.store)
-    failed = failures.filter(~pl.col("partial"))
+    failed = newly_failed(failures, known)
     lost = failed.select("source", "uid").unique().height
-    known = plan.counts.get("known_failed", 0)
-    if not accept.failures and lost > known and items and lost / items > limits.max_failed:
+    if not accept.failures and items and lost / items > limits.max_failed:
+        had_failed = known.filter(~pl.col("partial")).select("source", "uid").unique().height
+        before = f", beside {had_failed} that failed before" if had_failed else ""
         examples = " ".join(failed.group_by("type", maintain_order=True).first()["message"].head(EXAMPLES))
         raise LimitError(
-            f"{lost} of {items} items failed, more than max_failed ({limits.max_failed:.0%}), for example: {examples} "
+            f"{lost} of {items} items failed, more than max_failed ({limits.max_failed:.0%}){before}, for example: "
+            f"{examples} "
             f"Nothing was published; the computed parts are kept. `cliploom status {store}` lists the reasons, "
             f"`cliploom publish {store} --accept-failures` publishes the rest."
         )
@@ -89,6 +104,21 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, items: int) -> None:
             f"Nothing was published; the computed parts are kept. Check the sources, or "
             f"`cliploom publish {store} --allow-deletes`."
         )
+
+
+def newly_failed(failures: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """The failures of items of which nothing can be used now, and which were not so in the last release.
+
+    An item that was renamed is known by its bytes.
+    """
+    whole, before = (frame.filter(~pl.col("partial")) for frame in (failures, known))
+    fresh = whole.join(before, on=["source", "uid"], how="anti", maintain_order="left")
+    gone = before.join(whole, on=["source", "uid"], how="anti")
+    named = pl.col("digest").replace("", None).alias("digest")
+    items, earlier = (
+        frame.unique(["source", "uid"], maintain_order=True).with_columns(named) for frame in (fresh, gone)
+    )
+    return fresh.join(not_renamed(items, earlier), on=["source", "uid"], how="semi", maintain_order="left")
 
 
 class CommitTables(PlanDoFn):
@@ -112,12 +142,19 @@ class CommitTables(PlanDoFn):
         check_complete(states, failures)
         items = items_of(objects, plan)
         try:
-            check_limits(plan, failures, items.rows)
+            check_limits(plan, failures, known_failures(objects, plan), items.rows)
         except LimitError as error:
             reasons = failure_reasons(failures).to_dicts()
             write_outcome(objects, plan, {"state": "stopped", "message": str(error), "failures": reasons})
             return
         yield commit_draft(objects, plan, items, states, failures)
+
+
+def known_failures(objects: ObjectStore, plan: RunPlan) -> pl.DataFrame:
+    """The failures of the release that a plan starts from."""
+    if plan.base is None or "failures" not in plan.base.tables:
+        return empty_frame(FAILURES)
+    return read_table(objects, "failures", plan.base.tables["failures"])
 
 
 def commit_draft(
