@@ -10,6 +10,7 @@ from cliploom.schemas.plan import RunPlan
 from cliploom.transforms.store.object_store import ObjectStore
 
 PLAN = "plan.json"
+_NUMBER = "number-"
 ITEMS_FILE = "items.parquet"
 """The file of the next items table, beside the plan."""
 
@@ -39,15 +40,37 @@ class PlanRef:
 
 
 def newest_plan(objects: ObjectStore) -> str | None:
-    """Path of the plan that was stored last, or None; runs are named by the time of their start."""
-    return max((entry.path for entry in objects.list("plans") if entry.path.endswith(f"/{PLAN}")), default=None)
+    """Path of the plan that was stored last, or None.
+
+    Plans are numbered in the order in which they reach the store: names of runs are times, and a clock may be put
+    back. Plans of older programs have no number; they come before the others, by name.
+    """
+    numbers, plans = _listed(objects)
+    return max(plans, key=lambda path: (numbers.get(path.split("/")[1], 0), path), default=None)
 
 
 def store_plan(objects: ObjectStore, plan: RunPlan) -> PlanRef:
-    """Write a plan into its folder."""
+    """Write a plan into its folder, as the newest one."""
     data = plan.model_dump_json().encode()
+    numbers, _ = _listed(objects)
+    last = max(numbers.values(), default=0)
+    if numbers.get(plan.job.run, 0) < max(1, last):
+        objects.put(f"{plan.folder}/{_NUMBER}{last + 1:09}.json", b"{}")
     objects.put(f"{plan.folder}/{PLAN}", data)
     return PlanRef(objects.uri, plan.job.run, digest_bytes(data))
+
+
+def _listed(objects: ObjectStore) -> tuple[dict[str, int], list[str]]:
+    """The highest number of each run that has one, and the paths of all plans."""
+    numbers: dict[str, int] = {}
+    plans = []
+    for entry in objects.list("plans"):
+        _, run, *rest = entry.path.split("/")
+        if rest == [PLAN]:
+            plans.append(entry.path)
+        elif len(rest) == 1 and rest[0].startswith(_NUMBER):
+            numbers[run] = max(int(rest[0].removeprefix(_NUMBER).removesuffix(".json")), numbers.get(run, 0))
+    return numbers, plans
 
 
 @lru_cache(maxsize=2)
