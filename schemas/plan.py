@@ -69,6 +69,7 @@ class RunPlan(BaseModel):
         heads: by feature, how labels are predicted.
         next_item_no: first number that no item has.
         emptied: sources that had items and list none any more.
+        lost: by feature, parts that the release names and the store no longer has; ``lost_files``: other such files.
         recompute_reason: why items whose bytes did not change are computed again.
         target: name of the spec's target that the run was asked for, empty for its first.
         compact: merge small parts even when few.
@@ -89,6 +90,8 @@ class RunPlan(BaseModel):
     counts: dict[str, int]
     verdicts: dict[str, dict[str, int]]
     emptied: tuple[str, ...] = ()
+    lost: dict[str, tuple[str, ...]] = {}
+    lost_files: tuple[str, ...] = ()
     recompute_reason: str = ""
     started_at: float
     program: str

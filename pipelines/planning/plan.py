@@ -14,6 +14,7 @@ from cliploom.pipelines.planning.classify import FeatureHistory, RetryPolicy, cl
 from cliploom.pipelines.planning.compile_jobs import CompiledSpec, describe_change
 from cliploom.pipelines.planning.discover import Inventory
 from cliploom.pipelines.planning.head_jobs import tag_verdicts
+from cliploom.pipelines.planning.lost import lost_parts
 from cliploom.pipelines.planning.numbering import Numbered, number_items
 from cliploom.pipelines.planning.pack import (
     SHARDS,
@@ -53,6 +54,7 @@ class PlanDraft:
         layout: packed work, costliest first.
         counts: had, deleted (not renamed ones), known_failed, probed, recompute, cost_ms (estimated).
         emptied: sources that had items and list none any more.
+        lost: by feature, parts that the last release names and the store no longer has.
         recompute_reason: why items whose bytes did not change are computed again.
     """
 
@@ -64,6 +66,7 @@ class PlanDraft:
     layout: ShardLayout
     counts: dict[str, int]
     emptied: tuple[str, ...]
+    lost: dict[str, tuple[str, ...]]
     recompute_reason: str
 
     @property
@@ -155,8 +158,9 @@ def make_plan(
     known = previous.items.select("source", "uid", "item_no")
     with previous.item_rows(objects) as rows:
         numbered = number_items(found.pop_items(), known, next_item_no, found.facts, rows)
+    lost = lost_parts(objects, previous, compiled.jobs)
     orphans = dict.fromkeys(compiled.jobs, report([]))
-    verdicts = _classify_all(objects, previous, compiled, numbered.items, orphans, policy, refresh)
+    verdicts = _classify_all(objects, previous, compiled, numbered.items, orphans, lost, policy, refresh)
     if not verdicts["verdict"].is_in([UNCHANGED, FAILED, DELETED]).all():
         # Killed runs have allotted numbers and finished parts; both are taken over.
         orphans = {
@@ -165,7 +169,7 @@ def make_plan(
     if any(reported.parts.height for reported in orphans.values()):
         known = _known_numbers(known, numbers_of_killed_run(objects, previous), orphans, compiled.jobs)
         numbered = number_items(numbered.read().drop("item_no"), known, next_item_no)
-        verdicts = _classify_all(objects, previous, compiled, numbered.items, orphans, policy, refresh)
+        verdicts = _classify_all(objects, previous, compiled, numbered.items, orphans, lost, policy, refresh)
     items = numbered.items
     attempt = pl.col("attempts").fill_null(0).cast(pl.Int64)
     if refresh:
@@ -178,7 +182,7 @@ def make_plan(
         adopted=pl.concat([held_frame(reported, ORPHAN) for reported in orphans.values()]),
         parts=pl.concat(
             [
-                *(previous.parts.filter(_made_as(job)) for job in compiled.jobs.values()),
+                *(previous.parts.filter(_made_as(job) & ~_among(lost, name)) for name, job in compiled.jobs.items()),
                 *(reported.parts for reported in orphans.values()),
             ]
         ),
@@ -196,7 +200,7 @@ def make_plan(
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
     tags = tag_verdicts(compiled.heads, verdicts, previous.release.heads if previous.release else {})
     reason = reasons[0] if len(reasons) else ""
-    return PlanDraft(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, reason)
+    return PlanDraft(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, lost, reason)
 
 
 def _made_as(job: FeatureJob) -> pl.Expr:
@@ -228,13 +232,22 @@ def _recomputed(verdicts: pl.DataFrame, previous: PreviousRelease) -> int:
     return again.select("item_no").unique().height if previous.release else 0
 
 
+def _among(lost: Mapping[str, tuple[str, ...]], feature: str) -> pl.Expr:
+    return pl.col("part").is_in(list(lost.get(feature, ())))
+
+
 def _past(
-    objects: ObjectStore, previous: PreviousRelease, job: FeatureJob, compiled: CompiledSpec, orphans: PartRecordFrames
+    objects: ObjectStore,
+    previous: PreviousRelease,
+    job: FeatureJob,
+    compiled: CompiledSpec,
+    orphans: PartRecordFrames,
+    lost: Mapping[str, tuple[str, ...]],
 ) -> FeatureHistory:
-    contents = contents_of(objects, previous.release, job.name, ["config", *_HELD])
+    contents = contents_of(objects, previous.release, job.name, ["config", "part", *_HELD])
     release = previous.release
     entry = release.features.get(job.name) if release else None
-    mine = contents["config"] == job.config
+    mine = contents.select((pl.col("config") == job.config) & ~_among(lost, job.name)).to_series()
     recent = reported_failures(orphans, "")
     return FeatureHistory(
         held=pl.concat(
@@ -246,7 +259,8 @@ def _past(
         failures=previous.failures.filter(_made_as(job)),
         recent=recent.select(previous.failures.columns),
         had=contents.select("item_no", "uid", "digest"),
-        change=describe_change(entry.recipe, compiled.recipes[job.name]) if entry else "",
+        change=(describe_change(entry.recipe, compiled.recipes[job.name]) if entry else "")
+        or ("the part that held it is missing" if job.name in lost else ""),
     )
 
 
@@ -256,12 +270,13 @@ def _classify_all(
     compiled: CompiledSpec,
     items: pl.DataFrame,
     orphans: Mapping[str, PartRecordFrames],
+    lost: Mapping[str, tuple[str, ...]],
     policy: RetryPolicy,
     refresh: bool,
 ) -> pl.DataFrame:
     frames = []
     for name, job in compiled.jobs.items():
-        past = _past(objects, previous, job, compiled, orphans[name])
+        past = _past(objects, previous, job, compiled, orphans[name], lost)
         frames.append(classify(name, of_source(items, job.source), past, policy, refresh))
     return pl.concat(frames)
 

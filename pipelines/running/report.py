@@ -163,8 +163,9 @@ def measure_drift(objects: ObjectStore, plan: RunPlan, release: Release) -> Iter
         if old is None or items.is_empty():
             continue
         items = items.sample(min(DRIFT_ITEMS, len(items)), seed=_SEED)
+        held = old_contents.filter(mine & ~pl.col("part").is_in(list(plan.lost.get(name, ()))))
         after = _places(new_contents.filter(mine), items)
-        previous = _places(old_contents.filter(mine), after["item_no"].unique())
+        previous = _places(held, after["item_no"].unique())
         yield from _feature_drift(objects, name, old, new, previous, after)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,13 +21,14 @@ from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, se
 from cliploom.pipelines.planning.compile_jobs import CompiledSpec, compile_jobs
 from cliploom.pipelines.planning.discover import Inventory, discover, keep_unlisted, list_sources
 from cliploom.pipelines.planning.export_names import check_export_names
+from cliploom.pipelines.planning.lost import lost_files
 from cliploom.pipelines.planning.plan import PlanDraft, make_plan
 from cliploom.pipelines.planning.previous_release import PreviousRelease, read_previous_release
 from cliploom.pipelines.running.report import run_report, write_report
 from cliploom.pipelines.running.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
-from cliploom.schemas.jobs import RunJob
+from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, Accept, RunPlan, declared
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
@@ -38,6 +39,7 @@ from cliploom.transforms.precomputed.source import LIST
 from cliploom.transforms.publish.dataframes import published_contents
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import Releases, read_releases
 from cliploom.transforms.store.uris import check_bucket
 from cliploom.transforms.work.plan_ref import PlanRef, store_plan
@@ -139,6 +141,7 @@ class RunContext:
     compiled: CompiledSpec
     found: Inventory
     planned: PlanDraft
+    lost_files: tuple[str, ...]
     job: RunJob
     counters: dict[str, int]
     watch: Stopwatch
@@ -224,10 +227,25 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         objects, previous, found, compiled, policy, spec.limits.segment, next_no, refresh=options.full_refresh
     )
     check_export_names(compiled.exports, compiled.jobs, planned.numbered.items, objects)
+    gone = lost_files(objects, releases.latest)
+    for text in lost_notes(compiled.jobs, planned, gone):
+        on_stage(text)
     watch.lap("plan")
     return RunContext(
-        spec, objects, target, releases, previous, compiled, found, planned, job, counters, watch, started_at
+        spec, objects, target, releases, previous, compiled, found, planned, gone, job, counters, watch, started_at
     )
+
+
+def lost_notes(jobs: Mapping[str, FeatureJob], planned: PlanDraft, files: Sequence[str]) -> Iterator[str]:
+    """What to say of files that are missing from the store."""
+    for name, parts in planned.lost.items():
+        example = part_path(jobs[name].table, parts[0])
+        yield (
+            f"missing from the store: {counted(len(parts), 'part')} of feature {name}, such as {example}; "
+            "the items are computed again"
+        )
+    if files:
+        yield f"missing from the store: {counted(len(files), 'file')}, such as {files[0]}; made again"
 
 
 def _threads(target: Target) -> int:
@@ -300,6 +318,8 @@ def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOpti
         counts=ready.planned.counts,
         verdicts=count_verdicts(ready.planned.all_verdicts),
         emptied=ready.planned.emptied,
+        lost=ready.planned.lost,
+        lost_files=ready.lost_files,
         recompute_reason=ready.planned.recompute_reason,
         started_at=ready.started_at,
         program=program_version(),
@@ -310,7 +330,9 @@ def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOpti
 
 
 def is_idle(ready: RunContext, latest: Release) -> bool:
-    """Nothing would change: no work, no moves or deletes, the same items, indexes and exports."""
+    """Nothing would change: no work, no moves or deletes, nothing lost, the same items, indexes and exports."""
+    if ready.planned.lost or ready.lost_files:
+        return False
     moving = ready.planned.all_verdicts.filter(~pl.col("verdict").is_in(["unchanged", "failed"]))
     if moving.height:
         return False

@@ -52,10 +52,12 @@ class PlanFrames:
 
 
 def published_contents(objects: ObjectStore, plan: RunPlan, feature: str) -> pl.DataFrame:
-    """What the release that a plan starts from holds of a feature for its wanted config: columns of ``HELD``."""
+    """What the release that a plan starts from still holds of a feature for its config: columns of ``HELD``."""
     columns = [name for name in HELD if name != "origin"]
     found = contents_of(objects, plan.base, feature, ["config", *columns])
-    mine = found.filter(pl.col("config") == plan.feature(feature).config)
+    mine = found.filter(
+        (pl.col("config") == plan.feature(feature).config) & ~pl.col("part").is_in(list(plan.lost.get(feature, ())))
+    )
     return mine.select(*columns, pl.lit(HEAD, pl.Int32).alias("origin"))
 
 

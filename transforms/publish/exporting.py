@@ -32,7 +32,9 @@ def exporter_of(plan: RunPlan, draft: Release, objects: ObjectStore, name: str) 
 def standing(plan: RunPlan, exporter: Exporter, name: str) -> ExportEntry | None:
     """The last release's entry, when the export would be made from the same again."""
     previous = plan.base.exports.get(name) if plan.base else None
-    return previous if previous is not None and previous.recipe == exporter.recipe else None
+    if previous is None or previous.recipe != exporter.recipe:
+        return None
+    return previous if not {file.path for file in previous.files} & set(plan.lost_files) else None
 
 
 class PlanExports(PlanDoFn):

@@ -39,13 +39,24 @@ def index_recipe(spec: IndexSpec, output: str, config: str) -> str:
     return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe])
 
 
+def standing(plan: RunPlan, name: str) -> IndexEntry | None:
+    """The last release's index of this name, when its files and the parts that they hold are all there."""
+    previous = plan.base.indexes.get(name) if plan.base else None
+    if previous is None:
+        return None
+    files = {shard.file.path for shard in previous.shards} | ({previous.trained.path} if previous.trained else set())
+    parts = {part_of(piece) for shard in previous.shards for piece in shard.parts}
+    gone = files & set(plan.lost_files) or parts & set(plan.lost.get(previous.feature, ()))
+    return None if gone else previous
+
+
 def next_upkeep(objects: ObjectStore, plan: RunPlan, draft: Release, name: str) -> IndexUpkeep:
     """What becomes of an index, given the tables of the draft."""
     spec = plan.indexes[name]
     feature = draft.features[spec.feature]
     parts = read_table(objects, "parts", draft.tables["parts"])
     mine = parts.filter((parts["feature"] == spec.feature) & (parts["rows"] > 0))
-    previous = plan.base.indexes.get(name) if plan.base else None
+    previous = standing(plan, name)
     recipe = index_recipe(spec, str(spec.output), feature.config)
     rows = dict(mine.select("part", "rows").rows())
     traced = ""
@@ -97,7 +108,7 @@ class PlanIndexes(PlanDoFn):
             feature = draft.features[spec.feature]
             output = str(spec.output)
             dim = feature.outputs[output].dim
-            previous = self._plan.base.indexes.get(name) if self._plan.base else None
+            previous = standing(self._plan, name)
             trained = kept_centroids(upkeep, previous)
             if upkeep.retrain:
                 parts = _parts_of(upkeep)
@@ -185,7 +196,7 @@ class FinishIndexes(PlanDoFn):
         objects = ObjectStore(self._plan.job.store)
         for name, spec in self._plan.indexes.items():
             upkeep = next_upkeep(objects, self._plan, draft, name)
-            previous = self._plan.base.indexes.get(name) if self._plan.base else None
+            previous = standing(self._plan, name)
             mine = sorted((shard for index, shard in built if index == name), key=lambda shard: shard.file.path)
             feature = draft.features[spec.feature]
             if previous is not None and not mine and len(upkeep.keep) == len(previous.shards):
