@@ -193,10 +193,62 @@ def test_a_shard_of_another_format_fails_with_the_mend(project: Project) -> None
 def test_what_is_no_shard_fails_in_the_probe(project: Project) -> None:
     project.write("a.tfrecord", [encode_frames(frames("good"))])
     (project.folder / "in" / "text.tfrecord").write_text("not a shard at all")
-    (project.folder / "in" / "empty.tfrecord").write_bytes(b"")
-    failures = project.small(project.run(), "failures").sort("uid")
-    assert failures["stage"].to_list() == ["probe", "probe"]
-    assert "it is empty" in failures["message"][0]
+    failures = project.small(project.run(), "failures")
+    assert failures["stage"].to_list() == ["probe"]
+
+
+def test_a_shard_without_records_is_valid(project: Project) -> None:
+    project.write("a.tfrecord", [encode_frames(frames("good", 3))])
+    project.write("none.tfrecord", [])
+    project.write("packed.tfrecord.gz", [], packed=True)
+    result = project.run("limits.max_failed=0%")
+    assert project.small(result, "failures").is_empty()
+    assert project.table(result)["uid"].unique().to_list() == ["good"]
+    assert verify_release(str(project.folder / "store")) == []
+    assert not project.run("limits.max_failed=0%").changed
+    project.write("none.tfrecord", [encode_frames(frames("late", 2))])
+    assert project.table(project.run("limits.max_failed=0%")).height == 5
+
+
+def test_an_export_of_more_shards_than_records_comes_in_again(project: Project) -> None:
+    payloads = [encode_frames(frames(f"id{number}")) for number in range(8)]
+    project.write("a.tfrecord", payloads)
+    export = "exports.out={kind: tfrecord, format: yt8m_frame, feature: yt, shards: 20}"
+    result = project.run(export)
+    out = project.folder / "store" / Path(result.release.exports["out"].files[0].path).parent
+    again = project.folder / "again"
+    again.mkdir()
+    (again / "spec.yaml").write_text(SPEC.replace("in/*.tfrecord*", f"{out}/*.tfrecord").replace("100%", "0%"))
+    second = Project(again)
+    copied = second.run(export)
+    assert copied.verdicts["yt"] == {"new": 20}
+    assert second.exported(copied) == project.exported(result)
+    assert second.table(copied)["uid"].n_unique() == 8
+
+
+def test_repeated_labels_of_a_record_are_one_row(project: Project) -> None:
+    rated = RatedSegment(0, 5, 4, 1.0)
+    twice = frames("twice", 5, (7, 3, 7, 7), segments=(rated, rated, RatedSegment(0, 5, 4, 0.5)))
+    project.write("a.tfrecord", [encode_frames(twice), encode_frames(frames("once", 2, (3,)))])
+    result = project.run("exports.out={kind: tfrecord, format: yt8m_frame, feature: yt}")
+    labels = project.small(result, "labels").sort("uid", "start_s", "label", "score", nulls_last=False)
+    told = labels.select("uid", "label", "start_s", "score").rows()
+    assert told == [
+        ("once", 3, None, None),
+        ("twice", 3, None, None),
+        ("twice", 7, None, None),
+        ("twice", 4, 0.0, 0.5),
+        ("twice", 4, 0.0, 1.0),
+    ]
+    once = frames("twice", 5, (7, 3), segments=(rated, RatedSegment(0, 5, 4, 0.5)))
+    assert encode_frames(once) in project.exported(result)["out-00000-of-00001.tfrecord"]
+
+
+def test_a_negative_label_without_a_vocabulary_is_named_as_such(project: Project) -> None:
+    project.write("a.tfrecord", [encode_frames(frames("bad", 2, (-1,))), encode_frames(frames("good"))])
+    message = project.small(project.run(), "failures")["message"][0]
+    assert "label -1 is negative" in message
+    assert "vocabulary" not in message
 
 
 def test_one_changed_shard_is_read_again_alone(project: Project) -> None:

@@ -189,7 +189,7 @@ def test_bad_video_records_are_told_and_the_rest_is_read() -> None:
         "mean_rgb holds 7 numbers, not 8",
         "mean_rgb holds inf",
         "has frames (rgb), no mean_rgb: this is frame level, format yt8m_frame",
-        "label -1 is not in the vocabulary",
+        "label -1 is negative; classes count from 0",
         "has no mean_audio",
         "last",
     ]

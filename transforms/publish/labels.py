@@ -66,7 +66,7 @@ def labels_of_rows(rows: pl.DataFrame, source: str, names: dict[int, str]) -> pl
         source: name.
         names: class index -> name; classes without one get null.
     """
-    long = rows.filter(pl.col("labels").list.len() > 0).explode("labels").unnest("labels")
+    long = rows.filter(pl.col("labels").list.len() > 0).explode("labels").unnest("labels").unique(maintain_order=True)
     return long.select(
         pl.lit(source).alias("source"),
         "uid",
@@ -88,7 +88,7 @@ def labels_of_items(items: pl.DataFrame) -> pl.DataFrame:
     labelled = items.filter(pl.col("metadata").str.contains(f'"{KEY}"', literal=True))
     rows = []
     for source, uid, metadata in labelled.select("source", "uid", "metadata").sort("source", "uid").iter_rows():
-        for label, name in _pairs(json.loads(metadata).get(KEY)):
+        for label, name in dict.fromkeys(_pairs(json.loads(metadata).get(KEY))):
             rows.append((source, uid, label, name, None, None, None, "given"))
     return pl.DataFrame(rows, schema=empty_frame(LABELS).schema, orient="row")
 

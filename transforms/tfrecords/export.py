@@ -187,7 +187,7 @@ def labels_of(objects: ObjectStore, layout: RecordLayout, version: int) -> dict[
 def own_labels(rows: pa.Table) -> list[dict[str, Any]]:
     """Labels of the record that the rows are of."""
     first: list[dict[str, Any]] = rows["labels"][0].as_py() or []
-    return first
+    return [label for number, label in enumerate(first) if label not in first[:number]]
 
 
 def encode(

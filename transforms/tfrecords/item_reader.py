@@ -63,8 +63,10 @@ def read_tfrecord_item(
 ) -> None:
     """Read one shard and hand its rows to the features that want them; see ``work.compute.ItemReader``.
 
+    A shard without records gives no rows.
+
     Raises:
-        ItemError: when the shard holds no record at all.
+        ItemError: when the shard has more rows than can be numbered.
     """
     settings = ShardSettings.from_json(builders[0].job.settings)
     first, lost = 0, 0
@@ -86,8 +88,6 @@ def read_tfrecord_item(
         count.planned = count.rows
         if lost > MOST_FAILURES:
             count.losses.append(DamagedError("read", f"{item.uri}: {lost - MOST_FAILURES} more records are lost"))
-        if not first and not lost:
-            raise ItemError("read", f"{item.uri} holds no record")
 
 
 def read_rows_of(stream: Readable, file: str, settings: ShardSettings) -> Iterator[RecordRows | BadRecord]:
@@ -123,9 +123,8 @@ def _rows_of(record: Yt8mVideo | Yt8mFrames | ExampleRecord, settings: ShardSett
         vectors = {name: _one_row(record.values[name]) for name in settings.outputs}
         texts = {name: str(record.values[name]) for name in settings.texts}
         given = record.values.get(settings.labels, ()) if settings.labels else ()
-        labels = tuple((int(label), None, None, None) for label in np.asarray(given).flat)
-        return RecordRows(record.id, vectors, labels, timed=False, texts=texts)
-    whole = tuple((label, None, None, None) for label in record.labels)
+        return RecordRows(record.id, vectors, _each_once(np.asarray(given).flat), timed=False, texts=texts)
+    whole = _each_once(record.labels)
     named: dict[str, Vectors] = {}
     if isinstance(record, Yt8mVideo):
         named["rgb"] = _one_row(record.rgb)
@@ -135,8 +134,15 @@ def _rows_of(record: Yt8mVideo | Yt8mFrames | ExampleRecord, settings: ShardSett
     named["rgb"] = record.rgb
     if record.audio is not None:
         named["audio"] = record.audio
-    rated = tuple((each.label, float(each.start_s), float(each.end_s), each.score) for each in record.segments)
+    rated = tuple(
+        dict.fromkeys((each.label, float(each.start_s), float(each.end_s), each.score) for each in record.segments)
+    )
     return RecordRows(record.id, named, whole + rated, timed=True)
+
+
+def _each_once(labels: Iterable[int]) -> tuple[tuple[int, None, None, None], ...]:
+    """Labels of a whole record; one that stands in it twice says nothing more."""
+    return tuple((label, None, None, None) for label in dict.fromkeys(int(label) for label in labels))
 
 
 def _one_row(values: object) -> Vectors:

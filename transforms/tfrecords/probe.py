@@ -22,7 +22,7 @@ class ShardFacts:
     """What planning needs to know of a shard.
 
     Attributes:
-        rows: about how many rows it has, if all records are like the first.
+        rows: about how many rows it has, if all records are like the first; 0 for a shard without records.
     """
 
     type: str
@@ -31,10 +31,10 @@ class ShardFacts:
 
 
 def probe_shard(path: Path, limits: MediaLimits) -> dict[str, Any]:
-    """Facts of a shard, from its first readable record.
+    """Facts of a shard, from its first readable record. A shard without records is valid.
 
     Raises:
-        ItemError: when nothing of it can be read as a TFRecord.
+        ItemError: when it holds something, and nothing of it can be read as a TFRecord.
     """
     size = path.stat().st_size
     if size > limits.max_bytes:
@@ -49,8 +49,9 @@ def probe_shard(path: Path, limits: MediaLimits) -> dict[str, Any]:
                 records = size / each * (_GZIP_RATIO if compression != "none" else 1)
                 return asdict(ShardFacts("tfrecord", compression, max(1, round(records * _steps(found.data)))))
             trouble = trouble or found
-    reason = trouble.reason if trouble else "it is empty"
-    raise ItemError("probe", f"{path.name} holds no record that can be read: {reason}.")
+    if trouble is None:
+        return asdict(ShardFacts("tfrecord", compression, 0))
+    raise ItemError("probe", f"{path.name} holds no record that can be read: {trouble.reason}.")
 
 
 def _steps(data: bytes) -> int:

@@ -122,8 +122,10 @@ def _labels(message: Message, form: Yt8mFormat) -> tuple[int, ...]:
 
 
 def _check_label(what: str, label: int, form: Yt8mFormat) -> None:
-    if label < 0 or (form.labels is not None and label not in form.labels):
+    if form.labels is not None and label not in form.labels:
         raise RecordError(f"{what} {label} is not in the vocabulary")
+    if label < 0:
+        raise RecordError(f"{what} {label} is negative; classes count from 0")
 
 
 def _mean(message: Message, name: str, width: int) -> NDArray[np.float32]:
