@@ -70,7 +70,7 @@ def test_no_bytes_of_a_deleted_vector_are_left_in_any_file(tmp_path: Path, metri
     else:
         project.write({"far": np.ones((2, DIM), np.float32)})
     project.run()
-    vacuum_store(str(project.store), 1)
+    vacuum_store(str(project.store), 1, older_than=0)
     assert found_in(project.store, needles) == set()
     assert verify_release(str(project.store)) == []
 

@@ -151,14 +151,26 @@ def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOpt
 def vacuum(
     store: StoreArgument,
     keep_releases: Annotated[int, typer.Option("--keep-releases", min=1, help="How many of the newest to keep.")] = 7,
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="Leave what was in use since then; 0s removes at once.")
+    ] = "24h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what no kept release names."""
+    """Remove what no kept release names.
+
+    Releases that were the newest one less than --older-than ago stay: somebody may be reading them.
+    """
     from cliploom.pipelines.console import human_bytes, say, show, show_json
+    from cliploom.schemas.errors import SpecError
+    from cliploom.schemas.units import parse_duration
     from cliploom.transforms.upkeep.vacuuming import vacuum_store
 
-    removed = vacuum_store(store, keep_releases, dry_run=dry_run)
+    try:
+        seconds = parse_duration("0s" if older_than.strip() == "0" else older_than)
+    except ValueError as error:
+        raise SpecError(f"--older-than: {error}.") from None
+    removed = vacuum_store(store, keep_releases, older_than=seconds, dry_run=dry_run)
     if as_json:
         show_json([{"path": entry.path, "size": entry.size} for entry in removed])
     elif dry_run:

@@ -236,7 +236,7 @@ def test_a_rollback_and_a_vacuum_keep_what_readers_see(life: Any, monkeypatch: p
     rollback(there.store, 1)
     assert there.rows("frames") == before
     monkeypatch.setattr(vacuuming, "FRESH_S", -1.0)
-    gone = vacuuming.vacuum_store(there.store, 1)
+    gone = vacuuming.vacuum_store(there.store, 1, older_than=0)
     assert {entry.path.split("/")[0] for entry in gone} >= {"features", "index", "plans", "probes"}
     assert verify_release(there.store, None) == []
     assert there.rows("frames") == before

@@ -133,7 +133,7 @@ def test_a_store_lives_in_google_cloud_storage(gcs: ObjectStore, night: Path, mo
     assert result.changed
     assert verify_release(STORE, None) == []
     monkeypatch.setattr(vacuuming, "FRESH_S", -1.0)
-    assert vacuuming.vacuum_store(STORE, 1)
+    assert vacuuming.vacuum_store(STORE, 1, older_than=0)
     assert verify_release(STORE, None) == []
     assert not run(night).changed
 

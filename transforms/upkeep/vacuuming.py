@@ -1,4 +1,4 @@
-"""Vacuum: remove what no kept release names.
+"""Vacuum: remove what no kept release names, and what was not in use for a day.
 
 Only files that are named as this program names them are ever removed, so a store that shares its folder with other
 things is safe.
@@ -6,6 +6,7 @@ things is safe.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -27,6 +28,8 @@ from cliploom.transforms.store.tables import read_table, rows_file, table_at, ta
 
 # A run that has left no sign for so long is over; in buckets, files younger than this belong to somebody.
 FRESH_S = 3600.0
+# Whoever opened a release that is not the newest any more has so long to read on.
+MINIMUM_AGE_S = 24 * 3600.0
 
 _DIGEST = "[0-9a-f]{40}"
 _OURS = re.compile(
@@ -63,8 +66,13 @@ class Kept:
     tables: dict[str, int]
 
 
-def vacuum_store(store: str, keep_releases: int, *, dry_run: bool = False) -> list[Entry]:
+def vacuum_store(
+    store: str, keep_releases: int, *, older_than: float = MINIMUM_AGE_S, dry_run: bool = False
+) -> list[Entry]:
     """Remove all that the newest releases do not name.
+
+    Releases that were the newest one less than ``older_than`` ago stay as well, since somebody may be reading them, and
+    so does what is in no release but was written since then.
 
     Older releases are struck from the ``releases`` table first: they can't be asked or rolled back to any more, and
     Delta's time travel to them ends. Then their rows, parts, index shards, exports and models go, with the plans,
@@ -76,33 +84,71 @@ def vacuum_store(store: str, keep_releases: int, *, dry_run: bool = False) -> li
     Args:
         store: a folder or URI.
         keep_releases: how many of the newest to keep.
+        older_than: seconds; 0 removes at once, also what somebody is reading.
         dry_run: only say what would be removed.
 
     Returns:
         What was (or would be) removed, by path.
 
     Raises:
-        SpecError: for a number below 1.
+        SpecError: for a number below 1, or an age below 0.
         StoreError: when a run is at work, or a kept release can't be read: damage is to be mended first.
     """
     if keep_releases < 1:
         raise SpecError(f"keep_releases is {keep_releases}; at least the newest release stays.")
+    if not older_than >= 0:
+        raise SpecError(f"older_than is {older_than}; give seconds, 0 or more.")
     objects = existing_store(store)
     with store_lock(objects, "cliploom vacuum"):
         releases = read_releases(objects)
         releases.get(None)
         if objects.root is None:
             _refuse_live_runs(objects)
+        # Also when a clock was put back, nothing is too young for 0.
+        since = time.time() - older_than if older_than else math.inf
         before = list(everything(objects))
-        keep = releases.rows[-keep_releases:]
+        keep = releases.rows[-max(keep_releases, _in_use(releases.rows, since)) :]
         kept = with_releases(objects, kept_by(objects, keep), releases, keep)
-        doomed = doomed_entries(before, kept, objects)
+        doomed = without_young(doomed_entries(before, kept, objects), before, kept, since)
         if not dry_run:
             if len(keep) < len(releases.rows):
                 strike(objects, keep, releases.version)
             _write_checkpoints(objects, kept)
             _delete(objects, doomed)
         return sorted(doomed, key=lambda entry: entry.path)
+
+
+def _in_use(releases: Sequence[Release], since: float) -> int:
+    """How many of the newest releases have been the newest one at some time after ``since``."""
+    superseded = [follower.created_at.timestamp() for follower in releases[1:]]
+    return next((len(releases) - place for place, at in enumerate(superseded) if at > since), 1)
+
+
+def without_young(doomed: Sequence[Entry], entries: Iterable[Entry], kept: Kept, since: float) -> list[Entry]:
+    """Those of the entries that go whose group has had no new file after ``since``.
+
+    The log of a table that goes is removed whole or not at all, as are the files of a run or a model: half of one can't
+    be read. Tables that stay can be read without the entries that go.
+
+    Args:
+        doomed: in the order in which they may go.
+        entries: all files.
+        kept: what stays.
+        since: seconds since 1970.
+    """
+    newest: dict[str, float] = {}
+    for entry in entries:
+        group = _group(entry.path, kept)
+        newest[group] = max(entry.modified_s, newest.get(group, entry.modified_s))
+    return [entry for entry in doomed if newest[_group(entry.path, kept)] <= since]
+
+
+def _group(path: str, kept: Kept) -> str:
+    table, marker, _ = path.partition(f"/{LOG}/")
+    if marker:
+        return path if table in kept.tables else f"{table}/{LOG}"
+    top, *rest = path.split("/")
+    return f"{top}/{rest[0]}" if top in ("models", "plans", "runs", "spools") and len(rest) > 1 else path
 
 
 def everything(objects: ObjectStore) -> Iterator[Entry]:
