@@ -199,7 +199,8 @@ def test_what_is_no_shard_fails_in_the_probe(project: Project) -> None:
 
 def test_a_shard_without_records_is_valid(project: Project) -> None:
     project.write("a.tfrecord", [encode_frames(frames("good", 3))])
-    project.write("none.tfrecord", [])
+    empty = project.write("none.tfrecord", [])
+    assert inspect(str(empty), 10, None)["records"] == 0
     project.write("packed.tfrecord.gz", [], packed=True)
     result = project.run("limits.max_failed=0%")
     assert project.small(result, "failures").is_empty()

@@ -77,7 +77,7 @@ def _tfrecord(path: Path, limit: int) -> dict[str, Any]:
         compression = compression_of(stream.read(12))
         stream.seek(0)
         summary = describe(stream, str(path), limit=limit)
-    if not summary.records and not summary.kinds:
+    if not summary.records and not summary.kinds and (summary.bad or ".tfrecord" not in path.name.lower()):
         reason = summary.bad[0].reason if summary.bad else "it is empty"
         raise SpecError(f"{path} is no TFRecord, Parquet or HDF5 file: {reason}.")
     return {"kind": "tfrecord", "path": str(path), "size": path.stat().st_size, "compression": compression} | asdict(

@@ -17,8 +17,8 @@ from cliploom.transforms.index.vectors import prepare
 
 NEAR = 0.01
 """A centroid within this share of a row's length is a copy of it: rounding and still frames move it no further."""
-EXTREMES = 4
-"""In so many dimensions a row may set the range of the bytes; an ordinary row of a sample sets hardly one."""
+EXTREMES, SHARE = 4, 1 / 16
+"""A row that sets the range of the bytes in so many dimensions, and in this share of them, can be read from it."""
 BLOCK = 4096
 
 
@@ -45,9 +45,10 @@ def traces_of(trained: Any, vectors: NDArray[np.float32], metric: Metric) -> NDA
         _, lists = quantizer.search(ready, 1)
         residuals = ready - centroids[lists[:, 0]] if trained.by_residual else ready
         slack = 1e-6 * np.maximum(span, np.abs(least))
-        extreme = (residuals <= least + slack) | (residuals >= least + span - slack)
+        # A row beyond the range did not set it: it was not in the sample.
+        extreme = (np.abs(residuals - least) <= slack) | (np.abs(residuals - (least + span)) <= slack)
         # A dimension that never varies says nothing of anybody.
-        many = (extreme & (span > slack)).sum(axis=1) >= EXTREMES
+        many = (extreme & (span > slack)).sum(axis=1) >= max(EXTREMES, SHARE * ready.shape[1])
         found.append(at + np.flatnonzero(copied | many))
     return np.concatenate(found)
 
