@@ -10,6 +10,7 @@ from cliploom.transforms.publish.final import Assemble, CommitTables, Publish
 from cliploom.transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
 from cliploom.transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.wire import EncodedDoFn, encode_element
 from cliploom.transforms.work.gather import GatherRecords
 from cliploom.transforms.work.models import memory_of
 from cliploom.transforms.work.plan_ref import PlanRef
@@ -19,7 +20,7 @@ from cliploom.transforms.work.shards import ComputeShard, ReadPlan, RewriteParts
 
 def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:
     """Probe every input in the listing file ``listing`` (a path in the store)."""
-    _ = pipeline | "Listing" >> beam.Create([listing]) | "ProbeItems" >> ProbeItems(job)
+    _ = pipeline | "Listing" >> beam.Create([encode_element(listing)]) | "ProbeItems" >> ProbeItems(job)
 
 
 def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: bool = False) -> None:
@@ -31,33 +32,38 @@ def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: boo
         job: of the plan.
         hints: tell the runner how much memory encoding needs.
     """
-    compute = beam.ParDo(ComputeShard(job))
+    compute = step(ComputeShard(job))
     if hints:
         compute = compute.with_resource_hints(min_ram=f"{memory_of(ObjectStore(plan.store), job) / 2**30:.1f}GiB")
-    begin = pipeline | "Plan" >> beam.Create([f"{plan.folder}/shards.parquet"])
+    begin = pipeline | "Plan" >> beam.Create([encode_element(f"{plan.folder}/shards.parquet")])
     computed = (
         begin | "ReadPlan" >> ReadPlan(plan.store) | "ComputeShard" >> compute | "GatherParts" >> GatherRecords(plan)
     )
     rewritten = (
         begin
-        | "Assemble" >> beam.ParDo(Assemble(plan), beam.pvalue.AsList(computed))
+        | "Assemble" >> step(Assemble(plan), beam.pvalue.AsList(computed))
         | "SpreadRewrites" >> beam.Reshuffle()
-        | "RewriteParts" >> beam.ParDo(RewriteParts(job))
+        | "RewriteParts" >> step(RewriteParts(job))
         | "GatherRewrites" >> GatherRecords(plan)
     )
-    tables = begin | "CommitTables" >> beam.ParDo(
+    tables = begin | "CommitTables" >> step(
         CommitTables(plan), beam.pvalue.AsList(computed), beam.pvalue.AsList(rewritten)
     )
     labels = (
         tables
-        | "PlanLabels" >> beam.ParDo(PlanLabels(plan))
+        | "PlanLabels" >> step(PlanLabels(plan))
         | "SpreadLabels" >> beam.Reshuffle()
-        | "WriteLabels" >> beam.ParDo(WriteLabels(plan))
+        | "WriteLabels" >> step(WriteLabels(plan))
     )
-    draft = tables | "CommitLabels" >> beam.ParDo(CommitLabels(plan), after(labels, "LabelsMade"))
+    draft = tables | "CommitLabels" >> step(CommitLabels(plan), after(labels, "LabelsMade"))
     indexes = draft | "Indexes" >> UpdateIndexes(plan)
     exports = draft | "Exports" >> UpdateExports(plan)
-    _ = draft | "Publish" >> beam.ParDo(Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports))
+    _ = draft | "Publish" >> step(Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports))
+
+
+def step(do_fn: beam.DoFn, *sides: beam.pvalue.AsList) -> beam.ParDo:
+    """A step of which elements and side inputs travel as bytes."""
+    return beam.ParDo(EncodedDoFn(do_fn), *sides)
 
 
 def after(made: beam.PCollection, label: str) -> beam.pvalue.AsList:
@@ -76,11 +82,11 @@ class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # typ
         """Plan, build, finish."""
         built = (
             draft
-            | "PlanIndexes" >> beam.ParDo(PlanIndexes(self._plan))
+            | "PlanIndexes" >> step(PlanIndexes(self._plan))
             | "SpreadShards" >> beam.Reshuffle()
-            | "BuildIndexShard" >> beam.ParDo(BuildIndexShard(self._plan.store))
+            | "BuildIndexShard" >> step(BuildIndexShard(self._plan.store))
         )
-        return draft | "FinishIndexes" >> beam.ParDo(FinishIndexes(self._plan), beam.pvalue.AsList(built))
+        return draft | "FinishIndexes" >> step(FinishIndexes(self._plan), beam.pvalue.AsList(built))
 
 
 class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
@@ -94,14 +100,14 @@ class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):  # typ
         """Plan, write, finish."""
         parts = (
             draft
-            | "PlanExports" >> beam.ParDo(PlanExports(self._plan))
+            | "PlanExports" >> step(PlanExports(self._plan))
             | "SpreadParts" >> beam.Reshuffle()
-            | "WriteParts" >> beam.ParDo(WriteExportFile(self._plan.store))
+            | "WriteParts" >> step(WriteExportFile(self._plan.store))
         )
         written = (
             draft
-            | "PlanExportFiles" >> beam.ParDo(PlanExportFiles(self._plan), after(parts, "PartsMade"))
+            | "PlanExportFiles" >> step(PlanExportFiles(self._plan), after(parts, "PartsMade"))
             | "SpreadFiles" >> beam.Reshuffle()
-            | "WriteFiles" >> beam.ParDo(WriteExportFile(self._plan.store))
+            | "WriteFiles" >> step(WriteExportFile(self._plan.store))
         )
-        return draft | "FinishExports" >> beam.ParDo(FinishExports(self._plan), after(written, "FilesMade"))
+        return draft | "FinishExports" >> step(FinishExports(self._plan), after(written, "FilesMade"))

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 LOCAL = ("local", "direct", "directrunner", "fnapirunner")
+FLUSH_PERIOD_MS = 0
+"""How often Beam's local runner flushes what a worker is writing, besides when the buffer is full; 0 for never.
+
+Beam's default is 1,000. Its flush is not synchronized with the thread that writes: it cuts elements in half, and drops
+what is written between its two steps.
+"""
+_FLUSH_EXPERIMENT = "data_buffer_time_limit_ms"
 _PATIENCE_S = 5.0
 
 
@@ -91,8 +98,10 @@ def run_graph(
     from cliploom.pipelines.running.beam_options import GraphOptions
 
     if is_local(target):
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
 
+        # The runner's own configuration takes 0 for unset.
+        worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = FLUSH_PERIOD_MS
         # The plain name DirectRunner may try to download another runner; this one is in the package.
         arguments = [
             f"--direct_num_workers={workers_of(target)}",
@@ -100,10 +109,13 @@ def run_graph(
             *arguments_of(target),
             *extra,
         ]
-        pipeline = Pipeline(runner=FnApiRunner(), options=GraphOptions(arguments))
+        options = GraphOptions(arguments)
+        check_flush(options)
+        pipeline = Pipeline(runner=FnApiRunner(), options=options)
     else:
         named = [f"--job_name={name}"] if name else []
         options = GraphOptions([f"--runner={target.runner}", *named, *arguments_of(target), *extra])
+        check_flush(options)
         check_endpoint(options)
         pipeline = Pipeline(options=options)
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
@@ -136,6 +148,22 @@ def run_graph(
         if counter.key.metric.namespace == "cliploom":
             counters[name] = counters.get(name, 0) + int(counter.committed or counter.attempted or 0)
     return counters
+
+
+def check_flush(options: PipelineOptions) -> None:
+    """Refuse the experiment by which workers flush on a timer: Beam's timed flush damages what is being written.
+
+    Raises:
+        SpecError: when the experiment is among the options.
+    """
+    from apache_beam.options.pipeline_options import DebugOptions
+
+    period = options.view_as(DebugOptions).lookup_experiment(_FLUSH_EXPERIMENT, "0")
+    if str(period) not in ("0", "-1"):
+        raise SpecError(
+            f"The Beam option --experiments={_FLUSH_EXPERIMENT}={period} makes workers flush on a timer, which cuts "
+            "elements in half; leave it out."
+        )
 
 
 def check_endpoint(options: PipelineOptions) -> None:

@@ -27,6 +27,7 @@ from cliploom.transforms.metrics.labels import LabelMetrics
 from cliploom.transforms.metrics.segments import SegmentMetrics
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.wire import Spread
 
 _BATCH = 256
 _WINDOW_S = 1.0
@@ -131,7 +132,7 @@ def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
         pipeline
         | "Scoring" >> beam.Create([scoring])
         | "ListGroups" >> beam.FlatMap(list_groups)
-        | "SpreadGroups" >> beam.Reshuffle()
+        | "SpreadGroups" >> Spread()
         | "ScoreVideos" >> beam.ParDo(ScoreVideos(scoring)).with_outputs("rated", main="scored")
     )
     labels = scored.scored | "EvaluateLabels" >> EvaluateLabels(scoring.classes)

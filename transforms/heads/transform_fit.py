@@ -20,6 +20,7 @@ from cliploom.schemas.heads import InputColumn
 from cliploom.transforms.heads.dataset import mapped, read_texts
 from cliploom.transforms.heads.transform import Block, LearnedStep, apply_steps, blank_row, rounds_of, steps_of_inputs
 from cliploom.transforms.tfrecords.analysis import Analyze, batch_of, for_each_row, read_graph
+from cliploom.transforms.wire import Spread
 
 _ROWS = 4096
 
@@ -113,7 +114,7 @@ def build_round(pipeline: beam.Pipeline, task: StepsTask) -> None:
     _ = (
         pipeline
         | "Ranges" >> beam.Create(list(range(0, task.rows, _ROWS)))
-        | "SpreadRanges" >> beam.Reshuffle()
+        | "SpreadRanges" >> Spread()
         | "ReadRange" >> beam.ParDo(ReadRange(task))
         | "Analyze" >> Analyze(task.blank(), partial(graph_of, task), task.graph)
     )

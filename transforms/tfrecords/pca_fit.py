@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, read_rows
 from cliploom.transforms.tfrecords.pca import Pca
+from cliploom.transforms.wire import Spread
 
 COLUMN = "vectors"
 
@@ -65,7 +66,7 @@ def build_fit(pipeline: beam.Pipeline, task: PcaTask) -> None:
     _ = (
         pipeline
         | "Parts" >> beam.Create(list(task.parts))
-        | "SpreadParts" >> beam.Reshuffle()
+        | "SpreadParts" >> Spread()
         | "ReadVectors" >> beam.ParDo(ReadVectors(task))
         | "Analyze" >> Analyze({COLUMN: np.empty((0, task.dim), np.float32)}, _moments, task.folder)
     )

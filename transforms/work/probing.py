@@ -33,6 +33,7 @@ from cliploom.transforms.precomputed.source import array_facts, digest_dataset, 
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from cliploom.transforms.tfrecords.probe import probe_shard
+from cliploom.transforms.wire import EncodedDoFn, decode_element, encode_element
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.inflight import Inflight, die_with, item_key
 from cliploom.transforms.work.progress import ProgressLog
@@ -134,21 +135,25 @@ def _failed(asked: Asked, error: ItemError) -> Probed:
     return Probed(asked.source, asked.uid, None, None, error.stage, kind, str(error), error.transient)
 
 
-class ProbeItems(beam.PTransform[beam.PCollection[str], beam.PCollection[str]]):  # type: ignore[misc]
-    """From the path of a listing's Parquet file to the paths of probe results, one for each row group."""
+class ProbeItems(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
+    """From the path of a listing's Parquet file to the paths of probe results, one for each row group; all encoded."""
 
     def __init__(self, job: RunJob) -> None:
         super().__init__()
         self._job = job
 
-    def expand(self, pcoll: beam.PCollection[str]) -> beam.PCollection[str]:
+    def expand(self, pcoll: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
         """Row groups are spread over the workers; results are files, adopted when they are there already."""
         return (
             pcoll
-            | "ListRowGroups" >> beam.FlatMap(list_row_groups, self._job.store)
+            | "ListRowGroups" >> beam.FlatMap(_encoded_row_groups, self._job.store).with_output_types(bytes)
             | "SpreadRowGroups" >> beam.Reshuffle()
-            | "Probe" >> beam.ParDo(ProbeBatch(self._job))
+            | "Probe" >> beam.ParDo(EncodedDoFn(ProbeBatch(self._job)))
         )
+
+
+def _encoded_row_groups(path: bytes, store: str) -> list[bytes]:
+    return [encode_element(group) for group in list_row_groups(decode_element(path), store)]
 
 
 class ProbeBatch(beam.DoFn):  # type: ignore[misc]

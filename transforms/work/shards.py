@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from cliploom.transforms.narrations.sentence_cache import read_known
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import PartBuilder, Timings
 from cliploom.transforms.store.parts import as_stored, part_path, read_record, read_rows
+from cliploom.transforms.wire import decode_element, encode_element
 from cliploom.transforms.work.compute import compute_item, compute_parts
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.inflight import Inflight, die_with, item_key
@@ -31,8 +32,8 @@ from cliploom.transforms.work.rewrite import rewrite_part
 SHARD = TypeAdapter(Shard)
 
 
-class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):  # type: ignore[misc]
-    """From the path of a plan's Parquet file to its shards, spread over the workers.
+class ReadPlan(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
+    """From the path of a plan's Parquet file to its shards, spread over the workers; both are encoded.
 
     The graph stays the same whatever the size of the plan: the file's row groups are listed and read by workers.
     """
@@ -41,7 +42,7 @@ class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):
         super().__init__()
         self._store = store
 
-    def expand(self, pcoll: beam.PCollection[str]) -> beam.PCollection[Shard]:
+    def expand(self, pcoll: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
         """Row groups first, then shards; each shuffled once, as descriptors.
 
         Flink drops the second of two rebalancings in a row, and one worker would get all shards of a row group; so row
@@ -49,13 +50,21 @@ class ReadPlan(beam.PTransform[beam.PCollection[str], beam.PCollection[Shard]]):
         """
         return (
             pcoll
-            | "ListRowGroups" >> beam.FlatMap(list_row_groups, self._store)
-            | "NumberRowGroups" >> beam.KvSwap()
+            | "ListRowGroups" >> beam.FlatMap(_numbered_row_groups, self._store).with_output_types(tuple[int, bytes])
             | "SpreadRowGroups" >> beam.GroupByKey()
-            | "RowGroups" >> beam.FlatMapTuple(lambda group, paths: [(path, group) for path in paths])
-            | "ReadShards" >> beam.FlatMap(read_shards, self._store)
+            | "ReadShards" >> beam.FlatMap(_encoded_shards, self._store).with_output_types(bytes)
             | "SpreadShards" >> beam.Reshuffle()
         )
+
+
+def _numbered_row_groups(path: bytes, store: str) -> list[tuple[int, bytes]]:
+    return [(group, encode_element(name)) for name, group in list_row_groups(decode_element(path), store)]
+
+
+def _encoded_shards(group: tuple[int, Iterable[bytes]], store: str) -> Iterator[bytes]:
+    number, paths = group
+    for path in paths:
+        yield from map(encode_element, read_shards((decode_element(path), number), store))
 
 
 def list_row_groups(path: str, store: str) -> list[tuple[str, int]]:
