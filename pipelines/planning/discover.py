@@ -17,6 +17,7 @@ import pyarrow as pa
 from cliploom.pipelines.planning.classify import of_source
 from cliploom.pipelines.planning.previous_release import PreviousRelease
 from cliploom.pipelines.planning.row_store import ParquetRowStore, RowStoreWriter
+from cliploom.schemas.errors import StoreError
 from cliploom.schemas.exports import PairsExport
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.records import Failure
@@ -289,7 +290,13 @@ def probe_listing(
     run_probe(path)
     for batch in todo.iter_slices(size):
         results = probe_results_path(batch.select(TO_PROBE).iter_rows(), job.media_limits)
-        found = pl.read_parquet(io.BytesIO(objects.get(results)))
+        try:
+            found = pl.read_parquet(io.BytesIO(objects.get(results)))
+        except FileNotFoundError:
+            raise StoreError(
+                f"{batch.height} inputs were to be probed but no worker reported them, such as {batch['uid'][0]!r}; "
+                "nothing was published, run again: what was probed is kept."
+            ) from None
         yield batch.join(found, on=["source", "uid"], how="left", maintain_order="left")
 
 

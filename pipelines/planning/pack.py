@@ -22,7 +22,7 @@ MOST_ITEMS = 512
 ITEMS_IN_SLICE = 50_000
 SENTENCES_IN_SHARD = 6_000
 SHARDS_IN_ROW_GROUP = 16
-SHARDS = {"shard": pl.String, "cost_s": pl.Float64, "items": pl.Int64, "rows": pl.Int64}
+SHARDS = {"shard": pl.String, "cost_s": pl.Float64, "items": pl.Int64, "rows": pl.Int64, "parts": pl.Int64}
 
 FACTS = pl.Struct(
     {
@@ -127,7 +127,7 @@ class ShardLayout:
     segment_s: float
 
     def written(self) -> Iterator[pl.DataFrame]:
-        """Stretches of the shards, with ``shard`` (JSON of a ``Shard`` record), cost_s, items, rows.
+        """Stretches of the shards, with ``shard`` (JSON of a ``Shard`` record), cost_s, items, rows, parts.
 
         The JSON of all shards at once would fill the memory three times over.
         """
@@ -155,7 +155,8 @@ def pack(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: fl
     """Shards of the work, all at once; see ``layout_shards``.
 
     Returns:
-        One row a shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``.
+        One row a shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``,
+        ``parts`` (one for each of its features).
     """
     return pl.concat([pl.DataFrame(schema=SHARDS), *layout_shards(work, cost_models, segment_s).written()])
 
@@ -310,7 +311,8 @@ def _texts(group: Group, shards: pl.DataFrame, segment_s: float) -> pl.DataFrame
         .agg(pl.col("item"))
     )
     head = pl.lit(f'{{"features":{json.dumps(group.features)},"items":[')
-    return joined.select("rank", pl.concat_str(head, pl.col("item").list.join(","), pl.lit("]}")).alias("shard"))
+    text = pl.concat_str(head, pl.col("item").list.join(","), pl.lit("]}"))
+    return joined.select("rank", text.alias("shard"), pl.lit(len(group.features), pl.Int64).alias("parts"))
 
 
 def total_cost(shards: pl.DataFrame) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import ExportEntry, Release
 from cliploom.transforms.exports.base import Exporter, FileTask
+from cliploom.transforms.publish.release_state import check_gathered
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
@@ -60,7 +61,10 @@ class PlanExportFiles(PlanDoFn):
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
             if standing(self._plan, exporter, name) is None:
-                yield from (task for task in exporter.files() if objects.size(task.path) is None)
+                todo = [task for task in exporter.files() if objects.size(task.path) is None]
+                if todo:
+                    check_written(objects, exporter.parts())
+                yield from todo
 
 
 class WriteExportFile(beam.DoFn):  # type: ignore[misc]
@@ -87,4 +91,16 @@ class FinishExports(PlanDoFn):
         objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
-            yield name, standing(self._plan, exporter, name) or exporter.finish()
+            entry = standing(self._plan, exporter, name)
+            if entry is None:
+                check_written(objects, exporter.files() or exporter.parts())
+            yield name, entry or exporter.finish()
+
+
+def check_written(objects: ObjectStore, tasks: Sequence[FileTask]) -> None:
+    """Check that the files of an export are there; one that no worker was told of must not go unnoticed.
+
+    Raises:
+        StoreError: saying how many are missing.
+    """
+    check_gathered("export files", len(tasks), sum(objects.size(task.path) is not None for task in tasks))

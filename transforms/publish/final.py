@@ -28,6 +28,8 @@ from cliploom.transforms.publish.dataframes import PlanFrames, empty_frame, fail
 from cliploom.transforms.publish.release_state import (
     FeatureState,
     check_complete,
+    check_gathered,
+    check_reported,
     feature_parts,
     next_failures,
     plan_feature_parts,
@@ -62,6 +64,7 @@ class Assemble(PlanDoFn):
         """Decide for every feature."""
         plan, objects = self._plan, ObjectStore(self._plan.job.store)
         tables, reported = PlanFrames.read(objects, plan.folder), read_records(objects, computed)
+        check_reported(objects, plan, reported)
         for name in plan.job.features:
             assembly = plan_feature_parts(plan, name, feature_parts(objects, plan, tables, reported, name))
             yield from assembly.rewrites()
@@ -133,10 +136,14 @@ class CommitTables(PlanDoFn):
         objects = ObjectStore(plan.job.store)
         computed, rewritten = read_records(objects, computed_paths), read_records(objects, rewritten_paths)
         tables = PlanFrames.read(objects, plan.folder)
-        states = {}
+        check_reported(objects, plan, computed)
+        states, rewrites = {}, 0
         for name in plan.job.features:
             found = feature_parts(objects, plan, tables, computed, name)
-            states[name] = state_after_rewrites(plan_feature_parts(plan, name, found), found, rewritten)
+            assembly = plan_feature_parts(plan, name, found)
+            rewrites += assembly.takes["bundle"].n_unique()
+            states[name] = state_after_rewrites(assembly, found, rewritten)
+        check_gathered("rewritten parts", rewrites, rewritten.parts.height)
         failures = next_failures(plan, tables, computed, rewritten, states)
         failures = with_repeated_ids(objects, plan, states, failures)
         check_complete(states, failures)
@@ -261,6 +268,8 @@ class Publish(PlanDoFn):
         """Append the release, unless this run has done so already."""
         plan = self._plan
         objects = ObjectStore(plan.job.store)
+        check_gathered("indexes", len(plan.indexes), len(dict(indexes)))
+        check_gathered("exports", len(plan.exports), len(dict(exports)))
         done = [release for release in read_releases(objects).rows if release.run == plan.job.run]
         if not done:
             latest = read_releases(objects).latest

@@ -23,6 +23,7 @@ from cliploom.transforms.index.recall import exact_top_k, measure, tune_nprobe
 from cliploom.transforms.index.search import open_shard
 from cliploom.transforms.index.traces import traces_of
 from cliploom.transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
+from cliploom.transforms.publish.release_state import check_gathered
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import iterate_vectors
 from cliploom.transforms.store.releases import file_entry
@@ -197,7 +198,9 @@ class FinishIndexes(PlanDoFn):
         for name, spec in self._plan.indexes.items():
             upkeep = next_upkeep(objects, self._plan, draft, name)
             previous = standing(self._plan, name)
-            mine = sorted((shard for index, shard in built if index == name), key=lambda shard: shard.file.path)
+            found = {shard.file.path: shard for index, shard in built if index == name}
+            check_gathered("index shards", len(upkeep.change) + len(upkeep.build), len(found))
+            mine = [found[path] for path in sorted(found)]
             feature = draft.features[spec.feature]
             if previous is not None and not mine and len(upkeep.keep) == len(previous.shards):
                 yield name, previous.model_copy(update={"d_miss": spec.d_miss})

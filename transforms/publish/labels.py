@@ -23,6 +23,7 @@ from cliploom.schemas.tables import LABELS
 from cliploom.transforms.heads.tagging import TagTask, head_entries, tag_tasks
 from cliploom.transforms.media.label_listing import KEY
 from cliploom.transforms.publish.dataframes import empty_frame
+from cliploom.transforms.publish.release_state import check_gathered
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path, read_rows
 from cliploom.transforms.store.tables import TableFile, commit_files, read_table
@@ -154,6 +155,7 @@ class CommitLabels(PlanDoFn):
         objects = ObjectStore(self._plan.job.store)
         draft = draft.model_copy(update={"heads": head_entries(objects, self._plan)})
         paths = [task.path for task in label_tasks(objects, self._plan, draft)]
+        check_gathered("files of labels", len(paths), sum(objects.size(path) is not None for path in paths))
         given = labels_of_items(read_table(objects, "items", draft.tables["items"]))
         if given.height:
             data = file_of(given)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.plan import RunPlan
@@ -170,6 +171,32 @@ def with_repeated_ids(
             others = (pl.col("feature") != name) | (pl.col("stage") != REPEATED)
             failures = pl.concat([failures.filter(others), found.select(failures.columns)])
     return failures.sort("source", "feature", "item_no", "message")
+
+
+def check_reported(objects: ObjectStore, plan: RunPlan, computed: PartRecordFrames) -> None:
+    """Check that every part of the plan's shards was reported; an older release's rows must not stand in for it.
+
+    Raises:
+        StoreError: saying how many are missing.
+    """
+    with objects.open_file(f"{plan.folder}/shards.parquet") as opened, pq.ParquetFile(opened) as file:
+        if "parts" not in file.schema_arrow.names:
+            return  # planned by an older program
+        planned = sum(file.read(["parts"])["parts"].to_pylist())
+    check_gathered("parts", planned, computed.parts.height)
+
+
+def check_gathered(what: str, planned: int, reported: int) -> None:
+    """Check that a step that gathers has got all that was announced.
+
+    Raises:
+        StoreError: when something was lost between two steps.
+    """
+    if reported < planned:
+        raise StoreError(
+            f"{planned - reported} of {planned} {what} were planned but no worker reported them; nothing was "
+            "published, run again: finished parts are kept."
+        )
 
 
 def check_complete(states: Mapping[str, FeatureState], failures: pl.DataFrame) -> None:
