@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import SPEC
@@ -20,7 +22,7 @@ def test_errors_of_the_child_come_through_whole(tmp_path: Path) -> None:
     (tmp_path / "cliploom.yaml").write_text(SPEC)
     notes: list[str] = []
     watching = Watching(notes.append, lambda tally: None, tmp_path / "log")
-    request = {"action": "run", "spec": str(tmp_path / "cliploom.yaml"), "run": "r1", "command": "cliploom run"}
+    request = request_of(tmp_path)
     with pytest.raises(SpecError, match=r"sources\.clips\.glob: there is no folder") as told:
         run_supervised(request, watching)
     assert notes == ["listing sources"]
@@ -39,8 +41,66 @@ def test_child_dies_with_its_supervisor(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     status = Path(f"/proc/{int(done.stdout)}/stat")
-    while status.exists() and status.read_text().split()[2] != "Z":
-        pass
+    end = time.monotonic() + 30
+    while _lives(status):
+        assert time.monotonic() < end, "the child outlives its supervisor"
+        time.sleep(0.05)
+
+
+def _lives(status: Path) -> bool:
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def request_of(folder: Path) -> dict[str, Any]:
+    (folder / "cliploom.yaml").write_text(SPEC)
+    return {"action": "run", "spec": str(folder / "cliploom.yaml"), "run": "r1", "command": "cliploom run"}
+
+
+def test_a_child_that_cannot_start_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "polars.py").write_text(
+        "import os, sys\nprint('polars: no such processor', file=sys.stderr)\nos._exit(9)\n"
+    )
+    log = tmp_path / "log"
+    log.write_text("of an earlier run\n")
+    notes: list[str] = []
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(CliploomError) as told:
+        run_supervised(request_of(tmp_path), Watching(notes.append, lambda tally: None, log))
+    assert str(told.value) == (
+        f"The worker process can't start (exit code 9): polars: no such processor; its log is {log}."
+    )
+    assert notes == []
+
+
+def test_a_child_without_memory_to_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "polars.py").write_text(
+        "import os, sys\nprint('x.so: failed to map segment from shared object', file=sys.stderr)\nos._exit(1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(CliploomError, match=r"can't start: There is too little memory.*raise the limit.*log is /"):
+        run_supervised(request_of(tmp_path), Watching(lambda text: None, lambda tally: None, tmp_path / "log"))
+
+
+def test_a_temporary_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    with pytest.raises(
+        CliploomError, match=r"TMPDIR is '/.*/gone', and there is no such folder; make it, or unset TMPDIR"
+    ):
+        run_supervised(request_of(tmp_path), Watching(lambda text: None, lambda tally: None, tmp_path / "log"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **named: object) -> object:
+        return open("/dev/full", "wb", buffering=0)
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(StoreError, match=r"TMPDIR is '/.*', and its disk is full; free some space"):
+        run_supervised(request_of(tmp_path), Watching(lambda text: None, lambda tally: None, tmp_path / "log"))
 
 
 @pytest.mark.parametrize("kind", [CliploomError, SpecError, PrecisionError, LimitError, StoreError])

@@ -12,6 +12,7 @@ import typer
 from cliploom.pipelines.cli import completion, doctor, spec, store, train  # noqa: F401 - they add their commands
 from cliploom.pipelines.cli.app import app
 from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.faults import system_fault
 from cliploom.schemas.secrets import masked
 
 
@@ -35,6 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except Exception as error:
+        refused = system_fault(error)
+        if refused is not None:
+            print(_told(f"cliploom: {refused}", debug), file=sys.stderr)
+            raise SystemExit(refused.exit_code) from None
         fault = f"cliploom: {type(error).__name__}: {error} (a fault of cliploom; --debug shows where)"
         print(_told(fault, debug), file=sys.stderr)
         raise SystemExit(1) from None

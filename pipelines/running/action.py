@@ -17,6 +17,7 @@ from cliploom.pipelines.running.run import choose_target, new_run_id, open_store
 from cliploom.pipelines.running.runner import is_local
 from cliploom.pipelines.running.supervise import Watching, run_supervised
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
+from cliploom.schemas.faults import check_temporary_folder
 from cliploom.schemas.spec_file import load_spec
 from cliploom.transforms.store.uris import absolute
 
@@ -92,6 +93,7 @@ def _supervised(
     strict: bool,
     metrics_file: Path | None = None,
 ) -> int:
+    check_temporary_folder()
     run = new_run_id()
     log = Path(tempfile.gettempdir()) / f"cliploom-{run}.log"
     progress = LiveProgress()

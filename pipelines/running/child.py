@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.faults import system_fault
 from cliploom.schemas.plan import Accept
 from cliploom.schemas.secrets import masked
 from cliploom.schemas.spec_file import load_document, parse_document
@@ -24,6 +25,9 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
     """Do what the supervisor asks; see ``cliploom.pipelines.running.supervise``."""
     from cliploom.pipelines.running.publish import publish_plan
     from cliploom.pipelines.running.run import RunOptions, run_spec
+
+    # A process that ends before this could not start; another one could not, either.
+    Path(request["started"]).touch()
 
     def on_stage(text: str) -> None:
         with Path(request["notes"]).open("a", encoding="utf-8") as file:
@@ -104,7 +108,7 @@ def user_error(error: BaseException) -> BaseException:
             sentence = text.split(marker, 1)[1].split(" [while running", 1)[0]
             # A traceback may follow the sentence, of what Beam did with the error.
             return kind(sentence.split("\n\nDuring handling of", 1)[0].strip())
-    return error
+    return system_fault(error) or error
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.python_child import python_command
 from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
+from cliploom.schemas.faults import check_temporary_folder, system_fault
+from cliploom.schemas.secrets import masked
 from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 
 MOST_DEATHS = 20
@@ -56,20 +59,25 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
         The child's result.
 
     Raises:
-        CliploomError: what the child raised; or that it keeps dying.
+        CliploomError: what the child raised; or that it can't start, or keeps dying.
         KeyboardInterrupt: after the child was stopped.
     """
-    with tempfile.TemporaryDirectory(prefix="cliploom-run-") as name:
+    check_temporary_folder()
+    with _machine_faults(), tempfile.TemporaryDirectory(prefix="cliploom-run-") as name:
         folder = Path(name)
-        files = {key: str(folder / key) for key in ("progress", "notes", "result")}
+        files = {key: str(folder / key) for key in ("progress", "notes", "result", "started")}
         (folder / "request").write_text(json.dumps(request | files), encoding="utf-8")
         deaths = computed = 0
         while deaths < MOST_DEATHS:
+            (folder / "started").unlink(missing_ok=True)
+            logged = watching.log.stat().st_size if watching.log.exists() else 0
             code = _watch_child(folder, watching)
             result = folder / "result"
             if result.exists():
                 return _read_result(json.loads(result.read_text(encoding="utf-8")))
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            if not (folder / "started").exists():
+                raise _start_error(how, watching.log, logged)
             watching.on_stage(f"the worker process died ({how}); starting it again, finished parts are kept")
             # A corpus may hold more poison than that; as long as items get done between the deaths, there is an end.
             tally = ProgressReader(folder / "progress").update()
@@ -79,6 +87,37 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
             f"The worker process died {MOST_DEATHS} times and got nothing done; its last words are in {watching.log}. "
             "Finished parts are kept."
         )
+
+
+def _start_error(how: str, log: Path, start: int) -> CliploomError:
+    """The error for a child that ended before it began to work; it would only do so again.
+
+    Args:
+        how: it ended.
+        log: its log.
+        start: bytes that were in the log before.
+    """
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    check_temporary_folder()
+    last = masked(lines[-1].strip()) if lines else "it printed nothing"
+    fault = system_fault(RuntimeError(last))
+    if fault is not None:
+        return type(fault)(f"The worker process can't start: {fault} Its log is {log}.")
+    return CliploomError(f"The worker process can't start ({how}): {last}; its log is {log}.")
+
+
+@contextmanager
+def _machine_faults() -> Iterator[None]:
+    """Turn what the machine refuses into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        fault = system_fault(error)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _watch_child(folder: Path, watching: Watching) -> int:

@@ -1,0 +1,124 @@
+"""What this machine refuses, in one sentence: a full disk, too little memory, too few open files.
+
+Libraries wrap the system's errors in their own, and Beam all of them in a text; so a fault is known by its number or by
+the words that the system has for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cliploom.schemas.errors import CliploomError, StoreError
+
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:28|122)\)|\berrno = (?:28|122)\b")
+_TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
+_FILES = re.compile(r"Too many open files|\(os error (?:23|24)\)")
+_MEMORY = re.compile(
+    r"Cannot allocate memory|\(os error 12\)|failed to map segment from shared object|std::bad_alloc|bad allocation|"
+    r"can't start new thread|[Uu]nable to allocate|[Oo]ut of memory|ArrowMemoryError|malloc of size|MemoryError"
+)
+
+
+def system_fault(error: BaseException, place: str = "") -> CliploomError | None:
+    """Return the error for a person when the machine refused something; None for any other error.
+
+    Args:
+        error: what was caught; its causes are looked at, too.
+        place: file or folder that was worked on, if the error does not name it.
+    """
+    chain = list(_causes(error))
+    if any(isinstance(each, CliploomError) for each in chain):
+        return None
+    text = "\n".join(str(each) for each in chain)
+    numbers = {each.errno for each in chain if isinstance(each, OSError)}
+    if numbers & {errno.ENOSPC, errno.EDQUOT} or _FULL.search(text):
+        return StoreError(full_sentence(_place(chain) or place))
+    if errno.EFBIG in numbers or _TOO_LARGE.search(text):
+        return StoreError(f"{_place(chain) or place or 'A file'}: {_too_large()}.")
+    if numbers & {errno.EMFILE, errno.ENFILE} or _FILES.search(text):
+        return CliploomError(
+            f"Too many open files: this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} at once; "
+            "raise the limit with `ulimit -n 4096` and run again."
+        )
+    if errno.ENOMEM in numbers or any(isinstance(each, MemoryError) for each in chain) or _MEMORY.search(text):
+        return CliploomError(memory_sentence())
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    here: BaseException | None = error
+    seen: set[int] = set()
+    while here is not None and id(here) not in seen:
+        seen.add(id(here))
+        yield here
+        here = here.__cause__ or here.__context__
+
+
+def _place(chain: list[BaseException]) -> str:
+    return next((str(each.filename) for each in chain if isinstance(each, OSError) and each.filename), "")
+
+
+def full_sentence(place: str) -> str:
+    """Return what to tell when the disk of a file or folder is full.
+
+    >>> full_sentence("/data/store/lock")
+    '/data/store/lock: the disk is full; free some space and run again.'
+    """
+    temporary = Path(tempfile.gettempdir())
+    if not place:
+        return (
+            f"The disk is full (of the store, or of the temporary folder {temporary}); free some space and run again."
+        )
+    if Path(place).is_relative_to(temporary) and is_full(temporary):
+        return f"The temporary folder {temporary} is full; free some space or set TMPDIR to another, and run again."
+    return f"{place}: the disk is full; free some space and run again."
+
+
+def _too_large() -> str:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return f"a file may have at most {limit} bytes here (ulimit -f); raise the limit and run again"
+
+
+def memory_sentence() -> str:
+    """Return what to tell when memory can't be had."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    bound = "" if limit == resource.RLIM_INFINITY else f" under a limit of {limit // 1000} kB (ulimit -v)"
+    return f"There is too little memory{bound}; raise the limit, or set `workers: 1` in the target, and run again."
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a few bytes can't be written into a folder because its disk is full."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
+
+
+def check_temporary_folder() -> None:
+    """Check that files can be written to the temporary folder; Python would silently take another, libraries would not.
+
+    Raises:
+        CliploomError: when TMPDIR names no folder, or none can be used.
+        StoreError: when it is full.
+    """
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        given = os.environ.get(name)
+        if given:
+            if not Path(given).is_dir():
+                raise CliploomError(f"{name} is {given!r}, and there is no such folder; make it, or unset {name}.")
+            if is_full(Path(given)):
+                raise StoreError(
+                    f"{name} is {given!r}, and its disk is full; free some space or choose another folder."
+                )
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise CliploomError(f"{error.strerror or error}; set TMPDIR to a folder that can be written.") from None
