@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 DIGEST_BYTES = 20
 SHORT = 12
 SHA256_CHARACTERS = 64
+_BLOCK = 1 << 20
 
 
 def digest_stream(chunks: Iterable[bytes | memoryview], *, like: str = "") -> str:
@@ -36,10 +38,24 @@ def digest_bytes(data: bytes) -> str:
     return digest_stream([data])
 
 
-def digest_file(path: Path, *, like: str = "") -> str:
-    """Digest of a local file's bytes; of the same kind as the digest ``like``, if one is given."""
+def digest_file(path: Path, *, like: str = "", alive: Callable[[], None] | None = None) -> str:
+    """Digest of a local file's bytes.
+
+    Args:
+        path: of the file.
+        like: a digest; the result is of the same kind.
+        alive: called for each block that was read.
+    """
     with path.open("rb", buffering=0) as file:
+        if alive is not None:
+            return digest_stream(_blocks(file, alive), like=like)
         return hashlib.file_digest(file, lambda: _state(like)).hexdigest()
+
+
+def _blocks(file: RawIOBase, alive: Callable[[], None]) -> Iterator[bytes]:
+    while block := file.read(_BLOCK):
+        alive()
+        yield block
 
 
 def digest_part(path: Path) -> str:

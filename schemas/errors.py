@@ -98,6 +98,10 @@ class CrashedError(ItemError):
     """The item killed a worker process twice."""
 
 
+class StalledError(ItemError):
+    """The item made no progress for ``limits.stall``, twice."""
+
+
 def _rebuild_item_error(kind: type[ItemError], stage: str, message: str, transient: bool) -> ItemError:
     return kind(stage, message, transient=transient)
 

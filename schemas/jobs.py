@@ -69,6 +69,7 @@ class RunJob:
         threads: worker threads that share a process and its compiled models.
         progress: local file that workers append progress lines to, or empty.
         http: by source, how its files at http(s) addresses are fetched.
+        stall_s: seconds that an item may make no progress.
     """
 
     store: str
@@ -78,3 +79,4 @@ class RunJob:
     threads: int = 1
     progress: str = ""
     http: dict[str, HttpSpec] = field(default_factory=dict)
+    stall_s: float = 600.0

@@ -129,6 +129,8 @@ class Limits(Model):
         segment: files longer than this are split in time where the sampling allows.
         prepare_time, prepare_memory: of preparing one model of files that the spec names (kinds ``onnx`` and
             ``sentence_transformer``); memory by default 4 GB and eight times the size of the files.
+        stall: an item that makes no progress for so long takes its worker process down; when it does so again, alone,
+            it is a failure `Stalled`.
     """
 
     max_failed: Share = 0.1
@@ -138,6 +140,7 @@ class Limits(Model):
     segment: PositiveSeconds = 600.0
     prepare_time: PositiveSeconds = 600.0
     prepare_memory: Bytes | None = None
+    stall: PositiveSeconds = 600.0
     media: MediaLimitsSpec = MediaLimitsSpec()
 
 

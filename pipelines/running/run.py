@@ -191,6 +191,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         media_limits=spec.limits.media.to_limits(),
         threads=_threads(target),
         progress=options.progress,
+        stall_s=spec.limits.stall,
         http={name: source.http for name, source in spec.sources.items() if isinstance(source, MediaSource)},
     )
     counters: dict[str, int] = {}

@@ -23,6 +23,7 @@ from cliploom.pipelines.python_child import python_command
 from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
 from cliploom.schemas.faults import check_temporary_folder, system_fault
 from cliploom.schemas.secrets import masked
+from cliploom.transforms.watchdog import STALLED
 from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 
 MOST_DEATHS = 20
@@ -78,7 +79,10 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             if not (folder / "started").exists():
                 raise _start_error(how, watching.log, logged)
-            watching.on_stage(f"the worker process died ({how}); starting it again, finished parts are kept")
+            if code == STALLED:
+                watching.on_stage("an item made no progress (limits.stall); starting again without its worker process")
+            else:
+                watching.on_stage(f"the worker process died ({how}); starting it again, finished parts are kept")
             # A corpus may hold more poison than that; as long as items get done between the deaths, there is an end.
             tally = ProgressReader(folder / "progress").update()
             deaths = 1 if tally.items - tally.adopted > computed else deaths + 1

@@ -2,7 +2,7 @@
 
 The encoder is a third party's, found by its entry point: it gives each picture its mean colour. Pictures of one pure
 colour are poison to it: red ends the process, green breaks its memory, blue raises, yellow runs out of memory as long
-as the file that CLIPLOOM_TEST_FULL names is there.
+as the file that CLIPLOOM_TEST_FULL names is there, cyan waits for ever, magenta does so and holds the interpreter.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from cliploom.transforms.upkeep.verifying import verify_release
 ENCODER = """
 import ctypes
 import os
+import threading
 
 import numpy as np
 
@@ -89,9 +90,14 @@ class ColourEncoder:
                 raise ValueError("blue")
             if pure == (1, 1, 0) and os.path.exists(os.environ.get("CLIPLOOM_TEST_FULL", "")):
                 raise MemoryError
+            if pure == (0, 1, 1):
+                threading.Event().wait()
+            if pure == (1, 0, 1):
+                ctypes.PyDLL(None).pause()
         return colour
 """
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
+CYAN, MAGENTA = (0, 255, 255), (255, 0, 255)
 
 
 @contextmanager

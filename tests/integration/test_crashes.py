@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 from commands import python_without_override
 from forks import PLACES, ROOT, Forks, Kill, forks
-from nights import GREEN, RED, SPEC, Project, Snapshot, assert_sound, draw, paint, write_encoder
+from nights import CYAN, GREEN, MAGENTA, RED, SPEC, Project, Snapshot, assert_sound, draw, paint, write_encoder
 
 import cliploom.pipelines.running.run
 from cliploom.pipelines.running.child import user_error
@@ -212,6 +212,8 @@ def hook(event, arguments):
     while frame is not None:
         decoding = decoding or frame.f_code.co_filename.endswith("media/feed.py")
         frame = frame.f_back
+    if "hang" in name:
+        threading.Event().wait()
     if name.startswith("poison-probe") or (name.startswith("poison-decode") and decoding):
         ctypes.string_at(0) if "segfault" in name else os._exit(9)
     if name == "stop.png" and decoding and "CLIPLOOM_TEST_STOP" in os.environ:
@@ -268,6 +270,23 @@ def test_poisoned_items_become_failures_and_harm_no_neighbour(workshop: Workshop
     assert workshop.project.uids() == [f"still{number}" for number in range(4)]
     assert_sound(workshop.project)
     assert not workshop.project.run().changed
+
+
+def test_items_that_never_end_become_failures_and_harm_no_neighbour(workshop: Workshop) -> None:
+    media = workshop.project.media
+    draw(media / "poison-probe-hang.png", 52)
+    paint(media / "cyan.png", CYAN)
+    paint(media / "magenta.png", MAGENTA)
+    command = [*workshop.command, "--set", "limits.stall=4s", "--set", "limits.max_failed=100%"]
+    ended = subprocess.run(command, env=workshop.environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 0, ended.stderr
+    assert "an item made no progress (limits.stall); starting again" in ended.stderr
+    found = {row["uid"]: (row["type"], row["stage"]) for row in workshop.project.failures().to_dicts()}
+    stalled = dict.fromkeys(("cyan", "magenta"), ("Stalled", "compute"))
+    assert found == stalled | {"poison-probe-hang": ("Stalled", "probe")}
+    assert "made no progress for 4 s (limits.stall)" in workshop.project.failures()["message"][0]
+    assert workshop.project.uids() == [f"still{number}" for number in range(4)]
+    assert_sound(workshop.project)
 
 
 def test_a_second_run_is_refused_at_once_and_a_killed_run_takes_its_worker_with_it(

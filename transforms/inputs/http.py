@@ -36,6 +36,7 @@ from cliploom.transforms.inputs.addresses import Validators, next_address, shown
 from cliploom.transforms.inputs.http_headers import coding, content_range, number, retry_after
 from cliploom.transforms.inputs.pace import take_turn
 from cliploom.transforms.inputs.timed_http import connections, waiting
+from cliploom.transforms.watchdog import alive
 
 T = TypeVar("T")
 CHUNK = 1 << 18
@@ -172,6 +173,7 @@ class Fetcher:
         """Write the answer's body; returns the size of the file."""
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         while chunk := response.read1(CHUNK):
+            alive()
             if file.tell() == 0 and (kind in ("text/html", "application/xhtml+xml") or _is_page(chunk)):
                 raise _RefusedError("the server sent a page of HTML instead of a file", transient=False)
             self._check_size(file.tell() + len(chunk))

@@ -26,6 +26,7 @@ from cliploom.transforms.media.packets import PacketTable, walk, walk_near
 from cliploom.transforms.media.reader import LostPlaceError, PacketReader
 from cliploom.transforms.media.sampling import BLACK, MICRO, Samples, Timeline, choose, segment_ordinals
 from cliploom.transforms.media.scale import Scaler, scaler_key
+from cliploom.transforms.watchdog import alive
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -123,6 +124,7 @@ def _answer(
     keys = [scaler_key(request.preprocess, request.stereo) for request in requests]
     gatherers = [_Gatherer(number, r, s) for number, (r, s) in enumerate(zip(requests, chosen, strict=True))]
     for index, frame, orientation in pictures:
+        alive()
         report.frames_got += 1
         report.frames_damaged += bool(frame.is_corrupt)
         pixels: dict[tuple[Preprocess, str], NDArray[np.uint8]] = {}

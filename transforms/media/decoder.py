@@ -18,6 +18,7 @@ import numpy as np
 
 from cliploom.transforms.media.packets import PacketTable
 from cliploom.transforms.media.reader import PacketReader
+from cliploom.transforms.watchdog import alive
 
 if TYPE_CHECKING:
     from av.packet import PacketSideData
@@ -220,6 +221,7 @@ class FrameDecoder:
         context.flush_buffers()
         states = self._states(run)
         for position, packet in self._reader.read(run.start, run.stop):
+            alive()
             for state in states.get(position, ()):
                 packet.set_sidedata(state)
             if self._droppable and wanted is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from cliploom.schemas.errors import TooLargeError
 from cliploom.transforms.media.headers import has_picture
 from cliploom.transforms.media.sampling import Timeline
+from cliploom.transforms.watchdog import alive
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -135,6 +136,7 @@ def walk(container: InputContainer, stream: VideoStream, name: str, max_frames: 
     broken = ""
     try:
         for packet in container.demux(stream):
+            alive()
             if packet.size:
                 columns.add(packet)
                 if len(columns.size) > max_frames:

@@ -18,6 +18,7 @@ from cliploom.schemas.media import Sampled
 from cliploom.schemas.records import ORDINAL_BITS, Content, Duplicate, Failure, PartRecord, ShardItem, row_id
 from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
 from cliploom.transforms.store.parts import FeatureRow, PartWriter, Vectors
+from cliploom.transforms.watchdog import alive
 
 Sample = NDArray[np.uint8] | str
 """What an encoder takes: a picture, a clip or a text."""
@@ -101,6 +102,7 @@ class PartBuilder:
 
     def add(self, count: ItemCount, sampled: Sampled) -> None:
         """Take one sample; encodes when a batch is full."""
+        alive()
         self._pending.append((count, sampled))
         self._pictures += 1
         if self._encoder is None or self._pictures >= self._encoder.batch:
@@ -108,6 +110,7 @@ class PartBuilder:
 
     def add_table(self, count: ItemCount, rows: pa.Table) -> None:
         """Take rows of an item that need no encoder, with the row ids and uids of its first twin."""
+        alive()
         self.flush()
         began = time.perf_counter()
         self._writer.write_table(rows)
@@ -128,6 +131,7 @@ class PartBuilder:
         results = iter(encode_each(self._encoder, pixels, self.job) if pixels and self._encoder else ())
         encoded = time.perf_counter()
         for count, sampled in pending:
+            alive()
             if sampled is None:
                 self._close(count)
             else:
@@ -215,6 +219,7 @@ def encode_each(encoder: BatchEncoder, batch: Sequence[Sample], job: FeatureJob)
 
     A result that can't be used is asked for once more, alone: an encoder may spoil a whole batch for one item of it.
     """
+    alive()
     try:
         results = as_results(encoder.encode(batch), len(batch))
         found = [checked_vectors(result, job.outputs, encoder_name(job)) for result in results]

@@ -8,17 +8,63 @@ are cleared the same way, by running through.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import CrashedError, ItemError, StalledError
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.watchdog import STALLED, alive, watched
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_S = 1.0
+
+
+def run_alone(
+    target: Callable[..., None], arguments: Sequence[object], stage: str, stall_s: float, stacks: Path
+) -> ItemError | None:
+    """Run an item that a worker died on in a process of its own, to its end.
+
+    Args:
+        target: what the process does; it takes the arguments.
+        arguments: picklable.
+        stage: of the failure.
+        stall_s: seconds that the item may make no progress; the process watches itself.
+        stacks: file that the process's watchdog writes to.
+
+    Returns:
+        The item's failure, when the process died or stalled.
+    """
+    process = multiprocessing.get_context("spawn").Process(
+        target=_alone, args=(target, arguments, stall_s, stacks, os.getpid())
+    )
+    process.start()
+    while process.is_alive():
+        process.join(_LOOK_S)
+        alive()
+    code = process.exitcode or 0
+    if not code:
+        return None
+    if code == STALLED or (stacks.exists() and stacks.stat().st_size):
+        reason = f"it made no progress for {stall_s:g} s (limits.stall), alone in a process as well"
+        return StalledError(stage, reason, transient=True)
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    # The out-of-memory killer's victim may do better on another night; a fault of the file will not.
+    transient = code == -signal.SIGKILL
+    return CrashedError(stage, f"the worker process died twice on this item ({how})", transient=transient)
+
+
+def _alone(target: Callable[..., None], arguments: Sequence[object], stall_s: float, stacks: Path, parent: int) -> None:
+    die_with(parent)
+    with stacks.open("w", encoding="utf-8") as log, watched(stall_s, log):
+        target(*arguments)
 
 
 class Inflight:

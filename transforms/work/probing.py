@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
-import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_file
-from cliploom.schemas.errors import CrashedError, ItemError
+from cliploom.schemas.errors import ItemError
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.sources import HttpSpec
@@ -33,9 +30,10 @@ from cliploom.transforms.precomputed.source import array_facts, digest_dataset, 
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from cliploom.transforms.tfrecords.probe import probe_shard
+from cliploom.transforms.watchdog import alive, watched
 from cliploom.transforms.wire import EncodedDoFn, decode_element, encode_element
 from cliploom.transforms.work.counters import count
-from cliploom.transforms.work.inflight import Inflight, die_with, item_key
+from cliploom.transforms.work.inflight import Inflight, item_key, run_alone
 from cliploom.transforms.work.progress import ProgressLog
 from cliploom.transforms.work.shards import list_row_groups
 
@@ -84,10 +82,11 @@ def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) 
         with open_input(file, asked.signature, "probe", http) as path:
             if asked.kind == "precomputed":
                 refuse_large_file(path)
-                digest = digest_dataset(path, dataset) if dataset else digest_file(path)
+                digest = digest_dataset(path, dataset) if dataset else digest_file(path, alive=alive)
                 return Probed(asked.source, asked.uid, digest, json.dumps(array_facts(asked.uri, path)))
             facts = _PROBERS[asked.kind](path, limits)
-            return Probed(asked.source, asked.uid, digest_file(path), json.dumps(facts, separators=(",", ":")))
+            digest = digest_file(path, alive=alive)
+            return Probed(asked.source, asked.uid, digest, json.dumps(facts, separators=(",", ":")))
     except ItemError as error:
         return _failed(asked, error)
     except Exception as error:
@@ -109,7 +108,7 @@ def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> 
     """
     try:
         with open_input(asked.uri, asked.signature, "probe", http) as path:
-            digest = digest_file(path)
+            digest = digest_file(path, alive=alive)
     except ItemError as error:
         return _failed(asked, error)
     except OSError:
@@ -178,7 +177,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
             with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
                 results = list(threads.map(self._ask, todo))
         elif todo:
-            with Inflight(objects, self._job.run) as inflight:
+            with Inflight(objects, self._job.run) as inflight, watched(self._job.stall_s):
                 results = [self._probe(row, inflight) for row in todo]
         if todo:
             found |= {(result.source, result.uid): asdict(result) for result in results}
@@ -204,6 +203,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         return ask_address(_asked(row), self._job.http.get(row["source"], HttpSpec()))
 
     def _probe(self, row: dict[str, Any], inflight: Inflight) -> Probed:
+        alive()
         asked, limits, http = _asked(row), self._job.media_limits, self._job.http.get(row["source"])
         known = {alike["digest"]: alike["facts"] for alike in row.get(ALIKE) or () if asked.kind in _PROBERS}
         same = recognize(asked, http, known) if known else None
@@ -212,7 +212,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
             return same
         key = item_key("probe", asked.uri, asked.signature)
         if key in inflight.suspects:
-            result = probe_alone(asked, limits, http)
+            result = probe_alone(asked, limits, http, self._job.stall_s)
         else:
             inflight.mark(key)
             result = probe_item(asked, limits, http)
@@ -225,19 +225,13 @@ def _asked(row: Mapping[str, Any]) -> Asked:
     return Asked(**{field.name: row[field.name] for field in fields(Asked)})
 
 
-def probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) -> Probed:
+def probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None, stall_s: float = 600.0) -> Probed:
     """Probe an input that a worker died on in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
         answer = Path(folder) / "answer.json"
-        process = multiprocessing.get_context("spawn").Process(target=_probe_alone, args=(asked, limits, http, answer))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            return Probed(**json.loads(answer.read_text(encoding="utf-8")))
-    killed = process.exitcode == -signal.SIGKILL  # by the out-of-memory killer; another night may do better
-    return _failed(asked, CrashedError("probe", "the worker process died twice on this item", transient=killed))
+        error = run_alone(_probe_alone, (asked, limits, http, answer), "probe", stall_s, Path(folder) / "stacks")
+        return _failed(asked, error) if error else Probed(**json.loads(answer.read_text(encoding="utf-8")))
 
 
 def _probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None, answer: Path) -> None:
-    die_with(os.getppid())
     answer.write_text(json.dumps(asdict(probe_item(asked, limits, http))), encoding="utf-8")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,10 +18,11 @@ from cliploom.transforms.narrations.sentence_cache import read_known
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import PartBuilder, Timings
 from cliploom.transforms.store.parts import as_stored, part_path, read_record, read_rows
+from cliploom.transforms.watchdog import alive, watched
 from cliploom.transforms.wire import decode_element, encode_element
 from cliploom.transforms.work.compute import compute_item, compute_parts
 from cliploom.transforms.work.counters import count
-from cliploom.transforms.work.inflight import Inflight, die_with, item_key
+from cliploom.transforms.work.inflight import Inflight, item_key, run_alone
 from cliploom.transforms.work.models import SentenceEncoder, load_encoder
 from cliploom.transforms.work.progress import ProgressLog
 from cliploom.transforms.work.rewrite import rewrite_part
@@ -117,9 +115,10 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
             if isinstance(encoder, SentenceEncoder):
                 encoder.know(read_known(objects, self._job.run, job))
         waiting: dict[str, int] = {}
-        with Inflight(objects, self._job.run) as inflight:
+        with Inflight(objects, self._job.run) as inflight, watched(self._job.stall_s):
 
             def each_item(item: ShardItem, builders: Sequence[PartBuilder]) -> None:
+                alive()
                 key = item_key("compute", item.uri, item.digest, item.segment.number)
                 waiting[key] = len(builders)
                 if key in inflight.suspects:
@@ -173,20 +172,13 @@ def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder])
     """Compute an item that a worker died on in a process of its own; its death is the item's failure."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
         jobs = [builder.job for builder in builders]
-        process = multiprocessing.get_context("spawn").Process(
-            target=_compute_alone, args=(job, Shard(tuple(each.name for each in jobs), (item,)), jobs, folder)
-        )
-        process.start()
-        process.join()
+        shard = Shard(tuple(each.name for each in jobs), (item,))
+        error = run_alone(_compute_alone, (job, shard, jobs, folder), "compute", job.stall_s, Path(folder) / "stacks")
         for builder in builders:
-            record = read_record(ObjectStore(folder), builder.job.name, SINGLE) if process.exitcode == 0 else None
+            record = None if error else read_record(ObjectStore(folder), builder.job.name, SINGLE)
             if record is None:
-                code = process.exitcode or 0
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                # The out-of-memory killer's victim may do better on another night; a fault of the file will not.
-                transient = code == -signal.SIGKILL
-                reason = f"the worker process died twice on this item ({how})"
-                builder.fail_item(item, CrashedError("compute", reason, transient=transient))
+                lost = CrashedError("compute", "the process of its own left nothing of this item")
+                builder.fail_item(item, error or lost)
             else:
                 builder.add_finished(item, record, read_rows(Path(folder) / builder.job.name / SINGLE))
 
@@ -196,7 +188,6 @@ SINGLE = "alone.parquet"
 
 def _compute_alone(job: RunJob, shard: Shard, jobs: list[FeatureJob], folder: str) -> None:
     """What the process of its own does: the parts of one item, in a folder of its own."""
-    die_with(os.getppid())
     compute_aside(job, shard, jobs, ObjectStore(folder))
 
 
