@@ -12,11 +12,15 @@ import re
 import resource
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cliploom.schemas.errors import CliploomError, StoreError
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:28|122)\)|\berrno = (?:28|122)\b")
+_FULL_NUMBERS = {errno.ENOSPC, errno.EDQUOT}
+_FILES_NUMBERS = {errno.EMFILE, errno.ENFILE}
+_FULL_DISK = "the disk is full; free some space and run again."
 _TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
 _FILES = re.compile(r"Too many open files|\(os error (?:23|24)\)")
 _MEMORY = re.compile(
@@ -30,25 +34,32 @@ def system_fault(error: BaseException, place: str = "") -> CliploomError | None:
 
     Args:
         error: what was caught; its causes are looked at, too.
-        place: file or folder that was worked on, if the error does not name it.
+        place: file or folder that was worked on; by default the one that the error names.
     """
     chain = list(_causes(error))
     if any(isinstance(each, CliploomError) for each in chain):
         return None
     text = "\n".join(str(each) for each in chain)
     numbers = {each.errno for each in chain if isinstance(each, OSError)}
-    if numbers & {errno.ENOSPC, errno.EDQUOT} or _FULL.search(text):
-        return StoreError(full_sentence(_place(chain) or place))
+    if numbers & _FULL_NUMBERS or _FULL.search(text):
+        return StoreError(f"{place}: {_FULL_DISK}" if place else full_sentence(_named(chain)))
     if errno.EFBIG in numbers or _TOO_LARGE.search(text):
-        return StoreError(f"{_place(chain) or place or 'A file'}: {_too_large()}.")
-    if numbers & {errno.EMFILE, errno.ENFILE} or _FILES.search(text):
-        return CliploomError(
-            f"Too many open files: this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} at once; "
-            "raise the limit with `ulimit -n 4096` and run again."
-        )
+        return StoreError(f"{place or _named(chain) or 'A file'}: {_too_large()}.")
+    if numbers & _FILES_NUMBERS or _FILES.search(text):
+        return CliploomError(files_sentence())
     if errno.ENOMEM in numbers or any(isinstance(each, MemoryError) for each in chain) or _MEMORY.search(text):
         return CliploomError(memory_sentence())
     return None
+
+
+def machine_fault(error: BaseException) -> CliploomError | None:
+    """Return the error of ``system_fault`` when a full disk or too few open files are to blame, not the file at hand.
+
+    Libraries that read damaged files use the system's numbers for faults of their own, so only Python's errors count.
+    """
+    if type(error) is not OSError or error.errno not in _FULL_NUMBERS | _FILES_NUMBERS:
+        return None
+    return system_fault(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -60,7 +71,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         here = here.__cause__ or here.__context__
 
 
-def _place(chain: list[BaseException]) -> str:
+def _named(chain: list[BaseException]) -> str:
     return next((str(each.filename) for each in chain if isinstance(each, OSError) and each.filename), "")
 
 
@@ -76,8 +87,34 @@ def full_sentence(place: str) -> str:
             f"The disk is full (of the store, or of the temporary folder {temporary}); free some space and run again."
         )
     if Path(place).is_relative_to(temporary) and is_full(temporary):
-        return f"The temporary folder {temporary} is full; free some space or set TMPDIR to another, and run again."
-    return f"{place}: the disk is full; free some space and run again."
+        return _full_temporary()
+    return f"{place}: {_FULL_DISK}"
+
+
+def files_sentence() -> str:
+    """Return what to tell when no more files can be opened."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"Too many open files: this process may have {limit} at once; raise it with `ulimit -n 4096` and run again."
+
+
+@contextmanager
+def temporary_faults() -> Iterator[None]:
+    """Name the temporary folder where its disk is full in the block.
+
+    Raises:
+        StoreError: instead of any library's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_NUMBERS or _FULL.search(str(error)):
+            raise StoreError(_full_temporary()) from error
+        raise
+
+
+def _full_temporary() -> str:
+    folder = tempfile.gettempdir()
+    return f"The temporary folder {folder} is full; free some space or set TMPDIR to another, and run again."
 
 
 def _too_large() -> str:

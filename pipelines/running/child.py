@@ -105,9 +105,8 @@ def user_error(error: BaseException) -> BaseException:
         marker = f"cliploom.schemas.errors.{name}: "
         if marker in text:
             kind: type[CliploomError] = getattr(errors, name)
-            sentence = text.split(marker, 1)[1].split(" [while running", 1)[0]
-            # A traceback may follow the sentence, of what Beam did with the error.
-            return kind(sentence.split("\n\nDuring handling of", 1)[0].strip())
+            # One line: a text may tell of the same error several times, each with a traceback.
+            return kind(text.split(marker, 1)[1].splitlines()[0].split(" [while running", 1)[0].strip())
     return system_fault(error) or error
 
 

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cliploom.schemas.faults import temporary_faults
 from cliploom.schemas.plan import COMPUTED, DELETED, MOVED, RunPlan
 from cliploom.schemas.records import Failure
 from cliploom.schemas.tables import FAILURES
@@ -98,13 +99,14 @@ def write_frames(objects: ObjectStore, path: str, frames: Iterable[pl.DataFrame]
     writer: pq.ParquetWriter | None = None
     with objects.errors(path), tempfile.TemporaryDirectory(prefix="cliploom-plan-") as folder:
         local = Path(folder) / "rows.parquet"
-        for frame in frames:
-            table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-            writer = writer or pq.ParquetWriter(local, table.schema, compression="zstd", store_schema=False)
-            if table.num_rows:
-                writer.write_table(table, row_group_size=row_group_size)
-        if writer is not None:
-            writer.close()
+        with temporary_faults():
+            for frame in frames:
+                table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+                writer = writer or pq.ParquetWriter(local, table.schema, compression="zstd", store_schema=False)
+                if table.num_rows:
+                    writer.write_table(table, row_group_size=row_group_size)
+            if writer is not None:
+                writer.close()
         objects.put(path, local)
 
 

@@ -39,7 +39,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
 _BYTES_PER_S = 1_000_000
 _JITTER = random.SystemRandom()
 # How the clients name an error that is none of the object's: the text is all that deltalake gives of it.
-_CLIENT = re.compile(r"Generic \w+ error")
+_CLIENT = re.compile(r"Generic (?!LocalFileSystem)\w+ error")
 # What the same request will be told again: refusals, and settings that are no settings.
 _REFUSED = re.compile(
     r"status code: (?P<status>4(?!08|09|25|29)\d\d)|redirect without LOCATION|"

@@ -53,8 +53,9 @@ def store_lock(objects: ObjectStore, what: str) -> Iterator[None]:
             "user": _user(),
             "since": time.time(),
         }
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(owner).encode(), 0)
+        with objects.errors(LOCK):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(owner).encode(), 0)
         yield
     finally:
         os.close(handle)

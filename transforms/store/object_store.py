@@ -33,6 +33,7 @@ from obstore.store import ObjectStore as Backend
 
 from cliploom.schemas.digests import digest_stream
 from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.faults import system_fault
 from cliploom.schemas.secrets import masked, refuse_secret
 from cliploom.transforms.store.buckets import (
     BusyError,
@@ -350,14 +351,16 @@ class ObjectStore:
             raise FileNotFoundError(self.uri_of(path)) from error
         except (BaseError, OSError) as error:
             place, number = self.uri_of(path), _error_number(error)
+            # Of a bucket's files it is the local copies that find no room.
+            fault = system_fault(error, place if self.root is not None else "")
+            if fault is not None:
+                raise fault from error
             if isinstance(error, PreconditionError):
                 reason = "it changed while it was read; run again"
             elif isinstance(error, UnauthenticatedError):
                 reason = "the store does not know these credentials; check those of the environment"
             elif isinstance(error, PermissionDeniedError) or number in (errno.EACCES, errno.EPERM):
                 reason = "no permission; check the rights of this user on the store"
-            elif number in (errno.ENOSPC, errno.EDQUOT):
-                reason = "the disk is full; free some space and run again"
             elif number == errno.EROFS:
                 reason = "the store is read-only; choose another or remount it"
             elif number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):

@@ -18,10 +18,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
 from cliploom.schemas.errors import StoreError
+from cliploom.schemas.faults import system_fault
 from cliploom.schemas.release import STORE_FORMAT, FileEntry, Release
 from cliploom.schemas.tables import RELEASES
 from cliploom.transforms.store.object_store import ObjectStore
-from cliploom.transforms.store.tables import open_table, put_rows, read_table, reason_of, table_files
+from cliploom.transforms.store.tables import open_table, put_rows, read_table, table_error, table_files
 
 TABLE = "releases"
 
@@ -139,12 +140,15 @@ def _commit(
         objects.ask(
             lambda: table.create_write_transaction([action], mode=mode, schema=RELEASES, commit_properties=once)
         )
-    except CommitFailedError:
+    except CommitFailedError as error:
+        fault = system_fault(error, objects.uri)
+        if fault is not None:
+            raise fault from None
         # It is ours when a bucket's answer to the first try was lost.
         if not _holds(objects, int(table.version()) + 1, file.name):
             raise _conflict(objects) from None
     except (DeltaError, OSError) as error:
-        raise StoreError(f"{objects.uri}: the release can't be appended ({reason_of(error)}).") from None
+        raise table_error(objects.uri, "the release can't be appended", error) from None
 
 
 def _holds(objects: ObjectStore, version: int, name: str) -> bool:

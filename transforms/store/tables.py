@@ -19,7 +19,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from cliploom.schemas.digests import digest_bytes
-from cliploom.schemas.errors import StoreError
+from cliploom.schemas.errors import CliploomError, StoreError
+from cliploom.schemas.faults import system_fault
 from cliploom.schemas.secrets import masked
 from cliploom.schemas.tables import CONTENTS
 from cliploom.transforms.store.buckets import is_transient, retries_exhausted_message
@@ -60,7 +61,7 @@ def open_table(objects: ObjectStore, table: str, schema: pa.Schema) -> DeltaTabl
     try:
         return objects.ask(head)
     except (DeltaError, OSError) as error:
-        raise StoreError(f"{uri}: the table can't be opened ({reason_of(error)}).") from None
+        raise table_error(uri, "the table can't be opened", error) from None
 
 
 def table_at(objects: ObjectStore, table: str, version: int | None = None) -> DeltaTable:
@@ -74,6 +75,17 @@ def reason_of(error: Exception) -> str:
     if is_transient(error):
         return retries_exhausted_message(error)
     return masked(next(iter(str(error).strip().splitlines()), type(error).__name__))[:200]
+
+
+def table_error(uri: str, what: str, error: Exception) -> CliploomError:
+    """Return the error for a person: what the machine refused, or what could not be done with a table.
+
+    Args:
+        uri: of the table or store.
+        what: "the table can't be opened", for example.
+        error: what deltalake raised.
+    """
+    return system_fault(error, uri) or StoreError(f"{uri}: {what} ({reason_of(error)}).")
 
 
 def commit_files(objects: ObjectStore, table: str, schema: pa.Schema, files: Sequence[TableFile]) -> int:
@@ -95,12 +107,15 @@ def commit_files(objects: ObjectStore, table: str, schema: pa.Schema, files: Seq
         ]
         try:
             head.create_write_transaction(actions, mode="overwrite", schema=schema)
-        except CommitFailedError:
+        except CommitFailedError as error:
+            full = system_fault(error, objects.uri_of(table))
+            if full is not None:
+                raise full from None
             continue
         except (DeltaError, OSError) as error:
             # Of a lost answer nobody knows what it said: the next look at the head tells.
             if not is_transient(error):
-                raise StoreError(f"{head.table_uri}: the table can't be written ({reason_of(error)}).") from None
+                raise table_error(objects.uri_of(table), "the table can't be written", error) from None
             continue
         found = _version_of(objects, table, wanted, int(head.version()))
         if found is not None:
@@ -197,6 +212,9 @@ def read_table(
     except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
         if is_transient(error):
             raise StoreError(f"{uri}: {retries_exhausted_message(error)}; run again later.") from None
+        fault = system_fault(error, uri)
+        if fault is not None:
+            raise fault from None
         raise StoreError(
             f"{uri} can't be read at version {version} ({reason_of(error)}); see `cliploom verify`."
         ) from None

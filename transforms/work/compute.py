@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cliploom.schemas.digests import digest_part
 from cliploom.schemas.errors import CliploomError, ItemError
+from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord, Shard, ShardItem
 from cliploom.transforms.store.part_builder import BatchEncoder, ItemCount, PartBuilder, Timings
@@ -49,6 +50,9 @@ def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timi
     except CliploomError:
         raise  # the store's fault (a full disk), not the item's
     except Exception as caught:
+        fault = machine_fault(caught)
+        if fault is not None:
+            raise fault from caught
         # Whatever a damaged file does to its reader is that file's failure, not the run's.
         error = ItemError("read", f"{type(caught).__name__}: {caught}")
     for builder, count in zip(builders, counts, strict=True):

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_file
-from cliploom.schemas.errors import ItemError
+from cliploom.schemas.errors import CliploomError, ItemError
+from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.sources import HttpSpec
@@ -89,7 +90,12 @@ def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) 
             return Probed(asked.source, asked.uid, digest, json.dumps(facts, separators=(",", ":")))
     except ItemError as error:
         return _failed(asked, error)
+    except CliploomError:
+        raise
     except Exception as error:
+        fault = machine_fault(error)
+        if fault is not None:
+            raise fault from error
         # Whatever a damaged file does to the prober is that file's failure, not the run's.
         transient = isinstance(error, MemoryError)
         reason = "out of memory" if transient else f"{type(error).__name__}: {error}"
@@ -111,7 +117,10 @@ def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> 
             digest = digest_file(path, alive=alive)
     except ItemError as error:
         return _failed(asked, error)
-    except OSError:
+    except OSError as error:
+        fault = machine_fault(error)
+        if fault is not None:
+            raise fault from error
         return None  # the prober meets it again and says what it is
     facts = known.get(digest)
     return None if facts is None else Probed(asked.source, asked.uid, digest, facts)
