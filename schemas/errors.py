@@ -48,6 +48,10 @@ class StoreError(CliploomError):
     exit_code = 4
 
 
+class DiskFullError(StoreError):
+    """There is no room for what is to be written, in the store or in the temporary folder."""
+
+
 class ItemError(Exception):
     """One item can't be used; recorded as a failure, the run goes on.
 

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cliploom.schemas.errors import CliploomError, StoreError
+from cliploom.schemas.errors import CliploomError, DiskFullError, StoreError
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:28|122)\)|\berrno = (?:28|122)\b")
 _FULL_NUMBERS = {errno.ENOSPC, errno.EDQUOT}
 _FILES_NUMBERS = {errno.EMFILE, errno.ENFILE}
 _FULL_DISK = "the disk is full; free some space and run again."
+# All that OpenVINO says of a file that it can't write.
+_STREAM = "basic_ios::clear: iostream error"
 _TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
 _FILES = re.compile(r"Too many open files|\(os error (?:23|24)\)")
 _MEMORY = re.compile(
@@ -41,9 +43,11 @@ def system_fault(error: BaseException, place: str = "") -> CliploomError | None:
         return None
     text = "\n".join(str(each) for each in chain)
     numbers = {each.errno for each in chain if isinstance(each, OSError)}
-    if numbers & _FULL_NUMBERS or _FULL.search(text):
-        return StoreError(f"{place}: {_FULL_DISK}" if place else full_sentence(_named(chain)))
-    if errno.EFBIG in numbers or _TOO_LARGE.search(text):
+    bounded = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    unwritten = _STREAM in text
+    if numbers & _FULL_NUMBERS or _FULL.search(text) or (unwritten and not bounded):
+        return DiskFullError(f"{place}: {_FULL_DISK}" if place else full_sentence(_named(chain)))
+    if errno.EFBIG in numbers or _TOO_LARGE.search(text) or unwritten:
         return StoreError(f"{place or _named(chain) or 'A file'}: {_too_large()}.")
     if numbers & _FILES_NUMBERS or _FILES.search(text):
         return CliploomError(files_sentence())
@@ -102,13 +106,13 @@ def temporary_faults() -> Iterator[None]:
     """Name the temporary folder where its disk is full in the block.
 
     Raises:
-        StoreError: instead of any library's error.
+        DiskFullError: instead of any library's error.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL_NUMBERS or _FULL.search(str(error)):
-            raise StoreError(_full_temporary()) from error
+            raise DiskFullError(_full_temporary()) from error
         raise
 
 
@@ -144,7 +148,7 @@ def check_temporary_folder() -> None:
 
     Raises:
         CliploomError: when TMPDIR names no folder, or none can be used.
-        StoreError: when it is full.
+        DiskFullError: when it is full.
     """
     for name in ("TMPDIR", "TEMP", "TMP"):
         given = os.environ.get(name)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.python_child import python_command
-from cliploom.schemas.errors import CliploomError, PrecisionError, SpecError, StoreError
+from cliploom.schemas.errors import CliploomError, DiskFullError, PrecisionError, SpecError, StoreError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.spec import Limits
 from cliploom.schemas.units import format_duration
@@ -31,7 +31,7 @@ from cliploom.transforms.work.inflight import die_with
 
 _LEAST_BYTES, _TIMES = 4_000_000_000, 8
 _LONGEST = 300
-_KINDS = {kind.__name__: kind for kind in (CliploomError, PrecisionError, SpecError, StoreError)}
+_KINDS = {kind.__name__: kind for kind in (CliploomError, DiskFullError, PrecisionError, SpecError, StoreError)}
 _KINDS["MissingExtraError"] = SpecError
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "not enough memory")
 

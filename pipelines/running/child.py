@@ -101,7 +101,7 @@ def user_error(error: BaseException) -> BaseException:
     text = str(error)
     import cliploom.schemas.errors as errors
 
-    for name in ("StoreError", "LimitError", "SpecError", "PrecisionError", "CliploomError"):
+    for name in ("StoreError", "DiskFullError", "LimitError", "SpecError", "PrecisionError", "CliploomError"):
         marker = f"cliploom.schemas.errors.{name}: "
         if marker in text:
             kind: type[CliploomError] = getattr(errors, name)

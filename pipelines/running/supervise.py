@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.python_child import python_command
-from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
+from cliploom.schemas.errors import CliploomError, DiskFullError, LimitError, SpecError, StoreError
 from cliploom.schemas.faults import check_temporary_folder, system_fault
 from cliploom.schemas.secrets import masked
 from cliploom.transforms.watchdog import STALLED
@@ -30,7 +30,7 @@ MOST_DEATHS = 20
 _POLL_S = 0.1
 _PATIENCE_S = 5.0
 _KINDS: dict[str, type[CliploomError]] = {
-    kind.__name__: kind for kind in (CliploomError, SpecError, LimitError, StoreError)
+    kind.__name__: kind for kind in (CliploomError, SpecError, LimitError, StoreError, DiskFullError)
 } | {"MissingExtraError": SpecError}
 
 

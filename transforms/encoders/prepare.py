@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.faults import system_fault
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.transforms.encoders.agreement import check_agreement
 from cliploom.transforms.encoders.base import EncoderOptions, Family, PreparedText
@@ -78,16 +79,23 @@ def prepare_model(
     except (FileExistsError, NotADirectoryError):
         raise StoreError(f"{models} is no folder (a file, or a link that leads nowhere); remove it.") from None
     # beside the final folder, so that the relative path to the text encoder's holds while measuring, too
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{digest[:SHORT]}-{os.getpid()}-", dir=models))
+    folder = models
     try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{digest[:SHORT]}-{os.getpid()}-", dir=models))
         with not_ending(kind, "prepared"):
             card = replace(chosen.prepare(options, folder, text), digest=digest)
         check_agreement(card)
         (folder / CARD_FILE).write_text(json.dumps(card.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
         folder.chmod(0o755)
         _publish(folder, final)
+    except (OSError, RuntimeError) as error:
+        fault = system_fault(error, str(models))
+        if fault is None:
+            raise
+        raise fault from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder != models:
+            shutil.rmtree(folder, ignore_errors=True)
     return final, read_card(final)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from cliploom.schemas.digests import digest_file, digest_of
-from cliploom.schemas.errors import StoreError, UnreadableError
+from cliploom.schemas.errors import DiskFullError, StoreError, UnreadableError
+from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.sources import HttpSpec
 from cliploom.transforms.inputs.addresses import Validators, is_web, shown
 from cliploom.transforms.store.local_folder import arriving, evict, private_folder
@@ -99,6 +100,8 @@ def _fetch_object(uri: str, path: Path, stage: str) -> None:
             ObjectStore(bucket).download(key, local)
     except FileNotFoundError:
         raise UnreadableError(stage, f"{uri} is not there (any more).", transient=True) from None
+    except DiskFullError:
+        raise
     except StoreError as error:
         raise UnreadableError(stage, str(error), transient=True) from None
 
@@ -124,7 +127,10 @@ def _fetch_address(uri: str, signature: str, path: Path, stage: str, http: HttpS
             stay = error.transient
             raise
         except OSError as error:
-            reason = f"the folder {path.parent} can't be written to: {error.strerror}; free some space"
+            fault = machine_fault(error)
+            if fault is not None:
+                raise fault from error
+            reason = f"the folder {path.parent} can't be written to: {error.strerror}; check its rights"
             raise UnreadableError(stage, f"{shown(uri)}: {reason}.", transient=True) from None
         finally:
             if not stay:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import ItemError, SpecError
+from cliploom.schemas.faults import temporary_faults
 from cliploom.schemas.narrations import NARRATIONS, BadRow, Dropped, FilterTally, KeepRules, Narration, TextRules
 from cliploom.schemas.sources import NarrationsSource
 from cliploom.transforms.inputs.clashes import clash_message
@@ -120,7 +121,7 @@ def ingest(
     ]
     folder = f"{SPOOLS}/{digest_of(made_from)}"
     if objects.size(f"{folder}/report.json") is None:
-        with tempfile.TemporaryDirectory(prefix="cliploom-texts-") as name:
+        with temporary_faults(), tempfile.TemporaryDirectory(prefix="cliploom-texts-") as name:
             _ingest(objects, folder, Path(name), files, source, rules, keep, place)
     return read_spool(objects, folder)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_file, digest_of
+from cliploom.schemas.faults import temporary_faults
 from cliploom.schemas.narrations import NARRATIONS, NARRATIONS_TABLE
 from cliploom.schemas.records import row_id
 from cliploom.transforms.narrations.item_reader import read_texts
@@ -63,7 +64,8 @@ def _standing(objects: ObjectStore, made_from: str) -> TableFile | None:
 def _written(objects: ObjectStore, texts: pl.DataFrame, made_from: str) -> TableFile:
     with tempfile.TemporaryDirectory(prefix="cliploom-texts-") as folder:
         written = Path(folder) / "rows.parquet"
-        _write(written, texts, made_from)
+        with temporary_faults():
+            _write(written, texts, made_from)
         name = f"rows-{digest_file(written)}.parquet"
         size = written.stat().st_size
         if objects.size(f"{TABLE}/{name}") is None:

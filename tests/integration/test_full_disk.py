@@ -1,0 +1,102 @@
+"""A disk, a temporary folder or a limit without room: one sentence, exit code 4, no traceback; the last release stands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from forks import ROOT
+from nights import Project, draw, write_encoder
+
+FULL = "the disk is full; free some space and run again."
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, and the last line that it printed for a person."""
+
+    code: int
+    last: str
+    printed: str
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path / "project")
+    made.write_spec({"targets": {"local": {"workers": 2}}})
+    write_encoder(tmp_path / "encoder")
+    for number in range(6):
+        draw(made.media / f"still{number}.png", number)
+    return made
+
+
+def run_cliploom(
+    project: Project, store: Path, before: str = "", environment: Mapping[str, str] | None = None
+) -> Ended:
+    """``cliploom run`` after a command of the shell, such as ``ulimit``."""
+    encoder = project.folder.parent / "encoder"
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(encoder)])} | dict(environment or {})
+    command = [sys.executable, "-m", "cliploom", "run", str(project.spec), "--set", f"store={store}"]
+    ended = subprocess.run(
+        ["bash", "-c", f'{before or ":"} && exec "$@"', "bash", *command],
+        env=variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stderr.strip().splitlines()[-1], ended.stderr)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of this size."""
+    folder.mkdir(exist_ok=True)
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=False).returncode
+    ):
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_store_on_a_full_disk_is_told_in_one_sentence_at_every_stage(project: Project, tmp_path: Path) -> None:
+    codes = []
+    for size in ("4k", "60k", "100k", "140k", "160k", "200k"):
+        with small_disk(tmp_path / "disk", size) as disk:
+            ended = run_cliploom(project, disk / "store")
+        codes.append(ended.code)
+        assert "Traceback" not in ended.printed, (size, ended.printed)
+        if ended.code:
+            assert ended.code == 4, (size, ended)
+            assert ended.last.startswith(f"cliploom: {disk}"), (size, ended)
+            assert ended.last.endswith(FULL), (size, ended)
+    assert 4 in codes[:4]
+
+
+def test_a_full_temporary_folder_is_named(project: Project, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "16k") as disk:
+        ended = run_cliploom(project, project.store, environment={"TMPDIR": str(disk)})
+    assert ended.code == 4
+    assert ended.last == (
+        f"cliploom: TMPDIR is {str(disk)!r}, and its disk is full; free some space or choose another folder."
+    )
+
+
+def test_a_limit_of_file_sizes_is_told_in_one_sentence(project: Project) -> None:
+    ended = run_cliploom(project, project.store, "ulimit -f 12")
+    assert ended.code == 4, ended
+    assert "a file may have at most 12288 bytes here (ulimit -f); raise the limit and run again." in ended.last
+    assert "Traceback" not in ended.printed
