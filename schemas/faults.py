@@ -24,9 +24,13 @@ _FULL_DISK = "the disk is full; free some space and run again."
 # All that OpenVINO says of a file that it can't write.
 _STREAM = "basic_ios::clear: iostream error"
 _TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
-_FILES = re.compile(r"Too many open files|\(os error (?:23|24)\)")
+# The last two are gRPC's words for it.
+_FILES = re.compile(
+    r"Too many open files|\(os error (?:23|24)\)|epoll_create1 unavailable|Eventfd wakeup fd is not supported"
+)
 _MEMORY = re.compile(
     r"Cannot allocate memory|\(os error 12\)|failed to map segment from shared object|std::bad_alloc|bad allocation|"
+    r"[Mm]emory allocation still failed|memory allocation of|"
     r"can't start new thread|[Uu]nable to allocate|[Oo]ut of memory|ArrowMemoryError|malloc of size|MemoryError"
 )
 
@@ -129,7 +133,7 @@ def _too_large() -> str:
 def memory_sentence() -> str:
     """Return what to tell when memory can't be had."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    bound = "" if limit == resource.RLIM_INFINITY else f" under a limit of {limit // 1000} kB (ulimit -v)"
+    bound = "" if limit == resource.RLIM_INFINITY else f" under a limit of {limit // 1024} kB (ulimit -v)"
     return f"There is too little memory{bound}; raise the limit, or set `workers: 1` in the target, and run again."
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
+import subprocess
 import sys
 import traceback
 
@@ -12,8 +14,10 @@ import typer
 from cliploom.pipelines.cli import completion, doctor, spec, store, train  # noqa: F401 - they add their commands
 from cliploom.pipelines.cli.app import app
 from cliploom.schemas.errors import CliploomError
-from cliploom.schemas.faults import system_fault
+from cliploom.schemas.faults import memory_sentence, system_fault
 from cliploom.schemas.secrets import masked
+
+_ENOUGH_BYTES = 2 << 30
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     if debug:
         arguments.remove("--debug")
     try:
+        _check_memory()
         raise SystemExit(_invoke(arguments))
     except CliploomError as error:
         print(_told(f"cliploom: {error}", debug), file=sys.stderr)
@@ -43,6 +48,20 @@ def main(arguments: list[str] | None = None) -> None:
         fault = f"cliploom: {type(error).__name__}: {error} (a fault of cliploom; --debug shows where)"
         print(_told(fault, debug), file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _check_memory() -> None:
+    """Under a small limit of memory, try whether libraries load: some end the process, which nothing here can catch.
+
+    Raises:
+        CliploomError: when they don't.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY or limit > _ENOUGH_BYTES:
+        return
+    command = [sys.executable, "-P", "-c", "import numpy, polars, pyarrow"]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        raise CliploomError(memory_sentence())
 
 
 def _told(sentence: str, debug: bool) -> str:

@@ -21,12 +21,15 @@ from typing import Any
 
 from cliploom.pipelines.python_child import python_command
 from cliploom.schemas.errors import CliploomError, DiskFullError, LimitError, SpecError, StoreError
-from cliploom.schemas.faults import check_temporary_folder, system_fault
+from cliploom.schemas.faults import check_temporary_folder, memory_sentence, system_fault
 from cliploom.schemas.secrets import masked
 from cliploom.transforms.watchdog import STALLED
 from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 
 MOST_DEATHS = 20
+_DEATHS_WITHOUT_MEMORY = 3
+"""So many in a row are the machine's fault; fewer may be those of items, which are then tried alone."""
+_LAST_LINES = 20
 _POLL_S = 0.1
 _PATIENCE_S = 5.0
 _KINDS: dict[str, type[CliploomError]] = {
@@ -87,6 +90,9 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
             tally = ProgressReader(folder / "progress").update()
             deaths = 1 if tally.items - tally.adopted > computed else deaths + 1
             computed = tally.items - tally.adopted
+            fault = system_fault(RuntimeError("\n".join(_printed(watching.log, logged)[-_LAST_LINES:])))
+            if fault is not None and (deaths >= _DEATHS_WITHOUT_MEMORY or str(fault) != memory_sentence()):
+                raise type(fault)(f"{fault} The worker process's log is {watching.log}.")
         raise CliploomError(
             f"The worker process died {MOST_DEATHS} times and got nothing done; its last words are in {watching.log}. "
             "Finished parts are kept."
@@ -101,15 +107,20 @@ def _start_error(how: str, log: Path, start: int) -> CliploomError:
         log: its log.
         start: bytes that were in the log before.
     """
-    with log.open("rb") as file:
-        file.seek(start)
-        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = _printed(log, start)
     check_temporary_folder()
     last = masked(lines[-1].strip()) if lines else "it printed nothing"
     fault = system_fault(RuntimeError(last))
     if fault is not None:
         return type(fault)(f"The worker process can't start: {fault} Its log is {log}.")
     return CliploomError(f"The worker process can't start ({how}): {last}; its log is {log}.")
+
+
+def _printed(log: Path, start: int) -> list[str]:
+    """Lines of a log that are not empty, from a position on."""
+    with log.open("rb") as file:
+        file.seek(start)
+        return [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
 
 
 @contextmanager

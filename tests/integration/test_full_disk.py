@@ -1,4 +1,4 @@
-"""A disk, a temporary folder or a limit without room: one sentence, exit code 4, no traceback; the last release stands."""
+"""A disk, a temporary folder or a limit without room: one sentence, exit code 4, no traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +37,10 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
-def run_cliploom(
-    project: Project, store: Path, before: str = "", environment: Mapping[str, str] | None = None
-) -> Ended:
+def run_cliploom(project: Project, store: Path, before: str = "", **environment: str) -> Ended:
     """``cliploom run`` after a command of the shell, such as ``ulimit``."""
     encoder = project.folder.parent / "encoder"
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(encoder)])} | dict(environment or {})
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(encoder)])} | environment
     command = [sys.executable, "-m", "cliploom", "run", str(project.spec), "--set", f"store={store}"]
     ended = subprocess.run(
         ["bash", "-c", f'{before or ":"} && exec "$@"', "bash", *command],
@@ -88,7 +86,7 @@ def test_a_store_on_a_full_disk_is_told_in_one_sentence_at_every_stage(project: 
 
 def test_a_full_temporary_folder_is_named(project: Project, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "16k") as disk:
-        ended = run_cliploom(project, project.store, environment={"TMPDIR": str(disk)})
+        ended = run_cliploom(project, project.store, TMPDIR=str(disk))
     assert ended.code == 4
     assert ended.last == (
         f"cliploom: TMPDIR is {str(disk)!r}, and its disk is full; free some space or choose another folder."
@@ -100,3 +98,17 @@ def test_a_limit_of_file_sizes_is_told_in_one_sentence(project: Project) -> None
     assert ended.code == 4, ended
     assert "a file may have at most 12288 bytes here (ulimit -f); raise the limit and run again." in ended.last
     assert "Traceback" not in ended.printed
+
+
+def test_too_few_open_files_are_told_in_one_sentence(project: Project) -> None:
+    for limit in (12, 24, 48):
+        ended = run_cliploom(project, project.store, f"ulimit -n {limit}")
+        assert "Traceback" not in ended.printed, (limit, ended.printed)
+        assert not ended.code or "ulimit -n 4096" in ended.last, (limit, ended)
+
+
+def test_too_little_memory_is_told_in_one_sentence(project: Project) -> None:
+    for limit in (250_000, 500_000, 1_200_000):
+        ended = run_cliploom(project, project.store, f"ulimit -v {limit}")
+        assert "Traceback" not in ended.printed, (limit, ended.printed)
+        assert not ended.code or "too little memory" in ended.last, (limit, ended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import StoreError
 from cliploom.transforms.store.local_folder import arriving, private_folder
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -15,13 +16,22 @@ def kept_copy(objects: ObjectStore, path: str) -> Path:
     Copies of remote files lie in the temporary folder of the machine, named by URI: files of a store never change.
 
     Raises:
-        FileNotFoundError: when it is not there.
+        StoreError: when it is not there.
     """
+    missing = StoreError(
+        f"{objects.uri_of(path)} is not there: the store was moved, or a vacuum removed the release that was opened; "
+        "open it again."
+    )
     if objects.root is not None:
+        if not (objects.root / path).exists():
+            raise missing
         return objects.root / path
     folder = private_folder("files")
     target = folder / f"{digest_of(objects.uri_of(path))}{Path(path).suffix}"
     if not target.exists():
-        with arriving(target) as local:
-            objects.download(path, local)
+        try:
+            with arriving(target) as local:
+                objects.download(path, local)
+        except FileNotFoundError:
+            raise missing from None
     return target

@@ -13,7 +13,7 @@ from cliploom.schemas.errors import SpecError, StoreError, nearest
 from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, Release
 from cliploom.transforms.store.object_store import ObjectStore
-from cliploom.transforms.store.releases import Releases
+from cliploom.transforms.store.releases import Releases, read_releases
 from cliploom.transforms.store.tables import table_files
 
 if TYPE_CHECKING:
@@ -219,7 +219,24 @@ class ReleaseReader:
             return frame.collect()
         except (OSError, pl.exceptions.PolarsError) as error:
             reason = str(error).strip().splitlines()[0][:200]
-            raise StoreError(f"{self.uri} can't be read ({reason}); `cliploom verify` lists all damage.") from None
+            told = StoreError(f"{self.uri} can't be read ({reason}); `cliploom verify` lists all damage.")
+            raise self._gone(told) from None
+
+    def _gone(self, error: StoreError) -> StoreError:
+        """The error to raise for files that are not there: why they are gone, where that can be told."""
+        root = self._objects.root
+        if root is not None and not root.exists():
+            return StoreError(f"There is no store at {self.uri} any more; it was moved or deleted since it was opened.")
+        try:
+            kept = [release.release for release in read_releases(self._objects).rows]
+        except StoreError:
+            return error
+        if self.release.release in kept:
+            return error
+        return StoreError(
+            f"Release {self.release.release} of {self.uri} was removed by a vacuum since it was opened; open the store "
+            "again for the newest release."
+        )
 
     def _parts_of(self, feature: str, numbers: Collection[int]) -> pl.LazyFrame:
         """The rows of the parts that hold these items."""
@@ -261,7 +278,10 @@ class ReleaseReader:
     def _parts_at(self, table: str, version: int) -> list[str]:
         """A table's files at a version. A version never changes, so its log is read once: half a query's time else."""
         if (table, version) not in self._listed:
-            self._listed[table, version] = table_files(self._objects, table, version)
+            try:
+                self._listed[table, version] = table_files(self._objects, table, version)
+            except StoreError as error:
+                raise self._gone(error) from None
         return self._listed[table, version]
 
     @cached_property
@@ -274,5 +294,10 @@ class ReleaseReader:
 
         if not files:
             return pl.DataFrame(schema.empty_table()).lazy()
+        root = self._objects.root
+        for file in files if root is not None else ():
+            if root is not None and not (root / file).exists():
+                missing = f"{self._objects.uri_of(file)} is missing; `cliploom verify` lists all damage."
+                raise self._gone(StoreError(missing))
         uris = [self._objects.uri_of(file) for file in files]
         return pl.scan_parquet(uris, storage_options=self._objects.table_options or None, glob=False)
