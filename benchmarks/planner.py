@@ -163,6 +163,8 @@ def computed(objects: ObjectStore, name: str) -> tuple[PlanRef, list[str]]:
         todo = pl.scan_parquet(local).filter(pl.col("verdict").is_in(COMPUTED)).select("item_no", "uid", "digest")
         work = todo.collect()
     step = -(-max(1, work.height) // (MOST_FILES * ITEMS_IN_PART)) * ITEMS_IN_PART
+    # These parts are larger than the plan's; as many are announced as will be reported.
+    write_frame(objects, f"{plan.folder}/shards.parquet", pl.DataFrame({"parts": [-(-work.height // ITEMS_IN_PART)]}))
     return plan, [
         write_records(plan, start // step, _records(name, work.slice(start, step)))
         for start in range(0, work.height, step)
