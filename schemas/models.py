@@ -44,6 +44,7 @@ class ModelCard:
         text_tower: folder-relative name of the text graph, empty when there is none. A text encoder is its own.
         sources: file name -> sha256 of what it was made from.
         agreement: smallest cosine per output against the original implementation's golden outputs.
+        note: what a user should know of it, such as that no agreement was measured; mostly empty.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class ModelCard:
     text_tower: str = ""
     sources: dict[str, str] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

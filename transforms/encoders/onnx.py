@@ -7,27 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import CliploomError
-from cliploom.schemas.models import Modality, ModelCard, Output
-from cliploom.transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from cliploom.schemas.models import ModelCard
+from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
 from cliploom.transforms.encoders.onnx_options import OnnxOptions, OnnxText
+from cliploom.transforms.encoders.pixel_family import PixelFamily
 from cliploom.transforms.encoders.weights import beside, sha256_of
 
 
-class Onnx(Family):
+class Onnx(PixelFamily):
     """Outputs as the spec names them."""
 
     kind = "onnx"
     Options: ClassVar[type[EncoderOptions]] = OnnxOptions
-
-    def modality(self, options: OnnxOptions) -> Modality:
-        """Clips when the layout has a time axis, else frames."""
-        return "clip" if options.input.frames else "frame"
-
-    def output_names(self, options: OnnxOptions, text: bool) -> tuple[str, ...]:
-        """As the spec names them."""
-        return tuple(options.outputs)
 
     def located(self, options: OnnxOptions, base: Path) -> OnnxOptions:
         """Paths of the files from the spec's folder."""
@@ -60,30 +52,14 @@ class Onnx(Family):
         from cliploom.transforms.encoders.runtime import save_graph
 
         path = Path(options.model).expanduser()
-        space = f"{self.kind}/{digest_of(self.fingerprint(options))[:SHORT]}"
         graph, dims = image_graph(read_onnx(path), options)
         save_graph(graph, folder / GRAPH_FILE)
         tower = ""
         if options.text is not None and options.text_output is not None:
             tower = _text_tower(options, options.text, options.text_output, folder, dims)
-        card = self.card(
-            options,
-            {
-                name: Output(dim=dims[name], space=f"{space}/{name}", text=name == options.text_output)
-                for name in options.outputs
-            },
-            preprocess=options.input.preprocess,
-            clip_frames=options.input.frames or 0,
-            text_tower=tower,
-        )
+        card = self.pixel_card(options, dims, text_output=options.text_output, text_tower=tower)
         items, expected = reference(path, options)
         return replace(card, agreement=agreement(self.open(folder, card, threads=1), items, expected))
-
-    def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
-        """Compile the graph."""
-        from cliploom.transforms.encoders.graph import GraphEncoder
-
-        return GraphEncoder(folder, card, threads)
 
 
 def _hashes(role: str, model: str) -> dict[str, str]:
@@ -103,7 +79,14 @@ def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path,
     """Write graph, tokenizer and settings of the text tower; gives its name for the card."""
     from cliploom.transforms.encoders.onnx_graph import read_onnx
     from cliploom.transforms.encoders.runtime import save_graph
-    from cliploom.transforms.encoders.text import STEP, TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
+    from cliploom.transforms.encoders.text import (
+        STEP,
+        TEXT_GRAPH,
+        TOKENIZER,
+        TextSettings,
+        TextTower,
+        check_shared_space,
+    )
     from cliploom.transforms.encoders.text_graph import text_graph, text_inputs
 
     model = read_onnx(Path(text.model).expanduser())
@@ -119,10 +102,5 @@ def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path,
         prompt=text.prompt,
         query_prompt=text.prompt,
     ).write(folder)
-    found = TextTower(folder, options.precision).encode(["a cup of coffee", "a much longer sentence about nothing"])
-    if found.shape[1] != dims[output]:
-        raise CliploomError(
-            f"The text tower gives vectors of {found.shape[1]} numbers and the output '{output}' of {dims[output]}; "
-            "they share no space."
-        )
+    check_shared_space(TextTower(folder, options.precision), output, dims)
     return TEXT_GRAPH

@@ -1,4 +1,4 @@
-"""ONNX files as OpenVINO graphs from uint8 pixels to vectors."""
+"""Files of pictures or clips (ONNX, TensorFlow) as OpenVINO graphs from uint8 pixels to vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import openvino as ov
 from openvino import opset13 as op
 
 from cliploom.schemas.errors import CliploomError
-from cliploom.transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
+from cliploom.transforms.encoders.onnx_options import OnnxOutput, PixelOptions
 from cliploom.transforms.encoders.runtime import last_line, named_result
 from cliploom.transforms.encoders.text_graph import output_port
 
@@ -27,7 +27,7 @@ def read_onnx(path: Path) -> ov.Model:
         raise CliploomError(f"'{path}' can't be read as ONNX: {last_line(error)}.") from error
 
 
-def image_graph(model: ov.Model, options: OnnxOptions) -> tuple[ov.Model, dict[str, int]]:
+def image_graph(model: ov.Model, options: PixelOptions) -> tuple[ov.Model, dict[str, int]]:
     """Put preprocessing before, and pooling after, the graph of a file.
 
     Args:
@@ -48,18 +48,23 @@ def image_graph(model: ov.Model, options: OnnxOptions) -> tuple[ov.Model, dict[s
         raise CliploomError(
             f"'{options.model}' doesn't take {shape} ({options.input.layout}): {last_line(error)}."
         ) from error
+    parameter = port.get_node()
+    check_values(parameter.get_element_type(), options)
     channels_last = "nthwc" if options.input.frames else "nhwc"
-    sizes = dict(zip(options.input.layout, shape, strict=True))
+    layout = options.input.layout
+    sizes = {"n": 1} | dict(zip(layout, shape, strict=True))
     pixels = op.parameter([sizes[axis] for axis in channels_last], np.uint8, name="pixels")
     x = op.subtract(op.convert(pixels, "f32"), np.array(options.input.offset, np.float32))
     x = op.divide(x, np.array(options.input.scale, np.float32))
-    x = op.transpose(x, np.array([channels_last.index(axis) for axis in options.input.layout], np.int64))
-    parameter = port.get_node()
+    if "n" not in layout:
+        x = op.squeeze(x, np.array([0], np.int64))
+        channels_last = channels_last.removeprefix("n")
+    x = op.transpose(x, np.array([channels_last.index(axis) for axis in layout], np.int64))
     source = op.convert(x, parameter.get_element_type().get_type_name())
     for target in parameter.output(0).get_target_inputs():
         target.replace_source_output(source.output(0))
     results = {
-        name: _vectors(output_port(model, wanted.node, options.model), wanted, name)
+        name: _vectors(output_port(model, wanted.node, options.model), wanted, name, sizes["n"])
         for name, wanted in options.outputs.items()
     }
     graph = ov.Model([named_result(node, name) for name, node in results.items()], [pixels], "onnx")
@@ -67,7 +72,7 @@ def image_graph(model: ov.Model, options: OnnxOptions) -> tuple[ov.Model, dict[s
     return graph, dims
 
 
-def input_port(model: ov.Model, options: OnnxOptions) -> ov.Output:
+def input_port(model: ov.Model, options: PixelOptions) -> ov.Output:
     """The one input of a file.
 
     Raises:
@@ -83,28 +88,46 @@ def input_port(model: ov.Model, options: OnnxOptions) -> ov.Output:
     return found[0]
 
 
-def input_shape(port: ov.Output, options: OnnxOptions) -> list[int]:
+def input_shape(port: ov.Output, options: PixelOptions) -> list[int]:
     """The shape to run the file with, checked against what the file fixes."""
     sizes = {"h": options.input.height, "w": options.input.width, "c": 3, "t": options.input.frames}
     shape = port.partial_shape
     layout = options.input.layout
     fits = not shape.rank.is_dynamic and len(shape) == len(layout)
     fits = fits and all(
-        d.is_dynamic or sizes[a] == d.get_length() for a, d in zip(layout[1:], list(shape)[1:], strict=True)
+        d.is_dynamic or a == "n" or sizes[a] == d.get_length() for a, d in zip(layout, list(shape), strict=True)
     )
     if not fits and not shape.rank.is_dynamic:
         wanted = ", ".join(f"{axis} {size}" for axis, size in sizes.items() if size is not None)
         raise CliploomError(f"'{options.model}' takes {shape}, which is not '{layout}' with {wanted}; correct input.")
-    batch = options.batch if shape.rank.is_dynamic or shape[0].is_dynamic else shape[0].get_length()
-    return [batch, *(int(sizes[axis] or 0) for axis in layout[1:])]
+    sizes["n"] = options.together if shape.rank.is_dynamic or shape[0].is_dynamic else shape[0].get_length()
+    return [int(sizes[axis] or 0) for axis in layout]
 
 
-def _vectors(port: ov.Output, output: OnnxOutput, name: str) -> Any:
+def check_values(kind: ov.Type, options: PixelOptions) -> None:
+    """Refuse values between whole numbers for a file that takes whole numbers.
+
+    Raises:
+        CliploomError: naming the keys to set.
+    """
+    given = options.input
+    if kind.is_integral() and not all(value == int(value) for value in (*given.offset, *(1 / s for s in given.scale))):
+        raise CliploomError(
+            f"'{options.model}' takes whole numbers ({kind.get_type_name()}); set input.offset: 0 and input.scale: 1."
+        )
+
+
+def _vectors(port: ov.Output, output: OnnxOutput, name: str, batch: int) -> Any:
     """Float32 [batch, dim] of an output."""
     shape = port.get_partial_shape()
     if shape.is_dynamic or len(shape) < 2:
         raise CliploomError(f"The output '{output.node}' has the shape {shape}, which is not fixed [batch, ...].")
     sizes = list(port.get_shape())
+    if sizes[0] != batch:
+        raise CliploomError(
+            f"The output '{output.node}' has the shape {sizes} for a batch of {batch}, so the file does not take "
+            "several items; leave batch out."
+        )
     value = op.convert(port, "f32")
     if output.pool == "mean":
         channel = output.channel_axis % len(sizes)

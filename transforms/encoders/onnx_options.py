@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
@@ -27,20 +28,26 @@ Channels = Annotated[
 ]
 
 
-class _Part(BaseModel):
+Batch = Annotated[int, Field(ge=1, le=256)]
+
+
+class Part(BaseModel):
+    """A part of an encoder's options."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class OnnxInput(_Part):
+class OnnxInput(Part):
     """The picture or clip that the file takes; ``offset`` to ``alpha`` as in ``Preprocess``.
 
     Attributes:
-        layout: order of the axes, n batch, t time, c channels, h height, w width; with t the encoder takes clips.
+        layout: order of the axes, n batch, t time, c channels, h height, w width; with t the encoder takes clips,
+            without n the file takes one picture.
         node: name of the input, when the file has several.
         frames: T of a clip.
     """
 
-    layout: Literal["nchw", "nhwc", "nthwc", "ntchw", "ncthw"]
+    layout: Literal["nchw", "nhwc", "hwc", "nthwc", "ntchw", "ncthw"]
     width: PositiveInt
     height: PositiveInt
     node: str | None = None
@@ -69,7 +76,7 @@ class OnnxInput(_Part):
         return Preprocess(**{name: getattr(self, name) for name in names})
 
 
-class OnnxOutput(_Part):
+class OnnxOutput(Part):
     """One output of the file.
 
     Attributes:
@@ -83,7 +90,7 @@ class OnnxOutput(_Part):
     channel_axis: int = 1
 
 
-class OnnxText(_Part):
+class OnnxText(Part):
     """A second file that puts sentences into the space of an output.
 
     Attributes:
@@ -105,7 +112,44 @@ class OnnxText(_Part):
     prompt: str = ""
 
 
-class OnnxOptions(EncoderOptions):
+class PixelOptions(EncoderOptions):
+    """Options of a file that takes pictures or clips.
+
+    Attributes:
+        model: the file or folder.
+        input: what it takes.
+        outputs: what to keep, by the name it shall have.
+    """
+
+    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "batch"})
+    model: str
+    input: OnnxInput
+    outputs: Annotated[dict[str, OnnxOutput], Field(min_length=1)]
+
+    @property
+    def together(self) -> int:
+        """How many items are computed together, where the file leaves that open."""
+        return 1
+
+
+def text_output(named: str | None, outputs: Collection[str]) -> str:
+    """The output whose space a text tower shares.
+
+    Args:
+        named: as the spec says; may be left out when there is one output.
+        outputs: their names.
+
+    Raises:
+        ValueError: when it is missing or unknown.
+    """
+    if named is None and len(outputs) > 1:
+        raise ValueError(f"text.output is missing; name the output whose space it shares: {', '.join(outputs)}")
+    if named is not None and named not in outputs:
+        raise ValueError(f"text.output {named!r} is no output; known: {', '.join(outputs)}")
+    return named or next(iter(outputs))
+
+
+class OnnxOptions(PixelOptions):
     """Options of ``onnx``.
 
     Attributes:
@@ -116,29 +160,23 @@ class OnnxOptions(EncoderOptions):
         batch: items computed together, where the file leaves that open; a batch that is not full is filled up.
     """
 
-    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "batch"})
-    model: str
-    input: OnnxInput
-    outputs: Annotated[dict[str, OnnxOutput], Field(min_length=1)]
     text: OnnxText | None = None
-    batch: Annotated[int, Field(ge=1, le=256)] = 1
+    batch: Batch = 1
 
     @model_validator(mode="after")
     def _text_names_an_output(self) -> OnnxOptions:
-        if self.text is None:
-            return self
-        if self.text.output is None and len(self.outputs) > 1:
-            raise ValueError(
-                f"text.output is missing; name the output whose space it shares: {', '.join(self.outputs)}"
-            )
-        if self.text.output is not None and self.text.output not in self.outputs:
-            raise ValueError(f"text.output {self.text.output!r} is no output; known: {', '.join(self.outputs)}")
+        _ = self.text_output
         return self
 
     @property
     def text_output(self) -> str | None:
         """The output whose space the text tower shares."""
-        return None if self.text is None else self.text.output or next(iter(self.outputs))
+        return None if self.text is None else text_output(self.text.output, self.outputs)
+
+    @property
+    def together(self) -> int:
+        """``batch``."""
+        return self.batch
 
     def values(self) -> dict[str, Any]:
         """Without the text tower's paths: its files stand in the fingerprint."""

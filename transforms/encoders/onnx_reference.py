@@ -10,12 +10,11 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from cliploom.transforms.encoders.golden import golden_items, laid_out, pooled
 from cliploom.transforms.encoders.onnx_graph import input_port, input_shape, read_onnx
-from cliploom.transforms.encoders.onnx_options import OnnxOptions, OnnxOutput
+from cliploom.transforms.encoders.onnx_options import OnnxOptions
 from cliploom.transforms.encoders.runtime import CompiledGraph, named_result
 from cliploom.transforms.encoders.text_graph import output_port
-
-_ITEMS = 4
 
 Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
@@ -26,22 +25,16 @@ def reference(path: Path, options: OnnxOptions) -> tuple[list[NDArray[np.uint8]]
     Returns:
         uint8 [(T,) H, W, 3] items and float32 [n, dim] by output name.
     """
-    height, width, frames = options.input.height, options.input.width, options.input.frames or 1
-    item, frame, y, x, channel = np.ogrid[:_ITEMS, :frames, :height, :width, :3]
-    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
-    items = np.abs(waves - 255).astype(np.uint8)
-    if options.input.frames is None:
-        items = items[:, 0]
-    values = ((items - np.array(options.input.offset)) / np.array(options.input.scale)).astype(np.float32)
-    channels_last = "nthwc" if options.input.frames else "nhwc"
-    values = values.transpose([channels_last.index(axis) for axis in options.input.layout])
-    batch = input_shape(input_port(read_onnx(path), options), options)[0]
+    items = golden_items(options.input)
+    batch = dict(
+        zip(options.input.layout, input_shape(input_port(read_onnx(path), options), options), strict=True)
+    ).get("n")
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in options.outputs}
     run = onnx_runtime(path, options) if importlib.util.find_spec("onnxruntime") else plain_openvino(path, options)
-    for one in values:
-        given = np.ascontiguousarray(np.broadcast_to(one, (batch, *one.shape)))
+    for one in laid_out(items, options.input):
+        given = one if batch is None else np.ascontiguousarray(np.broadcast_to(one, (batch, *one.shape)))
         for (name, output), value in zip(options.outputs.items(), run(given), strict=True):
-            found[name].append(_pooled(value[0].astype(np.float32), output))
+            found[name].append(pooled(value[0].astype(np.float32), output))
     return list(items), {name: np.stack(vectors) for name, vectors in found.items()}
 
 
@@ -72,11 +65,3 @@ def plain_openvino(path: Path, options: OnnxOptions) -> Run:
         return [found[name] for name in names]
 
     return run
-
-
-def _pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32]:
-    """One item's value as the file gives it, [c, h, w] or [dim], as a vector."""
-    if output.pool == "none":
-        return value.reshape(-1)
-    axis = output.channel_axis - 1 if output.channel_axis > 0 else output.channel_axis
-    return np.asarray(np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).mean(axis=1))

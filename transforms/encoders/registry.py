@@ -28,6 +28,7 @@ _BUILT_IN: Mapping[str, str] = {
     "minilm": "cliploom.transforms.encoders.minilm:MiniLM",
     "pca": "cliploom.transforms.encoders.pca:Projected",
     "onnx": "cliploom.transforms.encoders.onnx:Onnx",
+    "saved_model": "cliploom.transforms.encoders.saved_model:SavedModelFamily",
     "sentence_transformer": "cliploom.transforms.encoders.sentence_transformer:SentenceTransformer",
 }
 

@@ -1,8 +1,8 @@
 """Sentences to vectors: a tokenizer, an OpenVINO graph and their settings, for text encoders and text towers alike.
 
 A folder holds ``text.xml`` (int32 [batch, tokens] ids and, mostly, mask to float32 [batch, dim]), ``tokenizer.json``
-and ``text.json``. A sentence is padded to a length that depends on the sentence alone, so that its vector does not
-depend on its neighbours; sentences of one length are computed together.
+(or ``words.json``) and ``text.json``. A sentence is padded to a length that depends on the sentence alone, so that its
+vector does not depend on its neighbours; sentences of one length are computed together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from cliploom.schemas.models import ModelCard, Precision
 from cliploom.transforms.encoders.base import EncodeReport
 from cliploom.transforms.encoders.graph import count, finite_row
 from cliploom.transforms.encoders.runtime import CompiledGraph
+from cliploom.transforms.encoders.word_tokens import WORDS, WordTokens
 
 if TYPE_CHECKING:
     from cliploom.transforms.encoders.base import Row
@@ -80,11 +81,9 @@ class TextTower:
         """
         try:
             self.settings = TextSettings.read(folder)
-            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+            self._tokenize = _tokenizer(folder, self.settings.max_tokens)
         except Exception as error:  # tokenizers raises bare Exception
             raise CliploomError(f"The text model in '{folder}' can't be opened: {error}.") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.settings.max_tokens)
         self._graph = CompiledGraph(folder / TEXT_GRAPH, [self.settings.output], precision, threads)
 
     def encode(
@@ -120,15 +119,14 @@ class TextTower:
         return self._graph.output_shapes[self.settings.output][-1]
 
     def _tokens(self, texts: Sequence[str], report: EncodeReport | None, prompt: str) -> list[list[int]]:
-        encodings = []
+        found = []
         for text in texts:
             if (refused := _refusal(text)) is not None:
                 raise refused
-            # one by one: encode_batch would start threads of its own beside the workers'
-            encodings.append(self._tokenizer.encode(prompt + text))
+            found.append(self._tokenize(prompt + text))
         if report is not None:
-            report.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-        return [encoding.ids for encoding in encodings]
+            report.truncated += sum(cut for _, cut in found)
+        return [ids for ids, _ in found]
 
     def _padded(self, length: int) -> int:
         return min(-(-max(length, 1) // self.settings.step) * self.settings.step, self.settings.max_tokens)
@@ -141,6 +139,20 @@ class TextTower:
             mask[row, : len(sentence)] = 1
         found = self._graph.run([ids, mask] if self.settings.masked else [ids])
         return found[self.settings.output]
+
+
+def check_shared_space(tower: TextTower, output: str, dims: Mapping[str, int]) -> None:
+    """Compare the length of a text tower's vectors with that of the output whose space it shares.
+
+    Raises:
+        CliploomError: when they differ.
+    """
+    found = tower.encode(["a cup of coffee", "a much longer sentence about nothing"])
+    if found.shape[1] != dims[output]:
+        raise CliploomError(
+            f"The text tower gives vectors of {found.shape[1]} numbers and the output '{output}' of {dims[output]}; "
+            "they share no space."
+        )
 
 
 class RecentSentences:
@@ -190,6 +202,22 @@ class TextEncoder:
         ]
         count(report, done)
         return done
+
+
+def _tokenizer(folder: Path, most: int) -> Callable[[str], tuple[list[int], bool]]:
+    """What turns a sentence into at most ``most`` ids and says whether it was cut."""
+    if (folder / WORDS).exists():
+        return WordTokens.read(folder).ids
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(most)
+
+    def ids(text: str) -> tuple[list[int], bool]:
+        # one by one: encode_batch would start threads of its own beside the workers'
+        encoding = tokenizer.encode(text)
+        return encoding.ids, bool(encoding.overflowing)
+
+    return ids
 
 
 def _refusal(item: Any) -> EncodeError | None:

@@ -1,0 +1,95 @@
+"""Items that a prepared model is measured with, and golden vectors that a user gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.onnx_options import OnnxInput, OnnxOutput
+
+ITEMS = 4
+MOST_BYTES = 1 << 30
+
+
+def golden_items(given: OnnxInput) -> NDArray[np.uint8]:
+    """Different pictures or clips without any file, uint8 [n, (T,) H, W, 3]."""
+    item, frame, y, x, channel = np.ogrid[:ITEMS, : given.frames or 1, : given.height, : given.width, :3]
+    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
+    items: NDArray[np.uint8] = np.abs(waves - 255).astype(np.uint8)
+    return items if given.frames else items[:, 0]
+
+
+def laid_out(items: NDArray[np.uint8], given: OnnxInput) -> NDArray[np.float32]:
+    """Pixels as a file takes them, float32 [n, ...] with the file's axes, a batch's left out."""
+    values = ((items - np.array(given.offset)) / np.array(given.scale)).astype(np.float32)
+    channels_last = "thwc" if given.frames else "hwc"
+    axes = given.layout.removeprefix("n")
+    return np.ascontiguousarray(values.transpose([0, *(1 + channels_last.index(axis) for axis in axes)]))
+
+
+def pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32]:
+    """One item's value as the file gives it, [c, h, w] or [dim], as a vector."""
+    if output.pool == "none":
+        return value.reshape(-1)
+    axis = output.channel_axis - 1 if output.channel_axis > 0 else output.channel_axis
+    return np.asarray(np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).mean(axis=1))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the original gives.
+
+    Attributes:
+        items: uint8 [n, (T,) H, W, 3].
+        vectors: float32 [n, dim] by output name.
+        sentences: for the text tower.
+        text: float32 [n, dim], or None.
+    """
+
+    items: NDArray[np.uint8]
+    vectors: dict[str, NDArray[np.float32]]
+    sentences: tuple[str, ...] = ()
+    text: NDArray[np.float32] | None = field(default=None)
+
+
+def read_golden(path: Path, outputs: tuple[str, ...]) -> Expected:
+    """Read an ``.npz`` of golden vectors.
+
+    Args:
+        path: of the file: ``items``, uint8; each output's vectors by its name, float32; for a text tower ``sentences``,
+            strings, and ``text``, float32.
+        outputs: names of the encoder's outputs; those that are missing are not compared.
+
+    Raises:
+        CliploomError: when it can't be read, or holds something else.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise CliploomError(f"The golden file '{path}' is larger than 1 GiB; a few items are enough.")
+        with np.load(path, allow_pickle=False) as found:
+            values = {name: found[name] for name in (*outputs, "items", "sentences", "text") if name in found}
+    except (OSError, ValueError, BadZipFile, AttributeError) as error:
+        raise CliploomError(f"The golden file '{path}' can't be read as .npz: {str(error).rstrip('.')}.") from None
+    vectors = {name: values[name] for name in outputs if name in values}
+    pairs = [(vector, values.get("items")) for vector in vectors.values()]
+    pairs += [(values[name], values.get("sentences")) for name in ("text",) if name in values]
+    fits = bool(vectors) and "items" in values and values["items"].dtype == np.uint8
+    if not fits or not all(_beside(vector, items) for vector, items in pairs):
+        held = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in values.items())
+        raise CliploomError(
+            f"The golden file '{path}' must hold items (uint8), float vectors [n, dim] for {', '.join(outputs)}, and "
+            f"for a text tower sentences and text; it holds {held or 'none of these'}."
+        )
+    sentences = tuple(str(each) for each in values.get("sentences", ()))
+    return Expected(values["items"], vectors, sentences, values.get("text"))
+
+
+def _beside(vectors: NDArray[Any], items: NDArray[Any] | None) -> bool:
+    """Whether there is a float vector an item."""
+    return items is not None and vectors.ndim == 2 and vectors.dtype.kind == "f" and len(vectors) == len(items)

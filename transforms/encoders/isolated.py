@@ -1,0 +1,71 @@
+"""Runs a function in a process of its own: PyTorch and TensorFlow in one process abort, and memory comes back."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cliploom.schemas.errors import CliploomError
+
+
+def run_isolated(target: str, what: str, **arguments: Any) -> Any:
+    """Call a function in a fresh Python process.
+
+    Args:
+        target: ``module:function``.
+        what: what is being done, for the message when the process dies.
+        arguments: of the function; JSON values.
+
+    Returns:
+        What the function returns, a JSON value.
+
+    Raises:
+        CliploomError: with the sentence of the function's own error, or when the process ends without an answer.
+
+    >>> run_isolated("math:hypot", "A test")
+    0.0
+    """
+    with tempfile.TemporaryDirectory(prefix="cliploom-") as scratch:
+        answer = Path(scratch) / "answer.json"
+        # -P: a file in the current folder must not stand in for a module, unless it does so here, too
+        places = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, target, str(answer)],
+            input=json.dumps(arguments),
+            env=os.environ | {"PYTHONPATH": places},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if not answer.exists():
+            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+            last = f": {lines[-1].rstrip('.')}" if lines else ""
+            raise CliploomError(f"{what} stopped with {how}{last}; is there enough memory?")
+        reply = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in reply:
+        raise CliploomError(reply["error"])
+    return reply["value"]
+
+
+def main() -> None:
+    """Call the function that the arguments name, and write its value or its error's sentence."""
+    module, _, function = sys.argv[1].partition(":")
+    arguments = json.load(sys.stdin)
+    try:
+        reply = {"value": getattr(importlib.import_module(module), function)(**arguments)}
+    except CliploomError as error:
+        reply = {"error": str(error)}
+    Path(sys.argv[2]).write_text(json.dumps(reply), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Agreement of a prepared model of pixels, and of its text tower, with what the original or golden vectors say."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from cliploom.schemas.models import ModelCard
+from cliploom.transforms.encoders.agreement import agreement, smallest_cosine
+from cliploom.transforms.encoders.base import Encoder
+from cliploom.transforms.encoders.golden import Expected, read_golden
+from cliploom.transforms.encoders.text import TextTower
+from cliploom.transforms.encoders.word_tokens import WordTokens
+
+TEXT = "text tower"
+UNMEASURED = (
+    "agreement with the original was not measured; install TensorFlow (pip install 'cliploom[tensorflow]') or give "
+    "golden: vectors.npz"
+)
+_SENTENCES = (
+    "",
+    "Playing guitar",
+    "A cup of coffee, on a wooden table!",
+    "the cat's whiskers don't   move",
+    "¿Dónde está la biblioteca? Zürich, naïve café ÄÖÜ",
+    "1,234.56 metres at 25 fps (29.97i); SHOUTING\twith odd\nspacing_and-signs \N{NO-BREAK SPACE} \N{SNOWMAN}",
+)
+
+
+def golden_sentences(folder: Path) -> tuple[str, ...]:
+    """Sentences for a prepared text tower with a vocabulary: odd ones, and some of its own words in several lengths."""
+    tokens = WordTokens.read(folder)
+    chosen = random.Random(0).choices(sorted(tokens.known), k=5 * tokens.rules.tokens)  # noqa: S311
+    size = tokens.rules.tokens
+    own = [" ".join(chosen[begin : begin + length]) for begin, length in ((0, 1), (1, 3), (4, size), (size, 2 * size))]
+    return (*_SENTENCES, *own, f"{own[1].upper()} {own[0].title()}? unheard-of")
+
+
+def measured(
+    encoder: Encoder, folder: Path, card: ModelCard, expected: Expected | None, golden: str | None = None
+) -> ModelCard:
+    """The card with the smallest cosine by output, and of the text tower, or with a note that nothing was measured.
+
+    Args:
+        encoder: just prepared.
+        folder: that it was opened from.
+        card: of it.
+        expected: what the original gives, where it could be asked.
+        golden: the user's file of golden vectors.
+    """
+    given = [] if expected is None else [expected]
+    if golden is not None:
+        given.append(read_golden(Path(golden).expanduser(), tuple(card.outputs)))
+    found: dict[str, float] = {}
+    for each in given:
+        now = agreement(encoder, list(each.items), each.vectors)
+        if each.text is not None and card.text_tower:
+            tower = TextTower(folder, card.precision)
+            now[TEXT] = smallest_cosine(tower.encode(each.sentences, query=True), each.text)
+        found |= {name: min(value, found.get(name, value)) for name, value in now.items()}
+    return replace(card, agreement=found, note="" if given else UNMEASURED)

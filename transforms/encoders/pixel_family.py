@@ -1,0 +1,51 @@
+"""What the families of files that take pictures or clips have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.models import Modality, ModelCard, Output
+from cliploom.transforms.encoders.base import Encoder, Family
+from cliploom.transforms.encoders.onnx_options import PixelOptions
+
+
+class PixelFamily(Family):
+    """Outputs as the spec names them, from one graph of pixels."""
+
+    def modality(self, options: PixelOptions) -> Modality:
+        """Clips when the layout has a time axis, else frames."""
+        return "clip" if options.input.frames else "frame"
+
+    def output_names(self, options: PixelOptions, text: bool) -> tuple[str, ...]:
+        """As the spec names them."""
+        return tuple(options.outputs)
+
+    def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
+        """Compile the graph."""
+        from cliploom.transforms.encoders.graph import GraphEncoder
+
+        return GraphEncoder(folder, card, threads)
+
+    def pixel_card(
+        self, options: PixelOptions, dims: dict[str, int], *, text_output: str | None = None, text_tower: str = ""
+    ) -> ModelCard:
+        """The card, each output in a space of its own.
+
+        Args:
+            options: of the encoder.
+            dims: length of the vectors by output name.
+            text_output: the output whose space a text tower shares.
+            text_tower: file of that tower's graph.
+        """
+        space = f"{self.kind}/{digest_of(self.fingerprint(options))[:SHORT]}"
+        outputs = {
+            name: Output(dim=dims[name], space=f"{space}/{name}", text=name == text_output) for name in options.outputs
+        }
+        return self.card(
+            options,
+            outputs,
+            preprocess=options.input.preprocess,
+            clip_frames=options.input.frames or 0,
+            text_tower=text_tower,
+        )

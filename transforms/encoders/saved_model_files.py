@@ -1,0 +1,142 @@
+"""The files of a SavedModel: found in a folder or in a hub's archive, hashed, and unpacked within limits."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.weights import sha256_of
+
+GRAPH = "saved_model.pb"
+# what vectors depend on; fingerprints, Keras' metadata and read-mes are left out
+_FOLDERS = ("variables", "assets")
+MOST_FILES = 10_000
+MOST_BYTES = 64 << 30
+_BLOCK = 1 << 20
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is that of a packed model."""
+    return path.name.endswith((".tar.gz", ".tgz", ".tar"))
+
+
+def model_hashes(model: str) -> dict[str, str]:
+    """Relative name -> sha256 of graph, variables and assets; equal for a folder and its archive.
+
+    Raises:
+        CliploomError: when there is no SavedModel, or the archive is refused.
+    """
+    path = Path(model).expanduser()
+    if is_archive(path):
+        return dict(sorted((name, _sha256(stream)) for name, stream in _members(path)))
+    return {name: sha256_of(path / name) for name in _files(path, model)}
+
+
+@contextlib.contextmanager
+def model_folder(model: str) -> Iterator[Path]:
+    """The folder of a model; an archive is unpacked into a temporary one, which goes when the context ends.
+
+    Raises:
+        CliploomError: when there is no SavedModel, or the archive is refused.
+    """
+    path = Path(model).expanduser()
+    if not is_archive(path):
+        _files(path, model)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="cliploom-") as name:
+        folder = Path(name).resolve()
+        for relative, stream in _members(path):
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as out:
+                shutil.copyfileobj(stream, out, _BLOCK)
+        yield folder
+
+
+def _files(folder: Path, model: str) -> list[str]:
+    """Relative names of the files that matter, sorted."""
+    if not (folder / GRAPH).is_file():
+        if folder.is_file():
+            raise CliploomError(f"'{model}' is a file; give the folder that holds {GRAPH}, or its .tar.gz.")
+        found = [path.parent for path in sorted(folder.glob(f"*/{GRAPH}"))]
+        hint = f"did you mean '{found[0]}'?" if found else f"give the folder that holds {GRAPH}, or its .tar.gz."
+        raise CliploomError(f"There is no SavedModel in '{model}'; {hint}")
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in (folder / GRAPH, *(path for name in _FOLDERS for path in (folder / name).rglob("*")))
+        if path.is_file()
+    )
+
+
+def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name below the model's folder and content of each file of an archive that matters, in the archive's order.
+
+    Nothing else is unpacked. Links, absolute names and names with ``..`` are refused, also where they would not matter:
+    no publisher's archive has them.
+    """
+    if not path.is_file():
+        raise CliploomError(f"There is no archive '{path}'; give its path, or the folder that holds {GRAPH}.")
+    total = files = graphs = 0
+    root: PurePosixPath | None = None
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if name.is_absolute() or ".." in name.parts or not (member.isreg() or member.isdir()):
+                    raise CliploomError(
+                        f"The archive '{path}' holds {member.name!r}, which is a link or leads out of its folder; "
+                        "unpack it yourself if you trust it, and give the folder."
+                    )
+                files, total = files + 1, total + member.size
+                if files > MOST_FILES or total > MOST_BYTES:
+                    raise CliploomError(
+                        f"The archive '{path}' holds more than {MOST_FILES:,} files or {MOST_BYTES >> 30} GiB; unpack "
+                        "it yourself if you trust it, and give the folder."
+                    )
+                relative = _relative(name)
+                stream = archive.extractfile(member) if member.isreg() and relative is not None else None
+                if stream is None or relative is None:
+                    continue
+                here = PurePosixPath(*name.parts[: len(name.parts) - len(relative.parts)])
+                if root is not None and here != root:
+                    raise CliploomError(
+                        f"The archive '{path}' holds several SavedModels ('{root}', '{here}'); unpack it and give the "
+                        "folder of one."
+                    )
+                root = here
+                graphs += relative.as_posix() == GRAPH
+                yield relative.as_posix(), stream
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise CliploomError(f"The archive '{path}' can't be read: {error}; download it again.") from None
+    if not graphs:
+        raise CliploomError(f"The archive '{path}' holds no {GRAPH}, so it is not a SavedModel.")
+
+
+def _relative(name: PurePosixPath) -> PurePosixPath | None:
+    """The path below the model's folder, for files that matter.
+
+    >>> [str(_relative(PurePosixPath(n))) for n in ("./saved_model.pb", "s3d/1/variables/variables.index", "a/x.md")]
+    ['saved_model.pb', 'variables/variables.index', 'None']
+    """
+    if name.name == GRAPH:
+        return PurePosixPath(GRAPH)
+    for place, part in enumerate(name.parts[:-1]):
+        if part in _FOLDERS:
+            return PurePosixPath(*name.parts[place:])
+    return None
+
+
+def _sha256(stream: IO[bytes]) -> str:
+    state = hashlib.sha256()
+    while block := stream.read(_BLOCK):
+        state.update(block)
+    return state.hexdigest()

@@ -1,0 +1,147 @@
+"""What a spec says of a SavedModel, a frozen graph or a Keras file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from cliploom.transforms.encoders.onnx_options import Batch, Part, PixelOptions, text_output
+from cliploom.transforms.encoders.word_tokens import Step
+
+
+def _pair(value: Any) -> Any:
+    """A list of two strings."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class SavedModelText(Part):
+    """A signature that takes strings. Keys that are left out are found in the graph, or the run says which to give.
+
+    Attributes:
+        signature: its name.
+        node: its output, when it has several.
+        output: the encoder's output whose space it shares, when there are several.
+        vocabulary: a file with a word a line: a name in the model's ``assets``, or a path from the spec's folder.
+        lower: letters that are put into lower case first.
+        replace: then what these regular expressions of RE2 find is replaced, in this order: ``[pattern, replacement]``.
+        split: words are parted by this; by any white space when empty.
+        tokens: sentences are cut to so many words, and filled up to them.
+        first: number of the vocabulary's first word.
+        unknown: number of a word that is not in the vocabulary, or ``drop``.
+        pad_id: number that fills up.
+        prompt: put before each sentence.
+    """
+
+    signature: str = "text"
+    node: str | None = None
+    output: str | None = None
+    vocabulary: str | None = None
+    lower: Literal["none", "ascii", "unicode"] | None = None
+    replace: tuple[Annotated[tuple[str, str], BeforeValidator(_pair)], ...] | None = Field(default=None, strict=False)
+    split: str | None = None
+    tokens: PositiveInt | None = None
+    first: Annotated[int, Field(ge=0)] | None = None
+    unknown: Annotated[int, Field(ge=0)] | Literal["drop"] | None = None
+    pad_id: Annotated[int, Field(ge=0)] | None = None
+    prompt: str = ""
+
+    @property
+    def steps(self) -> tuple[Step, ...] | None:
+        """``lower`` and ``replace`` as steps, or None when neither is declared."""
+        if self.lower is None and self.replace is None:
+            return None
+        lower = () if self.lower is None or self.lower == "none" else (Step(self.lower),)
+        return (*lower, *(Step("replace", pattern, rewrite) for pattern, rewrite in self.replace or ()))
+
+
+class SavedModelOptions(PixelOptions):
+    """Options of ``saved_model``.
+
+    Attributes:
+        model: folder of the SavedModel, or its ``.tar.gz``.
+        input: what the signature takes.
+        outputs: what to keep, by the name it shall have; ``node`` is a name in the signature's outputs.
+        tags: of the graph, when the file has several; by default ``serve``, or none.
+        signature: its name, when there are several.
+        text: the text signature.
+        batch: items computed together; a batch that is not full is filled up.
+        golden: an ``.npz`` with ``items`` (uint8), vectors by output name, and for a text signature ``sentences`` and
+            ``text``, to measure against.
+    """
+
+    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "batch", "golden"})
+    tags: tuple[str, ...] | None = Field(default=None, strict=False)
+    signature: str | None = None
+    text: SavedModelText | None = None
+    batch: Batch = 1
+    golden: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SavedModelOptions:
+        _ = self.text_output
+        if "n" not in self.input.layout:
+            raise ValueError(f"input.layout {self.input.layout!r} has no n; a signature takes a batch, such as nhwc")
+        return self
+
+    @property
+    def text_output(self) -> str | None:
+        """The output whose space the text signature shares."""
+        return None if self.text is None else text_output(self.text.output, self.outputs)
+
+    @property
+    def together(self) -> int:
+        """``batch``."""
+        return self.batch
+
+    def values(self) -> dict[str, Any]:
+        """Without the vocabulary's path: its content stands in the fingerprint."""
+        values = super().values()
+        if self.text is not None:
+            values["text"] = self.text.model_dump(mode="json", exclude={"vocabulary"})
+        return values
+
+
+class FrozenGraphOptions(PixelOptions):
+    """Options of ``frozen_graph``; items are computed one by one.
+
+    Attributes:
+        model: the ``.pb`` file of a GraphDef.
+        input: what it takes; ``node`` is required, the tensor to feed, such as ``Mul:0``, or ``DecodeJpeg:0`` with
+            ``layout: hwc``, ``offset: 0`` and ``scale: 1``.
+        outputs: what to keep, by the name it shall have; ``node`` is a tensor, such as ``pool_3:0``.
+        golden: an ``.npz`` with ``items`` (uint8) and vectors by output name, to measure against.
+    """
+
+    VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "golden"})
+    golden: str | None = None
+
+    @model_validator(mode="after")
+    def _names_its_input(self) -> FrozenGraphOptions:
+        if self.input.node is None:
+            raise ValueError("input.node is missing; name the tensor to feed, such as Mul:0 or DecodeJpeg:0")
+        return self
+
+
+class KerasOptions(PixelOptions):
+    """Options of ``keras``.
+
+    Attributes:
+        model: a ``.keras`` or ``.h5`` file.
+        input: what it takes.
+        outputs: what to keep, by the name it shall have; ``node`` is an output or a layer.
+        batch: items computed together; a batch that is not full is filled up.
+    """
+
+    batch: Batch = 1
+
+    @model_validator(mode="after")
+    def _takes_a_batch(self) -> KerasOptions:
+        if "n" not in self.input.layout:
+            raise ValueError(f"input.layout {self.input.layout!r} has no n; a Keras model takes a batch, such as nhwc")
+        return self
+
+    @property
+    def together(self) -> int:
+        """``batch``."""
+        return self.batch

@@ -1,0 +1,98 @@
+"""TensorFlow's models as OpenVINO graphs, by OpenVINO's front end: no TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import openvino as ov
+from openvino.frontend import FrontEndManager
+
+from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.runtime import last_line
+from cliploom.transforms.encoders.saved_model_signatures import SavedModel, Signature
+
+_UNTRANSLATED = re.compile(r"No (?:conversion rule|translator) found for operation(?:s|\(s\))?: ([\w, ]+)")
+_FRAMEWORK_NODE = "FrameworkNode"
+
+
+def convert_signature(
+    saved: SavedModel, signature: Signature, outputs: Sequence[str], *, partially: bool = False
+) -> ov.Model:
+    """Convert one signature.
+
+    Args:
+        saved: the SavedModel.
+        signature: one of it.
+        outputs: keys of those to keep.
+        partially: leave operations that can't be converted in the graph.
+
+    Returns:
+        A graph with the signature's inputs that these outputs need.
+
+    Raises:
+        CliploomError: naming the operations that can't be converted and the way out.
+    """
+    front = FrontEndManager().load_by_framework("tf")
+    with tempfile.TemporaryDirectory(prefix="cliploom-") as name:
+        saved.write_alone(signature.name, Path(name))
+        try:
+            model = front.load(name)
+            model.override_all_outputs([model.get_place_by_tensor_name(key) for key in outputs])
+            graph = front.convert_partially(model) if partially else front.convert(model)
+        except Exception as error:
+            raise unconverted(error, saved.model, f"the signature '{signature.name}' of ") from error
+    if not partially and (left := left_over(graph)):
+        raise _unconverted(", ".join(left), saved.model, f"the signature '{signature.name}' of ")
+    return graph
+
+
+def convert_frozen(
+    path: Path, model: str, node: str, outputs: Sequence[str], shape: Sequence[int], kind: ov.Type
+) -> ov.Model:
+    """Convert the part of a frozen graph between an inner input and some outputs.
+
+    Args:
+        path: of the ``.pb`` file.
+        model: its name in the spec.
+        node: tensor to feed, such as ``DecodeJpeg:0``.
+        outputs: tensors to keep, such as ``pool_3:0``.
+        shape: of the tensor to feed.
+        kind: its element type.
+
+    Raises:
+        CliploomError: naming the operations that can't be converted and the way out.
+    """
+    front = FrontEndManager().load_by_framework("tf")
+    try:
+        loaded = front.load(str(path))
+        place = loaded.get_place_by_tensor_name(node)
+        loaded.extract_subgraph([place], [loaded.get_place_by_tensor_name(key) for key in outputs])
+        loaded.set_partial_shape(place, ov.PartialShape(list(shape)))
+        loaded.set_element_type(place, kind)
+        graph = front.convert(loaded)
+    except Exception as error:
+        raise unconverted(error, model, "") from error
+    if left := left_over(graph):
+        raise _unconverted(", ".join(left), model, "")
+    return graph
+
+
+def left_over(graph: ov.Model) -> list[str]:
+    """Types of the operations that the front end left as they were, sorted."""
+    return sorted({node.get_friendly_name() for node in graph.get_ops() if _FRAMEWORK_NODE in node.get_type_name()})
+
+
+def unconverted(error: Exception, model: str, part: str) -> CliploomError:
+    """The front end's error as one sentence with the way out."""
+    found = _UNTRANSLATED.search(str(error))
+    return _unconverted(found.group(1).strip() if found else last_line(error), model, part)
+
+
+def _unconverted(why: str, model: str, part: str) -> CliploomError:
+    return CliploomError(
+        f"OpenVINO can't convert {part}'{model}' ({why}); export it as ONNX (python -m tf2onnx.convert --saved-model "
+        "FOLDER --output model.onnx) and use kind: onnx, or save the Keras model as .keras and use kind: keras."
+    )

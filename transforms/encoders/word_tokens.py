@@ -1,0 +1,145 @@
+r"""Sentences to word numbers by a vocabulary, as text towers of the years before subword tokenizers do it.
+
+The rules are those of TensorFlow's string operations, computed by the same engine where there is a choice: regular
+expressions by RE2 (through Arrow), whose ``\w`` is ASCII.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cliploom.schemas.errors import CliploomError
+
+WORDS = "words.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    r"""One change of the whole sentence.
+
+    Attributes:
+        kind: ``ascii`` and ``unicode`` put letters into lower case, ``replace`` replaces what a pattern finds.
+        pattern: a regular expression of RE2.
+        rewrite: what stands in its place; ``\1`` is the first group.
+        everywhere: or only the first match.
+    """
+
+    kind: Literal["ascii", "unicode", "replace"]
+    pattern: str = ""
+    rewrite: str = ""
+    everywhere: bool = True
+
+
+@dataclass(frozen=True)
+class WordRules:
+    """How a sentence becomes numbers.
+
+    Attributes:
+        tokens: sentences are cut to so many words, and filled up to them.
+        steps: what is done to the sentence first, in this order.
+        split: words are parted by this; by white space of any kind and length when empty.
+        keep_empty: nothing between two separators is a word, too.
+        any_of: ``split`` is a set of characters, each of which parts words.
+        unknown: number of a word that is not in the vocabulary; None drops it.
+        pad_id: number that fills up.
+    """
+
+    tokens: int
+    steps: tuple[Step, ...] = ()
+    split: str = ""
+    keep_empty: bool = False
+    any_of: bool = False
+    unknown: int | None = 0
+    pad_id: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> WordRules:
+        """Read back what ``to_dict`` gave."""
+        return cls(**{**value, "steps": tuple(Step(**each) for each in value["steps"])})
+
+
+class WordTokens:
+    """A vocabulary with its rules."""
+
+    def __init__(self, words: Mapping[str, int], rules: WordRules) -> None:
+        """Take a vocabulary.
+
+        Raises:
+            CliploomError: for a regular expression that RE2 does not take.
+        """
+        self._ids, self.rules = dict(words), rules
+        self._any_of = re.compile(f"[{re.escape(rules.split)}]".encode()) if rules.any_of and rules.split else None
+        self.words("")
+
+    @property
+    def known(self) -> Collection[str]:
+        """The words of the vocabulary."""
+        return self._ids.keys()
+
+    def ids(self, text: str) -> tuple[list[int], bool]:
+        r"""Numbers of a sentence, not filled up, and whether words were cut off.
+
+        >>> rules = WordRules(3, (Step("ascii"), Step("replace", r"[^\w\s']+")), split=" ")
+        >>> WordTokens({"playing": 1, "guitar": 2}, rules).ids("Playing the GUITAR, loudly!")
+        ([1, 0, 2], True)
+        """
+        unknown = self.rules.unknown
+        found = [self._ids.get(word, unknown) for word in self.words(text)]
+        kept = [number for number in found if number is not None]
+        return kept[: self.rules.tokens], len(kept) > self.rules.tokens
+
+    def words(self, text: str) -> list[str]:
+        """The words of a sentence, before they are looked up."""
+        value: Any = pa.scalar(text)
+        for step in self.rules.steps:
+            value = _changed(value, step)
+        return [word.decode("utf-8", "surrogateescape") for word in self._split(value.as_py().encode())]
+
+    def _split(self, text: bytes) -> list[bytes]:
+        if self.rules.split == "":
+            return text.split()
+        parts = self._any_of.split(text) if self._any_of is not None else text.split(self.rules.split.encode())
+        return parts if self.rules.keep_empty else [part for part in parts if part]
+
+    def write(self, folder: Path) -> None:
+        """Write ``words.json``."""
+        value = {"rules": self.rules.to_dict(), "words": self._ids}
+        (folder / WORDS).write_text(json.dumps(value), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> WordTokens:
+        """Read ``words.json``."""
+        value = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        return cls(value["words"], WordRules.from_dict(value["rules"]))
+
+
+def numbered(lines: Sequence[str], first: int) -> dict[str, int]:
+    """Words of a vocabulary file, one a line, numbered from ``first``; of two equal lines the first counts."""
+    found: dict[str, int] = {}
+    for number, word in enumerate(lines, first):
+        found.setdefault(word, number)
+    return found
+
+
+def _changed(value: Any, step: Step) -> Any:
+    """An Arrow string after a step."""
+    if step.kind != "replace":
+        return pc.ascii_lower(value) if step.kind == "ascii" else pc.utf8_lower(value)
+    most = None if step.everywhere else 1
+    try:
+        return pc.replace_substring_regex(value, step.pattern, step.rewrite, max_replacements=most)
+    except pa.ArrowInvalid as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CliploomError(f"The regular expression {step.pattern!r} is not one of RE2: {reason}.") from None
