@@ -28,6 +28,8 @@ _BUILT_IN: Mapping[str, str] = {
     "minilm": "cliploom.transforms.encoders.minilm:MiniLM",
     "pca": "cliploom.transforms.encoders.pca:Projected",
     "onnx": "cliploom.transforms.encoders.onnx:Onnx",
+    "frozen_graph": "cliploom.transforms.encoders.frozen_graph:FrozenGraph",
+    "keras": "cliploom.transforms.encoders.keras_file:KerasFile",
     "saved_model": "cliploom.transforms.encoders.saved_model:SavedModelFamily",
     "sentence_transformer": "cliploom.transforms.encoders.sentence_transformer:SentenceTransformer",
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
+from cliploom.transforms.encoders.onnx_options import PixelOptions
 from cliploom.transforms.encoders.pixel_family import PixelFamily
 from cliploom.transforms.encoders.saved_model_options import SavedModelOptions, SavedModelText
 from cliploom.transforms.encoders.weights import beside, sha256_of
@@ -51,7 +52,7 @@ class SavedModelFamily(PixelFamily):
         with model_folder(options.model) as source:
             saved = SavedModel(source, options.model, options.tags)
             signature = saved.signature(options.signature)
-            dims = _write_pixels(saved, signature, options, folder)
+            dims = write_pixels(saved, signature, options, folder)
             tower = ""
             if options.text is not None and options.text_output is not None:
                 tower = _write_text(saved, options.text, options.text_output, options, folder, dims)
@@ -87,7 +88,7 @@ def _expected(saved: SavedModel, signature: Signature, options: SavedModelOption
     )
 
 
-def _input_key(signature: Signature, options: SavedModelOptions) -> str:
+def _input_key(signature: Signature, options: PixelOptions) -> str:
     """The signature's one input, or the one that the spec names.
 
     Raises:
@@ -104,8 +105,18 @@ def _input_key(signature: Signature, options: SavedModelOptions) -> str:
     return keys[0].key
 
 
-def _write_pixels(saved: SavedModel, signature: Signature, options: SavedModelOptions, folder: Path) -> dict[str, int]:
-    """Write the graph of the pictures; gives the length of the vectors by output name."""
+def write_pixels(saved: SavedModel, signature: Signature, options: PixelOptions, folder: Path) -> dict[str, int]:
+    """Write the graph of pictures or clips; gives the length of the vectors by output name.
+
+    Args:
+        saved: the SavedModel.
+        signature: that takes them.
+        options: of the encoder.
+        folder: to write into.
+
+    Raises:
+        CliploomError: when input or outputs are not as the spec says, or the graph can't be converted.
+    """
     from cliploom.transforms.encoders.graph import GRAPH_FILE
     from cliploom.transforms.encoders.onnx_graph import image_graph
     from cliploom.transforms.encoders.runtime import save_graph
