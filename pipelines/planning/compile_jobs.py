@@ -31,7 +31,8 @@ class CompiledSpec:
         recipes: by feature, what its config digest was made from.
         indexes: with their outputs filled in.
         exports: with the files that they name kept in the store.
-        heads: by feature, how labels are predicted; ``notes`` tell of those that have to wait for their head.
+        heads: by feature, how labels are predicted.
+        notes: features that have to wait for their head, and encoders of which something should be known.
     """
 
     jobs: dict[str, FeatureJob]
@@ -84,7 +85,8 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
         name: index.model_copy(update={"output": index.output or _default_output(jobs[index.feature])})
         for name, index in spec.indexes.items()
     }
-    heads, notes = head_jobs(spec, jobs, objects)
+    heads, waiting = head_jobs(spec, jobs, objects)
+    notes = (*waiting, *(f"encoder {name}: {card.note}" for name, card in cards.items() if card.note))
     return CompiledSpec(jobs, recipes, indexes, _stored_exports(spec, base, objects), heads, notes)
 
 

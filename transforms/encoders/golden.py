@@ -19,18 +19,25 @@ MOST_BYTES = 1 << 30
 
 def golden_items(given: OnnxInput) -> NDArray[np.uint8]:
     """Different pictures or clips without any file, uint8 [n, (T,) H, W, 3]."""
-    item, frame, y, x, channel = np.ogrid[:ITEMS, : given.frames or 1, : given.height, : given.width, :3]
-    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
-    items: NDArray[np.uint8] = np.abs(waves - 255).astype(np.uint8)
+    items = np.stack([_waves(number, given.frames or 1, given.height, given.width) for number in range(ITEMS)])
     return items if given.frames else items[:, 0]
+
+
+def _waves(item: int, frames: int, height: int, width: int) -> NDArray[np.uint8]:
+    frame, y, x, channel = np.ogrid[:frames, :height, :width, :3]
+    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
+    pixels: NDArray[np.uint8] = np.abs(waves - 255).astype(np.uint8)
+    return pixels
 
 
 def laid_out(items: NDArray[np.uint8], given: OnnxInput) -> NDArray[np.float32]:
     """Pixels as a file takes them, float32 [n, ...] with the file's axes, a batch's left out."""
-    values = ((items - np.array(given.offset)) / np.array(given.scale)).astype(np.float32)
     channels_last = "thwc" if given.frames else "hwc"
-    axes = given.layout.removeprefix("n")
-    return np.ascontiguousarray(values.transpose([0, *(1 + channels_last.index(axis) for axis in axes)]))
+    order = [channels_last.index(axis) for axis in given.layout.removeprefix("n")]
+    offset, scale = np.array(given.offset), np.array(given.scale)
+    # one by one: clips in float64 would take more memory than the model
+    values = [((item - offset) / scale).astype(np.float32).transpose(order) for item in items]
+    return np.stack(values)
 
 
 def pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32]:

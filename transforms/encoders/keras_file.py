@@ -33,9 +33,7 @@ class KerasFile(PixelFamily):
             hint = "; a folder is a SavedModel, use kind: saved_model" if path.is_dir() else "; give its path"
             raise CliploomError(f"There is no Keras file '{options.model}'{hint}.")
         if path.suffix not in _ENDINGS:
-            raise CliploomError(
-                f"'{options.model}' does not end in .keras or .h5, so it is not a Keras file; rename it."
-            )
+            raise CliploomError(f"'{options.model}' does not end in .keras or .h5, so it is no Keras file; rename it.")
         return {"model": sha256_of(path)}
 
     def prepare(self, options: KerasOptions, folder: Path, text: PreparedText | None) -> ModelCard:

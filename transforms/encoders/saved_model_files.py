@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -36,8 +37,29 @@ def model_hashes(model: str) -> dict[str, str]:
     """
     path = Path(model).expanduser()
     if is_archive(path):
-        return dict(sorted((name, _sha256(stream)) for name, stream in _members(path)))
+        return dict(_archive_hashes(path, *_state(path)))
     return {name: sha256_of(path / name) for name in _files(path, model)}
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=8)
+def _archive_hashes(path: Path, size: int, time_ns: int) -> tuple[tuple[str, str], ...]:
+    """Names and hashes, sorted; a plan asks several times, and unpacking gigabytes takes a while."""
+    hashes: dict[str, str] = {}
+
+    def add(name: str, stream: IO[bytes]) -> None:
+        hashes[name] = _sha256(stream)
+
+    _read_archive(path, add)
+    return tuple(sorted(hashes.items()))
 
 
 @contextlib.contextmanager
@@ -54,11 +76,14 @@ def model_folder(model: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="cliploom-") as name:
         folder = Path(name).resolve()
-        for relative, stream in _members(path):
+
+        def unpack(relative: str, stream: IO[bytes]) -> None:
             target = folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
                 shutil.copyfileobj(stream, out, _BLOCK)
+
+        _read_archive(path, unpack)
         yield folder
 
 
@@ -77,8 +102,8 @@ def _files(folder: Path, model: str) -> list[str]:
     )
 
 
-def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name below the model's folder and content of each file of an archive that matters, in the archive's order.
+def _read_archive(path: Path, use: Callable[[str, IO[bytes]], None]) -> None:
+    """Call ``use`` with the name below the model's folder and the content of each file of an archive that matters.
 
     Nothing else is unpacked. Links, absolute names and names with ``..`` are refused, also where they would not matter:
     no publisher's archive has them.
@@ -114,7 +139,7 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     )
                 root = here
                 graphs += relative.as_posix() == GRAPH
-                yield relative.as_posix(), stream
+                use(relative.as_posix(), stream)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise CliploomError(f"The archive '{path}' can't be read: {error}; download it again.") from None
     if not graphs:

@@ -15,6 +15,7 @@ from cliploom.transforms.encoders.runtime import last_line
 from cliploom.transforms.encoders.saved_model_signatures import SavedModel, Signature
 
 _UNTRANSLATED = re.compile(r"No (?:conversion rule|translator) found for operation(?:s|\(s\))?: ([\w, ]+)")
+VARIABLES = "variables/variables.index"
 _FRAMEWORK_NODE = "FrameworkNode"
 
 
@@ -43,6 +44,8 @@ def convert_signature(
             model.override_all_outputs([model.get_place_by_tensor_name(key) for key in outputs])
             graph = front.convert_partially(model) if partially else front.convert(model)
         except Exception as error:
+            if not (saved.folder / VARIABLES).exists():
+                raise CliploomError(f"'{saved.model}': {VARIABLES} is missing; download or export it again.") from error
             raise unconverted(error, saved.model, f"the signature '{signature.name}' of ") from error
     if not partially and (left := left_over(graph)):
         raise _unconverted(", ".join(left), saved.model, f"the signature '{signature.name}' of ")
