@@ -11,7 +11,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cliploom.schemas import exports, head_steps, heads, sampling, sources, spec, spec_base
+from cliploom.transforms.encoders.onnx_options import OnnxInput, OnnxOutput, OnnxText
 from cliploom.transforms.encoders.registry import family, kinds
+from cliploom.transforms.encoders.saved_model_options import SavedModelText
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The whole file", spec.Spec),
@@ -43,6 +45,12 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("targets", spec.Target),
     ("limits", spec.Limits),
     ("limits.media", spec.MediaLimitsSpec),
+)
+_ENCODER_PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("input of onnx, saved_model, frozen_graph and keras", OnnxInput),
+    ("outputs.<name> of these kinds", OnnxOutput),
+    ("text of onnx", OnnxText),
+    ("text of saved_model", SavedModelText),
 )
 _SAMPLINGS = (
     sampling.Every,
@@ -78,6 +86,8 @@ def spec_markdown() -> str:
     for kind in kinds():
         found = family(kind)
         lines += [f"### kind: {kind}", "", *_text(found.__class__), "", *_fields(found.Options), ""]
+    for title, model in _ENCODER_PARTS:
+        lines += [f"### {title}", "", *_describe(model), ""]
     return "\n".join(lines).rstrip()
 
 
