@@ -273,27 +273,37 @@ def test_golden_vectors_that_disagree_stop_the_run(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_operations_that_do_not_convert_are_named_with_the_way_out(tmp_path: Path) -> None:
-    values = {
+def odd(signature: str) -> dict[str, Any]:
+    return {
         "model": str(MODELS / "odd.tar.gz"),
-        "signature": "solve",
+        "signature": signature,
         "input": PICTURE | {"width": 8, "height": 8},
         "outputs": {"v": {"node": "y"}},
     }
-    with pytest.raises(CliploomError, match=r"\(MatrixDiagV3, MatrixSolve\); export it as ONNX .* kind: onnx, or save"):
-        prepared(values, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("signature", "reason"),
+    [
+        ("solve", r"\(MatrixDiagV3, MatrixSolve\)"),
+        ("counting", r"\(it changes its variables as it runs: AssignAddVariableOp\)"),
+    ],
+)
+def test_what_does_not_convert_is_named_with_the_way_out(tmp_path: Path, signature: str, reason: str) -> None:
+    with pytest.raises(CliploomError, match=f"{reason}; export it as ONNX .* kind: onnx, or save the Keras model"):
+        prepared(odd(signature), tmp_path)
+
+
+def test_a_loop_converts(tmp_path: Path) -> None:
+    folder, _ = prepared(odd("looping"), tmp_path)
+    grey = np.full((8, 8, 3), 51, np.uint8)
+    np.testing.assert_allclose(registry.load(folder).encode([grey])[0]["v"], 32 * 51 / 255, rtol=1e-5)  # type: ignore[index]
 
 
 def test_a_model_for_one_item_is_not_given_several(tmp_path: Path) -> None:
-    values = {
-        "model": str(MODELS / "odd.tar.gz"),
-        "signature": "one",
-        "input": PICTURE | {"width": 8, "height": 8},
-        "outputs": {"v": {"node": "y"}},
-    }
-    prepared(values, tmp_path)
+    prepared(odd("one"), tmp_path)
     with pytest.raises(CliploomError, match=r"has the shape \[1, 3\] for a batch of 4, .* leave batch out"):
-        prepared(values | {"batch": 4}, tmp_path / "again")
+        prepared(odd("one") | {"batch": 4}, tmp_path / "again")
 
 
 def archive_of(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:

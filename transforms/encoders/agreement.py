@@ -47,6 +47,11 @@ def smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) -
     return float(np.nan_to_num(cosines, nan=-1.0).min())
 
 
+def agrees(card: ModelCard) -> bool:
+    """Whether an agreement was measured and is as good as the precision must give."""
+    return bool(card.agreement) and min(card.agreement.values()) >= LEAST[card.precision]
+
+
 def check_agreement(card: ModelCard) -> None:
     """Stop when a prepared model is not the one it claims to be.
 

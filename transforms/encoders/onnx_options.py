@@ -28,9 +28,6 @@ Channels = Annotated[
 ]
 
 
-Batch = Annotated[int, Field(ge=1, le=256)]
-
-
 class Part(BaseModel):
     """A part of an encoder's options."""
 
@@ -132,6 +129,21 @@ class PixelOptions(EncoderOptions):
         return 1
 
 
+class BatchedOptions(PixelOptions):
+    """Options of a file that may take several items.
+
+    Attributes:
+        batch: items computed together, where the file leaves that open; a batch that is not full is filled up.
+    """
+
+    batch: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @property
+    def together(self) -> int:
+        """``batch``."""
+        return self.batch
+
+
 def text_output(named: str | None, outputs: Collection[str]) -> str:
     """The output whose space a text tower shares.
 
@@ -149,7 +161,7 @@ def text_output(named: str | None, outputs: Collection[str]) -> str:
     return named or next(iter(outputs))
 
 
-class OnnxOptions(PixelOptions):
+class OnnxOptions(BatchedOptions):
     """Options of ``onnx``.
 
     Attributes:
@@ -161,7 +173,6 @@ class OnnxOptions(PixelOptions):
     """
 
     text: OnnxText | None = None
-    batch: Batch = 1
 
     @model_validator(mode="after")
     def _text_names_an_output(self) -> OnnxOptions:
@@ -172,11 +183,6 @@ class OnnxOptions(PixelOptions):
     def text_output(self) -> str | None:
         """The output whose space the text tower shares."""
         return None if self.text is None else text_output(self.text.output, self.outputs)
-
-    @property
-    def together(self) -> int:
-        """``batch``."""
-        return self.batch
 
     def values(self) -> dict[str, Any]:
         """Without the text tower's paths: its files stand in the fingerprint."""

@@ -45,9 +45,11 @@ class SavedModelFamily(PixelFamily):
 
     def prepare(self, options: SavedModelOptions, folder: Path, text: PreparedText | None) -> ModelCard:
         """Convert the signatures; see ``Family.prepare``."""
+        from cliploom.transforms.encoders.agreement import agrees
         from cliploom.transforms.encoders.measuring import measured
         from cliploom.transforms.encoders.saved_model_files import model_folder
         from cliploom.transforms.encoders.saved_model_signatures import SavedModel
+        from cliploom.transforms.encoders.tensorflow_graph import unconvertible
 
         with model_folder(options.model) as source:
             saved = SavedModel(source, options.model, options.tags)
@@ -58,7 +60,12 @@ class SavedModelFamily(PixelFamily):
                 tower = _write_text(saved, options.text, options.text_output, options, folder, dims)
             card = self.pixel_card(options, dims, text_output=options.text_output, text_tower=tower)
             expected = _expected(saved, signature, options, folder)
-            return measured(self.open(folder, card, threads=1), folder, card, expected, options.golden)
+            card = measured(self.open(folder, card, threads=1), folder, card, expected, options.golden)
+            if (changes := saved.changed_variables(signature)) and not agrees(card):
+                raise unconvertible(
+                    f"it changes its variables as it runs: {', '.join(changes)}", saved.model, signature
+                )
+            return card
 
 
 def _expected(saved: SavedModel, signature: Signature, options: SavedModelOptions, folder: Path) -> Expected | None:

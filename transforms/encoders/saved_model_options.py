@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from cliploom.transforms.encoders.onnx_options import Batch, Part, PixelOptions, text_output
+from cliploom.transforms.encoders.onnx_options import BatchedOptions, Part, PixelOptions, text_output
 from cliploom.transforms.encoders.word_tokens import Step
 
 
@@ -55,7 +55,7 @@ class SavedModelText(Part):
         return (*lower, *(Step("replace", pattern, rewrite) for pattern, rewrite in self.replace or ()))
 
 
-class SavedModelOptions(PixelOptions):
+class SavedModelOptions(BatchedOptions):
     """Options of ``saved_model``.
 
     Attributes:
@@ -74,7 +74,6 @@ class SavedModelOptions(PixelOptions):
     tags: tuple[str, ...] | None = Field(default=None, strict=False)
     signature: str | None = None
     text: SavedModelText | None = None
-    batch: Batch = 1
     golden: str | None = None
 
     @model_validator(mode="after")
@@ -88,11 +87,6 @@ class SavedModelOptions(PixelOptions):
     def text_output(self) -> str | None:
         """The output whose space the text signature shares."""
         return None if self.text is None else text_output(self.text.output, self.outputs)
-
-    @property
-    def together(self) -> int:
-        """``batch``."""
-        return self.batch
 
     def values(self) -> dict[str, Any]:
         """Without the vocabulary's path: its content stands in the fingerprint."""
@@ -123,7 +117,7 @@ class FrozenGraphOptions(PixelOptions):
         return self
 
 
-class KerasOptions(PixelOptions):
+class KerasOptions(BatchedOptions):
     """Options of ``keras``.
 
     Attributes:
@@ -133,15 +127,8 @@ class KerasOptions(PixelOptions):
         batch: items computed together; a batch that is not full is filled up.
     """
 
-    batch: Batch = 1
-
     @model_validator(mode="after")
     def _takes_a_batch(self) -> KerasOptions:
         if "n" not in self.input.layout:
             raise ValueError(f"input.layout {self.input.layout!r} has no n; a Keras model takes a batch, such as nhwc")
         return self
-
-    @property
-    def together(self) -> int:
-        """``batch``."""
-        return self.batch

@@ -10,10 +10,11 @@ from typing import Any
 
 from cliploom.schemas.errors import CliploomError, nearest
 from cliploom.transforms.encoders.saved_model_files import GRAPH
-from cliploom.transforms.encoders.tensorflow_protos import read_message
+from cliploom.transforms.encoders.tensorflow_protos import operations_of, read_message
 
 STRING = 7  # DT_STRING
 _INTERNAL = "__saved_model_init_op"
+_CHANGES = ("Assign", "ScatterUpdate", "ResourceScatter")
 _USUAL = ("serving_default", "default")
 _TYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", STRING: "string", 9: "int64", 10: "bool", 19: "float16"}
 
@@ -126,6 +127,11 @@ class SavedModel:
         near = nearest(name, list(found))
         hint = f"{near} It" if near.startswith("; did") else "; it"
         raise CliploomError(f"'{self.model}' has no signature '{name}' ({key}){hint} has {listed}.")
+
+    def changed_variables(self, signature: Signature) -> list[str]:
+        """Operations by which a signature changes variables as it runs; a converted one keeps those that are stored."""
+        tensors = [info.name for info in self.graph.signature_def[signature.name].outputs.values()]
+        return sorted(kind for kind in operations_of(self.graph.graph_def, tensors) if kind.startswith(_CHANGES))
 
     def write_alone(self, signature: str, folder: Path) -> None:
         """Write a SavedModel of the chosen graph and one signature; its other files are links to those of this one.

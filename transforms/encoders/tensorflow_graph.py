@@ -46,9 +46,9 @@ def convert_signature(
         except Exception as error:
             if not (saved.folder / VARIABLES).exists():
                 raise CliploomError(f"'{saved.model}': {VARIABLES} is missing; download or export it again.") from error
-            raise unconverted(error, saved.model, f"the signature '{signature.name}' of ") from error
+            raise unconvertible(_reason(error), saved.model, signature) from error
     if not partially and (left := left_over(graph)):
-        raise _unconverted(", ".join(left), saved.model, f"the signature '{signature.name}' of ")
+        raise unconvertible(", ".join(left), saved.model, signature)
     return graph
 
 
@@ -77,9 +77,9 @@ def convert_frozen(
         loaded.set_element_type(place, kind)
         graph = front.convert(loaded)
     except Exception as error:
-        raise unconverted(error, model, "") from error
+        raise unconvertible(_reason(error), model) from error
     if left := left_over(graph):
-        raise _unconverted(", ".join(left), model, "")
+        raise unconvertible(", ".join(left), model)
     return graph
 
 
@@ -88,14 +88,17 @@ def left_over(graph: ov.Model) -> list[str]:
     return sorted({node.get_friendly_name() for node in graph.get_ops() if _FRAMEWORK_NODE in node.get_type_name()})
 
 
-def unconverted(error: Exception, model: str, part: str) -> CliploomError:
-    """The front end's error as one sentence with the way out."""
-    found = _UNTRANSLATED.search(str(error))
-    return _unconverted(found.group(1).strip() if found else last_line(error), model, part)
-
-
-def _unconverted(why: str, model: str, part: str) -> CliploomError:
+def unconvertible(reason: str, model: str, signature: Signature | None = None) -> CliploomError:
+    """One sentence that says why a model can't be converted, and the way out."""
+    part = "" if signature is None else f"the signature '{signature.name}' of "
     return CliploomError(
-        f"OpenVINO can't convert {part}'{model}' ({why}); export it as ONNX (python -m tf2onnx.convert --saved-model "
-        "FOLDER --output model.onnx) and use kind: onnx, or save the Keras model as .keras and use kind: keras."
+        f"OpenVINO can't convert {part}'{model}' ({reason}); export it as ONNX (python -m tf2onnx.convert "
+        "--saved-model FOLDER --output model.onnx) and use kind: onnx, or save the Keras model as .keras and use kind: "
+        "keras."
     )
+
+
+def _reason(error: Exception) -> str:
+    """The operations that the front end names, or what it says at its end."""
+    found = _UNTRANSLATED.search(str(error))
+    return found.group(1).strip() if found else last_line(error)

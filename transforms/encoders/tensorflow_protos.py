@@ -9,6 +9,7 @@ Source: tensorflow/core/protobuf/{saved_model,meta_graph}.proto and tensorflow/c
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,21 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "AssetFileDef": {"tensor_info": (1, "TensorInfo"), "filename": (2, "string")},
     "GraphDef": {"node": (1, "*NodeDef"), "library": (2, "FunctionDefLibrary")},
     "FunctionDefLibrary": {"function": (1, "*FunctionDef")},
-    "FunctionDef": {"node_def": (3, "*NodeDef")},
+    "FunctionDef": {"signature": (1, "OpDef"), "node_def": (3, "*NodeDef")},
+    "OpDef": {"name": (1, "string")},
     "NodeDef": {"name": (1, "string"), "op": (2, "string"), "input": (3, "*string"), "attr": (5, "@AttrValue")},
     "AttrValue": {
+        "list": (1, "ListValue"),
         "s": (2, "bytes"),
         "i": (3, "int64"),
         "b": (5, "bool"),
         "type": (6, "int32"),
         "shape": (7, "TensorShapeProto"),
         "tensor": (8, "TensorProto"),
+        "func": (10, "NameAttrList"),
     },
+    "ListValue": {"func": (9, "*NameAttrList")},
+    "NameAttrList": {"name": (1, "string")},
     "TensorProto": {
         "dtype": (1, "int32"),
         "tensor_content": (4, "bytes"),
@@ -112,4 +118,32 @@ def nodes_by_name(graph: Any) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for node in (*graph.node, *(node for function in graph.library.function for node in function.node_def)):
         found.setdefault(node.name, []).append(node)
+    return found
+
+
+def operations_of(graph: Any, tensors: Iterable[str]) -> set[str]:
+    """Types of all operations that tensors depend on, those of the functions that are called among them.
+
+    Args:
+        graph: a GraphDef.
+        tensors: such as ``StatefulPartitionedCall:0``.
+    """
+    nodes = {node.name: node for node in graph.node}
+    functions = {function.signature.name: function for function in graph.library.function}
+    waiting = [nodes[name] for name in {tensor.split(":")[0] for tensor in tensors} if name in nodes]
+    seen, called, found = {node.name for node in waiting}, set(), set()
+    while waiting:
+        node = waiting.pop()
+        found.add(node.op)
+        for reference in node.input:
+            name = reference.lstrip("^").split(":")[0]
+            # the names of a function's nodes are its own; all of its body is taken below
+            if name in nodes and name not in seen and node is nodes.get(node.name):
+                seen.add(name)
+                waiting.append(nodes[name])
+        for attribute in node.attr.values():
+            for name in (attribute.func.name, *(each.name for each in attribute.list.func)):
+                if name in functions and name not in called:
+                    called.add(name)
+                    waiting.extend(functions[name].node_def)
     return found

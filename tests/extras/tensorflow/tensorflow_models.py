@@ -250,6 +250,24 @@ def write_frozen(path: Path) -> Path:
 class Odd(tf.Module):  # type: ignore[misc]
     """Signatures that don't convert, or not in the way of an encoder."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32, name="x")])
+    def counting(self, x: Any) -> dict[str, Any]:
+        """Adds how often it ran, and how much it saw."""
+        self.count.assign_add(tf.reduce_sum(x))
+        return {"y": tf.reduce_mean(x, [1, 2]) + self.count}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32, name="x")])
+    def looping(self, x: Any) -> dict[str, Any]:
+        """Doubles a picture's mean five times, in a loop."""
+        mean, step = tf.reduce_mean(x, [1, 2]), tf.constant(0)
+        while step < 5:
+            mean, step = mean * 2.0, step + 1
+        return {"y": mean}
+
     @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32, name="x")])
     def solve(self, x: Any) -> dict[str, Any]:
         """A matrix exponential, for which OpenVINO has no rule."""
@@ -265,7 +283,8 @@ class Odd(tf.Module):  # type: ignore[misc]
 def write_odd(folder: Path) -> Path:
     """A SavedModel of ``Odd``."""
     module = Odd()
-    tf.saved_model.save(module, str(folder), signatures={"solve": module.solve, "one": module.one})
+    kinds = ("solve", "one", "counting", "looping")
+    tf.saved_model.save(module, str(folder), signatures={kind: getattr(module, kind) for kind in kinds})
     return folder
 
 
