@@ -38,11 +38,13 @@ class FrozenGraph(PixelFamily):
         from cliploom.transforms.encoders.onnx_graph import image_graph
         from cliploom.transforms.encoders.runtime import save_graph
         from cliploom.transforms.encoders.tensorflow_graph import convert_frozen
-        from cliploom.transforms.encoders.tensorflow_protos import read_message
+        from cliploom.transforms.encoders.tensorflow_protos import read_message, touches_files
         from cliploom.transforms.encoders.tensorflow_reference import has_tensorflow, tensorflow_expected
 
         path, given = Path(options.model).expanduser(), options.input
-        nodes = {node.name: node for node in read_message("GraphDef", path).node}
+        graph_def = read_message("GraphDef", path)
+        nodes = {node.name: node for node in graph_def.node}
+        untrusted = touches_files(graph_def)
         fed = _tensor(given.node or "", nodes, options.model)
         located = options.model_copy(
             update={
@@ -66,11 +68,11 @@ class FrozenGraph(PixelFamily):
         save_graph(made, folder / GRAPH_FILE)
         card = self.pixel_card(options, dims)
         expected = None
-        if has_tensorflow():
+        if has_tensorflow() and not untrusted:
             expected = tensorflow_expected(
                 "frozen_vectors", located, path=str(path.resolve()), node=fed, batched="n" in given.layout
             )
-        return measured(self.open(folder, card, threads=1), folder, card, expected, options.golden)
+        return measured(self.open(folder, card, threads=1), folder, card, expected, options.golden, untrusted)
 
 
 def _tensor(name: str, nodes: dict[str, Any], model: str) -> str:

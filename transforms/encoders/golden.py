@@ -42,7 +42,7 @@ def laid_out(items: NDArray[np.uint8], given: OnnxInput) -> NDArray[np.float32]:
 
 def pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32]:
     """One item's value as the file gives it, [c, h, w] or [dim], as a vector."""
-    if output.pool == "none":
+    if output.pool != "mean":
         return value.reshape(-1)
     axis = output.channel_axis - 1 if output.channel_axis > 0 else output.channel_axis
     return np.asarray(np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).mean(axis=1))

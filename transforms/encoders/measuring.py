@@ -28,6 +28,20 @@ _SENTENCES = (
 )
 
 
+def unmeasured(untrusted: list[str]) -> str:
+    """The note of a model that was not measured.
+
+    Args:
+        untrusted: operations for whose sake the original was not run; empty when TensorFlow is not installed.
+    """
+    if not untrusted:
+        return UNMEASURED
+    return (
+        f"agreement with the original was not measured: it can touch files or call Python ({', '.join(untrusted)}), so "
+        "TensorFlow was not asked to run it; give golden: vectors.npz"
+    )
+
+
 def golden_sentences(folder: Path) -> tuple[str, ...]:
     """Sentences for a prepared text tower with a vocabulary: odd ones, and some of its own words in several lengths."""
     tokens = WordTokens.read(folder)
@@ -38,7 +52,12 @@ def golden_sentences(folder: Path) -> tuple[str, ...]:
 
 
 def measured(
-    encoder: Encoder, folder: Path, card: ModelCard, expected: Expected | None, golden: str | None = None
+    encoder: Encoder,
+    folder: Path,
+    card: ModelCard,
+    expected: Expected | None,
+    golden: str | None = None,
+    untrusted: list[str] | None = None,
 ) -> ModelCard:
     """The card with the smallest cosine by output, and of the text tower, or with a note that nothing was measured.
 
@@ -48,6 +67,7 @@ def measured(
         card: of it.
         expected: what the original gives, where it could be asked.
         golden: the user's file of golden vectors.
+        untrusted: operations for whose sake the original could not be asked.
     """
     given = [] if expected is None else [expected]
     if golden is not None:
@@ -59,4 +79,4 @@ def measured(
             tower = TextTower(folder, card.precision)
             now[TEXT] = smallest_cosine(tower.encode(each.sentences, query=True), each.text)
         found |= {name: min(value, found.get(name, value)) for name, value in now.items()}
-    return replace(card, agreement=found, note="" if given else UNMEASURED)
+    return replace(card, agreement=found, note="" if given else unmeasured(untrusted or []))

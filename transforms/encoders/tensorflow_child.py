@@ -51,7 +51,8 @@ def saved_model_vectors(
         outputs: names of its outputs to keep.
         given: ``.npz`` with ``values``, a row an item.
         found: ``.npz`` to write, a row an item by output name.
-        text: ``signature``, ``key``, ``output`` and ``sentences`` of the text signature; its vectors are written, too.
+        text: ``signature``, ``key``, ``output``, ``prompt`` and ``sentences`` of the text signature; its vectors are
+            written, too.
     """
     with _said(folder):
         model = tf.saved_model.load(folder, tags=tags)
@@ -60,7 +61,8 @@ def saved_model_vectors(
         rows = [run(**{key: tf.cast(item[None], dtype)}) for item in _values(given)]
         texts = None
         if text is not None:
-            outputs_of_text = model.signatures[text["signature"]](**{text["key"]: tf.constant(text["sentences"])})
+            sentences = tf.constant([text["prompt"] + each for each in text["sentences"]])
+            outputs_of_text = model.signatures[text["signature"]](**{text["key"]: sentences})
             texts = outputs_of_text[text["output"]].numpy()
     _save(found, {name: [row[name].numpy()[0] for row in rows] for name in outputs}, texts)
 

@@ -20,6 +20,11 @@ from cliploom.schemas.errors import CliploomError
 
 # protobuf's own limit for one message
 MOST_BYTES = (1 << 31) - 1
+_UNTRUSTED = {
+    *("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReaderV2", "ReaderReadV2", "Save", "SaveSlices"),
+    *("PyFunc", "PyFuncStateless", "EagerPyFunc", "NumericPyFunc", "Print", "PrintV2", "DebugIdentityV2", "Rpc"),
+    *("WriteSummary", "CreateSummaryFileWriter", "WriteRawProtoSummary", "DataServiceDatasetV4", "SaveDatasetV2"),
+}
 _PACKAGE = "cliploom_tensorflow"
 # message -> field -> (number, type); * repeated, @ map from string
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
@@ -119,6 +124,14 @@ def nodes_by_name(graph: Any) -> dict[str, list[Any]]:
     for node in (*graph.node, *(node for function in graph.library.function for node in function.node_def)):
         found.setdefault(node.name, []).append(node)
     return found
+
+
+def touches_files(graph: Any) -> list[str]:
+    """Operations of a GraphDef and its functions that read or write files or call Python: they are never run here.
+
+    Those that save and restore the model's own variables don't count: each SavedModel has them.
+    """
+    return sorted({node.op for each in nodes_by_name(graph).values() for node in each} & _UNTRUSTED)
 
 
 def operations_of(graph: Any, tensors: Iterable[str]) -> set[str]:

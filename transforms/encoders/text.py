@@ -121,7 +121,7 @@ class TextTower:
     def _tokens(self, texts: Sequence[str], report: EncodeReport | None, prompt: str) -> list[list[int]]:
         found = []
         for text in texts:
-            if (refused := _refusal(text)) is not None:
+            if (refused := refusal(text)) is not None:
                 raise refused
             found.append(self._tokenize(prompt + text))
         if report is not None:
@@ -189,7 +189,7 @@ class TextEncoder:
 
     def encode(self, batch: Sequence[Any], report: EncodeReport | None = None) -> list[Row | EncodeError]:
         """Encode sentences; what is not text, or gives no finite vector, is that item's error."""
-        refusals = [_refusal(item) for item in batch]
+        refusals = [refusal(item) for item in batch]
         distinct = dict.fromkeys(text for text, refused in zip(batch, refusals, strict=True) if refused is None)
         vectors = self._recent.known(distinct)
         new = [text for text in distinct if text not in vectors]
@@ -220,7 +220,8 @@ def _tokenizer(folder: Path, most: int) -> Callable[[str], tuple[list[int], bool
     return ids
 
 
-def _refusal(item: Any) -> EncodeError | None:
+def refusal(item: Any) -> EncodeError | None:
+    """Why an item can't be encoded as a sentence, if it can't."""
     if not isinstance(item, str):
         return EncodeError("encode", f"the encoder takes text, not {type(item).__name__}.")
     try:

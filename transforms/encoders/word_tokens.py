@@ -135,8 +135,11 @@ def numbered(lines: Sequence[str], first: int) -> dict[str, int]:
 
 def _changed(value: Any, step: Step) -> Any:
     """An Arrow string after a step."""
-    if step.kind != "replace":
-        return pc.ascii_lower(value) if step.kind == "ascii" else pc.utf8_lower(value)
+    if step.kind == "ascii":
+        return pc.ascii_lower(value)
+    if step.kind == "unicode":
+        # Python's knows a sigma at a word's end, as TensorFlow's does and Arrow's does not
+        return pa.scalar(value.as_py().lower())
     most = None if step.everywhere else 1
     try:
         return pc.replace_substring_regex(value, step.pattern, step.rewrite, max_replacements=most)

@@ -81,19 +81,20 @@ def test_a_large_vocabulary_and_both_towers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rules", ["ragged", "dropped", "separators"])
 def test_tokens_are_tensorflows(tmp_path: Path, rules: str) -> None:
-    folder = write_two_towers(tmp_path / "two", WORDS, rules)
+    words = [*WORDS, "λόγος", "i\u0307zmir", "straße"]
+    folder = write_two_towers(tmp_path / "two", words, rules)
     values = {
         "model": str(folder),
         "signature": "image",
         "input": PICTURE,
         "outputs": {"picture": {"node": "embedding"}},
-        "text": {},
+        "text": {"prompt": "A "},
     }
     model, card = prepared("saved_model", values, tmp_path)
     assert card.agreement["text tower"] > 0.999999
-    sentences = [*random_sentences(WORDS, 300), *golden_sentences(model)]
+    sentences = [*random_sentences(words, 300), *golden_sentences(model)]
     found = registry.load_text_tower(model)(sentences)
-    wanted = saved_model_says(folder, "text", sentences, "embedding")
+    wanted = saved_model_says(folder, "text", [f"A {sentence}" for sentence in sentences], "embedding")
     off = [text for text, a, b in zip(sentences, found, wanted, strict=True) if not np.allclose(a, b, atol=1e-5)]
     assert off == []
 
@@ -142,6 +143,27 @@ def test_a_frozen_graph_of_2015(tmp_path: Path) -> None:
     for picture, row in zip(pictures, rows, strict=True):
         wanted = frozen_says(path, "DecodeJpeg:0", picture, "pool_3/_reshape:0")[0]
         np.testing.assert_allclose(row["pool"], wanted, rtol=1e-4, atol=1e-5)  # type: ignore[index]
+
+
+def test_a_model_that_can_write_files_is_never_run(tmp_path: Path) -> None:
+    class Writes(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([None, 40, 48, 3], tf.float32)])
+        def serve(self, pixels: Any) -> dict[str, Any]:
+            return {"mean": tf.reduce_mean(pixels, [1, 2])}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+        def write(self, text: Any) -> dict[str, Any]:
+            tf.io.write_file(str(tmp_path / "written"), text)
+            return {"text": text}
+
+    module = Writes()
+    signatures = {"serving_default": module.serve, "write": module.write}
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=signatures)
+    values = {"model": str(tmp_path / "model"), "input": PICTURE, "outputs": {"v": {"node": "mean"}}}
+    _, card = prepared("saved_model", values, tmp_path)
+    assert "it can touch files or call Python (WriteFile), so TensorFlow was not asked" in card.note
+    assert card.agreement == {}
+    assert not (tmp_path / "written").exists()
 
 
 def keras_model() -> Any:
