@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploom.pipelines.health.findings import Finding
-from cliploom.pipelines.python_child import python_command
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.python_child import python_command
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

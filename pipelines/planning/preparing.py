@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.python_child import python_command
 from cliploom.schemas.errors import CliploomError, DiskFullError, PrecisionError, SpecError, StoreError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.spec import Limits
@@ -27,6 +26,7 @@ from cliploom.schemas.units import format_duration
 from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
 from cliploom.transforms.encoders.prepare import PREPARING, model_digest, prepare_model, prepared_text
 from cliploom.transforms.encoders.registry import family, read_card
+from cliploom.transforms.python_child import python_command
 from cliploom.transforms.work.inflight import die_with
 
 _LEAST_BYTES, _TIMES = 4_000_000_000, 8

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.python_child import python_command
 from cliploom.schemas.errors import CliploomError, DiskFullError, LimitError, SpecError, StoreError
 from cliploom.schemas.faults import check_temporary_folder, memory_sentence, system_fault
 from cliploom.schemas.secrets import masked
+from cliploom.transforms.python_child import python_command
 from cliploom.transforms.watchdog import STALLED
 from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 

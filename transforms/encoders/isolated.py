@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.python_child import python_command
 
 
 def run_isolated(target: str, what: str, **arguments: Any) -> Any:
@@ -33,12 +33,9 @@ def run_isolated(target: str, what: str, **arguments: Any) -> Any:
     """
     with tempfile.TemporaryDirectory(prefix="cliploom-") as scratch:
         answer = Path(scratch) / "answer.json"
-        # -P: a file in the current folder must not stand in for a module, unless it does so here, too
-        places = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
         done = subprocess.run(
-            [sys.executable, "-P", "-m", __name__, target, str(answer)],
+            python_command(__name__, target, str(answer)),
             input=json.dumps(arguments),
-            env=os.environ | {"PYTHONPATH": places},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,16 +53,13 @@ def run_isolated(target: str, what: str, **arguments: Any) -> Any:
     return reply["value"]
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Call the function that the arguments name, and write its value or its error's sentence."""
-    module, _, function = sys.argv[1].partition(":")
-    arguments = json.load(sys.stdin)
+    target, answer = arguments
+    module, _, function = target.partition(":")
+    values = json.load(sys.stdin)
     try:
-        reply = {"value": getattr(importlib.import_module(module), function)(**arguments)}
+        reply = {"value": getattr(importlib.import_module(module), function)(**values)}
     except CliploomError as error:
         reply = {"error": str(error)}
-    Path(sys.argv[2]).write_text(json.dumps(reply), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    Path(answer).write_text(json.dumps(reply), encoding="utf-8")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.models import Modality, ModelCard, Output
 from cliploom.transforms.encoders.base import Encoder, Family
 from cliploom.transforms.encoders.onnx_options import PixelOptions
+from cliploom.transforms.encoders.weights import bytes_of
 
 
 class PixelFamily(Family):
@@ -20,6 +22,10 @@ class PixelFamily(Family):
     def output_names(self, options: PixelOptions, text: bool) -> tuple[str, ...]:
         """As the spec names them."""
         return tuple(options.outputs)
+
+    def foreign_bytes(self, options: Any) -> int | None:
+        """Of the file or folder that the spec names."""
+        return bytes_of(Path(options.model).expanduser())
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
         """Compile the graph."""

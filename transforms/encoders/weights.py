@@ -70,6 +70,12 @@ def check_sha256(path: Path, expected: str) -> Path:
     return path
 
 
+def bytes_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder; 0 when there is nothing."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def beside(base: Path, path: str) -> str:
     """A path as a spec writes it, from the folder of the spec."""
     return str(base / Path(path).expanduser())
