@@ -77,6 +77,9 @@ class MediaFacts:
         return asdict(self)
 
 
+Rounding = Literal["nearest", "huggingface", "torchvision"]
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an encoder wants its pictures; part of its digest. What can't be said here is done inside its graph.
@@ -84,23 +87,41 @@ class Preprocess:
     Attributes:
         width, height: of the picture handed to the encoder.
         fit: ``crop``: scale so that the short side is ``min(width, height) / crop`` and cut the centre;
-            ``squash``: scale to the size whatever the aspect; ``square``: cut the centred square, then scale.
+            ``squash``: scale to the size whatever the aspect; ``square``: cut the centred square, then scale;
+            ``patches``: scale to sides that are multiples of ``patch``, as large as an area of width x height allows,
+            keeping the aspect as far as that goes. Pictures then differ in size.
         crop: the centre's share of the short side, for ``fit: crop``.
         filter: ``bicubic``, ``bilinear`` or ``area``.
         order: channel order, ``rgb`` or ``bgr``.
         offset, scale: the encoder computes ``(x - offset) / scale`` on 0..255, per channel, in float32.
         alpha: what transparent pixels are composited over: ``white``, ``black``, or ``drop`` (colours as stored).
+        rounding: how ``fit: crop`` rounds the scaled long side and the corner of the cut: ``nearest`` (side to the
+            nearest, corner down), ``huggingface`` (both down) or ``torchvision`` (side down, corner to the nearest, a
+            half to the even number). A pixel more or less moves a vector more than another filter does.
+        patch: side of the patches, for ``fit: patches``.
     """
 
     width: int
     height: int
-    fit: Literal["crop", "squash", "square"] = "crop"
+    fit: Literal["crop", "squash", "square", "patches"] = "crop"
     crop: float = 1.0
     filter: Literal["bicubic", "bilinear", "area"] = "bicubic"
     order: Literal["rgb", "bgr"] = "rgb"
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
     scale: tuple[float, float, float] = (255.0, 255.0, 255.0)
     alpha: Literal["white", "black", "drop"] = "white"
+    rounding: Rounding = "nearest"
+    patch: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the fields that cards didn't have at first where they are as they were."""
+        value = asdict(self)
+        return {key: each for key, each in value.items() if (key, each) not in (("rounding", "nearest"), ("patch", 0))}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Preprocess:
+        """Read back what JSON made of ``asdict``."""
+        return cls(**(value | {"offset": tuple(value["offset"]), "scale": tuple(value["scale"])}))
 
 
 @dataclass(frozen=True)

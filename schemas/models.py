@@ -61,15 +61,13 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return asdict(self) | {"preprocess": None if self.preprocess is None else self.preprocess.to_dict()}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ModelCard:
         """Read back what ``to_dict`` gave."""
         preprocess = value.get("preprocess")
         if preprocess is not None:
-            preprocess = Preprocess(
-                **(preprocess | {"offset": tuple(preprocess["offset"]), "scale": tuple(preprocess["scale"])})
-            )
+            preprocess = Preprocess.from_dict(preprocess)
         outputs = {name: Output(**output) for name, output in value["outputs"].items()}
         return cls(**(value | {"outputs": outputs, "preprocess": preprocess}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cliploom.schemas.errors import CliploomError, EncodeError
+from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders import registry
 from cliploom.transforms.encoders.onnx_reference import onnx_runtime, plain_openvino
 from cliploom.transforms.encoders.prepare import prepare_model
@@ -296,3 +298,18 @@ def test_files_in_half_precision_take_half_precision(tmp_path: Path, half: bool)
     grey = np.full((SIZE, SIZE, 3), 74, np.uint8)
     row = registry.load(folder).encode([grey])[0]
     np.testing.assert_allclose(row["v"], [1, 54 / 64, 44 / 64], rtol=2e-3)  # type: ignore[index]
+
+
+def test_a_rounding_is_part_of_the_digest_only_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
+    model = linear_model(tmp_path / "model.onnx", [2, 3], [None, 3, SIZE, SIZE])
+    values = picture_options(model)
+    assert "rounding" not in options(values).values()["input"]
+    values["input"] |= {"rounding": "huggingface"}
+    chosen = options(values)
+    assert chosen.values()["input"]["rounding"] == "huggingface"
+    assert chosen.input.preprocess.rounding == "huggingface"
+    _, card = prepare_model("onnx", chosen, tmp_path / "models")
+    assert ModelCard.from_dict(card.to_dict()) == card
+    usual = replace(card, preprocess=options(picture_options(model)).input.preprocess)
+    assert "rounding" not in usual.to_dict()["preprocess"]
+    assert ModelCard.from_dict(usual.to_dict()) == usual

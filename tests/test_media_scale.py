@@ -242,3 +242,26 @@ def test_a_picture_that_changes_size_midway_is_scaled_anew() -> None:
 def test_normalisation_does_not_make_other_pixels() -> None:
     one, other = Preprocess(32, 32), Preprocess(32, 32, offset=(127.0,) * 3, scale=(128.0,) * 3)
     assert scaler_key(one, "") == scaler_key(other, "") != scaler_key(one, "left")
+
+
+@given(st.integers(8, 5000), st.integers(8, 5000), st.sampled_from([(224, 224), (256, 224), (232, 224)]))
+def test_each_rounding_gives_the_sizes_and_corners_of_its_library(
+    width: int, height: int, sizes: tuple[int, int]
+) -> None:
+    short, cut = sizes
+    scaled = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    over = scaled[0] - cut, scaled[1] - cut
+    of_huggingface = geometry(width, height, Preprocess(cut, cut, crop=cut / short, rounding="huggingface"))
+    assert (of_huggingface.width, of_huggingface.height) == scaled
+    assert (of_huggingface.left, of_huggingface.top) == (over[0] // 2, over[1] // 2)
+    of_torchvision = geometry(width, height, Preprocess(cut, cut, crop=cut / short, rounding="torchvision"))
+    assert (of_torchvision.width, of_torchvision.height) == scaled
+    assert (of_torchvision.left, of_torchvision.top) == (round(over[0] / 2), round(over[1] / 2))
+
+
+@pytest.mark.parametrize(("size", "scaled", "left"), [((640, 427), 335, 55), ((1000, 427), 524, 150)])
+def test_hugging_faces_rounding_gives_pillows_pixels(size: tuple[int, int], scaled: int, left: int) -> None:
+    picture = photo(*size)
+    wanted = np.asarray(Image.fromarray(picture).resize((scaled, 224), Image.Resampling.BICUBIC), np.float64)
+    found = Scaler(Preprocess(224, 224, rounding="huggingface"))(rgb_frame(picture))
+    assert np.abs(wanted[:, left : left + 224] - found).mean() < 0.5

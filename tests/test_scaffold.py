@@ -56,6 +56,28 @@ def test_spec_is_only_replaced_when_told_to(tmp_path: Path) -> None:
     assert load_spec(tmp_path / "cliploom.yaml").name == "media"
 
 
+def test_model_for_pictures_and_sentences_is_what_the_spec_searches_with(tmp_path: Path) -> None:
+    touch(tmp_path / "media", "a.mp4")
+    write_spec(tmp_path / "media", tmp_path / "cliploom.yaml", force=False, model="clip:google/siglip-base-patch16-224")
+    spec = load_spec(tmp_path / "cliploom.yaml")
+    assert spec.encoders["clip"].options == {"model": "google/siglip-base-patch16-224"}
+    assert spec.indexes["frames"].output == "image"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("siglip:./x", "write clip:FOLDER"),
+        ("./x", "write clip:FOLDER"),
+        ("clip:./none", "there is no folder './none'"),
+    ],
+)
+def test_model_that_is_none_is_refused(tmp_path: Path, model: str, said: str) -> None:
+    touch(tmp_path / "media", "a.mp4")
+    with pytest.raises(SpecError, match=said):
+        write_spec(tmp_path / "media", tmp_path / "cliploom.yaml", force=False, model=model)
+
+
 def test_flowchart_has_every_node_and_edge(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
     write_spec(tmp_path, tmp_path / "cliploom.yaml", force=False)

@@ -102,7 +102,9 @@ def _text(model: type) -> list[str]:
 
 def _fields(model: type[BaseModel]) -> list[str]:
     notes = _attribute_notes(model)
-    shapes = model.model_json_schema(mode="serialization", by_alias=False)["properties"]
+    shapes = model.model_json_schema(mode="serialization", by_alias=False).get("properties")
+    if shapes is None:  # a model that serializes itself
+        shapes = model.model_json_schema(mode="validation", by_alias=False)["properties"]
     lines = ["| key | value | default | |", "| --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
         lines.append(f"| `{field.alias or name}` | {_kind(shapes[name])} | {_default(field)} | {notes.get(name, '')} |")

@@ -27,14 +27,13 @@ sources:
     uid: file  # the path with its extension names an item: IMG_1.jpg and IMG_1.mov are two
 
 encoders:
-  minilm: {{kind: minilm}}
-  lite0:  {{kind: efficientnet_lite0, precision: f32, text_encoder: minilm}}
+{encoders}
 
 features:
-  frames: {{source: clips, sample: {{every: 1s}}, encoder: lite0, outputs: [pooled, semantic]}}
+  frames: {{source: clips, sample: {{every: 1s}}, encoder: {encoder}, outputs: [{outputs}]}}
 
 indexes:
-  frames: {{feature: frames, output: semantic, metric: cosine, kind: auto}}
+  frames: {{feature: frames, output: {searched}, metric: cosine, kind: auto}}
 
 exports:
   frames_h5: {{kind: hdf5, feature: frames}}
@@ -42,13 +41,28 @@ exports:
 limits: {{max_failed: 10%, max_deleted: 10%, max_recompute: 100%}}
 """
 
+BUILT_IN = {
+    "encoders": "  minilm: {kind: minilm}\n  lite0:  {kind: efficientnet_lite0, precision: f32, text_encoder: minilm}",
+    "encoder": "lite0",
+    "outputs": "pooled, semantic",
+    "searched": "semantic",
+}
 
-def write_spec(folder: Path, spec: Path, force: bool) -> int:
+
+def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) -> int:
     """Write a spec for the media below ``folder``; returns how many files were found.
 
+    Args:
+        folder: that holds media.
+        spec: file to write.
+        force: replace a file that is there.
+        model: ``clip:`` and a folder or a name on the hub; None for the built-in encoders.
+
     Raises:
-        SpecError: when the folder is missing or holds no media, or the spec is there already.
+        SpecError: when the folder is missing or holds no media, the spec is there already, or the model is not one
+            that takes pictures and sentences.
     """
+    chosen = BUILT_IN if model is None else _clip_encoder(model, absolute(spec).parent)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is not there"
         raise SpecError(f"{str(folder)!r} {what}; name the folder that holds the media.")
@@ -74,12 +88,41 @@ def write_spec(folder: Path, spec: Path, force: bool) -> int:
     globs = ", ".join(json.dumps(f"{start}**/*{suffix}", ensure_ascii=False) for suffix in sorted(counts))
     name = re.sub(r"[^A-Za-z0-9_-]", "-", absolute(folder).name)
     name = name if name[:1].isalpha() else f"media-{name}"
-    text = TEMPLATE.format(name=name[:64].rstrip("-") or "media", store="./store", globs=globs, spec=spec.name)
+    text = TEMPLATE.format(
+        name=name[:64].rstrip("-") or "media", store="./store", globs=globs, spec=spec.name, **chosen
+    )
     try:
         spec.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{spec} can't be written ({error.strerror}); choose another place with --spec.") from None
     return sum(counts.values())
+
+
+def _clip_encoder(model: str, home: Path) -> dict[str, str]:
+    """The parts of the template for a model with towers for pictures and sentences.
+
+    >>> _clip_encoder("clip:openai/clip-vit-base-patch32", Path("/home"))["encoders"]
+    '  clip: {kind: clip, model: "openai/clip-vit-base-patch32"}'
+    """
+    from cliploom.transforms.encoders.clip_folder import find_clip
+
+    kind, _, name = model.partition(":")
+    if kind != "clip" or not name:
+        raise SpecError(
+            f"--model {model!r} names no model; write clip:FOLDER, such as --model clip:./clip-vit-base-patch32."
+        )
+    local = absolute(Path(name).expanduser())
+    if local.exists():
+        find_clip(str(local))  # a folder that is no model is said now, not in the first run
+        name = local.relative_to(home).as_posix() if local.is_relative_to(home) else local.as_posix()
+    elif name.startswith((".", "/", "~")):
+        raise SpecError(f"--model: there is no folder {name!r}; give the folder of the model.")
+    return {
+        "encoders": f"  clip: {{kind: clip, model: {json.dumps(name, ensure_ascii=False)}}}",
+        "encoder": "clip",
+        "outputs": "image",
+        "searched": "image",
+    }
 
 
 def mermaid(spec: Spec) -> str:

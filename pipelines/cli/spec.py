@@ -37,12 +37,18 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder with videos, GIFs or images.", show_default=False)],
     spec: Annotated[Path, typer.Option("--spec", help="Where to write the spec.")] = Path("cliploom.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there already.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="A model for pictures and sentences: clip:FOLDER, or clip: and a name on the hub."
+        ),
+    ] = None,
 ) -> None:
     """Write a spec for a folder of one's own media."""
     from cliploom.pipelines.cli.scaffold import write_spec
     from cliploom.pipelines.console import say
 
-    found = write_spec(folder, spec, force)
+    found = write_spec(folder, spec, force, model)
     say(f"Wrote {spec} for {found} files below {folder}; next: cliploom run {shlex.quote(str(spec))} --limit 100")
 
 

@@ -85,11 +85,19 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search by words, or by a file or item that hits should be like."""
-    from cliploom.pipelines.console import show, show_json
+    import warnings
+
+    from cliploom.pipelines.console import say, show, show_json
     from cliploom.pipelines.listings import hit_table
+    from cliploom.transforms.encoders.word_vectors import UnknownWordsWarning
     from cliploom.transforms.search.searching import open_store
 
-    found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank, d_miss=d_miss)
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", UnknownWordsWarning)
+        found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank, d_miss=d_miss)
+    for note in noted:
+        if issubclass(note.category, UnknownWordsWarning):
+            say(str(note.message))
     if as_json:
         show_json([hit.to_dict() for hit in found])
     else:

@@ -13,6 +13,27 @@ from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import Encoder
 
 LEAST = {"f32": 0.9999, "bf16": 0.99}
+GOLDEN_SENTENCES = [  # short, long, other alphabets, odd spacing, longer than any model takes
+    "A cup of coffee on a wooden table.",
+    "cat",
+    "Camera wearer opens the door of the fridge with the left hand, takes out the milk and closes the door again.",
+    "¿Dónde está la biblioteca? Zürich, naïve café.",
+    "1,234.56 metres at 25 fps (29.97i); SHOUTING   with odd\tspacing\n",
+    "and then the person picks up the hammer " * 40,
+]
+
+
+def golden_pictures(height: int, width: int, frames: int | None = None) -> NDArray[np.uint8]:
+    """Colour waves of whole-number arithmetic to measure on, uint8 [4, (frames,) height, width, 3]."""
+    items = np.stack([_waves(item, frames or 1, height, width) for item in range(4)])
+    return items if frames is not None else items[:, 0]
+
+
+def _waves(item: int, frames: int, height: int, width: int) -> NDArray[np.uint8]:
+    frame, y, x, channel = np.ogrid[:frames, :height, :width, :3]
+    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
+    pixels: NDArray[np.uint8] = np.abs(waves - 255).astype(np.uint8)
+    return pixels
 
 
 def agreement(encoder: Encoder, items: Sequence[Any], expected: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:

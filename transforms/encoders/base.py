@@ -112,6 +112,16 @@ class Encoder(Protocol):
         ...
 
 
+class TextQueries(Protocol):
+    """An opened text tower. Threads may share it."""
+
+    def encode(
+        self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False
+    ) -> NDArray[np.float32]:
+        """Vectors of sentences, float32 [n, dim]; ``query`` says that they are asked, not stored."""
+        ...
+
+
 @dataclass(frozen=True)
 class PreparedText:
     """A prepared text encoder that another encoder builds on.
@@ -190,6 +200,18 @@ class Family(ABC):
     @abstractmethod
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
         """Open a prepared folder for ``threads`` concurrent callers; ``registry.load`` shares what this returns."""
+
+    def text_tower(self, folder: Path, card: ModelCard) -> TextQueries:
+        """Open what turns queries into vectors, in a folder whose card names a ``text_tower``."""
+        from cliploom.transforms.encoders.text import TextTower
+
+        return TextTower(folder, card.precision)
+
+    def class_text(self, names: Sequence[str]) -> str:
+        """The sentence whose vector stands for a class with these synonyms, when this is a text encoder."""
+        from cliploom.transforms.encoders.conse import class_prompt
+
+        return class_prompt(names)
 
     def card(
         self,

@@ -11,23 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.agreement import golden_pictures
 from cliploom.transforms.encoders.onnx_options import OnnxInput, OnnxOutput
 
-ITEMS = 4
 MOST_BYTES = 1 << 30
 
 
 def golden_items(given: OnnxInput) -> NDArray[np.uint8]:
     """Different pictures or clips without any file, uint8 [n, (T,) H, W, 3]."""
-    items = np.stack([_waves(number, given.frames or 1, given.height, given.width) for number in range(ITEMS)])
-    return items if given.frames else items[:, 0]
-
-
-def _waves(item: int, frames: int, height: int, width: int) -> NDArray[np.uint8]:
-    frame, y, x, channel = np.ogrid[:frames, :height, :width, :3]
-    waves = (y * (3 + 2 * item) + x * (5 - item) + (y * x * (channel + 1)) // (40 + 9 * item) + 13 * frame) % 511
-    pixels: NDArray[np.uint8] = np.abs(waves - 255).astype(np.uint8)
-    return pixels
+    return golden_pictures(given.height, given.width, given.frames)
 
 
 def laid_out(items: NDArray[np.uint8], given: OnnxInput) -> NDArray[np.float32]:

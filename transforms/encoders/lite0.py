@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.media import Preprocess
 from cliploom.schemas.models import Modality, ModelCard, Output
 from cliploom.transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
@@ -98,9 +100,15 @@ def class_names() -> list[list[str]]:
 
 def class_vectors(names: list[list[str]], text: PreparedText) -> NDArray[np.float32]:
     """Text vectors of the classes, float32 [1000, dim]."""
-    from cliploom.transforms.encoders.conse import class_prompt
+    from cliploom.transforms.encoders.registry import family
 
-    return text.encode([class_prompt(synonyms) for synonyms in names])
+    sentence = family(text.card.kind).class_text
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class has several names, of which one is enough
+        try:
+            return text.encode([sentence(synonyms) for synonyms in names])
+        except EncodeError as error:
+            raise CliploomError(f"The text encoder can't encode the names of the classes: {error}") from None
 
 
 def golden_pictures() -> NDArray[np.uint8]:

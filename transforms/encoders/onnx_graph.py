@@ -137,8 +137,9 @@ def _vectors(port: ov.Output, output: OnnxOutput, name: str, batch: int) -> Any:
             )
         others = [axis for axis in range(1, len(sizes)) if axis != channel]
         return op.reduce_mean(value, np.array(others, np.int64), False) if others else value
-    if max(sizes[1:]) != int(np.prod(sizes[1:])):
+    if output.pool == "none" and max(sizes[1:]) != int(np.prod(sizes[1:])):
         raise CliploomError(
-            f"The output '{output.node}' has the shape {sizes}, so it is no vector; add pool: mean to outputs.{name}."
+            f"The output '{output.node}' has the shape {sizes}, so it is no vector; add pool: mean to outputs.{name}, "
+            "or pool: flatten."
         )
     return op.reshape(value, np.array([sizes[0], -1], np.int64), False)

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from cliploom.schemas.media import Preprocess
+from cliploom.schemas.media import Preprocess, Rounding
 from cliploom.transforms.encoders.base import EncoderOptions
 
 
@@ -56,6 +65,7 @@ class OnnxInput(Part):
     offset: Channels = (0.0, 0.0, 0.0)
     scale: Channels = (255.0, 255.0, 255.0)
     alpha: Literal["white", "black", "drop"] = "white"
+    rounding: Rounding = "nearest"
 
     @model_validator(mode="after")
     def _consistent(self) -> OnnxInput:
@@ -66,10 +76,16 @@ class OnnxInput(Part):
             raise ValueError(f"scale {list(self.scale)} divides by zero")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_the_usual_rounding(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As all models were written, and digested, before there was another."""
+        values: dict[str, Any] = plain(self)
+        return {key: value for key, value in values.items() if (key, value) != ("rounding", "nearest")}
+
     @property
     def preprocess(self) -> Preprocess:
         """The same as a record."""
-        names = ("width", "height", "fit", "crop", "filter", "order", "offset", "scale", "alpha")
+        names = ("width", "height", "fit", "crop", "filter", "order", "offset", "scale", "alpha", "rounding")
         return Preprocess(**{name: getattr(self, name) for name in names})
 
 
@@ -78,12 +94,13 @@ class OnnxOutput(Part):
 
     Attributes:
         node: its name in the file.
-        pool: ``none`` for vectors, ``mean`` to average over all axes but batch and ``channel_axis``.
+        pool: ``none`` for vectors, ``mean`` to average over all axes but batch and ``channel_axis``,
+            ``flatten`` for all numbers one after another.
         channel_axis: of the file's output: 1 for [n, c, h, w], -1 for [n, tokens, c].
     """
 
     node: str
-    pool: Literal["none", "mean"] = "none"
+    pool: Literal["none", "mean", "flatten"] = "none"
     channel_axis: int = 1
 
 

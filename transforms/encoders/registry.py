@@ -26,7 +26,10 @@ GROUP = "cliploom.encoders"
 _BUILT_IN: Mapping[str, str] = {
     "efficientnet_lite0": "cliploom.transforms.encoders.lite0:EfficientNetLite0",
     "minilm": "cliploom.transforms.encoders.minilm:MiniLM",
+    "word_vectors": "cliploom.transforms.encoders.word_vectors:WordVectors",
+    "torch": "cliploom.transforms.encoders.torch_model:TorchModel",
     "pca": "cliploom.transforms.encoders.pca:Projected",
+    "clip": "cliploom.transforms.encoders.clip:Clip",
     "onnx": "cliploom.transforms.encoders.onnx:Onnx",
     "frozen_graph": "cliploom.transforms.encoders.frozen_graph:FrozenGraph",
     "keras": "cliploom.transforms.encoders.keras_file:KerasFile",
@@ -132,17 +135,16 @@ def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:
         CliploomError: when the model has no text tower.
     """
     from cliploom.transforms.encoders.runtime import shared_models
-    from cliploom.transforms.encoders.text import TextTower
 
     card = read_card(folder)
     if not card.text_tower:
         raise CliploomError(f"The encoder '{card.kind}' has no text tower and no text_encoder, so text can't ask it.")
     tower_folder = (folder / card.text_tower).resolve().parent
-    precision = read_card(tower_folder).precision
-    tower = shared_models().get(("text", str(tower_folder)), lambda: TextTower(tower_folder, precision))
+    its = read_card(tower_folder)
+    tower = shared_models().get(("text", str(tower_folder)), lambda: family(its.kind).text_tower(tower_folder, its))
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
-        return tower.encode(texts, query=True)
+        return tower.encode(texts, None, query=True)
 
     return encode
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 from cliploom.schemas.errors import CliploomError, MissingExtraError
 from cliploom.schemas.models import Modality, ModelCard, Output
 from cliploom.transforms.encoders.base import Encoder, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.hub import hub_folder
 from cliploom.transforms.encoders.weights import beside, sha256_of
 
 OUTPUT = "embedding"
@@ -98,22 +99,8 @@ def model_folder(options: SentenceTransformerOptions) -> Path:
         if not _model_files(local):
             raise CliploomError(f"The folder '{options.model}' holds no .safetensors model; give the folder that does.")
         return local.resolve()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     patterns = [*_FILES, *(f"*/{pattern}" for pattern in _FILES)]
-    for cached in (True, False):
-        try:
-            found = snapshot_download(
-                options.model, revision=options.revision, allow_patterns=patterns, local_files_only=cached
-            )
-            return Path(found)
-        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    raise CliploomError(
-        f"The sentence-transformers model '{options.model}' is neither a folder nor to be had from the hub "
-        f"({reason.rstrip('.')}); give a folder."
-    )
+    return hub_folder("sentence-transformers", options.model, options.revision, patterns)
 
 
 def _model_files(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +11,20 @@ import numpy as np
 import openvino as ov
 import torch
 from numpy.typing import NDArray
-from openvino.frontend import FrontEndManager
-from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers.utils import logging as transformers_logging
 
 from cliploom.schemas.errors import CliploomError, SpecError, nearest
 from cliploom.schemas.models import Precision
-from cliploom.transforms.encoders.agreement import smallest_cosine
+from cliploom.transforms.encoders.agreement import GOLDEN_SENTENCES, smallest_cosine
 from cliploom.transforms.encoders.runtime import last_line, save_graph
 from cliploom.transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings, TextTower
 from cliploom.transforms.encoders.text_graph import text_graph
+from cliploom.transforms.encoders.torch_graph import traced_graph
 
 _LONGEST = 512
 _UNLIMITED = 1_000_000  # tokenizers say that they have no limit by a huge number
-_GOLDEN = [
-    "A cup of coffee on a wooden table.",
-    "cat",
-    "Camera wearer opens the door of the fridge with the left hand, takes out the milk and closes the door again.",
-    "¿Dónde está la biblioteca? Zürich, naïve café.",
-    "1,234.56 metres at 25 fps (29.97i); SHOUTING   with odd\tspacing\n",
-    "and then the person picks up the hammer " * 40,
-]
 
 
 @dataclass(frozen=True)
@@ -54,8 +44,8 @@ class Converted:
         """Smallest cosine of the converted model against the original, for stored sentences and for queries."""
         tower = TextTower(folder, precision)
         return min(
-            smallest_cosine(tower.encode(_GOLDEN), self.documents),
-            smallest_cosine(tower.encode(_GOLDEN, query=True), self.queries),
+            smallest_cosine(tower.encode(GOLDEN_SENTENCES), self.documents),
+            smallest_cosine(tower.encode(GOLDEN_SENTENCES, query=True), self.queries),
         )
 
 
@@ -130,8 +120,8 @@ def convert(source: Path, folder: Path, output: str, prompt: str | None, query_p
     settings.write(folder)
     typed = "token_type_ids" in model[0].tokenizer.model_input_names
     save_graph(_traced(_Pipeline(model, typed), output, source), folder / TEXT_GRAPH)
-    documents = model.encode(_GOLDEN, prompt=document_text, batch_size=2, show_progress_bar=False)
-    queries = model.encode(_GOLDEN, prompt=query_text, batch_size=2, show_progress_bar=False)
+    documents = model.encode(GOLDEN_SENTENCES, prompt=document_text, batch_size=2, show_progress_bar=False)
+    queries = model.encode(GOLDEN_SENTENCES, prompt=query_text, batch_size=2, show_progress_bar=False)
     return Converted(documents.shape[1], documents.astype(np.float32), queries.astype(np.float32))
 
 
@@ -148,15 +138,5 @@ def _traced(pipeline: _Pipeline, output: str, source: Path) -> ov.Model:
     ids = torch.ones((2, 7), dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0  # a mask of ones alone would be traced away by models that look at it
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # of tracing: Python values become constants; that none of them matters is what the agreement shows
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(pipeline, (ids, mask), check_trace=False)
-        # the front end itself: openvino.convert_model wraps it in a tool that reports its use over the network
-        front = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced, example_input=(ids, mask))  # must outlive the conversion
-        model = front.convert(front.load(decoder))
-    except Exception as error:
-        raise CliploomError(f"'{source}' can't be converted to a graph: {last_line(error)}.") from error
+    model = traced_graph(pipeline, (ids, mask), str(source))
     return text_graph(model, output, name=str(source))

@@ -49,6 +49,7 @@ class TextSettings:
         step: sentences are padded to a multiple of so many tokens, ``max_tokens`` at the most.
         pad_id: token that fills up.
         masked: the graph takes a mask beside the ids.
+        pad_left: what fills up stands before the sentence.
         prompt, query_prompt: put before each stored sentence, and before each query.
     """
 
@@ -59,6 +60,7 @@ class TextSettings:
     masked: bool = True
     prompt: str = ""
     query_prompt: str = ""
+    pad_left: bool = False
 
     def write(self, folder: Path) -> None:
         """Write ``text.json``."""
@@ -135,8 +137,9 @@ class TextTower:
         ids = np.full((len(tokens), length), self.settings.pad_id, np.int32)
         mask = np.zeros_like(ids)
         for row, sentence in enumerate(tokens):
-            ids[row, : len(sentence)] = sentence
-            mask[row, : len(sentence)] = 1
+            begin = length - len(sentence) if self.settings.pad_left else 0
+            ids[row, begin : begin + len(sentence)] = sentence
+            mask[row, begin : begin + len(sentence)] = 1
         found = self._graph.run([ids, mask] if self.settings.masked else [ids])
         return found[self.settings.output]
 

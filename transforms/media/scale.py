@@ -6,6 +6,7 @@ libswscale scales straight to the encoder's size, to planar RGB (its fastest exa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,13 +14,12 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
+from cliploom.schemas.media import Preprocess
 from cliploom.transforms.media.orient import UPRIGHT, Orientation
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
-
-    from cliploom.schemas.media import Preprocess
 
 REVISION = 1
 """Raised when pixels come out differently than before; part of every media feature's config digest."""
@@ -51,18 +51,61 @@ def geometry(width: int, height: int, want: Preprocess) -> Geometry:
 
     ``crop``: the short side becomes ``min(want.width, want.height) / want.crop`` (more, where the wanted part would
     not be covered); ``square``: the centred square fills the wanted size; ``squash``: the picture does.
+    ``want.rounding`` says how ``crop`` rounds.
+
+    >>> geometry(640, 427, Preprocess(224, 224, rounding="huggingface"))
+    Geometry(width=335, height=224, left=55, top=0)
+    >>> geometry(640, 427, Preprocess(224, 224, rounding="torchvision"))
+    Geometry(width=335, height=224, left=56, top=0)
+    >>> geometry(640, 427, Preprocess(224, 224))
+    Geometry(width=336, height=224, left=56, top=0)
     """
     if want.fit == "squash":
         return Geometry(want.width, want.height, 0, 0)
+    if want.fit == "patches":
+        columns, rows = patch_grid(width, height, want.patch, (want.width // want.patch) * (want.height // want.patch))
+        return Geometry(columns * want.patch, rows * want.patch, 0, 0)
     if want.fit == "square":
         side = min(width, height)
         across, down = want.width / side, want.height / side
     else:
         short = min(want.width, want.height) / want.crop / min(width, height)
         across = down = max(short, want.width / width, want.height / height)
-    scaled_width, scaled_height = max(want.width, round(width * across)), max(want.height, round(height * down))
-    left, top = (scaled_width - want.width) // 2, (scaled_height - want.height) // 2
-    return Geometry(scaled_width, scaled_height, left, top)
+    if want.fit == "crop" and want.rounding != "nearest":
+        scaled_width, scaled_height = _rounded_down(width, height, across)
+    else:
+        scaled_width, scaled_height = round(width * across), round(height * down)
+    scaled_width, scaled_height = max(want.width, scaled_width), max(want.height, scaled_height)
+    over = scaled_width - want.width, scaled_height - want.height
+    if want.fit == "crop" and want.rounding == "torchvision":
+        return Geometry(scaled_width, scaled_height, round(over[0] / 2), round(over[1] / 2))
+    return Geometry(scaled_width, scaled_height, over[0] // 2, over[1] // 2)
+
+
+def patch_grid(width: int, height: int, patch: int, most: int) -> tuple[int, int]:
+    """Columns and rows of at most ``most`` patches, as SigLIP2's processor finds them.
+
+    The largest scale is searched for, to 1e-5; sides are rounded up to whole patches.
+
+    >>> patch_grid(640, 480, 16, 256)
+    (18, 14)
+    """
+
+    def grid(scale: float) -> tuple[int, int]:
+        return max(1, math.ceil(width * scale / patch)), max(1, math.ceil(height * scale / patch))
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        columns, rows = grid(middle)
+        low, high = (middle, high) if columns * rows <= most else (low, middle)
+    return grid(low)
+
+
+def _rounded_down(width: int, height: int, factor: float) -> tuple[int, int]:
+    """The short side scaled to the nearest whole number, and the long side in proportion to that, rounded down."""
+    short = round(min(width, height) * factor)
+    return (short, short * height // width) if width <= height else (short * width // height, short)
 
 
 class Scaler:
@@ -81,7 +124,7 @@ class Scaler:
         self._channels = (2, 0, 1) if want.order == "rgb" else (1, 0, 2)
 
     def __call__(self, picture: VideoFrame, orientation: Orientation = UPRIGHT) -> NDArray[np.uint8]:
-        """Uint8 [want.height, want.width, 3], contiguous."""
+        """Uint8 [want.height, want.width, 3] (of ``fit: patches``, of its own size), contiguous."""
         want = self._want
         if want.alpha != "drop" and has_alpha(picture):
             picture = _composited(picture, _BACKGROUND[want.alpha])
@@ -99,8 +142,9 @@ class Scaler:
             src_colorspace=colour_matrix(picture),
             threads=1,
         ).planes
-        pixels = np.empty((want.height, want.width, 3), np.uint8)
-        rows, columns = slice(place.top, place.top + want.height), slice(place.left, place.left + want.width)
+        kept = (place.height, place.width) if want.fit == "patches" else (want.height, want.width)
+        pixels = np.empty((*kept, 3), np.uint8)
+        rows, columns = slice(place.top, place.top + kept[0]), slice(place.left, place.left + kept[1])
         for channel, plane_number in enumerate(self._channels):
             plane = planes[plane_number]
             stored = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: scaled[1], : scaled[0]]

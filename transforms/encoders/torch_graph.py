@@ -1,0 +1,44 @@
+"""PyTorch modules as OpenVINO graphs, by tracing; needs the extra ``[text]``, on the launcher."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import openvino as ov
+import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.runtime import last_line
+
+
+def traced_graph(module: torch.nn.Module, example: Sequence[torch.Tensor], source: str) -> ov.Model:
+    """Trace a module and convert it.
+
+    Args:
+        module: in evaluation mode.
+        example: its inputs; sizes that may change are those that the module reads from its input's shape.
+        source: name of the model, for the message.
+
+    Raises:
+        CliploomError: when it can't be traced or converted.
+    """
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # of tracing: Python values become constants; that none of them matters is what the agreement shows
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(module, tuple(example), check_trace=False)
+        return scripted_graph(traced, example)
+    except Exception as error:
+        raise CliploomError(f"'{source}' can't be converted to a graph: {last_line(error)}.") from error
+
+
+def scripted_graph(scripted: Any, example: Sequence[torch.Tensor]) -> ov.Model:
+    """Convert a TorchScript module."""
+    # the front end itself: openvino.convert_model wraps it in a tool that reports its use over the network
+    front = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(scripted, example_input=tuple(example))  # must outlive the conversion
+    return front.convert(front.load(decoder))
