@@ -377,6 +377,6 @@ def test_a_spec_of_init_finds_photographs_by_words_as_transformers_ranks_them(
         pictures = processor([Image.open(path) for path in photographs()], return_tensors="pt")
         scores = unit(model.get_image_features(**pictures)) @ asked
     hits = json.loads(found.out)
-    wanted = [photographs()[i].stem for i in np.argsort(-scores)]
+    wanted = [photographs()[i].name for i in np.argsort(-scores)]
     assert [hit["uid"].rpartition("/")[2] for hit in hits] == wanted
     np.testing.assert_allclose([hit["score"] for hit in hits], np.sort(scores)[::-1], atol=0.02)
