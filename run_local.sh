@@ -31,15 +31,15 @@ make_env() {
     return
   fi
   python=$(find_python)
-  echo "Setting up $env from $lock ..."
+  echo "Setting up $env: $(grep -c == "$lock") packages from $lock"
   if command -v uv >/dev/null; then
     [[ -x $env/bin/python ]] || { rm -rf "$env" && uv venv --quiet --python "$python" "$env"; }
     # As pip does; every process of a run would compile Beam anew where Python may not keep bytecode.
-    uv pip sync --quiet --compile-bytecode --python "$env/bin/python" "$lock"
+    uv pip sync --compile-bytecode --python "$env/bin/python" "$lock"
     uv pip install --quiet --python "$env/bin/python" --no-deps --no-build-isolation --editable .
   else
     [[ -x $env/bin/pip ]] || "$python" -m venv --clear "$env"
-    "$env/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement "$lock"
+    "$env/bin/pip" install --disable-pip-version-check --no-deps --requirement "$lock"
     "$env/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
   fi
   echo "$wanted" >"$env/.made-from"

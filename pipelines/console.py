@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import sys
-import time
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cliploom.transforms.work.progress import ProgressTally
-
-_BAR = 20
-_PLAIN_EVERY_S = 10.0
+_LEAST_COLUMN = 8
 
 
 def say(text: str) -> None:
@@ -68,110 +67,207 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-class LiveProgress:
-    """Stage lines and a progress line: redrawn in place on a terminal, every ten seconds elsewhere."""
+def clock(seconds: float) -> str:
+    """Return a time or moment as ``h:mm:ss``, with hundredths where there are some.
 
-    def __init__(self) -> None:
-        self._tty = sys.stderr.isatty()
-        self._stage_began = time.monotonic()
-        self._last = self._stage_began
-        self._total = 0
-        self._line = ""
+    >>> clock(75), clock(12.5), clock(7260.256)
+    ('0:01:15', '0:00:12.5', '2:01:00.26')
+    """
+    hundredths = round(seconds * 100)
+    whole, rest = divmod(hundredths, 100)
+    fraction = f".{rest:02d}".rstrip("0") if rest else ""
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"
 
-    def on_stage(self, text: str) -> None:
-        """A new stage."""
-        self._clear()
-        say(f"• {text}")
-        self._stage_began = self._last = time.monotonic()
-        if text.startswith("computing "):
-            self._total = int(text.split()[1].replace(",", ""))
 
-    def tick(self, tally: ProgressTally) -> None:
-        """Show the tally, when it is time to."""
-        now = time.monotonic()
-        every = 0.2 if self._tty else _PLAIN_EVERY_S
-        if now - self._last < every or not self._total:
-            return
-        self._last = now
-        line = self._describe(tally, now - self._stage_began)
-        if self._tty:
-            self._clear()
-            # A line that wraps could not be drawn over.
-            self._line = line[: shutil.get_terminal_size().columns - 1]
-            print(self._line, end="", file=sys.stderr, flush=True)
+def width() -> int | None:
+    """Return the columns of the terminal that shows stdout, or those of COLUMNS; None where nobody counts them."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def middle(text: str, columns: int) -> str:
+    """Shorten a text to so many columns by leaving out its middle, where paths say least.
+
+    >>> middle("videos/holidays/2024/IMG_0001.mov", 20)
+    'videos/ho…G_0001.mov'
+    """
+    from rich.cells import cell_len
+
+    if cell_len(text) <= columns:
+        return text
+    left = right = ""
+    start, end = 0, len(text)
+    while start < end:
+        if cell_len(left) < cell_len(right):
+            left, start = left + text[start], start + 1
         else:
-            say(line)
-
-    def _describe(self, tally: ProgressTally, elapsed: float) -> str:
-        done = tally.items
-        rate = tally.rows / elapsed if elapsed > 0 else 0.0
-        left = f", left about {human_seconds(elapsed / done * (self._total - done))}" if 0 < done < self._total else ""
-        if done >= self._total:
-            left = ", finishing"
-        failed = f", {tally.failures} failed" if tally.failures else ""
-        full = _BAR * min(done, self._total) // self._total
-        bar = f"{'━' * full}{'╌' * (_BAR - full)} " if self._tty else ""
-        return f"  {bar}{done}/{self._total} items, {tally.rows} rows ({rate:.0f}/s){failed}{left}"
-
-    def _clear(self) -> None:
-        if self._line:
-            print("\r" + " " * len(self._line) + "\r", end="", file=sys.stderr, flush=True)
-            self._line = ""
-
-    def close(self) -> None:
-        """End the line."""
-        self._clear()
+            right, end = text[end - 1] + right, end - 1
+        if cell_len(left) + cell_len(right) > columns - 1:
+            # The last letter was one too many.
+            if cell_len(left) >= cell_len(right) and left:
+                left = left[:-1]
+            else:
+                right = right[1:]
+            break
+    return f"{left}…{right}"
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Plain text columns, aligned; numbers to the right.
+def short_path(uri: str) -> str:
+    """Return a local path below the current folder relative to it, anything else as it is."""
+    if "://" in uri or not os.path.isabs(uri):
+        return uri
+    here = os.getcwd()
+    return os.path.relpath(uri, here) if uri != here and uri.startswith(here.rstrip("/") + "/") else uri
+
+
+def short_paths(text: str) -> str:
+    """Return a sentence with the paths in it relative to the current folder, where they are below it."""
+    here = os.getcwd().rstrip("/") + "/"
+    return text.replace(here, "") if len(here) > 1 else text
+
+
+def short_hashes(path: str) -> str:
+    """Return a path that the shell completes: of each digest the first digits, and a star.
+
+    >>> short_hashes("hdf5/h5/master-24ba782cc4d3e40205f9b65d90f56f3883ec9c10.h5")
+    'hdf5/h5/master-24ba782c*.h5'
+    """
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32}\b", r"\1*", path)
+
+
+def fit(text: str) -> str:
+    """Wrap lines that are longer than the terminal is wide, further lines indented; long words stay whole."""
+    columns = width()
+    if columns is None:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())] + "  "
+        wrapped = textwrap.wrap(
+            line,
+            columns,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+        lines += wrapped or [""]
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], below: Sequence[str] = ()) -> str:
+    """Plain text columns, aligned; numbers to the right. In a narrow terminal long cells lose their middles.
 
     >>> print(table([{"a": 1, "b": "x"}, {"a": 10, "b": "yy"}], ["a", "b"]))
      a  b
      1  x
     10  yy
+
+    Args:
+        rows: by column.
+        columns: which, in order.
+        below: columns that stand on a line of their own below each row where the terminal is too narrow for all.
     """
+    from rich.cells import cell_len
+
+    most = width()
     cells = [[str(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(len(column), *(len(row[i]) for row in cells), 0) for i, column in enumerate(columns)]
+    widths = [max(cell_len(column), *(cell_len(row[i]) for row in cells), 0) for i, column in enumerate(columns)]
+    if most is not None and sum(widths) + 2 * (len(widths) - 1) > most:
+        if below:
+            return _table_with_lines_below(rows, [column for column in columns if column not in below], below)
+        widths = _narrowed(widths, most - 2 * (len(widths) - 1))
     numeric = [all(isinstance(row.get(column), int | float) for row in rows) for column in columns]
 
     def line(values: Sequence[str]) -> str:
-        padded = (v.rjust(w) if right else v.ljust(w) for v, w, right in zip(values, widths, numeric, strict=True))
+        padded = []
+        for value, columns, right in zip(values, widths, numeric, strict=True):
+            shown = middle(value, columns)
+            space = " " * (columns - cell_len(shown))
+            padded.append(space + shown if right else shown + space)
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(list(columns)), *(line(row) for row in cells)])
 
 
+def _narrowed(widths: Sequence[int], most: int) -> list[int]:
+    """Widths of columns that fit, by taking from the widest."""
+    found = list(widths)
+    while sum(found) > most and max(found) > _LEAST_COLUMN:
+        found[found.index(max(found))] -= 1
+    return found
+
+
+def _table_with_lines_below(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], below: Sequence[str]) -> str:
+    head, *lines = table(rows, columns).split("\n")
+    shown = [head]
+    for line, row in zip(lines, rows, strict=True):
+        shown.append(line)
+        shown += [fit(f"    {row[column]}") for column in below if str(row.get(column, ""))]
+    return "\n".join(shown)
+
+
+def removed_lines(files: Sequence[tuple[str, int]]) -> list[str]:
+    """Say what a vacuum removes: totals by folder, then each file with short digests.
+
+    >>> removed_lines([("index/frames/shard-24ba782cc4d3e40205f9b65d90f56f3883ec9c10.faiss", 2000)])
+    ['  1 file in index/frames, 2.0 KB', 'index/frames/shard-24ba782c*.faiss']
+    """
+    folders: dict[str, list[int]] = {}
+    for path, size in files:
+        folders.setdefault(path.rpartition("/")[0] or ".", []).append(size)
+    totals = [
+        f"  {counted(len(sizes), 'file')} in {folder}, {human_bytes(sum(sizes))}" for folder, sizes in folders.items()
+    ]
+    most = width()
+    paths = [short_hashes(path) for path, _ in files]
+    return totals + [path if most is None else middle(path, most) for path in paths]
+
+
 def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mapping[str, Any]]) -> str:
     """The end of a run, to be read in ten seconds."""
     release, seconds = result["release"], result["seconds"]
+    place = short_path(store)
     lines = []
     if result["changed"]:
-        lines.append(f"Release {release['release']} is published in {store} (run {result['run']}).")
+        lines.append(f"Release {release['release']} is published in {place} (run {result['run']}).")
     else:
-        lines.append(f"Nothing to do: release {release['release']} of {store} is up to date.")
+        lines.append(f"Nothing to do: release {release['release']} of {place} is up to date.")
     for name, counts in result["verdicts"].items():
         entry = release["features"].get(name, {})
-        said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+        said = ", ".join(f"{number:,} {verdict.replace('_', ' ')}" for verdict, number in counts.items())
         if name in release.get("heads", {}):
             lines.append(f"  {name}: {said}; labels by head {release['heads'][name]['head']}")
             continue
-        lines.append(f"  {name}: {said}; {entry.get('rows', 0)} rows, {human_bytes(entry.get('size', 0))}")
+        lines.append(f"  {name}: {said}; {counted(entry.get('rows', 0), 'row')}, {human_bytes(entry.get('size', 0))}")
     for name, index in release["indexes"].items():
         recall = f", recall@10 {index['recall']:.3f}" if index["rows"] and index.get("recall") is not None else ""
         shards = counted(len(index["shards"]), "shard")
-        lines.append(f"  index {name}: {index['rows']} rows, {index['kind']}, {shards}{recall}")
+        lines.append(f"  index {name}: {counted(index['rows'], 'row')}, {index['kind']}, {shards}{recall}")
     for name, export in release["exports"].items():
-        first = export["files"][0]["path"] if export["files"] else "no files"
-        lines.append(f"  export {name}: {counted(len(export['files']), 'file')}, open {store}/{first}")
+        first = f"open {place}/{short_hashes(export['files'][0]['path'])}" if export["files"] else "no files"
+        lines.append(f"  export {name}: {counted(len(export['files']), 'file')}, {first}")
     if failures:
-        lines.append("Failures:")
+        lines.append(f"{failed_text(release.get('counts', {}))}:")
         for row in failures:
             kept = " (part kept)" if row["partial"] else ""
-            lines.append(f"  {row['items']} {row['type']}{kept}, e.g. {row['uid']}: {row['message']}")
+            lines.append(f"  {row['items']:,} {row['type']}{kept}, e.g. {row['uid']}: {short_paths(row['message'])}")
     if result["changed"]:
         lines.append(_pace(result["counters"], seconds))
     return "\n".join(lines)
+
+
+def failed_text(counts: Mapping[str, int]) -> str:
+    """Say how many items failed, as ``releases`` counts them.
+
+    >>> failed_text({"items": 40, "failed": 3, "partial": 1})
+    '3 of 40 items failed, 1 is kept in part'
+    """
+    failed, partial = counts.get("failed", 0), counts.get("partial", 0)
+    said = f"{failed:,} of {counted(counts.get('items', 0), 'item')} failed"
+    return said + (f", {partial:,} {'is' if partial == 1 else 'are'} kept in part" if partial else "")
 
 
 def _pace(counters: Mapping[str, int], seconds: Mapping[str, float]) -> str:
@@ -182,5 +278,5 @@ def _pace(counters: Mapping[str, int], seconds: Mapping[str, float]) -> str:
         if counters.get(f"{name}_ms")
     ]
     rows, spent = counters.get("rows", 0), seconds.get("compute", 0.0)
-    rate = f"; {rows} rows computed, {rows / spent:.0f}/s" if rows and spent else ""
+    rate = f"; {counted(rows, 'row')} computed, {rows / spent:.0f}/s" if rows and spent else ""
     return f"Time: {stages}" + (f" (workers: {', '.join(work)})" if work else "") + rate + "."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import polars as pl
 
-from cliploom.pipelines.console import counted, human_bytes, human_seconds, table
+from cliploom.pipelines.console import clock, counted, failed_text, human_bytes, short_path, short_paths, table
 from cliploom.schemas.heads import PREDICTED
 from cliploom.schemas.release import Release
 from cliploom.transforms.media.label_listing import KEY
@@ -55,7 +58,7 @@ def changes(before: Release | None, after: Release) -> str:
     said = []
     items = after.counts.get("items", 0) - before.counts.get("items", 0)
     if items:
-        said.append(f"{items:+d} items")
+        said.append(f"{items:+,} {'item' if abs(items) == 1 else 'items'}")
     for name, feature in after.features.items():
         old = before.features.get(name)
         if old is None:
@@ -63,7 +66,8 @@ def changes(before: Release | None, after: Release) -> str:
         elif old.config != feature.config:
             said.append(f"feature {name} computed anew")
         elif old.version != feature.version:
-            said.append(f"{name} {feature.rows - old.rows:+d} rows")
+            rows = feature.rows - old.rows
+            said.append(f"{name} {rows:+,} {'row' if abs(rows) == 1 else 'rows'}")
     for name, head in after.heads.items():
         was = before.heads.get(name)
         if was is None or was.config != head.config:
@@ -76,35 +80,102 @@ def release_table(rows: Sequence[dict[str, Any]]) -> str:
     """The releases as text."""
     if not rows:
         return "No release yet."
-    plain = [row | {"size": human_bytes(row["bytes"]), "took": human_seconds(row["seconds"])} for row in rows]
-    return table(plain, ["release", "created_at", "items", "rows", "failed", "size", "took", "changed", "note"])
+    plain = [
+        row
+        | {
+            "created_at": row["created_at"][:16].replace("T", " ") + "Z",
+            "size": human_bytes(row["bytes"]),
+            "took": clock(round(row["seconds"])),
+        }
+        for row in rows
+    ]
+    columns = ["release", "created_at", "items", "rows", "failed", "size", "took", "changed", "note"]
+    shown = [column for column in columns if column != "note" or any(row["note"] for row in rows)]
+    return table(plain, shown, below=["changed", "note"])
 
 
-def failure_rows(store: str, release: int | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class FailureFilter:
+    """Which failures are listed.
+
+    Attributes:
+        type: name of the error, such as ``NoVideo``; in capitals or not.
+        stage: such as ``probe`` or ``decode``.
+        glob: pattern of the item's uid, or of the name or path of its file.
+    """
+
+    type: str | None = None
+    stage: str | None = None
+    glob: str | None = None
+
+    def takes(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of ``FAILURES`` is listed."""
+        if self.type is not None and self.type.lower() != str(row["type"]).lower():
+            return False
+        if self.stage is not None and self.stage.lower() != str(row["stage"]).lower():
+            return False
+        uri = str(row["uri"] or "")
+        names = (row["uid"], uri, uri.rpartition("/")[2])
+        return self.glob is None or any(fnmatchcase(name, self.glob) for name in names)
+
+
+ALL_FAILURES = FailureFilter()
+
+
+def failure_rows(store: str, release: int | None = None, wanted: FailureFilter = ALL_FAILURES) -> list[dict[str, Any]]:
     """The failures that a release knows, one by one."""
     objects = existing_store(store)
     found = read_releases(objects).get(release)
-    return read_table(objects, "failures", found.tables["failures"]).to_dicts()
+    rows = read_table(objects, "failures", found.tables["failures"]).to_dicts()
+    return [row for row in rows if wanted.takes(row)]
 
 
-def failure_groups(store: str, release: int | None = None) -> list[dict[str, Any]]:
+def failure_groups(
+    store: str, release: int | None = None, wanted: FailureFilter = ALL_FAILURES
+) -> list[dict[str, Any]]:
     """Failures by reason, most first, each with one example."""
-    rows = failure_rows(store, release)
+    rows = failure_rows(store, release, wanted)
     if not rows:
         return []
     return failure_reasons(pl.DataFrame(rows)).to_dicts()
 
 
-def failure_text(groups: Sequence[dict[str, Any]]) -> str:
-    """Failures as text."""
-    if not groups:
+def failure_counts(store: str, release: int | None = None) -> dict[str, int]:
+    """The counts of a release, in which ``failed`` and ``partial`` are items."""
+    return read_releases(existing_store(store)).get(release).counts
+
+
+def failure_list(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Every failure as text: the item and its file, then what happened to it."""
+    if not rows:
         return "No failures."
     lines = []
+    for row in sorted(rows, key=lambda row: (row["source"], row["uid"], row["feature"])):
+        of = f", feature {row['feature']}" if row["feature"] else ""
+        kept = f", {row['got']} of {counted(row['expected'], 'row')} kept" if row["partial"] else ""
+        lines.append(f"{row['uid']}: {row['type']} in {row['stage']}{of}{kept}")
+        lines.append(f"  {short_paths(row['message'])}")
+        if row["uri"]:
+            lines.append(f"  {short_path(row['uri'])}")
+    items = len({(row["source"], row["uid"]) for row in rows})
+    return "\n".join([*lines, f"{counted(len(rows), 'failure')} of {counted(items, 'item')}."])
+
+
+def failure_text(groups: Sequence[dict[str, Any]], counts: Mapping[str, int] | None = None) -> str:
+    """Failures by reason as text.
+
+    Args:
+        groups: as ``failure_groups`` gives them.
+        counts: of the release, where all of its failures are shown.
+    """
+    if not groups:
+        return "No failures."
+    lines = [f"{failed_text(counts)}."] if counts else []
     for group in groups:
         kind = "transient, tried again" if group["transient"] else "permanent"
         kept = ", part kept" if group["partial"] else ""
         lines.append(f"{counted(group['items'], 'item')}: {group['type']} in {group['stage']} ({kind}{kept})")
-        lines.append(f"  e.g. {group['uid']}: {group['message']}")
+        lines.append(f"  e.g. {group['uid']}: {short_paths(group['message'])}")
     return "\n".join(lines)
 
 
@@ -160,8 +231,22 @@ def label_text(labels: Sequence[dict[str, Any]]) -> str:
     return f"[{'; '.join(said)}]" if said else ""
 
 
-def hit_table(hits: Sequence[Any]) -> str:
-    """Hits as text."""
+def distance_of(score: float) -> float:
+    """Return the Euclidean distance that goes with a score of the metric ``l2``, which is minus its square.
+
+    >>> distance_of(-6.25)
+    2.5
+    """
+    return math.sqrt(max(0.0, -score))
+
+
+def hit_table(hits: Sequence[Any], distances: bool = False) -> str:
+    """Hits as text.
+
+    Args:
+        hits: best first.
+        distances: the scores are negative squared distances (metric ``l2``), and distances are shown instead.
+    """
     if not hits:
         return "No hits."
     several = len({hit.source for hit in hits}) > 1
@@ -176,14 +261,15 @@ def hit_table(hits: Sequence[Any]) -> str:
             {
                 "#": place,
                 "score": f"{found['score']:.3f}",
+                "distance": f"{distance_of(found['score']):.3f}",
                 # The same uid in two sources is two items, such as a video and what is said in it.
                 "source": found["source"] if several else "",
                 "uid": found["uid"],
-                "at": "" if found["start_s"] is None else f"{found['start_s']:.2f}s",
+                "at": "" if found["start_s"] is None else clock(found["start_s"]),
                 "about": " ".join(text for text in (found["text"], labels, extra) if text),
-                "file": found.get("uri") or "",
+                "file": short_path(found.get("uri") or ""),
             }
         )
     # What no hit has gets no column: pictures have no text, files of features no times.
-    columns = ["#", "score", "source", "uid", "at", "about", "file"]
+    columns = ["#", "distance" if distances else "score", "source", "uid", "at", "about", "file"]
     return table(rows, [column for column in columns if any(row[column] != "" for row in rows)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +12,33 @@ if TYPE_CHECKING:
 
 MediaType = Literal["video", "gif", "image"]
 
-MEDIA_SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",
-    ".gif", ".jpg", ".jpeg", ".png", ".webp",
-})  # fmt: skip
+MEDIA_TYPES: dict[str, frozenset[str]] = {
+    "videos": frozenset({
+        ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv",
+        ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob",
+        ".webm", ".wmv",
+    }),
+    "gifs": frozenset({".gif"}),
+    "images": frozenset({
+        ".apng", ".avif", ".bmp", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+    }),
+}  # fmt: skip
+"""Extensions in lower case of each type of media, as ``types`` of a media source names them."""
+
+MEDIA_SUFFIXES = frozenset().union(*MEDIA_TYPES.values())
 """Extensions of files that are taken for media when a first spec is written, and when a uid is said to name a file."""
+
+
+def suffixes_of(types: Iterable[str]) -> frozenset[str]:
+    """Return the extensions in lower case that ``types`` of a media source names.
+
+    >>> sorted(suffixes_of(["gifs", ".MP4"]))
+    ['.gif', '.mp4']
+    """
+    found: set[str] = set()
+    for name in types:
+        found |= MEDIA_SUFFIXES if name == "media" else MEDIA_TYPES.get(name, frozenset({name.lower()}))
+    return frozenset(found)
 
 
 @dataclass(frozen=True)

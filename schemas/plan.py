@@ -24,6 +24,8 @@ RETRY = "retry"
 FAILED = "failed"
 VERDICTS = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, MOVED, UNCHANGED, DELETED, RETRY, FAILED)
 COMPUTED = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, RETRY)
+LIMITED = "limited"
+"""Count of a release that was made by runs with ``--limit`` only: the limit."""
 
 
 class Accept(BaseModel):
@@ -104,6 +106,17 @@ class RunPlan(BaseModel):
     def folder(self) -> str:
         """Folder of the plan's tables, relative to the store."""
         return f"plans/{self.job.run}"
+
+    @property
+    def is_first(self) -> bool:
+        """There is no release yet, or only those of runs with ``--limit``."""
+        return self.base is None or LIMITED in self.base.counts
+
+    @property
+    def max_failed(self) -> float:
+        """The share of items that may fail in this run."""
+        first = self.limits.max_failed_first if self.is_first else 0.0
+        return max(self.limits.max_failed, first)
 
     def feature(self, name: str) -> FeatureJob:
         """The job of a feature."""

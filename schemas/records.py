@@ -85,6 +85,7 @@ class ShardItem:
         duplicates: all items with these bytes, at least one; each gets its own rows.
         attempt: 0 at first; raised when a failed item is tried again or ``REFRESHED``, so that its part gets a new
             name.
+        cost_ms: estimated work in milliseconds of one core, for progress.
     """
 
     uri: str
@@ -94,6 +95,7 @@ class ShardItem:
     duplicates: tuple[Duplicate, ...]
     segment: Segment = Segment()
     attempt: int = 0
+    cost_ms: int = 0
 
     @property
     def tries(self) -> int:

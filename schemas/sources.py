@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
 
+from cliploom.schemas.media import MEDIA_TYPES
 from cliploom.schemas.spec_base import KeepSpec, Model, Name, Text, UidLaw, one_or_many
 from cliploom.schemas.units import Bytes, Count, NonNegativeSeconds, PositiveSeconds
+
+
+def _check_type(value: str) -> str:
+    if value in ("media", *MEDIA_TYPES) or _EXTENSION.fullmatch(value):
+        return value
+    raise ValueError(
+        f"{value!r} is no type of file; write media, {', '.join(MEDIA_TYPES)}, or an extension such as .mp4"
+    )
+
+
+_EXTENSION = re.compile(r"\.[^./\s]+")
+FileType = Annotated[str, AfterValidator(_check_type)]
 
 
 class LabelColumn(Model):
@@ -56,6 +70,8 @@ class MediaSource(Model):
 
     Attributes:
         glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
+        types: of the files that ``glob`` finds, take only those with these extensions, in capitals or not: ``media``
+            (all below), ``videos``, ``gifs``, ``images``, or extensions such as ``.mp4``; one or a list.
         table: CSV, TSV, Parquet or JSONL with a ``uri`` column (a path, an object in a bucket or an http(s) address),
             optionally ``uid``, and any columns kept as metadata; the cells of a CSV are texts.
         encoding: of a CSV or JSONL table; UTF-8 by default.
@@ -77,6 +93,7 @@ class MediaSource(Model):
     own_vectors: ClassVar[bool] = False
     kind: Literal["media"]
     glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
+    types: Annotated[list[FileType], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
     table: Text | None = None
     encoding: str | None = None
     format: Literal["tgif"] | None = None
@@ -91,6 +108,8 @@ class MediaSource(Model):
     def _one_listing(self) -> MediaSource:
         if (self.glob is None) == (self.table is None):
             raise ValueError("give exactly one of 'glob' (patterns) and 'table' (a file that lists uris)")
+        if self.types is not None and self.glob is None:
+            raise ValueError("'types' chooses among the files of a 'glob'; leave it out where a table lists them")
         if self.format is not None and self.table is None:
             raise ValueError(f"'format: {self.format}' is how a 'table' is written; name the table")
         if self.encoding is not None and (self.table is None or self.format is not None):

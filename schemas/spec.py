@@ -125,6 +125,8 @@ class Limits(Model):
     Attributes:
         max_failed, max_deleted, max_recompute: shares of the items that failed and did not before, are gone, or are
             computed again; beyond them the run ends with exit code 3.
+        max_failed_first: instead of ``max_failed``, where it is more, until there is a release of a run without
+            ``--limit``: a folder that is new may hold junk.
         max_attempts: nights on which a transient failure is tried again.
         segment: files longer than this are split in time where the sampling allows.
         prepare_time, prepare_memory: of preparing one model of files that the spec names (kinds ``onnx`` and
@@ -134,6 +136,7 @@ class Limits(Model):
     """
 
     max_failed: Share = 0.1
+    max_failed_first: Share = 0.5
     max_deleted: Share = 0.1
     max_recompute: Share = 1.0
     max_attempts: Count = 3

@@ -36,6 +36,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.parquet").write_text("PAR1 and no more")
     for name in ("empty", "media", "full"):
         (tmp_path / name).mkdir()
+    for folder in ("begun", "parent/store"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "lock").touch()
     (tmp_path / "full" / "notes.txt").write_text("hello\n")
     (tmp_path / "media" / "a.mp4").write_text("hello\n")
     return tmp_path
@@ -46,7 +49,6 @@ ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "runn": (2, ("no command 'runn'; did you mean 'run'?",)),
     "xyz": (2, ("no command 'xyz'; known: compact, completion, demo,",)),
     "--verbose": (2, ("no option --verbose", "--version")),
-    "run": (2, ("The argument SPEC is missing", "`cliploom run --help`")),
     "run cliploom.yaml --limt 3": (2, ("no option --limt; did you mean '--limit'?",)),
     "run cliploom.yaml --limit 0": (2, ("--limit: '0' is wrong", "greater than or equal to 1")),
     "run cliploom.yaml --limit=x": (2, ("--limit: 'x' is wrong", "valid integer")),
@@ -56,7 +58,6 @@ ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "run cliploom.yaml -- --no_such_option=3": (2, ("Beam has no option '--no_such_option'",)),
     "run cliploom.yaml -- fast": (2, ("Beam option 'fast' does not begin with --", "--name=value")),
     "run nowhere.yaml": (2, ("no spec file 'nowhere.yaml'", "cliploom init FOLDER")),
-    "run empty": (2, ("'empty' is a folder", "such as 'empty/cliploom.yaml'")),
     "run hello.txt": (2, ("hello.txt must be a mapping with version, name, store", "'hello'")),
     "plan nowhere.yaml": (2, ("no spec file 'nowhere.yaml'",)),
     "validate nowhere.yaml": (2, ("no spec file 'nowhere.yaml'",)),
@@ -67,30 +68,37 @@ ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "init": (2, ("The argument FOLDER is missing",)),
     "init nowhere": (2, ("'nowhere' is not there; name the folder that holds the media",)),
     "init hello.txt": (2, ("'hello.txt' is a file; name the folder that holds the media",)),
-    "init empty --spec new.yaml": (2, ("empty holds no files that look like media", "name another")),
+    "init empty --spec new.yaml": (2, ("'empty' holds no videos, GIFs or images", "name the folder")),
     "init media": (2, ("cliploom.yaml is there already", "--spec", "--force")),
     "init media --spec nowhere/x.yaml": (2, ("nowhere/x.yaml can't be written", "--spec")),
     "init media --spec empty --force": (2, ("empty can't be written", "--spec")),
     "demo hello.txt": (2, ("'hello.txt' is a file; name a folder for the demo",)),
     "demo full": (2, ("'full' is not empty (it holds 'notes.txt'); name a new one",)),
     "demo hello.txt/x": (2, ("'hello.txt/x' can't be made", "name another")),
-    "releases": (2, ("The argument STORE is missing",)),
+    "releases": (4, ("There is no store at", "store; `cliploom run SPEC` makes one")),
     "releases nowhere": (4, ("There is no store at", "nowhere; `cliploom run SPEC` makes one")),
-    "releases hello.txt": (4, ("hello.txt: a file stands where the store needs a folder; move it",)),
+    "releases hello.txt": (4, ("hello.txt is a file; name the store's folder, or its spec",)),
     "releases ftp://host/x": (2, ("'ftp://host/x'", "use a folder, s3:// or gs://")),
     "failures nowhere": (4, ("There is no store at",)),
-    "failures empty": (4, ("no release yet; `cliploom run SPEC` makes the first one",)),
+    "failures empty": (4, ("empty is no store; `cliploom run SPEC` makes one",)),
+    "failures parent": (4, ("parent is no store; name the store inside it", "parent/store")),
     "verify nowhere": (4, ("There is no store at",)),
     "verify hello.txt": (4, ("hello.txt", "store")),
     "vacuum nowhere": (4, ("There is no store at",)),
     "vacuum empty --keep-releases 0": (2, ("--keep-releases: '0' is wrong",)),
-    "rollback empty 1": (4, ("no release yet",)),
+    "rollback empty 1": (4, ("empty is no store",)),
     "rollback empty x": (2, ("RELEASE: 'x' is wrong", "valid integer")),
     "rollback nowhere 1": (4, ("There is no store at",)),
     "publish nowhere": (4, ("There is no store at",)),
-    "publish empty": (4, ("has no plan to go on from; use `cliploom run SPEC`",)),
+    "publish empty": (4, ("empty is no store",)),
+    "publish begun": (4, ("has no plan to go on from; use `cliploom run SPEC`",)),
+    "releases empty": (4, ("empty is no store",)),
+    "run empty": (2, ("'empty' is a folder without cliploom.yaml", "`cliploom init empty`")),
+    "run begun": (2, ("'begun' is a store", "`cliploom run SPEC`")),
+    "failures begun": (4, ("no release yet; `cliploom run SPEC` makes the first one",)),
     "search nowhere cat": (4, ("There is no store at",)),
-    "search empty cat": (4, ("no release yet",)),
+    "search empty cat": (4, ("empty is no store",)),
+    "search begun cat": (4, ("no release yet",)),
     "search hello.txt cat": (4, ("hello.txt",)),
 }
 
@@ -166,12 +174,17 @@ def garble_failures(store: Path) -> None:
     shutil.rmtree(store / "failures")
 
 
+def files_of(here: Path) -> list[Path]:
+    """What is below a folder, but for the store and its lock."""
+    return sorted(path for path in here.rglob("*") if "store" not in path.name and path.name != "lock")
+
+
 @pytest.mark.parametrize("line", ARGUMENTS)
 def test_wrong_arguments_and_paths(line: str, cliploom: Command, here: Path) -> None:
     code, said = ARGUMENTS[line]
-    before = sorted(here.rglob("*"))
+    before = files_of(here)
     assert_one_sentence(cliploom(*line.split()), code, said)
-    assert sorted(path for path in here.rglob("*") if "store" not in path.name and path.name != "lock") == before
+    assert files_of(here) == before
 
 
 @pytest.mark.parametrize("case", PLANS)

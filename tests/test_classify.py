@@ -18,6 +18,7 @@ from cliploom.pipelines.planning.classify import (
     count_verdicts,
     select_subset,
 )
+from cliploom.pipelines.planning.renames import merge_renames
 from cliploom.schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, DELETED, FAILED, MOVED, NEW, RETRY, UNCHANGED
 from cliploom.schemas.tables import FAILURES
 from cliploom.transforms.publish.assemble import HEAD, HELD, ORPHAN
@@ -347,3 +348,27 @@ def test_verdicts_are_counted_in_a_fixed_order() -> None:
     counted = count_verdicts(frame)
     assert counted == {"frames": {NEW: 1, MOVED: 1, UNCHANGED: 1, DELETED: 1}}
     assert list(counted["frames"]) == [NEW, MOVED, UNCHANGED, DELETED]
+
+
+def test_a_rename_is_one_item_and_not_a_deleted_one_beside_a_copy() -> None:
+    held = [Held("p", 1, "a", 2), Held("p", 2, "b", 2), Held("p", 3, "a", 2)]
+    had = {1: "a", 2: "b", 3: "a"}
+    verdicts = classified({2: "b", 3: "a", 4: "a", 5: "a"}, held, had=had)
+    previous = pl.DataFrame(
+        {"item_no": list(had), "digest": list(had.values())}, schema={"item_no": pl.Int64, "digest": pl.String}
+    )
+    merged = merge_renames(verdicts, previous)
+    assert merged.columns == verdicts.columns
+    # One old name for one new one: the second new name is a copy of what is still there.
+    assert merged.select("item_no", "verdict", "reason").rows() == [
+        (2, UNCHANGED, ""),
+        (3, UNCHANGED, ""),
+        (4, MOVED, "renamed from u1, rows are copied"),
+        (5, MOVED, "same bytes as u1, rows are copied"),
+    ]
+
+
+def test_what_is_gone_without_a_new_name_stays_deleted() -> None:
+    verdicts = classified({2: "b"}, [Held("p", 1, "a", 2), Held("p", 2, "b", 2)], had={1: "a", 2: "b"})
+    previous = pl.DataFrame({"item_no": [1, 2], "digest": ["a", "b"]})
+    assert merge_renames(verdicts, previous).equals(verdicts)

@@ -122,11 +122,19 @@ def test_init_writes_a_spec_that_validates(cliploom: Command, tmp_path: Path, mo
     for name in ("a.mp4", "b.MP4", "c.gif", "notes.txt", ".hidden.mp4"):
         (tmp_path / "My clips" / name).write_text("x")
     ended = cliploom("init", "My clips")
-    assert ended.err == "Wrote cliploom.yaml for 3 files below My clips; next: cliploom run cliploom.yaml --limit 100\n"
+    assert ended.err == (
+        "Wrote cliploom.yaml for 3 files below My clips: 2 videos, 1 GIF.\n"
+        "Left out: 1 hidden file or folder (.hidden.mp4), 1 file of other types (.txt).\n"
+        "Next: cliploom run cliploom.yaml --limit 100\n"
+    )
     assert cliploom("validate", "cliploom.yaml").code == 0
     written = yaml.safe_load((tmp_path / "cliploom.yaml").read_text())
     assert written["name"] == "My-clips"
-    assert written["sources"]["clips"]["glob"] == [f"My clips/**/*.{end}" for end in ("MP4", "gif", "mp4")]
+    assert written["sources"]["clips"] == {"kind": "media", "glob": "My clips/**/*", "types": "media", "uid": "file"}
+    assert {name: index["output"] for name, index in written["indexes"].items()} == {
+        "frames": "semantic",
+        "looks": "pooled",
+    }
 
 
 def test_graph_is_a_flowchart_of_all_nodes(cliploom: Command, built_store: SmallStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -12,9 +13,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from cliploom.pipelines.console import LiveProgress, human_bytes, human_seconds, run_summary, table
-from cliploom.transforms.work.progress import ProgressLog, ProgressReader, ProgressTally
+from cliploom.pipelines.console import fit, human_bytes, human_seconds, middle, run_summary, table
+from cliploom.pipelines.live_progress import LiveProgress, Pace
+from cliploom.schemas.records import Duplicate, Segment, Shard, ShardItem
+from cliploom.transforms.work.progress import (
+    ItemProgress,
+    ProgressLog,
+    ProgressReader,
+    ProgressTally,
+    items_of,
+    span_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,29 +74,68 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     assert err == "• listing sources\n• computing 4 items\n"
 
 
-def test_one_line_that_changes_on_a_terminal() -> None:
+def on_a_terminal(environment: dict[str, str]) -> str:
+    """What a run in the middle of its work writes to a terminal."""
     code = (
         "import time\n"
-        "from cliploom.pipelines.console import LiveProgress\n"
+        "from cliploom.pipelines.live_progress import LiveProgress\n"
         "from cliploom.transforms.work.progress import ProgressTally\n"
         "progress = LiveProgress()\n"
+        "progress.begin()\n"
         "progress.on_stage('computing 4 items')\n"
-        "done = time.monotonic() + 0.5\n"
+        "done = time.monotonic() + 0.7\n"
         "while time.monotonic() < done:\n"
-        "    progress.tick(ProgressTally(items=1, rows=50, failures=1))\n"
+        "    at = {'videos/' + 'very-' * 20 + 'long.mp4': None}\n"
+        "    tally = ProgressTally(items=1, rows=50, failures=1, cost_ms=500, total_items=4, total_ms=1000, at=at)\n"
+        "    progress.tick(tally)\n"
         "progress.on_stage('next')\n"
         "progress.close()\n"
     )
     ours, theirs = pty.openpty()
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=theirs, check=True)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=theirs, env=os.environ | environment)
     os.close(theirs)
-    said = os.read(ours, 100_000).decode()
+    said = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal's output with an error
+        while piece := os.read(ours, 100_000):
+            said += piece
     os.close(ours)
-    assert "\r\n".join(["• computing 4 items", ""]) in said
-    assert re.search(r"  ━{5}╌{15} 1/4 items, 50 rows \(\d+/s\), 1 failed, left about [\d.]+ s", said)
-    assert said.count("\n") == 2
-    last = said.split("\r\n")[-2]
-    assert last.endswith("• next")
+    assert process.wait() == 0
+    return said.decode()
+
+
+def test_a_bar_that_is_drawn_over_on_a_terminal() -> None:
+    said = on_a_terminal({"TERM": "xterm-256color", "COLUMNS": "80", "NO_COLOR": ""})
+    assert "• computing 4 items\r\n" in said
+    assert "1/4 items, 50 rows, 1 failed" in said
+    assert re.search(r"videos/very-[^\r\n]*…[^\r\n]*long\.mp4", said)
+    assert "\x1b[38;5;" in said or "\x1b[3" in said
+    assert "1/4 items" not in said.rpartition("• next\r\n")[2]
+
+
+def test_no_colours_where_none_are_wanted_and_plain_lines_on_a_terminal_that_can_not_draw() -> None:
+    assert not re.search(r"\x1b\[[\d;]*3\d[\d;]*m", on_a_terminal({"TERM": "xterm-256color", "NO_COLOR": "1"}))
+    assert on_a_terminal({"TERM": "dumb"}) == "• computing 4 items\r\n• next\r\n"
+
+
+def test_time_left_does_not_rise_when_a_long_file_begins() -> None:
+    pace, told = Pace(), []
+    # Ten short files of a second each, then one of a hundred seconds, told of as its rows come.
+    for second in range(110):
+        tally = ProgressTally(cost_ms=1000 * (second + 1), items=min(second + 1, 10), total_items=11, total_ms=110_000)
+        share, left = pace.update(tally, float(second))
+        told.append(left)
+    known = [left for left in told if left is not None]
+    assert known == sorted(known, reverse=True)
+    assert known[0] == pytest.approx(110 - 3, abs=2)
+    assert (share, known[-1]) == (1.0, 0.0)
+
+
+def test_work_that_was_found_done_does_not_count_for_the_pace() -> None:
+    pace = Pace()
+    for second in (0, 1, 2):
+        done = 50_000 + 1000 * (second + 1)
+        _, left = pace.update(ProgressTally(cost_ms=done, adopted_ms=50_000, total_items=9, total_ms=100_000), second)
+    assert left == pytest.approx(47)
 
 
 def test_progress_adds_up_over_writers(tmp_path: Path) -> None:
@@ -104,16 +154,72 @@ def test_progress_adds_up_over_writers(tmp_path: Path) -> None:
     ProgressLog("").add(items=1)
 
 
+def test_a_long_item_tells_how_far_it_is_and_its_name(tmp_path: Path) -> None:
+    reader = ProgressReader(tmp_path / "progress")
+    facts = '{"start_s": 5.0, "end_s": 3605.0}'
+    item = ShardItem("long.mp4", "", "d", facts, (Duplicate(1, "long"), Duplicate(2, "twin")), cost_ms=10_000)
+    log = ProgressLog(str(tmp_path / "progress"))
+    progress = ItemProgress(log)
+    progress.begin(item)
+    assert list(reader.update().at) == ["long"]
+    progress.rows(item, 900.0, 1)
+    assert (reader.update().cost_ms, reader.update().rows, reader.update().items) == (2500, 2, 0)
+    progress.rows(item, 100.0, 1)  # another feature of the same item is behind
+    progress.end(item)
+    found = reader.update()
+    assert (found.cost_ms, found.rows, found.items, found.at) == (10_000, 4, 2, {})
+    ItemProgress(log).adopt(Shard(("frames",), (item,)))
+    found = reader.update()
+    assert (found.cost_ms, found.adopted_ms, found.items, found.adopted) == (20_000, 10_000, 4, 2)
+
+
+def test_an_item_in_segments_is_done_with_its_last(tmp_path: Path) -> None:
+    facts = '{"start_s": 0.0, "end_s": 1000.0}'
+    parts = [Segment(0.0, 600.0, 0, 2), Segment(600.0, 1e12, 1, 2)]
+    first, last = (ShardItem("a", "", "d", facts, (Duplicate(1, "a"),), segment, cost_ms=100) for segment in parts)
+    assert (span_of(first), span_of(last)) == ((0.0, 600.0), (600.0, 1000.0))
+    assert (items_of(first), items_of(last)) == (0, 1)
+    assert span_of(ShardItem("a.txt", "", "d", "{}", (Duplicate(1, "a"),))) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("columns", [20, 21, 40])
+def test_a_long_path_keeps_its_ends(columns: int) -> None:
+    shown = middle("videos/\u4f11\u65e5/holidays/2024/IMG_0001.mov", columns)
+    assert cell_len(shown) <= columns
+    assert shown.startswith("vid")
+    assert shown.endswith(".mov")
+
+
+def test_a_table_in_a_narrow_terminal_loses_middles_or_moves_words_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"n": 1, "path": "a/" * 30, "words": "some words about it"}]
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = table(rows, ["n", "path"]).splitlines()
+    assert [cell_len(line) for line in lines] == [len("n  path"), 30]
+    assert table(rows, ["n", "words"], below=["words"]).splitlines() == ["n  words", "1  some words about it"]
+    monkeypatch.setenv("COLUMNS", "16")
+    assert table(rows, ["n", "words"], below=["words"]).splitlines() == ["n", "1", "    some words", "      about it"]
+    assert fit("a sentence of some words") == "a sentence of\n  some words"
+
+
 def test_worker_goes_on_where_nobody_reads_its_progress(tmp_path: Path) -> None:
     ProgressLog(str(tmp_path / "gone" / "progress")).add(items=1)
     assert not list(tmp_path.iterdir())
 
 
+DIGEST = "24ba782cc4d3e40205f9b65d90f56f3883ec9c10"
 RELEASE = {
     "release": 7,
+    "counts": {"items": 15, "failed": 2, "partial": 1},
     "features": {"frames": {"rows": 120, "size": 2_000_000}},
     "indexes": {"frames": {"rows": 120, "kind": "flat", "shards": [{}], "recall": 1.0}},
-    "exports": {"h5": {"files": [{"path": "hdf5/h5/master-1.h5"}, {"path": "hdf5/h5/part-1.h5"}]}},
+    "exports": {
+        "h5": {
+            "files": [
+                {"path": "hdf5/h5/master-24ba782cc4d3e40205f9b65d90f56f3883ec9c10.h5"},
+                {"path": "hdf5/h5/part-1.h5"},
+            ]
+        }
+    },
 }
 RESULT = {
     "run": "r1",
@@ -131,8 +237,8 @@ def test_summary_of_a_run() -> None:
         "Release 7 is published in /store (run r1).\n"
         "  frames: 12 new, 3 unchanged; 120 rows, 2.0 MB\n"
         "  index frames: 120 rows, flat, 1 shard, recall@10 1.000\n"
-        "  export h5: 2 files, open /store/hdf5/h5/master-1.h5\n"
-        "Failures:\n"
+        "  export h5: 2 files, open /store/hdf5/h5/master-24ba782c*.h5\n"
+        "2 of 15 items failed, 1 is kept in part:\n"
         "  2 NoVideo, e.g. a: 'a.mp4' is not a video.\n"
         "  1 Damaged (part kept), e.g. a: 'a.mp4' is not a video.\n"
         "Time: probe 1.0 s, compute 4.0 s (workers: decode 1.5 s, encode 2.5 s); 100 rows computed, 25/s."

@@ -9,6 +9,7 @@ import pytest
 from cliploom.pipelines.cli.scaffold import mermaid, write_spec
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec_file import load_spec
+from cliploom.transforms.inputs.listing import list_source
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -19,15 +20,45 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
+def listed(home: Path) -> list[str]:
+    """The files that a run with the spec written below ``home`` would take."""
+    source = load_spec(home / "cliploom.yaml").sources["clips"]
+    return sorted(list_source("clips", source, home)["uid"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["videos", "My Videos (2)", "2024", "h\u00e4user", "it's", "a: b", "[x]", 'say "hi"'])
 def test_any_folder_gets_a_spec_that_lists_its_files(tmp_path: Path, name: str) -> None:
-    from cliploom.transforms.inputs.listing import list_source
-
     touch(tmp_path / name, "a.mp4", "deep/b.GIF", "c.webp", "readme.md")
-    assert write_spec(tmp_path / name, tmp_path / "cliploom.yaml", force=False) == 3
-    spec = load_spec(tmp_path / "cliploom.yaml")
-    found = list_source("clips", spec.sources["clips"], tmp_path)  # type: ignore[arg-type]
-    assert sorted(uid.removeprefix(f"{name}/") for uid in found["uid"]) == ["a.mp4", "c.webp", "deep/b.GIF"]
+    assert write_spec(tmp_path / name, tmp_path / "cliploom.yaml", force=False).types.total() == 3
+    assert [uid.removeprefix(f"{name}/") for uid in listed(tmp_path)] == ["a.mp4", "c.webp", "deep/b.GIF"]
+
+
+def test_spec_also_finds_the_files_of_tomorrow(tmp_path: Path) -> None:
+    touch(tmp_path / "media", "a.mp4")
+    write_spec(tmp_path / "media", tmp_path / "cliploom.yaml", force=False)
+    tomorrow = ["UPPER.MP4", "b.jpeg", "c.avi", "d.bmp", "e.Tif", "f.tiff", "g.avif", "h.HEIC", "i.m2ts", "j.apng"]
+    touch(tmp_path / "media", *tomorrow, "notes.txt", "k.mp4.part")
+    assert listed(tmp_path) == sorted(["a.mp4", *tomorrow])
+
+
+def test_counts_are_those_of_a_run_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "linked.mp4")
+    touch(tmp_path / "media", "a.mp4", "b.mov", "c.gif", ".trash/d.mp4", "._a.mp4", "notes.txt", "Makefile", "e.txt")
+    (tmp_path / "media" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "media" / "again").symlink_to(tmp_path / "media")
+    census = write_spec(tmp_path / "media", tmp_path / "cliploom.yaml", force=False)
+    assert listed(tmp_path) == ["a.mp4", "b.mov", "c.gif", "link/linked.mp4"]
+    assert census.found_text() == "3 videos, 1 GIF"
+    assert census.left_out_text().startswith("Left out: 2 hidden files or folders (")
+    assert census.left_out_text().endswith("), 3 files of other types (.txt, without an extension).")
+
+
+def test_folder_without_media_says_what_it_holds(tmp_path: Path) -> None:
+    touch(tmp_path / "media", "notes.txt", ".hidden.mp4")
+    with pytest.raises(
+        SpecError, match=r"no videos, GIFs or images; .*1 hidden file or folder \(\.hidden\.mp4\), 1 file"
+    ):
+        write_spec(tmp_path / "media", tmp_path / "cliploom.yaml", force=False)
 
 
 def test_folder_elsewhere_is_named_in_full(tmp_path: Path) -> None:
@@ -35,13 +66,13 @@ def test_folder_elsewhere_is_named_in_full(tmp_path: Path) -> None:
     (tmp_path / "near").mkdir()
     write_spec(tmp_path / "far", tmp_path / "near" / "cliploom.yaml", force=False)
     [pattern] = load_spec(tmp_path / "near" / "cliploom.yaml").sources["clips"].glob  # type: ignore[union-attr]
-    assert pattern == f"{tmp_path}/far/**/*.mp4"
+    assert pattern == f"{tmp_path}/far/**/*"
 
 
 def test_folder_of_the_spec_itself_is_left_out_of_patterns(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
     write_spec(tmp_path, tmp_path / "cliploom.yaml", force=False)
-    assert load_spec(tmp_path / "cliploom.yaml").sources["clips"].glob == ["**/*.mp4"]  # type: ignore[union-attr]
+    assert load_spec(tmp_path / "cliploom.yaml").sources["clips"].glob == ["**/*"]  # type: ignore[union-attr]
 
 
 def test_spec_is_only_replaced_when_told_to(tmp_path: Path) -> None:
@@ -88,10 +119,12 @@ def test_flowchart_has_every_node_and_edge(tmp_path: Path) -> None:
         "  encoder_lite0([lite0: efficientnet_lite0])",
         "  feature_frames[frames]",
         "  index_frames[(frames: index)]",
+        "  index_looks[(looks: index)]",
         "  export_frames_h5[[frames_h5: hdf5]]",
         "  encoder_minilm -.-> encoder_lite0",
         "  source_clips --> feature_frames",
         "  encoder_lite0 --> feature_frames",
         "  feature_frames --> index_frames",
+        "  feature_frames --> index_looks",
         "  feature_frames --> export_frames_h5",
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from commands import command
 from stores import SmallStore, still
 
 from cliploom.pipelines.demo.corpus import COFFEE
@@ -240,7 +241,7 @@ def test_there_must_be_a_store_and_looking_for_it_makes_none(tmp_path: Path) -> 
     with pytest.raises(StoreError, match="There is no store at"):
         open_store(str(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
-    with pytest.raises(StoreError, match="no release yet"):
+    with pytest.raises(StoreError, match="is no store"):
         open_store(str(tmp_path))
 
 
@@ -337,3 +338,27 @@ def test_a_bucket_file_is_fetched_once_checked_and_evicted_by_age(
     with pytest.raises(StoreError, match="is damaged"):
         cached_file(bucket, entries[0], limit=250)
     assert not list(last.parent.glob(".fetching-*"))
+
+
+def test_likeness_asks_the_index_over_what_no_text_can_ask(small_store: SmallStore) -> None:
+    small_store.run(["indexes.pooled={feature: frames, output: pooled}"])
+    store = open_store(str(small_store.store))
+    assert store.indexes_for_likeness() == ["graph", "pooled"]
+    [best] = store.search(like="videos/cat", index=["pooled"], top=1)
+    assert store.search(like="videos/cat", top=1)[0].uid == best.uid
+    assert {hit.index for hit in store.search(like=str(small_store.media / "page.png"))} <= {"graph", "pooled"}
+    assert store.search("a cat", top=1)[0].index in ("frames", "lists")
+
+
+def test_l2_results_are_positive_distances(built_store: SmallStore, capsys: pytest.CaptureFixture[str]) -> None:
+    call = command(capsys)
+    shown = call("search", built_store.store, "--like", "videos/cat", "--index", "graph", "--top", "3").out.splitlines()
+    assert shown[0].split()[:2] == ["#", "distance"]
+    distances = [float(line.split()[1]) for line in shown[1:]]
+    assert distances == sorted(distances)
+    assert distances[0] > 0
+    hits = json.loads(call("search", built_store.store, "--like", "videos/cat", "--index", "graph", "--json").out)
+    assert hits[0]["distance"] ** 2 == pytest.approx(-hits[0]["score"])
+    assert (
+        "distance" not in json.loads(call("search", built_store.store, "a cat", "--index", "frames", "--json").out)[0]
+    )

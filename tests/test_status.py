@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 from commands import Command, command
+from media_factory import write_noise
 from stores import SmallStore
 
+from cliploom.pipelines.running.publish import publish_plan
+from cliploom.pipelines.running.run import RunOptions
 from cliploom.pipelines.running.runner import job_name
 from cliploom.pipelines.running.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
 from cliploom.schemas.errors import LimitError, StoreError
+from cliploom.schemas.plan import Accept
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.upkeep.verifying import verify_release
@@ -146,7 +150,7 @@ def test_run_on_a_job_server_that_is_not_there_says_so_at_once(small_store: Smal
 def test_a_run_that_a_limit_stopped_says_what_failed_and_why(small_store: SmallStore) -> None:
     shutil.rmtree(small_store.store)
     with pytest.raises(LimitError, match=r"`cliploom status \S+` lists the reasons"):
-        small_store.run(["limits.max_failed=0%"])
+        small_store.run(["limits.max_failed=0%", "limits.max_failed_first=0%"])
     status = run_status(str(small_store.store))
     (reason,) = status.failures
     assert (status.state, reason["items"], reason["uid"]) == ("stopped", 1, "noise")
@@ -154,3 +158,31 @@ def test_a_run_that_a_limit_stopped_says_what_failed_and_why(small_store: SmallS
     # What it left is no damage.
     with pytest.raises(StoreError, match="no release yet"):
         verify_release(str(small_store.store))
+
+
+def test_a_first_run_over_junk_publishes_the_rest_and_later_runs_keep_their_limits(small_store: SmallStore) -> None:
+    shutil.rmtree(small_store.store)
+    write_noise(small_store.media / "junk.mp4", 1500, seed=1)
+    write_noise(small_store.media / "more.mp4", 1500, seed=2)
+    limits = ["limits.max_failed=5%"]
+    # A run with --limit tries a spec out: the next one is the first over the whole folder.
+    assert small_store.run(limits, limit=2).release.counts["limited"] == 2
+    first = small_store.run(limits)
+    assert first.release.counts["failed"] == 3
+    assert "limited" not in first.release.counts
+    assert first.report["notes"] == [
+        "3 of 9 items failed (33%); the rest is published, as a first run may lose 50% (limits.max_failed_first). "
+        "Later runs stop when more than 5% fail (limits.max_failed)."
+    ]
+    write_noise(small_store.media / "again.mp4", 1500, seed=3)
+    with pytest.raises(LimitError, match=r"max_failed \(5%\)"):
+        small_store.run(limits)
+
+
+def test_publishing_what_a_limit_stopped_does_not_say_that_it_computes(small_store: SmallStore) -> None:
+    shutil.rmtree(small_store.store)
+    with pytest.raises(LimitError, match=r"more than max_failed_first \(10%\)"):
+        small_store.run(["limits.max_failed=0%", "limits.max_failed_first=10%"])
+    stages: list[str] = []
+    publish_plan(str(small_store.store), RunOptions(accept=Accept(failures=True)), stages.append)
+    assert stages == ["publishing"]

@@ -18,7 +18,18 @@ app = typer.Typer(
 )
 
 SpecArgument = Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)]
-StoreArgument = Annotated[str, typer.Argument(help="The store: a folder, s3:// or gs://.", show_default=False)]
+SpecOrHereArgument = Annotated[
+    Path | None, typer.Argument(metavar="SPEC", help="The spec; ./cliploom.yaml by default.", show_default=False)
+]
+StoreArgument = Annotated[str, typer.Argument(help="The store, or its spec.", show_default=False)]
+StoreOrHereArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STORE",
+        help="The store (a folder, s3:// or gs://) or its spec; that of ./cliploom.yaml by default.",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value: key.path=value. May be repeated.")
 ]

@@ -25,7 +25,7 @@ def doctor(
 
     Exits with 1 when something needs fixing.
     """
-    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.console import fit, say, short_paths, show, show_json
     from cliploom.pipelines.health.bundle import write_bundle
     from cliploom.pipelines.health.doctor import diagnose, store_of
     from cliploom.pipelines.health.findings import findings_text
@@ -35,7 +35,7 @@ def doctor(
     if as_json:
         show_json([finding.to_dict() for finding in findings])
     else:
-        show(findings_text(findings))
+        show(fit(short_paths(findings_text(findings))))
     if bundle is not None:
         try:
             store = store_of(target)

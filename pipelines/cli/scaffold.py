@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from cliploom.pipelines.console import counted
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.heads import HEAD
-from cliploom.schemas.media import MEDIA_SUFFIXES
+from cliploom.schemas.media import MEDIA_SUFFIXES, MEDIA_TYPES
 from cliploom.schemas.spec import Spec
+from cliploom.transforms.inputs.listing import walk_folder
 from cliploom.transforms.store.uris import absolute
 
+NAMED = 3
+"""Names that a line shows of those left out."""
+
 TEMPLATE = """\
-# Features of every second of each file, a search index over them, and an HDF5 copy.
+# Features of every second of each file, search indexes over them, and an HDF5 copy.
 # cliploom run {spec} --limit 100 && cliploom search {store} "a dog on a beach"
 version: 1
 name: {name}
@@ -23,7 +30,8 @@ store: {store}
 sources:
   clips:
     kind: media
-    glob: [{globs}]
+    glob: {glob}
+    types: media  # files with the extensions of videos, GIFs and images, in capitals or not
     uid: file  # the path with its extension names an item: IMG_1.jpg and IMG_1.mov are two
 
 encoders:
@@ -33,7 +41,7 @@ features:
   frames: {{source: clips, sample: {{every: 1s}}, encoder: {encoder}, outputs: [{outputs}]}}
 
 indexes:
-  frames: {{feature: frames, output: {searched}, metric: cosine, kind: auto}}
+{indexes}
 
 exports:
   frames_h5: {{kind: hdf5, feature: frames}}
@@ -45,12 +53,77 @@ BUILT_IN = {
     "encoders": "  minilm: {kind: minilm}\n  lite0:  {kind: efficientnet_lite0, precision: f32, text_encoder: minilm}",
     "encoder": "lite0",
     "outputs": "pooled, semantic",
-    "searched": "semantic",
+    "indexes": (
+        "  frames: {feature: frames, output: semantic, metric: cosine, kind: auto}  # asked by words\n"
+        "  looks: {feature: frames, output: pooled, metric: cosine, kind: auto}  # asked by --like"
+    ),
 }
 
 
-def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) -> int:
-    """Write a spec for the media below ``folder``; returns how many files were found.
+@dataclass(frozen=True)
+class Census:
+    """What a folder holds, as a media source with ``types: media`` lists it.
+
+    Attributes:
+        types: files by type of ``MEDIA_TYPES``.
+        hidden: names of hidden files and folders that would be media or hold some; hidden ones are not listed.
+        others: files of other types by extension, empty for none.
+    """
+
+    types: Counter[str]
+    hidden: tuple[str, ...]
+    others: Counter[str]
+
+    def found_text(self) -> str:
+        """Say how many files there are of each type."""
+        names = {"videos": ("video", ""), "gifs": ("GIF", ""), "images": ("image", "")}
+        return ", ".join(counted(self.types[name], *words) for name, words in names.items() if self.types[name])
+
+    def left_out_text(self) -> str:
+        """Say in one line what is left out and why; empty when that is nothing."""
+        said = []
+        if self.hidden:
+            said.append(f"{counted(len(self.hidden), 'hidden file or folder', 'hidden files or folders')}")
+            said[-1] += f" ({_some(self.hidden)})"
+        if self.others:
+            suffixes = [suffix or "without an extension" for suffix, _ in self.others.most_common()]
+            said.append(f"{counted(self.others.total(), 'file')} of other types ({_some(suffixes)})")
+        return f"Left out: {', '.join(said)}." if said else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def count_media(folder: Path) -> Census:
+    """Count a folder's files by type; linked folders are followed and hidden ones left out, as a run does.
+
+    Raises:
+        CliploomError: when a folder can't be listed.
+    """
+    types: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    hidden: dict[str, None] = {}
+    for relative, path, is_folder in walk_folder(absolute(folder)):
+        if is_folder:
+            continue
+        suffix = path.suffix.lower()
+        steps = relative.split("/")
+        first_hidden = next((number for number, step in enumerate(steps) if step.startswith(".")), None)
+        if first_hidden is not None:
+            if suffix in MEDIA_SUFFIXES:
+                hidden["/".join(steps[: first_hidden + 1])] = None
+        elif suffix in MEDIA_SUFFIXES:
+            types[next(name for name, suffixes in MEDIA_TYPES.items() if suffix in suffixes)] += 1
+        else:
+            others[suffix] += 1
+    return Census(types, tuple(hidden), others)
+
+
+def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) -> Census:
+    """Write a spec for the media below ``folder``; returns what was found.
+
+    The spec names types of files, not those that are there today: tomorrow's files are found, too.
 
     Args:
         folder: that holds media.
@@ -68,15 +141,11 @@ def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) 
         raise SpecError(f"{str(folder)!r} {what}; name the folder that holds the media.")
     if spec.exists() and not force:
         raise SpecError(f"{spec} is there already; choose another name with --spec, or replace it with --force.")
-    counts: dict[str, int] = {}
-    for _, _, names in os.walk(folder):
-        for name in names:
-            suffix = Path(name).suffix
-            if suffix.lower() in MEDIA_SUFFIXES and not name.startswith("."):
-                counts[suffix] = counts.get(suffix, 0) + 1
-    if not counts:
+    census = count_media(folder)
+    if not census.types:
         raise SpecError(
-            f"{folder} holds no files that look like media ({', '.join(sorted(MEDIA_SUFFIXES))}); name another."
+            f"{str(folder)!r} holds no videos, GIFs or images; name the folder that holds them. "
+            f"{census.left_out_text()}".rstrip()
         )
     home = absolute(spec).parent
     try:
@@ -85,17 +154,15 @@ def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) 
         relative = absolute(folder).as_posix()
     # A folder's own wildcards are meant as letters; JSON's quotes are YAML's too.
     start = "" if relative == "." else re.sub(r"([*?\[])", r"[\1]", relative) + "/"
-    globs = ", ".join(json.dumps(f"{start}**/*{suffix}", ensure_ascii=False) for suffix in sorted(counts))
+    glob = json.dumps(f"{start}**/*", ensure_ascii=False)
     name = re.sub(r"[^A-Za-z0-9_-]", "-", absolute(folder).name)
     name = name if name[:1].isalpha() else f"media-{name}"
-    text = TEMPLATE.format(
-        name=name[:64].rstrip("-") or "media", store="./store", globs=globs, spec=spec.name, **chosen
-    )
+    text = TEMPLATE.format(name=name[:64].rstrip("-") or "media", store="./store", glob=glob, spec=spec.name, **chosen)
     try:
         spec.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{spec} can't be written ({error.strerror}); choose another place with --spec.") from None
-    return sum(counts.values())
+    return census
 
 
 def _clip_encoder(model: str, home: Path) -> dict[str, str]:
@@ -121,7 +188,7 @@ def _clip_encoder(model: str, home: Path) -> dict[str, str]:
         "encoders": f"  clip: {{kind: clip, model: {json.dumps(name, ensure_ascii=False)}}}",
         "encoder": "clip",
         "outputs": "image",
-        "searched": "image",
+        "indexes": "  frames: {feature: frames, output: image, metric: cosine, kind: auto}",
     }
 
 

@@ -12,11 +12,12 @@ from cliploom.pipelines.cli.app import (
     JsonOption,
     LimitOption,
     SetOption,
-    SpecArgument,
-    StoreArgument,
+    SpecOrHereArgument,
+    StoreOrHereArgument,
     TargetOption,
     app,
 )
+from cliploom.pipelines.cli.where import SPEC_NAME, find_spec, find_store
 
 
 @app.command()
@@ -35,7 +36,7 @@ def demo(
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder with videos, GIFs or images.", show_default=False)],
-    spec: Annotated[Path, typer.Option("--spec", help="Where to write the spec.")] = Path("cliploom.yaml"),
+    spec: Annotated[Path, typer.Option("--spec", help="Where to write the spec.")] = Path(SPEC_NAME),
     force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there already.")] = False,
     model: Annotated[
         str | None,
@@ -46,14 +47,17 @@ def init(
 ) -> None:
     """Write a spec for a folder of one's own media."""
     from cliploom.pipelines.cli.scaffold import write_spec
-    from cliploom.pipelines.console import say
+    from cliploom.pipelines.console import counted, fit, say
 
     found = write_spec(folder, spec, force, model)
-    say(f"Wrote {spec} for {found} files below {folder}; next: cliploom run {shlex.quote(str(spec))} --limit 100")
+    say(fit(f"Wrote {spec} for {counted(found.types.total(), 'file')} below {folder}: {found.found_text()}."))
+    if found.left_out_text():
+        say(fit(found.left_out_text()))
+    say(f"Next: cliploom run {shlex.quote(str(spec))} --limit 100")
 
 
 @app.command()
-def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def validate(spec: SpecOrHereArgument = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a spec without listing files or loading models."""
     from cliploom.pipelines.console import counted, show, show_json
     from cliploom.pipelines.planning.check import check_encoders
@@ -61,6 +65,7 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
     from cliploom.transforms.store.object_store import ObjectStore
     from cliploom.transforms.store.uris import absolute
 
+    spec = find_spec(spec, "validate")
     loaded = load_spec(spec, overrides or ())
     check_encoders(loaded, absolute(spec).parent)
     ObjectStore(loaded.store)
@@ -74,13 +79,13 @@ def validate(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOptio
 
 
 @app.command()
-def graph(spec: SpecArgument, overrides: SetOption = None) -> None:
+def graph(spec: SpecOrHereArgument = None, overrides: SetOption = None) -> None:
     """Print the spec's DAG as a Mermaid flowchart."""
     from cliploom.pipelines.cli.scaffold import mermaid
     from cliploom.pipelines.console import show
     from cliploom.schemas.spec_file import load_spec
 
-    show(mermaid(load_spec(spec, overrides or ())))
+    show(mermaid(load_spec(find_spec(spec, "graph"), overrides or ())))
 
 
 @app.command()
@@ -99,7 +104,7 @@ def schema(
 
 @app.command()
 def plan(
-    spec: SpecArgument,
+    spec: SpecOrHereArgument = None,
     target: TargetOption = None,
     limit: LimitOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try known failures again.")] = False,
@@ -112,22 +117,24 @@ def plan(
 
     New files are probed; nothing is computed or published.
     """
-    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.console import fit, say, show, show_json
+
+    say("• starting")
     from cliploom.pipelines.running.preview import plan_preview, preview_text
     from cliploom.pipelines.running.run import RunOptions
 
     options = RunOptions(target=target, limit=limit, retry_failed=retry_failed, full_refresh=full_refresh)
-    preview = plan_preview(spec, overrides or (), options, measure)
+    preview = plan_preview(find_spec(spec, "plan"), overrides or (), options, measure)
     if as_json:
         show_json(preview)
     else:
-        show(preview_text(preview))
+        show(fit(preview_text(preview)))
 
 
 @app.command()
 def run(
     context: typer.Context,
-    spec: SpecArgument,
+    spec: SpecOrHereArgument = None,
     target: TargetOption = None,
     limit: LimitOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try known failures again.")] = False,
@@ -144,8 +151,12 @@ def run(
 
     Computes what is new or changed and publishes a release. Beam options may follow after --.
     """
+    from cliploom.pipelines.console import say
+
+    say("• starting")
     from cliploom.pipelines.running.action import run_action
 
+    spec = find_spec(spec, "run")
     request = {
         "action": "run",
         "spec": str(spec.absolute()),
@@ -165,7 +176,7 @@ def run(
 
 @app.command()
 def publish(
-    store: StoreArgument,
+    store: StoreOrHereArgument = None,
     accept_failures: Annotated[bool, typer.Option("--accept-failures", help="Lift limits.max_failed.")] = False,
     allow_deletes: Annotated[bool, typer.Option("--allow-deletes", help="Lift limits.max_deleted.")] = False,
     allow_recompute: Annotated[bool, typer.Option("--allow-recompute", help="Lift limits.max_recompute.")] = False,
@@ -175,17 +186,24 @@ def publish(
 
     Its computed parts are used, nothing is computed twice.
     """
+    from cliploom.pipelines.console import say
+
+    say("• starting")
     from cliploom.pipelines.running.action import publish_action
 
     accept = {"failures": accept_failures, "deletes": allow_deletes, "recompute": allow_recompute}
-    raise typer.Exit(publish_action(store, accept, as_json=as_json))
+    raise typer.Exit(publish_action(find_store(store, "publish"), accept, as_json=as_json))
 
 
 @app.command()
-def compact(spec: SpecArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def compact(spec: SpecOrHereArgument = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Merge small parts; no row changes."""
+    from cliploom.pipelines.console import say
+
+    say("• starting")
     from cliploom.pipelines.running.action import run_action
 
+    spec = find_spec(spec, "compact")
     request = {
         "action": "run",
         "spec": str(spec.absolute()),

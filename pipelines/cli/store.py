@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, app
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, StoreOrHereArgument, app
+from cliploom.pipelines.cli.where import find_store, find_store_and_text
 
 
 @app.command()
-def releases(store: StoreArgument, as_json: JsonOption = False) -> None:
+def releases(store: StoreOrHereArgument = None, as_json: JsonOption = False) -> None:
     """List the releases of a store."""
     from cliploom.pipelines.console import show, show_json
     from cliploom.pipelines.listings import release_rows, release_table
 
-    rows = release_rows(store)
+    rows = release_rows(find_store(store, "releases"))
     if as_json:
         show_json(rows)
     else:
@@ -30,25 +31,46 @@ def rollback(
     from cliploom.pipelines.console import say
     from cliploom.pipelines.running.publish import rollback as roll_back
 
-    made = roll_back(store, release)
+    made = roll_back(find_store(store, "rollback"), release)
     say(f"Release {made.release} now points back to release {release}.")
 
 
 @app.command()
-def failures(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
-    """List what failed, grouped by reason."""
-    from cliploom.pipelines.console import show, show_json
-    from cliploom.pipelines.listings import failure_groups, failure_rows, failure_text
+def failures(
+    store: StoreOrHereArgument = None,
+    every: Annotated[bool, typer.Option("--list", help="Every file that failed, instead of reasons.")] = False,
+    kind: Annotated[str | None, typer.Option("--type", help="Only this type, such as NoVideo.")] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage, such as probe.")] = None,
+    glob: Annotated[str | None, typer.Option("--glob", help="Only items whose uid or file matches.")] = None,
+    release: ReleaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what failed, grouped by reason or file by file."""
+    from cliploom.pipelines.console import fit, show, show_json
+    from cliploom.pipelines.listings import (
+        ALL_FAILURES,
+        FailureFilter,
+        failure_counts,
+        failure_groups,
+        failure_list,
+        failure_rows,
+        failure_text,
+    )
 
+    store = find_store(store, "failures")
+    wanted = FailureFilter(kind, stage, glob)
     if as_json:
-        show_json(failure_rows(store, release))
+        show_json(failure_rows(store, release, wanted))
+    elif every:
+        show(fit(failure_list(failure_rows(store, release, wanted))))
     else:
-        show(failure_text(failure_groups(store, release)))
+        counts = failure_counts(store, release) if wanted == ALL_FAILURES else None
+        show(fit(failure_text(failure_groups(store, release, wanted), counts)))
 
 
 @app.command()
 def status(
-    store: StoreArgument,
+    store: StoreOrHereArgument = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,21 +81,24 @@ def status(
     import time
     from dataclasses import asdict
 
-    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.console import fit, show, show_json
     from cliploom.pipelines.running.status import follow as follow_run
     from cliploom.pipelines.running.status import run_status, status_text
 
+    store = find_store(store, "status")
     found = follow_run(store, (lambda text: None) if as_json else show) if follow else run_status(store)
     if as_json:
         show_json(asdict(found))
     elif not follow:
-        show(status_text(found, time.time()))
+        show(fit(status_text(found, time.time())))
 
 
 @app.command()
 def search(
-    store: StoreArgument,
-    text: Annotated[str | None, typer.Argument(help="What to look for, in words.", show_default=False)] = None,
+    store: StoreOrHereArgument = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="What to look for, in words.", show_default=False)
+    ] = None,
     like: Annotated[str | None, typer.Option("--like", help="A file, a uid, or uid@12.5s.")] = None,
     index: Annotated[list[str] | None, typer.Option("--index", help="Which index; may be repeated.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many hits.")] = 10,
@@ -88,20 +113,29 @@ def search(
     import warnings
 
     from cliploom.pipelines.console import say, show, show_json
-    from cliploom.pipelines.listings import hit_table
+    from cliploom.pipelines.listings import distance_of, hit_table
     from cliploom.transforms.encoders.word_vectors import UnknownWordsWarning
     from cliploom.transforms.search.searching import open_store
 
+    store, text = find_store_and_text(store, text, like)
+    opened = open_store(store, release)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UnknownWordsWarning)
-        found = open_store(store, release).search(text, like=like, index=index, top=top, rank=rank, d_miss=d_miss)
+        found = opened.search(text, like=like, index=index, top=top, rank=rank, d_miss=d_miss)
     for note in noted:
         if issubclass(note.category, UnknownWordsWarning):
             say(str(note.message))
+    # Several indexes are merged by rank, whatever their metrics are.
+    metrics = {opened.release.indexes[hit.index].metric for hit in found}
+    distances = metrics == {"l2"} and len({hit.index for hit in found}) == 1 and rank != "bimatch"
     if as_json:
-        show_json([hit.to_dict() for hit in found])
+        show_json([hit.to_dict() | ({"distance": distance_of(hit.score)} if distances else {}) for hit in found])
     else:
-        show(hit_table(found))
+        show(hit_table(found, distances))
+    chosen = opened.indexes_for_likeness()
+    if like is not None and not index and len(chosen) < len(opened.release.indexes):
+        outputs = ", ".join(f"{name} (over {opened.release.indexes[name].output})" for name in chosen)
+        say(f"Asked for likeness: index {outputs}; --index asks another.")
 
 
 @app.command()
@@ -124,17 +158,17 @@ def inspect(
     """
     from cliploom.pipelines.cli.inspecting import inspect as look
     from cliploom.pipelines.cli.inspecting import inspect_text
-    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.console import fit, short_paths, show, show_json
 
     found = look(target, limit, release, sample or (), decoded=decode)
     if as_json:
         show_json(found)
     else:
-        show(inspect_text(found))
+        show(fit(short_paths(inspect_text(found))))
 
 
 @app.command()
-def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
+def verify(store: StoreOrHereArgument = None, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
     """Check every file that a release names.
 
     Hashes, ids, copies, and that vectors find themselves.
@@ -142,7 +176,7 @@ def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOpt
     from cliploom.pipelines.console import counted, say, show, show_json
     from cliploom.transforms.upkeep.verifying import verify_release
 
-    problems = verify_release(store, release)
+    problems = verify_release(find_store(store, "verify"), release)
     if as_json:
         show_json([{"path": problem.path, "problem": problem.problem} for problem in problems])
     else:
@@ -157,7 +191,7 @@ def verify(store: StoreArgument, release: ReleaseOption = None, as_json: JsonOpt
 
 @app.command()
 def vacuum(
-    store: StoreArgument,
+    store: StoreOrHereArgument = None,
     keep_releases: Annotated[int, typer.Option("--keep-releases", min=1, help="How many of the newest to keep.")] = 7,
     older_than: Annotated[
         str, typer.Option("--older-than", help="Leave what was in use since then; 0s removes at once.")
@@ -169,7 +203,7 @@ def vacuum(
 
     Releases that were the newest one less than --older-than ago stay: somebody may be reading them.
     """
-    from cliploom.pipelines.console import human_bytes, say, show, show_json
+    from cliploom.pipelines.console import counted, human_bytes, removed_lines, say, show, show_json
     from cliploom.schemas.errors import SpecError
     from cliploom.schemas.units import parse_duration
     from cliploom.transforms.upkeep.vacuuming import vacuum_store
@@ -178,11 +212,12 @@ def vacuum(
         seconds = parse_duration("0s" if older_than.strip() == "0" else older_than)
     except ValueError as error:
         raise SpecError(f"--older-than: {error}.") from None
-    removed = vacuum_store(store, keep_releases, older_than=seconds, dry_run=dry_run)
+    removed = vacuum_store(find_store(store, "vacuum"), keep_releases, older_than=seconds, dry_run=dry_run)
     if as_json:
         show_json([{"path": entry.path, "size": entry.size} for entry in removed])
-    elif dry_run:
-        for entry in removed:
-            show(entry.path)
     would = "would be " if dry_run else ""
-    say(f"{len(removed)} files, {human_bytes(sum(entry.size for entry in removed))}, {would}removed.")
+    total = human_bytes(sum(entry.size for entry in removed))
+    say(f"{counted(len(removed), 'file')}, {total}, {would}removed{':' if dry_run and removed else '.'}")
+    if dry_run and not as_json:
+        for line in removed_lines([(entry.path, entry.size) for entry in removed]):
+            show(line)

@@ -104,7 +104,7 @@ class Group:
     Attributes:
         features: names.
         items: one row for all items of the same bytes: those of the work, and ``duplicates`` where there are several.
-        pieces: row (in ``items``), number, of.
+        pieces: row (in ``items``), number, of, cost_ms.
     """
 
     features: list[str]
@@ -180,7 +180,7 @@ def layout_shards(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segm
         estimates.append(
             pl.concat([_estimate(some, requested, segment_s) for some in rows.iter_slices(ITEMS_IN_SLICE)])
         )
-        groups.append(Group(features, items.drop("wanted"), estimates[-1].select("row", "number", "of")))
+        groups.append(Group(features, items.drop("wanted"), _pieces(estimates[-1])))
     most_cost = max(sum(float(estimate["cost_s"].sum()) for estimate in estimates) / LEAST_SHARDS, 1e-9)
     shards = [
         _fill_shards(estimate, most_cost, max(cost_models[name].least_rows for name in group.features)).with_columns(
@@ -264,6 +264,12 @@ def _estimate(items: pl.DataFrame, requested: Sequence[CostModel], segment_s: fl
     )
 
 
+def _pieces(estimates: pl.DataFrame) -> pl.DataFrame:
+    """What a group keeps of the estimates of its segments."""
+    cost = (pl.col("cost_s") * 1000).clip(1, 2**31 - 1).cast(pl.Int32).alias("cost_ms")
+    return estimates.select("row", "number", "of", cost)
+
+
 def _fill_shards(pieces: pl.DataFrame, most_cost: float, least_rows: int) -> pl.DataFrame:
     """Fill shards in order of the items until one bound is reached: cost_s, items, rows, first (piece) of each."""
     bounds = [pl.col("cost_s") / most_cost, pl.lit(1.0 / MOST_ITEMS)]
@@ -294,7 +300,7 @@ def _texts(group: Group, shards: pl.DataFrame, segment_s: float) -> pl.DataFrame
             pl.col("of"),
         ).alias("segment")
     )
-    items = group.items[pieces["row"]].hstack(segments).hstack(places.select("rank"))
+    items = group.items[pieces["row"]].hstack(segments).hstack(pieces.select("cost_ms")).hstack(places.select("rank"))
     alone = pl.concat_list(pl.struct("item_no", "uid"))
     item = pl.struct(
         "uri",
@@ -304,6 +310,7 @@ def _texts(group: Group, shards: pl.DataFrame, segment_s: float) -> pl.DataFrame
         pl.coalesce("duplicates", alone).alias("duplicates"),
         "segment",
         "attempt",
+        "cost_ms",
     )
     joined = (
         items.select("rank", item.struct.json_encode().alias("item"))

@@ -25,6 +25,7 @@ from cliploom.pipelines.planning.pack import (
     total_cost,
 )
 from cliploom.pipelines.planning.previous_release import PreviousRelease
+from cliploom.pipelines.planning.renames import merge_renames
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
@@ -196,7 +197,7 @@ def make_plan(
         "recompute": _recomputed(verdicts, previous),
         "cost_ms": round(1000 * total_cost(layout.shards)),
     }
-    verdicts = _name_probe_failures(verdicts, tables.failures)
+    verdicts = merge_renames(_name_probe_failures(verdicts, tables.failures), previous.items)
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
     tags = tag_verdicts(compiled.heads, verdicts, previous.release.heads if previous.release else {})
     reason = reasons[0] if len(reasons) else ""

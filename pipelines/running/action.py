@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.console import LiveProgress, run_summary, say, show, show_json
+from cliploom.pipelines.console import fit, run_summary, say, short_path, show, show_json
 from cliploom.pipelines.listings import empty_outcomes, failure_groups
+from cliploom.pipelines.live_progress import LiveProgress
 from cliploom.pipelines.planning.check import check_encoders
 from cliploom.pipelines.running.report import metrics_text, summary_lines, write_metrics
 from cliploom.pipelines.running.run import choose_target, new_run_id, open_store
@@ -98,6 +99,7 @@ def _supervised(
     log = Path(tempfile.gettempdir()) / f"cliploom-{run}.log"
     progress = LiveProgress()
     try:
+        progress.begin()
         result = run_supervised(request | {"run": run}, Watching(progress.on_stage, progress.tick, log))
     except (LimitError, SpecError, StoreError, KeyboardInterrupt):
         log.unlink(missing_ok=True)
@@ -110,8 +112,11 @@ def _supervised(
     if as_json:
         show_json(result | {"store": store, "failures": failures, "warnings": empty})
     else:
-        show("\n".join([run_summary(result, store, failures), *summary_lines(result["report"]), *empty]))
-        say(f"Next: {_next_command(store, result['release'])}")
+        lines = [run_summary(result, store, failures), *summary_lines(result["report"]), *empty]
+        if failures:
+            lines.append(f"Each file that failed: cliploom failures {shlex.quote(short_path(store))} --list")
+        show(fit("\n".join(lines)))
+        say(f"Next: {_next_command(short_path(store), result['release'])}")
     code = 1 if strict and any(not group["partial"] for group in failures) else 0
     if metrics_file is not None:
         write_metrics(metrics_file, metrics_text(code, time.time(), result))

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from cliploom.pipelines.console import counted, human_bytes, human_seconds, say
+from cliploom.pipelines.console import counted, human_bytes, human_seconds, say, short_path
 from cliploom.pipelines.planning.classify import count_verdicts
 from cliploom.pipelines.planning.pack import total_cost
 from cliploom.pipelines.running.run import RunOptions, new_run_id, open_store, prepare
@@ -85,7 +85,7 @@ def pace_of(objects: ObjectStore, releases: Releases) -> float:
 def _reasons(verdicts: pl.DataFrame, seconds_each: float) -> list[dict[str, Any]]:
     said = verdicts.filter((pl.col("verdict") != UNCHANGED) & (pl.col("reason") != ""))
     # Reasons that name another file or a message differ by item; one example stands for them.
-    kind = pl.col("reason").str.replace(r"^(same bytes as) .*(, rows are copied)$", "$1 another item$2")
+    kind = pl.col("reason").str.replace(r"^(same bytes as|renamed from) .*(, rows are copied)$", "$1 another item$2")
     grouped = (
         said.with_columns(kind.alias("reason"))
         .group_by("feature", "verdict", "reason", maintain_order=True)
@@ -100,28 +100,31 @@ def preview_text(preview: dict[str, Any]) -> str:
     """The plan for a person."""
     lines = []
     for feature, counts in preview["verdicts"].items():
-        lines.append(f"{feature}: " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items()))
+        said = ", ".join(f"{number:,} {verdict.replace('_', ' ')}" for verdict, number in counts.items())
+        lines.append(f"{feature}: {said}")
         for reason in preview["reasons"]:
             if reason["feature"] == feature:
                 examples = ", ".join(reason["examples"])
                 again = " recomputed" if reason["verdict"] in COMPUTED else ""
                 cost = f", about {human_seconds(reason['estimated_cpu_seconds'])} of one core" if again else ""
                 items = f"{counted(reason['items'], 'item')}{again}{cost}"
-                lines.append(f"  {reason['verdict']}: {reason['reason']}: {items} ({examples})")
+                lines.append(f"  {reason['verdict'].replace('_', ' ')}: {reason['reason']}: {items} ({examples})")
     if preview["compute_items"]:
         lines.append(
-            f"To compute: {preview['compute_items']} items, {human_bytes(preview['compute_bytes'])} to read, "
-            f"about {preview['rows']} rows in {preview['shards']} shards, "
-            f"about {human_seconds(preview['estimated_cpu_seconds'])} of one core."
+            f"To compute: {counted(preview['compute_items'], 'item')}, "
+            + f"{human_bytes(preview['compute_bytes'])} to read, "
+            + f"about {counted(preview['rows'], 'row')} in {counted(preview['shards'], 'shard')}, "
+            + f"about {human_seconds(preview['estimated_cpu_seconds'])} of one core."
         )
     else:
         lines.append("Nothing to compute.")
     if preview["measured"]:
         found = preview["measured"]
+        spent = f"{counted(found['rows'], 'row')} in {human_seconds(found['cpu_seconds'])} of one core"
         lines.append(
-            f"Measured on {found['items']} items ({found['rows']} rows in {human_seconds(found['cpu_seconds'])} of one "
-            f"core): about {human_seconds(found['hours'] * 3600)} on the target's workers, "
-            f"{human_bytes(preview['compute_bytes'])} to read, a store of about {human_bytes(found['store_bytes'])}."
+            f"Measured on {counted(found['items'], 'item')} ({spent}): "
+            + f"about {human_seconds(found['hours'] * 3600)} on the target's workers, "
+            + f"{human_bytes(preview['compute_bytes'])} to read, a store of about {human_bytes(found['store_bytes'])}."
         )
-    lines.append(f"All verdicts: {preview['written']}")
+    lines.append(f"All verdicts: {short_path(preview['written'])}")
     return "\n".join(lines)

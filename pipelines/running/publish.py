@@ -57,7 +57,11 @@ def publish_plan(store: str, options: RunOptions, on_stage: Callable[[str], None
             if asked:
                 raise
             target = Target()  # variables that the spec needs may be gone; publishing needs no more than this machine
-        return execute(plan, store_plan(objects, plan), target, options, {}, Stopwatch(), on_stage)
+        from cliploom.pipelines.running.status import count_parts
+
+        done, _, planned, _ = count_parts(objects, plan)
+        stored, resumed = store_plan(objects, plan), done == planned
+        return execute(plan, stored, target, options, {}, Stopwatch(), on_stage, resumed=resumed)
 
 
 def rollback(store: str, number: int) -> Release:

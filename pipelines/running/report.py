@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cliploom.pipelines.console import counted
 from cliploom.schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY, RunPlan
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, FileEntry, IndexEntry, Release
@@ -97,6 +98,7 @@ def run_report(
             "exports": _new_bytes(_export_files(plan.base), _export_files(new)),
         },
         "failures": _failure_groups(objects, new) if new else [],
+        "notes": first_run_notes(plan, new) if new else [],
         "drift": [asdict(drift) for drift in measure_drift(objects, plan, new)] if new else [],
         "indexes": {
             name: {
@@ -110,6 +112,18 @@ def run_report(
         },
         "versions": versions(plan.program),
     }
+
+
+def first_run_notes(plan: RunPlan, release: Release) -> list[str]:
+    """Say that a first run has published although more failed than later runs may lose."""
+    failed, items = release.counts.get("failed", 0), release.counts.get("items", 0)
+    if not plan.is_first or not items or failed / items <= plan.limits.max_failed or plan.accept.failures:
+        return []
+    return [
+        f"{failed} of {counted(items, 'item')} failed ({failed / items:.0%}); the rest is published, as a first run "
+        f"may lose {plan.max_failed:.0%} (limits.max_failed_first). Later runs stop when more than "
+        f"{plan.limits.max_failed:.0%} fail (limits.max_failed)."
+    ]
 
 
 def write_report(objects: ObjectStore, report: Mapping[str, Any]) -> None:
@@ -141,7 +155,9 @@ def _new_bytes(previous: list[FileEntry], after: list[FileEntry]) -> int:
 def _failure_groups(objects: ObjectStore, release: Release) -> list[dict[str, Any]]:
     failures = read_table(objects, "failures", release.tables["failures"])
     grouped = failures.group_by("stage", "type", "transient", "partial").agg(
-        pl.len().alias("items"), pl.col("uid").min().alias("uid"), pl.col("message").sort_by("uid").first()
+        pl.struct("source", "uid").n_unique().alias("items"),
+        pl.col("uid").min().alias("uid"),
+        pl.col("message").sort_by("uid").first(),
     )
     return grouped.sort(["items", "type", "stage"], descending=[True, False, False]).to_dicts()
 
@@ -212,7 +228,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         for drift in report["drift"]
     ]
     lines += [f"  index {name}: {entry['reason']}" for name, entry in report["indexes"].items() if entry["reason"]]
-    return lines
+    return [*report.get("notes", ()), *lines]
 
 
 _METRICS = {

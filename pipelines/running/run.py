@@ -29,7 +29,7 @@ from cliploom.pipelines.running.runner import check_options, is_local, job_name,
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
 from cliploom.schemas.jobs import FeatureJob, RunJob
-from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, Accept, RunPlan, declared
+from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, RunPlan, declared
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
@@ -43,6 +43,7 @@ from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import Releases, read_releases
 from cliploom.transforms.store.uris import check_bucket
 from cliploom.transforms.work.plan_ref import PlanRef, store_plan
+from cliploom.transforms.work.progress import ProgressLog
 
 
 @dataclass(frozen=True)
@@ -305,6 +306,8 @@ def keep_known_sentences(objects: ObjectStore, plan: RunPlan, ready: RunContext)
 
 def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOptions) -> RunPlan:
     """The plan as workers see it."""
+    latest = ready.releases.latest
+    limited = options.limit is not None and (latest is None or LIMITED in latest.counts)
     return RunPlan(
         job=ready.job,
         base=ready.releases.latest,
@@ -316,7 +319,7 @@ def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOpti
         heads=ready.compiled.heads,
         limits=ready.spec.limits,
         next_item_no=ready.planned.numbered.free,
-        counts=ready.planned.counts,
+        counts=ready.planned.counts | ({LIMITED: options.limit} if limited and options.limit else {}),
         verdicts=count_verdicts(ready.planned.all_verdicts),
         emptied=ready.planned.emptied,
         lost=ready.planned.lost,
@@ -375,15 +378,28 @@ def execute(
     counters: dict[str, int],
     watch: Stopwatch,
     on_stage: Callable[[str], None],
+    *,
+    resumed: bool = False,
 ) -> RunResult:
-    """Run the main graph of a plan and read how it ended."""
+    """Run the main graph of a plan and read how it ended.
+
+    Args:
+        plan: what is to be done.
+        stored: the plan as workers find it.
+        target: where to run.
+        options: from the command line.
+        counters: added to.
+        watch: the run's clock.
+        on_stage: told what is being done.
+        resumed: all that the plan computes is finished.
+    """
     from cliploom.pipelines.running.build import build_run
     from cliploom.transforms.publish.final import read_outcome
 
     objects = ObjectStore(plan.job.store)
-    verdicts = [plan.verdicts.get(name, {}) for name in plan.job.features]
-    todo = sum(items for counts in verdicts for verdict, items in counts.items() if verdict in COMPUTED)
-    on_stage(f"computing {counted(todo, 'item')}" if todo else "publishing")
+    items, cost_ms = work_of(objects, plan)
+    on_stage(f"computing {counted(items, 'item')}" if items and not resumed else "publishing")
+    ProgressLog(options.progress).add(total_items=items, total_ms=cost_ms)
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
     name = job_name(plan.job.run)
     build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
@@ -397,6 +413,18 @@ def execute(
         raise (LimitError if outcome["state"] == "stopped" else StoreError)(str(outcome["message"]))
     release = read_releases(objects).get(int(str(outcome["release"])))
     return _ended(objects, plan, "published", release, counters, watch)
+
+
+def work_of(objects: ObjectStore, plan: RunPlan) -> tuple[int, int]:
+    """Return the number of items that a plan computes, and their estimated work in milliseconds of one core."""
+    with objects.local_copy(f"{plan.folder}/verdicts.parquet") as local:
+        computed = pl.scan_parquet(local).filter(
+            pl.col("verdict").is_in(COMPUTED) & pl.col("feature").is_in(list(plan.job.features))
+        )
+        items = int(computed.select(pl.col("item_no").n_unique()).collect().item())
+    with objects.local_copy(f"{plan.folder}/shards.parquet") as local:
+        cost_s = float(pl.scan_parquet(local).select(pl.col("cost_s").sum()).collect().item())
+    return items, round(1000 * cost_s)
 
 
 def _ended(

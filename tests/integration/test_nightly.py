@@ -101,8 +101,8 @@ def test_a_renamed_file_keeps_its_rows_under_its_new_name(project: Project) -> N
     old = project.rows()
     (project.media / "moving0.gif").rename(project.media / "renamed.gif")
     result = project.run()
-    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 5, "deleted": 1})
-    assert reasons(project, "moved") == ["same bytes as moving0, rows are copied"]
+    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 5})
+    assert reasons(project, "moved") == ["renamed from moving0, rows are copied"]
     new = project.rows()
     assert "moving0" not in set(new["uid"])
     kept = new.filter(new["uid"] == "renamed")
@@ -114,7 +114,7 @@ def test_renaming_every_file_is_not_taken_for_deleting_them(project: Project) ->
     for path in list(project.media.iterdir()):
         path.rename(path.with_stem(f"new-{path.stem}"))
     result = project.run(["limits.max_deleted=0%"])
-    assert (computed(result), verdicts(result)) == (0, {"moved": 6, "deleted": 6})
+    assert (computed(result), verdicts(result)) == (0, {"moved": 6})
     assert (result.counters["recognized"], "probed" in result.counters) == (6, False)
 
 
@@ -512,7 +512,7 @@ def test_a_run_leaves_a_report_with_verdicts_rates_failures_versions_and_bytes(p
     (project.media / "still0.png").rename(project.media / "renamed.png")
     report = report_of(project, project.run())
     assert (report["state"], report["release"]) == ("published", 2)
-    assert report["verdicts"] == {"frames": {"new": 2, "moved": 1, "unchanged": 5, "deleted": 1}}
+    assert report["verdicts"] == {"frames": {"new": 2, "moved": 1, "unchanged": 5}}
     assert (report["counts"]["items"], report["counts"]["failed"]) == (8, 1)
     (failure,) = report["failures"]
     assert (failure["type"], failure["stage"], failure["items"], failure["uid"]) == ("Encode", "encode", 1, "blue")
@@ -591,7 +591,7 @@ def test_a_run_that_fails_says_so_in_its_metrics(tmp_path: Path) -> None:
 def test_a_plan_tells_reasons_with_counts_and_time(project: Project) -> None:
     preview = plan_preview(project.spec, ["encoders.tiny.precision=bf16"], RunOptions())
     text = preview_text(preview)
-    said = r"config_changed: encoder tiny: precision f32 -> bf16: 6 items recomputed, about [0-9.]+ m?s of one core"
+    said = r"config changed: encoder tiny: precision f32 -> bf16: 6 items recomputed, about [0-9.]+ m?s of one core"
     assert re.search(said, text), text
     assert project.releases() == [1]
     assert json.loads(json.dumps(preview, default=str))["measured"] is None
@@ -658,7 +658,7 @@ def test_another_law_of_uids_copies_all_rows(project: Project) -> None:
     vectors = sorted(row[-1] for row in project.snapshot().rows["frames"])
     project.write_spec({"sources": {"clips": SPEC["sources"]["clips"] | {"uid": "stem"}}})
     result = project.run()
-    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 6, "deleted": 1})
+    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 6})
     assert "still9" in project.uids()
     assert sorted(row[-1] for row in project.snapshot().rows["frames"]) == vectors
 
@@ -677,5 +677,5 @@ def test_files_split_in_time_have_the_same_rows_whatever_the_split(first_night: 
     assert verdicts(project.run()) == {"unchanged": 6}
     (project.media / "moving0.gif").rename(project.media / "moved.gif")
     result = project.run(["limits.segment=600s"])
-    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 5, "deleted": 1})
+    assert (computed(result), verdicts(result)) == (0, {"moved": 1, "unchanged": 5})
     assert_sound(project)

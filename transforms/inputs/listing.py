@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from cliploom.schemas.errors import CliploomError, SpecError
+from cliploom.schemas.media import suffixes_of
 from cliploom.schemas.records import Failure, Listed
 from cliploom.schemas.secrets import carries_secret, refuse_secret
 from cliploom.schemas.sources import MediaSource
@@ -109,8 +110,11 @@ def listed_frame(items: Iterable[Listed]) -> pl.DataFrame:
 
 
 def _from_globs(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
+    suffixes = None if source.types is None else suffixes_of(source.types)
     for pattern in source.glob or ():
         for found in find(pattern, base, f"sources.{name}.glob"):
+            if suffixes is not None and PurePosixPath(found.relative).suffix.lower() not in suffixes:
+                continue
             uid = uid_of(found.relative, source.uid, f"sources.{name}.uid")
             yield Listed(name, uid, found.uri, found.size, found.signature)
 
@@ -140,7 +144,7 @@ def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
     if not start.is_dir():
         raise SpecError(f"{place}: there is no folder {str(start)!r} (pattern {pattern!r}).")
     folders_too = re.search(r"\.[A-Za-z0-9]+$", rest) is not None
-    for relative, path, is_folder in _walk(start):
+    for relative, path, is_folder in walk_folder(start):
         if (not is_folder or folders_too) and matcher.match(relative):
             yield _local(relative, path)
 
@@ -202,7 +206,7 @@ def _step_regex(step: str) -> str:
     return out
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path, bool]]:
+def walk_folder(root: Path) -> Iterator[tuple[str, Path, bool]]:
     """All entries below ``root``; linked folders are followed once."""
     visited: set[tuple[int, int]] = set()
     pending: list[tuple[str, Path]] = [("", root)]

@@ -150,6 +150,6 @@ def failure_reasons(failures: pl.DataFrame) -> pl.DataFrame:
     """Failures (rows of ``FAILURES``) by reason, most first, each with its number of items and one example."""
     return (
         failures.group_by("stage", "type", "transient", "partial", maintain_order=True)
-        .agg(pl.col("uid").n_unique().alias("items"), pl.col("uid", "uri", "message").first())
+        .agg(pl.struct("source", "uid").n_unique().alias("items"), pl.col("uid", "uri", "message").first())
         .sort("partial", "items", descending=[False, True])
     )

@@ -85,12 +85,13 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, ite
     limits, accept, store = plan.limits, plan.accept, shlex.quote(plan.job.store)
     failed = newly_failed(failures, known)
     lost = failed.select("source", "uid").unique().height
-    if not accept.failures and items and lost / items > limits.max_failed:
+    if not accept.failures and items and lost / items > plan.max_failed:
+        guard = "max_failed" if plan.max_failed == limits.max_failed else "max_failed_first"
         had_failed = known.filter(~pl.col("partial")).select("source", "uid").unique().height
         before = f", beside {had_failed} that failed before" if had_failed else ""
         examples = " ".join(failed.group_by("type", maintain_order=True).first()["message"].head(EXAMPLES))
         raise LimitError(
-            f"{lost} of {items} items failed, more than max_failed ({limits.max_failed:.0%}){before}, for example: "
+            f"{lost} of {items} items failed, more than {guard} ({plan.max_failed:.0%}){before}, for example: "
             f"{examples} "
             f"Nothing was published; the computed parts are kept. `cliploom status {store}` lists the reasons, "
             f"`cliploom publish {store} --accept-failures` publishes the rest."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SAMPLING: TypeAdapter[Sampling] = TypeAdapter(Sampling)
 _TIME = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d*)?|\.\d+)s?)?")
+_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d\d(?:\.\d*)?)")
 _MICRO = 1e-6
 
 
@@ -41,12 +42,12 @@ class Like:
 
 
 def parse_moment(text: str) -> float | None:
-    """Seconds of a moment such as ``12.5s``, ``12.5``, ``1m30s`` or ``1h2m``; None for anything else.
+    """Seconds of a moment such as ``12.5s``, ``12.5``, ``1m30s``, ``1h2m`` or ``0:01:30.5``; None for anything else.
 
-    >>> parse_moment("12.5"), parse_moment("1m30s"), parse_moment("nan"), parse_moment("")
-    (12.5, 90.0, None, None)
+    >>> parse_moment("12.5"), parse_moment("1m30s"), parse_moment("0:01:30.5"), parse_moment("nan"), parse_moment("")
+    (12.5, 90.0, 90.5, None, None)
     """
-    match = _TIME.fullmatch(text)
+    match = _TIME.fullmatch(text) or _CLOCK.fullmatch(text)
     if match is None or not text:
         return None
     hours, minutes, seconds = (float(match[unit] or 0) for unit in "hms")

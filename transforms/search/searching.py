@@ -102,7 +102,8 @@ class Store(ReleaseReader):
                 hits; the item that has the file's bytes is.
             vector: one that the caller made, float32 [dim], or the rows of one query, [rows, dim]; asks the indexes
                 over outputs of that width.
-            index: which indexes; by default all that can be asked. Several lists are merged by reciprocal rank fusion.
+            index: which indexes; by default all that can be asked, and with ``like`` those of
+                ``indexes_for_likeness``. Several lists are merged by reciprocal rank fusion.
             top: how many hits.
             rank: ``max``, ``mean`` or ``bimatch``: an item's best row, or all of its rows; see docs/search.md.
             d_miss: for ``bimatch``: what a row without a match costs, above 0; by default the index's, which is the
@@ -125,6 +126,7 @@ class Store(ReleaseReader):
         elif text is not None:
             queries = self._by_text(text, names, explicit=index is not None)
         else:
+            names = names if index is not None else self.indexes_for_likeness()
             queries, skips = self._by_example(str(like), names, explicit=index is not None)
         lists = {name: self._ranked(name, vectors, rank, d_miss, skips.get(name)) for name, vectors in queries.items()}
         return self._hits(*merged(lists, top))
@@ -166,6 +168,19 @@ class Store(ReleaseReader):
             if name not in known:
                 raise SpecError(f"There is no index {name!r}{nearest(str(name), known)}")
         return list(dict.fromkeys(index)) if index else sorted(known)
+
+    def indexes_for_likeness(self) -> list[str]:
+        """Return the indexes that a search by a file or item asks when none is named.
+
+        An output that no text can ask (``pooled``) tells pictures apart better than one that was moved into the space
+        of sentences (``semantic``): of a feature that has indexes over both, only the first are asked.
+        """
+        plain = {entry.feature for name, entry in self.release.indexes.items() if not self._takes_text(name)}
+        return [
+            name
+            for name, entry in sorted(self.release.indexes.items())
+            if entry.feature not in plain or not self._takes_text(name)
+        ]
 
     def _by_text(self, text: str, names: list[str], *, explicit: bool) -> dict[str, NDArray[np.float32]]:
         from cliploom.transforms.search.query import text_vectors

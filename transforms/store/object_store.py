@@ -406,12 +406,40 @@ def existing_store(uri: str) -> ObjectStore:
     """The store at ``uri``, for commands that only make sense when there is one.
 
     Raises:
-        StoreError: when a local folder is not there.
+        StoreError: when a local folder is not there, or is no store; it names the store that is inside it.
     """
     objects = ObjectStore(uri)
-    if objects.root is not None and not objects.root.exists():
+    if objects.root is None:
+        return objects
+    if not objects.root.exists():
         raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")
+    if objects.root.is_file():
+        raise StoreError(f"{objects.uri} is a file; name the store's folder, or its spec (a .yaml file).")
+    if not is_store(objects.root):
+        inside = _stores_inside(objects.root)
+        hint = f"name the store inside it, {inside[0]}" if inside else "`cliploom run SPEC` makes one"
+        raise StoreError(f"{objects.uri} is no store; {hint}.")
     return objects
+
+
+def is_store(folder: Path) -> bool:
+    """A run has begun to make this local folder a store; also where its rights keep that from being seen."""
+    marks = ("releases/_delta_log", "plans", "lock")
+    try:
+        os.scandir(folder).close()
+        return any((folder / mark).exists() for mark in marks)
+    except NotADirectoryError:
+        return False
+    except OSError:
+        return True
+
+
+def _stores_inside(folder: Path) -> list[Path]:
+    """The stores directly below a folder."""
+    try:
+        return [path for path in sorted(folder.iterdir()) if path.is_dir() and is_store(path)]
+    except OSError:
+        return []
 
 
 def _error_number(error: Exception) -> int | None:

@@ -80,6 +80,7 @@ class PartBuilder:
         writer: takes the rows.
         timings: added to.
         on_end: told when all rows of an item are written, with their number.
+        on_rows: told of rows of an item as they are written: the item, the start of the last in seconds, their number.
     """
 
     def __init__(
@@ -89,12 +90,14 @@ class PartBuilder:
         writer: PartWriter,
         timings: Timings,
         on_end: Callable[[ShardItem, int], None],
+        on_rows: Callable[[ShardItem, float, int], None] = lambda item, start_s, rows: None,
     ) -> None:
         self.job = job
         self._encoder = encoder
         self._writer = writer
         self._timings = timings
         self._on_end = on_end
+        self._on_rows = on_rows
         self._pending: list[tuple[ItemCount, Sampled | None]] = []
         self._pictures = 0
         self._contents: list[Content] = []
@@ -116,6 +119,7 @@ class PartBuilder:
         self._writer.write_table(rows)
         self._timings.write_s += time.perf_counter() - began
         count.rows += rows.num_rows
+        self._on_rows(count.item, 0.0, rows.num_rows)
         if len(count.item.duplicates) > 1:
             count.tables.append(rows)
 
@@ -136,6 +140,7 @@ class PartBuilder:
                 self._close(count)
             else:
                 self._take(count, sampled, next(results))
+                self._on_rows(count.item, sampled.start_s or 0.0, 1)
         self._timings.encode_s += encoded - began
         self._timings.write_s += time.perf_counter() - encoded
 

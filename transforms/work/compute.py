@@ -70,6 +70,7 @@ def compute_parts(
     on_end: Callable[[ShardItem, int], None],
     run: str,
     timings: Timings,
+    on_rows: Callable[[ShardItem, float, int], None] = lambda item, start_s, rows: None,
 ) -> list[PartRecord]:
     """Compute the parts of ``jobs`` for a shard.
 
@@ -82,6 +83,7 @@ def compute_parts(
         on_end: told of each finished (item, rows), once a feature.
         run: id of the run, for the footer.
         timings: added to.
+        on_rows: told of the rows of an item as they are written; see ``PartBuilder``.
     """
     records = []
     with ExitStack() as files:
@@ -91,7 +93,7 @@ def compute_parts(
             for path, job in zip(paths, jobs, strict=True)
         ]
         builders = [
-            PartBuilder(job, encoders.get(job.name), writer, timings, on_end)
+            PartBuilder(job, encoders.get(job.name), writer, timings, on_end, on_rows)
             for job, writer in zip(jobs, writers, strict=True)
         ]
         for item in shard.items:

@@ -24,7 +24,7 @@ from cliploom.transforms.work.compute import compute_item, compute_parts
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.inflight import Inflight, item_key, run_alone
 from cliploom.transforms.work.models import SentenceEncoder, load_encoder
-from cliploom.transforms.work.progress import ProgressLog
+from cliploom.transforms.work.progress import ItemProgress, ProgressLog
 from cliploom.transforms.work.rewrite import rewrite_part
 
 SHARD = TypeAdapter(Shard)
@@ -101,9 +101,10 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
                 missing.append(job)
             else:
                 count("adopted", len(shard.items))
-                self._progress.add(adopted=len(shard.items), items=len(shard.items))
                 yield record
-        if missing:
+        if not missing:
+            ItemProgress(self._progress).adopt(shard)
+        else:
             yield from self._compute(objects, shard, missing)
 
     def _compute(self, objects: ObjectStore, shard: Shard, jobs: list[FeatureJob]) -> list[PartRecord]:
@@ -115,12 +116,14 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
             if isinstance(encoder, SentenceEncoder):
                 encoder.know(read_known(objects, self._job.run, job))
         waiting: dict[str, int] = {}
+        progress = ItemProgress(self._progress)
         with Inflight(objects, self._job.run) as inflight, watched(self._job.stall_s):
 
             def each_item(item: ShardItem, builders: Sequence[PartBuilder]) -> None:
                 alive()
                 key = item_key("compute", item.uri, item.digest, item.segment.number)
                 waiting[key] = len(builders)
+                progress.begin(item)
                 if key in inflight.suspects:
                     compute_alone(self._job, item, builders)
                 else:
@@ -132,7 +135,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
                 waiting[key] -= 1
                 if not waiting[key]:
                     inflight.clear(key)
-                    self._progress.add(items=1, rows=rows)
+                    progress.end(item)
 
             records = compute_parts(
                 shard,
@@ -143,6 +146,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
                 on_end,
                 self._job.run,
                 timings,
+                progress.rows,
             )
         tables = {job.name: job.table for job in jobs}
         records = [as_stored(objects, tables[record.feature], record) for record in records]
