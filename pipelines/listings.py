@@ -262,6 +262,7 @@ def hit_table(hits: Sequence[Any], distances: bool = False) -> str:
                 "#": place,
                 "score": f"{found['score']:.3f}",
                 "distance": f"{distance_of(found['score']):.3f}",
+                "fit": "" if found["fit"] is None else f"{found['fit']:.2f}",
                 # The same uid in two sources is two items, such as a video and what is said in it.
                 "source": found["source"] if several else "",
                 "uid": found["uid"],
@@ -271,5 +272,5 @@ def hit_table(hits: Sequence[Any], distances: bool = False) -> str:
             }
         )
     # What no hit has gets no column: pictures have no text, files of features no times.
-    columns = ["#", "distance" if distances else "score", "source", "uid", "at", "about", "file"]
+    columns = ["#", "distance" if distances else "score", "fit", "source", "uid", "at", "about", "file"]
     return table(rows, [column for column in columns if any(row[column] != "" for row in rows)])

@@ -83,6 +83,31 @@ class IndexShardEntry(StoreModel):
     parts: list[str]
 
 
+class FitScale(StoreModel):
+    """How queries score that have nothing to do with a store: the fit of ``center`` is a half, more is better."""
+
+    center: float
+    scale: float
+
+
+class FitEntry(StoreModel):
+    """How unrelated queries score in an index, measured when it was built; see ``cliploom.transforms.index.fit``.
+
+    Attributes:
+        nouns: of a word's score above its likeness to the nearest known nouns.
+        noise: of the score of strings without meaning.
+        rows: of the score of rows of other items, for queries by a file or an item.
+        words: float16 vectors of the known nouns and of what was measured with; None where no text can ask.
+        known: how many of the vectors, the first ones, are the known nouns.
+    """
+
+    nouns: FitScale | None = None
+    noise: FitScale | None = None
+    rows: FitScale | None = None
+    words: FileEntry | None = None
+    known: int = 0
+
+
 class IndexEntry(StoreModel):
     """An index over one output of a feature.
 
@@ -107,6 +132,15 @@ class IndexEntry(StoreModel):
     trained_recall: float | None = None
     reason: str = ""
     d_miss: float | None = None
+    fit: FitEntry | None = None
+
+
+class WordShardEntry(StoreModel):
+    """A file of the inverted index: which texts have which words."""
+
+    file: FileEntry
+    documents: int
+    words: int
 
 
 class ExportEntry(StoreModel):
@@ -158,6 +192,7 @@ class Release(StoreModel):
     indexes: dict[str, IndexEntry] = {}
     exports: dict[str, ExportEntry] = {}
     heads: dict[str, HeadEntry] = {}
+    words: list[WordShardEntry] = []
     counts: dict[str, int] = {}
     next_item_no: int = 1
     seconds: float = 0.0

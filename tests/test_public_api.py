@@ -152,8 +152,8 @@ def test_failures_are_listed_and_grouped(built_store: SmallStore) -> None:
 def test_hits_are_shown_as_a_table(built_store: SmallStore) -> None:
     hits = cliploom.open(built_store.store).search("a cup of coffee", top=2, index=["frames"])
     lines = hit_table(hits).splitlines()
-    assert lines[0].split() == ["#", "score", "uid", "at", "file"]
-    assert lines[1].split()[2] == "videos/coffee"
+    assert lines[0].split() == ["#", "score", "fit", "uid", "at", "file"]
+    assert lines[1].split()[3] == "videos/coffee"
     assert lines[1].endswith("coffee.mp4")
     assert hit_table([]) == "No hits."
     untimed = hits[0].__class__("speech", "spoken", "a", 0.5, None, None, None, "a.json", {"lang": "en"}, 1, "hello")
@@ -164,5 +164,6 @@ def test_hits_of_several_sources_show_theirs(built_store: SmallStore) -> None:
     (hit,) = cliploom.open(built_store.store).search("a cup of coffee", top=1, index=["frames"])
     said = hit.__class__("speech", "spoken", hit.uid, 0.5, None, None, None, "a.json", {}, 1, "a cup of coffee")
     lines = [line.split() for line in hit_table([hit, said]).splitlines()]
-    assert lines[0][:4] == ["#", "score", "source", "uid"]
-    assert [line[2:4] for line in lines[1:]] == [["clips", "videos/coffee"], ["spoken", "videos/coffee"]]
+    assert lines[0][:5] == ["#", "score", "fit", "source", "uid"]
+    assert lines[1][3:5] == ["clips", "videos/coffee"]
+    assert lines[2][2:4] == ["spoken", "videos/coffee"]  # without a fit

@@ -184,6 +184,7 @@ def test_hits_have_stable_keys_and_are_json(store: Store, built_store: SmallStor
         "release",
         "text",
         "labels",
+        "fit",
     ]
     assert plain["uri"].startswith(str(built_store.media))
     assert plain["release"] == 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, StoreOrHereArgument, app
 from cliploom.pipelines.cli.where import find_store, find_store_and_text
+
+if TYPE_CHECKING:
+    from cliploom.transforms.search.words import SearchMode
 
 
 @app.command()
@@ -106,7 +110,16 @@ def search(
     d_miss: Annotated[
         float | None, typer.Option("--d-miss", help="Distance at which bimatch counts a miss.", show_default=False)
     ] = None,
+    min_fit: Annotated[
+        float | None, typer.Option("--min-fit", help="Leave out hits of a smaller fit, 0 to 1.", show_default=False)
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="What a text is searched in: vectors, words or both.")
+    ] = "vectors",
     release: ReleaseOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the hits with pictures to this file, one HTML page.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search by words, or by a file or item that hits should be like."""
@@ -115,26 +128,42 @@ def search(
     from cliploom.pipelines.console import say, show, show_json
     from cliploom.pipelines.listings import distance_of, hit_table
     from cliploom.transforms.encoders.word_vectors import UnknownWordsWarning
+    from cliploom.transforms.search.fit import fit_message, fit_word
     from cliploom.transforms.search.searching import open_store
 
     store, text = find_store_and_text(store, text, like)
     opened = open_store(store, release)
+    chosen = cast("SearchMode", mode)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UnknownWordsWarning)
-        found = opened.search(text, like=like, index=index, top=top, rank=rank, d_miss=d_miss)
+        found = opened.search(
+            text, like=like, index=index, top=top, rank=rank, d_miss=d_miss, min_fit=min_fit, mode=chosen
+        )
     for note in noted:
         if issubclass(note.category, UnknownWordsWarning):
             say(str(note.message))
-    # Several indexes are merged by rank, whatever their metrics are.
-    metrics = {opened.release.indexes[hit.index].metric for hit in found}
+    asked = text if text is not None else f"like {like}"
+    message = fit_message(fit_word([hit.fit for hit in found]), asked)
+    # Several lists are merged by rank, whatever the metrics of their indexes are.
+    indexes = opened.release.indexes
+    metrics = {indexes[hit.index].metric for hit in found if hit.index in indexes}
     distances = metrics == {"l2"} and len({hit.index for hit in found}) == 1 and rank != "bimatch"
+    if html is not None:
+        from cliploom.transforms.search.hits_page import hits_page
+        from cliploom.transforms.search.html_page import write_page
+
+        write_page(html, hits_page(opened, found, asked, message))
     if as_json:
         show_json([hit.to_dict() | ({"distance": distance_of(hit.score)} if distances else {}) for hit in found])
+    elif html is not None:
+        say(f"{len(found)} hits are written to {html}; open it in a browser.")
     else:
         show(hit_table(found, distances))
-    chosen = opened.indexes_for_likeness()
-    if like is not None and not index and len(chosen) < len(opened.release.indexes):
-        outputs = ", ".join(f"{name} (over {opened.release.indexes[name].output})" for name in chosen)
+    if message:
+        say(message)
+    alike = opened.indexes_for_likeness()
+    if like is not None and not index and len(alike) < len(indexes):
+        outputs = ", ".join(f"{name} (over {indexes[name].output})" for name in alike)
         say(f"Asked for likeness: index {outputs}; --index asks another.")
 
 

@@ -53,6 +53,8 @@ def lost_files(objects: ObjectStore, release: Release | None) -> tuple[str, ...]
         return ()
     named = {shard.file.path for index in release.indexes.values() for shard in index.shards}
     named |= {index.trained.path for index in release.indexes.values() if index.trained is not None}
+    named |= {index.fit.words.path for index in release.indexes.values() if index.fit and index.fit.words}
+    named |= {shard.file.path for shard in release.words}
     named |= {file.path for export in release.exports.values() for file in export.files}
     for table in _UNREAD:
         if table in release.tables:

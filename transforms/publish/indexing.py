@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.index import IndexRecipe
 from cliploom.schemas.plan import RunPlan
-from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry, Release
+from cliploom.schemas.release import FeatureEntry, FileEntry, IndexEntry, IndexShardEntry, Release
 from cliploom.schemas.spec import IndexSpec
 from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
 from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.fit import SAMPLE_ROWS, SAMPLE_SEED
 from cliploom.transforms.index.pieces import iterate_pieces, part_of
 from cliploom.transforms.index.recall import exact_top_k, measure, tune_nprobe
 from cliploom.transforms.index.search import open_shard
 from cliploom.transforms.index.traces import traces_of
 from cliploom.transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
+from cliploom.transforms.publish.fitting import measured_fit
 from cliploom.transforms.publish.release_state import check_gathered
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import iterate_vectors
@@ -203,7 +205,9 @@ class FinishIndexes(PlanDoFn):
             mine = [found[path] for path in sorted(found)]
             feature = draft.features[spec.feature]
             if previous is not None and not mine and len(upkeep.keep) == len(previous.shards):
-                yield name, previous.model_copy(update={"d_miss": spec.d_miss})
+                kept = previous.model_copy(update={"d_miss": spec.d_miss})
+                words = kept.fit.words if kept.fit else None
+                yield name, fitted(objects, kept, feature) if words and words.path in self._plan.lost_files else kept
                 continue
             trained = kept_centroids(upkeep, previous)
             trained_rows = previous.trained_rows if previous and not upkeep.retrain else feature.rows
@@ -227,7 +231,8 @@ class FinishIndexes(PlanDoFn):
                 reason=upkeep.reason,
                 d_miss=spec.d_miss,
             )
-            yield name, tuned(objects, entry, feature.table, feature.outputs[entry.output].dim, spec.nprobe)
+            entry = tuned(objects, entry, feature.table, feature.outputs[entry.output].dim, spec.nprobe)
+            yield name, fitted(objects, entry, feature)
 
 
 def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
@@ -248,6 +253,14 @@ def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe:
     measured = round(float(recall), 4)
     trained = measured if entry.trained_rows == entry.rows else entry.trained_recall
     return entry.model_copy(update={"nprobe": nprobe, "recall": measured, "trained_recall": trained})
+
+
+def fitted(objects: ObjectStore, entry: IndexEntry, feature: FeatureEntry) -> IndexEntry:
+    """The entry with how unrelated queries score in it."""
+    parts = sorted({part_of(piece) for shard in entry.shards for piece in shard.parts})
+    dim = feature.outputs[entry.output].dim
+    sample = sample_rows(objects, feature.table, parts, entry.output, dim, entry.rows, SAMPLE_ROWS, SAMPLE_SEED)
+    return entry.model_copy(update={"fit": measured_fit(objects, entry, feature, *sample)})
 
 
 def _optional(objects: ObjectStore, entry: FileEntry | None) -> AbstractContextManager[Path | None]:

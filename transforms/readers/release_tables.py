@@ -146,17 +146,26 @@ class ReleaseReader:
         """Times by part, the longest unused first."""
         return {}
 
-    def texts(self, rows: Collection[int]) -> dict[int, str]:
-        """The texts, as given, that rows stand for by their ids; none for rows of other things than texts."""
+    @property
+    def objects(self) -> ObjectStore:
+        """The store's files."""
+        return self._objects
+
+    def narration_rows(self, rows: Collection[int]) -> list[tuple[int, float | None, float | None, str]]:
+        """row_id, start_s, end_s and text of narrations by their row ids."""
         import polars as pl
 
         if "narrations" not in self.release.tables:
-            return {}
+            return []
         from cliploom.schemas.narrations import NARRATIONS_TABLE
 
         narrations = self._scan(self._files("narrations"), NARRATIONS_TABLE)
-        found = narrations.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "text")
-        return dict(self.collected(found).rows())
+        found = narrations.filter(pl.col("row_id").is_in(list(rows))).select("row_id", "start_s", "end_s", "text")
+        return self.collected(found).rows()
+
+    def texts(self, rows: Collection[int]) -> dict[int, str]:
+        """The texts, as given, that rows stand for by their ids; none for rows of other things than texts."""
+        return {row_id: text for row_id, _, _, text in self.narration_rows(rows)}
 
     def labels(self, uids: Collection[str]) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
         """Labels of whole items by (source, uid): given ones, then predicted ones, the most probable first.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from cliploom.schemas.errors import SpecError, StoreError, nearest
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry
-from cliploom.transforms.readers.release_tables import ItemLabel, ReleaseReader
+from cliploom.transforms.readers.release_tables import ItemLabel, Moment, ReleaseReader
 from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import read_releases
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from cliploom.schemas.index import MediaHit
     from cliploom.transforms.index.search import OpenShard
+    from cliploom.transforms.search.fit import IndexFit
     from cliploom.transforms.search.query import Like
+    from cliploom.transforms.search.words import SearchMode
 
 _FEW_UIDS = 20
 
@@ -39,6 +41,8 @@ class Hit:
         release: that answered.
         text: of the row, where rows are sentences.
         labels: of the item, given ones first, then those that trained heads predict, the most probable first.
+        fit: how good the best row is for the query, 0 to 1, on one scale for all queries; 0.5 is what the best of
+            unrelated queries reach. None where the index has no scales, and for vectors of the caller's.
     """
 
     index: str
@@ -53,6 +57,7 @@ class Hit:
     release: int = 0
     text: str = ""
     labels: tuple[ItemLabel, ...] = ()
+    fit: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with stable keys."""
@@ -82,6 +87,11 @@ class Store(ReleaseReader):
         """Index files that are open, by index."""
         return {}
 
+    @cached_property
+    def _opened_fits(self) -> dict[str, IndexFit]:
+        """Scales of fits by index."""
+        return {}
+
     def search(
         self,
         text: str | None = None,
@@ -92,6 +102,8 @@ class Store(ReleaseReader):
         top: int = 10,
         rank: str = "max",
         d_miss: float | None = None,
+        min_fit: float | None = None,
+        mode: SearchMode = "vectors",
     ) -> list[Hit]:
         """The items that answer a query best.
 
@@ -108,6 +120,9 @@ class Store(ReleaseReader):
             rank: ``max``, ``mean`` or ``bimatch``: an item's best row, or all of its rows; see docs/search.md.
             d_miss: for ``bimatch``: what a row without a match costs, above 0; by default the index's, which is the
                 spec's, or 2 for cosine and 2000 for the other metrics.
+            min_fit: leave out hits of a smaller fit (0 to 1).
+            mode: ``vectors``: what the indexes find for a text; ``words``: texts that share words with it, by BM25;
+                ``both``: the two merged. See docs/search.md.
 
         Returns:
             At most ``top`` hits, best first.
@@ -116,20 +131,32 @@ class Store(ReleaseReader):
             SpecError: for a query that can't be asked; the message says what could be.
             StoreError: when a file that is needed is missing or damaged.
         """
+        from cliploom.transforms.search.fit import fits_of_items, with_fit
         from cliploom.transforms.search.ranking import merged
+        from cliploom.transforms.search.words import WORDS, WordIndex, check_mode
 
         self._check(text, like, vector is not None, top, rank, d_miss)
-        names = self._chosen(index)
+        check_mode(mode, text, self)
+        names = [] if mode == "words" else self._chosen(index)
         skips: dict[str, int] = {}
         if vector is not None:
             queries = self._by_vector(vector, names, explicit=index is not None)
+        elif mode == "words":
+            queries = {}
         elif text is not None:
             queries = self._by_text(text, names, explicit=index is not None)
         else:
             names = names if index is not None else self.indexes_for_likeness()
             queries, skips = self._by_example(str(like), names, explicit=index is not None)
         lists = {name: self._ranked(name, vectors, rank, d_miss, skips.get(name)) for name, vectors in queries.items()}
-        return self._hits(*merged(lists, top))
+        if text is not None and mode != "vectors" and self.release.words:
+            lists[WORDS] = WordIndex(self).ranked(text)
+        taken, scores = merged(lists, top)
+        hits = self._hits(taken, scores)
+        if vector is None:
+            fits = fits_of_items(self._fits(list(taken)), "rows" if text is None else "text", queries, taken)
+            hits = [replace(hit, fit=fits.get(item_no)) for hit, (item_no, _) in zip(hits, scores, strict=True)]
+        return hits if min_fit is None else with_fit(hits, min_fit)
 
     def _check(
         self, text: str | None, like: str | None, vector: bool, top: int, rank: str, d_miss: float | None
@@ -364,6 +391,17 @@ class Store(ReleaseReader):
             ]
         return self._shards[name]
 
+    def _fits(self, names: Sequence[str]) -> dict[str, IndexFit]:
+        """The scales of those indexes that have some."""
+        from cliploom.transforms.search.fit import open_fit
+
+        for name in self.release.indexes.keys() & set(names):
+            entry = self.release.indexes[name]
+            if entry.fit is not None and name not in self._opened_fits:
+                dim = self._feature_of(name).outputs[entry.output].dim
+                self._opened_fits[name] = open_fit(self._objects, entry.fit, dim)
+        return {name: self._opened_fits[name] for name in names if name in self._opened_fits}
+
     def _hits(self, lists: dict[str, list[MediaHit]], scores: Sequence[tuple[int, float]]) -> list[Hit]:
         places = {name: {media.item_no: place for place, media in enumerate(ranked)} for name, ranked in lists.items()}
         leaders = {
@@ -371,17 +409,17 @@ class Store(ReleaseReader):
             for item_no, _ in scores
         }
         best = {item_no: (name, lists[name][place].best) for item_no, (place, name) in leaders.items()}
-        by_feature: dict[str, list[int]] = {}
+        by_list: dict[str, list[int]] = {}
         for name, row in best.values():
-            by_feature.setdefault(self.release.indexes[name].feature, []).append(row.row_id)
-        moments = {feature: self.moments(feature, rows) for feature, rows in by_feature.items()}
+            by_list.setdefault(name, []).append(row.row_id)
+        moments = {name: self._moments_in(name, rows) for name, rows in by_list.items()}
         texts = self.texts([row.row_id for _, row in best.values()])
         items = {row["item_no"]: row for row in self.items_with(numbers=best).iter_rows(named=True)}
         labels = self.item_labels(items, [row["uid"] for row in items.values()])
         hits = []
         for item_no, score in scores:
             name, row = best[item_no]
-            moment = moments[self.release.indexes[name].feature].get(row.row_id)
+            moment = moments[name].get(row.row_id)
             if item_no not in items or moment is None:
                 raise StoreError(
                     f"The index {name!r} has row {row.row_id}, which release {self.release.release} does not; "
@@ -389,11 +427,18 @@ class Store(ReleaseReader):
                 )
             item = items[item_no]
             metadata = json.loads(item["metadata"] or "{}")
-            place = name, item["source"], item["uid"], score, *moment
+            place = name.removeprefix(":"), item["source"], item["uid"], score, *moment
             text = texts.get(row.row_id, "")
             said = labels.get((item["source"], item["uid"]), ())
             hits.append(Hit(*place, item["uri"], metadata, self.release.release, text, said))
         return hits
+
+    def _moments_in(self, name: str, rows: list[int]) -> dict[int, Moment]:
+        from cliploom.transforms.search.words import WORDS, WordIndex
+
+        return (
+            WordIndex(self).moments(rows) if name == WORDS else self.moments(self.release.indexes[name].feature, rows)
+        )
 
     def _feature_of(self, index: str) -> FeatureEntry:
         return self.release.features[self.release.indexes[index].feature]

@@ -198,6 +198,8 @@ def kept_by(objects: ObjectStore, releases: Iterable[Release]) -> Kept:
         for index in release.indexes.values():
             paths |= {shard.file.path for shard in index.shards}
             paths |= {index.trained.path} if index.trained else set()
+            paths |= {index.fit.words.path} if index.fit and index.fit.words else set()
+        paths |= {shard.file.path for shard in release.words}
         for export in release.exports.values():
             paths |= {file.path for file in export.files}
         paths |= {f"runs/{release.run}/{name}.json" for name in ("outcome", "report")}

@@ -38,11 +38,15 @@ def verify_indexes(
         release: that names them.
         rows: feature -> part -> row ids int64, of the parts that are sound.
     """
+    for words in release.words:
+        yield from verify_file(objects, words.file)
     for name, entry in release.indexes.items():
         feature = release.features[entry.feature]
         own = rows.get(entry.feature, {})
         if entry.trained is not None:
             yield from verify_file(objects, entry.trained)
+        if entry.fit is not None and entry.fit.words is not None:
+            yield from verify_file(objects, entry.fit.words)
         shards: list[OpenShard] = []
         for number in range(len(entry.shards)):
             yield from _verify_shard(objects, entry, number, feature, own, shards)

@@ -1,0 +1,37 @@
+"""``cliploom report``: what a release holds and how its run went, as text, JSON or one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, app
+
+
+@app.command()
+def report(
+    store: StoreArgument,
+    release: ReleaseOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the report with pictures to this file, one HTML page.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Report on a release: counts, failures, figures, time."""
+    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.release_report import release_report
+    from cliploom.pipelines.report_page import report_page, report_text
+
+    found = release_report(store, release)
+    if html is not None:
+        from cliploom.transforms.search.html_page import write_page
+        from cliploom.transforms.search.searching import open_store
+
+        write_page(html, report_page(found, open_store(store, found["release"])))
+        say(f"The report of release {found['release']} is written to {html}; open it in a browser.")
+    if as_json:
+        show_json(found)
+    elif html is None:
+        show(report_text(found))

@@ -1,0 +1,137 @@
+"""The Beam side of searching words: shards of an inverted index over narrations, captions and labels.
+
+A shard holds the texts of 65,536 items in a row and is named by their content: it stays while none of them changes, and
+a deleted text is in no file that the next release names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import apache_beam as beam
+import polars as pl
+
+from cliploom.schemas.narrations import NARRATIONS_TABLE
+from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
+from cliploom.schemas.release import Release, WordShardEntry
+from cliploom.schemas.tables import ITEMS, LABELS
+from cliploom.transforms.index.postings import counts_of, documents_digest, item_text, write_postings
+from cliploom.transforms.media.label_listing import KEY
+from cliploom.transforms.publish.release_state import check_gathered
+from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.store.releases import file_entry
+from cliploom.transforms.store.tables import table_files
+
+BUCKET_BITS = 16
+LEAST_SCORE = 0.5
+"""Predicted labels below this confidence are no words of an item."""
+
+
+@dataclass(frozen=True)
+class WordTask:
+    """One shard: its path, the items that it is about, and the versions of the tables that their texts stand in."""
+
+    path: str
+    bucket: int
+    tables: tuple[tuple[str, int], ...]
+
+
+class PlanWords(beam.DoFn):  # type: ignore[misc]
+    """The draft in; the draft and the shards that the release will name out, as one element."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__()
+        self._store = store
+
+    def process(self, draft: Release) -> Iterator[tuple[Release, list[WordTask]]]:
+        """Read the texts bucket by bucket, for their digests."""
+        objects = ObjectStore(self._store)
+        wanted = ("items", "labels", "narrations")
+        tables = {name: version for name, version in draft.tables.items() if name in wanted}
+        tasks = []
+        for bucket in range((draft.next_item_no >> BUCKET_BITS) + 1):
+            documents = documents_of(objects, tables, bucket)
+            if documents.height:
+                path = f"index/words/terms-{documents_digest(documents)}.parquet"
+                tasks.append(WordTask(path, bucket, tuple(sorted(tables.items()))))
+        yield draft, tasks
+
+
+class WordTasks(beam.DoFn):  # type: ignore[misc]
+    """What was planned in, its tasks out one by one."""
+
+    def process(self, planned: tuple[Release, list[WordTask]]) -> Iterator[WordTask]:
+        """Take the tasks."""
+        yield from planned[1]
+
+
+class BuildWords(beam.DoFn):  # type: ignore[misc]
+    """A task in, the shard's entry out; a shard that is there already is adopted."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__()
+        self._store = store
+
+    def process(self, task: WordTask) -> Iterator[WordShardEntry]:
+        """Read the texts and write their words."""
+        objects = ObjectStore(self._store)
+        if objects.size(task.path) is None:
+            with objects.create_file(task.path) as local:
+                write_postings(documents_of(objects, dict(task.tables), task.bucket), local)
+        with objects.local_copy(task.path) as local:
+            documents, words = counts_of(local)
+        yield WordShardEntry(file=file_entry(objects, task.path), documents=documents, words=words)
+
+
+class CommitWords(beam.DoFn):  # type: ignore[misc]
+    """What was planned in, the draft with its words out, when all shards were reported."""
+
+    def process(self, planned: tuple[Release, list[WordTask]], built: list[WordShardEntry]) -> Iterator[Release]:
+        """Name the shards."""
+        draft, tasks = planned
+        found = {shard.file.path: shard for shard in built}
+        check_gathered("shards of words", len({task.path for task in tasks}), len(found))
+        yield draft.model_copy(update={"words": [found[path] for path in sorted(found) if found[path].documents]})
+
+
+def documents_of(objects: ObjectStore, tables: Mapping[str, int], bucket: int) -> pl.DataFrame:
+    """Return the texts of a bucket's items: doc int64, ascending, and text.
+
+    A narration's ``doc`` is its row id; that of what tables and heads say of a whole item is the item's last row id.
+
+    Args:
+        objects: the store.
+        tables: versions.
+        bucket: number of the bucket.
+    """
+    first, end = bucket << BUCKET_BITS, (bucket + 1) << BUCKET_BITS
+    said = _scan(objects, tables, "narrations", NARRATIONS_TABLE)
+    inside = pl.col("row_id").is_between(first << ORDINAL_BITS, (end << ORDINAL_BITS) - 1)
+    spoken = said.filter(inside).select(pl.col("row_id").alias("doc"), "text").collect()
+    return pl.concat([spoken, _about_items(objects, tables, first, end)]).sort("doc")
+
+
+def _about_items(objects: ObjectStore, tables: Mapping[str, int], first: int, end: int) -> pl.DataFrame:
+    mine = _scan(objects, tables, "items", ITEMS).filter(pl.col("item_no").is_between(first, end - 1))
+    items = mine.select("item_no", "source", "uid", "metadata")
+    whole = pl.col("start_s").is_null() & pl.col("name").is_not_null()
+    sure = (pl.col("origin") == "given") | (pl.col("score") >= LEAST_SCORE)
+    labels = _scan(objects, tables, "labels", LABELS).filter(whole & sure)
+    names = labels.group_by("source", "uid").agg(pl.col("name").unique().sort())
+    rows = items.join(names, on=["source", "uid"], how="left")
+    rows = rows.filter(pl.col("name").is_not_null() | (pl.col("metadata").str.len_bytes() > len("{}")))
+    found = [
+        ((number << ORDINAL_BITS) + MAX_ORDINAL, item_text(metadata, names or (), KEY))
+        for number, metadata, names in rows.select("item_no", "metadata", "name").collect().iter_rows()
+    ]
+    schema = {"doc": pl.Int64, "text": pl.String}
+    return pl.DataFrame([row for row in found if row[1]], schema=schema, orient="row")
+
+
+def _scan(objects: ObjectStore, tables: Mapping[str, int], name: str, schema: object) -> pl.LazyFrame:
+    files = [f"{name}/{file}" for file in table_files(objects, name, tables[name])] if name in tables else []
+    if not files:
+        return pl.DataFrame(schema.empty_table()).lazy()  # type: ignore[attr-defined]
+    uris = [objects.uri_of(file) for file in files]
+    return pl.scan_parquet(uris, storage_options=objects.table_options or None, glob=False)

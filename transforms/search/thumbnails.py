@@ -1,0 +1,309 @@
+"""Thumbnails: the picture of an item that is on screen at a moment, as WebP, in a disk cache of bounded size.
+
+Only files that the release's items table names are opened, and only while they are the ones that were listed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliploom.schemas.digests import digest_file, digest_of
+from cliploom.schemas.errors import CliploomError, ItemError, NoVideoError, SpecError
+from cliploom.schemas.media import MediaFacts, Preprocess
+from cliploom.schemas.sampling import Every
+from cliploom.schemas.sources import HttpSpec
+from cliploom.transforms.store.local_folder import arriving, evict, private_folder
+from cliploom.transforms.store.uris import is_remote, uri_to_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cliploom.transforms.readers.release_tables import ReleaseReader
+
+CACHE_BYTES = 500_000_000
+REVISION = 1
+"""Raised when thumbnails come out differently; part of their names in the cache."""
+
+MIN_WIDTH, MAX_WIDTH = 16, 1920
+_TALLEST = 2  # A thumbnail's height is at most so many times the width that was asked for.
+_QUALITY = 80
+_WIDEST_PIXEL = 8.0
+_LATEST_S = 1.0  # A moment that lies so little behind the end is the last frame's: durations are rounded.
+_MICRO = 1_000_000
+_RECOUNT = 256  # Files written before the cache's folder is counted again, as other processes write, too.
+
+
+class MissingMediaError(CliploomError):
+    """There is no picture to show: the file is gone, was changed, or holds none."""
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """A media item of a release, as the items table has it."""
+
+    source: str
+    uid: str
+    uri: str
+    size: int
+    signature: str
+    digest: str
+    facts: MediaFacts
+
+
+def thumbnail(
+    store: ReleaseReader, uid: str, at_s: float | None = None, width: int = 320, source: str | None = None
+) -> bytes:
+    """Return the picture that is on screen at a moment of an item, as WebP.
+
+    Args:
+        store: an open release.
+        uid: of the item; the uid of a narrated video shows the video of the same uid.
+        at_s: seconds from the item's start; None for its start.
+        width: of the thumbnail in pixels, 16 to 1920; smaller pictures are not enlarged, tall ones are narrower.
+        source: of the item, where several sources have the uid.
+
+    Raises:
+        SpecError: for an unknown uid or source, or a width or time that makes no sense.
+        MissingMediaError: when there is no picture; the message says why.
+    """
+    media = find_media(store, uid, source)
+    return _encoded(_picture(store, media, _checked(at_s), _checked_width(width)))
+
+
+class ThumbnailCache:
+    """Thumbnails on disk, by the content that they show; those that were used longest ago are removed first.
+
+    Several threads and processes may share a folder.
+
+    Args:
+        folder: for the files; the user's folder for thumbnails in the machine's temporary folder by default.
+        max_bytes: bound on what lies in the folder.
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int = CACHE_BYTES) -> None:
+        """Nothing is written before the first thumbnail."""
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._until_recount = 0
+
+    def get(
+        self,
+        store: ReleaseReader,
+        uid: str,
+        at_s: float | None = None,
+        width: int = 320,
+        source: str | None = None,
+    ) -> bytes:
+        """Return a thumbnail; see ``thumbnail`` for the arguments and errors.
+
+        A local file is looked for even when its picture is cached, so that a file which is gone is never shown.
+        """
+        media = find_media(store, uid, source)
+        moment, width = _checked(at_s), _checked_width(width)
+        if not is_remote(media.uri):
+            _check_local(store, media)
+        folder = self._ready_folder()
+        path = folder / f"{digest_of([REVISION, media.digest, round(moment * _MICRO), width])}.webp"
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except FileNotFoundError:
+            data = _encoded(_picture(store, media, moment, width))
+            with arriving(path) as local:
+                local.write_bytes(data)
+            self._keep_within(folder, path, len(data))
+        return data
+
+    def _ready_folder(self) -> Path:
+        if self._folder is None:
+            return private_folder("thumbnails")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+    def _keep_within(self, folder: Path, newest: Path, size: int) -> None:
+        with self._lock:
+            self._bytes += size
+            self._until_recount -= 1
+            if self._bytes <= self._max_bytes and self._until_recount > 0:
+                return
+            # A tenth is freed at once, so that a full cache is not counted again for every file.
+            found = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+            if found > self._max_bytes:
+                evict(folder, newest, self._max_bytes * 9 // 10)
+                found = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+            self._bytes, self._until_recount = found, _RECOUNT
+
+
+def _checked(at_s: float | None) -> float:
+    if at_s is None:
+        return 0.0
+    if isinstance(at_s, bool) or not isinstance(at_s, int | float) or not math.isfinite(at_s):
+        raise SpecError(f"The time of a thumbnail is {at_s!r}; give seconds from the item's start, such as 12.5.")
+    return max(0.0, float(at_s))
+
+
+def _checked_width(width: int) -> int:
+    if isinstance(width, bool) or not isinstance(width, int) or not MIN_WIDTH <= width <= MAX_WIDTH:
+        raise SpecError(f"The width of a thumbnail is {width!r}; give {MIN_WIDTH} to {MAX_WIDTH} pixels.")
+    return width
+
+
+def find_media(store: ReleaseReader, uid: str, source: str | None) -> MediaItem:
+    """Return the item to show: that of the source where it has pictures, else the one of the same uid that has.
+
+    Raises:
+        SpecError: for an unknown uid or source.
+        MissingMediaError: when no item of the uid has pictures.
+    """
+    rows = store.items_with(uid=uid).sort("source").to_dicts()
+    if not rows:
+        raise SpecError(f"No item of release {store.release.release} has the uid {uid!r}.")
+    if source is not None and source not in {row["source"] for row in rows}:
+        known = ", ".join(row["source"] for row in rows)
+        raise SpecError(f"The source {source!r} has no item with the uid {uid!r}; these have: {known}.")
+    for row in sorted(rows, key=lambda row: row["source"] != source):
+        facts = media_facts(row["facts"])
+        if facts is not None and row["uri"]:
+            place = row["source"], row["uid"], row["uri"], row["size"] or 0
+            return MediaItem(*place, row["signature"] or "", row["digest"] or "", facts)
+    raise MissingMediaError(f"{uid!r} has no picture: it is not an image or video that could be read.")
+
+
+def media_facts(text: str | None) -> MediaFacts | None:
+    """Return the facts of a media item from the items table; None for other kinds of items and for failed ones."""
+    try:
+        found: Any = json.loads(text or "null")
+        return MediaFacts(**found) if isinstance(found, dict) else None
+    except (ValueError, TypeError):
+        return None  # facts of another kind of item, such as texts
+
+
+def _check_local(store: ReleaseReader, media: MediaItem) -> None:
+    """Refuse a file that is gone or holds other bytes than those that the release was made from."""
+    path = uri_to_path(media.uri)
+    try:
+        status = path.stat()
+    except OSError as error:
+        why = "is not there any more" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
+        raise MissingMediaError(f"{media.uid!r} has no picture: {path} {why}.") from None
+    if media.signature == f"{status.st_size}:{status.st_mtime_ns}":
+        return
+    same = status.st_size == media.size and _digest_at(str(path), status.st_mtime_ns, media.digest) == media.digest
+    if not same:
+        release = store.release.release
+        raise MissingMediaError(f"{media.uid!r} has no picture: {path} has changed since release {release} was made.")
+
+
+@lru_cache(maxsize=4096)
+def _digest_at(path: str, _mtime_ns: int, like: str) -> str:
+    """Digest of a file as it was at a time; a file that was only touched or copied is read once."""
+    try:
+        return digest_file(Path(path), like=like)
+    except OSError:
+        return ""
+
+
+def _picture(store: ReleaseReader, media: MediaItem, at_s: float, width: int) -> NDArray[np.uint8]:
+    """Pixels uint8 [height, width, 3] of the frame on screen at ``at_s``, upright, with square pixels."""
+    from cliploom.transforms.inputs.spool import open_input
+
+    try:
+        if is_remote(media.uri):
+            with open_input(media.uri, media.signature, "decode", _http(store, media.source), media.digest) as path:
+                return frame_at(path, media.facts, at_s, width)
+        _check_local(store, media)
+        return frame_at(uri_to_path(media.uri), media.facts, at_s, width)
+    except ItemError as error:
+        raise MissingMediaError(f"{media.uid!r} has no picture at {at_s:g} s: {error}") from None
+
+
+def _http(store: ReleaseReader, source: str) -> HttpSpec:
+    """How the spec of the release says that files on the web are fetched."""
+    declared = store.release.spec.get("sources", {}).get(source, {})
+    try:
+        return HttpSpec.model_validate(declared.get("http", {}) if isinstance(declared, dict) else {})
+    except ValueError:
+        return HttpSpec()
+
+
+def frame_at(path: Path, facts: MediaFacts, at_s: float, width: int) -> NDArray[np.uint8]:
+    """Decode the frame on screen at a moment of a file.
+
+    Args:
+        path: a local file.
+        facts: what its probe found.
+        at_s: seconds from its start.
+        width: of the box that the picture is fitted into, pixels; the box is twice as high.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+
+    Raises:
+        MediaError: when nothing can be decoded there.
+    """
+    from cliploom.transforms.media.decode import Request, decode
+
+    still = facts.type == "image" or facts.duration_s <= 0
+    if not still and at_s > facts.duration_s + _LATEST_S:
+        raise NoVideoError("decode", f"'{path.name}' lasts {facts.duration_s:g} s.")
+    moment_us = 0 if still else max(0, min(round(at_s * _MICRO), round(facts.duration_s * _MICRO) - 1))
+    across, down = thumbnail_size(facts, _pixel_aspect(path, facts), width)
+    want = Preprocess(width=across, height=down, fit="squash", filter="area")
+    # The row of ordinal 1 of a grid as wide as the moment is the frame on screen then; at the start, that of 0.
+    step_s = moment_us / _MICRO if moment_us else 1.0
+    segment = (moment_us / _MICRO, moment_us / _MICRO + step_s / 2)
+    request = Request(Every.model_validate({"every": f"{step_s:.6f}s"}), want)
+    for sampled in decode(path, facts, [request], segment):
+        pixels: NDArray[np.uint8] = sampled.pixels  # type: ignore[assignment]
+        return pixels
+    raise NoVideoError("decode", f"'{path.name}' has no frame there.")
+
+
+def thumbnail_size(facts: MediaFacts, pixel_aspect: float, width: int) -> tuple[int, int]:
+    """Width and height of a thumbnail: the shape of the picture as players show it, never larger than it.
+
+    Args:
+        facts: of the file.
+        pixel_aspect: width of a stored pixel divided by its height.
+        width: of the box, pixels.
+
+    >>> facts = MediaFacts("video", "mp4", "h264", 720, 576, 90, 1, 1, 0.0, 1.0, 1.0)
+    >>> thumbnail_size(facts, 16 / 15, 288)
+    (288, 384)
+    """
+    across, down = facts.width * max(1.0, pixel_aspect), facts.height / min(1.0, pixel_aspect)
+    if facts.rotation in (90, 270):
+        across, down = down, across
+    scale = min(1.0, width / across, _TALLEST * width / down)
+    return max(1, round(across * scale)), max(1, round(down * scale))
+
+
+def _pixel_aspect(path: Path, facts: MediaFacts) -> float:
+    """Width of a stored pixel divided by its height, as the container or stream says; 1 where it does not."""
+    if facts.type == "image" or facts.container == "webp":
+        return 1.0
+    from cliploom.transforms.media.container import open_container, video_stream
+
+    with open_container(path, "decode") as container:
+        ratio = video_stream(container, path, "decode").sample_aspect_ratio
+    aspect = float(ratio) if ratio else 1.0
+    return aspect if 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL else 1.0
+
+
+def _encoded(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return buffer.getvalue()

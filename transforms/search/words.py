@@ -1,0 +1,133 @@
+"""Search by words: the texts of a release that share words with a query, best first by BM25."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from cliploom.schemas.errors import SpecError
+from cliploom.schemas.index import MediaHit, RowHit
+from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
+from cliploom.transforms.media.label_listing import KEY
+from cliploom.transforms.store.cache import cached_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+    from cliploom.transforms.readers.release_tables import Moment, ReleaseReader
+
+SearchMode = Literal["vectors", "words", "both"]
+
+WORDS = ":words"
+"""Name of the list of items found by words among those of indexes; no index can have it."""
+
+MOST_DOCUMENTS = 20_000
+"""Texts that are looked at for items and phrases, the best first."""
+_CHECKED_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class WordIndex:
+    """The inverted index of a release.
+
+    Attributes:
+        store: an open release.
+    """
+
+    store: ReleaseReader
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        return [cached_file(self.store.objects, shard.file) for shard in self.store.release.words]
+
+    def ranked(self, query: str) -> Iterator[MediaHit]:
+        """Return items by their best text, best first; what the query has in double quotes must stand there unbroken.
+
+        Args:
+            query: words.
+
+        Raises:
+            SpecError: when the query has no word.
+        """
+        from cliploom.transforms.index.postings import bm25, phrases_of, words_of
+
+        words, phrases = list(dict.fromkeys(words_of(query))), phrases_of(query)
+        if not words:
+            raise SpecError(f"The text to search for has no word ({query!r}); give a few words, such as 'a red car'.")
+        shards = self.store.release.words
+        found = bm25(self._postings(words), sum(s.documents for s in shards), sum(s.words for s in shards))
+        needed = {word for phrase in phrases for word in phrase}
+        if needed:
+            found = found.filter(found["distinct"] >= len(needed))
+        seen: set[int] = set()
+        for block in found.head(MOST_DOCUMENTS).iter_slices(_CHECKED_AT_ONCE):
+            kept = self._with_phrases(block["doc"].to_list(), phrases) if phrases else None
+            for doc, score in block.select("doc", "score").iter_rows():
+                item_no = doc >> ORDINAL_BITS
+                if item_no not in seen and (kept is None or doc in kept):
+                    seen.add(item_no)
+                    yield MediaHit(item_no, score, RowHit(doc, score, -score), 1)
+
+    def moments(self, docs: list[int]) -> dict[int, Moment]:
+        """Return start_s, end_s and frame of texts; what is said of a whole item has no time."""
+        times = {doc: (start_s, end_s, None) for doc, start_s, end_s, _ in self._narrations(docs)}
+        return {doc: times.get(doc, (None, None, None)) for doc in docs}
+
+    def _postings(self, words: list[str]) -> pl.DataFrame:
+        import polars as pl
+
+        from cliploom.transforms.index.postings import SCHEMA
+
+        if not self._paths:
+            return pl.DataFrame(SCHEMA.empty_table())
+        return self.store.collected(pl.scan_parquet(self._paths, glob=False).filter(pl.col("word").is_in(words)))
+
+    def _with_phrases(self, docs: list[int], phrases: list[list[str]]) -> set[int]:
+        """Those of the texts in which all phrases stand."""
+        from cliploom.transforms.index.postings import has_phrase, words_of
+
+        texts = {doc: text for doc, _, _, text in self._narrations(docs)} | self._about_items(docs)
+        cut = {doc: words_of(text) for doc, text in texts.items()}
+        return {doc for doc, words in cut.items() if all(has_phrase(words, phrase) for phrase in phrases)}
+
+    def _narrations(self, docs: list[int]) -> list[tuple[int, float | None, float | None, str]]:
+        spoken = [doc for doc in docs if doc & MAX_ORDINAL != MAX_ORDINAL]
+        if not spoken:
+            return []
+        return self.store.narration_rows(spoken)
+
+    def _about_items(self, docs: list[int]) -> dict[int, str]:
+        from cliploom.transforms.index.postings import item_text
+
+        numbers = [doc >> ORDINAL_BITS for doc in docs if doc & MAX_ORDINAL == MAX_ORDINAL]
+        if not numbers:
+            return {}
+        rows = self.store.items_with(numbers=numbers).to_dicts()
+        labels = self.store.item_labels(numbers, [row["uid"] for row in rows])
+        found = {}
+        for row in rows:
+            mine = labels.get((row["source"], row["uid"]), ())
+            names = sorted({label.name for label in mine if label.name})
+            found[(row["item_no"] << ORDINAL_BITS) + MAX_ORDINAL] = item_text(row["metadata"], names, KEY)
+        return found
+
+
+def check_mode(mode: str, text: str | None, store: ReleaseReader) -> None:
+    """Refuse a mode that can't be searched in.
+
+    Raises:
+        SpecError: for an unknown mode, words without a text, or a release without texts.
+    """
+    if mode not in ("vectors", "words", "both"):
+        raise SpecError(f"The mode {mode!r} is none of vectors, words and both.")
+    if mode != "vectors" and text is None:
+        raise SpecError(f"Mode {mode!r} searches for words; give a text, or leave the mode out.")
+    if mode == "words" and not store.release.words:
+        raise SpecError(
+            f"Release {store.release.release} has no words to search: no narrations, labels or columns of text, or it "
+            "was made by an older version; run again after the next change, or search by vectors."
+        )
