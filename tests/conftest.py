@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from stores import SmallStore, write_project
 def quick_graphs() -> None:
     """Beam may have been imported by the test before, or by this one's module."""
     keep_inspections()
+
+# xdist's workers are told a width; output is as wide as in a pipe unless a test says otherwise.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")
