@@ -4,6 +4,7 @@ Each pair of rows does the same on the same videos, in videos per CPU second; ev
 first run isn't counted. *Means* are those of frame-level records, out of a store whose codes are kept, and by tf.data
 from the shard itself. *An epoch* is 1,152 numbers to 3,862 classes in batches of 1,024, beside ``Model.fit`` on labels
 that are spread out in memory already. *Labels* are the 20 most probable of each video, beside their formula in numpy.
+Before that stands a table of zero-shot labels, retrieval and readers, see ``benchmarks.heads_search``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.heads_search import show as show_search
 from benchmarks.tfrecords_data import CLASSES, write_shard
 from cliploom.pipelines.running.run import RunOptions, open_store, run_spec
 from cliploom.pipelines.training.train import prepare_training
@@ -178,10 +180,18 @@ def main(argv: list[str]) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks heads", description=__doc__)
     parser.add_argument("--records", type=int, default=RECORDS, help="of 300 frames in the shard")
+    parser.add_argument(
+        "--rows", type=int, default=200_000, help="of zero-shot labels and retrieval; a text for 20 rows"
+    )
+    parser.add_argument("--only", choices=("labels", "search"), help="one of the two tables")
     parser.add_argument("--job", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.job:
         print(json.dumps(_rate(arguments.job[0], Path(arguments.job[1]))))
+        return 0
+    if arguments.only != "labels":
+        show_search(arguments.rows)
+    if arguments.only == "search":
         return 0
     base = 0.0
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cliploom.schemas.errors import nearest
 from cliploom.schemas.exports import PairsExport
-from cliploom.schemas.heads import HEAD, HeadEncoder, HeadInput
+from cliploom.schemas.heads import HEAD, HeadEncoder, HeadInput, ZeroShotSpec
 from cliploom.schemas.spec import EncoderSpec, Spec
 from cliploom.schemas.spec_errors import explain
 
@@ -17,6 +17,9 @@ def head_problems(spec: Spec) -> list[str]:
     """Sentences about everything that is wrong with heads, the encoders that apply them, and their features."""
     problems: list[str] = []
     for name, head in spec.heads.items():
+        if isinstance(head, ZeroShotSpec):
+            problems += _zero_shot(spec, f"heads.{name}", head)
+            continue
         problems += _inputs(spec, f"heads.{name}.inputs", head.inputs)
         problems += _inputs(spec, f"heads.{name}.validation", head.validation or ())
     heads = {name for name, encoder in spec.encoders.items() if encoder.kind == HEAD}
@@ -65,6 +68,18 @@ def _encoder(spec: Spec, place: str, encoder: EncoderSpec) -> Iterator[str]:
     wanted = len(spec.heads[node.head].inputs)
     if node.inputs is not None and len(node.inputs) != wanted:
         yield f"{place}.inputs: {len(node.inputs)} inputs, but head {node.head!r} has {wanted}; name one for each."
+
+
+def _zero_shot(spec: Spec, place: str, head: ZeroShotSpec) -> Iterator[str]:
+    if head.feature not in spec.computed:
+        said = "has no vectors, it holds labels" if head.feature in spec.features else "is not there"
+        yield f"{place}.feature: {head.feature!r} {said}{nearest(head.feature, spec.computed)}"
+    source = spec.sources.get(head.labels)
+    if source is None or source.kind != "labels":
+        sources = [name for name, each in spec.sources.items() if each.kind == "labels"]
+        said = "is not there" if source is None else f"is of kind {source.kind}, not labels"
+        hint = nearest(head.labels, sources) if sources else "; add sources: {NAME: {kind: labels, labels: [...]}}."
+        yield f"{place}.labels: source {head.labels!r} {said}{hint}"
 
 
 def _inputs(spec: Spec, place: str, inputs: Iterable[HeadInput]) -> Iterator[str]:

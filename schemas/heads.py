@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Tag, model_validator
 
 from cliploom.schemas.head_steps import Step
 from cliploom.schemas.spec_base import Model, Name, Text
@@ -60,6 +60,8 @@ class HeadSpec(Model):
         transform: of the vectors, kept with the model.
         loss: ``cross_entropy`` is averaged over classes, ``hamming`` summed, ``weighted_hamming`` summed with weights.
         weight_scale: a class weighs (labels of all videos / (classes * videos with this one)) ^ scale.
+        class_weights: which videos count for the weights: ``videos``, the training videos that are there, where 0 is
+            taken for 1; ``vocabulary``, the column TrainVideoCount of the source's vocabulary, as the published system.
         l2: times the sum of squared weights, added to the loss.
         learning_rate: of Adam.
         batch: videos a step.
@@ -68,12 +70,14 @@ class HeadSpec(Model):
         seed: of the holdout and of the order of videos.
     """
 
+    kind: Literal["logistic"] = "logistic"
     inputs: Annotated[list[HeadInput], Field(min_length=1)]
     validation: Annotated[list[HeadInput], Field(min_length=1)] | None = None
     holdout: Share | None = None
     transform: HeadTransform = HeadTransform()
     loss: Literal["cross_entropy", "hamming", "weighted_hamming"] = "cross_entropy"
     weight_scale: Annotated[NonNegativeFloat, Field(strict=False)] = 1.0
+    class_weights: Literal["videos", "vocabulary"] = "videos"
     l2: Annotated[NonNegativeFloat, Field(strict=False)] = 1e-8
     learning_rate: Annotated[PositiveFloat, Field(strict=False)] = 0.01
     batch: Count = 1024
@@ -87,9 +91,19 @@ class HeadSpec(Model):
             raise ValueError("give one of 'validation' (inputs of another source) and 'holdout' (a share), not both")
         if self.validation is not None and len(self.validation) != len(self.inputs):
             raise ValueError(f"'validation' names {len(self.validation)} inputs and 'inputs' {len(self.inputs)}")
+        if self.class_weights == "vocabulary" and self.loss != "weighted_hamming":
+            raise ValueError(
+                "class_weights: vocabulary is for loss: weighted_hamming; the other losses have no weights"
+            )
         if self.holdout is not None and not 0 < self.holdout < 1:
             raise ValueError(f"holdout is {self.holdout:.0%}; training and validation need some videos each")
         return self
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What of the node a trained head depends on; keys that came later are left out at their defaults."""
+        later = {"kind"} | ({"class_weights"} if self.class_weights == "videos" else set())
+        return self.model_dump(mode="json", exclude=later)
 
     @property
     def held_out(self) -> float:
@@ -97,6 +111,57 @@ class HeadSpec(Model):
         if self.validation is not None:
             return 0.0
         return DEFAULT_HOLDOUT if self.holdout is None else self.holdout
+
+
+class ZeroShotSpec(Model):
+    """Class names against a feature that texts can be compared with; needs no training.
+
+    Attributes:
+        feature: whose encoder has a text tower.
+        output: may be left out when the feature has one.
+        labels: a source of kind ``labels``: the class names and the templates that they are put into. The vectors of a
+            name's templates are each scaled to length 1, averaged, and scaled again.
+        pool: ``before``: a video's rows are averaged, then compared. ``after``: each row is compared, and the
+            similarities are averaged.
+        similarity: ``cosine``, or ``dot`` of the vectors as they are (S3D); templates are then averaged as they are.
+        scores: ``similarity``, or ``softmax`` over the classes of similarity / temperature.
+        temperature: of the softmax; CLIP's is 0.01.
+    """
+
+    kind: Literal["zero_shot"]
+    feature: Name
+    output: str | None = None
+    labels: Name
+    pool: Literal["before", "after"] = "before"
+    similarity: Literal["cosine", "dot"] = "cosine"
+    scores: Literal["similarity", "softmax"] = "similarity"
+    temperature: Annotated[PositiveFloat, Field(strict=False)] = 1.0
+
+    @model_validator(mode="after")
+    def _temperature_of_softmax(self) -> ZeroShotSpec:
+        if self.temperature != 1.0 and self.scores != "softmax":
+            raise ValueError("'temperature' is for scores: softmax; add it, or leave the temperature out")
+        return self
+
+    @property
+    def inputs(self) -> list[HeadInput]:
+        """The feature, as the inputs of other heads."""
+        return [HeadInput(feature=self.feature, output=self.output)]
+
+    @property
+    def validation(self) -> None:
+        """Nothing is learned, so nothing is held back."""
+        return None
+
+
+def _head_kind(value: Any) -> str:
+    kind = value.get("kind", "logistic") if isinstance(value, dict) else getattr(value, "kind", "logistic")
+    return str(kind)
+
+
+Head = Annotated[
+    Annotated[HeadSpec, Tag("logistic")] | Annotated[ZeroShotSpec, Tag("zero_shot")], Discriminator(_head_kind)
+]
 
 
 class HeadEncoder(Model):
@@ -199,6 +264,11 @@ class HeadCard:
     def spec(self) -> HeadSpec:
         """The node that it was trained by."""
         return HeadSpec.model_validate(self.settings)
+
+    @property
+    def zero_shot(self) -> ZeroShotSpec | None:
+        """The node of a head that compares class names; None for one that was trained."""
+        return ZeroShotSpec.model_validate(self.settings) if self.settings.get("kind") == "zero_shot" else None
 
     @property
     def width(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from cliploom.schemas.digests import digest_of
+from cliploom.schemas.evaluations import Evaluation
 from cliploom.schemas.exports import Export
 from cliploom.schemas.heads import HeadJob
 from cliploom.schemas.jobs import FeatureJob, RunJob
@@ -48,10 +49,13 @@ class Accept(BaseModel):
 _LATER = ("d_miss",)
 
 
-def declared(indexes: Mapping[str, IndexSpec], exports: Mapping[str, Export]) -> dict[str, str]:
-    """Digest of each index's and export's declaration, however much of it the spec leaves to defaults."""
+def declared(
+    indexes: Mapping[str, IndexSpec], exports: Mapping[str, Export], evaluations: Mapping[str, Evaluation]
+) -> dict[str, str]:
+    """Digest of each index's, export's and evaluation's declaration, however much the spec leaves to defaults."""
     nodes: dict[str, BaseModel] = {f"indexes.{name}": index for name, index in indexes.items()}
     nodes |= {f"exports.{name}": export for name, export in exports.items()}
+    nodes |= {f"evaluations.{name}": evaluation for name, evaluation in evaluations.items()}
     plain = {name: node.model_dump(mode="json") for name, node in nodes.items()}
     # Keys that came later: left to their default they change nothing, and a store that stands need not be published.
     return {
@@ -87,6 +91,7 @@ class RunPlan(BaseModel):
     indexes: dict[str, IndexSpec]
     exports: dict[str, Export]
     heads: dict[str, HeadJob] = {}
+    evaluations: dict[str, Evaluation] = {}
     limits: Limits
     next_item_no: int
     counts: dict[str, int]

@@ -176,7 +176,9 @@ class Release(StoreModel):
 
     Attributes:
         spec: as written, variables not resolved.
-        declared: digest of what was asked of each index and export, defaults spelled out and lists of uids read.
+        declared: digest of what was asked of each index, export and evaluation, defaults spelled out and lists of uids
+            read.
+        figures: by evaluation, what was measured before the release was published.
     """
 
     release: int
@@ -193,6 +195,7 @@ class Release(StoreModel):
     exports: dict[str, ExportEntry] = {}
     heads: dict[str, HeadEntry] = {}
     words: list[WordShardEntry] = []
+    figures: dict[str, dict[str, Any]] = {}
     counts: dict[str, int] = {}
     next_item_no: int = 1
     seconds: float = 0.0

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from cliploom.schemas.errors import nearest
+from cliploom.schemas.evaluations import Evaluation
 from cliploom.schemas.exports import Export
-from cliploom.schemas.heads import HEAD, HeadSpec
+from cliploom.schemas.heads import HEAD, Head
 from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.sampling import Sampling
 from cliploom.schemas.sources import Source
@@ -158,7 +159,8 @@ class Spec(Model):
     features: dict[Name, FeatureSpec] = {}
     indexes: dict[Name, IndexSpec] = {}
     exports: dict[Name, Annotated[Export, Field(discriminator="kind")]] = {}
-    heads: dict[Name, HeadSpec] = {}
+    heads: dict[Name, Head] = {}
+    evaluations: dict[Name, Evaluation] = {}
     targets: Annotated[dict[Name, Target], Field(min_length=1)] = {"local": Target()}
     limits: Limits = Limits()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Tag
@@ -55,12 +55,12 @@ def explain(problem: ErrorDetails, document: Any, model: type[BaseModel] | None 
         expected = str(context.get("expected") or context.get("expected_tags"))
         options = re.findall(r"'([^']*)'", expected)
         found = context.get("tag") if kind == "union_tag_invalid" else value
-        where = f"{place}.{str(context['discriminator']).strip(chr(39))}" if kind == "union_tag_invalid" else place
+        where = f"{place}.{_discriminator(context)}" if kind == "union_tag_invalid" else place
         if isinstance(found, str) and options:
             return f"{where}: unknown {found!r}{nearest(found, options)}"
         return f"{where}: {short(found)} is wrong: must be {expected.lower()}."
     if kind == "union_tag_not_found":
-        key = str(context["discriminator"]).strip("'")
+        key = _discriminator(context)
         if isinstance(value, dict):
             return f"{place}.{key} is missing; add {key!r} in {place}."
         kind = "dict_type"
@@ -72,6 +72,12 @@ def explain(problem: ErrorDetails, document: Any, model: type[BaseModel] | None 
         return f"{place} is empty; give it a value, or leave the key out."
     verb = "" if said.startswith("is ") else "is wrong: "
     return f"{place}: {short(value)} {verb}{said.rstrip('.')}."
+
+
+def _discriminator(context: Mapping[str, Any]) -> str:
+    """The key that tells the members of a union apart; a function that does so looks at ``kind``."""
+    name = str(context["discriminator"]).strip("'")
+    return "kind" if name.endswith("()") else name
 
 
 def _inside(prefix: str, path: Sequence[int | str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.evaluations import TextTruth
 from cliploom.schemas.exports import PairsExport
 from cliploom.schemas.head_references import head_problems
 from cliploom.schemas.secrets import refuse_secrets
@@ -100,6 +101,10 @@ def check_references(spec: Spec) -> None:
             refer(f"{group}.{name}.feature", node.feature, spec.features, "feature")
             if isinstance(node, PairsExport):
                 refer(f"{group}.{name}.text", node.text, spec.features, "feature")
+    for name, evaluation in spec.evaluations.items():
+        refer(f"evaluations.{name}.feature", evaluation.feature, spec.features, "feature")
+        if isinstance(evaluation, TextTruth):
+            refer(f"evaluations.{name}.texts", evaluation.texts, spec.sources, "source")
     problems += _cycles(spec)
     problems = problems or head_problems(spec)
     if problems:

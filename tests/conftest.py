@@ -16,6 +16,7 @@ def quick_graphs() -> None:
     """Beam may have been imported by the test before, or by this one's module."""
     keep_inspections()
 
+
 # xdist's workers are told a width; output is as wide as in a pipe unless a test says otherwise.
 os.environ.pop("COLUMNS", None)
 

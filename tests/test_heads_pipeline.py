@@ -308,6 +308,15 @@ def test_figures_equal_those_of_a_plain_loop(project: Project, everything: bool)
     assert found.labels.videos == len(chosen)
     for name, value in vars(labels.result()).items():
         assert getattr(found.labels, name) == pytest.approx(value, abs=1e-6), name
+    assert found.figures["hit@1"].value == pytest.approx(labels.result().hit_at_1, abs=1e-6)
+    assert found.figures["hit@1"].chance == pytest.approx(
+        np.mean([len(set(each.labels)) / CLASSES for each in chosen]), abs=1e-6
+    )
+    assert found.figures["hit@5"].value == 1
+    # With four classes the first 20 are all of them.
+    assert found.figures["mAP"].value == pytest.approx(labels.result().map, abs=1e-6)
+    assert found.figures["mAP"].low < found.figures["mAP"].value < found.figures["mAP"].high
+    assert found.sample == len(chosen)
     assert found.segments.rated == segments.rated
     assert found.segments.map == pytest.approx(segments.result().map, abs=1e-6)
     assert not list(project.store.glob("runs/*/figures.json"))
@@ -367,6 +376,35 @@ def test_a_head_is_named_by_settings_vectors_and_labels(first: Project, project:
     names = {prepared(first).digest, prepared(first, "heads.labels.l2=0.5").digest, prepared(first, "name=same").digest}
     assert len(names) == 2
     assert prepared(project).digest == prepared(first).digest
+
+
+VOCABULARY = "Index,TrainVideoCount,Name\n0,10,zero\n1,20,one\n2,30,two\n3,{last},three\n"
+
+
+def test_class_weights_come_from_the_vocabulary_when_asked(project: Project) -> None:
+    def with_counts(last: str) -> Training:
+        (project.folder / "classes.csv").write_text(VOCABULARY.format(last=last))
+        project.run("sources.yt.vocabulary=classes.csv")
+        weights = ("heads.labels.loss=weighted_hamming", "heads.labels.class_weights=vocabulary")
+        return prepared(project, "sources.yt.vocabulary=classes.csv", *weights)
+
+    found = with_counts("40")
+    assert found.counts == (10, 20, 30, 40)
+    assert with_counts("50").digest != found.digest
+    with pytest.raises(SpecError, match=r"no TrainVideoCount above 0 for 1 of 4 classes, such as 3 \('three'\)"):
+        with_counts("")
+
+
+def test_class_weights_without_a_vocabulary_say_what_to_add(first: Project) -> None:
+    weights = ("heads.labels.loss=weighted_hamming", "heads.labels.class_weights=vocabulary")
+    with pytest.raises(SpecError, match=r"add vocabulary: vocabulary\.csv"):
+        prepared(first, *weights)
+    with pytest.raises(SpecError, match="is for loss: weighted_hamming"):
+        prepared(first, weights[1])
+
+
+def test_keys_that_came_later_leave_a_trained_heads_name_alone(first: Project) -> None:
+    assert prepared(first).spec.recipe.keys().isdisjoint({"kind", "class_weights"})
 
 
 def test_too_little_to_learn_from_is_told(first: Project) -> None:

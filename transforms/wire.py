@@ -54,10 +54,14 @@ class EncodedDoFn(beam.DoFn):  # type: ignore[misc]
         self._step = step
 
     def process(
-        self, element: bytes, first: list[bytes] | None = None, second: list[bytes] | None = None
+        self,
+        element: bytes,
+        first: list[bytes] | None = None,
+        second: list[bytes] | None = None,
+        third: list[bytes] | None = None,
     ) -> Iterator[bytes]:
         """Decode, do the step, encode what it gives."""
-        sides = [[decode_element(each) for each in side] for side in (first, second) if side is not None]
+        sides = [[decode_element(each) for each in side] for side in (first, second, third) if side is not None]
         for made in self._step.process(decode_element(element), *sides) or ():
             yield encode_element(made)
 

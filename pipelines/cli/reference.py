@@ -10,7 +10,7 @@ from pydantic import BaseModel, PlainSerializer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cliploom.schemas import exports, head_steps, heads, sampling, sources, spec, spec_base
+from cliploom.schemas import evaluations, exports, head_steps, heads, sampling, sources, spec, spec_base
 from cliploom.transforms.encoders.onnx_options import OnnxInput, OnnxOutput, OnnxText
 from cliploom.transforms.encoders.registry import family, kinds
 from cliploom.transforms.encoders.saved_model_options import SavedModelText
@@ -33,7 +33,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("exports: kind tfrecord, pca", exports.PcaSpec),
     ("exports: kind pairs", exports.PairsExport),
     ("exports.<name>.splits of pairs", exports.SplitSpec),
-    ("heads", heads.HeadSpec),
+    ("heads: kind logistic (the default)", heads.HeadSpec),
+    ("heads: kind zero_shot", heads.ZeroShotSpec),
     ("heads.<name>.inputs", heads.HeadInput),
     ("heads.<name>.transform", heads.HeadTransform),
     ("heads.<name>.transform.steps: kind zscore", head_steps.ZscoreStep),
@@ -42,6 +43,9 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("heads.<name>.transform.steps: kind buckets", head_steps.BucketsStep),
     ("heads.<name>.transform.steps: kind vocabulary", head_steps.VocabularyStep),
     ("encoders: kind head", heads.HeadEncoder),
+    ("evaluations: kind retrieval", evaluations.RetrievalEvaluation),
+    ("evaluations: kind similar", evaluations.SimilarEvaluation),
+    ("evaluations: kind labels", evaluations.LabelsEvaluation),
     ("targets", spec.Target),
     ("limits", spec.Limits),
     ("limits.media", spec.MediaLimitsSpec),

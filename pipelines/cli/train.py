@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cliploom.pipelines.cli.app import JsonOption, SetOption, SpecOrHereArgument, StoreArgument, app
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, SetOption, SpecOrHereArgument, StoreArgument, app
 from cliploom.pipelines.cli.where import find_spec, find_store
 
 TargetOrHereArgument = Annotated[
@@ -52,25 +52,82 @@ def train(
 
 @app.command()
 def evaluate(
-    head: Annotated[str, typer.Option("--head", help="Which trained head.", show_default=False)],
     target: TargetOrHereArgument = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also on videos that it learned from.")] = False,
+    head: Annotated[str | None, typer.Option("--head", help="Measure a trained head on videos held back.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="One of the spec's evaluations; all by default.")] = None,
+    feature: Annotated[str | None, typer.Option("--feature", help="Measure this feature, without a spec.")] = None,
+    output: Annotated[str | None, typer.Option("--output", help="Of the feature, if it has several.")] = None,
+    kind: Annotated[str, typer.Option("--kind", help="With --feature: retrieval, similar or labels.")] = "retrieval",
+    truth: Annotated[str | None, typer.Option("--truth", help="A table of uid, text, start_s, end_s.")] = None,
+    texts: Annotated[str | None, typer.Option("--texts", help="A source of narrations, instead of --truth.")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="What is ranked: item, moment or clip.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="A folder for JSON files and pictures.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also on videos that a head learned from.")] = False,
+    release: ReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a trained head on videos held back.
+    """Measure a release: search by text, items that look alike, labels.
 
-    These are the labelled videos of the newest release that it has not learned from.
+    Without options all evaluations of the spec. Each figure has a 95% interval, its chance level and the number of
+    queries.
     """
     from cliploom.pipelines.console import say, show, show_json
-    from cliploom.pipelines.training.evaluate import evaluate_head, evaluation_text
+    from cliploom.schemas.errors import SpecError
 
-    found = evaluate_head(
-        _target(target, "evaluate"), head, everything=everything, on_stage=lambda text: say(f"• {text}")
-    )
-    if as_json:
-        show_json(found.to_dict())
+    target = _target(target, "evaluate")
+    if sum(each is not None for each in (head, task, feature)) > 1:
+        raise SpecError("Give one of --head, --task and --feature.")
+    if head is not None:
+        from cliploom.pipelines.training.evaluate import evaluate_head, evaluation_text
+
+        measured = evaluate_head(target, head, everything=everything, on_stage=lambda text: say(f"• {text}"))
+        if as_json:
+            show_json(measured.to_dict())
+        else:
+            show(evaluation_text(measured))
+        return
+    from cliploom.pipelines.training.measuring import evaluate_declared, evaluate_given, write_figures
+
+    if feature is not None:
+        given = {"output": output, "truth": truth, "texts": texts, "unit": unit, "everything": everything or None}
+        settings = {"kind": kind, "feature": feature} | {key: each for key, each in given.items() if each is not None}
+        found = {feature: evaluate_given(target, settings, release, lambda text: say(f"• {text}"))}
     else:
-        show(evaluation_text(found))
+        found = evaluate_declared(target, task, release, lambda text: say(f"• {text}"))
+    if as_json:
+        show_json({name: each.to_dict() for name, each in found.items()})
+    else:
+        show(
+            "\n".join(
+                f"{name}: {line}" if not line.startswith(" ") else line
+                for name, each in found.items()
+                for line in each.lines()
+            )
+        )
+    if to is not None:
+        for path in write_figures(found, to):
+            say(f"• wrote {path}")
+
+
+@app.command()
+def compare(
+    store: StoreArgument,
+    old: Annotated[int, typer.Argument(help="A release.")],
+    new: Annotated[int, typer.Argument(help="Another one.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Put the figures of two releases side by side.
+
+    Those of evaluations, of trained heads and of indexes.
+    """
+    from cliploom.pipelines.console import show, show_json
+    from cliploom.pipelines.training.comparing import compare_releases, compared_text
+
+    found = compare_releases(store, old, new)
+    if as_json:
+        show_json([each.to_dict() for each in found])
+    else:
+        show(compared_text(found, old, new))
 
 
 @app.command("fit-pca")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.exports import Hdf5Export, PairsExport, TfrecordExport
 from cliploom.schemas.head_references import head_encoder
-from cliploom.schemas.heads import HEAD
+from cliploom.schemas.heads import HEAD, ZeroShotSpec
 from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
 from cliploom.schemas.spec import EncoderSpec, FeatureSpec, Spec
 from cliploom.schemas.spec_errors import explain
@@ -197,6 +197,7 @@ def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[st
 def _check_heads(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
     named = [(f"heads.{name}.inputs", head.inputs) for name, head in spec.heads.items()]
     named += [(f"heads.{name}.validation", head.validation or []) for name, head in spec.heads.items()]
+    own = {f"heads.{name}.inputs" for name, head in spec.heads.items() if isinstance(head, ZeroShotSpec)}
     nodes = {name: head_encoder(node) for name, node in spec.encoders.items() if node.kind == HEAD}
     named += [(f"encoders.{name}.inputs", node.inputs or []) for name, node in nodes.items()]
     problems = []
@@ -205,6 +206,8 @@ def _check_heads(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]
             known = feature_outputs(spec.features[each.feature], spec, checked)
             known += feature_texts(spec.features[each.feature], spec)
             here, feature = f"{place}.{number}.output", repr(each.feature)
+            if place in own:
+                here = here.replace(".inputs.0.", ".")
             if each.output is None and len(known) > 1:
                 problems.append(f"{here} is missing; feature {feature} has {', '.join(known)}: name one.")
             elif each.output is not None and each.output not in known:

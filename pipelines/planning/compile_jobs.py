@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, ou
 from cliploom.pipelines.planning.head_jobs import head_jobs
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import PrecisionError, SpecError
+from cliploom.schemas.evaluations import Evaluation
 from cliploom.schemas.exports import Export, PairsExport, TfrecordExport
 from cliploom.schemas.heads import HeadJob
 from cliploom.schemas.jobs import FeatureJob
@@ -33,6 +34,7 @@ class CompiledSpec:
         exports: with the files that they name kept in the store.
         heads: by feature, how labels are predicted.
         notes: features that have to wait for their head, and encoders of which something should be known.
+        evaluations: of what the spec computes now, with the files that they name kept in the store.
     """
 
     jobs: dict[str, FeatureJob]
@@ -41,6 +43,7 @@ class CompiledSpec:
     exports: dict[str, Export]
     heads: dict[str, HeadJob] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
 
 
 def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> CompiledSpec:
@@ -85,9 +88,30 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
         name: index.model_copy(update={"output": index.output or _default_output(jobs[index.feature])})
         for name, index in spec.indexes.items()
     }
-    heads, waiting = head_jobs(spec, jobs, objects)
+    heads, waiting = head_jobs(spec, jobs, objects, base)
     notes = (*waiting, *(f"encoder {name}: {card.note}" for name, card in cards.items() if card.note))
-    return CompiledSpec(jobs, recipes, indexes, _stored_exports(spec, base, objects), heads, notes)
+    measured = stored_evaluations(spec, base, objects, {*jobs, *heads})
+    return CompiledSpec(jobs, recipes, indexes, _stored_exports(spec, base, objects), heads, notes, measured)
+
+
+def stored_evaluations(
+    spec: Spec, base: Path, objects: ObjectStore, features: Collection[str]
+) -> dict[str, Evaluation]:
+    """Copy the files that evaluations name into the store.
+
+    Args:
+        spec: checked.
+        base: folder that the spec's relative paths start from.
+        objects: the store.
+        features: that there are; an evaluation of labels waits for its head to be trained.
+    """
+    from cliploom.transforms.evaluation.truths import with_stored_truth
+
+    return {
+        name: with_stored_truth(node, base, objects, f"evaluations.{name}")
+        for name, node in spec.evaluations.items()
+        if node.feature in features
+    }
 
 
 def _stored_exports(spec: Spec, base: Path, objects: ObjectStore) -> dict[str, Export]:

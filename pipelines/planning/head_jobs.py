@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
 
 from cliploom.schemas.digests import digest_of
-from cliploom.schemas.errors import StoreError
+from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.head_references import head_encoder
-from cliploom.schemas.heads import HeadInput, HeadJob, InputColumn
+from cliploom.schemas.heads import HeadInput, HeadJob, InputColumn, ZeroShotSpec
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
 from cliploom.schemas.release import HeadEntry, OutputEntry
+from cliploom.schemas.sources import LabelsSource
 from cliploom.schemas.spec import Spec
 from cliploom.transforms.heads import tagging
 from cliploom.transforms.heads.plain import read_head
@@ -47,7 +49,7 @@ def input_columns(
 
 
 def head_jobs(
-    spec: Spec, jobs: Mapping[str, FeatureJob], objects: ObjectStore
+    spec: Spec, jobs: Mapping[str, FeatureJob], objects: ObjectStore, base: Path = Path()
 ) -> tuple[dict[str, HeadJob], tuple[str, ...]]:
     """The jobs of the features that trained heads make, and sentences about those that have to wait.
 
@@ -55,13 +57,18 @@ def head_jobs(
         spec: checked.
         jobs: of the features with rows.
         objects: the store, which has the trained heads.
+        base: folder that the spec's relative paths start from.
     """
     made: dict[str, HeadJob] = {}
     notes = []
     outputs = {name: job.columns for name, job in jobs.items()}
     for name, feature in spec.tags.items():
         node = head_encoder(spec.encoders[str(feature.encoder)])
-        model = current_model(objects, node.head)
+        head = spec.heads[node.head]
+        if isinstance(head, ZeroShotSpec):
+            model: str | None = _zero_shot_model(spec, node.head, head, jobs, objects, base)
+        else:
+            model = current_model(objects, node.head)
         if model is None:
             notes.append(f"{name} waits: head {node.head!r} is not trained yet, see `cliploom train`")
             continue
@@ -92,6 +99,32 @@ def head_jobs(
             recipe=recipe,
         )
     return made, tuple(notes)
+
+
+def _zero_shot_model(
+    spec: Spec, name: str, node: ZeroShotSpec, jobs: Mapping[str, FeatureJob], objects: ObjectStore, base: Path
+) -> str:
+    """Make the vectors of a head's class names, unless they are there; returns their folder.
+
+    Raises:
+        SpecError: when the feature can't be compared with texts.
+    """
+    from cliploom.pipelines.version import program_version
+    from cliploom.transforms.heads.zero_shot import publish_zero_shot
+    from cliploom.transforms.narrations.listing import label_names
+
+    (column,) = input_columns(node.inputs, {key: job.columns for key, job in jobs.items()})
+    job = jobs[node.feature]
+    if not job.columns[column.output].text:
+        raise SpecError(
+            f"heads.{name}: {node.feature}.{column.output} can't be compared with class names, since its encoder has "
+            "no text tower for it; name another output, or give the encoder a text_encoder."
+        )
+    source = spec.sources[node.labels]
+    if not isinstance(source, LabelsSource):
+        raise SpecError(f"heads.{name}.labels: source {node.labels!r} is of kind {source.kind}, not labels.")
+    labels, _ = label_names(node.labels, source, base)
+    return publish_zero_shot(objects, name, node, column, job.model, labels, source.templates, program_version())
 
 
 def tag_verdicts(heads: Mapping[str, HeadJob], verdicts: pl.DataFrame, before: Mapping[str, HeadEntry]) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from cliploom.transforms.publish.exporting import FinishExports, PlanExportFiles
 from cliploom.transforms.publish.final import Assemble, CommitTables, Publish
 from cliploom.transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
 from cliploom.transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
+from cliploom.transforms.publish.measuring import MeasureRelease
 from cliploom.transforms.publish.wording import BuildWords, CommitWords, PlanWords, WordTasks
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.wire import EncodedDoFn, encode_element
@@ -59,6 +60,7 @@ def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: boo
     draft = tables | "CommitLabels" >> step(CommitLabels(plan), after(labels, "LabelsMade"))
     indexes = draft | "Indexes" >> UpdateIndexes(plan)
     exports = draft | "Exports" >> UpdateExports(plan)
+    figures = draft | "MeasureRelease" >> step(MeasureRelease(plan), beam.pvalue.AsList(indexes))
     planned = draft | "PlanWords" >> step(PlanWords(plan.store))
     words = (
         planned
@@ -67,7 +69,9 @@ def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: boo
         | "BuildWords" >> step(BuildWords(plan.store))
     )
     worded = planned | "CommitWords" >> step(CommitWords(), beam.pvalue.AsList(words))
-    _ = worded | "Publish" >> step(Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports))
+    _ = worded | "Publish" >> step(
+        Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports), beam.pvalue.AsList(figures)
+    )
 
 
 def step(do_fn: beam.DoFn, *sides: beam.pvalue.AsList) -> beam.ParDo:

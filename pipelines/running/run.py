@@ -317,6 +317,7 @@ def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOpti
         indexes=ready.compiled.indexes,
         exports=ready.compiled.exports,
         heads=ready.compiled.heads,
+        evaluations=ready.compiled.evaluations,
         limits=ready.spec.limits,
         next_item_no=ready.planned.numbered.free,
         counts=ready.planned.counts | ({LIMITED: options.limit} if limited and options.limit else {}),
@@ -345,7 +346,7 @@ def is_idle(ready: RunContext, latest: Release) -> bool:
         return False
     if set(latest.heads) != set(ready.compiled.heads):
         return False
-    if latest.declared != declared(ready.compiled.indexes, ready.compiled.exports):
+    if latest.declared != declared(ready.compiled.indexes, ready.compiled.exports, ready.compiled.evaluations):
         return False
     if not ready.planned.numbered.same_as(ready.objects, latest.tables["items"]):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from cliploom.pipelines.running.runner import job_name, run_graph
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec import Target
 from cliploom.schemas.spec_file import load_spec
+from cliploom.transforms.evaluation.results import shown
 from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.published import trained_model
 from cliploom.transforms.heads.truths import classes_of, read_truths
+from cliploom.transforms.metrics.intervals import Figure
 from cliploom.transforms.metrics.labels import LabelMetrics
 from cliploom.transforms.metrics.segments import SegmentMetrics
 from cliploom.transforms.store.object_store import ObjectStore, existing_store
@@ -33,6 +35,8 @@ class Evaluation:
         release: that was measured on, of ``source``.
         labels: over whole videos.
         segments: over rated segments, none of which there may be.
+        figures: flat hit@k and mean average precision over all classes, with intervals and chance levels; of ``sample``
+            videos the latter.
     """
 
     head: str
@@ -41,6 +45,8 @@ class Evaluation:
     source: str
     labels: LabelMetrics
     segments: SegmentMetrics
+    figures: dict[str, Figure] = field(default_factory=dict)
+    sample: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -69,6 +75,11 @@ def evaluate_head(
     release = read_releases(objects).get(None)
     model = trained_model(objects, name)
     card = read_head(objects, model).card
+    if card.zero_shot is not None:
+        raise SpecError(
+            f"Head {name!r} is of kind zero_shot; measure the labels that it predicts, by their names: "
+            "`cliploom evaluate STORE --kind labels --feature FEATURE`."
+        )
     spec = card.spec
     inputs = input_columns(
         (None if everything else spec.validation) or spec.inputs,
@@ -103,7 +114,8 @@ def evaluate_head(
             f"Release {release.release} has no labelled video of {source!r} that head {name!r} has not learned from; "
             "measure with --all."
         )
-    return Evaluation(name, model, release.release, source, labels, segments)
+    more = {key: Figure(**value) for key, value in figures["figures"].items()}
+    return Evaluation(name, model, release.release, source, labels, segments, more, figures["sample"])
 
 
 def opened(target: str) -> tuple[ObjectStore, Target]:
@@ -125,6 +137,9 @@ def evaluation_text(found: Evaluation) -> str:
         f"  above .5: precision {labels.precision:.4f}, recall {labels.recall:.4f}, {labels.predicted:.2f} classes a "
         f"video (true: {labels.labels:.2f})",
     ]
+    for key, figure in found.figures.items():
+        of = f", of a sample of {found.sample} videos" if key == "mAP" and found.sample < labels.videos else ""
+        lines.append(f"  {key:8} {shown(key, figure)}{of}")
     if segments.rated:
         lines.append(
             f"  segments: MAP@{segments.top:,} {segments.map:.4f} ({segments.classes} classes, {segments.rated} rated "

@@ -11,6 +11,7 @@ from cliploom.schemas.heads import InputColumn
 from cliploom.schemas.release import Release
 from cliploom.schemas.secrets import masked
 from cliploom.transforms.heads.plain import Label, PlainHead, read_head
+from cliploom.transforms.heads.pooling import unit_rows
 from cliploom.transforms.heads.published import trained_model
 from cliploom.transforms.search.query import file_vectors, query_file, sampling_of
 from cliploom.transforms.store.object_store import existing_store
@@ -48,7 +49,7 @@ def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], No
             on_stage(f"decoding {video} as feature {each.feature} does")
             entry = release.features[each.feature]
             rows = file_vectors(objects, entry, each.output, path, None, video, "labelled")
-            means.append(rows.mean(axis=0, dtype=np.float64))
+            means.append((unit_rows(rows) if head.unit_rows else rows).mean(axis=0, dtype=np.float64))
     on_stage(f"{len(head.card.classes)} classes")
     vector = np.concatenate(means).astype(np.float32)
     return head.top(head.probabilities(vector[None]), TOP)[0]

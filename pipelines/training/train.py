@@ -9,7 +9,7 @@ import importlib.util
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +24,7 @@ from cliploom.pipelines.running.runner import run_graph
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import MissingExtraError, SpecError, StoreError, nearest
-from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec
+from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec, ZeroShotSpec
 from cliploom.schemas.models import CARD_FILE
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource, TfrecordSource
@@ -49,6 +49,7 @@ from cliploom.transforms.store.local_folder import private_folder
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.tfrecords.vocabulary import LabelClass
 
 SAVED_MODEL, TRANSFORM = "saved_model", "transform"
 _LIBRARIES = ("keras", "numpy", "tensorflow")
@@ -63,6 +64,7 @@ class Training:
         digest: of the head, the vectors and the labels; names the result.
         readings: by split, where its videos come from.
         sources: by split.
+        counts: training videos of each class, as the vocabulary has them; None to count those that are there.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Training:
     readings: dict[str, Reading]
     sources: dict[str, str]
     classes: tuple[HeadClass, ...]
+    counts: tuple[int, ...] | None = None
 
     @property
     def model(self) -> str:
@@ -107,6 +110,8 @@ def train_head(spec: Spec, base: Path, name: str, on_stage: Callable[[str], None
     """
     if name not in spec.heads:
         raise SpecError(f"There is no head {name!r}{nearest(name, spec.heads)}")
+    if isinstance(spec.heads[name], ZeroShotSpec):
+        raise SpecError(f"Head {name!r} is of kind zero_shot and needs no training; `cliploom run SPEC` applies it.")
     check_encoders(spec, base)
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingExtraError("tensorflow", "cliploom train")
@@ -130,6 +135,8 @@ def train_head(spec: Spec, base: Path, name: str, on_stage: Callable[[str], None
 def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) -> Training:
     """Find the release, the inputs, the labels and the classes."""
     head = spec.heads[name]
+    if not isinstance(head, HeadSpec):
+        raise SpecError(f"Head {name!r} is of kind {head.kind} and needs no training; `cliploom run SPEC` applies it.")
     release = read_releases(objects).latest
     if release is None:
         raise StoreError(f"{objects.uri} has no release to train on; `cliploom run SPEC` makes one.")
@@ -148,15 +155,17 @@ def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) ->
     readings = {
         split: Reading(columns[split], truths[split], head.held_out if split == TRAIN else 0.0) for split in nodes
     }
+    counts = vocabulary_counts(spec, base, name, sources, classes) if head.class_weights == "vocabulary" else None
     digest = digest_of(
         {
             "revision": REVISION,
-            "head": head.model_dump(mode="json"),
+            "head": head.recipe,
             "classes": [asdict(each) for each in classes],
             "readings": [reading_recipe(objects, release, readings[split]) for split in sorted(readings)],
         }
+        | ({} if counts is None else {"counts": list(counts)})
     )
-    return Training(name, digest, head, release, readings, sources, classes)
+    return Training(name, digest, head, release, readings, sources, classes, counts)
 
 
 def reading_recipe(objects: ObjectStore, release: Release, reading: Reading) -> list[object]:
@@ -169,13 +178,41 @@ def reading_recipe(objects: ObjectStore, release: Release, reading: Reading) -> 
 
 def vocabulary_of(spec: Spec, base: Path, sources: Mapping[str, str]) -> dict[int, str]:
     """The classes that the training source's vocabulary lists, also those without a video."""
+    return {index: each.title for index, each in _vocabulary(spec, base, sources).items()}
+
+
+def _vocabulary(spec: Spec, base: Path, sources: Mapping[str, str]) -> Mapping[int, LabelClass]:
     from cliploom.transforms.tfrecords.settings import read_vocabulary_file
 
     source = spec.sources[sources[TRAIN]]
     if not isinstance(source, MediaSource | TfrecordSource) or source.vocabulary is None:
         return {}
-    found = read_vocabulary_file(source.vocabulary, base, f"sources.{sources[TRAIN]}")
-    return {index: each.title for index, each in found.classes.items()}
+    return read_vocabulary_file(source.vocabulary, base, f"sources.{sources[TRAIN]}").classes
+
+
+def vocabulary_counts(
+    spec: Spec, base: Path, name: str, sources: Mapping[str, str], classes: Sequence[HeadClass]
+) -> tuple[int, ...]:
+    """Training videos of each class, as the training source's vocabulary has them.
+
+    Raises:
+        SpecError: when there is no vocabulary, or it has no TrainVideoCount above 0 for a class.
+    """
+    known = _vocabulary(spec, base, sources)
+    place = f"heads.{name}.class_weights"
+    if not known:
+        raise SpecError(
+            f"{place}: source {sources[TRAIN]!r} has no vocabulary to take TrainVideoCount from; add vocabulary: "
+            "vocabulary.csv to it, or leave class_weights out."
+        )
+    counts = [known[each.label].count if each.label in known else 0 for each in classes]
+    bad = [each for each, count in zip(classes, counts, strict=True) if count <= 0]
+    if bad:
+        raise SpecError(
+            f"{place}: the vocabulary has no TrainVideoCount above 0 for {len(bad)} of {len(classes)} classes, such as "
+            f"{bad[0].label} ({bad[0].name!r}); fill them in, or leave class_weights out."
+        )
+    return tuple(counts)
 
 
 def check_videos(training: Training, videos: Mapping[str, Videos]) -> None:
@@ -224,6 +261,7 @@ def learn(training: Training, videos: Mapping[str, Videos], work: Path, on_stage
         lambda vectors, texts: transformed(draft, vectors, steps, texts),
         work,
         on_stage,
+        counts=training.counts,
     )
     on_stage("measuring")
     head = PlainHead(draft, state.kernel, state.bias, steps)

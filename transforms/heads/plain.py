@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import StoreError
-from cliploom.schemas.heads import HeadCard
+from cliploom.schemas.heads import HeadCard, ZeroShotSpec
 from cliploom.schemas.models import CARD_FILE
+from cliploom.transforms.heads.pooling import unit_rows
 from cliploom.transforms.heads.transform import LearnedStep, apply_steps, blank_row, read_steps, write_steps
 from cliploom.transforms.metrics.labels import in_top
 from cliploom.transforms.store.object_store import ObjectStore
@@ -50,21 +51,68 @@ class PlainHead:
         self, vectors: NDArray[np.float32], texts: NDArray[np.object_] | None = None
     ) -> NDArray[np.float32]:
         """Confidence of every class: float32 [n, dim] of joined means, and texts, to float32 [n, classes]."""
+        node = self.card.zero_shot
+        if node is not None:
+            return compared(node, vectors, self.kernel)
         logits = transformed(self.card, vectors, self.steps, texts) @ self.kernel + self.bias
         return sigmoid(logits)
 
     def top(self, probabilities: NDArray[np.float32], count: int) -> list[list[Label]]:
         """For each row of [n, classes] the ``count`` most probable classes, best first; of equals the lower number."""
-        count = min(count, probabilities.shape[1])
-        chosen = np.nonzero(in_top(probabilities, count))[1].reshape(-1, count)
-        scores = np.take_along_axis(probabilities, chosen, axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        places, ranked = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        places, ranked = self.best(probabilities, count)
         classes = self.card.classes
         return [
             [Label(classes[i].label, classes[i].name, score) for i, score in zip(row, values, strict=True)]
             for row, values in zip(places.tolist(), ranked.tolist(), strict=True)
         ]
+
+    def best(self, probabilities: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Places of the ``count`` most probable classes of each row, best first, and their scores: both [n, count].
+
+        Of equals the lower number comes first.
+        """
+        width = probabilities.shape[1]
+        count = min(count, width)
+        if count == width:
+            chosen = np.broadcast_to(np.arange(width), probabilities.shape)
+        else:
+            # The last one kept and the best one left out: where they are equal, the lower number is kept.
+            found = np.argpartition(probabilities, width - count - 1, axis=1)[:, width - count - 1 :]
+            values = np.take_along_axis(probabilities, found, axis=1)
+            chosen = np.sort(found[:, 1:], axis=1)
+            tied = np.flatnonzero(values[:, 0] == values[:, 1:].min(axis=1))
+            if tied.size:
+                chosen[tied] = np.nonzero(in_top(probabilities[tied], count))[1].reshape(-1, count)
+        scores = np.take_along_axis(probabilities, chosen, axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return np.take_along_axis(chosen, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    @property
+    def unit_rows(self) -> bool:
+        """Rows are scaled to length 1 before they are averaged: the mean of similarities is that of the mean then."""
+        node = self.card.zero_shot
+        return node is not None and node.pool == "after" and node.similarity == "cosine"
+
+
+def compared(node: ZeroShotSpec, vectors: NDArray[np.float32], kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of class names for videos.
+
+    Args:
+        node: of the head.
+        vectors: float32 [n, dim], means of rows.
+        kernel: float32 [dim, classes], the names' vectors.
+
+    Returns:
+        float32 [n, classes].
+    """
+    if node.similarity == "cosine" and node.pool == "before":
+        vectors = unit_rows(vectors)
+    scores = vectors @ kernel
+    if node.scores == "similarity":
+        return scores
+    logits = scores / np.float32(node.temperature)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,12 +136,6 @@ def transformed(
     if card.spec.transform.unit:
         blocks = [unit_rows(block) for block in blocks]
     return np.concatenate(blocks, axis=1).astype(np.float32, copy=False)
-
-
-def unit_rows(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors [n, dim] scaled to length 1; zeros stay zeros."""
-    norms = np.sqrt((block.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
-    return np.asarray(block / np.where(norms == 0, 1.0, norms), np.float32)
 
 
 def write_plain(
@@ -120,11 +162,14 @@ def read_head(objects: ObjectStore, model: str) -> PlainHead:
         with objects.local_copy(f"{model}/{WEIGHTS_FILE}") as local, np.load(local, allow_pickle=False) as weights:
             kernel, bias = weights["kernel"].astype(np.float32), weights["bias"].astype(np.float32)
         steps: tuple[LearnedStep, ...] = ()
-        if card.spec.transform.steps:
-            with objects.local_copy(f"{model}/{STEPS_FILE}") as local:
-                steps = read_steps(local, card.spec.transform.steps, card.inputs)
-        vectors, texts = blank_row(card.inputs)
-        width = transformed(card, vectors, steps, texts).shape[1]
+        if card.zero_shot is None:
+            if card.spec.transform.steps:
+                with objects.local_copy(f"{model}/{STEPS_FILE}") as local:
+                    steps = read_steps(local, card.spec.transform.steps, card.inputs)
+            vectors, texts = blank_row(card.inputs)
+            width = transformed(card, vectors, steps, texts).shape[1]
+        else:
+            width = card.width
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         where = objects.uri_of(model)
         raise StoreError(f"The head in {where} is damaged ({type(error).__name__}: {error}); train it again.") from None

@@ -108,7 +108,12 @@ def input_groups(objects: ObjectStore, release: Release, inputs: Sequence[InputC
 
 
 def pool_group(
-    objects: ObjectStore, group: Mapping[str, PartsToRead], inputs: Sequence[InputColumn], window_s: float
+    objects: ObjectStore,
+    group: Mapping[str, PartsToRead],
+    inputs: Sequence[InputColumn],
+    window_s: float,
+    *,
+    unit: bool = False,
 ) -> list[PooledVideo]:
     """The videos that all features of a group have, in the first feature's order.
 
@@ -117,6 +122,7 @@ def pool_group(
         group: of ``input_groups``.
         inputs: in the order in which their vectors are joined.
         window_s: length of the segments, which begin at its multiples.
+        unit: scale each row to length 1 before it is averaged.
     """
     found: dict[tuple[str, str], dict[VideoKey, Windows]] = {}
     said: dict[tuple[str, str], dict[VideoKey, str]] = {}
@@ -129,7 +135,7 @@ def pool_group(
         for part in feature.parts:
             with objects.local_copy(part_path(feature.table, part)) as local:
                 for rows in read_rows(local, ["row_id", "uid", "start_s", "end_s", *columns, *texts]):
-                    add_rows(sums, rows, columns, window_s)
+                    add_rows(sums, rows, columns, window_s, unit=unit)
                     add_texts(texts, rows)
         found |= {(name, output): windows for output, windows in sums.items()}
         said |= {(name, output): known for output, known in texts.items()}
@@ -142,6 +148,12 @@ def pool_group(
         for key in first
         if all(key in other for other in others)
     ]
+
+
+def unit_rows(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [n, dim] scaled to length 1; zeros stay zeros."""
+    norms = np.sqrt((block.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    return np.asarray(block / np.where(norms == 0, 1.0, norms), np.float32)
 
 
 def add_texts(texts: Mapping[str, dict[VideoKey, str]], rows: pa.Table) -> None:
@@ -161,7 +173,12 @@ def texts_of(videos: Sequence[PooledVideo]) -> NDArray[np.object_] | None:
 
 
 def add_rows(
-    sums: Mapping[str, dict[VideoKey, Windows]], rows: pa.Table, dims: Mapping[str, int], window_s: float
+    sums: Mapping[str, dict[VideoKey, Windows]],
+    rows: pa.Table,
+    dims: Mapping[str, int],
+    window_s: float,
+    *,
+    unit: bool = False,
 ) -> None:
     """Add feature rows to the sums of their windows.
 
@@ -170,6 +187,7 @@ def add_rows(
         rows: row_id, uid, start_s, end_s and the outputs; a video's rows stand together.
         dims: length of each output's vectors.
         window_s: length of a window.
+        unit: scale each row to length 1 first.
     """
     if not rows.num_rows:
         return
@@ -187,6 +205,8 @@ def add_rows(
     names = uids.dictionary.to_pylist()
     for output, dim in dims.items():
         vectors = arrow_to_vectors(rows[output], dim)
+        if unit:
+            vectors = unit_rows(vectors)
         for place, length, end_s in zip(runs, lengths, latest, strict=True):
             # Measured: numpy's reduceat takes ten times as long.
             total = vectors[place : place + length].sum(axis=0, dtype=np.float64)

@@ -9,6 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from numpy.typing import NDArray
 
 from cliploom.schemas.heads import InputColumn
 from cliploom.transforms.heads.dataset import VALIDATION, split_of_video
@@ -23,12 +24,18 @@ from cliploom.transforms.heads.pooling import (
 )
 from cliploom.transforms.heads.truths import Truths, classes_of, hot_rows, read_truths
 from cliploom.transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
+from cliploom.transforms.metrics.combine_ranks import AveragePrecisionFn, RankMetricsFn
+from cliploom.transforms.metrics.intervals import Figure
 from cliploom.transforms.metrics.labels import LabelMetrics
+from cliploom.transforms.metrics.retrieval import RankedQueries, RetrievalMetrics, hashed_uids
 from cliploom.transforms.metrics.segments import SegmentMetrics
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.wire import Spread
 
+HIT_KS = (1, 5, 10, 20)
+MOST_SCORES = 1 << 24
+"""Scores that mean average precision is taken of: 4,300 videos of 3,862 classes, a sample where there are more."""
 _BATCH = 256
 _WINDOW_S = 1.0
 """Rated segments begin and end at whole seconds."""
@@ -94,7 +101,11 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
             scores = self._head.probabilities(np.stack([video.vector for video in some]), texts_of(some))
             # A class that the head does not know can't be found: it counts as missed.
             scores = np.pad(scores, ((0, 0), (0, len(self._classes) - scores.shape[1])))
-            yield scores, hot_rows([truths.given[video.key.uid] for video in some], self._classes)
+            labels = hot_rows([truths.given[video.key.uid] for video in some], self._classes)
+            yield scores, labels
+            keys = hashed_uids([video.key.uid for video in some])
+            yield beam.pvalue.TaggedOutput("ranked", ranked_labels(keys, scores, labels))
+            yield beam.pvalue.TaggedOutput("keyed", (keys, scores, labels))
         for video in chosen:
             yield from self._rated(video, truths)
 
@@ -133,14 +144,58 @@ def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
         | "Scoring" >> beam.Create([scoring])
         | "ListGroups" >> beam.FlatMap(list_groups)
         | "SpreadGroups" >> Spread()
-        | "ScoreVideos" >> beam.ParDo(ScoreVideos(scoring)).with_outputs("rated", main="scored")
+        | "ScoreVideos" >> beam.ParDo(ScoreVideos(scoring)).with_outputs("rated", "ranked", "keyed", main="scored")
     )
     labels = scored.scored | "EvaluateLabels" >> EvaluateLabels(scoring.classes)
     segments = scored.rated | "EvaluateSegments" >> beam.CombineGlobally(SegmentMetricsFn())
-    _ = labels | "WriteFigures" >> beam.Map(write_figures, beam.pvalue.AsSingleton(segments), scoring)
+    ranks = scored.ranked | "EvaluateRanks" >> beam.CombineGlobally(RankMetricsFn(HIT_KS, seed=scoring.seed))
+    precision = scored.keyed | "EvaluatePrecision" >> beam.CombineGlobally(
+        AveragePrecisionFn(scoring.classes, scoring.seed, MOST_SCORES)
+    )
+    _ = labels | "WriteFigures" >> beam.Map(
+        write_figures,
+        beam.pvalue.AsSingleton(segments),
+        beam.pvalue.AsSingleton(ranks),
+        beam.pvalue.AsSingleton(precision),
+        scoring,
+    )
 
 
-def write_figures(labels: LabelMetrics, segments: SegmentMetrics, scoring: Scoring) -> None:
+def ranked_labels(keys: NDArray[np.uint64], scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> RankedQueries:
+    """Where the best right class of each video stands among all classes.
+
+    Args:
+        keys: uint64 [n], hashes of the uids.
+        scores: float32 [n, classes].
+        labels: bool [n, classes], one or more a video.
+    """
+    best = np.where(labels, scores, -np.inf).max(axis=1, keepdims=True)
+    better = (scores > best).sum(axis=1)
+    equal = ((scores == best) & ~labels).sum(axis=1)
+    count, classes = scores.shape
+    return RankedQueries(
+        keys,
+        1 + better + equal / 2,
+        labels.sum(axis=1).astype(np.int64),
+        np.full(count, classes, np.int64),
+        np.empty((count, 0), np.int64),
+    )
+
+
+def write_figures(
+    labels: LabelMetrics,
+    segments: SegmentMetrics,
+    ranks: RetrievalMetrics,
+    precision: tuple[Figure, int, int],
+    scoring: Scoring,
+) -> None:
     """Leave the figures in the store."""
-    figures = {"labels": asdict(labels), "segments": asdict(segments)}
+    hits = {f"hit@{name[2:]}": figure for name, figure in ranks.figures.items() if name.startswith("R@")}
+    mean, videos, _ = precision
+    figures = {
+        "labels": asdict(labels),
+        "segments": asdict(segments),
+        "figures": {name: asdict(figure) for name, figure in (hits | {"mAP": mean}).items()} if videos else {},
+        "sample": videos,
+    }
     ObjectStore(scoring.store).put(scoring.result, json.dumps(figures).encode())

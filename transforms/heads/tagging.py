@@ -6,19 +6,19 @@ A file is named by what it is made from, so that a new part or a retrained head 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from cliploom.schemas.digests import digest_of
-from cliploom.schemas.heads import InputColumn
+from cliploom.schemas.heads import HeadJob, InputColumn
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import HeadEntry, Release
 from cliploom.schemas.tables import LABELS
 from cliploom.transforms.exports.base import feature_contents
-from cliploom.transforms.heads.plain import Label, PlainHead, read_head
+from cliploom.transforms.heads.plain import PlainHead, read_head
 from cliploom.transforms.heads.pooling import PartsToRead, PooledVideo, input_groups, pool_group, texts_of
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import folder_entries
@@ -54,20 +54,11 @@ class TagTask:
         """Make it."""
         job = plan.heads[self.feature]
         head = read_head(objects, job.model)
-        videos = pool_group(objects, {each.feature: each for each in self.group}, job.inputs, job.segment_s)
-        rows = [
-            {
-                "source": job.source,
-                "uid": each.uid,
-                **asdict(label),
-                "start_s": each.start_s,
-                "end_s": each.end_s,
-                "origin": job.origin,
-            }
-            for each in tagged(head, videos, job.top)
-            for label in each.labels
-        ]
-        _, data = rows_file(pa.Table.from_pylist(rows, schema=LABELS))
+        group = {each.feature: each for each in self.group}
+        videos = pool_group(objects, group, job.inputs, job.segment_s, unit=head.unit_rows)
+        batches = [labels_table(head, some, job) for some in _batches(videos)]
+        rows = pa.concat_tables([LABELS.empty_table(), *batches])
+        _, data = rows_file(rows)
         objects.put_new(self.path, data)
 
 
@@ -113,29 +104,40 @@ def head_entries(objects: ObjectStore, plan: RunPlan) -> dict[str, HeadEntry]:
     }
 
 
-@dataclass(frozen=True)
-class Tagged:
-    """A stretch of a video, or the whole one (times None), and its labels, best first."""
-
-    uid: str
-    start_s: float | None
-    end_s: float | None
-    labels: list[Label]
-
-
-def tagged(head: PlainHead, videos: Sequence[PooledVideo], top: int) -> Iterator[Tagged]:
-    """Each video, then its segments, with the ``top`` labels of each."""
+def _batches(videos: Sequence[PooledVideo]) -> Iterator[Sequence[PooledVideo]]:
     for begin in range(0, len(videos), _BATCH):
-        some = videos[begin : begin + _BATCH]
-        stretches = [
-            (video, *stretch)
-            for video in some
-            for stretch in (
-                (None, None, video.vector),
-                *((each.start_s, each.end_s, each.vector) for each in video.segments),
-            )
-        ]
-        vectors, texts = np.stack([vector for *_, vector in stretches]), texts_of([video for video, *_ in stretches])
-        found = head.top(head.probabilities(vectors, texts), top)
-        for (video, start_s, end_s, _), labels in zip(stretches, found, strict=True):
-            yield Tagged(video.key.uid, start_s, end_s, labels)
+        yield videos[begin : begin + _BATCH]
+
+
+def labels_table(head: PlainHead, videos: Sequence[PooledVideo], job: HeadJob) -> pa.Table:
+    """Rows of ``LABELS``: for each video, then for each of its segments, the ``top`` labels, best first.
+
+    Args:
+        head: to apply.
+        videos: at least one.
+        job: says which source and how many labels.
+    """
+    stretches = [
+        (video, *stretch)
+        for video in videos
+        for stretch in (
+            (None, None, video.vector),
+            *((each.start_s, each.end_s, each.vector) for each in video.segments),
+        )
+    ]
+    vectors, texts = np.stack([vector for *_, vector in stretches]), texts_of([video for video, *_ in stretches])
+    places, scores = head.best(head.probabilities(vectors, texts), job.top)
+    stretch = pa.array(np.repeat(np.arange(len(stretches)), places.shape[1]))
+    place = pa.array(places.ravel())
+    classes = head.card.classes
+    columns = {
+        "source": pa.array([job.source] * len(place)),
+        "uid": pa.array([video.key.uid for video, *_ in stretches]).take(stretch),
+        "label": pa.array([each.label for each in classes], pa.int64()).take(place),
+        "name": pa.array([each.name for each in classes], pa.string()).take(place),
+        "score": pa.array(scores.ravel().astype(np.float32)),
+        "start_s": pa.array([start_s for _, start_s, _, _ in stretches], pa.float64()).take(stretch),
+        "end_s": pa.array([end_s for _, _, end_s, _ in stretches], pa.float64()).take(stretch),
+        "origin": pa.array([job.origin] * len(place)),
+    }
+    return pa.table([columns[name] for name in LABELS.names], schema=LABELS)

@@ -67,13 +67,22 @@ class TrainingState:
 
 
 def class_weights(labels: Sequence[Sequence[int]], classes: Sequence[HeadClass]) -> NDArray[np.float64]:
-    """YouTube-8M's class weights ``sum(count) / (classes * count)``, float64 [classes]; counts of 0 are taken for 1."""
+    """YouTube-8M's class weights from the labels that are there, float64 [classes]; counts of 0 are taken for 1."""
     counts = dict.fromkeys((each.label for each in classes), 0)
     for numbers in labels:
         for number in numbers:
             if number in counts:
                 counts[number] += 1
-    held = np.maximum(np.array(list(counts.values()), np.float64), 1.0)
+    return weights_of_counts([max(count, 1) for count in counts.values()])
+
+
+def weights_of_counts(counts: Sequence[int]) -> NDArray[np.float64]:
+    """Return ``sum(count) / (classes * count)``, float64 [classes]. Source: docs/formats.md section 4.
+
+    >>> weights_of_counts([6, 2]).tolist()
+    [0.6666666666666666, 2.0]
+    """
+    held = np.array(counts, np.float64)
     return np.asarray(held.sum() / (len(held) * held), np.float64)
 
 
@@ -119,6 +128,7 @@ def train(
     transform: Map,
     folder: Path,
     on_stage: Callable[[str], None],
+    counts: Sequence[int] | None = None,
 ) -> TrainingState:
     """Train until the validation loss no longer falls, or go on where a killed training was.
 
@@ -130,11 +140,13 @@ def train(
         transform: what becomes of vectors [n, dim] and texts [n, texts] before the regression.
         folder: for the state and TensorBoard's logs (``logs/``).
         on_stage: told of epochs, every few seconds.
+        counts: training videos of each class, for the weights; None to count the labels of ``videos``.
 
     Returns:
         The state after the last epoch; ``kernel`` [dim, classes] and ``bias`` are the best epoch's.
     """
-    loss = loss_of(spec, class_weights(videos.labels, classes))
+    weights = class_weights(videos.labels, classes) if counts is None else weights_of_counts(counts)
+    loss = loss_of(spec, weights)
     vectors, texts, _ = next(videos.batches(classes, 1))
     width = transform(vectors, texts).shape[1]
     model = regression(width, len(classes), spec, loss)

@@ -159,11 +159,7 @@ def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStor
     Raises:
         SpecError: when the file can't be read, or a label is blank.
     """
-    place = f"sources.{name}"
-    labels, uri = source.labels, ""
-    if labels is None:
-        path = _existing(str(source.path), base, f"{place}.path")
-        labels, uri = _label_lines(path, f"{place}.path"), str(path)
+    labels, uri = label_names(name, source, base)
     texts = label_texts(labels, source.templates)
     folder = f"{SPOOLS}/{digest_of(['labels', labels, source.templates])}"
     path_in_store = f"{folder}/texts.parquet"
@@ -184,6 +180,19 @@ def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStor
         }
     )
     return KnownListing(_frame(name, items, objects.uri_of(path_in_store)), (), (f"{name}: {len(labels)} labels",))
+
+
+def label_names(name: str, source: LabelsSource, base: Path) -> tuple[list[str], str]:
+    """Return the class names of a source, and the file that they are in, if any.
+
+    Raises:
+        SpecError: when the file can't be read.
+    """
+    if source.labels is not None:
+        return source.labels, ""
+    place = f"sources.{name}.path"
+    path = _existing(str(source.path), base, place)
+    return _label_lines(path, place), str(path)
 
 
 def _label_lines(path: Path, place: str) -> list[str]:

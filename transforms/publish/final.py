@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_file
 from cliploom.schemas.errors import LimitError, StoreError
+from cliploom.schemas.evaluations import Figures
 from cliploom.schemas.plan import RunPlan, declared
 from cliploom.schemas.records import Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
@@ -223,7 +224,7 @@ def commit_draft(
         program=plan.program,
         note=plan.note,
         spec=plan.document,
-        declared=declared(plan.indexes, plan.exports),
+        declared=declared(plan.indexes, plan.exports, plan.evaluations),
         tables=versions,
         features=features,
         counts=plan.counts | counts,
@@ -264,7 +265,11 @@ class Publish(PlanDoFn):
     """The draft in; the release appended, once, last."""
 
     def process(
-        self, draft: Release, indexes: list[tuple[str, IndexEntry]], exports: list[tuple[str, ExportEntry]]
+        self,
+        draft: Release,
+        indexes: list[tuple[str, IndexEntry]],
+        exports: list[tuple[str, ExportEntry]],
+        figures: list[tuple[str, Figures]],
     ) -> Iterator[int]:
         """Append the release, unless this run has done so already."""
         plan = self._plan
@@ -279,6 +284,7 @@ class Publish(PlanDoFn):
                     "release": 1 if latest is None else latest.release + 1,
                     "indexes": dict(sorted(indexes)),
                     "exports": dict(sorted(exports)),
+                    "figures": dict(sorted(figures, key=lambda each: each[0])),
                     "seconds": round(time.time() - plan.started_at, 3),
                     "created_at": datetime.now(UTC),
                 }

@@ -1,43 +1,108 @@
 """Reading an export of pairs: by number or in batches, in any process.
 
-``training_views`` makes datasets of PyTorch and TensorFlow from it. HDF5 files are mapped into memory; Parquet files
-are read by row groups, so shuffled reads of them cost more.
+``training_views`` makes datasets of PyTorch and TensorFlow from it. Files of both formats are mapped into memory, so
+shuffled reads copy single rows. Parquet files that other programs have rewritten with compression are read by row
+groups.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import SpecError, StoreError, nearest
 from cliploom.transforms.readers.local_files import kept_copy
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.store.parquet_pages import UnmappablePageError, map_column
 from cliploom.transforms.store.parts import arrow_to_vectors
 from cliploom.transforms.store.ranges import RowRanges
 from cliploom.transforms.store.releases import read_releases
 
 MOST_OPEN_FILES = 32
+_FACTS = {"uid": pa.string(), "text": pa.string(), "start_s": pa.float64(), "first": pa.int64(), "end": pa.int64()}
+_META = ("uid", "txt", "ts", "first", "end")
+
+
+@dataclass(frozen=True, slots=True)
+class PairFacts:
+    """What a pair is about.
+
+    Attributes:
+        uid: of the video, as the texts have it; pairs of one video are hard negatives of each other.
+        text: as given; equal texts are no negatives of each other.
+        start_s: seconds from the video's start; NaN for a text about the whole video.
+        row: number of the pair in its split.
+        first, end: rows of the video's features that the pair's features are made of.
+    """
+
+    uid: str
+    text: str
+    start_s: float
+    row: int
+    first: int
+    end: int
+
+
+class PairExample(tuple[NDArray[np.float32], NDArray[np.float32]]):
+    """(features, embedding) of one pair, which also knows what it is about.
+
+    Attributes:
+        facts: uid, text, start_s, row, first, end; also attributes of the pair itself.
+    """
+
+    _pairs: Pairs
+    _number: int
+
+    @classmethod
+    def of(cls, arrays: tuple[NDArray[np.float32], NDArray[np.float32]], pairs: Pairs, number: int) -> PairExample:
+        """Bind a pair's arrays to its place."""
+        made = cls(arrays)
+        made._pairs, made._number = pairs, number
+        return made
+
+    def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[tuple[Any, ...]]]:
+        """Pickle the arrays alone."""
+        return tuple, (tuple(self),)
+
+    @property
+    def facts(self) -> PairFacts:
+        """What the pair is about."""
+        return self._pairs.facts(self._number)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look a fact up."""
+        if name in PairFacts.__slots__:
+            return getattr(self.facts, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class Pairs:
     """The pairs of one split.
 
-    ``pairs[i]`` is (features float32 [D] or [n, D], embedding float32 [E]).
+    ``pairs[i]`` is (features float32 [D] or [n, D], embedding float32 [E]); ``pairs[i].uid``, ``.text``, ``.start_s``,
+    ``.row``, ``.first`` and ``.end`` say what it is about. With ``facts`` a third element has these as a dictionary,
+    which PyTorch's ``DataLoader`` collates.
 
     Attributes:
         manifest: what the export says of itself: counts, what was dropped and why, sizes.
     """
 
-    def __init__(self, store: str, export: str, split: str = "train", release: int | None = None) -> None:
+    def __init__(
+        self, store: str, export: str, split: str = "train", release: int | None = None, *, facts: bool = False
+    ) -> None:
         """Find the files of a split.
 
         Args:
@@ -45,6 +110,7 @@ class Pairs:
             export: name of an export of kind ``pairs``, format ``parquet`` or ``hdf5``.
             split: one of the manifest's.
             release: number; the newest by default.
+            facts: examples have a third element, a dictionary of uid, text, start_s, row, first and end.
 
         Raises:
             SpecError: for an unknown export or split, or the tutorial's format.
@@ -66,14 +132,16 @@ class Pairs:
         self._starts: list[int] = [0, *accumulate(file["pairs"] for file in files)]
         take, dim = self.manifest["take"], self.manifest["feature_dim"]
         self._shape = (take, dim) if take else (dim,)
+        self._with_facts = facts
         self._open()
 
     def _open(self) -> None:
         self._process = os.getpid()
         self._opened: dict[int, _File] = {}
+        self._facts: dict[int, pa.Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_process")}
+        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_facts", "_process")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -83,22 +151,88 @@ class Pairs:
         """Number of pairs."""
         return self._starts[-1]
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One pair.
+    def __getitem__(self, index: int) -> Any:
+        """One pair: (features, embedding), see the class.
 
         Raises:
             IndexError: beyond the last one, which ends a loop over all.
         """
+        number = self._checked(index)
+        file = bisect_right(self._starts, number) - 1
+        place = np.array([number - self._starts[file]])
+        features, embeddings = self._file(file).pairs(place)
+        return self._example(features[0], embeddings[0], number)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Several pairs, as PyTorch asks for a batch.
+
+        Raises:
+            IndexError: beyond the last one.
+        """
+        features, embeddings = self.batch(indices)
+        numbers = [self._checked(int(index)) for index in indices]
+        if not self._with_facts:
+            return [PairExample.of((f, e), self, n) for f, e, n in zip(features, embeddings, numbers, strict=True)]
+        facts = self._facts_of(numbers)
+        return [(f, e, _as_dict(about)) for f, e, about in zip(features, embeddings, facts, strict=True)]
+
+    def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Several pairs: features float32 [B, ...] and embeddings float32 [B, E].
+
+        Raises:
+            IndexError: beyond the last one.
+        """
+        numbers = np.array([self._checked(int(index)) for index in indices], np.int64)
+        files = np.searchsorted(self._starts, numbers, "right") - 1
+        features = np.empty((len(numbers), *self._shape), np.float32)
+        embeddings = np.empty((len(numbers), self.embedding_dim), np.float32)
+        for file in np.unique(files).tolist():
+            mine = np.flatnonzero(files == file)
+            features[mine], embeddings[mine] = self._file(file).pairs(numbers[mine] - self._starts[file])
+        return features, embeddings
+
+    def facts(self, index: int) -> PairFacts:
+        """What a pair is about.
+
+        Raises:
+            IndexError: beyond the last one.
+        """
+        return self._facts_of([self._checked(index)])[0]
+
+    def _facts_of(self, numbers: Sequence[int]) -> list[PairFacts]:
+        places = np.array(numbers, np.int64)
+        files = np.searchsorted(self._starts, places, "right") - 1
+        found: dict[int, PairFacts] = {}
+        for file in np.unique(files).tolist():
+            mine = places[files == file]
+            # Measured: values one by one take four times as long.
+            rows = self._table(file).take(pa.array(mine - self._starts[file]))
+            for number, uid, text, start_s, first, end in zip(
+                mine.tolist(), *(rows[name].to_pylist() for name in _FACTS), strict=True
+            ):
+                found[number] = PairFacts(uid, text, math.nan if start_s is None else start_s, number, first, end)
+        return [found[number] for number in numbers]
+
+    def all_facts(self) -> pa.Table:
+        """What all pairs are about, in their order: uid, text, start_s, first, end."""
+        return pa.concat_tables([self._table(file) for file in range(len(self._files))])
+
+    def _checked(self, index: int) -> int:
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
-        file = bisect_right(self._starts, number) - 1
-        return self._file(file).pair(number - self._starts[file])
+        return number
 
-    def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Several pairs: features float32 [B, ...] and embeddings float32 [B, E]."""
-        pairs = [self[int(index)] for index in indices]
-        return np.stack([features for features, _ in pairs]), np.stack([embedding for _, embedding in pairs])
+    def _example(self, features: NDArray[np.float32], embedding: NDArray[np.float32], number: int) -> Any:
+        if self._with_facts:
+            return features, embedding, _as_dict(self.facts(number))
+        return PairExample.of((features, embedding), self, number)
+
+    def _table(self, number: int) -> pa.Table:
+        if number not in self._facts:
+            path = kept_copy(self._objects, self._files[number])
+            self._facts[number] = _parquet_facts(path) if path.suffix == ".parquet" else _hdf5_facts(path)
+        return self._facts[number]
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -123,6 +257,10 @@ class Pairs:
         return self._opened[number]
 
 
+def _as_dict(facts: PairFacts) -> dict[str, Any]:
+    return {name: getattr(facts, name) for name in PairFacts.__slots__}
+
+
 class _Hdf5File:
     """A file of pairs mapped into memory."""
 
@@ -133,26 +271,51 @@ class _Hdf5File:
         except (OSError, KeyError, RuntimeError) as error:
             raise StoreError(f"{path} is missing or damaged ({error}); see `cliploom verify`.") from None
         self._features, self._embeddings = (
-            np.memmap(path, np.float32, "r", offset, (rows, *each))
+            np.asarray(np.memmap(path, np.float32, "r", offset, (rows, *each))).view(np.ndarray)
             for (offset, rows), each in zip(places, (shape, (dim,)), strict=True)
         )
 
-    def pair(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return np.array(self._features[number]), np.array(self._embeddings[number])
+    def pairs(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._features[numbers], self._embeddings[numbers]
 
 
 class _ParquetFile:
-    """A file of pairs read by row groups."""
+    """A file of pairs mapped into memory; by row groups where its values do not lie in it as they are."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dim: int) -> None:
-        self._ranges = RowRanges(path, ["features", "embedding"])
         self._shape, self._dim = shape, dim
+        self._size = int(np.prod(shape))
+        self._ranges: RowRanges | None = None
+        try:
+            data = np.asarray(np.memmap(path, np.uint8, "r")).view(np.ndarray)
+            self._columns = [map_column(path, data, *each) for each in (("features", self._size), ("embedding", dim))]
+        except (UnmappablePageError, IndexError, KeyError, ValueError, OSError):
+            self._ranges = RowRanges(path, ["features", "embedding"])
 
-    def pair(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        row = self._ranges.rows(number, 1)
-        size = int(np.prod(self._shape))
-        features = arrow_to_vectors(row["features"], size)[0].reshape(self._shape)
-        return features.copy(), arrow_to_vectors(row["embedding"], self._dim)[0].copy()
+    def pairs(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self._ranges is None:
+            features, embeddings = (column.rows(numbers) for column in self._columns)
+            return features.reshape(-1, *self._shape), embeddings
+        rows = pa.concat_tables([self._ranges.rows(number, 1) for number in numbers.tolist()])
+        features = arrow_to_vectors(rows["features"], self._size).reshape(-1, *self._shape)
+        return features, arrow_to_vectors(rows["embedding"], self._dim)
 
 
 _File = _Hdf5File | _ParquetFile
+
+
+def _parquet_facts(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(_FACTS)).combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is missing or damaged ({error}); see `cliploom verify`.") from None
+
+
+def _hdf5_facts(path: Path) -> pa.Table:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            meta = json.loads(file["meta"][:].tobytes())
+        columns = {name: [each[key] for each in meta] for name, key in zip(_FACTS, _META, strict=True)}
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{path} is missing or damaged ({error}); see `cliploom verify`.") from None
+    return pa.table([pa.array(columns[name], kind) for name, kind in _FACTS.items()], names=list(_FACTS))

@@ -24,10 +24,18 @@ from cliploom.schemas.tfrecords import Yt8mVideo
 from cliploom.transforms.heads.dataset import Videos
 from cliploom.transforms.heads.plain import PlainHead, read_head, sigmoid, transformed
 from cliploom.transforms.heads.saved_model import EXAMPLES, TENSORS, write_saved_model
-from cliploom.transforms.heads.training import TrainingState, class_weights, loss_of, regression, train
+from cliploom.transforms.heads.training import (
+    TrainingState,
+    class_weights,
+    loss_of,
+    regression,
+    train,
+    weights_of_counts,
+)
 from cliploom.transforms.search.searching import open_store
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.tfrecords.framing import write_records
+from cliploom.transforms.tfrecords.vocabulary import LabelClass, Vocabulary
 from cliploom.transforms.tfrecords.write import encode_video
 
 CLASSES = tuple(HeadClass(label, f"class {label}") for label in (2, 5, 9))
@@ -75,6 +83,10 @@ def test_class_weights_are_those_of_the_data_set() -> None:
     # sum(count) / (classes * count), counts 3, 1 and, for a class without a video, 1
     weights = class_weights([(2,), (2,), (2, 5), (77,)], CLASSES)
     np.testing.assert_allclose(weights, [5 / 9, 5 / 3, 5 / 3])
+    np.testing.assert_allclose(
+        weights_of_counts([788288, 539945, 123]),
+        Vocabulary({n: LabelClass(n, "", count) for n, count in enumerate([788288, 539945, 123])}).weights(),
+    )
 
 
 @pytest.mark.parametrize(("dim", "parameters"), [(1024, 3_958_550), (1152, 4_452_886)])

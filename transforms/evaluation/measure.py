@@ -1,0 +1,39 @@
+"""Measure a release by any kind of evaluation."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from cliploom.schemas.evaluations import Evaluation, RetrievalEvaluation, SimilarEvaluation
+from cliploom.schemas.release import Release
+from cliploom.transforms.evaluation.results import Evaluated
+from cliploom.transforms.store.object_store import ObjectStore
+
+
+def measure(objects: ObjectStore, release: Release, node: Evaluation, name: str = "") -> Evaluated:
+    """Measure one evaluation on a release.
+
+    Memory is that of the texts and of blocks of scores; the feature's vectors lie in a temporary file meanwhile.
+
+    Args:
+        objects: the store.
+        release: published, or the draft of one with its indexes.
+        node: with its files in the store (``cliploom.transforms.evaluation.truths.with_stored_truth``).
+        name: of the evaluation in the spec, for messages.
+
+    Raises:
+        SpecError: when there is nothing to measure.
+    """
+    with tempfile.TemporaryDirectory(prefix="cliploom-evaluate-") as folder:
+        if isinstance(node, RetrievalEvaluation):
+            from cliploom.transforms.evaluation.retrieval import evaluate_retrieval
+
+            return evaluate_retrieval(objects, release, node, Path(folder), name)
+        if isinstance(node, SimilarEvaluation):
+            from cliploom.transforms.evaluation.similar import evaluate_similar
+
+            return evaluate_similar(objects, release, node, Path(folder))
+        from cliploom.transforms.evaluation.predicted import evaluate_labels
+
+        return evaluate_labels(objects, release, node)

@@ -1,0 +1,46 @@
+"""What random scores come to, exactly: the best of ``m`` right answers among ``n`` candidates in random order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def misses(candidates: int, relevant: int) -> NDArray[np.float64]:
+    """Return the probability that no right answer is among the first k, for k from 0 to ``candidates``.
+
+    >>> misses(4, 1).tolist()
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    place = np.arange(candidates)
+    left = np.maximum(candidates - relevant - place, 0)
+    return np.concatenate([[1.0], np.cumprod(left / (candidates - place))])
+
+
+def chance_of_ranks(candidates: NDArray[np.int64], relevant: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
+    """Return the expected figures of queries whose things stand in random order.
+
+    Args:
+        candidates: int64 [n], at least one query.
+        relevant: int64 [n], right answers of each.
+        ks: of the R@k.
+
+    Returns:
+        ``R@k``, ``MedR``, ``MeanR`` and ``MRR``; the median is that of all queries' ranks together.
+    """
+    pairs, counts = np.unique(np.stack([candidates, relevant]), axis=1, return_counts=True)
+    longest = int(candidates.max())
+    still_missing = np.zeros(longest + 1)
+    mean = reciprocal = 0.0
+    share = counts / counts.sum()
+    for (n, m), part in zip(pairs.T.tolist(), share.tolist(), strict=True):
+        missed = misses(n, m)
+        still_missing[: n + 1] += part * missed
+        mean += part * (n + 1) / (m + 1)
+        reciprocal += part * float((-np.diff(missed) / np.arange(1, n + 1)).sum())
+    found = 1 - still_missing
+    recalls = {f"R@{k}": float(found[min(k, longest)]) for k in ks}
+    low, high = (int(np.argmax(found >= half)) for half in (0.5 - 1e-12, 0.5 + 1e-12))
+    return recalls | {"MedR": (low + high) / 2, "MeanR": mean, "MRR": reciprocal}
