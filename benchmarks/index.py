@@ -28,8 +28,9 @@ from cliploom.transforms.index.build import (
     training_rows,
     write_index,
 )
+from cliploom.transforms.index.opened import OpenShard, open_shard
 from cliploom.transforms.index.recall import exact_top_k, recall_at, tune_nprobe
-from cliploom.transforms.index.search import OpenShard, open_shard, search
+from cliploom.transforms.index.search import search
 
 DIM = 384
 K = 10

@@ -25,14 +25,20 @@ if TYPE_CHECKING:
     from cliploom.transforms.readers.pair_reading import Pairs
     from cliploom.transforms.readers.training_views import tf_dataset, torch_dataset
     from cliploom.transforms.readers.windows import ClipWindows
-    from cliploom.transforms.search.searching import Hit, Store
+    from cliploom.transforms.search.answer_model import Answer, Hit, Moment
+    from cliploom.transforms.search.query_model import Query, QueryPart
+    from cliploom.transforms.search.searching import Store
 
 __all__ = [
+    "Answer",
     "ClipWindows",
     "CliploomError",
     "Hit",
     "LimitError",
+    "Moment",
     "Pairs",
+    "Query",
+    "QueryPart",
     "RunResult",
     "SpecError",
     "Store",
@@ -45,11 +51,15 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Answer": "cliploom.transforms.search.answer_model",
     "ClipWindows": "cliploom.transforms.readers.windows",
     "CliploomError": "cliploom.schemas.errors",
-    "Hit": "cliploom.transforms.search.searching",
+    "Hit": "cliploom.transforms.search.answer_model",
     "LimitError": "cliploom.schemas.errors",
+    "Moment": "cliploom.transforms.search.answer_model",
     "Pairs": "cliploom.transforms.readers.pair_reading",
+    "Query": "cliploom.transforms.search.query_model",
+    "QueryPart": "cliploom.transforms.search.query_model",
     "RunResult": "cliploom.pipelines.running.run",
     "SpecError": "cliploom.schemas.errors",
     "Store": "cliploom.transforms.search.searching",

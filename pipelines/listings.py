@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,6 +24,9 @@ MOST_REASONS = 3
 
 MOST_LABELS = 3
 """Predicted labels that a hit shows."""
+
+# Values of a facet that a line has room for.
+MOST_VALUES = 20
 
 
 def release_rows(store: str) -> list[dict[str, Any]]:
@@ -232,26 +234,39 @@ def label_text(labels: Sequence[dict[str, Any]]) -> str:
 
 
 def distance_of(score: float) -> float:
-    """Return the Euclidean distance that goes with a score of the metric ``l2``, which is minus its square.
+    """Return the Euclidean distance that goes with a score of the metric ``l2``, which is its negative.
 
-    >>> distance_of(-6.25)
+    >>> distance_of(-2.5)
     2.5
     """
-    return math.sqrt(max(0.0, -score))
+    return max(0.0, -score)
 
 
-def hit_table(hits: Sequence[Any], distances: bool = False) -> str:
+def facet_text(name: str, counts: Sequence[tuple[Any, int]]) -> str:
+    """The values of a facet in a line, with how many hits have each."""
+    shown = ", ".join(f"{value} ({count})" for value, count in counts[:MOST_VALUES])
+    more = f" and {len(counts) - MOST_VALUES} more" if len(counts) > MOST_VALUES else ""
+    return f"{name}: {shown or 'no values'}{more}"
+
+
+def moments_text(moments: Sequence[Any]) -> str:
+    """Stretches of a hit in a line."""
+    return ", ".join(f"{clock(moment['start_s'])}-{clock(moment['end_s'])}" for moment in moments)
+
+
+def hit_table(hits: Sequence[Any], distances: bool = False, offset: int = 0) -> str:
     """Hits as text.
 
     Args:
         hits: best first.
-        distances: the scores are negative squared distances (metric ``l2``), and distances are shown instead.
+        distances: the scores are negative distances (metric ``l2``), and distances are shown instead.
+        offset: number of hits before them.
     """
     if not hits:
         return "No hits."
     several = len({hit.source for hit in hits}) > 1
     rows = []
-    for place, hit in enumerate(hits, 1):
+    for place, hit in enumerate(hits, offset + 1):
         found = hit.to_dict()
         labels = label_text(found["labels"])
         # The labels that an item was given stand in its metadata, too.
@@ -267,10 +282,11 @@ def hit_table(hits: Sequence[Any], distances: bool = False) -> str:
                 "source": found["source"] if several else "",
                 "uid": found["uid"],
                 "at": "" if found["start_s"] is None else clock(found["start_s"]),
+                "moments": moments_text(found["moments"]),
                 "about": " ".join(text for text in (found["text"], labels, extra) if text),
                 "file": short_path(found.get("uri") or ""),
             }
         )
     # What no hit has gets no column: pictures have no text, files of features no times.
-    columns = ["#", "distance" if distances else "score", "fit", "source", "uid", "at", "about", "file"]
+    columns = ["#", "distance" if distances else "score", "fit", "source", "uid", "at", "moments", "about", "file"]
     return table(rows, [column for column in columns if any(row[column] != "" for row in rows)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Metric = Literal["cosine", "dot", "l2"]
 Kind = Literal["flat", "ivf_sq8", "hnsw"]
@@ -61,8 +61,7 @@ class IndexShard:
         return cls(**(value | {"parts": tuple(value.get("parts", ()))}))
 
 
-@dataclass(frozen=True)
-class RowHit:
+class RowHit(NamedTuple):
     """A row that answers a query.
 
     Attributes:
@@ -76,7 +75,7 @@ class RowHit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return self._asdict()
 
 
 @dataclass(frozen=True)
@@ -96,4 +95,4 @@ class MediaHit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return asdict(self) | {"best": self.best.to_dict()}

@@ -167,6 +167,20 @@ def test_search_prints_hits_on_stdout_only(cliploom: Command, built_store: Small
     assert {"uid", "score", "start_s", "uri", "index", "release"} <= set(hits[0])
 
 
+def test_search_filters_pages_counts_and_shows_moments(cliploom: Command, built_store: SmallStore) -> None:
+    asked = ("search", built_store.store, "a cat", "--index", "frames")
+    everything = json.loads(cliploom(*asked, "--json").out)
+    second = json.loads(cliploom(*asked, "--json", "--top", "1", "--offset", "1").out)
+    assert second == everything[1:2]
+    ended = cliploom(*asked, "--where", "duration > 1 AND uid LIKE 'videos/%'", "--facet", "source", "--moments", "2")
+    assert ended.code == 0
+    assert "moments" in ended.out.splitlines()[0]
+    assert ended.out.splitlines()[-1] == "source: clips (3)"
+    query = {"parts": [{"kind": "text", "value": "a cat"}], "where": "uid = 'both'", "index": ["frames"]}
+    answer = json.loads(cliploom("search", built_store.store, "--query", json.dumps(query)).out)
+    assert (answer["total"], [hit["uid"] for hit in answer["hits"]]) == (1, ["both"])
+
+
 def test_verify_says_that_all_is_well(cliploom: Command, built_store: SmallStore) -> None:
     ended = cliploom("verify", built_store.store)
     assert (ended.code, ended.out, ended.err) == (0, "", "All files verify.\n")

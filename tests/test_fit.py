@@ -88,7 +88,7 @@ def test_hits_below_the_least_fit_are_left_out(store: Store) -> None:
     kept = store.search("a cat", index=["frames"], top=10, min_fit=0.65)
     assert kept == [hit for hit in hits if hit.fit is not None and hit.fit >= 0.65]
     assert 0 < len(kept) < len(hits)
-    with pytest.raises(SpecError, match="least fit is 2"):
+    with pytest.raises(SpecError, match="min_fit is 2"):
         store.search("a cat", min_fit=2)
 
 
@@ -98,7 +98,7 @@ def test_the_terminal_says_when_nothing_fits(cliploom: Command, built_store: Sma
     assert "Nothing" not in cliploom("search", built_store.store, "a cat").err
     assert json.loads(cliploom("search", built_store.store, "a cat", "--json").out)[0]["fit"] > 0.65
     assert "No hits." in cliploom("search", built_store.store, "xqzt rrpw", "--min-fit", 0.9).out
-    assert_one_sentence(cliploom("search", built_store.store, "a cat", "--min-fit", 7), 2, ("least fit is 7",))
+    assert_one_sentence(cliploom("search", built_store.store, "a cat", "--min-fit", 7), 2, ("min_fit is 7",))
 
 
 def test_a_store_without_scales_answers_without_fits(built_store: SmallStore, monkeypatch: pytest.MonkeyPatch) -> None:

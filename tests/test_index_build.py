@@ -22,7 +22,8 @@ from cliploom.transforms.index.build import (
     training_rows,
     write_index,
 )
-from cliploom.transforms.index.search import open_shard, search
+from cliploom.transforms.index.opened import open_shard
+from cliploom.transforms.index.search import search
 from cliploom.transforms.index.vectors import prepare
 from cliploom.transforms.index.verify import shard_ids
 

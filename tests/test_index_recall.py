@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cliploom.schemas.index import IndexRecipe
 from cliploom.transforms.index import recall
 from cliploom.transforms.index.build import build_shard, train, write_index
+from cliploom.transforms.index.opened import open_shard
 from cliploom.transforms.index.recall import exact_top_k, measure, recall_at, tune_nprobe
-from cliploom.transforms.index.search import open_shard
 
 NONE = np.empty(0, np.int64)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.index import IndexRecipe
 from cliploom.transforms.index.build import build_shard, train, write_index
-from cliploom.transforms.index.search import open_shard, search
+from cliploom.transforms.index.opened import open_shard
+from cliploom.transforms.index.search import search
 from cliploom.transforms.index.verify import check_finds_itself, shard_ids
 
 NONE = np.empty(0, np.int64)

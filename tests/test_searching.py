@@ -184,7 +184,9 @@ def test_hits_have_stable_keys_and_are_json(store: Store, built_store: SmallStor
         "release",
         "text",
         "labels",
+        "row_id",
         "fit",
+        "moments",
     ]
     assert plain["uri"].startswith(str(built_store.media))
     assert plain["release"] == 1
@@ -194,7 +196,7 @@ def test_hits_have_stable_keys_and_are_json(store: Store, built_store: SmallStor
     ("question", "said"),
     [
         ({}, "neither is given"),
-        ({"text": "a", "like": CAT}, "both are given"),
+        ({"text": "a", "like": CAT, "index": ["graph"]}, "whose space no text can ask"),
         ({"text": "  "}, "empty"),
         ({"text": "\ud800"}, "surrogate"),
         ({"like": ""}, "empty"),
@@ -359,7 +361,7 @@ def test_l2_results_are_positive_distances(built_store: SmallStore, capsys: pyte
     assert distances == sorted(distances)
     assert distances[0] > 0
     hits = json.loads(call("search", built_store.store, "--like", "videos/cat", "--index", "graph", "--json").out)
-    assert hits[0]["distance"] ** 2 == pytest.approx(-hits[0]["score"])
+    assert hits[0]["distance"] == pytest.approx(-hits[0]["score"])
     assert (
         "distance" not in json.loads(call("search", built_store.store, "a cat", "--index", "frames", "--json").out)[0]
     )

@@ -103,7 +103,7 @@ def test_vectors_alone_are_the_default(said: str) -> None:
 @pytest.mark.parametrize(
     ("question", "told"),
     [
-        ({"text": "a", "mode": "letters"}, "'letters' is none of vectors, words and both"),
+        ({"text": "a", "mode": "letters"}, "There is no mode 'letters'"),
         ({"like": "kitchen", "mode": "words"}, "give a text"),
         ({"text": "?!", "mode": "words"}, r"has no word \('\?!'\)"),
     ],

@@ -103,9 +103,34 @@ def search(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="What to look for, in words.", show_default=False)
     ] = None,
-    like: Annotated[str | None, typer.Option("--like", help="A file, a uid, or uid@12.5s.")] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--like", help="A file, an address, a uid, or uid@12.5s; may be repeated.", show_default=False),
+    ] = None,
+    not_text: Annotated[
+        list[str] | None, typer.Option("--not", help="Words that hits should be unlike.", show_default=False)
+    ] = None,
+    not_like: Annotated[
+        list[str] | None, typer.Option("--not-like", help="A file or uid that hits should be unlike.")
+    ] = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option("--weight", help="Of the text, each --like, --not and --not-like, in this order."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Filter, such as \"year >= 2020 AND label = 'cat'\".")
+    ] = None,
+    in_uid: Annotated[str | None, typer.Option("--in", help="Search in one item only.", show_default=False)] = None,
     index: Annotated[list[str] | None, typer.Option("--index", help="Which index; may be repeated.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many hits.")] = 10,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="How many hits to skip.")] = 0,
+    moments: Annotated[int, typer.Option("--moments", min=0, help="How many stretches of each hit to show.")] = 0,
+    group: Annotated[
+        str | None, typer.Option("--group", help="Show the best hit of each value of a column.", show_default=False)
+    ] = None,
+    facet: Annotated[
+        list[str] | None, typer.Option("--facet", help="Count the values of a column among the hits.")
+    ] = None,
     rank: Annotated[str, typer.Option("--rank", help="How rows make hits: max, mean or bimatch.")] = "max",
     d_miss: Annotated[
         float | None, typer.Option("--d-miss", help="Distance at which bimatch counts a miss.", show_default=False)
@@ -116,53 +141,68 @@ def search(
     mode: Annotated[
         str, typer.Option("--mode", help="What a text is searched in: vectors, words or both.")
     ] = "vectors",
+    query: Annotated[
+        str | None,
+        typer.Option("--query", help="JSON of a whole query, or @FILE; the answer is JSON.", show_default=False),
+    ] = None,
     release: ReleaseOption = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write the hits with pictures to this file, one HTML page.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search by words, or by a file or item that hits should be like."""
+    """Search by words, and by files or items that hits should be like."""
     import warnings
 
     from cliploom.pipelines.console import say, show, show_json
-    from cliploom.pipelines.listings import distance_of, hit_table
+    from cliploom.pipelines.listings import distance_of, facet_text, hit_table
+    from cliploom.schemas.errors import SpecError
     from cliploom.transforms.encoders.word_vectors import UnknownWordsWarning
-    from cliploom.transforms.search.fit import fit_message, fit_word
+    from cliploom.transforms.search.query_model import Query, read_query
     from cliploom.transforms.search.searching import open_store
 
-    store, text = find_store_and_text(store, text, like)
+    asks_nothing_else = not (like or query)
+    store, text = find_store_and_text(store, text, None if asks_nothing_else else (like or ["-"])[0])
+    if query is not None and (text is not None or like or not_text or not_like):
+        raise SpecError("A text or --like is given beside --query; put it among the parts of the query.")
     opened = open_store(store, release)
-    chosen = cast("SearchMode", mode)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UnknownWordsWarning)
-        found = opened.search(
-            text, like=like, index=index, top=top, rank=rank, d_miss=d_miss, min_fit=min_fit, mode=chosen
-        )
+        if query is None:
+            parts = opened.query_parts(text, like, None, not_text or (), not_like or (), weight)
+            page = (top, offset, rank, d_miss, moments, group, tuple(facet or ()))
+            names = tuple(index) if index else None
+            asked = Query(parts, where, in_uid, names, *page, cast("SearchMode", mode), min_fit)
+        else:
+            asked = read_query(query)
+        answer = opened.ask(asked)
     for note in noted:
         if issubclass(note.category, UnknownWordsWarning):
             say(str(note.message))
-    asked = text if text is not None else f"like {like}"
-    message = fit_message(fit_word([hit.fit for hit in found]), asked)
+    if query is not None:
+        show_json(answer.to_dict())
+        return
     # Several lists are merged by rank, whatever the metrics of their indexes are.
     indexes = opened.release.indexes
-    metrics = {indexes[hit.index].metric for hit in found if hit.index in indexes}
-    distances = metrics == {"l2"} and len({hit.index for hit in found}) == 1 and rank != "bimatch"
+    metrics = {indexes[hit.index].metric for hit in answer.hits if hit.index in indexes}
+    distances = metrics == {"l2"} and len({hit.index for hit in answer.hits}) == 1 and rank != "bimatch"
     if html is not None:
         from cliploom.transforms.search.hits_page import hits_page
         from cliploom.transforms.search.html_page import write_page
 
-        write_page(html, hits_page(opened, found, asked, message))
+        write_page(html, hits_page(opened, answer.hits, asked.title, answer.message))
     if as_json:
-        show_json([hit.to_dict() | ({"distance": distance_of(hit.score)} if distances else {}) for hit in found])
+        show_json([hit.to_dict() | ({"distance": distance_of(hit.score)} if distances else {}) for hit in answer.hits])
     elif html is not None:
-        say(f"{len(found)} hits are written to {html}; open it in a browser.")
+        say(f"{len(answer.hits)} hits are written to {html}; open it in a browser.")
     else:
-        show(hit_table(found, distances))
-    if message:
-        say(message)
+        show(hit_table(answer.hits, distances, offset))
+        for name, counts in answer.facets.items():
+            show(facet_text(name, counts))
+    if answer.message:
+        say(answer.message)
     alike = opened.indexes_for_likeness()
-    if like is not None and not index and len(alike) < len(indexes):
+    if opened.asks_for_likeness(asked) and len(alike) < len(indexes):
         outputs = ", ".join(f"{name} (over {indexes[name].output})" for name in alike)
         say(f"Asked for likeness: index {outputs}; --index asks another.")
 

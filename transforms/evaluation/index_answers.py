@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from cliploom.schemas.index import IndexRecipe, IndexShard, RowHit
 from cliploom.schemas.release import Release
 from cliploom.transforms.evaluation.gallery import FeatureRows
-from cliploom.transforms.index.search import OpenShard, open_shard, search
+from cliploom.transforms.index.opened import OpenShard, open_shard
+from cliploom.transforms.index.search import search
 from cliploom.transforms.metrics.ranks import Ranks, Relevance
 from cliploom.transforms.store.cache import cached_file
 from cliploom.transforms.store.object_store import ObjectStore

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.index import Metric
-from cliploom.transforms.index.search import OpenShard, search
+from cliploom.transforms.index.opened import OpenShard
+from cliploom.transforms.index.search import search
 from cliploom.transforms.index.vectors import prepare
 
 if TYPE_CHECKING:

@@ -8,85 +8,40 @@ to; its scores are exact.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.schemas.index import IndexRecipe, IndexShard, RowHit
-from cliploom.transforms.index.files import read_index
+from cliploom.schemas.index import RowHit
+from cliploom.transforms.index.kept import ROUNDING, KeptRows
+from cliploom.transforms.index.opened import OpenShard
 from cliploom.transforms.index.vectors import distance_of, exact_scores, prepare
 
 if TYPE_CHECKING:
+    from cliploom.schemas.index import Metric
+
     # Ids and scores (larger is better) that one shard gives for one query.
     Found = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-# Bound of the error of FAISS's float32 scores, as a share of the product of the two vectors' lengths.
-ROUNDING = 4e-6
 
-
-@dataclass(frozen=True)
-class OpenShard:
-    """An index file that is open for searching.
-
-    Attributes:
-        index: what FAISS searches: the index inside the ``IndexIDMap2``, or the inverted file.
-        owner: the object that keeps ``index``, ``ids`` and ``vectors`` alive.
-        ids: int64 [rows], the row at each position; empty for ``ivf_sq8``, which knows ids itself.
-        vectors: float32 [rows, dim], a view of what is stored; empty for ``ivf_sq8``.
-        longest: largest length of a stored vector; 1 where they are unit vectors or it is not needed.
-    """
-
-    path: Path
-    recipe: IndexRecipe
-    index: Any
-    owner: Any
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    longest: float = 1.0
-
-    @property
-    def rows(self) -> int:
-        """Rows in the shard."""
-        return int(self.index.ntotal)
-
-
-def open_shard(path: Path, recipe: IndexRecipe, shard: IndexShard | None = None) -> OpenShard:
-    """Open an index file; inverted lists stay on disk and are mapped, so that opening is fast at any size.
-
-    Raises:
-        StoreError: naming the file, when it is missing, damaged, or not of the recipe or record.
-    """
-    vectors = np.empty((0, recipe.dim), np.float32)
-    longest = 1.0
-    if recipe.kind == "ivf_sq8":
-        lists = read_index(path, recipe, shard, mapped=True)
-        # FAISS would start 32 threads a query to read ahead, which takes 20 times as long as the query.
-        mapped: Any = faiss.downcast_InvertedLists(lists.invlists)
-        if lists.ntotal:
-            mapped.prefetch_nthread = 0
-        return OpenShard(path, recipe, lists, lists, np.empty(0, np.int64), vectors)
-    owner = read_index(path, recipe, shard)
-    index: Any = faiss.downcast_index(owner.index)
-    storage: Any = faiss.downcast_index(index.storage) if recipe.kind == "hnsw" else index
-    if owner.ntotal:
-        vectors = faiss.rev_swig_ptr(storage.get_xb(), owner.ntotal * recipe.dim).reshape(-1, recipe.dim)
-        if recipe.kind == "flat" and recipe.metric != "cosine":
-            longest = float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max()))
-    return OpenShard(path, recipe, index, owner, faiss.vector_to_array(owner.id_map), vectors, longest)
-
-
-def search(shards: Sequence[OpenShard], queries: NDArray[np.float32], k: int) -> list[list[RowHit]]:
+def search(
+    shards: Sequence[OpenShard],
+    queries: NDArray[np.float32],
+    k: int,
+    kept: Sequence[KeptRows] | None = None,
+) -> list[list[RowHit]]:
     """The best rows for each query.
 
     Args:
         shards: of one index.
         queries: float32 [q, dim].
         k: hits wanted; with fewer rows than that, all of them.
+        kept: of each shard the rows that may be found; all rows when None.
 
     Returns:
         For each query at most ``k`` hits, best first, equal scores by row_id.
@@ -107,37 +62,61 @@ def search(shards: Sequence[OpenShard], queries: NDArray[np.float32], k: int) ->
     if queries.ndim != 2 or queries.shape[1] != recipe.dim:
         raise ValueError(f"queries have shape {queries.shape}; the index wants [q, {recipe.dim}]")
     prepared = prepare(queries, recipe.metric)
-    answers = [_search_shard(shard, prepared, k) for shard in shards if shard.rows and len(prepared)]
+    if not len(prepared):
+        return []
+    filters: Sequence[KeptRows | None] = [None] * len(shards) if kept is None else kept
+    answers = [
+        _search_shard(shard, prepared, k, rows)
+        for shard, rows in zip(shards, filters, strict=True)
+        if (shard.rows if rows is None else rows.rows)
+    ]
+    if len(answers) == 1:
+        return [_row_hits(*found, recipe.metric) for found in answers[0]]
     merged = []
     for number in range(len(prepared)):
         ids = np.concatenate([np.empty(0, np.int64), *(answer[number][0] for answer in answers)])
         scores = np.concatenate([np.empty(0, np.float64), *(answer[number][1] for answer in answers)])
-        order = np.lexsort((ids, -scores))[:k]
-        # Adding 0 turns -0.0 into 0.0.
-        best = zip(ids[order].tolist(), (scores[order] + 0.0).tolist(), strict=True)
-        merged.append([RowHit(row, score, distance_of(score, recipe.metric)) for row, score in best])
+        merged.append(_row_hits(*_best(ids, scores, k), recipe.metric))
     return merged
 
 
-def _search_shard(shard: OpenShard, queries: NDArray[np.float32], k: int) -> list[Found]:
+def _row_hits(ids: NDArray[np.int64], scores: NDArray[np.float64], metric: Metric) -> list[RowHit]:
+    # Adding 0 turns -0.0 into 0.0.
+    found = (scores + 0.0).tolist()
+    distances = [distance_of(score, metric) for score in found]
+    return list(map(RowHit._make, zip(ids.tolist(), found, distances, strict=True)))
+
+
+def _search_shard(shard: OpenShard, queries: NDArray[np.float32], k: int, kept: KeptRows | None) -> list[Found]:
+    if kept is not None and kept.exact:
+        return kept.best(queries, k)
+    rows = shard.rows if kept is None else kept.rows
     # One more than wanted shows whether the last place is tied.
-    ask = min(k + 1, shard.rows)
-    parameters = _parameters(shard, ask)
+    ask = min(k + 1, rows)
+    parameters = _parameters(shard, ask, kept)
     scores, found = shard.index.search(queries, ask, params=parameters)
     if shard.recipe.kind == "ivf_sq8":
-        return _search_lists(shard, queries, k, scores, found)
+        return _search_lists(shard, queries, k, scores, found, kept)
     answers = []
     for query, positions, approximate in zip(queries, found, scores, strict=True):
         if shard.recipe.kind == "flat" and ask > k:
-            positions = _with_ties(shard, query, positions, approximate)
+            positions = _with_ties(shard, query, positions, approximate, parameters)
         positions = positions[positions >= 0]
+        if kept is not None and len(positions) < min(k, rows):
+            # The graph leads to too few of the kept rows.
+            answers += kept.best(query[np.newaxis], k)
+            continue
         exact = exact_scores(query, shard.vectors[positions], shard.recipe.metric)
         answers.append(_best(shard.ids[positions], exact, k))
     return answers
 
 
 def _with_ties(
-    shard: OpenShard, query: NDArray[np.float32], positions: NDArray[np.int64], scores: NDArray[np.float32]
+    shard: OpenShard,
+    query: NDArray[np.float32],
+    positions: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    parameters: Any,
 ) -> NDArray[np.int64]:
     """Candidates that surely hold the exact best: when the last place is tied, all that may share it."""
     length = float(np.linalg.norm(query.astype(np.float64)))
@@ -153,7 +132,7 @@ def _with_ties(
     # Outward by one float, as FAISS keeps what is strictly within the radius.
     outward = np.inf if shard.recipe.metric == "l2" else -np.inf
     _, _, within = shard.index.range_search(
-        query[np.newaxis], float(np.nextafter(np.float32(radius), np.float32(outward)))
+        query[np.newaxis], float(np.nextafter(np.float32(radius), np.float32(outward))), params=parameters
     )
     return np.asarray(within)
 
@@ -164,39 +143,63 @@ def _search_lists(
     k: int,
     scores: NDArray[np.float32],
     found: NDArray[np.int64],
+    kept: KeptRows | None,
 ) -> list[Found]:
     """Finish a search of inverted lists: look further where the lists visited held too few rows, then settle ties."""
     ask = scores.shape[1]
-    nprobe = max(shard.recipe.nprobe, 1)
-    visited = np.full(len(queries), nprobe)
-    while nprobe < shard.index.nlist and (short := np.flatnonzero(found[:, min(k, shard.rows) - 1] < 0)).size:
+    nprobe = _lists_visited(shard, kept)
+    visited: dict[int, int] = {}
+    last = min(k, shard.rows if kept is None else kept.rows) - 1
+    while nprobe < shard.index.nlist and (short := np.flatnonzero(found[:, last] < 0)).size:
         nprobe = min(2 * nprobe, shard.index.nlist)
-        parameters = _visiting(nprobe)
-        scores[short], found[short] = shard.index.search(queries[short], ask, params=parameters)
-        visited[short] = nprobe
+        scores[short], found[short] = shard.index.search(queries[short], ask, params=_visiting(nprobe, kept))
+        visited |= dict.fromkeys(short.tolist(), nprobe)
+    # Whole answers without ties are in order as they come.
+    whole = (found[:, last] >= 0) & (scores[:, 1:] != scores[:, :-1]).all(axis=1)
+    exact_all = scores.astype(np.float64)
+    if shard.recipe.metric == "l2":
+        exact_all = -np.sqrt(np.maximum(exact_all, 0))
+    if whole.all():
+        return [(ids[: last + 1], exact[: last + 1]) for ids, exact in zip(found, exact_all, strict=True)]
+    outward = np.float32(np.inf if shard.recipe.metric == "l2" else -np.inf)
     answers = []
     for number, query in enumerate(queries):
         ids, raw = found[number], scores[number]
         if ask > k and ids[k] >= 0 and raw[k] == raw[k - 1]:
-            outward = np.float32(np.inf if shard.recipe.metric == "l2" else -np.inf)
-            parameters = _visiting(int(visited[number]))
             radius = float(np.nextafter(raw[k], outward))
+            parameters = _visiting(visited.get(number, _lists_visited(shard, kept)), kept)
             _, raw, ids = shard.index.range_search(query[np.newaxis], radius, params=parameters)
-        raw, ids = raw[ids >= 0].astype(np.float64), ids[ids >= 0]
-        answers.append(_best(ids, -np.sqrt(np.maximum(raw, 0)) if shard.recipe.metric == "l2" else raw, k))
+        if not ids.size or ids.min() < 0:
+            raw, ids = raw[ids >= 0], ids[ids >= 0]
+        exact = raw.astype(np.float64)
+        answers.append(_best(ids, -np.sqrt(np.maximum(exact, 0)) if shard.recipe.metric == "l2" else exact, k))
     return answers
 
 
-def _parameters(shard: OpenShard, ask: int) -> Any:
+def _lists_visited(shard: OpenShard, kept: KeptRows | None) -> int:
+    widening = 1.0 if kept is None else kept.widening
+    return min(math.ceil(max(shard.recipe.nprobe, 1) * widening), int(shard.index.nlist))
+
+
+def _parameters(shard: OpenShard, ask: int, kept: KeptRows | None) -> Any:
     if shard.recipe.kind == "ivf_sq8":
-        return _visiting(min(max(shard.recipe.nprobe, 1), shard.index.nlist))
+        return _visiting(_lists_visited(shard, kept), kept)
     if shard.recipe.kind == "hnsw":
+        depth = math.ceil(max(shard.recipe.nprobe, ask) * (1.0 if kept is None else kept.widening))
+        selector = {} if kept is None else {"sel": kept.selector}
         # FAISS's stubs lag behind its parameters.
-        return faiss.SearchParametersHNSW(efSearch=max(shard.recipe.nprobe, ask))  # type: ignore[attr-defined]
-    return None
+        return faiss.SearchParametersHNSW(efSearch=depth, **selector)  # type: ignore[attr-defined]
+    return None if kept is None else faiss.SearchParameters(sel=kept.selector)  # type: ignore[call-arg]
 
 
-def _visiting(nprobe: int) -> Any:
+def _visiting(nprobe: int, kept: KeptRows | None) -> Any:
+    if kept is None:
+        return _visiting_all(nprobe)
+    return faiss.SearchParametersIVF(nprobe=nprobe, sel=kept.selector)  # type: ignore[call-arg]
+
+
+@lru_cache(maxsize=64)
+def _visiting_all(nprobe: int) -> Any:
     return faiss.SearchParametersIVF(nprobe=nprobe)  # type: ignore[call-arg]
 
 

@@ -19,9 +19,9 @@ from cliploom.schemas.spec import IndexSpec
 from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
 from cliploom.transforms.index.files import read_index
 from cliploom.transforms.index.fit import SAMPLE_ROWS, SAMPLE_SEED
+from cliploom.transforms.index.opened import open_shard
 from cliploom.transforms.index.pieces import iterate_pieces, part_of
 from cliploom.transforms.index.recall import exact_top_k, measure, tune_nprobe
-from cliploom.transforms.index.search import open_shard
 from cliploom.transforms.index.traces import traces_of
 from cliploom.transforms.index.upkeep import IndexTask, IndexUpkeep, plan_upkeep, tasks_of
 from cliploom.transforms.publish.fitting import measured_fit

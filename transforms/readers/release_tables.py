@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-Moment = tuple[float | None, float | None, int | None]
+RowTimes = tuple[float | None, float | None, int | None]
 
 # An open store keeps its table of items and that of contents in memory up to so many rows; longer ones are scanned.
 _KEPT_ROWS = 100_000
@@ -114,14 +114,25 @@ class ReleaseReader:
         rows = self._parts_of(feature, [item_no]).filter(mine).select("row_id", "start_s", "end_s", output)
         return self.collected(rows).sort("row_id")
 
-    def moments(self, feature: str, rows: Collection[int]) -> dict[int, Moment]:
+    def times_of(self, feature: str, items: Collection[int]) -> pl.DataFrame:
+        """row_id, start_s, end_s and frame of the rows of all parts that hold some items."""
+        import polars as pl
+
+        parts = self._parts_with(feature, items)
+        if not parts:
+            empty = self._scan_parts(self.release.features[feature], [])
+            return self.collected(empty.select("row_id", "start_s", "end_s", "frame"))
+        return pl.concat([self._times_of(feature, part) for part in parts])
+
+    def table_rows(self, table: str, schema: pa.Schema) -> pl.LazyFrame:
+        """All rows of one of the release's tables."""
+        return self._scan(self._files(table), schema)
+
+    def row_times(self, feature: str, rows: Collection[int]) -> dict[int, RowTimes]:
         """start_s, end_s and frame of rows by their ids; those that are not there are left out."""
         import polars as pl
 
-        parts = self._parts_with(feature, {row >> ORDINAL_BITS for row in rows})
-        if not parts:
-            return {}
-        times = pl.concat([self._times_of(feature, part) for part in parts])
+        times = self.times_of(feature, {row >> ORDINAL_BITS for row in rows})
         found = times.filter(pl.col("row_id").is_in(list(rows)))
         return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in found.rows()}
 

@@ -73,8 +73,6 @@ def split_moment(text: str) -> Like:
 @contextmanager
 def query_file(name: str) -> Iterator[Path | None]:
     """The file that a query names, as a local path; None when it names no file. Objects in buckets are fetched."""
-    if name.startswith(("http://", "https://")):
-        raise SpecError(f"No item has the uid {name!r}, and searching fetches nothing from the web; download it first.")
     if "://" in name and not name.startswith("file://"):
         bucket, _, key = name.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="cliploom-query-") as folder:
@@ -85,10 +83,11 @@ def query_file(name: str) -> Iterator[Path | None]:
                 raise SpecError(f"There is no object {name!r}; check its name.") from None
             yield local
         return
-    yield _local_file(name.removeprefix("file://"))
+    yield local_file(name.removeprefix("file://"))
 
 
-def _local_file(name: str) -> Path | None:
+def local_file(name: str) -> Path | None:
+    """The local file of this path; None when there is none, or it is no path."""
     try:
         path = Path(name).expanduser()
         return path if path.is_file() else None

@@ -7,7 +7,7 @@ it is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal
 
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.index import MediaHit, RowHit
 from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.transforms.index.kept import KeptRows
+from cliploom.transforms.index.opened import OpenShard
 from cliploom.transforms.index.rank import rank, reciprocal_rank_fusion
 from cliploom.transforms.index.rank_items import items_in, rank_items, stored_rows
-from cliploom.transforms.index.search import OpenShard, search
+from cliploom.transforms.index.search import search
 
 RowsOf = Callable[[NDArray[np.int64]], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
 
@@ -36,7 +38,12 @@ LEAST_CANDIDATES = 8
 FUSED_DEPTH = 200
 
 
-def by_best_row(shards: Sequence[OpenShard], queries: NDArray[np.float32], skip: int | None) -> Iterator[MediaHit]:
+def by_best_row(
+    shards: Sequence[OpenShard],
+    queries: NDArray[np.float32],
+    skips: Collection[int] = (),
+    kept: Sequence[KeptRows] | None = None,
+) -> Iterator[MediaHit]:
     """Items by their best row, best first, exact for what the index holds.
 
     Rows are asked for until no row that was not seen could come before the next hit.
@@ -44,13 +51,14 @@ def by_best_row(shards: Sequence[OpenShard], queries: NDArray[np.float32], skip:
     Args:
         shards: of one index.
         queries: float32 [q, dim].
-        skip: number of an item to leave out.
+        skips: numbers of items to leave out.
+        kept: of each shard the rows that may be found; all rows when None.
     """
-    total = sum(shard.rows for shard in shards)
+    total = sum(some.rows for some in (shards if kept is None else kept))
     most = min(total, max(FIRST_ROWS, MOST_ROWS // len(queries)))
-    seen = {skip}
+    seen = set(skips)
     for k in _depths(FIRST_ROWS, most):
-        found = search(shards, queries, k)
+        found = search(shards, queries, k, kept)
         bound = max((hits[-1].score for hits in found if hits and len(hits) < total), default=float("-inf"))
         for media in rank(found, "max"):
             # Rows of one query that tie come by row_id, those of several queries in any order.
@@ -65,8 +73,9 @@ def by_all_rows(
     queries: NDArray[np.float32],
     ranker: Literal["mean", "bimatch"],
     d_miss: float | None,
-    skip: int | None,
+    skips: Collection[int] = (),
     rows_of: RowsOf | None = None,
+    kept: Sequence[KeptRows] | None = None,
 ) -> Iterator[MediaHit]:
     """Items by all of their rows, as brute force ranks them.
 
@@ -78,50 +87,101 @@ def by_all_rows(
         queries: float32 [q, dim].
         ranker: which.
         d_miss: see ``rank_items``.
-        skip: number of an item to leave out.
+        skips: numbers of items to leave out.
         rows_of: reads all rows of items where the index does not keep whole vectors.
+        kept: of each shard the rows that may be found, which are also all that is compared; all rows when None.
     """
-    total = sum(shard.rows for shard in shards)
+    total = sum(some.rows for some in (shards if kept is None else kept))
     if not total:
         return
     exhaustive = total <= ALL_ROWS and total * len(queries) <= ALL_PAIRS
     first = total if exhaustive else max(LEAST_CANDIDATES, CANDIDATES // len(queries))
-    seen = np.empty(0, np.int64) if skip is None else np.array([skip])
+    seen = np.array(sorted(skips), np.int64)
     for k in _depths(first, total):
-        near = items_in(shards) if k == total else _items_of(search(shards, queries, k))
+        if k == total:
+            near = items_in(shards) if kept is None else _numbers([some.ids for some in kept])
+        else:
+            near = _items_of(search(shards, queries, k, kept))
         fresh = np.setdiff1d(near, seen)
         seen = np.union1d(seen, fresh)
         blocks = stored_rows(shards, fresh) if rows_of is None else rows_of(fresh)
+        if kept is not None:
+            blocks = _only_kept(blocks, kept)
         yield from rank_items(blocks, fresh, queries, ranker, shards[0].recipe.metric, d_miss)
+
+
+def _only_kept(
+    blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]], kept: Sequence[KeptRows]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    for ids, vectors in blocks:
+        mine = np.zeros(len(ids), np.bool_)
+        for some in kept:
+            mine |= some.row_filter.keeps(ids)
+        yield ids[mine], vectors[mine]
+
+
+def _numbers(ids: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.unique(np.concatenate([np.empty(0, np.int64), *ids]) >> ORDINAL_BITS)
 
 
 def _items_of(found: Sequence[Sequence[RowHit]]) -> NDArray[np.int64]:
     return np.unique(np.array([hit.row_id for hits in found for hit in hits], np.int64) >> ORDINAL_BITS)
 
 
-def merged(
-    lists: Mapping[str, Iterator[MediaHit]], top: int
-) -> tuple[dict[str, list[MediaHit]], list[tuple[int, float]]]:
-    """What was taken of each index's list, and at most ``top`` (item_no, score), best first.
+class MergedList:
+    """Items of several lists, best first, made as they are read.
 
     A longer answer begins with the shorter one: lists are merged to a fixed depth, what lies deeper comes after that.
+
+    Attributes:
+        taken: what was taken of each list so far.
     """
-    if len(lists) == 1:
-        taken = {name: list(islice(ranked, top)) for name, ranked in lists.items()}
-        return taken, [(media.item_no, media.score) for ranked in taken.values() for media in ranked]
-    taken = {name: [] for name in lists}
-    scores: dict[int, float] = {}
-    for depth in _depths(FUSED_DEPTH, sys.maxsize):
-        more = {name: list(islice(ranked, depth - len(taken[name]))) for name, ranked in lists.items()}
-        if not any(more.values()):
-            break
-        for name, found in more.items():
-            taken[name] += found
-        for item_no, score in reciprocal_rank_fusion([[media.item_no for media in some] for some in taken.values()]):
-            scores.setdefault(item_no, score)
-        if len(scores) >= top:
-            break
-    return taken, list(scores.items())[:top]
+
+    def __init__(self, lists: Mapping[str, Iterator[MediaHit]], stands_for: Mapping[int, int] | None = None) -> None:
+        """Nothing is taken yet.
+
+        Args:
+            lists: by index.
+            stands_for: item_no -> item_no of the item that a hit is shown as; others are shown as themselves.
+        """
+        self._lists = lists
+        self._stands_for = stands_for or {}
+        self.taken: dict[str, list[MediaHit]] = {name: [] for name in lists}
+
+    def shown_as(self, item_no: int) -> int:
+        """The item that a hit is shown as."""
+        return self._stands_for.get(item_no, item_no)
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        """(item_no, score), best first."""
+        if len(self._lists) == 1:
+            ((name, ranked),) = self._lists.items()
+            for media in ranked:
+                self.taken[name].append(media)
+                yield media.item_no, media.score
+            return
+        scores: dict[int, float] = {}
+        for depth in _depths(FUSED_DEPTH, sys.maxsize):
+            more = {name: list(islice(ranked, depth - len(self.taken[name]))) for name, ranked in self._lists.items()}
+            if not any(more.values()):
+                return
+            for name, found in more.items():
+                self.taken[name] += found
+            lists = [[self.shown_as(media.item_no) for media in some] for some in self.taken.values()]
+            for item_no, score in reciprocal_rank_fusion(lists):
+                if item_no not in scores:
+                    scores[item_no] = score
+                    yield item_no, score
+
+    def leader(self, item_nos: Collection[int]) -> dict[int, tuple[str, MediaHit]]:
+        """Of each item the index whose list put it highest, and its place there."""
+        leaders: dict[int, tuple[int, str, MediaHit]] = {}
+        for name, ranked in self.taken.items():
+            for place, media in enumerate(ranked):
+                shown = self.shown_as(media.item_no)
+                if shown in item_nos and (shown not in leaders or (place, name) < leaders[shown][:2]):
+                    leaders[shown] = place, name, media
+        return {shown: (name, media) for shown, (_, name, media) in leaders.items()}
 
 
 def _depths(first: int, last: int) -> Iterator[int]:

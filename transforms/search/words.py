@@ -16,9 +16,11 @@ from cliploom.transforms.store.cache import cached_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
-    from cliploom.transforms.readers.release_tables import Moment, ReleaseReader
+    from cliploom.transforms.readers.release_tables import ReleaseReader, RowTimes
 
 SearchMode = Literal["vectors", "words", "both"]
 
@@ -72,7 +74,7 @@ class WordIndex:
                     seen.add(item_no)
                     yield MediaHit(item_no, score, RowHit(doc, score, -score), 1)
 
-    def moments(self, docs: list[int]) -> dict[int, Moment]:
+    def times(self, docs: list[int]) -> dict[int, RowTimes]:
         """Return start_s, end_s and frame of texts; what is said of a whole item has no time."""
         times = {doc: (start_s, end_s, None) for doc, start_s, end_s, _ in self._narrations(docs)}
         return {doc: times.get(doc, (None, None, None)) for doc in docs}
@@ -114,6 +116,19 @@ class WordIndex:
             names = sorted({label.name for label in mine if label.name})
             found[(row["item_no"] << ORDINAL_BITS) + MAX_ORDINAL] = item_text(row["metadata"], names, KEY)
         return found
+
+
+def words_among(ranked: Iterator[MediaHit], items: NDArray[np.int64] | None) -> Iterator[MediaHit]:
+    """Yield the items of a ranked list that a filter keeps; all of them without one.
+
+    Args:
+        ranked: best first.
+        items: numbers of the items that may be found, ascending.
+    """
+    if items is None:
+        return ranked
+    kept = set(items.tolist())
+    return (media for media in ranked if media.item_no in kept)
 
 
 def check_mode(mode: str, text: str | None, store: ReleaseReader) -> None:

@@ -201,7 +201,8 @@ def read_table(
     uri = objects.uri_of(table)
     try:
         head = table_at(objects, table, version)
-        empty = pl.DataFrame(pa.schema(head.schema().to_arrow()).empty_table())
+        # Schema.empty_table imports pandas where it is installed, which takes longer than everything else here.
+        empty = pl.DataFrame(pa.Table.from_batches([], pa.schema(head.schema().to_arrow())))
         frames = [empty if columns is None else empty.select(columns)]
         # Polars' own reader of Delta tables panics when a file is shorter than its log says.
         for name in sorted(_names(head)):

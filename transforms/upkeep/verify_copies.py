@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.index import IndexRecipe
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
+from cliploom.transforms.index.opened import OpenShard, open_shard
 from cliploom.transforms.index.pieces import part_of, range_of, rows_in
-from cliploom.transforms.index.search import OpenShard, open_shard
 from cliploom.transforms.index.verify import check_finds_itself, shard_ids
 from cliploom.transforms.store.cache import cached_file
 from cliploom.transforms.store.hdf5 import read_uid, read_uids

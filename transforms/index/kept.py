@@ -1,0 +1,136 @@
+"""Rows that a filter keeps: which they are in a shard, and how FAISS or an exact scan looks at them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.transforms.index.vectors import exact_scores
+
+if TYPE_CHECKING:
+    from cliploom.transforms.index.opened import OpenShard
+
+    Found = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+# So many rows that a filter keeps are compared one by one: an index would have to look at most of itself to find them.
+EXACT_ROWS = 8192
+# A graph leads to rows that a filter keeps only while they are at least this share of all.
+LEAST_SHARE_OF_GRAPH = 0.2
+# An exact scan holds the vectors of so many rows at a time, and keeps them for the next query when there are no more.
+BLOCK = 8192
+# Bound of the error of float32 products, as a share of the product of the two vectors' lengths.
+ROUNDING = 4e-6
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """The rows that a query may find.
+
+    Attributes:
+        items: numbers of items, int64, ascending.
+        rows: row ids, int64, ascending; all rows of the items when None.
+    """
+
+    items: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
+
+    def keeps(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some row ids are kept."""
+        if self.rows is None:
+            return np.asarray(np.isin(ids >> ORDINAL_BITS, self.items), np.bool_)
+        if not self.rows.size:
+            return np.zeros(len(ids), np.bool_)
+        places = np.minimum(np.searchsorted(self.rows, ids), len(self.rows) - 1)
+        return np.asarray(self.rows[places] == ids, np.bool_)
+
+
+class KeptRows:
+    """The rows of one shard that a filter keeps."""
+
+    def __init__(self, shard: OpenShard, row_filter: RowFilter) -> None:
+        """Find the rows; vectors and selectors are made when a query first needs them."""
+        self.shard = shard
+        self.row_filter = row_filter
+        self.positions: NDArray[np.int64] = np.flatnonzero(row_filter.keeps(shard.row_ids))
+        self.ids: NDArray[np.int64] = shard.row_ids[self.positions]
+
+    @property
+    def rows(self) -> int:
+        """Number of kept rows."""
+        return len(self.positions)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the rows are compared one by one instead of searched for in the index."""
+        few = self.rows <= EXACT_ROWS
+        return few or (self.shard.recipe.kind == "hnsw" and self.rows < LEAST_SHARE_OF_GRAPH * self.shard.rows)
+
+    @property
+    def widening(self) -> float:
+        """How much more of the index a query looks at, as fewer of the rows that it meets are kept."""
+        return float((self.shard.rows / max(self.rows, 1)) ** (1.0 if self.shard.recipe.kind == "hnsw" else 0.5))
+
+    @cached_property
+    def selector(self) -> Any:
+        """What tells FAISS the kept rows: ids in inverted lists, positions elsewhere."""
+        if self.shard.recipe.kind == "ivf_sq8":
+            return faiss.IDSelectorBatch(self.ids)
+        bits = np.zeros(self.shard.rows, np.bool_)
+        bits[self.positions] = True
+        return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))  # type: ignore[call-arg, arg-type]
+
+    @cached_property
+    def _block(self) -> NDArray[np.float32]:
+        return self.shard.vectors_at(self.positions)
+
+    def blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Row ids and vectors, a block at a time."""
+        if self.rows <= BLOCK:
+            yield self.ids, self._block
+            return
+        for at in range(0, self.rows, BLOCK):
+            yield self.ids[at : at + BLOCK], self.shard.vectors_at(self.positions[at : at + BLOCK])
+
+    def best(self, queries: NDArray[np.float32], k: int) -> list[Found]:
+        """Ids and scores of the best kept rows for each prepared query: those of brute force, ties by row id."""
+        found = [(np.empty(0, np.int64), np.empty(0, np.float64)) for _ in queries]
+        for ids, vectors in self.blocks():
+            candidates = _candidates(queries, vectors, k, self.shard.recipe.metric)
+            for number, near in enumerate(candidates):
+                scores = exact_scores(queries[number], vectors[near], self.shard.recipe.metric)
+                every_id = np.concatenate([found[number][0], ids[near]])
+                every_score = np.concatenate([found[number][1], scores])
+                order = np.lexsort((every_id, -every_score))[:k]
+                found[number] = every_id[order], every_score[order]
+        return found
+
+
+def kept_rows(shards: Sequence[OpenShard], row_filter: RowFilter) -> list[KeptRows]:
+    """The rows of each shard that a filter keeps."""
+    return [KeptRows(shard, row_filter) for shard in shards]
+
+
+def _candidates(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, metric: str
+) -> list[NDArray[np.int64]]:
+    """Positions that surely hold the exact best of some vectors for each query."""
+    if len(vectors) <= k:
+        return [np.arange(len(vectors)) for _ in queries]
+    products = queries @ vectors.T
+    lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries))
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    longest = float(np.sqrt(squares.max()))
+    if metric == "l2":
+        products = 2 * products - squares
+        slack = 4 * ROUNDING * (lengths + longest) ** 2
+    else:
+        slack = 2 * ROUNDING * lengths * longest
+    last = np.partition(products, len(vectors) - k, axis=1)[:, len(vectors) - k]
+    return [np.flatnonzero(row >= edge) for row, edge in zip(products, last - slack, strict=True)]
