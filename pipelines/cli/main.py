@@ -11,7 +11,15 @@ import traceback
 
 import typer
 
-from cliploom.pipelines.cli import completion, doctor, report, spec, store, train  # noqa: F401 - they add their commands
+from cliploom.pipelines.cli import (  # noqa: F401 - they add their commands
+    completion,
+    doctor,
+    report,
+    serve,
+    spec,
+    store,
+    train,
+)
 from cliploom.pipelines.cli.app import app
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.faults import memory_sentence, system_fault

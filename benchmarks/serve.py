@@ -1,0 +1,184 @@
+"""python -m benchmarks serve: what the page server answers in which time, with the load beside it on the same machine.
+
+The store is made for it: sentences of made-up videos, encoded and indexed, and a few 720p clips. Open loop: requests
+are sent at their times whatever became of those before, and latency counts from the time at which one was due.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import itertools
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from benchmarks.corpus import write_clips
+
+SENTENCES = 5_000
+ROWS_A_VIDEO = 20
+SPEC = """\
+version: 1
+name: serving
+store: ./store
+sources:
+  said:  {kind: narrations, format: csv, path: said.csv}
+  clips: {kind: media, glob: "media/*.mp4"}
+encoders:
+  minilm: {kind: minilm}
+  lite0: {kind: efficientnet_lite0, text_encoder: minilm}
+features:
+  said: {source: said, encoder: minilm}
+  frames: {source: clips, sample: {every: 5s}, encoder: lite0, outputs: [semantic]}
+indexes:
+  said: {feature: said}
+"""
+
+
+def words() -> list[str]:
+    """Sentences of a small grammar, in one order for all."""
+    who = ["a man", "a woman", "a child", "a cook", "a dog", "two friends", "a farmer", "a nurse", "a cat", "a sailor"]
+    does = ["opens", "washes", "cuts", "carries", "drops", "paints", "looks at", "lifts", "mends", "throws"]
+    what = ["a box", "an apple", "a cup", "the door", "a rope", "a book", "a boat", "some bread", "a bicycle", "a lamp"]
+    where = ["in the kitchen", "at night", "on a beach", "in the rain", "at the market", "in a garden", "on a roof"]
+    made = [" ".join(each) for each in itertools.product(who, does, what, where)]
+    random.Random(0).shuffle(made)
+    return made
+
+
+def make_store(folder: Path, rows: int, clips: int) -> Path:
+    """Write the sentences and clips and run the pipeline over them."""
+    sentences = words()[:SENTENCES]
+    with (folder / "said.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["uid", "text", "start_s", "end_s"])
+        for row in range(rows):
+            at = row % ROWS_A_VIDEO
+            writer.writerow([f"v{row // ROWS_A_VIDEO:06d}", sentences[row * 7919 % len(sentences)], 5 * at, 5 * at + 5])
+    write_clips(folder / "media", clips, (1280, 720))
+    (folder / "cliploom.yaml").write_text(SPEC, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "cliploom", "run", str(folder / "cliploom.yaml")], check=True)
+    return folder / "store"
+
+
+def memory_mb(process: int) -> float:
+    """Resident memory of a process."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(found[1]) / 1000 if found else 0.0
+
+
+async def open_loop(rate: float, seconds: float, ask: Callable[[int], Awaitable[None]]) -> tuple[list[float], int]:
+    """Send requests at their times; returns latencies in milliseconds and how many failed."""
+    taken: list[float] = []
+    failed = 0
+    begun = time.perf_counter()
+
+    async def one(number: int) -> None:
+        nonlocal failed
+        due = begun + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        try:
+            await ask(number)
+            taken.append(1000 * (time.perf_counter() - due))
+        except (httpx.HTTPError, AssertionError):
+            failed += 1
+
+    await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
+    return taken, failed
+
+
+def line(name: str, taken: Sequence[float], more: str = "") -> str:
+    """One row of the table."""
+    if not taken:
+        return f"{name:<28} no answer {more}"
+    p50, p99 = np.percentile(taken, [50, 99])
+    return f"{name:<28} p50 {p50:8.1f} ms  p99 {p99:8.1f} ms  {len(taken):>6} answers  {more}"
+
+
+async def measure(url: str, rate: float, seconds: float, clips: int) -> None:
+    """Ask for everything, one kind after the other."""
+    asked = words()[SENTENCES:]
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=200)) as client:
+        model: list[float] = []
+
+        async def by_text(number: int) -> None:
+            answer = await client.get("/api/search", params={"q": asked[number % len(asked)], "index": "said"})
+            assert answer.status_code == 200, answer.text
+            model.append(answer.json()["model_ms"])
+
+        await by_text(0)
+        taken, failed = await open_loop(rate, seconds, by_text)
+        share = f"of it the model p50 {np.median(model):.1f} ms; {failed} failed"
+        print(line(f"words, {rate:g}/s open loop", taken, share))
+
+        rng = np.random.default_rng(0)
+        vectors = rng.normal(size=(64, 384)).round(4).tolist()
+        count, begun = 0, time.perf_counter()
+
+        async def by_vector() -> None:
+            nonlocal count
+            while time.perf_counter() - begun < seconds / 2:
+                body = {"vector": vectors[count % 64], "index": ["said"], "top": 10}
+                answer = await client.post("/api/search", json=body)
+                assert answer.status_code == 200, answer.text
+                count += 1
+
+        await asyncio.gather(*(by_vector() for _ in range(4)))
+        print(f"{'vectors, closed loop of 4':<28} {count / (time.perf_counter() - begun):.0f} requests/s")
+        for name in ("cold", "cached"):
+            taken = []
+            for number in range(40 * clips):
+                at = round(10 * number / (40 * clips), 3)
+                sent = time.perf_counter()
+                answer = await client.get(f"/api/thumbnail/clip-{number % clips:05d}", params={"at": at, "width": 320})
+                assert answer.status_code == 200, answer.text
+                taken.append(1000 * (time.perf_counter() - sent))
+            print(line(f"thumbnails of 720p, {name}", taken))
+
+
+def main(argv: list[str]) -> int:
+    """Make the store, start the server, ask, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks serve")
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rate", type=float, default=50.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--clips", type=int, default=3)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="cliploom-serve-") as name:
+        store = make_store(Path(name), options.rows, options.clips)
+        index = sum(path.stat().st_size for path in (store / "index").rglob("*") if path.is_file()) / 1e6
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        begun = time.perf_counter()
+        command = [sys.executable, "-m", "cliploom", "serve", str(store), "--port", str(port)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+            try:
+                first(f"http://127.0.0.1:{port}", server)
+                print(f"start to first answer        {time.perf_counter() - begun:.1f} s")
+                asyncio.run(measure(f"http://127.0.0.1:{port}", options.rate, options.seconds, options.clips))
+                print(f"memory                       {memory_mb(server.pid):.0f} MB, the index's files {index:.0f} MB")
+            finally:
+                server.terminate()
+    return 0
+
+
+def first(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait for the first answer to a search."""
+    while server.poll() is None:
+        try:
+            if httpx.get(f"{url}/api/search", params={"q": "a dog"}, timeout=30).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.02)
+    raise SystemExit("the server ended")

@@ -1,0 +1,1 @@
+"""The page server: search, watch and predict over published releases, read-only."""

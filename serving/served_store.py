@@ -1,0 +1,226 @@
+"""A release opened for serving: whatever answers need is read when it is opened, so that a vacuum breaks none of them.
+
+Names in queries are uids of the release only: no file of the server's machine is opened because a request names it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from cliploom.schemas.errors import EncodeError, SpecError
+from cliploom.schemas.narrations import NARRATIONS_TABLE
+from cliploom.schemas.tables import FAILURES, LABELS
+from cliploom.transforms.encoders.registry import load_text_tower
+from cliploom.transforms.search.query import Like, split_moment, text_vectors
+from cliploom.transforms.search.query_model import QueryPart
+from cliploom.transforms.search.searching import Store
+from cliploom.transforms.store.object_store import ObjectStore, existing_store
+from cliploom.transforms.store.releases import Releases, read_releases
+from cliploom.transforms.work.models import local_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+# Tables of texts, labels and failures are kept in memory up to so many rows; longer ones are scanned.
+_KEPT_ROWS = 1_000_000
+# Feature rows whose times are read when a release is opened.
+_KEPT_TIMES = 2_000_000
+_KEPT_TEXTS = 1_000
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The score of one row of an item against a query."""
+
+    start_s: float
+    end_s: float
+    score: float
+
+
+class ServedStore(Store):
+    """A store at one release that answers from memory and from files that it holds open."""
+
+    opens_files = False
+
+    def __init__(self, objects: ObjectStore, releases: Releases, number: int | None = None) -> None:
+        """Nothing is read yet but the releases."""
+        super().__init__(objects, releases, releases.get(number))
+        self._frames: dict[str, pl.DataFrame] = {}
+        self._towers: dict[str, Callable[[list[str]], NDArray[np.float32]]] = {}
+
+    @property
+    def objects(self) -> ObjectStore:
+        """The store's bytes."""
+        return self._objects
+
+    def know_releases(self, releases: Releases) -> None:
+        """Take a newer list of releases while this one stays the newest."""
+        self._releases = releases
+
+    def load(self) -> None:
+        """Read the tables, open the indexes with their scales of fits, and the text towers."""
+        self._keep("narrations", NARRATIONS_TABLE)
+        self._keep("labels", LABELS)
+        self._keep("failures", FAILURES)
+        if "labels" in self.release.tables:
+            _ = self._predicted
+        _ = self._items, self._contents
+        room = _KEPT_TIMES
+        for name, index in self.release.indexes.items():
+            self._open(name)
+            feature = self.release.features[index.feature]
+            room -= feature.rows
+            if room >= 0:
+                for part in self._parts_at(feature.table, feature.version):
+                    self._times_of(index.feature, part)
+        self._fits(self.release.indexes)
+        for model in sorted({self._feature_of(name).model for name in self.text_indexes}):
+            # Models are kept only as long as somebody holds them.
+            self._towers[model] = load_text_tower(local_model(self._objects, model))
+            self._towers[model](["ready"])
+
+    def _keep(self, table: str, schema: pa.Schema) -> None:
+        if table not in self.release.tables:
+            return
+        room = _KEPT_ROWS
+        for file in self._files(table):
+            frame = self._scan([file], schema)
+            room -= self.collected(frame.select(pl.len())).item()
+            if room < 0:
+                return
+            self._frames[file] = self.collected(frame)
+
+    def _scan(self, files: Sequence[str], schema: pa.Schema) -> pl.LazyFrame:
+        if files and all(file in self._frames for file in files):
+            return pl.concat([self._frames[file] for file in files]).lazy()
+        return super()._scan(files, schema)
+
+    @property
+    def text_indexes(self) -> list[str]:
+        """Indexes that words can ask."""
+        return [name for name in sorted(self.release.indexes) if self._takes_text(name)]
+
+    @property
+    def failures(self) -> pl.DataFrame:
+        """The failures that the release knows."""
+        return self.collected(self._scan(self._files("failures"), FAILURES))
+
+    @property
+    def listed(self) -> pl.LazyFrame:
+        """The items, from memory where they are few."""
+        return self._items
+
+    def narrations_of(self, uid: str) -> pl.DataFrame:
+        """What is said in a video: start_s, end_s, text; by time."""
+        if "narrations" not in self.release.tables:
+            return pl.DataFrame(schema={"start_s": pl.Float64, "end_s": pl.Float64, "text": pl.String})
+        rows = self._scan(self._files("narrations"), NARRATIONS_TABLE).filter(pl.col("uid") == uid)
+        return self.collected(rows.select("start_s", "end_s", "text").sort("start_s", nulls_last=True))
+
+    def text_vector(self, model: str, text: str) -> NDArray[np.float32]:
+        """The vector of a text, float32 [1, dim]; recent ones are kept."""
+        key = model, text
+        found = self._texts_kept.get(key)
+        if found is None:
+            found = self._texts_kept[key] = self._encoded(model, text)
+            while len(self._texts_kept) > _KEPT_TEXTS:
+                self._texts_kept.popitem(last=False)
+        return found
+
+    def _encoded(self, model: str, text: str) -> NDArray[np.float32]:
+        tower = self._towers.get(model)
+        if tower is None:
+            return text_vectors(self._objects, model, text)
+        try:
+            return tower([text])
+        except EncodeError as error:
+            raise SpecError(f"The text can't be searched for: {error}") from None
+
+    @cached_property
+    def _texts_kept(self) -> OrderedDict[tuple[str, str], NDArray[np.float32]]:
+        return OrderedDict()
+
+    def like_part(self, name: str, weight: float = 1.0, *, negative: bool = False) -> QueryPart:
+        """The part of a query that a uid of the release means, with or without a moment; files are never opened.
+
+        Raises:
+            SpecError: for any other name, whatever file or address it may name.
+        """
+        if name.strip() and self.items_with(uid=name).height:
+            return QueryPart("uid", name, None, weight, negative)
+        before = name.rpartition("@")[0]
+        if before.strip() and self.items_with(uid=before).height:
+            found = split_moment(name)
+            return QueryPart("uid", found.name, found.at_s, weight, negative)
+        raise SpecError(
+            f"{name[:200]!r} is no uid of release {self.release.release}; drop the file on the page instead."
+        )
+
+    def _item_vectors(
+        self, like: Like, names: list[str], *, explicit: bool
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]] | None:
+        """The item's vectors; of a moment in those indexes that have a row of it then, unless they were chosen."""
+        if explicit or like.at_s is None:
+            return super()._item_vectors(like, names, explicit=explicit)
+        vectors: dict[str, NDArray[np.float32]] = {}
+        skips: dict[str, int] = {}
+        trouble: SpecError | None = None
+        for name in names:
+            try:
+                found = super()._item_vectors(like, [name], explicit=False)
+            except SpecError as error:
+                trouble = error
+                continue
+            if found is not None:
+                vectors |= found[0]
+                skips |= found[1]
+        if not vectors and trouble is not None:
+            raise trouble
+        return (vectors, skips) if vectors else None
+
+    def rows_by_feature(self, item_no: int) -> dict[str, int]:
+        """Rows of an item by feature, as the release's contents say."""
+        mine = self._contents.filter(pl.col("item_no") == item_no).group_by("feature").agg(pl.col("rows").sum())
+        known = self.release.features
+        return {name: rows for name, rows in sorted(self.collected(mine).rows()) if name in known}
+
+    def scores_over_time(self, uid: str, text: str, source: str | None = None) -> list[CurvePoint]:
+        """Scores of an item's rows against a text, by time; none where no index of its source can be asked by words."""
+        for name in self.text_indexes:
+            if source is None or self._feature_of(name).source == source:
+                try:
+                    return [CurvePoint(*point) for point in self.curve(uid, text, name, source)]
+                except SpecError:
+                    continue  # this index does not hold the item
+        return []
+
+    def item(self, uid: str, source: str | None = None) -> Mapping[str, Any]:
+        """The item of a uid, that of the source where it is given.
+
+        Raises:
+            SpecError: when there is none.
+        """
+        rows = self.items_with(uid=uid).sort("source").to_dicts()
+        mine = [row for row in rows if source in (None, row["source"])]
+        if not mine:
+            where = f" in the source {source!r}" if source else ""
+            raise SpecError(f"Release {self.release.release} has no item {uid[:200]!r}{where}.")
+        return mine[0]
+
+
+def open_served(uri: str, number: int | None = None) -> ServedStore:
+    """Open a store for serving, at its newest release by default, and read what answers need."""
+    objects = existing_store(uri)
+    store = ServedStore(objects, read_releases(objects), number)
+    store.load()
+    return store

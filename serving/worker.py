@@ -1,0 +1,178 @@
+"""The process that decodes and encodes files for the page server: tasks as JSON lines in, events as JSON lines out.
+
+It runs apart so that no file that somebody sends can take the web server down, and so that its memory is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cliploom.schemas.errors import CliploomError, ItemError, SpecError
+from cliploom.transforms.inputs.addresses import _is_public, clean_address, shown
+
+Report = Callable[[dict[str, Any]], None]
+TOP = 10
+DOWNLOADING, EXTRACTING, PREDICTING = "downloading", "extracting", "predicting"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Answer tasks until stdin ends."""
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    # Libraries that print must not disturb the events.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def report(event: dict[str, Any]) -> None:
+        out.write(json.dumps(event) + "\n")
+        out.flush()
+
+    refuse_private_networks()
+    for line in sys.stdin:
+        task = json.loads(line)
+        report(answer(task, report))
+    return 0
+
+
+def refuse_private_networks() -> None:
+    """Make this process resolve names to public addresses only, whatever redirect or name server says otherwise."""
+    resolve = socket.getaddrinfo
+
+    def public_only(host: Any, *arguments: Any, **options: Any) -> Any:
+        found = resolve(host, *arguments, **options)
+        public = [place for place in found if _is_public(str(place[4][0]).partition("%")[0])]
+        if not public:
+            raise socket.gaierror(socket.EAI_NONAME, "the host is in a private network, which is not asked")
+        return public
+
+    socket.getaddrinfo = public_only
+
+
+def answer(task: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Do one task; its last event is ``{"done": ...}`` or ``{"error": a sentence}``."""
+    try:
+        path = Path(task["path"])
+        if task.get("url"):
+            report({"stage": DOWNLOADING, "text": shown(task["url"])})
+            download(task["url"], path, int(task["max_bytes"]))
+        if task["kind"] == "search":
+            report({"stage": EXTRACTING, "text": ""})
+            return {"done": search(task, path)}
+        return {"done": predict(task, path, report)}
+    except (CliploomError, ItemError) as error:
+        return {"error": str(error).replace(str(task["path"]), task.get("name") or "the file")}
+    except MemoryError:
+        return {"error": "The file needs more memory than a prediction may take."}
+    except Exception as error:
+        return {"error": f"The file can't be used ({type(error).__name__}); the server's log says more."}
+
+
+def download(address: str, target: Path, max_bytes: int) -> None:
+    """Fetch a link within limits.
+
+    Raises:
+        SpecError: when it is no http(s) address, holds a secret, or points into a private network.
+        ItemError: when it can't be had.
+    """
+    from cliploom.schemas.sources import HttpSpec
+    from cliploom.transforms.inputs.http import Fetcher
+
+    clean = clean_address(address, "the link")
+    spec = HttpSpec(
+        connect_timeout=5, read_timeout=15, timeout=120, max_size=max_bytes, attempts=2, rate=10, redirects=5
+    )
+    fetcher = Fetcher(clean, spec, target.parent, "download")
+    fetcher.download(target, fetcher.look())
+
+
+@lru_cache(maxsize=2)
+def _store(uri: str, release: int) -> Any:
+    """An opened release; when it is gone meanwhile, the newest."""
+    from cliploom.schemas.errors import StoreError
+    from cliploom.transforms.search.searching import Store
+    from cliploom.transforms.store.object_store import existing_store
+    from cliploom.transforms.store.releases import read_releases
+
+    objects = existing_store(uri)
+    releases = read_releases(objects)
+    try:
+        return Store(objects, releases, releases.get(release))
+    except StoreError:
+        return Store(objects, releases, releases.get(None))
+
+
+def search(task: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Hits that are like a file."""
+    store = _store(task["store"], task["release"])
+    hits = store.search(like=str(path), top=task["top"], rank=task["rank"], index=task.get("index"))
+    return {"release": store.release.release, "hits": [hit.to_dict() for hit in hits]}
+
+
+def predict(task: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
+    """The ten most probable labels of a file; of one that the store knows, those that it has."""
+    from cliploom.schemas.digests import digest_file
+    from cliploom.schemas.heads import PREDICTED
+
+    store = _store(task["store"], task["release"])
+    report({"stage": EXTRACTING, "text": ""})
+    known = known_item(store, digest_file(path))
+    if known is not None:
+        labels = store.item_labels([known["item_no"]], [known["uid"]]).get((known["source"], known["uid"]), ())
+        wanted = f"{PREDICTED}{task['head']}"
+        entries = {f"{PREDICTED}{name}" for name, entry in store.release.heads.items() if entry.head == task["head"]}
+        mine = [each for each in labels if each.origin in {wanted, *entries}][:TOP]
+        if mine:
+            found = [{"name": each.name, "score": each.score} for each in mine]
+            return {"labels": found, "known": known["uid"], "source": known["source"], "head": task["head"]}
+    from cliploom.pipelines.training.predict import predict_file
+
+    def on_stage(text: str) -> None:
+        report({"stage": PREDICTING if "class" in text else EXTRACTING, "text": ""})
+
+    labels = predict_file(task["store"], task["head"], str(path), on_stage)[:TOP]
+    found = [{"name": each.name, "score": each.score} for each in labels]
+    uid, source = (known["uid"], known["source"]) if known else (None, None)
+    return {"labels": found, "known": uid, "source": source, "head": task["head"]}
+
+
+def known_item(store: Any, digest: str) -> dict[str, Any] | None:
+    """The item of the release with these bytes."""
+    import polars as pl
+
+    found = store.collected(store.items.filter(pl.col("digest") == digest).head(1))
+    rows: list[dict[str, Any]] = found.to_dicts()
+    return rows[0] if rows else None
+
+
+def heads_of(objects: Any) -> list[str]:
+    """Names of the heads that were trained on a store."""
+    from cliploom.transforms.heads.published import CURRENT
+
+    prefix = "models/head-"
+    return sorted(
+        {
+            entry.path.removeprefix(prefix).partition("/")[0]
+            for entry in objects.list("models")
+            if entry.path.startswith(prefix) and entry.path.endswith(f"/{CURRENT}")
+        }
+    )
+
+
+def check_link(address: str) -> str:
+    """The link, when it may be downloaded as far as its text tells.
+
+    Raises:
+        SpecError: when not.
+    """
+    if len(address) > 2000:
+        raise SpecError("The link is longer than 2,000 characters; give a shorter one.")
+    return clean_address(address.strip(), "the link")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
