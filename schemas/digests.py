@@ -21,6 +21,28 @@ SHA256_CHARACTERS = 64
 _BLOCK = 1 << 20
 
 
+CORRECTED = "+"
+"""Between the digest of an item's bytes and the corrections that its rows depend on as well."""
+
+
+def item_digest(digest: str, corrections: str) -> str:
+    """Digest of an item: of its bytes, and of the corrections that are made to its pictures, where there are some.
+
+    >>> item_digest("e38d8c", ""), item_digest("e38d8c", "aspect.interlaced")
+    ('e38d8c', 'e38d8c+aspect.interlaced')
+    """
+    return f"{digest}{CORRECTED}{corrections}" if corrections else digest
+
+
+def bytes_digest(digest: str) -> str:
+    """Digest of the bytes of an item.
+
+    >>> bytes_digest("e38d8c+aspect.interlaced")
+    'e38d8c'
+    """
+    return digest.partition(CORRECTED)[0]
+
+
 def digest_stream(chunks: Iterable[bytes | memoryview], *, like: str = "") -> str:
     """Digest of the concatenation of ``chunks``; of the same kind as the digest ``like``, if one is given."""
     state = _state(like)

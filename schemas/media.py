@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -11,6 +13,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MediaType = Literal["video", "gif", "image"]
+Light = Literal["", "pq", "hlg", "bt2020"]
+"""How a picture's values stand for light, where they need mapping to BT.709: PQ and HLG (BT.2100), or the primaries of
+BT.2020 with an ordinary transfer."""
+
+PROBE_REVISION = 2
+"""Raised when probing finds more than before. Known items of the kinds concerned are then probed again, once; only
+those whose corrections differ are computed again.
+
+2: pixel aspect, interlaced pictures, light, fields in packets of their own, jumps of the clock, animations as browsers
+show them.
+"""
 
 MEDIA_TYPES: dict[str, frozenset[str]] = {
     "videos": frozenset({
@@ -74,6 +87,13 @@ class MediaFacts:
         fps: mean rate; 0 for one frame.
         lost: sentence that says what is missing (silent truncation), or empty.
         keyframes: pictures that can be decoded by themselves.
+        aspect: width of a pixel divided by its height, such as ``64:45``; empty for square pixels.
+        interlaced: pictures consist of two fields from different moments.
+        light: how values stand for light, when not as in BT.709.
+        corrected: further corrections that this file's rows depend on: ``fields`` (two packets make one picture),
+            ``clock`` (a jump of the clock was closed), ``canvas`` (an animation drawn as browsers draw it), ``tone``
+            (floating-point or wide values scaled to 8 bits).
+        revision: ``PROBE_REVISION`` of the prober.
     """
 
     type: MediaType
@@ -89,6 +109,28 @@ class MediaFacts:
     fps: float
     lost: str = ""
     keyframes: int = 1
+    aspect: str = ""
+    interlaced: bool = False
+    light: Light = ""
+    corrected: tuple[str, ...] = ()
+    revision: int = 1
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a pixel divided by its height."""
+        return Fraction(self.aspect.replace(":", "/")) if self.aspect else Fraction(1)
+
+    @property
+    def corrections(self) -> str:
+        """What the rows depend on beside the file's bytes, joined by ``.``; empty for most files.
+
+        It is part of the item's digest, so that only these items are computed again when a correction comes.
+        """
+        found = [*self.corrected]
+        found += ["aspect"] if self.aspect else []
+        found += ["interlaced"] if self.interlaced else []
+        found += [self.light] if self.light else []
+        return ".".join(sorted(found))
 
     @property
     def duration_s(self) -> float:
@@ -96,8 +138,19 @@ class MediaFacts:
         return self.end_s - self.start_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and tables."""
-        return asdict(self)
+        """Plain values for JSON and tables; facts that most files lack stand there only when they differ."""
+        values = asdict(self)
+        for name in ("aspect", "interlaced", "light", "corrected"):
+            if not values[name]:
+                del values[name]
+        return values
+
+    @classmethod
+    def from_json(cls, text: str) -> MediaFacts:
+        """Facts as a store keeps them; unknown ones, of a later version, are ignored."""
+        known = {field.name for field in fields(cls)}
+        values: Mapping[str, Any] = {name: value for name, value in json.loads(text).items() if name in known}
+        return cls(**{**values, "corrected": tuple(values.get("corrected", ()))})
 
 
 Rounding = Literal["nearest", "huggingface", "torchvision"]

@@ -79,6 +79,7 @@ class RunPlan(BaseModel):
         recompute_reason: why items whose bytes did not change are computed again.
         target: name of the spec's target that the run was asked for, empty for its first.
         compact: merge small parts even when few.
+        prober: revision of the prober that all media of this plan were shown to.
         digests: item_no, uid, digest etc. stand in ``plans/<run>/*.parquet``.
     """
 
@@ -94,6 +95,7 @@ class RunPlan(BaseModel):
     evaluations: dict[str, Evaluation] = {}
     limits: Limits
     next_item_no: int
+    prober: int = 1
     counts: dict[str, int]
     verdicts: dict[str, dict[str, int]]
     emptied: tuple[str, ...] = ()

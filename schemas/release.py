@@ -179,6 +179,7 @@ class Release(StoreModel):
         declared: digest of what was asked of each index, export and evaluation, defaults spelled out and lists of uids
             read.
         figures: by evaluation, what was measured before the release was published.
+        prober: revision of the prober that all of its media were shown to.
     """
 
     release: int
@@ -198,4 +199,5 @@ class Release(StoreModel):
     figures: dict[str, dict[str, Any]] = {}
     counts: dict[str, int] = {}
     next_item_no: int = 1
+    prober: int = 1
     seconds: float = 0.0

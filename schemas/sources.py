@@ -84,6 +84,9 @@ class MediaSource(Model):
             ``file`` (the same with the extension, so that ``a.jpg`` and ``a.mov`` are two items), ``stem`` (the file's
             name without extension), or ``{regex: ...}``.
         stereo: ``left`` keeps the left half of side-by-side stereo pictures.
+        deinterlace: make progressive pictures of interlaced ones (default); ``false`` leaves both fields in a picture.
+        tone_map: show high dynamic range (PQ, HLG) and the wide colours of BT.2020 as ordinary video (default);
+            ``false`` takes the values as they are stored.
         labels: what items are, into the table ``labels``: ``folder`` (the one that a file lies in),
             ``{column: ...}`` of the table, or ``{csv: ...}``.
         vocabulary: CSV of classes with the columns Index and Name, which gives labels their numbers; without it
@@ -101,6 +104,8 @@ class MediaSource(Model):
     allow_parameters: list[Text] = []
     uid: UidLaw = "path"
     stereo: Literal["left"] | None = None
+    deinterlace: bool = True
+    tone_map: bool = True
     labels: Literal["folder"] | LabelColumn | LabelFile | None = None
     vocabulary: str | None = None
 

@@ -67,6 +67,8 @@ def write_video(
     audio: bool = False,
     draw: Picture = picture,
     source_format: str = "rgb24",
+    aspect: Fraction | None = None,
+    interlaced: bool = False,
 ) -> Path:
     """A video whose frame i shows i.
 
@@ -78,6 +80,8 @@ def write_video(
         rotation: counterclockwise degrees of the display matrix; ``hflip`` mirrors too.
         audio: add a tone.
         draw: makes the pixels of frame i, given (i, width, height), in ``source_format``.
+        aspect: width of a pixel divided by its height.
+        interlaced: chroma is that of two fields; the encoder is told by ``options``.
     """
     with av.open(os.fspath(path), "w", format=container, options=container_options or {}) as output:
         stream = output.add_stream(codec, rate=fps, options=_QUIET.get(codec, {}) | (options or {}))
@@ -88,11 +92,15 @@ def write_video(
             stream.max_b_frames = b_frames
         if rotation is not None or hflip:
             stream.set_display_rotation(rotation or 0, hflip=hflip)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if time_base is not None:
             stream.codec_context.time_base = time_base
         sound = output.add_stream("aac", rate=44100) if audio else None
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(draw(index, *size), format=source_format).reformat(format=pix_fmt)
+            if interlaced:
+                frame = as_fields(frame)
             frame.pts = index if times is None else times[index]
             frame.time_base = time_base or 1 / Fraction(fps)
             output.mux(stream.encode(frame))
@@ -101,6 +109,20 @@ def write_video(
         if sound is not None:
             _write_tone(output, sound, frames / Fraction(fps))
     return path
+
+
+def quiet(codec: str) -> dict[str, str]:
+    """Options that keep an encoder quick and silent."""
+    return dict(_QUIET.get(codec, {}))
+
+
+def as_fields(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame, marked as two fields, the top one first."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
+    graph.link_nodes(source, graph.add("setfield", "tff"), graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def write_audio(path: Path, seconds: float = 1.0) -> Path:

@@ -130,6 +130,12 @@ def test_an_item_whose_rows_are_held_is_unchanged() -> None:
     assert verdicts_of({1: "a"}, [Held("p", 1, "a", 2)], had={1: "a"}) == {1: UNCHANGED}
 
 
+def test_another_correction_of_the_same_bytes_is_a_change_of_config_that_says_so() -> None:
+    frame = classified({1: "a+aspect.pq"}, [Held("p", 1, "a", 2)], had={1: "a"})
+    reason = "pictures are read as they are meant: aspect, pq"
+    assert frame.select("verdict", "reason").rows() == [(CONFIG_CHANGED, reason)]
+
+
 def test_other_bytes_are_content_changed() -> None:
     assert verdicts_of({1: "b"}, [Held("p", 1, "a", 2)], had={1: "a"}) == {1: CONTENT_CHANGED}
 

@@ -142,7 +142,7 @@ def test_a_variable_rate_and_oblong_pixels_are_told(tmp_path: Path) -> None:
         output.mux(stream.encode())
     found, text = media(tmp_path / "oblong.mp4")
     assert found["shown"] == [128, 64]
-    assert "pixels 4:3 (features take them as square), shown as 128 x 64" in text
+    assert "pixels 4:3, shown as 128 x 64" in text
 
 
 def test_damage_is_told_and_decoding_finds_more(tmp_path: Path) -> None:

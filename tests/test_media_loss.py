@@ -184,3 +184,16 @@ def test_a_gif_that_ends_in_its_middle_by_chance_is_told(tmp_path: Path) -> None
     assert lost(path) == ""
     path.write_bytes(whole + whole)
     assert lost(path) == ""
+
+
+def test_a_clock_that_flipped_bits_prolong_is_said(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 50, gop=10, b_frames=0, container_options={"cluster_time_limit": "400"})
+    assert lost(path) == ""
+    data = bytearray(path.read_bytes())
+    cluster = data.rindex(b"\x1f\x43\xb6\x75")
+    at = data.index(b"\xe7", cluster + 4)
+    width = data[at + 1] & 0x7F
+    stamp = int.from_bytes(data[at + 2 : at + 2 + width], "big") | 1 << 13
+    data[at + 2 : at + 2 + width] = stamp.to_bytes(width, "big")
+    path.write_bytes(data)
+    assert "though its header says that it ends at 2.00 s" in lost(path)

@@ -13,11 +13,11 @@ import pytest
 from media_factory import busy, picture, read_index, write_audio, write_gif, write_image, write_video
 from PIL import Image, features
 
-from cliploom.schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
+from cliploom.schemas.errors import NoVideoError, TooLargeError
 from cliploom.schemas.media import MediaLimits, Preprocess, Sampled
 from cliploom.schemas.sampling import Every, EveryFrames, Keyframes, Sampling
+from cliploom.transforms.media.clock import NO_TIME, follows_keys, joined, references_last
 from cliploom.transforms.media.decode import DecodeReport, Request, decode
-from cliploom.transforms.media.packets import NO_TIME, follows_keys, joined, references_last
 from cliploom.transforms.media.probe import probe
 
 SMALL = Preprocess(48, 32, "squash")
@@ -98,6 +98,79 @@ def test_a_clock_that_leaps_ahead_makes_no_video_too_long(tmp_path: Path) -> Non
     assert shown(run(damaged, ALL)) == list(range(48))
 
 
+def jumped(path: Path, source: Path, at: int, until: int, by_s: float) -> Path:
+    """``source`` with the clock of packets ``at`` to ``until`` set ``by_s`` ahead."""
+    with av.open(str(source)) as read, av.open(str(path), "w") as write:
+        stream = read.streams.video[0]
+        copy = write.add_stream_from_template(stream)
+        for number, packet in enumerate(p for p in read.demux(stream) if p.size):
+            assert packet.time_base is not None
+            if at <= number < until:
+                packet.pts += int(by_s / packet.time_base)
+                packet.dts = None if packet.dts is None else packet.dts + int(by_s / packet.time_base)
+            packet.stream = copy
+            write.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.flv"])
+def test_a_jump_of_the_clock_becomes_no_rows_and_is_said(name: str, tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.mkv", 100, gop=20)
+    path = jumped(tmp_path / name, source, 40, 100, 1000.0)
+    facts = probe(path, MediaLimits())
+    assert facts.duration_s == pytest.approx(4.0, abs=0.05)
+    assert facts.lost.startswith("The clock jumps ahead by 1,000")
+    assert facts.corrections == "clock"
+    rows = list(decode(path, facts, [Request(Every(every="400ms"), SMALL)]))
+    assert shown(rows) == list(range(0, 100, 10))
+    assert rows[-1].start_s == pytest.approx(3.6)
+    assert shown(list(decode(path, facts, [Request(ALL, SMALL)]))) == list(range(100))
+
+
+@pytest.mark.parametrize("by", [1000, -1000])
+def test_a_fragment_with_a_wrong_time_becomes_no_frozen_rows_and_is_said(by: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    times = [100_000 + 4 * number for number in range(100)]
+    write_video(path, 100, gop=20, b_frames=0, times=times, time_base=Fraction(1, 100), container_options=fragments)
+    data = bytearray(path.read_bytes())
+    place = [at for at in range(len(data)) if data[at : at + 4] == b"tfdt"][2]
+    with av.open(str(path)) as container:
+        scale = container.streams.video[0].time_base.denominator  # type: ignore[union-attr]
+    start = int.from_bytes(data[place + 8 : place + 16], "big")
+    data[place + 8 : place + 16] = max(0, start + by * scale).to_bytes(8, "big")
+    path.write_bytes(data)
+    facts = probe(path, MediaLimits())
+    assert facts.duration_s < 4.1
+    assert "20 frames are not shown" in facts.lost
+    rows = shown(list(decode(path, facts, [Request(ALL, SMALL)])))
+    assert len(rows) == 80
+    assert rows == sorted(set(rows))
+
+
+def test_a_slide_that_is_held_for_minutes_is_no_jump(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    times = [0, 3000, 3500, 200_000, *range(203_000, 300_000, 4_000)]
+    write_video(path, len(times), times=times, time_base=Fraction(1, 1000), b_frames=0)
+    facts = probe(path, MediaLimits())
+    assert facts.lost == ""
+    assert facts.duration_s > 290
+
+
+def test_an_animated_png_without_delays_is_played_as_browsers_do(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(picture(number)) for number in range(4)]
+    path = tmp_path / "a.png"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[0, 50, 10, 200])
+    facts = probe(path, MediaLimits())
+    assert facts.duration_s == pytest.approx(0.1 + 0.05 + 0.1 + 0.2, abs=1e-3)
+    assert facts.corrections == "canvas"
+    rows = run(path, ALL)
+    assert shown(rows) == [0, 1, 2, 3]
+    assert [row.start_s for row in rows] == pytest.approx([0, 0.1, 0.15, 0.25], abs=1e-3)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+    assert probe(path, MediaLimits()).corrections == ""
+
+
 def test_key_frames_lead_what_is_decoded_after_them() -> None:
     key = np.array([True, False, False, True])
     assert follows_keys(np.array([0, 3, 1, 4]), key)
@@ -165,11 +238,11 @@ def test_avif_is_an_image(tmp_path: Path) -> None:
     assert shown(run(path, ALL)) == [9]
 
 
-def test_tiled_heif_is_refused_not_shown_as_one_tile(tmp_path: Path) -> None:
+def test_tiled_heif_without_its_boxes_is_a_failure(tmp_path: Path) -> None:
     entry = struct.pack(">I4sIHH4sB", 21, b"infe", 2 << 24, 1, 0, b"grid", 0)
     path = tmp_path / "a.heic"
     path.write_bytes(struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"mif1") + entry + bytes(200))
-    with pytest.raises(UnsupportedCodecError, match="stored in tiles"):
+    with pytest.raises(NoVideoError, match=r"tiles|boxes"):
         probe(path, MediaLimits())
 
 

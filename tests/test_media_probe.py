@@ -26,7 +26,7 @@ from media_factory import (
 from PIL import Image
 
 from cliploom.schemas.errors import ItemError, NoVideoError, TooLargeError, UnreadableError, UnsupportedCodecError
-from cliploom.schemas.media import MediaFacts, MediaLimits, Preprocess
+from cliploom.schemas.media import PROBE_REVISION, MediaFacts, MediaLimits, Preprocess
 from cliploom.schemas.sampling import Every, EveryFrames
 from cliploom.transforms.media.container import explained
 from cliploom.transforms.media.decode import DecodeReport, Request, decode
@@ -65,6 +65,7 @@ def test_facts_of_a_video(tmp_path: Path) -> None:
         fps=29.97003,
         lost="",
         keyframes=5,
+        revision=PROBE_REVISION,
     )
 
 

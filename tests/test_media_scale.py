@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cliploom.schemas.media import Preprocess
-from cliploom.transforms.media.orient import UPRIGHT, Orientation, from_exif, from_matrix, orientation_tag
+from cliploom.transforms.media.orient import UPRIGHT, Appearance, Orientation, from_exif, from_matrix, orientation_tag
 from cliploom.transforms.media.scale import Scaler, geometry, scaler_key
 
 # Luma weights (red, blue) of ITU-R BT.601, BT.709 and BT.2020.
@@ -170,7 +170,7 @@ def test_orientation_gives_what_an_upright_picture_gives(number: int, fit: str) 
     image.getexif()[0x0112] = number
     want = Preprocess(48, 48, fit)  # type: ignore[arg-type]
     upright = Scaler(want)(rgb_frame(np.asarray(ImageOps.exif_transpose(image))))
-    turned = Scaler(want)(rgb_frame(np.asarray(image)), from_exif(number))
+    turned = Scaler(want)(rgb_frame(np.asarray(image)), Appearance(from_exif(number)))
     assert np.abs(turned.astype(int) - upright).mean() < 1.0
 
 
@@ -228,7 +228,7 @@ def test_the_left_half_is_that_of_the_upright_picture() -> None:
     both = np.hstack([photo(100, 80, 1), photo(100, 80, 2)])
     turned = rgb_frame(np.rot90(both))
     want = Preprocess(48, 40, "squash")
-    found = Scaler(want, "left")(turned, Orientation(transpose=True, flip_x=True))
+    found = Scaler(want, "left")(turned, Appearance(Orientation(transpose=True, flip_x=True)))
     assert np.array_equal(found, Scaler(want)(rgb_frame(photo(100, 80, 1))))
 
 

@@ -136,15 +136,16 @@ def _picture(found: dict[str, Any]) -> str:
     if found["rotation"]:
         said += f", turned by {found['rotation']} degrees clockwise"
     aspect = found.get("pixel_aspect", "1:1")
-    said += ", square pixels" if aspect == "1:1" else f", pixels {aspect} (features take them as square)"
+    said += ", square pixels" if aspect == "1:1" else f", pixels {aspect}"
     if found["shown"] != [found["width"], found["height"]]:
         said += f", shown as {found['shown'][0]} x {found['shown'][1]}"
-    return said + (", interlaced" if found.get("interlaced") else "")
+    return said + (", interlaced (features see it deinterlaced)" if found.get("interlaced") else "")
 
 
 def _colour(found: dict[str, Any]) -> str:
     if "mode" in found:
         said = [found["mode"], "transparent" if found["transparent"] else "", found["colour"]["profile"]]
+        said += ["with a film behind it, which is not read"] if found.get("film") else []
         return ", ".join(filter(None, said))
     colour, pixels = found["colour"], found.get("pixels")
     said = [f"{pixels['format']} ({pixels['bits']} bits)"] if pixels else []
@@ -152,7 +153,7 @@ def _colour(found: dict[str, Any]) -> str:
     said += [" ".join(dict.fromkeys(standards))] if standards else ["no standard named"]
     said += [f"{colour['range']} range"] if colour["range"] else []
     if colour["transfer"] in ("smpte2084", "arib_std_b67"):
-        said.append("HDR")
+        said.append("HDR (features see it as BT.709)")
     return ", ".join(said)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.digests import CORRECTED, digest_bytes
 from cliploom.schemas.plan import (
     CONFIG_CHANGED,
     CONTENT_CHANGED,
@@ -217,6 +217,9 @@ def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPol
     known_bad = ((pl.col("held_rows") == 0) & ~empty) | (pl.col("held_rows").is_null() & failed)
     usable = ((pl.col("held_rows") > 0) | empty) & pl.lit(not refresh)
     copied = pl.col("from_item_no").is_not_null() & pl.lit(not refresh)
+    bytes_of, corrections = (pl.col("digest").str.splitn(CORRECTED, 2).struct.field(f"field_{half}") for half in (0, 1))
+    same_bytes = pl.col("had_digest").str.splitn(CORRECTED, 2).struct.field("field_0") == bytes_of
+    corrected = same_bytes & (pl.col("had_digest") != pl.col("digest"))
     verdict = (
         pl.when(pl.col("digest").is_null())
         .then(pl.lit(FAILED, VERDICT))
@@ -230,7 +233,7 @@ def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPol
         .then(pl.lit(MOVED, VERDICT))
         .when(pl.col("had_digest").is_null())
         .then(pl.lit(NEW, VERDICT))
-        .when(pl.col("had_digest") != pl.col("digest"))
+        .when(~same_bytes)
         .then(pl.lit(CONTENT_CHANGED, VERDICT))
         .otherwise(pl.lit(CONFIG_CHANGED, VERDICT))
     )
@@ -243,6 +246,13 @@ def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPol
         .then(pl.concat_str(pl.lit("tried again: "), pl.col("message").fill_null("no reason kept")))
         .when(pl.col("verdict") == MOVED)
         .then(pl.concat_str(pl.lit("same bytes as "), pl.col("from_uid"), pl.lit(", rows are copied")))
+        .when((pl.col("verdict") == CONFIG_CHANGED) & corrected)
+        .then(
+            pl.concat_str(
+                pl.lit("pictures are read as they are meant: "),
+                corrections.str.replace_all(".", ", ", literal=True).fill_null("no correction any more"),
+            )
+        )
         .when(pl.col("verdict") == CONFIG_CHANGED)
         .then(pl.lit(past.change or ("computed again as asked" if refresh else "the feature's table is new")))
         .when(pl.col("verdict") == CONTENT_CHANGED)

@@ -22,6 +22,12 @@ from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.registry import load_text_tower
 from cliploom.transforms.store.object_store import ObjectStore
 
+_COMPARED = (
+    *("sample", "window", "rules", "order", "key", "outputs", "stereo", "deinterlace", "tone_map"),
+    *("revisions", "records"),
+)
+"""Values of a recipe whose changes are said by name."""
+
 
 @dataclass(frozen=True)
 class CompiledSpec:
@@ -224,6 +230,8 @@ def _source_values(source: Source, feature: FeatureSpec) -> dict[str, Any]:
         "sample": feature.sample.model_dump(mode="json") if feature.sample is not None else None,
         "stereo": source.stereo or "",
         "revisions": {"sampling": sampling.REVISION, "pixels": scale.REVISION},
+        # Only where they are switched off, so that older configs keep their digests.
+        **{name: False for name in ("deinterlace", "tone_map") if not getattr(source, name)},
     }
 
 
@@ -275,9 +283,7 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             if before.get(key) != after.get(key)
         ]
     changes += [
-        f"{key} {_text(old.get(key))} -> {_text(new.get(key))}"
-        for key in ("sample", "window", "rules", "order", "key", "outputs", "stereo", "revisions", "records")
-        if old.get(key) != new.get(key)
+        f"{key} {_text(old.get(key))} -> {_text(new.get(key))}" for key in _COMPARED if old.get(key) != new.get(key)
     ]
     if not changes and old.get("model") != new.get("model"):
         changes.append("the model's weights or revision changed")

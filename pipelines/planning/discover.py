@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cliploom.pipelines.planning.classify import of_source
 from cliploom.pipelines.planning.previous_release import PreviousRelease
+from cliploom.pipelines.planning.reprobe import is_outdated, with_outdated_unknown
 from cliploom.pipelines.planning.row_store import ParquetRowStore, RowStoreWriter
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.exports import PairsExport
@@ -164,10 +165,13 @@ def discover(
         max_attempts: nights on which a transient failure is tried.
     """
     items = _with_known_digests(listing.items, previous.items)
+    items = with_outdated_unknown(items, previous, kinds, objects)
     unknown = items["digest"].is_null()
     todo = items.select("source", "uid", "uri", "signature", "size").with_row_index("row").filter(unknown)
     todo = todo.with_columns(pl.col("source").replace_strict(kinds, return_dtype=pl.String).alias("kind"))
     failing = _known_failures(previous, todo)
+    # What could not be read before may be read by a prober that knows more.
+    retry_all = retry_all or previous.probed_by_older_version
     again = pl.lit(retry_all) | (pl.col("transient") & (pl.col("attempts") < max_attempts))
     stale = failing.filter(again).select("source", "uid")
     standing = failing.join(stale, on=["source", "uid"], how="anti")
@@ -242,6 +246,7 @@ def _with_alike(known: pl.DataFrame, rows: ParquetRowStore, todo: pl.DataFrame) 
     named = near.join(todo, on=["source", "uid"], how="semi", maintain_order="left")
     near = pl.concat([few, named]).unique("item_no", maintain_order=True)
     near = near.join(rows.read(near["item_no"], ["facts"]), on="item_no", how="left", maintain_order="left")
+    near = near.filter(~is_outdated().fill_null(value=False))
     near = near.select("source", "uid", "size", pl.struct("digest", "facts").alias(ALIKE))
     by_size = near.group_by(key).agg(pl.col(ALIKE).head(MOST_ALIKE))
     own = near.select("source", "uid", pl.concat_list(ALIKE).alias("own"))

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from cliploom.pipelines.planning.row_store import ParquetRowStore
+from cliploom.schemas.media import PROBE_REVISION
 from cliploom.schemas.release import Release
 from cliploom.schemas.tables import FAILURES, ITEMS, PARTS
 from cliploom.transforms.publish.dataframes import empty_frame
@@ -34,6 +35,11 @@ class PreviousRelease:
     items: pl.DataFrame
     parts: pl.DataFrame
     failures: pl.DataFrame
+
+    @property
+    def probed_by_older_version(self) -> bool:
+        """The prober of today may find more of its items than the one that it had."""
+        return self.release is not None and self.release.prober < PROBE_REVISION
 
     def for_planning(self) -> PreviousRelease:
         """The same once the survey is done: of the items only what a plan compares."""

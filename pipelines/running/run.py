@@ -29,6 +29,7 @@ from cliploom.pipelines.running.runner import check_options, is_local, job_name,
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
 from cliploom.schemas.jobs import FeatureJob, RunJob
+from cliploom.schemas.media import PROBE_REVISION
 from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, RunPlan, declared
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
@@ -321,6 +322,7 @@ def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOpti
         limits=ready.spec.limits,
         next_item_no=ready.planned.numbered.free,
         counts=ready.planned.counts | ({LIMITED: options.limit} if limited and options.limit else {}),
+        prober=PROBE_REVISION,
         verdicts=count_verdicts(ready.planned.all_verdicts),
         emptied=ready.planned.emptied,
         lost=ready.planned.lost,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from cliploom.schemas.digests import digest_file, digest_of
+from cliploom.schemas.digests import bytes_digest, digest_file, digest_of
 from cliploom.schemas.errors import DiskFullError, StoreError, UnreadableError
 from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.sources import HttpSpec
@@ -36,7 +36,7 @@ def open_input(uri: str, signature: str, stage: str, http: HttpSpec | None = Non
         signature: as listed.
         stage: for failures.
         http: how addresses are fetched.
-        digest: of the bytes, where they have been probed; what is fetched again from the web is compared with it.
+        digest: of the item, where it has been probed; bytes that are fetched again from the web are compared with it.
 
     Raises:
         UnreadableError: when the file is gone, can't be read, or is not the one that was listed any more.
@@ -118,7 +118,7 @@ def _fetch_address(uri: str, signature: str, path: Path, stage: str, http: HttpS
             if path.exists():  # another process has fetched it meanwhile
                 return
             Fetcher(uri, http, path.parent, stage).download(part, Validators.read(signature))
-            if digest and digest_file(part) != digest:
+            if digest and digest_file(part) != bytes_digest(digest):
                 reason = f"{shown(uri)} changed since it was probed; the next run takes it."
                 part.unlink()
                 raise UnreadableError(stage, reason, transient=True)

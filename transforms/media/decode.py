@@ -21,11 +21,13 @@ from cliploom.schemas.sampling import Keyframes, Sampling
 from cliploom.transforms.media import images
 from cliploom.transforms.media.container import open_container, read_head, video_stream
 from cliploom.transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
-from cliploom.transforms.media.orient import Orientation, of_frame
+from cliploom.transforms.media.deinterlace import deinterlaced, with_neighbours
+from cliploom.transforms.media.gifs import draw
+from cliploom.transforms.media.orient import Appearance, of_frame
 from cliploom.transforms.media.packets import PacketTable, walk, walk_near
 from cliploom.transforms.media.reader import LostPlaceError, PacketReader
 from cliploom.transforms.media.sampling import BLACK, MICRO, Samples, Timeline, choose, segment_ordinals
-from cliploom.transforms.media.scale import Scaler, scaler_key
+from cliploom.transforms.media.scale import Scaler, frame_of, scaler_key
 from cliploom.transforms.watchdog import alive
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ __all__ = ["DecodeReport", "Request", "decode"]
 
 STAGE = "decode"
 _COARSE_TICK_S = Fraction(4, 1_000_000)
-Picture = tuple[int, "VideoFrame", Orientation]
+Picture = tuple[int, "VideoFrame", Appearance]
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,15 @@ class Request:
         sampling: which frames.
         preprocess: as what pixels.
         stereo: ``left`` keeps the left half of each upright picture.
+        deinterlace: make progressive pictures of interlaced ones; the same for all requests of one call.
+        tone_map: map high dynamic range and wide colours to BT.709.
     """
 
     sampling: Sampling
     preprocess: Preprocess
     stereo: Literal["", "left"] = ""
+    deinterlace: bool = True
+    tone_map: bool = True
 
 
 def decode(
@@ -120,18 +126,18 @@ def _answer(
     requests: Sequence[Request], chosen: Sequence[Samples], pictures: Iterator[Picture], report: DecodeReport
 ) -> Iterator[Sampled]:
     """Scale each picture for those who want it, and hand on the rows that it completes."""
-    scalers = {scaler_key(r.preprocess, r.stereo): Scaler(r.preprocess, r.stereo) for r in requests}
-    keys = [scaler_key(request.preprocess, request.stereo) for request in requests]
+    keys = [(scaler_key(r.preprocess, r.stereo), r.tone_map) for r in requests]
+    scalers = {key: Scaler(r.preprocess, r.stereo, tone_map=r.tone_map) for key, r in zip(keys, requests, strict=True)}
     gatherers = [_Gatherer(number, r, s) for number, (r, s) in enumerate(zip(requests, chosen, strict=True))]
-    for index, frame, orientation in pictures:
+    for index, frame, appearance in pictures:
         alive()
         report.frames_got += 1
         report.frames_damaged += bool(frame.is_corrupt)
-        pixels: dict[tuple[Preprocess, str], NDArray[np.uint8]] = {}
+        pixels: dict[tuple[tuple[Preprocess, str], bool], NDArray[np.uint8]] = {}
         for gatherer, key in zip(gatherers, keys, strict=True):
             if gatherer.wants(index):
                 if key not in pixels:
-                    pixels[key] = scalers[key](frame, orientation)
+                    pixels[key] = scalers[key](frame, appearance)
                 yield from gatherer.take(index, pixels[key])
     for gatherer in gatherers:
         yield from gatherer.flush()
@@ -201,7 +207,7 @@ class _ImageSource:
         read_head(path, STAGE)
         self._path = path
         head = images.read_head(path, STAGE)
-        self.timeline, self._orientation = head.timeline, head.orientation
+        self.timeline, self._appearance = head.timeline, Appearance(head.orientation)
         self.trouble = ""
 
     def pictures(self, wanted: NDArray[np.int64]) -> Iterator[Picture]:
@@ -209,7 +215,7 @@ class _ImageSource:
         for index, (frame, lost) in enumerate(images.read_pictures(self._path, STAGE)):
             self.trouble = self.trouble or lost
             if index in needed:
-                yield index, frame, self._orientation
+                yield index, frame, self._appearance
 
 
 class _ContainerSource:
@@ -224,7 +230,8 @@ class _ContainerSource:
         report: DecodeReport,
     ) -> None:
         read_head(path, STAGE)
-        self._path, self._report = path, report
+        self._path, self._report, self._facts = path, report, facts
+        self._deinterlace = facts.interlaced and all(request.deinterlace for request in requests)
         self._container = open_container(path, STAGE)
         try:
             self._stream = video_stream(self._container, path, STAGE)
@@ -259,7 +266,7 @@ class _ContainerSource:
         self, facts: MediaFacts, requests: Sequence[Request], segment: tuple[float, float] | None
     ) -> tuple[PacketTable, Timeline]:
         container, stream = self._container, self._stream
-        if segment is not None:
+        if segment is not None and not facts.corrected:
             near = _segment_table(container, stream, facts, segment)
             if near is not None:
                 return near
@@ -273,14 +280,25 @@ class _ContainerSource:
         return container, video_stream(container, self._path, STAGE)
 
     def pictures(self, wanted: NDArray[np.int64]) -> Iterator[Picture]:
-        orientation: Orientation | None = None
+        appearance: Appearance | None = None
         try:
-            for index, frame in self._decoder.frames(wanted):
-                if orientation is None:
-                    orientation = of_frame(frame)
-                yield index, frame, orientation
+            for index, frame in self._frames(wanted):
+                if appearance is None:
+                    appearance = Appearance(of_frame(frame), self._facts.pixel_aspect, self._facts.light)
+                yield index, frame, appearance
         except LostPlaceError:
             raise MediaError(STAGE, f"'{self._path.name}' changed while it was read.", transient=True) from None
+
+    def _frames(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
+        if self._facts.container == "gif" and "canvas" in self._facts.corrected:
+            needed = set(wanted.tolist())
+            drawn = enumerate(draw(self._path))
+            return ((index, frame_of(pixels, "rgba")) for index, pixels in drawn if index in needed)
+        if not self._deinterlace:
+            return self._decoder.frames(wanted)
+        near = with_neighbours(wanted, self.timeline.first_frame, len(self.timeline.ticks))
+        needed = set(wanted.tolist())
+        return (pair for pair in deinterlaced(self._decoder.frames(near)) if pair[0] in needed)
 
 
 _Source = _ImageSource | _ContainerSource

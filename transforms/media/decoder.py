@@ -77,6 +77,7 @@ def plan_runs(table: PacketTable, positions: NDArray[np.int64]) -> list[range]:
             group -= 1
         start = int(keys[group]) if group >= 0 else 0
         stop = position + 1
+        stop += stop < len(table.second) and bool(table.second[stop])
         while runs and start <= runs[-1].stop:
             before = runs.pop()
             start, stop = min(start, before.start), max(stop, before.stop)
@@ -152,7 +153,8 @@ class FrameDecoder:
         report: DecodeReport,
     ) -> None:
         self._reader, self._table, self._context = reader, table, context
-        self._droppable = droppable
+        # Which packets hold second fields is told by headers of slices, and unreferenced fields may be dropped singly.
+        self._droppable = droppable and not table.in_fields
         self._report = report
 
     def frames(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:

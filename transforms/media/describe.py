@@ -18,20 +18,19 @@ from cliploom.schemas.media import MediaFacts, MediaLimits, Preprocess
 from cliploom.schemas.sampling import Sampling
 from cliploom.transforms.media.container import open_container, video_stream
 from cliploom.transforms.media.decode import DecodeReport, Request, decode
-from cliploom.transforms.media.decoder import picture_decoder
+from cliploom.transforms.media.headers import has_film
+from cliploom.transforms.media.images import is_tiled_image
+from cliploom.transforms.media.pictures import first_picture
 from cliploom.transforms.media.probe import probe_timeline
 from cliploom.transforms.media.sampling import BLACK, MICRO, Timeline, choose
 
 if TYPE_CHECKING:
     from enum import IntEnum
 
-    from av.container import InputContainer
     from av.stream import Stream
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 STAGE = "inspect"
-_FIRST_PACKETS = 8
 _SMALL = Preprocess(32, 32, fit="squash")
 _RANGES = {int(ColorRange.MPEG): "limited", int(ColorRange.JPEG): "full"}
 
@@ -125,17 +124,20 @@ def _sample(
 
 
 def _image(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"colour": {"profile": ""}, "transparent": False, "streams": [], "film": has_film(path)}
+    if is_tiled_image(path):
+        return found | {"mode": "tiles"}
     with Image.open(path) as image:
         icc = "ICC profile" if image.info.get("icc_profile") else ""
         transparent = bool(image.has_transparency_data)
-        return {"mode": image.mode, "colour": {"profile": icc}, "transparent": transparent, "streams": []}
+        return found | {"mode": image.mode, "colour": {"profile": icc}, "transparent": transparent}
 
 
 def _container(path: Path) -> dict[str, Any]:
     with open_container(path, STAGE) as container:
         streams = [_stream(stream) for stream in container.streams]
         chosen = video_stream(container, path, STAGE)
-        frame = _first_frame(container, chosen)
+        frame = first_picture(container, chosen)
         aspect = chosen.sample_aspect_ratio
         found: dict[str, Any] = {
             "container_name": container.format.long_name,
@@ -183,24 +185,6 @@ def _stream(stream: Stream) -> dict[str, Any]:
 
 def _is_cover(stream: VideoStream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
-
-
-def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
-    """The first picture that comes out, which tells more of its colours than the header."""
-    context = picture_decoder(stream, alpha=False)
-    context.skip_frame = "DEFAULT"
-    sent = 0
-    try:
-        for packet in container.demux(stream):
-            frames = context.decode(packet)
-            if frames:
-                return frames[0]
-            sent += 1
-            if sent >= _FIRST_PACKETS:
-                break
-    except (av.FFmpegError, OSError):
-        return None
-    return None
 
 
 def _name(kind: type[IntEnum], value: int | None) -> str:

@@ -28,6 +28,7 @@ _NAME_WITHIN = 1 << 20
 _CODEC_NAME = re.compile(rb"stsd.{12}([0-9A-Za-z]{4})|(V_[A-Z0-9/]+)", re.DOTALL)
 _PICTURE_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif"})
 _GRID_ITEM = re.compile(rb"infe[\x02\x03].{7,9}grid", re.DOTALL)
+_FRAME_CONTROL = 26
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"meta", b"sidx", b"mfra", b"uuid")
 
@@ -52,6 +53,21 @@ def gif_frames(path: Path) -> int:
     """Number of pictures whose header stands in a GIF, whole or not."""
     with open(path, "rb") as file:
         return _walk_gif(file)[0]
+
+
+def apng_delays(path: Path) -> list[tuple[int, int]]:
+    """Numerator and denominator, as they are stored, of each picture's seconds in an animated PNG (``fcTL`` chunks)."""
+    found = []
+    with open(path, "rb") as file:
+        at, size = 8, file.seek(0, 2)
+        while at + 8 <= size:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            body = file.read(_FRAME_CONTROL) if kind == b"fcTL" else b""
+            if len(body) == _FRAME_CONTROL:
+                found.append(struct.unpack(">HH", body[20:24]))
+            at += 12 + length
+    return found
 
 
 def codec_name(path: Path) -> str:
@@ -93,6 +109,21 @@ def is_tiled(path: Path) -> bool:
         head = file.read(12)
         is_heif = head[4:8] == b"ftyp" and head[8:] in _PICTURE_BRANDS
         return is_heif and _GRID_ITEM.search(file.read(_NAME_WITHIN)) is not None
+
+
+def has_film(path: Path) -> bool:
+    """A motion photo: a JPEG with an MP4 behind its end, or a HEIF picture with one in its box ``mpvd``."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[4:8] == b"ftyp":
+            return next(_inside(data, 0, len(data), b"mpvd"), None) is not None
+        film = data.rfind(b"ftyp") - 4
+        return data[:3] == b"\xff\xd8\xff" and film > 0 and data.rfind(b"\xff\xd9", 0, film) > 0
+
+
+def in_fragments(path: Path) -> bool:
+    """An ISO media file has its samples in fragments, each with times of its own."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return next(_inside(data, 0, len(data), b"moof"), None) is not None
 
 
 def track_matrix(path: Path) -> bytes | None:

@@ -17,12 +17,14 @@ from typing import BinaryIO
 
 import numpy as np
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 from PIL import Image, features
 
 from cliploom.schemas.errors import NoVideoError, TooLargeError
 from cliploom.schemas.media import MediaLimits
+from cliploom.transforms.media import heif
 from cliploom.transforms.media.container import explained
-from cliploom.transforms.media.headers import cut_short, is_jpeg_without_picture, webp_chunks
+from cliploom.transforms.media.headers import cut_short, is_jpeg_without_picture, is_tiled, webp_chunks
 from cliploom.transforms.media.orient import ORIENTATION_TAG, Orientation, from_exif, orientation_tag
 from cliploom.transforms.media.packets import browser_durations
 from cliploom.transforms.media.sampling import Timeline
@@ -32,19 +34,30 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 # The spec's limit holds (limits.media.max_pixels), not a second one of Pillow's that no spec can change.
 Image.MAX_IMAGE_PIXELS = None
 _MS = Fraction(1, 1000)
+_BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+"""Lengths of the headers behind a BMP's first 14 bytes, of which some writers fill the reserved four."""
+
+_DEEP = frozenset({"F", "I"})
+_RANGES = (1.0, 255.0, 65535.0)
 # What Pillow raises on damaged bytes.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, RuntimeError, struct.error)
 
 
 @dataclass(frozen=True)
 class ImageHead:
-    """What an image's header says; ``durations_ms`` has one entry a picture when it is animated."""
+    """What an image's header says.
+
+    Attributes:
+        durations_ms: one entry a picture when it is animated.
+        deep: values are floating-point numbers or 32-bit integers.
+    """
 
     format: str
     width: int
     height: int
     orientation: Orientation
     durations_ms: tuple[int, ...] = ()
+    deep: bool = False
 
     @property
     def timeline(self) -> Timeline:
@@ -64,7 +77,7 @@ def is_image(head: bytes) -> bool:
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
         or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
         or (head[4:12] == b"ftypavif" and features.check("avif"))
-        or (head.startswith(b"BM") and head[6:10] == b"\0\0\0\0")
+        or (head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS)
     )
 
 
@@ -83,15 +96,29 @@ def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> Imag
         NoVideoError: the header is damaged.
         TooLargeError: more pixels than ``limits`` allow.
     """
+    if is_tiled_image(path):
+        grid = heif.read_grid(path, stage)
+        _check_pixels(path, stage, grid.width, grid.height, limits)
+        return ImageHead("heif", grid.width, grid.height, grid.orientation)
     with _opened(path, stage) as image:
-        pixels = image.width * image.height
-        if limits is not None and pixels > limits.max_pixels:
-            size = f"{image.width} x {image.height}"
-            raise TooLargeError(
-                stage, f"'{path.name}' is {size}, beyond {limits.max_pixels:,} pixels (limits.media.max_pixels)."
-            )
+        _check_pixels(path, stage, image.width, image.height, limits)
         durations = _webp_durations(path) if image.format == "WEBP" else ()
-        return ImageHead(str(image.format).lower(), image.width, image.height, _orientation(image), durations)
+        name, deep = str(image.format).lower(), image.mode in _DEEP
+        return ImageHead(name, image.width, image.height, _orientation(image), durations, deep)
+
+
+def is_tiled_image(path: Path) -> bool:
+    """An HEIF picture of tiles that Pillow does not read."""
+    with open(path, "rb") as file:
+        return not is_image(file.read(32)) and is_tiled(path)
+
+
+def _check_pixels(path: Path, stage: str, width: int, height: int, limits: MediaLimits | None) -> None:
+    if limits is not None and width * height > limits.max_pixels:
+        raise TooLargeError(
+            stage,
+            f"'{path.name}' is {width} x {height}, beyond {limits.max_pixels:,} pixels (limits.media.max_pixels).",
+        )
 
 
 def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
@@ -100,6 +127,10 @@ def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
     Raises:
         NoVideoError: nothing of it can be decoded.
     """
+    if is_tiled_image(path):
+        pixels, lost = heif.decode_grid(path, stage)
+        yield frame_of(pixels, "rgb24"), lost
+        return
     with _opened(path, stage) as image:
         frames = getattr(image, "n_frames", 1) if image.format == "WEBP" else 1
         for number in range(frames):
@@ -152,9 +183,23 @@ def _frame(image: Image.Image) -> VideoFrame:
     if image.mode.startswith("I;16"):
         pixels = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return frame_of(np.repeat(pixels[:, :, None], 3, axis=2), "rgb24")
+    if image.mode in _DEEP:
+        return frame_of(np.repeat(_levels(np.asarray(image, np.float64))[:, :, None], 3, axis=2), "rgb24")
     if image.has_transparency_data:
         return frame_of(np.array(image.convert("RGBA")), "rgba")
     return frame_of(np.array(image.convert("RGB")), "rgb24")
+
+
+def _levels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Levels of the narrowest usual range that holds the values: 0 to 1, to 255, to 65,535, or to the largest.
+
+    >>> _levels(np.array([[0.0, 0.5, 1.0]])).tolist(), _levels(np.array([[-1.0, 30.0, 255.0]])).tolist()
+    ([[0, 128, 255]], [[0, 30, 255]])
+    """
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = float(values.max(initial=0.0))
+    top = next((limit for limit in _RANGES if largest <= limit), largest)
+    return np.round(np.clip(values / top, 0, 1) * 255).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> Orientation:

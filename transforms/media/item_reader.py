@@ -18,7 +18,7 @@ def read_media_item(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
     """Decode one item and hand each sample to the feature that wants it; see ``work.compute.ItemReader``."""
-    facts = MediaFacts(**json.loads(item.facts))
+    facts = MediaFacts.from_json(item.facts)
     report = DecodeReport()
     requests = [request_of(builder.job) for builder in builders]
     segment = None if item.segment.whole else (item.segment.start_s, item.segment.end_s)
@@ -38,5 +38,11 @@ def request_of(job: FeatureJob) -> Request:
     """What the decoder is asked for on behalf of a feature."""
     if job.sampling is None or job.card is None or job.card.preprocess is None:
         raise ValueError(f"feature {job.name!r} has no sampling or no picture encoder; it can't be computed from media")
-    stereo = "left" if json.loads(job.settings).get("stereo") == "left" else ""
-    return Request(job.sampling, job.card.preprocess, stereo)  # type: ignore[arg-type]
+    settings = json.loads(job.settings)
+    return Request(
+        job.sampling,
+        job.card.preprocess,
+        "left" if settings.get("stereo") == "left" else "",
+        deinterlace=settings.get("deinterlace", True),
+        tone_map=settings.get("tone_map", True),
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cliploom.transforms.media.packets import INDEXED, NO_TIME, PacketTable
+from cliploom.transforms.media.clock import NO_TIME
+from cliploom.transforms.media.packets import INDEXED, PacketTable
 
 # Their indexes and frame durations say outright how long a picture stays.
 _STATES_DURATIONS = frozenset({INDEXED, "avi", "gif", "apng"})

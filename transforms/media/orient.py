@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
+
+    from cliploom.schemas.media import Light
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,24 @@ class Orientation:
 
 
 UPRIGHT = Orientation()
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What a decoded picture needs to look as it is meant.
+
+    Attributes:
+        orientation: how it is turned.
+        aspect: width of a stored pixel divided by its height.
+        light: how its values stand for light, when they are mapped to BT.709.
+    """
+
+    orientation: Orientation = UPRIGHT
+    aspect: Fraction = Fraction(1)
+    light: Light = ""
+
+
+PLAIN = Appearance()
 
 ORIENTATION_TAG = 0x0112
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
 from cliploom.schemas.errors import TooLargeError
-from cliploom.transforms.media.headers import has_picture
+from cliploom.transforms.media.clock import NO_TIME, follows_keys, joined, references_last, without_jumps
+from cliploom.transforms.media.fields import FieldPairs
+from cliploom.transforms.media.headers import apng_delays, has_picture
 from cliploom.transforms.media.sampling import Timeline
 from cliploom.transforms.watchdog import alive
 
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-NO_TIME = -(2**63)
-"""What libav calls a missing timestamp."""
-
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The container whose index lists every packet, so that a packet's number is known without reading what precedes it."""
 
@@ -35,13 +35,6 @@ _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
 # Every picture of these may be called a key frame, by libav's parsers or by their encoder; an index may know better.
 _KEYS_UNTOLD = frozenset({"h261", "h263", "rpza"})
 _MPEG_VIDEO = frozenset({"mpeg1video", "mpeg2video"})
-_BACKWARD_JUMP_S = 10
-_BACKWARD_KEY_JUMP_S = Fraction(1, 2)
-_MOST_WAITING = 16
-"""Pictures that may be decoded before one that is shown first (H.264, H.265: the size of the buffer of pictures)."""
-
-_LEAP_S = 13 * 3600
-"""Half of what MPEG's clocks count before they wrap; no two neighbouring frames are so far apart."""
 _GIF_SLOW = 10
 
 
@@ -55,13 +48,17 @@ class PacketTable:
         duration: int64 [P] ticks, 0 where unknown.
         size: int64 [P] bytes.
         key: bool [P], decoding can begin here.
-        shown: bool [P], gives a frame: not cut away by an edit list, not a hidden reference picture.
+        shown: bool [P], gives a frame: not cut away by an edit list, not a hidden reference picture, not the second
+            field of a frame.
+        second: bool [P], holds the second field of the picture whose first is in the packet before.
         time_base: seconds per tick.
         rate: frames per second by the header, or 0.
         in_order: the presentation times are usable; if not, only decoding tells the frames' order.
         times_hold: the presentation times are usable when sorted, though not as those of their packets.
         first_frame: shown packets of the file before these.
         broken: why reading stopped before the end, or empty.
+        jumps: (seconds from the start, seconds) of each jump of the clock that was closed.
+        undelayed: an animated PNG states no delay for some pictures.
         damaged: int64, positions of the packets that libav says it read only in part.
         states: (position, palette or codec header) that the decoder needs from that packet on. Demuxers hand them on
             once, with the packet where they change, so that a decoder that begins later must be told.
@@ -81,6 +78,14 @@ class PacketTable:
     broken: str = ""
     damaged: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     states: tuple[tuple[int, PacketSideData], ...] = ()
+    jumps: tuple[tuple[float, float], ...] = ()
+    undelayed: bool = False
+    second: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+
+    @property
+    def in_fields(self) -> bool:
+        """Some frames are made of two packets."""
+        return bool(self.second.any())
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -189,7 +194,7 @@ def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, l
     except (av.FFmpegError, OSError):
         return None
     table = columns.table("")
-    if not len(table) or not table.shown[0] or table.pts[0] > first_tick or not table.in_order:
+    if not len(table) or not table.shown[0] or table.pts[0] > first_tick or not table.in_order or table.in_fields:
         return None
     return _numbered(table, stream, columns.first_place)
 
@@ -218,10 +223,14 @@ class _Columns:
         self._damaged = array("q")
         self._states: list[tuple[int, PacketSideData]] = []
         self._container = container.format.name
+        self._path = Path(container.name.removeprefix("file:"))
+        self._unstated = False
         self._paletted, self._kinds = _state_kinds(container, stream)
         self._codec = stream.codec_context.codec.canonical_name
         self._stream = stream
         self._reorders = bool(stream.codec_context.has_b_frames)
+        self._fields = FieldPairs(stream.codec_context.extradata or b"") if self._codec == "h264" else None
+        self._second = bytearray()
 
     def add(self, packet: Packet[VideoStream]) -> None:
         """Append one packet."""
@@ -229,6 +238,10 @@ class _Columns:
         if not self.size:
             self.first_place = (NO_TIME if dts is None else dts, packet.pos or -1)
         key = packet.is_keyframe
+        second = self._fields is not None and self._fields.is_second(memoryview(packet), key=key)
+        self._second.append(second)
+        if self._fields is not None and self._fields.lone:
+            self._shown[-1] = False
         if self._kinds and (key or self._paletted):
             changed = [packet.get_sidedata(kind) for kind in self._kinds if packet.has_sidedata(kind)]
             self._states += [(len(self.size), state) for state in changed]
@@ -239,37 +252,46 @@ class _Columns:
         self._pts.append(NO_TIME if pts is None else pts)
         self._dts.append(NO_TIME if dts is None else dts)
         self._duration.append(packet.duration or 0)
-        self._key.append(key)
+        self._key.append(key and not second)
         self._shown.append(
-            not packet.is_discard
+            not second
+            and not packet.is_discard
             and not (incomplete and self._container == INDEXED)
             and gives_frame(self._codec, packet)
         )
 
     def table(self, broken: str) -> PacketTable:
         """The columns as arrays, with times put right."""
+        if self._fields is not None and self._fields.ends_alone and not broken:
+            self._shown[-1] = False
         pts, dts = np.array(self._pts, np.int64), np.array(self._dts, np.int64)
         duration = np.array(self._duration, np.int64)
         shown = np.frombuffer(self._shown, np.bool_).copy()
         base = self._stream.time_base or Fraction(1, 1000)
         key = np.frombuffer(self._key, np.bool_).copy()
+        second = np.frombuffer(self._second, np.bool_).copy()
+        # A frame lasts as long as both of its fields.
+        duration[:-1] += np.where(second[1:], duration[1:], 0)
         if self._codec in _KEYS_UNTOLD and (self._container != INDEXED or key.all()):
             key[1:] = False
         in_order = bool((pts[shown] != NO_TIME).all())
         if self._container in _DECODE_ORDER_CONTAINERS and self._reorders:
             in_order = False
         times_hold = in_order
+        jumps: tuple[tuple[float, float], ...] = ()
         if self._container == "mxf" and self._reorders and (pts == dts).all():
             # An index without offsets: the times are those of decoding, and right when sorted.
             in_order = False
         if self._container in _ANIMATIONS:
+            duration = self._stated_delays(duration, base)
             duration = browser_durations(duration, base)
             pts = np.cumsum(duration) - duration
         elif in_order:
             if self._codec in _MPEG_VIDEO:
                 pts = references_last(pts, dts)
             # Clocks of what is not shown fall back where an edit list comes to its next part; that is no new recording.
-            pts[shown] = joined(pts[shown], dts[shown], duration[shown], base, key[shown])
+            times = joined(pts[shown], dts[shown], duration[shown], base, key[shown])
+            pts[shown], jumps = without_jumps(times, duration[shown], base)
             in_order = follows_keys(pts[shown], key[shown])
         return PacketTable(
             pts=pts,
@@ -285,7 +307,19 @@ class _Columns:
             broken=broken,
             damaged=np.array([] if self._container == INDEXED else self._damaged, np.int64),
             states=tuple(self._states),
+            second=second,
+            jumps=jumps,
+            undelayed=self._unstated,
         )
+
+    def _stated_delays(self, duration: NDArray[np.int64], base: Fraction) -> NDArray[np.int64]:
+        """Durations of an animated PNG with those that are stated as none, which libav takes for 1/15 s."""
+        delays = apng_delays(self._path) if self._container == "apng" else []
+        none = np.array([not numerator for numerator, _ in delays], np.bool_)
+        if len(none) != len(duration):
+            return duration
+        self._unstated = bool(none.any())
+        return np.where(none, 0, duration)
 
 
 def _state_kinds(container: InputContainer, stream: VideoStream) -> tuple[bool, tuple[PktSideDataT, ...]]:
@@ -325,66 +359,3 @@ def browser_durations(duration: NDArray[np.int64], time_base: Fraction) -> NDArr
     """Durations as browsers play them: 0 and 10 ms last 100 ms."""
     fast = duration * float(time_base) < 1.5 / 100
     return np.where(fast, round(_GIF_SLOW / 100 / time_base), duration)
-
-
-def follows_keys(pts: NDArray[np.int64], key: NDArray[np.bool_]) -> bool:
-    """No key frame is shown before a frame that was decoded before it; no codec allows that, but broken clocks say it.
-
-    Args:
-        pts: int64 [N], presentation times of the shown frames in the order of decoding.
-        key: bool [N].
-    """
-    return not (key[1:] & (pts[1:] < np.maximum.accumulate(pts)[:-1])).any()
-
-
-def references_last(pts: NDArray[np.int64], dts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Presentation times of MPEG-1 and MPEG-2 pictures, of which none comes before those that it waits for.
-
-    Program streams give not every picture a time, and libav then gives some reference pictures that of a picture which
-    is shown before them. A reference picture is shown when the next one is decoded (ISO 13818-2, 6.1.1.11).
-    """
-    references = np.flatnonzero(pts > dts)
-    if len(references) < 2 or (dts == NO_TIME).any():
-        return pts
-    others = pts.copy()
-    others[references] = NO_TIME
-    before = np.maximum.reduceat(others, references)[:-1]
-    here, shown = references[:-1], dts[references[1:]]
-    wrong = (before >= pts[here]) & (shown > before)
-    result = pts.copy()
-    result[here[wrong]] = shown[wrong]
-    return result
-
-
-def joined(
-    pts: NDArray[np.int64],
-    dts: NDArray[np.int64],
-    duration: NDArray[np.int64],
-    time_base: Fraction,
-    key: NDArray[np.bool_] | None = None,
-) -> NDArray[np.int64]:
-    """Presentation times in one line where a stream's clock was set anew, as in joined recordings, or is damaged.
-
-    A decoding time that falls by more than 10 s, or at a key frame (``key``) by half a second, begins a new part; it is
-    moved to where the part before ended. So does a leap of 13 hours: libav takes the fall of a clock that wraps (every
-    26.5 h in MPEG streams) for one, and a flipped bit in a timestamp makes one forth and another back.
-    """
-    leap, back, back_at_key = (int(s / time_base) for s in (_LEAP_S, _BACKWARD_JUMP_S, _BACKWARD_KEY_JUMP_S))
-    # Frames wait for others by seconds at most; a presentation time far from its decoding time is a damaged one.
-    stray = (dts != NO_TIME) & (np.abs(pts - dts) > leap)
-    pts = np.where(stray, dts, pts)
-    clock = np.where(dts != NO_TIME, dts, pts)
-    steps = np.diff(clock)
-    # Where decoding times are not stated, those of pictures that wait for others fall, and far in slow recordings.
-    usual = int(np.median(np.abs(steps))) if len(steps) else 0
-    fell = (steps < -max(back, _MOST_WAITING * usual)) | (steps > leap)
-    if key is not None:
-        fell |= (steps < -back_at_key) & key[1:]
-    breaks = np.flatnonzero(fell) + 1
-    if not len(breaks):
-        return pts
-    result = pts.copy()
-    for first, last in zip(breaks, [*breaks[1:], len(pts)], strict=True):
-        end = int((result[:first] + duration[:first]).max())
-        result[first:last] += end - int(pts[first:last].min())
-    return result

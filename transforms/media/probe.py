@@ -8,18 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
+import numpy as np
 
-from cliploom.schemas.errors import NoVideoError, TooLargeError, UnsupportedCodecError
-from cliploom.schemas.media import MediaFacts, MediaLimits, MediaType
+from cliploom.schemas.errors import NoVideoError, TooLargeError
+from cliploom.schemas.media import PROBE_REVISION, MediaFacts, MediaLimits, MediaType
 from cliploom.transforms.media import images
 from cliploom.transforms.media.chains import damaged_within
+from cliploom.transforms.media.clock import NO_TIME
 from cliploom.transforms.media.container import open_container, read_head, video_stream
-from cliploom.transforms.media.decoder import picture_decoder
-from cliploom.transforms.media.headers import cut_short, gif_frames, is_motion_jpeg, is_tiled, track_matrix
+from cliploom.transforms.media.gifs import clears_otherwise
+from cliploom.transforms.media.headers import cut_short, gif_frames, in_fragments, is_motion_jpeg, track_matrix
 from cliploom.transforms.media.loss import repeats, signs_of_loss
 from cliploom.transforms.media.orient import UPRIGHT, Orientation, from_matrix, of_frame
 from cliploom.transforms.media.packets import INDEXED, PacketTable, walk
+from cliploom.transforms.media.pictures import PictureFacts, first_picture, needs_picture, picture_facts
 from cliploom.transforms.media.sampling import MICRO, Timeline
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 STAGE = "probe"
 _ANIMATIONS = {"gif", "apng", "webp"}
-_FIRST_PACKETS = 8
+_GROWN = 1.1
 _EARLY_US = MICRO // 2
 _IMAGE_BYTES_A_PIXEL = 16
 
@@ -64,12 +66,8 @@ def probe_timeline(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timelin
         raise TooLargeError(
             STAGE, f"'{path.name}' has {size:,} bytes, more than {limits.max_bytes:,} (limits.media.max_bytes)."
         )
-    if is_tiled(path) and not images.is_image(head):
-        raise UnsupportedCodecError(
-            STAGE,
-            f"'{path.name}' is a picture stored in tiles (HEIF grid), which can't be joined here; save it as JPEG.",
-        )
-    if images.is_image(head) and not images.is_animated_png(path) and not is_motion_jpeg(path):
+    still = images.is_image(head) and not images.is_animated_png(path) and not is_motion_jpeg(path)
+    if still or images.is_tiled_image(path):
         facts, timeline = _probe_image(path, size, limits)
     else:
         facts, timeline = _probe_container(path, limits)
@@ -94,7 +92,11 @@ def _probe_image(path: Path, size: int, limits: MediaLimits) -> tuple[MediaFacts
     timeline = head.timeline
     kind: MediaType = "gif" if head.durations_ms else "image"
     pixels = (head.width, head.height)
-    return _facts(kind, head.format, head.format, pixels, head.orientation, timeline, cut_short(path)), timeline
+    corrected = ("tone",) if head.deep else ()
+    facts = _facts(
+        kind, head.format, head.format, pixels, head.orientation, timeline, cut_short(path), corrected=corrected
+    )
+    return facts, timeline
 
 
 def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timeline]:
@@ -105,6 +107,8 @@ def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timel
         table = walk(container, stream, path.name, limits.max_frames)
         timeline = table.timeline()
         name = container.format.name
+        if claimed and table.in_fields:
+            claimed -= int(table.second.sum())
         if name == "avi":
             claimed -= repeats(table)
         elif name == "ivf" and timeline.end_tick >= claimed:
@@ -114,15 +118,20 @@ def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timel
         if not found:
             why = cut_short(path) or table.broken or _nothing_shown(name, stream, table)
             raise NoVideoError(STAGE, f"'{path.name}' has nothing to see: {why}.")
+        first = first_picture(container, stream) if name != INDEXED or needs_picture(stream) else None
+        matrix = from_matrix(track_matrix(path)) if name == INDEXED else UPRIGHT if first is None else of_frame(first)
         facts = _facts(
             kind="gif" if name in _ANIMATIONS else "video",
             container=name.split(",")[0],
             codec=stream.codec_context.codec.canonical_name,
             size=(stream.width, stream.height),
-            orientation=from_matrix(track_matrix(path)) if name == INDEXED else _first_orientation(container, stream),
+            orientation=matrix,
             timeline=timeline,
             why=cut_short(path) or table.broken or _signs(table, name, path) or _early_end(container, timeline, path),
             claimed=claimed,
+            pictures=picture_facts(container, stream, first),
+            corrected=_corrected(table, name, path),
+            said=" ".join(filter(None, (_jumps(table), _out_of_order(table, name, path), _grown(container, timeline)))),
         )
         return facts, timeline
 
@@ -149,6 +158,45 @@ def _early_end(container: InputContainer, timeline: Timeline, path: Path) -> str
     return damaged_within(path) if seems and beyond > _EARLY_US else ""
 
 
+def _corrected(table: PacketTable, container: str, path: Path) -> tuple[str, ...]:
+    """What of the timeline is not as libav gives it; see ``MediaFacts.corrected``."""
+    canvas = table.undelayed or (container == "gif" and clears_otherwise(path))
+    found = {"fields": table.in_fields, "clock": bool(table.jumps), "canvas": canvas}
+    return tuple(name for name, there in found.items() if there)
+
+
+def _jumps(table: PacketTable) -> str:
+    """Sentence about jumps of the clock, which are no part of the timeline; or empty."""
+    if not table.jumps:
+        return ""
+    at, by = table.jumps[0]
+    more = f", and {len(table.jumps) - 1:,} more times" if len(table.jumps) > 1 else ""
+    return f"The clock jumps ahead by {by:,.2f} s at {at:.2f} s{more}; times go on without the jump."
+
+
+def _out_of_order(table: PacketTable, container: str, path: Path) -> str:
+    """Sentence about fragments of an MP4 whose times lie before those of the fragment in front, which nobody shows."""
+    timed = table.dts != NO_TIME
+    if container != INDEXED or table.shown.all() or not timed.all():
+        return ""
+    back = table.dts < np.maximum.accumulate(table.dts)
+    hidden = int(np.count_nonzero(back & ~table.shown & ~table.second))
+    # Edit lists of files in one piece may repeat and hide what they like.
+    if not hidden or not in_fragments(path):
+        return ""
+    return f"{hidden:,} frames are not shown: the times of their fragments are wrong."
+
+
+def _grown(container: InputContainer, timeline: Timeline) -> str:
+    """Sentence about a clock that goes far beyond what a Matroska header says, as after flipped bits; or empty."""
+    if container.format.name != "matroska,webm" or not container.duration:
+        return ""
+    stated, found = container.duration / MICRO, float(timeline.end_tick * timeline.time_base)
+    if found <= _GROWN * stated + 1:
+        return ""
+    return f"Its pictures go on until {found:,.2f} s, though its header says that it ends at {stated:,.2f} s."
+
+
 def _check_pixels(path: Path, stream: VideoStream, limits: MediaLimits) -> None:
     if stream.width * stream.height > limits.max_pixels:
         raise TooLargeError(
@@ -171,25 +219,6 @@ def _claimed(container: InputContainer, stream: VideoStream, path: Path) -> int:
     return max(0, stream.frames)
 
 
-def _first_orientation(container: InputContainer, stream: VideoStream) -> Orientation:
-    """Of the first picture that can be decoded from the start; libav tells a display matrix only with a picture."""
-    context = picture_decoder(stream, alpha=False)
-    try:
-        container.seek(stream.start_time or 0, stream=stream)
-        sent = 0
-        for packet in container.demux(stream):
-            sent += bool(packet.size)
-            frames = context.decode(packet if packet.size and sent < _FIRST_PACKETS else None)
-            if frames:
-                return of_frame(frames[0])
-            if sent >= _FIRST_PACKETS:
-                break
-    except (av.FFmpegError, OSError):
-        # A damaged beginning is for the decoder to report.
-        return UPRIGHT
-    return UPRIGHT
-
-
 def _facts(
     kind: MediaType,
     container: str,
@@ -199,6 +228,9 @@ def _facts(
     timeline: Timeline,
     why: str,
     claimed: int = 0,
+    pictures: PictureFacts = PictureFacts(),  # noqa: B008
+    corrected: tuple[str, ...] = (),
+    said: str = "",
 ) -> MediaFacts:
     found = len(timeline.ticks)
     start_s = round(float(timeline.start_tick * timeline.time_base), 6)
@@ -212,6 +244,7 @@ def _facts(
         lost = f"{missing:,} of {claimed:,} frames are missing: the header promises more than is there."
     elif why:
         lost = f"Something is missing: {why}."
+    lost = f"{lost} {said}".strip()
     return MediaFacts(
         type=kind,
         container=container,
@@ -226,4 +259,9 @@ def _facts(
         fps=round(float(found / lasts), 6) if found > 1 and lasts > 0 else 0.0,
         lost=lost,
         keyframes=int(timeline.key.sum()),
+        aspect=pictures.aspect,
+        interlaced=pictures.interlaced,
+        light=pictures.light,
+        corrected=corrected,
+        revision=PROBE_REVISION,
     )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
+from cliploom.transforms.media.clock import NO_TIME
 from cliploom.transforms.media.container import open_container, video_stream
-from cliploom.transforms.media.packets import NO_TIME, PacketTable
+from cliploom.transforms.media.packets import PacketTable
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from cliploom.schemas.media import Preprocess
-from cliploom.transforms.media.orient import UPRIGHT, Orientation
+from cliploom.transforms.media.light import to_bt709
+from cliploom.transforms.media.orient import PLAIN, UPRIGHT, Appearance, Orientation
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -114,41 +115,50 @@ class Scaler:
     Args:
         want: what the encoder takes.
         stereo: ``left`` keeps the left half of the upright picture.
+        tone_map: map pictures of high dynamic range and wide colours to BT.709.
     """
 
-    def __init__(self, want: Preprocess, stereo: Literal["", "left"] = "") -> None:
+    def __init__(self, want: Preprocess, stereo: Literal["", "left"] = "", *, tone_map: bool = True) -> None:
         self._want = want
+        self._tone_map = tone_map
         self._stereo = stereo
         self._to_planes = VideoReformatter()
         self._to_rgb = VideoReformatter()
         self._channels = (2, 0, 1) if want.order == "rgb" else (1, 0, 2)
 
-    def __call__(self, picture: VideoFrame, orientation: Orientation = UPRIGHT) -> NDArray[np.uint8]:
+    def __call__(self, picture: VideoFrame, appearance: Appearance = PLAIN) -> NDArray[np.uint8]:
         """Uint8 [want.height, want.width, 3] (of ``fit: patches``, of its own size), contiguous."""
-        want = self._want
+        want, orientation = self._want, appearance.orientation
+        aspect, light = appearance.aspect, appearance.light if self._tone_map else ""
         if want.alpha != "drop" and has_alpha(picture):
             picture = _composited(picture, _BACKGROUND[want.alpha])
         if self._stereo or max(picture.width, picture.height) > _TALLEST * min(picture.width, picture.height):
+            aspect = 1 / aspect if orientation.transpose else aspect
             picture, orientation = self._cut(picture, orientation), UPRIGHT
-        upright = (picture.height, picture.width) if orientation.transpose else (picture.width, picture.height)
-        place = geometry(*upright, want)
+        width = max(1, round(picture.width * aspect))
+        across, down = (picture.height, width) if orientation.transpose else (width, picture.height)
+        place = geometry(across, down, want)
         scaled = (place.height, place.width) if orientation.transpose else (place.width, place.height)
         planes = self._to_planes.reformat(
             picture,
             width=scaled[0],
             height=scaled[1],
-            format="gbrp",
+            format="gbrp16le" if light else "gbrp",
             interpolation=_FILTERS[want.filter],
             src_colorspace=colour_matrix(picture),
             threads=1,
         ).planes
         kept = (place.height, place.width) if want.fit == "patches" else (want.height, want.width)
-        pixels = np.empty((*kept, 3), np.uint8)
+        kind: type[np.uint8] | type[np.uint16] = np.uint16 if light else np.uint8
+        pixels: NDArray[Any] = np.empty((*kept, 3), kind)
         rows, columns = slice(place.top, place.top + kept[0]), slice(place.left, place.left + kept[1])
         for channel, plane_number in enumerate(self._channels):
             plane = planes[plane_number]
-            stored = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: scaled[1], : scaled[0]]
-            pixels[:, :, channel] = orientation.apply(stored)[rows, columns]
+            lines = np.frombuffer(memoryview(plane), kind).reshape(-1, plane.line_size // np.dtype(kind).itemsize)
+            pixels[:, :, channel] = orientation.apply(lines[: scaled[1], : scaled[0]])[rows, columns]
+        if light:
+            mapped = to_bt709(pixels if want.order == "rgb" else pixels[:, :, ::-1], light)
+            return np.ascontiguousarray(mapped if want.order == "rgb" else mapped[:, :, ::-1])
         return _stretched(pixels) if _is_limited_grey(picture) else pixels
 
     def _cut(self, picture: VideoFrame, orientation: Orientation) -> VideoFrame:

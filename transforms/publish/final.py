@@ -229,6 +229,7 @@ def commit_draft(
         features=features,
         counts=plan.counts | counts,
         next_item_no=plan.next_item_no,
+        prober=plan.prober,
     )
 
 

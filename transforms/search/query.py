@@ -153,8 +153,14 @@ def file_vectors(
         raise SpecError(
             f"{name!r}: no file can ask a feature of source {feature.source!r}, which is not sampled media."
         )
-    stereo = "left" if feature.recipe.get("stereo") == "left" else ""
-    request = Request(sampling, card.preprocess, stereo)  # type: ignore[arg-type]
+    recipe = feature.recipe
+    request = Request(
+        sampling,
+        card.preprocess,
+        "left" if recipe.get("stereo") == "left" else "",
+        deinterlace=recipe.get("deinterlace", True),
+        tone_map=recipe.get("tone_map", True),
+    )
     averaged = sampling.windowed and card.modality == "frame"
     encoder = SampleEncoder(load(folder), 1 if sampling.windowed else BATCH_PICTURES, averaged)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from cliploom.schemas.digests import digest_of
-from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.media import PROBE_REVISION, MediaLimits
 
 TO_PROBE = ("source", "uid", "uri", "signature", "kind", "attempts")
 ALIKE = "alike"
@@ -20,4 +20,4 @@ def probe_results_path(batch: Iterable[Sequence[str | int]], limits: MediaLimits
         batch: the columns ``TO_PROBE`` of each input; ``attempts`` gives every night's try a name of its own.
         limits: beyond which an input is refused.
     """
-    return f"probes/{digest_of([[list(row) for row in batch], asdict(limits)])}.parquet"
+    return f"probes/{digest_of([[list(row) for row in batch], asdict(limits), PROBE_REVISION])}.parquet"

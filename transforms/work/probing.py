@@ -15,11 +15,11 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cliploom.schemas.digests import digest_file
+from cliploom.schemas.digests import bytes_digest, digest_file, item_digest
 from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.jobs import RunJob
-from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.media import MediaFacts, MediaLimits
 from cliploom.schemas.sources import HttpSpec
 from cliploom.schemas.tables import PROBED
 from cliploom.transforms.inputs.addresses import ADDRESS
@@ -85,9 +85,10 @@ def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) 
                 refuse_large_file(path)
                 digest = digest_dataset(path, dataset) if dataset else digest_file(path, alive=alive)
                 return Probed(asked.source, asked.uid, digest, json.dumps(array_facts(asked.uri, path)))
-            facts = _PROBERS[asked.kind](path, limits)
-            digest = digest_file(path, alive=alive)
-            return Probed(asked.source, asked.uid, digest, json.dumps(facts, separators=(",", ":")))
+            facts = json.dumps(_PROBERS[asked.kind](path, limits), separators=(",", ":"))
+            corrections = MediaFacts.from_json(facts).corrections if asked.kind == "media" else ""
+            digest = item_digest(digest_file(path, alive=alive), corrections)
+            return Probed(asked.source, asked.uid, digest, facts)
     except ItemError as error:
         return _failed(asked, error)
     except CliploomError:
@@ -110,7 +111,7 @@ def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> 
     Args:
         asked: the input.
         http: how files on the web are fetched.
-        known: facts (JSON) by digest.
+        known: facts (JSON) by digest of an item.
     """
     try:
         with open_input(asked.uri, asked.signature, "probe", http) as path:
@@ -122,8 +123,10 @@ def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> 
         if fault is not None:
             raise fault from error
         return None  # the prober meets it again and says what it is
-    facts = known.get(digest)
-    return None if facts is None else Probed(asked.source, asked.uid, digest, facts)
+    for whole, facts in known.items():
+        if bytes_digest(whole) == digest:
+            return Probed(asked.source, asked.uid, whole, facts)
+    return None
 
 
 def ask_address(asked: Asked, http: HttpSpec) -> Probed:

@@ -1,0 +1,103 @@
+"""GIFs whose canvas is cleared between pictures, drawn as browsers do: cleared parts are transparent.
+
+Libav, like the letter of GIF89a, paints them in the header's background colour. Each picture is decoded by itself, and
+put on the canvas here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_CLEARED, _RESTORED = 2, 3
+_HEAD = 13
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One picture: what becomes of it, where it lies, and a GIF of it alone."""
+
+    disposal: int
+    transparent: int
+    left: int
+    top: int
+    data: bytes
+
+
+def clears_otherwise(path: Path) -> bool:
+    """Some picture but the last is cleared to what browsers draw otherwise than libav."""
+    with _mapped(path) as data:
+        pieces = [(piece.disposal, piece.transparent) for piece in _pieces(data)]
+        return any(disposal == _CLEARED and transparent != data[11] for disposal, transparent in pieces[:-1])
+
+
+def draw(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """The canvas after each picture: uint8 [H, W, 4]; ends before a damaged picture."""
+    with _mapped(path) as data:
+        width, height = struct.unpack("<HH", data[6:10])
+        canvas = np.zeros((height, width, 4), np.uint8)
+        for piece in _pieces(data):
+            try:
+                with Image.open(BytesIO(piece.data), formats=("GIF",)) as image:
+                    pixels = np.asarray(image.convert("RGBA"))
+            except (OSError, ValueError, SyntaxError, EOFError):
+                return
+            before = canvas.copy() if piece.disposal == _RESTORED else canvas
+            place = canvas[piece.top : piece.top + pixels.shape[0], piece.left : piece.left + pixels.shape[1]]
+            pixels = pixels[: place.shape[0], : place.shape[1]]
+            np.copyto(place, pixels, where=pixels[:, :, 3:] > 0)
+            yield canvas.copy()
+            if piece.disposal == _CLEARED:
+                place[:] = 0
+            canvas = before
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
+def _pieces(data: mmap.mmap) -> Iterator[_Piece]:
+    """The pictures of a GIF, each as a GIF of its own size; ends where the blocks do."""
+    if data[:4] != b"GIF8" or len(data) < _HEAD:
+        return
+    at = _HEAD + _palette(data[10])
+    palette, control = data[_HEAD:at], b""
+    while at < len(data) and data[at] != 0x3B:
+        if data[at] == 0x21:
+            end = _after_blocks(data, at + 2)
+            control = data[at:end] if data[at + 1 : at + 2] == b"\xf9" else control
+        elif data[at] == 0x2C:
+            if at + 10 > len(data):
+                return
+            left, top, width, height, flags = struct.unpack("<HHHHB", data[at + 1 : at + 10])
+            end = _after_blocks(data, at + 11 + _palette(flags))
+            head = data[:6] + struct.pack("<HH", width, height) + data[10:_HEAD] + palette
+            image = b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, flags) + data[at + 10 : end]
+            packed = control[3] if len(control) > 6 else 0
+            transparent = control[6] if packed & 1 else -1
+            yield _Piece((packed >> 2) & 7, transparent, left, top, head + control + image + b"\x3b")
+            control = b""
+        else:
+            end = at + 1
+        at = end
+
+
+def _palette(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _after_blocks(data: mmap.mmap, at: int) -> int:
+    while at < len(data) and data[at]:
+        at += 1 + data[at]
+    return at + 1
