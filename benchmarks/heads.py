@@ -5,6 +5,7 @@ first run isn't counted. *Means* are those of frame-level records, out of a stor
 from the shard itself. *An epoch* is 1,152 numbers to 3,862 classes in batches of 1,024, beside ``Model.fit`` on labels
 that are spread out in memory already. *Labels* are the 20 most probable of each video, beside their formula in numpy.
 Before that stands a table of zero-shot labels, retrieval and readers, see ``benchmarks.heads_search``.
+*Pairs* and *towers* are those of ``benchmarks.towers``, in pairs per CPU second.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import towers
 from benchmarks.heads_search import show as show_search
 from benchmarks.tfrecords_data import CLASSES, write_shard
-from cliploom.pipelines.running.run import RunOptions, open_store, run_spec
+from cliploom.pipelines.launching.target import open_store
+from cliploom.pipelines.running.run import RunOptions, run_spec
 from cliploom.pipelines.training.train import prepare_training
 from cliploom.schemas.heads import HeadCard, HeadClass, InputColumn
 from cliploom.schemas.spec_file import load_document, parse_document
@@ -161,7 +164,7 @@ JOBS: dict[str, Callable[[Path], Callable[[], int]]] = {
     "an epoch of train": _epoch,
     "labels, numpy": _labels_numpy,
     "labels of a head": _labels,
-}
+} | towers.JOBS
 
 
 def _rate(name: str, folder: Path) -> float:
@@ -196,6 +199,7 @@ def main(argv: list[str]) -> int:
     base = 0.0
     with tempfile.TemporaryDirectory() as folder:
         make_store(Path(folder), arguments.records)
+        towers.make_pairs(Path(folder))
         print(f"{'':28} videos/CPU s   of the other")
         for number, name in enumerate(JOBS):
             command = [sys.executable, "-m", "benchmarks.heads", "--job", name, folder]

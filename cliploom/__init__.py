@@ -157,7 +157,8 @@ def run(
     """
     from pathlib import Path
 
-    from cliploom.pipelines.running.run import RunOptions, choose_target, run_spec
+    from cliploom.pipelines.launching.target import choose_target
+    from cliploom.pipelines.running.run import RunOptions, run_spec
     from cliploom.schemas.plan import Accept
     from cliploom.schemas.spec_file import load_document, parse_document
     from cliploom.transforms.store.uris import absolute
@@ -193,7 +194,8 @@ def _supervised(request: dict[str, Any], on_stage: Callable[[str], None]) -> Run
     import tempfile
     from pathlib import Path
 
-    from cliploom.pipelines.running.run import RunResult, new_run_id
+    from cliploom.pipelines.launching.target import new_run_id
+    from cliploom.pipelines.running.run import RunResult
     from cliploom.pipelines.running.supervise import Watching, run_supervised
     from cliploom.schemas.release import Release
 

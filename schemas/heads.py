@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Tag, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from cliploom.schemas.head_steps import Step
 from cliploom.schemas.spec_base import Model, Name, Text
@@ -154,18 +154,12 @@ class ZeroShotSpec(Model):
         return None
 
 
-def _head_kind(value: Any) -> str:
-    kind = value.get("kind", "logistic") if isinstance(value, dict) else getattr(value, "kind", "logistic")
-    return str(kind)
-
-
-Head = Annotated[
-    Annotated[HeadSpec, Tag("logistic")] | Annotated[ZeroShotSpec, Tag("zero_shot")], Discriminator(_head_kind)
-]
-
-
 class HeadEncoder(Model):
-    """A trained head as an encoder; its feature names a source and this encoder, and fills the table ``labels``.
+    """A trained head as an encoder.
+
+    The feature of a logistic head names a source and this encoder, and fills the table ``labels``. That of a head of
+    kind ``two_tower`` or ``devise`` has a row with the output ``embedding`` for each row of the feature that it reads:
+    the head's clip or text feature, whichever is of the named source.
 
     Attributes:
         head: one of ``heads``.

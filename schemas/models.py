@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from cliploom.schemas.media import Preprocess
 
-Modality = Literal["frame", "clip", "text"]
+Modality = Literal["frame", "clip", "text", "vector"]
 Precision = Literal["f32", "bf16"]
 
 CARD_FILE = "card.json"
@@ -37,7 +37,8 @@ class ModelCard:
     Attributes:
         kind: registry name of the encoder's family.
         digest: names the folder; covers options, weights, precision, text encoder and the family's REVISION.
-        modality: what ``run_inference`` takes: uint8 pictures [H, W, 3], clips [T, H, W, 3] or sentences.
+        modality: what ``run_inference`` takes: uint8 pictures [H, W, 3], clips [T, H, W, 3], sentences, or vectors of
+            another feature.
         outputs: by name.
         preprocess: None for text encoders.
         clip_frames: T, for clip encoders.

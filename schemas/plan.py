@@ -14,6 +14,7 @@ from cliploom.schemas.heads import HeadJob
 from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec import IndexSpec, Limits
+from cliploom.schemas.vector_heads import ProjectionJob
 
 NEW = "new"
 CONTENT_CHANGED = "content_changed"
@@ -36,6 +37,7 @@ class Accept(BaseModel):
     failures: bool = False
     deletes: bool = False
     recompute: bool = False
+    worse: bool = False
 
     def __or__(self, other: Accept) -> Accept:
         """All that either lifts."""
@@ -43,6 +45,7 @@ class Accept(BaseModel):
             failures=self.failures or other.failures,
             deletes=self.deletes or other.deletes,
             recompute=self.recompute or other.recompute,
+            worse=self.worse or other.worse,
         )
 
 
@@ -73,6 +76,7 @@ class RunPlan(BaseModel):
         document: the spec as written, variables not resolved.
         recipes: by feature, what its config digest was made from.
         heads: by feature, how labels are predicted.
+        projections: by feature, how a head makes its rows from those of another feature.
         next_item_no: first number that no item has.
         emptied: sources that had items and list none any more.
         lost: by feature, parts that the release names and the store no longer has; ``lost_files``: other such files.
@@ -93,6 +97,7 @@ class RunPlan(BaseModel):
     exports: dict[str, Export]
     heads: dict[str, HeadJob] = {}
     evaluations: dict[str, Evaluation] = {}
+    projections: dict[str, ProjectionJob] = {}
     limits: Limits
     next_item_no: int
     prober: int = 1

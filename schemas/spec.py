@@ -14,12 +14,13 @@ from pydantic import ConfigDict, Field, field_validator
 from cliploom.schemas.errors import nearest
 from cliploom.schemas.evaluations import Evaluation
 from cliploom.schemas.exports import Export
-from cliploom.schemas.heads import HEAD, Head
+from cliploom.schemas.heads import HEAD
 from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.sampling import Sampling
 from cliploom.schemas.sources import Source
 from cliploom.schemas.spec_base import Model, Name, Text
 from cliploom.schemas.units import Bytes, Count, LargeCount, PositiveSeconds, Share
+from cliploom.schemas.vector_heads import VECTOR_KINDS, Head
 
 RUNNERS = (
     "local",
@@ -167,11 +168,32 @@ class Spec(Model):
     @property
     def tags(self) -> dict[str, FeatureSpec]:
         """Features without rows, which an encoder of kind ``head`` makes: they fill the table ``labels``."""
-        heads = {name for name, encoder in self.encoders.items() if encoder.kind == HEAD}
-        return {name: feature for name, feature in self.features.items() if feature.encoder in heads}
+        heads, vectors = self._heads(), self._vector_heads()
+        return {name: feature for name, feature in self.features.items() if feature.encoder in heads - vectors}
+
+    @property
+    def projections(self) -> dict[str, FeatureSpec]:
+        """Features whose rows an encoder of kind ``head`` makes from those of another feature."""
+        vectors = self._vector_heads()
+        return {name: feature for name, feature in self.features.items() if feature.encoder in vectors}
 
     @property
     def computed(self) -> dict[str, FeatureSpec]:
         """Features with rows, made by other encoders or brought by their sources."""
-        tags = self.tags
-        return {name: feature for name, feature in self.features.items() if name not in tags}
+        heads = self._heads()
+        return {name: feature for name, feature in self.features.items() if feature.encoder not in heads}
+
+    @property
+    def with_vectors(self) -> dict[str, FeatureSpec]:
+        """Features with rows, however they are made."""
+        return self.computed | self.projections
+
+    def _heads(self) -> set[str]:
+        return {name for name, encoder in self.encoders.items() if encoder.kind == HEAD}
+
+    def _vector_heads(self) -> set[str]:
+        """Encoders of kind ``head`` whose head gives vectors."""
+        kinds = {name: head.kind for name, head in self.heads.items()}
+        return {
+            name for name in self._heads() if kinds.get(str(self.encoders[name].options.get("head"))) in VECTOR_KINDS
+        }

@@ -84,7 +84,7 @@ def check_references(spec: Spec) -> None:
         refer(f"features.{name}.source", feature.source, spec.sources, "source")
         refer(f"features.{name}.encoder", feature.encoder, spec.encoders, "encoder")
         source = spec.sources.get(feature.source)
-        if name in spec.tags:
+        if name in spec.tags or name in spec.projections:
             continue
         if source is not None and source.own_vectors:
             problems += [

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import DebugOptions, DirectOptions, Pi
 from apache_beam.transforms import userstate
 from quick_beam import keep_inspections
 
-from cliploom.pipelines.running.beam_options import GraphOptions
+from cliploom.pipelines.launching.beam_options import GraphOptions
 
 FLAGS = ["--direct_num_workers=3", "--runner=FnApiRunner", "--experiments=one", "--unknown_to_beam=1"]
 

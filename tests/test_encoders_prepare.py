@@ -133,7 +133,7 @@ def test_a_leftover_without_card_is_replaced(tmp_path: Path) -> None:
 
 
 def test_of_two_launchers_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = prepare._publish
+    publish = prepare.publish_folder
 
     def other_first(folder: Path, final: Path) -> None:
         final.mkdir()
@@ -141,7 +141,7 @@ def test_of_two_launchers_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (final / "theirs").touch()
         publish(folder, final)
 
-    monkeypatch.setattr(prepare, "_publish", other_first)
+    monkeypatch.setattr(prepare, "publish_folder", other_first)
     folder, _ = prepare_model("sized", SizedOptions(), tmp_path)
     assert (folder / "theirs").exists()
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]

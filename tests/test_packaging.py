@@ -320,9 +320,12 @@ ONLY_WITH_EXTRAS = {
     "cliploom/transforms/encoders/tensorflow_child.py",
     "cliploom/transforms/encoders/torch_convert.py",
     "cliploom/transforms/encoders/torch_graph.py",
+    "cliploom/transforms/heads/devise.py",
     "cliploom/transforms/heads/saved_model.py",
+    "cliploom/transforms/heads/tower_training.py",
     "cliploom/transforms/heads/training.py",
     "cliploom/transforms/heads/transform_fit.py",
+    "cliploom/transforms/pair_training/two_tower.py",
     "cliploom/transforms/tfrecords/analysis.py",
 }
 """Modules that need [text] or [tensorflow] and are imported by the function that needs them."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 import pytest
 
-from cliploom.pipelines.running.runner import run_graph
+from cliploom.pipelines.launching.runner import run_graph
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.spec import Target
 

@@ -129,7 +129,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "stereo": ({"sources.clips.stereo": "right"}, ("sources.clips.stereo: unknown 'right'; known: left",)),
     "section mistyped": ({"source": {}}, ("source: unknown key; did you mean 'sources'?",)),
     "encoder mistyped": ({"encoders.lite0.kind": "efficientnet_lite"}, ("mean 'efficientnet_lite0'?",)),
-    "encoder unknown": ({"encoders.lite0.kind": "clip"}, ("no encoder kind 'clip'; known: efficientnet_lite0",)),
+    "encoder unknown": ({"encoders.lite0.kind": "vit"}, ("no encoder kind 'vit'; known: clip",)),
     "encoder without kind": ({"encoders.lite0.kind": DROP}, ("encoders.lite0.kind is missing; add 'kind'",)),
     "encoder null": ({"encoders.lite0": None}, ("encoders.lite0 is empty; give it a value",)),
     "precision of later": ({"encoders.lite0.precision": "int8"}, ("precision int8 is not there yet; use f32",)),

@@ -10,7 +10,17 @@ from pydantic import BaseModel, PlainSerializer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cliploom.schemas import evaluations, exports, head_steps, heads, sampling, sources, spec, spec_base
+from cliploom.schemas import (
+    evaluations,
+    exports,
+    head_steps,
+    heads,
+    sampling,
+    sources,
+    spec,
+    spec_base,
+    vector_heads,
+)
 from cliploom.transforms.encoders.onnx_options import OnnxInput, OnnxOutput, OnnxText
 from cliploom.transforms.encoders.registry import family, kinds
 from cliploom.transforms.encoders.saved_model_options import SavedModelText
@@ -42,6 +52,11 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("heads.<name>.transform.steps: kind pca", head_steps.PcaStep),
     ("heads.<name>.transform.steps: kind buckets", head_steps.BucketsStep),
     ("heads.<name>.transform.steps: kind vocabulary", head_steps.VocabularyStep),
+    ("heads: kind two_tower", vector_heads.TwoTowerSpec),
+    ("heads: kind two_tower, clip and text", vector_heads.VectorInput),
+    ("heads: kind two_tower, negatives", vector_heads.Negatives),
+    ("heads: kind devise", vector_heads.DeviseSpec),
+    ("heads.<name>.retrain", vector_heads.Retrain),
     ("encoders: kind head", heads.HeadEncoder),
     ("evaluations: kind retrieval", evaluations.RetrievalEvaluation),
     ("evaluations: kind similar", evaluations.SimilarEvaluation),

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from cliploom.pipelines.console import counted
 from cliploom.schemas.errors import SpecError
+from cliploom.schemas.head_references import tower_inputs
 from cliploom.schemas.heads import HEAD
 from cliploom.schemas.media import MEDIA_SUFFIXES, MEDIA_TYPES
 from cliploom.schemas.spec import Spec
+from cliploom.schemas.vector_heads import DeviseSpec, TwoTowerSpec
 from cliploom.transforms.inputs.listing import walk_folder
 from cliploom.transforms.store.uris import absolute
 
@@ -207,7 +209,10 @@ def mermaid(spec: Spec) -> str:
         if encoder.kind == HEAD:
             lines.append(f"  head_{encoder.options['head']} --> encoder_{name}")
     for name, head in spec.heads.items():
-        lines += [f"  feature_{feature} --> head_{name}" for feature in dict.fromkeys(i.feature for i in head.inputs)]
+        inputs = tower_inputs(spec, head) if isinstance(head, TwoTowerSpec) else head.inputs
+        lines += [f"  feature_{feature} --> head_{name}" for feature in dict.fromkeys(i.feature for i in inputs)]
+        if isinstance(head, DeviseSpec):
+            lines.append(f"  encoder_{head.text_encoder} -.-> head_{name}")
     for name, feature in spec.features.items():
         lines.append(f"  source_{feature.source} --> feature_{name}")
         if feature.encoder is not None:

@@ -29,6 +29,7 @@ def _target(given: str | None, command: str) -> str:
 def train(
     head: Annotated[str, typer.Option("--head", help="Which of the spec's heads.", show_default=False)],
     spec: SpecOrHereArgument = None,
+    accept_worse: Annotated[bool, typer.Option("--accept-worse", help="Use it also when it got worse.")] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +43,13 @@ def train(
     from cliploom.transforms.store.uris import absolute
 
     spec = find_spec(spec, "train")
-    found = train_head(load_spec(spec, overrides or ()), absolute(spec).parent, head, lambda text: say(f"• {text}"))
+    found = train_head(
+        load_spec(spec, overrides or ()),
+        absolute(spec).parent,
+        head,
+        lambda text: say(f"• {text}"),
+        accept_worse=accept_worse,
+    )
     if as_json:
         show_json({"store": found.store, "model": found.model, "fresh": found.fresh, "card": found.card.to_dict()})
     else:

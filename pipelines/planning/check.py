@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.exports import Hdf5Export, PairsExport, TfrecordExport
-from cliploom.schemas.head_references import head_encoder
-from cliploom.schemas.heads import HEAD, ZeroShotSpec
+from cliploom.schemas.head_references import head_encoder, tower_inputs
+from cliploom.schemas.heads import HEAD, HeadInput, ZeroShotSpec
 from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
 from cliploom.schemas.spec import EncoderSpec, FeatureSpec, Spec
 from cliploom.schemas.spec_errors import explain
+from cliploom.schemas.vector_heads import EMBEDDING, DeviseSpec, TwoTowerSpec, VectorInput
 from cliploom.transforms.encoders.base import EncoderOptions, Family
 from cliploom.transforms.encoders.registry import family
 from cliploom.transforms.store.rates import rows_per_second
@@ -156,6 +157,8 @@ def _check_own_outputs(place: str, feature: FeatureSpec, spec: Spec) -> list[str
 def feature_outputs(feature: FeatureSpec, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> tuple[str, ...]:
     """Names of the outputs that a feature keeps."""
     source = spec.sources[feature.source]
+    if feature in spec.projections.values():
+        return (EMBEDDING,)
     if feature.outputs:
         return tuple(output for output in feature.outputs if output not in own_texts(source))
     return tuple(own_outputs(source)) if feature.encoder is None else output_names(checked[feature.encoder])
@@ -195,17 +198,33 @@ def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[st
 
 
 def _check_heads(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
-    named = [(f"heads.{name}.inputs", head.inputs) for name, head in spec.heads.items()]
-    named += [(f"heads.{name}.validation", head.validation or []) for name, head in spec.heads.items()]
+    named: list[tuple[str, Sequence[HeadInput | VectorInput]]] = []
+    problems = []
+    for name, head in spec.heads.items():
+        if isinstance(head, TwoTowerSpec):
+            named += [(f"heads.{name}", tower_inputs(spec, head))] if head.pairs is None else []
+            problems += _check_towers(name, head, spec) if head.pairs is None else []
+            continue
+        named.append((f"heads.{name}.inputs", head.inputs))
+        if isinstance(head, DeviseSpec):
+            text = checked[head.text_encoder]
+            if text.family.modality(text.options) != "text":
+                problems.append(
+                    f"heads.{name}.text_encoder: {head.text_encoder!r} does not encode text; name one that does, "
+                    "such as an encoder of kind minilm."
+                )
+        else:
+            named.append((f"heads.{name}.validation", head.validation or []))
     own = {f"heads.{name}.inputs" for name, head in spec.heads.items() if isinstance(head, ZeroShotSpec)}
     nodes = {name: head_encoder(node) for name, node in spec.encoders.items() if node.kind == HEAD}
     named += [(f"encoders.{name}.inputs", node.inputs or []) for name, node in nodes.items()]
-    problems = []
     for place, inputs in named:
         for number, each in enumerate(inputs):
             known = feature_outputs(spec.features[each.feature], spec, checked)
-            known += feature_texts(spec.features[each.feature], spec)
-            here, feature = f"{place}.{number}.output", repr(each.feature)
+            if isinstance(each, HeadInput):
+                known += feature_texts(spec.features[each.feature], spec)
+            step = number if isinstance(each, HeadInput) else ("clip", "text")[number]
+            here, feature = f"{place}.{step}.output", repr(each.feature)
             if place in own:
                 here = here.replace(".inputs.0.", ".")
             if each.output is None and len(known) > 1:
@@ -213,6 +232,17 @@ def _check_heads(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]
             elif each.output is not None and each.output not in known:
                 problems.append(f"{here}: feature {feature} has no output {each.output!r}{nearest(each.output, known)}")
     return problems
+
+
+def _check_towers(name: str, head: TwoTowerSpec, spec: Spec) -> list[str]:
+    """The features of a head that joins them itself, as an export of pairs would."""
+    clip, text = tower_inputs(spec, head)
+    export = PairsExport(kind="pairs", feature=clip.feature, text=text.feature)
+    found = _check_pairs("", export, spec, {})
+    return [
+        problem.replace(".feature:", f"heads.{name}.clip.feature:", 1).replace(".text:", f"heads.{name}.text:", 1)
+        for problem in found
+    ]
 
 
 def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
@@ -233,7 +263,7 @@ def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[s
             "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}, or pair it with texts without times "
             '(format tgif, or columns: {start: ""}).'
         )
-    known = feature_outputs(texts, spec, checked)
+    known = feature_outputs(texts, spec, checked) if export.text_output is not None else ()
     if export.text_output is not None and export.text_output not in known:
         problems.append(
             f"{place}.text_output: feature {export.text!r} has no output {export.text_output!r}"

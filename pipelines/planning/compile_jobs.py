@@ -9,6 +9,7 @@ from typing import Any
 
 from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, output_names, own_outputs
 from cliploom.pipelines.planning.head_jobs import head_jobs
+from cliploom.pipelines.planning.projection_jobs import projection_jobs
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import PrecisionError, SpecError
 from cliploom.schemas.evaluations import Evaluation
@@ -18,6 +19,7 @@ from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
 from cliploom.schemas.spec import FeatureSpec, IndexSpec, Limits, Spec
+from cliploom.schemas.vector_heads import DeviseSpec, ProjectionJob
 from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.registry import load_text_tower
 from cliploom.transforms.store.object_store import ObjectStore
@@ -39,7 +41,9 @@ class CompiledSpec:
         indexes: with their outputs filled in.
         exports: with the files that they name kept in the store.
         heads: by feature, how labels are predicted.
-        notes: features that have to wait for their head, and encoders of which something should be known.
+        projections: by feature, how a head makes its rows from those of another feature.
+        notes: features that have to wait for their head, with their indexes and exports, and what should be known of
+            encoders.
         evaluations: of what the spec computes now, with the files that they name kept in the store.
     """
 
@@ -48,6 +52,7 @@ class CompiledSpec:
     indexes: dict[str, IndexSpec]
     exports: dict[str, Export]
     heads: dict[str, HeadJob] = field(default_factory=dict)
+    projections: dict[str, ProjectionJob] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
 
@@ -69,6 +74,7 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
         raise SpecError("features is empty: nothing to compute; add one, such as frames: {source: ..., encoder: ...}.")
     cards: dict[str, ModelCard] = {}
     encoders = [feature.encoder for feature in spec.computed.values() if feature.encoder is not None]
+    encoders += [head.text_encoder for head in spec.heads.values() if isinstance(head, DeviseSpec)]
     if objects.root is not None:
         models = objects.root / "models"
         for encoder in encoders:
@@ -90,14 +96,44 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
             jobs[name], recipes[name] = _precomputed_job(name, feature, source)
         elif feature.encoder is not None:
             jobs[name], recipes[name] = _job(name, feature, spec, checked[feature.encoder], cards[feature.encoder])
+    projections, waiting = projection_jobs(spec, jobs, recipes, objects)
+    outputs: dict[str, Collection[str]] = {name: job.outputs for name, job in (jobs | projections).items()}
     indexes = {
-        name: index.model_copy(update={"output": index.output or _default_output(jobs[index.feature])})
+        name: index.model_copy(update={"output": index.output or _default_output(outputs[index.feature])})
         for name, index in spec.indexes.items()
+        if index.feature in outputs
     }
-    heads, waiting = head_jobs(spec, jobs, objects, base)
-    notes = (*waiting, *(f"encoder {name}: {card.note}" for name, card in cards.items() if card.note))
-    measured = stored_evaluations(spec, base, objects, {*jobs, *heads})
-    return CompiledSpec(jobs, recipes, indexes, _stored_exports(spec, base, objects), heads, notes, measured)
+    exports = {
+        name: export
+        for name, export in _stored_exports(spec, base, objects).items()
+        if export.feature in outputs and (not isinstance(export, PairsExport) or export.text in outputs)
+    }
+    heads, untrained = head_jobs(spec, jobs, objects, base)
+    remarks = (f"encoder {name}: {card.note}" for name, card in cards.items() if card.note)
+    notes = (*untrained, *waiting, *remarks)
+    measured = stored_evaluations(spec, base, objects, {*outputs, *heads})
+    return CompiledSpec(jobs, recipes, indexes, exports, heads, projections, notes, measured)
+
+
+def prepared_text_encoder(spec: Spec, base: Path, name: str, objects: ObjectStore) -> tuple[str, PreparedText]:
+    """An encoder of texts, prepared: its folder relative to the store, and itself.
+
+    Args:
+        spec: checked.
+        base: folder that the spec's relative paths start from.
+        name: of the encoder.
+        objects: the store.
+    """
+    from cliploom.transforms.work.models import MODELS, model_cache, upload_model
+
+    models = objects.root / MODELS if objects.root is not None else model_cache()
+    cards: dict[str, ModelCard] = {}
+    found = _prepare(name, check_encoders(spec, base), models, cards, spec.limits)
+    if found is None:
+        raise SpecError(f"encoders.{name} does not encode text; name one that does, such as an encoder of kind minilm.")
+    if objects.root is None:
+        upload_model(objects, found.folder)
+    return f"{MODELS}/{cards[name].digest}", found
 
 
 def stored_evaluations(
@@ -134,8 +170,8 @@ def _stored_exports(spec: Spec, base: Path, objects: ObjectStore) -> dict[str, E
     return exports
 
 
-def _default_output(job: FeatureJob) -> str:
-    return "semantic" if "semantic" in job.outputs else next(iter(job.outputs))
+def _default_output(outputs: Collection[str]) -> str:
+    return "semantic" if "semantic" in outputs else next(iter(outputs))
 
 
 def _prepare(

@@ -10,7 +10,7 @@ import polars as pl
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.head_references import head_encoder
-from cliploom.schemas.heads import HeadInput, HeadJob, InputColumn, ZeroShotSpec
+from cliploom.schemas.heads import HeadInput, HeadJob, HeadSpec, InputColumn, ZeroShotSpec
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
 from cliploom.schemas.release import HeadEntry, OutputEntry
@@ -19,6 +19,7 @@ from cliploom.schemas.spec import Spec
 from cliploom.transforms.heads import tagging
 from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.published import current_model
+from cliploom.transforms.heads.towers import is_vector_head
 from cliploom.transforms.store.object_store import ObjectStore
 
 
@@ -72,8 +73,13 @@ def head_jobs(
         if model is None:
             notes.append(f"{name} waits: head {node.head!r} is not trained yet, see `cliploom train`")
             continue
+        if not isinstance(head, HeadSpec | ZeroShotSpec):
+            continue
+        if is_vector_head(objects, model):
+            notes.append(f"{name} waits: head {node.head!r} was trained as another kind, see `cliploom train`")
+            continue
         card = read_head(objects, model).card
-        inputs = input_columns(node.inputs or spec.heads[node.head].inputs, outputs)
+        inputs = input_columns(node.inputs or head.inputs, outputs)
         # Inputs that the encoder names are the user's word that they are fit; the head's own have to be as they were.
         was = [(each.dim, "" if node.inputs else each.space) for each in card.inputs]
         now = [(each.dim, "" if node.inputs else each.space) for each in inputs]
@@ -140,14 +146,25 @@ def tag_verdicts(heads: Mapping[str, HeadJob], verdicts: pl.DataFrame, before: M
         mine = verdicts.filter(pl.col("feature") == job.inputs[0].feature).with_columns(pl.lit(name).alias("feature"))
         old = before.get(name)
         if old is None or old.config != job.config:
-            changed = pl.col("verdict").is_in([UNCHANGED, MOVED, CONFIG_CHANGED])
-            verdict, reason = (NEW, "") if old is None else (CONFIG_CHANGED, describe_head_change(old, job))
-            mine = mine.with_columns(
-                pl.when(changed).then(pl.lit(verdict)).otherwise("verdict").alias("verdict"),
-                pl.when(changed).then(pl.lit(reason)).otherwise("reason").alias("reason"),
-            )
+            reason = "" if old is None else describe_head_change(old, job)
+            mine = changed_verdicts(mine, reason, new=old is None)
         frames.append(mine)
     return pl.concat(frames)
+
+
+def changed_verdicts(verdicts: pl.DataFrame, reason: str, *, new: bool) -> pl.DataFrame:
+    """Verdicts of a feature that is made from another one's rows, where all of it is made for the first time or anew.
+
+    Args:
+        verdicts: of the feature that is read.
+        reason: why it is made anew.
+        new: it was never made.
+    """
+    changed = pl.col("verdict").is_in([UNCHANGED, MOVED, CONFIG_CHANGED])
+    return verdicts.with_columns(
+        pl.when(changed).then(pl.lit(NEW if new else CONFIG_CHANGED)).otherwise("verdict").alias("verdict"),
+        pl.when(changed).then(pl.lit(reason)).otherwise("reason").alias("reason"),
+    )
 
 
 def describe_head_change(old: HeadEntry, job: HeadJob) -> str:

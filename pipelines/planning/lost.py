@@ -10,6 +10,7 @@ from cliploom.pipelines.planning.previous_release import PreviousRelease
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.release import Release
+from cliploom.schemas.vector_heads import ProjectionJob
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.tables import table_files
@@ -19,7 +20,7 @@ _UNREAD = ("labels", "narrations")
 
 
 def lost_parts(
-    objects: ObjectStore, before: PreviousRelease, jobs: Mapping[str, FeatureJob]
+    objects: ObjectStore, before: PreviousRelease, jobs: Mapping[str, FeatureJob | ProjectionJob]
 ) -> dict[str, tuple[str, ...]]:
     """By feature, the parts of its wanted config that the last release names and nobody finds any more.
 

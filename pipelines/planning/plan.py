@@ -25,6 +25,7 @@ from cliploom.pipelines.planning.pack import (
     total_cost,
 )
 from cliploom.pipelines.planning.previous_release import PreviousRelease
+from cliploom.pipelines.planning.projection_jobs import projection_verdicts
 from cliploom.pipelines.planning.renames import merge_renames
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
@@ -50,7 +51,7 @@ class PlanDraft:
         numbered: all items.
         tables: the small frames that workers read.
         verdicts: feature, item_no, uid, verdict, reason, ...
-        tags: the same of features of predicted labels.
+        tags: the same of features that trained heads make: predicted labels, and projected rows.
         work: what is to be computed: feature, item_no, uid, digest, attempt.
         layout: packed work, costliest first.
         counts: had, deleted (not renamed ones), known_failed, probed, recompute, cost_ms (estimated).
@@ -199,7 +200,13 @@ def make_plan(
     }
     verdicts = merge_renames(_name_probe_failures(verdicts, tables.failures), previous.items)
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
-    tags = tag_verdicts(compiled.heads, verdicts, previous.release.heads if previous.release else {})
+    tags = pl.concat(
+        [
+            tag_verdicts(compiled.heads, verdicts, previous.release.heads if previous.release else {}),
+            projection_verdicts(compiled.projections, verdicts, previous.release),
+        ]
+    )
+    lost |= lost_parts(objects, previous, compiled.projections)
     reason = reasons[0] if len(reasons) else ""
     return PlanDraft(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, lost, reason)
 

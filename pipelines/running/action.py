@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.console import fit, run_summary, say, short_path, show, show_json
+from cliploom.pipelines.launching.runner import is_local
+from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
 from cliploom.pipelines.listings import empty_outcomes, failure_groups
 from cliploom.pipelines.live_progress import LiveProgress
 from cliploom.pipelines.planning.check import check_encoders
 from cliploom.pipelines.running.report import metrics_text, summary_lines, write_metrics
-from cliploom.pipelines.running.run import choose_target, new_run_id, open_store
-from cliploom.pipelines.running.runner import is_local
 from cliploom.pipelines.running.supervise import Watching, run_supervised
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
 from cliploom.schemas.faults import check_temporary_folder

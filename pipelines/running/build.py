@@ -10,6 +10,7 @@ from cliploom.transforms.publish.final import Assemble, CommitTables, Publish
 from cliploom.transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
 from cliploom.transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
 from cliploom.transforms.publish.measuring import MeasureRelease
+from cliploom.transforms.publish.projecting import CommitProjections, PlanProjections, WriteProjection
 from cliploom.transforms.publish.wording import BuildWords, CommitWords, PlanWords, WordTasks
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.wire import EncodedDoFn, encode_element
@@ -51,6 +52,13 @@ def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: boo
     tables = begin | "CommitTables" >> step(
         CommitTables(plan), beam.pvalue.AsList(computed), beam.pvalue.AsList(rewritten)
     )
+    projected = (
+        tables
+        | "PlanProjections" >> step(PlanProjections(plan))
+        | "SpreadProjections" >> beam.Reshuffle()
+        | "WriteProjection" >> step(WriteProjection(plan))
+    )
+    tables = tables | "CommitProjections" >> step(CommitProjections(plan), after(projected, "PartsProjected"))
     labels = (
         tables
         | "PlanLabels" >> step(PlanLabels(plan))

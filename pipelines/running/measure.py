@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from cliploom.pipelines.launching.runner import is_local, workers_of
 from cliploom.pipelines.planning.pack import cost_model_of, pack, total_cost
 from cliploom.pipelines.planning.plan import with_addresses
 from cliploom.pipelines.running.run import RunContext
-from cliploom.pipelines.running.runner import is_local, workers_of
 from cliploom.schemas.exports import Hdf5Export
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord

@@ -11,9 +11,10 @@ from typing import Any
 import polars as pl
 
 from cliploom.pipelines.console import counted, human_bytes, human_seconds, say, short_path
+from cliploom.pipelines.launching.target import new_run_id, open_store
 from cliploom.pipelines.planning.classify import count_verdicts
 from cliploom.pipelines.planning.pack import total_cost
-from cliploom.pipelines.running.run import RunOptions, new_run_id, open_store, prepare
+from cliploom.pipelines.running.run import RunOptions, prepare
 from cliploom.schemas.plan import COMPUTED, UNCHANGED
 from cliploom.schemas.spec_file import load_spec
 from cliploom.transforms.store.lock import store_lock
@@ -41,11 +42,13 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
     """
     if sample:
         from cliploom.pipelines.running.measure import measure  # brings Beam, which takes seconds
+    from cliploom.pipelines.training.retraining import due_heads
 
     spec = load_spec(spec_path, overrides)
     base = absolute(spec_path).parent
     objects = open_store(spec, base)
     with store_lock(objects, f"cliploom plan {spec_path}"):
+        due = due_heads(spec, base, objects, lambda text: say(f"• {text}"))
         ready = prepare(spec, base, replace(options, run=new_run_id()), lambda text: say(f"• {text}"))
         written = ready.planned.write_verdicts(objects, f"plans/{ready.job.run}")
         measured = measure(ready, sample) if sample else None
@@ -57,6 +60,10 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
         "store": objects.uri,
         "verdicts": count_verdicts(ready.planned.all_verdicts),
         "reasons": _reasons(verdicts, seconds / max(1, work.height)) + _reasons(ready.planned.tags, 0.0),
+        "retrain": [
+            {"head": each.name, "changed": round(each.share, 4), "seconds": each.seconds, "reason": each.reason}
+            for each in due
+        ],
         "items": numbered.items.height,
         "compute_items": computed.height,
         "compute_bytes": int(computed["size"].sum()),
@@ -109,6 +116,7 @@ def preview_text(preview: dict[str, Any]) -> str:
                 cost = f", about {human_seconds(reason['estimated_cpu_seconds'])} of one core" if again else ""
                 items = f"{counted(reason['items'], 'item')}{again}{cost}"
                 lines.append(f"  {reason['verdict'].replace('_', ' ')}: {reason['reason']}: {items} ({examples})")
+    lines += [f"Before that, {each['reason']}." for each in preview["retrain"]]
     if preview["compute_items"]:
         lines.append(
             f"To compute: {counted(preview['compute_items'], 'item')}, "

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from cliploom.pipelines.running.run import RunOptions, RunResult, Stopwatch, check_recompute, choose_target, execute
+from cliploom.pipelines.launching.target import choose_target
+from cliploom.pipelines.running.run import RunOptions, RunResult, Stopwatch, check_recompute, execute
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.plan import RunPlan

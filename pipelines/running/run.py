@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from typing import Any
 import polars as pl
 
 from cliploom.pipelines.console import counted
+from cliploom.pipelines.launching.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
+from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
 from cliploom.pipelines.planning.addresses import ask_addresses
 from cliploom.pipelines.planning.check import TEXT_KINDS
 from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, select_subset
@@ -25,7 +25,6 @@ from cliploom.pipelines.planning.lost import lost_files
 from cliploom.pipelines.planning.plan import PlanDraft, make_plan
 from cliploom.pipelines.planning.previous_release import PreviousRelease, read_previous_release
 from cliploom.pipelines.running.report import run_report, write_report
-from cliploom.pipelines.running.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
 from cliploom.schemas.jobs import FeatureJob, RunJob
@@ -34,6 +33,7 @@ from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, Ru
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
+from cliploom.schemas.vector_heads import DeviseSpec, ProjectionJob, TwoTowerSpec
 from cliploom.transforms.inputs.listing import KnownListing
 from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
 from cliploom.transforms.precomputed.source import LIST
@@ -42,7 +42,6 @@ from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import Releases, read_releases
-from cliploom.transforms.store.uris import check_bucket
 from cliploom.transforms.work.plan_ref import PlanRef, store_plan
 from cliploom.transforms.work.progress import ProgressLog
 
@@ -105,30 +104,6 @@ class Stopwatch:
 
 MOST_REASONS = 3
 """Failures that an error shows."""
-
-
-def new_run_id() -> str:
-    """A sortable name for a run: UTC time and four random hex digits."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-
-
-def choose_target(spec: Spec, name: str | None) -> Target:
-    """The target of this name, or the spec's first.
-
-    Raises:
-        SpecError: naming the targets that exist.
-    """
-    if name is None:
-        return next(iter(spec.targets.values()))
-    if name not in spec.targets:
-        raise SpecError(f"There is no target {name!r}; the spec has {', '.join(spec.targets)}.")
-    return spec.targets[name]
-
-
-def open_store(spec: Spec, base: Path) -> ObjectStore:
-    """The spec's store; a relative path starts from the spec's folder."""
-    check_bucket(spec.store)
-    return ObjectStore(spec.store if "://" in spec.store else (base / Path(spec.store).expanduser()))
 
 
 @dataclass(frozen=True)
@@ -231,7 +206,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     )
     check_export_names(compiled.exports, compiled.jobs, planned.numbered.items, objects)
     gone = lost_files(objects, releases.latest)
-    for text in lost_notes(compiled.jobs, planned, gone):
+    for text in lost_notes({**compiled.jobs, **compiled.projections}, planned, gone):
         on_stage(text)
     watch.lap("plan")
     return RunContext(
@@ -239,7 +214,9 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     )
 
 
-def lost_notes(jobs: Mapping[str, FeatureJob], planned: PlanDraft, files: Sequence[str]) -> Iterator[str]:
+def lost_notes(
+    jobs: Mapping[str, FeatureJob | ProjectionJob], planned: PlanDraft, files: Sequence[str]
+) -> Iterator[str]:
     """What to say of files that are missing from the store."""
     for name, parts in planned.lost.items():
         example = part_path(jobs[name].table, parts[0])
@@ -278,6 +255,10 @@ def run_spec(
     """
     objects = open_store(spec, base)
     with store_lock(objects, options.command):
+        if any(isinstance(head, TwoTowerSpec | DeviseSpec) and head.retrain for head in spec.heads.values()):
+            from cliploom.pipelines.training.retraining import retrain
+
+            retrain(spec, document, base, objects, on_stage, accept_worse=options.accept.worse)
         ready = prepare(spec, base, options, on_stage)
         plan = build_run_plan(ready, document, options)
         latest = ready.releases.latest
@@ -319,6 +300,7 @@ def build_run_plan(ready: RunContext, document: dict[str, Any], options: RunOpti
         exports=ready.compiled.exports,
         heads=ready.compiled.heads,
         evaluations=ready.compiled.evaluations,
+        projections=ready.compiled.projections,
         limits=ready.spec.limits,
         next_item_no=ready.planned.numbered.free,
         counts=ready.planned.counts | ({LIMITED: options.limit} if limited and options.limit else {}),
@@ -344,7 +326,9 @@ def is_idle(ready: RunContext, latest: Release) -> bool:
     if moving.height:
         return False
     configs = {name: entry.config for name, entry in latest.features.items()}
-    if configs != {name: job.config for name, job in ready.compiled.jobs.items()}:
+    made = {name: job.config for name, job in ready.compiled.jobs.items()}
+    made |= {name: job.config for name, job in ready.compiled.projections.items()}
+    if configs != made:
         return False
     if set(latest.heads) != set(ready.compiled.heads):
         return False

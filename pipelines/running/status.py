@@ -16,8 +16,8 @@ from typing import Any
 
 import polars as pl
 
+from cliploom.pipelines.launching.runner import job_name
 from cliploom.pipelines.running.publish import last_plan
-from cliploom.pipelines.running.runner import job_name
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.records import Shard

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cliploom.pipelines.launching.runner import job_name, run_graph
+from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
 from cliploom.pipelines.planning.head_jobs import input_columns
-from cliploom.pipelines.running.run import choose_target, new_run_id, open_store
-from cliploom.pipelines.running.runner import job_name, run_graph
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec import Target
 from cliploom.schemas.spec_file import load_spec

@@ -13,8 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from cliploom.pipelines.running.run import new_run_id
-from cliploom.pipelines.running.runner import is_local, job_name, run_graph
+from cliploom.pipelines.launching.runner import is_local, job_name, run_graph
+from cliploom.pipelines.launching.target import new_run_id
 from cliploom.pipelines.training.evaluate import opened
 from cliploom.schemas.errors import MissingExtraError, SpecError, nearest
 from cliploom.schemas.release import Release

@@ -17,18 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
+from cliploom.pipelines.launching.runner import run_graph
+from cliploom.pipelines.launching.target import open_store
 from cliploom.pipelines.planning.check import check_encoders
 from cliploom.pipelines.planning.head_jobs import input_columns
-from cliploom.pipelines.running.run import open_store
-from cliploom.pipelines.running.runner import run_graph
+from cliploom.pipelines.training.train_devise import DeviseData, learn_devise, prepare_devise
+from cliploom.pipelines.training.train_towers import learn_towers, pairs_of, prepare_towers
+from cliploom.pipelines.training.vector_training import PREVIOUS, VectorTraining
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.digests import SHORT, digest_of
-from cliploom.schemas.errors import MissingExtraError, SpecError, StoreError, nearest
+from cliploom.schemas.errors import LimitError, MissingExtraError, SpecError, StoreError, nearest
 from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec, ZeroShotSpec
 from cliploom.schemas.models import CARD_FILE
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource, TfrecordSource
 from cliploom.schemas.spec import Spec, Target
+from cliploom.schemas.vector_heads import DeviseSpec, VectorHeadCard
 from cliploom.transforms.heads.dataset import (
     REVISION,
     TEXTS_FILE,
@@ -41,7 +45,15 @@ from cliploom.transforms.heads.dataset import (
 )
 from cliploom.transforms.heads.plain import STEPS_FILE, PlainHead, read_head, transformed, write_plain
 from cliploom.transforms.heads.pooling import input_groups
-from cliploom.transforms.heads.published import head_folder, is_published, publish_head, use_head
+from cliploom.transforms.heads.published import (
+    current_model,
+    head_folder,
+    is_published,
+    publish_head,
+    put_head_files,
+    use_head,
+)
+from cliploom.transforms.heads.towers import Tower, is_vector_head, read_towers, read_vector_card
 from cliploom.transforms.heads.transform import LearnedStep, read_steps, steps_of_inputs, write_steps
 from cliploom.transforms.heads.truths import classes_of, hot_rows, read_truths
 from cliploom.transforms.metrics.labels import LabelAccumulator
@@ -88,11 +100,13 @@ class Trained:
 
     store: str
     model: str
-    card: HeadCard
+    card: HeadCard | VectorHeadCard
     fresh: bool
 
 
-def train_head(spec: Spec, base: Path, name: str, on_stage: Callable[[str], None]) -> Trained:
+def train_head(
+    spec: Spec, base: Path, name: str, on_stage: Callable[[str], None], *, accept_worse: bool = False
+) -> Trained:
     """Train a head on the newest release, and make it the one in use.
 
     The same head over the same data is not trained again. A training that was killed goes on after its last epoch.
@@ -102,8 +116,10 @@ def train_head(spec: Spec, base: Path, name: str, on_stage: Callable[[str], None
         base: folder that its relative paths start from.
         name: of the head.
         on_stage: told what is being done.
+        accept_worse: use the model also when it is worse than the last one by more than its ``retrain.margin``.
 
     Raises:
+        LimitError: when it is worse and that is not accepted; the last one stays in use.
         SpecError: for an unknown head, or data that nothing can be learned from.
         MissingExtraError: without TensorFlow.
         StoreError: when the store has no release with the features, or another process trains this head.
@@ -116,11 +132,13 @@ def train_head(spec: Spec, base: Path, name: str, on_stage: Callable[[str], None
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingExtraError("tensorflow", "cliploom train")
     objects = open_store(spec, base)
+    if not isinstance(spec.heads[name], HeadSpec):
+        return train_vector_head(spec, base, name, objects, on_stage, accept_worse=accept_worse)
     training = prepare_training(spec, base, name, objects)
     if is_published(objects, training.model):
         use_head(objects, name, training.digest)
         return Trained(objects.uri, training.model, read_head(objects, training.model).card, fresh=False)
-    work = working_folder(objects, training)
+    work = working_folder(objects, name, training.digest)
     with store_lock(ObjectStore(work), f"cliploom train --head {name}"):
         on_stage(f"reading release {training.release.release}")
         videos = gather(objects, training.release, training.readings, training.spec.seed, work / "videos", on_stage)
@@ -132,11 +150,95 @@ def train_head(spec: Spec, base: Path, name: str, on_stage: Callable[[str], None
     return Trained(objects.uri, model, card, fresh=True)
 
 
+def train_vector_head(
+    spec: Spec,
+    base: Path,
+    name: str,
+    objects: ObjectStore,
+    on_stage: Callable[[str], None],
+    *,
+    accept_worse: bool = False,
+) -> Trained:
+    """Train a head that gives vectors; see ``train_head``."""
+    prepared = prepare_vectors(spec, base, name, objects)
+    training = prepared.training
+    if is_published(objects, training.model):
+        card = read_vector_card(objects, training.model)
+        take_over(objects, training, card, accept_worse=accept_worse)
+        return Trained(objects.uri, training.model, card, fresh=False)
+    work = working_folder(objects, name, training.digest)
+    with store_lock(ObjectStore(work), f"cliploom train --head {name}"):
+        card = learn_vectors(prepared, spec, base, objects, work, on_stage)
+        on_stage("publishing")
+        put_head_files(objects, work / "model", training.model)
+    shutil.rmtree(work, ignore_errors=True)
+    take_over(objects, training, card, accept_worse=accept_worse)
+    return Trained(objects.uri, training.model, card, fresh=True)
+
+
+def take_over(objects: ObjectStore, training: VectorTraining, card: VectorHeadCard, *, accept_worse: bool) -> None:
+    """Make a published head the one in use, unless it is worse than the last one and the spec says how much it may be.
+
+    Raises:
+        LimitError: naming both figures and how to go on.
+    """
+    retrain, was, now = training.spec.retrain, card.metrics.get(PREVIOUS), card.metrics.get(card.key)
+    in_use = current_model(objects, training.name)
+    replaces = in_use is not None and in_use != training.model
+    judged = retrain is not None and not accept_worse and replaces
+    if judged and retrain is not None and was is not None and now is not None and was - now > retrain.margin:
+        raise LimitError(
+            f"Head {training.name} got worse: {card.key} {now:.4f} where the last model has {was:.4f} on the same "
+            f"data, more than retrain.margin ({retrain.margin:g}) allows. The last model stays in use. Check the "
+            "new data, or use the new model: --accept-worse."
+        )
+    use_head(objects, training.name, training.digest)
+
+
+def prepare_vectors(spec: Spec, base: Path, name: str, objects: ObjectStore) -> VectorTraining | DeviseData:
+    """Decide what a head that gives vectors is trained on."""
+    release = read_releases(objects).latest
+    if release is None:
+        raise StoreError(f"{objects.uri} has no release to train on; `cliploom run SPEC` makes one.")
+    if isinstance(spec.heads[name], DeviseSpec):
+        return prepare_devise(spec, base, name, objects, release)
+    return prepare_towers(spec, base, name, objects, release)
+
+
+def learn_vectors(
+    training: VectorTraining | DeviseData,
+    spec: Spec,
+    base: Path,
+    objects: ObjectStore,
+    work: Path,
+    on_stage: Callable[[str], None],
+) -> VectorHeadCard:
+    """Train, measure, and write everything that is published into ``work/model``."""
+    if isinstance(training, DeviseData):
+        on_stage(f"reading release {training.training.release.release}")
+        return learn_devise(training, objects, work, on_stage, last_towers(objects, training.training))
+    on_stage(f"reading release {training.release.release}")
+    pairs = pairs_of(training, spec, base, objects, work / "pairs", on_stage)
+    return learn_towers(training, pairs, work, on_stage, last_towers(objects, training))
+
+
+def last_towers(objects: ObjectStore, training: VectorTraining) -> dict[str, Tower] | None:
+    """The towers that are in use, where they take the same vectors: to be measured on the same data."""
+    model = current_model(objects, training.name)
+    if model is None or not is_vector_head(objects, model):
+        return None
+    card, towers = read_towers(objects, model)
+    same = card.kind == training.spec.kind and card.inputs.keys() == training.inputs.keys()
+    if not same or any(card.inputs[side].space != each.space for side, each in training.inputs.items()):
+        return None
+    return towers
+
+
 def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) -> Training:
     """Find the release, the inputs, the labels and the classes."""
     head = spec.heads[name]
     if not isinstance(head, HeadSpec):
-        raise SpecError(f"Head {name!r} is of kind {head.kind} and needs no training; `cliploom run SPEC` applies it.")
+        raise TypeError(f"head {name} is of kind {head.kind}")
     release = read_releases(objects).latest
     if release is None:
         raise StoreError(f"{objects.uri} has no release to train on; `cliploom run SPEC` makes one.")
@@ -235,9 +337,9 @@ def check_videos(training: Training, videos: Mapping[str, Videos]) -> None:
         )
 
 
-def working_folder(objects: ObjectStore, training: Training) -> Path:
+def working_folder(objects: ObjectStore, head: str, digest: str) -> Path:
     """Where a training keeps its state: beside the models, or in this machine's temporary folder for a bucket."""
-    name = f"{training.name}-{training.digest[:SHORT]}"
+    name = f"{head}-{digest[:SHORT]}"
     if objects.root is not None:
         return objects.root / "training" / name
     return private_folder("training") / name
@@ -349,6 +451,8 @@ def card_of(training: Training, videos: Mapping[str, Videos]) -> HeadCard:
 def trained_text(trained: Trained) -> str:
     """How a training ended, for a person."""
     card = trained.card
+    if isinstance(card, VectorHeadCard):
+        return vector_text(trained, card)
     lines = [
         f"Head {card.name} is {'trained' if trained.fresh else 'trained on just this already'}: "
         f"{trained.store}/{trained.model}",
@@ -356,5 +460,19 @@ def trained_text(trained: Trained) -> str:
         f"  on {card.videos['validation']} other videos: Hit@1 {card.metrics['hit_at_1']:.3f} (most frequent class: "
         f"{card.majority:.3f}), GAP@20 {card.metrics['gap']:.3f}, MAP {card.metrics['map']:.3f}, "
         f"PERR {card.metrics['perr']:.3f}",
+    ]
+    return "\n".join(lines)
+
+
+def vector_text(trained: Trained, card: VectorHeadCard) -> str:
+    """How a training of a head that gives vectors ended, for a person."""
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items())
+    method = f" ({card.method})" if card.method else ""
+    lines = [
+        f"Head {card.name}{method} is {'trained' if trained.fresh else 'trained on just this already'}: "
+        f"{trained.store}/{trained.model}",
+        f"  {', '.join(f'{name}: {count}' for name, count in card.counts.items())}; {len(card.epochs)} epochs (best: "
+        f"{card.best}) in {card.seconds:.0f} s",
+        f"  on data that it has not learned from: {figures}",
     ]
     return "\n".join(lines)

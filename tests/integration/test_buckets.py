@@ -224,7 +224,7 @@ def pairs(project: Project) -> list[tuple[Any, ...]]:
 def test_exports_of_a_bucket_hold_what_those_of_a_folder_hold(life: Any) -> None:
     here, there, _ = life
     assert single_file(there) == single_file(here)
-    assert set(single_file(there)) == {"cat", "rocket", "tea"}
+    assert set(single_file(there)) == {"cat", "rocket", "tea", "uids"}
     assert pairs(there) == pairs(here)
     assert [pair[0] for pair in pairs(there)] == ["cat", "rocket"]
     assert {file.path.rsplit("/", 1)[1][:5] for file in there.release().exports["h5"].files} == {"part-"}

@@ -210,7 +210,7 @@ def hook(event, arguments):
         return
     frame, decoding = sys._getframe(), False
     while frame is not None:
-        decoding = decoding or frame.f_code.co_filename.endswith("media/feed.py")
+        decoding = decoding or frame.f_code.co_filename.endswith("media/item_reader.py")
         frame = frame.f_back
     if "hang" in name:
         threading.Event().wait()

@@ -71,7 +71,7 @@ def hook(event, arguments):
     name = os.path.basename(os.fsdecode(arguments[0]))
     frame, decoding = sys._getframe(), False
     while frame is not None and name.endswith(".mp4"):
-        decoding = decoding or frame.f_code.co_filename.endswith("media/feed.py")
+        decoding = decoding or frame.f_code.co_filename.endswith("media/item_reader.py")
         frame = frame.f_back
     if not decoding:
         return

@@ -87,7 +87,7 @@ def prepare_model(
         check_agreement(card)
         (folder / CARD_FILE).write_text(json.dumps(card.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
         folder.chmod(0o755)
-        _publish(folder, final)
+        publish_folder(folder, final)
     except (OSError, RuntimeError) as error:
         fault = system_fault(error, str(models))
         if fault is None:
@@ -99,7 +99,7 @@ def prepare_model(
     return final, read_card(final)
 
 
-def _publish(folder: Path, final: Path) -> None:
+def publish_folder(folder: Path, final: Path) -> None:
     """Rename; a folder there without a card is a leftover and goes, one with a card is another launcher's and stays."""
     if final.exists() and not (final / CARD_FILE).exists():
         shutil.rmtree(final)

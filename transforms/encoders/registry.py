@@ -134,6 +134,7 @@ def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:
     Raises:
         CliploomError: when the model has no text tower.
     """
+    from cliploom.transforms.encoders.projected_text import project_texts
     from cliploom.transforms.encoders.runtime import shared_models
 
     card = read_card(folder)
@@ -146,7 +147,7 @@ def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:
     def encode(texts: list[str]) -> NDArray[np.float32]:
         return tower.encode(texts, None, query=True)
 
-    return encode
+    return project_texts(folder, encode)
 
 
 def referred_models(card: ModelCard) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.schemas.errors import StoreError
+from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.heads import HeadCard, ZeroShotSpec
 from cliploom.schemas.models import CARD_FILE
+from cliploom.schemas.vector_heads import VECTOR_KINDS
 from cliploom.transforms.heads.pooling import unit_rows
 from cliploom.transforms.heads.transform import LearnedStep, apply_steps, blank_row, read_steps, write_steps
 from cliploom.transforms.metrics.labels import in_top
@@ -155,10 +156,18 @@ def read_head(objects: ObjectStore, model: str) -> PlainHead:
         model: its folder, relative to the store.
 
     Raises:
+        SpecError: for a head that gives vectors.
         StoreError: when a file is missing or damaged.
     """
     try:
-        card = HeadCard.from_dict(json.loads(objects.get(f"{model}/{CARD_FILE}")))
+        facts = json.loads(objects.get(f"{model}/{CARD_FILE}"))
+        if facts.get("kind") in VECTOR_KINDS:
+            name, kind = facts.get("name"), facts["kind"]
+            raise SpecError(
+                f"The head {name!r} is of kind {kind}: it gives vectors, not labels. Give a feature the encoder "
+                f"{{kind: head, head: {name}}}, and search an index over it."
+            )
+        card = HeadCard.from_dict(facts)
         with objects.local_copy(f"{model}/{WEIGHTS_FILE}") as local, np.load(local, allow_pickle=False) as weights:
             kernel, bias = weights["kernel"].astype(np.float32), weights["bias"].astype(np.float32)
         steps: tuple[LearnedStep, ...] = ()

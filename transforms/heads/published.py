@@ -64,11 +64,16 @@ def is_published(objects: ObjectStore, model: str) -> bool:
 def publish_head(objects: ObjectStore, folder: Path, name: str, digest: str) -> str:
     """Put a head's files into the store, the card last, and make it the one in use; returns its folder there."""
     model = f"{head_folder(name)}/{digest}"
+    put_head_files(objects, folder, model)
+    use_head(objects, name, digest)
+    return model
+
+
+def put_head_files(objects: ObjectStore, folder: Path, model: str) -> None:
+    """Put a head's files into a folder of the store, the card last."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == CARD_FILE)
     for path in files:
         objects.put_new(f"{model}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-    use_head(objects, name, digest)
-    return model
 
 
 def use_head(objects: ObjectStore, name: str, digest: str) -> None:

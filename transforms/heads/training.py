@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,8 +235,13 @@ class ScalarLog:
         tf.raw_ops.CloseSummaryWriter(writer=self._writer)
 
     def add(self, figures: EpochFigures) -> None:
-        """Add an epoch."""
-        for name in ("loss", "validation_loss", "hit_at_1"):
-            value = tf.constant(getattr(figures, name), tf.float32)
-            tf.raw_ops.WriteScalarSummary(writer=self._writer, step=figures.epoch, tag=name, value=value)
+        """Add an epoch of a logistic head."""
+        names = ("loss", "validation_loss", "hit_at_1")
+        self.write(figures.epoch, {name: getattr(figures, name) for name in names})
+
+    def write(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Add figures of an epoch by name."""
+        for name, figure in figures.items():
+            value = tf.constant(figure, tf.float32)
+            tf.raw_ops.WriteScalarSummary(writer=self._writer, step=epoch, tag=name, value=value)
         tf.raw_ops.FlushSummaryWriter(writer=self._writer)

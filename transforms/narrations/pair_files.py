@@ -130,6 +130,14 @@ class PairsTask:
             else:
                 _write_tutorial(local, self.layout, reader, planned, PairsReport(tally))
 
+    def batches(
+        self, objects: ObjectStore
+    ) -> Iterator[tuple[list[tuple[str, Pair]], NDArray[np.float32], NDArray[np.float32]]]:
+        """The pairs themselves, a video at a time: ((uid, pair), features [n, ...], embeddings [n, E])."""
+        planned, _ = self._planned(objects)
+        with ExitStack() as stack:
+            yield from _batches(self.layout, _Reader(objects, self.layout, stack), planned)
+
     def _planned(self, objects: ObjectStore) -> tuple[list[_Planned], FilterTally]:
         found = _narrations(objects, self.narrations, self.layout.text_source, [video.uid for video in self.videos])
         rules = PairRules(self.layout.rate, self.layout.around_s, self.layout.keep, _ALL)

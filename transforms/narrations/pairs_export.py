@@ -181,8 +181,11 @@ class _Videos:
 class PairsExporter(Exporter):
     """See ``cliploom.transforms.exports.base``."""
 
-    def __init__(self, plan: RunPlan, draft: Release, objects: ObjectStore, name: str, export: PairsExport) -> None:
-        self._objects, self._name, self._export, self._base = objects, name, export, plan.base
+    def __init__(
+        self, plan: RunPlan | None, draft: Release, objects: ObjectStore, name: str, export: PairsExport
+    ) -> None:
+        self._objects, self._name, self._export = objects, name, export
+        self._base = plan.base if plan is not None else None
         self._clips = _side(objects, draft, export.feature, export.output)
         self._texts = _side(objects, draft, export.text, export.text_output)
         self._rate = rows_per_second(self._clips.entry.recipe)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cliploom.schemas.release import FeatureEntry
     from cliploom.transforms.search.query import Like
 
 _FEW_UIDS = 20
@@ -174,7 +175,7 @@ class QueryReader(IndexReader):
     def _by_file(
         self, path: Path, at_s: float | None, shown: str, names: list[str], *, explicit: bool
     ) -> dict[str, NDArray[np.float32]]:
-        from cliploom.transforms.search.query import file_vectors, sampling_of
+        from cliploom.transforms.search.query import sampling_of
 
         able = names if explicit else [name for name in names if sampling_of(self._feature_of(name)) is not None]
         made: dict[tuple[str, str], NDArray[np.float32]] = {}
@@ -182,8 +183,23 @@ class QueryReader(IndexReader):
         for name in able:
             key = (entries[name].feature, entries[name].output)
             if key not in made:
-                made[key] = file_vectors(self._objects, self._feature_of(name), key[1], path, at_s, shown)
+                made[key] = self._file_rows(self._feature_of(name), key[1], path, at_s, shown)
         return {name: made[entries[name].feature, entries[name].output] for name in able}
+
+    def _file_rows(
+        self, feature: FeatureEntry, output: str, path: Path, at_s: float | None, shown: str
+    ) -> NDArray[np.float32]:
+        """A file's vectors as a feature has them; those of a head are projected from the feature that it reads."""
+        from cliploom.transforms.search.query import file_vectors
+
+        if "head" not in feature.recipe:
+            return file_vectors(self._objects, feature, output, path, at_s, shown)
+        from cliploom.transforms.heads.projection import open_projection
+        from cliploom.transforms.work.models import local_model
+
+        name, read, _ = feature.recipe["input"]
+        rows = file_vectors(self._objects, self.release.features[name], read, path, at_s, shown)
+        return open_projection(local_model(self._objects, feature.model)).apply(rows)
 
     def _item_vectors(
         self, like: Like, names: list[str], *, explicit: bool

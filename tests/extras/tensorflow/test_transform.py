@@ -11,8 +11,8 @@ import tensorflow as tf
 from heads import card_of
 from numpy.typing import NDArray
 
+from cliploom.pipelines.launching.runner import run_graph
 from cliploom.pipelines.running.run import RunOptions, run_spec
-from cliploom.pipelines.running.runner import run_graph
 from cliploom.pipelines.training.evaluate import evaluate_head
 from cliploom.pipelines.training.train import train_head
 from cliploom.schemas.errors import SpecError

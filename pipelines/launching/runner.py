@@ -95,7 +95,7 @@ def run_graph(
     from apache_beam import Pipeline
     from grpc import Call, RpcError
 
-    from cliploom.pipelines.running.beam_options import GraphOptions
+    from cliploom.pipelines.launching.beam_options import GraphOptions
 
     if is_local(target):
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers

@@ -1,0 +1,154 @@
+"""Training DeViSE, and the classifier of ConSE beside it: from vectors of items to the text vectors of their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from cliploom.schemas.vector_heads import CLIP, DeviseSpec
+from cliploom.transforms.heads.pooling import unit_rows
+from cliploom.transforms.heads.tower_training import Weights, layers_of, mlp, state_of, tower_layers
+from cliploom.transforms.heads.towers import Tower
+from cliploom.transforms.heads.word_hits import hit_figures
+
+SEEN_KEY, LOSS_KEY = "seen_hit@1", "minus_loss"
+
+
+@dataclass(frozen=True)
+class LabelledItems:
+    """Items with their labels.
+
+    Attributes:
+        vectors: float32 [n, D], may be a memory map.
+        places: int64 [m], the items that are meant, in ``vectors``.
+        labels: bool [m, classes].
+    """
+
+    vectors: NDArray[np.float32]
+    places: NDArray[np.int64]
+    labels: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batch(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors and labels of some of the items."""
+        return np.array(self.vectors[self.places[chosen]], np.float32), self.labels[chosen]
+
+
+def devise_loss(found: Any, labels: Any, classes: Any, spec: DeviseSpec) -> Any:
+    """The loss of a batch.
+
+    Source: docs/formats.md section 5.
+
+    Args:
+        found: projections [B, D].
+        labels: float32 [B, C], 1 for an item's labels.
+        classes: unit text vectors [C, D] of the classes that are trained on.
+        spec: says which loss.
+    """
+    if spec.loss == "cosine":
+        target = tf.math.l2_normalize(tf.matmul(labels, classes), axis=1)
+        return tf.reduce_mean(1 - tf.reduce_sum(target * tf.math.l2_normalize(found, axis=1), axis=1))
+    scores = tf.matmul(found, classes, transpose_b=True)
+    own = tf.reduce_sum(scores * labels, axis=1) / tf.reduce_sum(labels, axis=1)
+    over = tf.nn.relu(spec.margin - own[:, None] + scores) * (1 - labels)
+    return tf.reduce_mean(tf.reduce_sum(over, axis=1))
+
+
+def softmax_loss(logits: Any, labels: Any) -> Any:
+    """Cross-entropy of softmax probabilities, the labels of an item sharing the truth."""
+    truth = labels / tf.reduce_sum(labels, axis=1, keepdims=True)
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(truth, logits))
+
+
+class DeviseLearner:
+    """The MLP, or ConSE's linear classifier, and Adam; see ``tower_training.Learner``.
+
+    Args:
+        spec: of the head.
+        method: ``head`` or ``conse``.
+        items: to learn from; their labels are of the trained classes.
+        validation: others of the same classes; may be empty.
+        classes: unit text vectors float32 [C, D] of the trained classes.
+    """
+
+    def __init__(
+        self,
+        spec: DeviseSpec,
+        method: str,
+        items: LabelledItems,
+        validation: LabelledItems,
+        classes: NDArray[np.float32],
+    ) -> None:
+        keras.utils.set_random_seed(spec.seed)
+        self._spec, self._method, self._items, self._validation, self._classes = (
+            spec,
+            method,
+            items,
+            validation,
+            classes,
+        )
+        dims = [*spec.hidden, classes.shape[1]] if method == "head" else [len(classes)]
+        self.model = mlp(items.vectors.shape[1], dims, spec.dropout, seed=spec.seed, name=CLIP)
+        if method == "conse":
+            # One optimum: start at zero, as a logistic head does.
+            self.model.set_weights([np.zeros_like(each) for each in self.model.get_weights()])
+        self.key = SEEN_KEY if len(validation) else LOSS_KEY
+        self._optimizer = keras.optimizers.Adam(spec.learning_rate)
+        self._optimizer.build(self.model.trainable_variables)
+        self.variables: Sequence[Any] = [*state_of(self.model), *self._optimizer.variables]
+        self._texts = tf.constant(classes)
+        self._step = tf.function(self._one_step, reduce_retracing=True)
+        self._loss = float("nan")
+
+    def run_epoch(self, epoch: int) -> float:
+        """Learn from every item once."""
+        order = np.random.default_rng([self._spec.seed, epoch]).permutation(len(self._items)).astype(np.int64)
+        losses = []
+        for begin in range(0, len(order), self._spec.batch):
+            vectors, labels = self._items.batch(order[begin : begin + self._spec.batch])
+            losses.append(float(self._step(tf.constant(vectors), tf.constant(labels.astype(np.float32)))))
+        self._loss = float(np.mean(losses))
+        return self._loss
+
+    def _one_step(self, vectors: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            found = self.model(vectors, training=True)
+            if self._method == "head":
+                loss = devise_loss(found, labels, self._texts, self._spec)
+            else:
+                loss = softmax_loss(found, labels)
+        trainable = self.model.trainable_variables
+        self._optimizer.apply(tape.gradient(loss, [each.value for each in trainable]), trainable)
+        return loss
+
+    def measure(self) -> dict[str, float]:
+        """Hits of the validation items among the trained classes; the loss where there are none."""
+        if self.key == LOSS_KEY:
+            return {LOSS_KEY: -self._loss}
+        return measure_words(
+            tower_of(self.weights(), self._method, self._classes), self._validation, self._classes, "seen"
+        )
+
+    def weights(self) -> Weights:
+        """The layers."""
+        return layers_of(self.model, CLIP)
+
+
+def tower_of(weights: Weights, method: str, classes: NDArray[np.float32]) -> Tower:
+    """The trained tower."""
+    return Tower(tower_layers(weights, CLIP), classes if method == "conse" else None, unit=True)
+
+
+def measure_words(tower: Tower, items: LabelledItems, classes: NDArray[np.float32], name: str) -> dict[str, float]:
+    """Flat hit@k of items among classes by cosine, named ``<name>_hit@k``."""
+    vectors, labels = items.batch(np.arange(len(items), dtype=np.int64))
+    found = hit_figures(tower.apply(vectors) @ unit_rows(classes).T, labels)
+    return {f"{name}_{figure}": value for figure, value in found.items()}
