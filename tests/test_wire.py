@@ -11,8 +11,8 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from cliploom.pipelines.launching.runner import run_graph
 from cliploom.pipelines.launching import runner
+from cliploom.pipelines.launching.runner import run_graph
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.records import Duplicate, Segment, Shard, ShardItem
 from cliploom.schemas.spec import Target
