@@ -235,13 +235,15 @@ def test_no_side_input_grows_with_the_corpus(staged: Staged) -> None:
         for reader, makers in side_inputs(graph).items()
         for maker in makers
     }
-    # At most MOST_FILES names of files; nothing, since filtered; entries of the spec's indexes and exports.
+    # At most MOST_FILES names of files; nothing, since filtered; entries of the spec's indexes, exports, evaluations and
+    # of the words' shards, each of many items.
     files = {
         ("Assemble", "GatherParts/WriteRecords"),
         ("CommitTables", "GatherParts/WriteRecords"),
         ("CommitTables", "GatherRewrites/WriteRecords"),
     }
     nothing = {
+        ("CommitProjections", "PartsProjected"),
         ("CommitLabels", "LabelsMade"),
         ("Exports/PlanExportFiles", "Exports/PartsMade"),
         ("Exports/FinishExports", "Exports/FilesMade"),
@@ -250,6 +252,9 @@ def test_no_side_input_grows_with_the_corpus(staged: Staged) -> None:
         ("Indexes/FinishIndexes", "Indexes/BuildIndexShard"),
         ("Publish", "Indexes/FinishIndexes"),
         ("Publish", "Exports/FinishExports"),
+        ("Publish", "MeasureRelease"),
+        ("MeasureRelease", "Indexes/FinishIndexes"),
+        ("CommitWords", "BuildWords"),
     }
     assert {(name.split("/ParDo(")[0], maker.split("/ParDo(")[0]) for name, maker in found} == files | nothing | entries
 
