@@ -235,7 +235,7 @@ def test_no_side_input_grows_with_the_corpus(staged: Staged) -> None:
         for reader, makers in side_inputs(graph).items()
         for maker in makers
     }
-    # At most MOST_FILES names of files; nothing, since filtered; entries of the spec's indexes, exports and evaluations,
+    # At most MOST_FILES names of files; nothing, since filtered; entries of the spec's indexes, exports, evaluations,
     # and of the words' shards, each of many items.
     files = {
         ("Assemble", "GatherParts/WriteRecords"),
