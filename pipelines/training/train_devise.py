@@ -193,7 +193,8 @@ def learn_devise(
     for method in methods:
         if method != chosen:
             metrics |= {f"{method}_{figure}": value for figure, value in figures[method].items()}
-    if last and len(held_out):
+    # A model of another text space can't be compared with this one.
+    if last and len(held_out) and last[CLIP].apply(rows).shape[1] == classes.shape[1]:
         metrics[PREVIOUS] = measure_words(last[CLIP], narrowed(held_out, seen), classes, "seen")[key]
     counts = {
         "trained items": len(trained),
