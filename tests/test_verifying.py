@@ -257,7 +257,7 @@ def test_rows_that_are_not_what_the_tables_say_are_told(built_store: SmallStore)
 def test_without_a_store_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="There is no store"):
         verify_release(str(tmp_path / "none"))
-    with pytest.raises(StoreError, match="no release yet"):
+    with pytest.raises(StoreError, match="is no store"):
         verify_release(str(tmp_path))
 
 
