@@ -99,7 +99,7 @@ def _labelled(labels: Mapping[str, str]) -> str:
     r"""Return labels as Prometheus writes them.
 
     >>> _labelled({"route": 'a"b'})
-    '{route="a\\\\"b"}'
+    '{route="a\\"b"}'
     """
     if not labels:
         return ""

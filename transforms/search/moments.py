@@ -40,9 +40,9 @@ def best_stretches(rows: Sequence[ScoredRow], most: int) -> list[Moment]:
     each other, or overlap, are one stretch, so stretches don't overlap. Where all rows score alike the whole item is
     one stretch.
 
-    >>> rows = [ScoredRow(n, score, n, n + 1.0) for n, score in enumerate([0.1, 0.9, 0.8, 0.1, 0.1, 0.7])]
+    >>> rows = [ScoredRow(n, score, n, n + 1.0) for n, score in enumerate([0.1, 0.9, 0.8, 0.1, 0.1, 0.1, 0.7])]
     >>> [(moment.start_s, moment.end_s, moment.best_s) for moment in best_stretches(rows, 2)]
-    [(1, 3.0, 1), (5, 6.0, 5)]
+    [(1, 3.0, 1), (6, 7.0, 6)]
 
     Args:
         rows: of one item, in any order.
