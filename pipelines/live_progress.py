@@ -17,7 +17,7 @@ _SHOWN_EVERY_S = 0.2
 _SEEN_EVERY_S = 1.0
 _LEAST_WINDOW_S = 10.0
 _SURE = 0.01
-"""Share of the work after which the time left is told."""
+"""Share of the work after which the time left is shown."""
 
 
 class Pace:

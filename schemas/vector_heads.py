@@ -63,7 +63,7 @@ class Negatives(Model):
     """Hard negatives: which other pairs share a batch with a pair.
 
     Attributes:
-        same_video: a pair comes with so many others of its video, so that moments of one video are told apart.
+        same_video: so many other pairs of its video in a batch, which teach the model to distinguish its moments.
     """
 
     same_video: NonNegativeInt = 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.schemas.errors import CliploomError, ItemError, SpecError
-from cliploom.transforms.inputs.addresses import _is_public, clean_address, shown
+from cliploom.transforms.inputs.addresses import clean_address, is_public, shown
 
 Report = Callable[[dict[str, Any]], None]
 TOP = 10
@@ -45,7 +45,7 @@ def refuse_private_networks() -> None:
 
     def public_only(host: Any, *arguments: Any, **options: Any) -> Any:
         found = resolve(host, *arguments, **options)
-        public = [place for place in found if _is_public(str(place[4][0]).partition("%")[0])]
+        public = [place for place in found if is_public(str(place[4][0]).partition("%")[0])]
         if not public:
             raise socket.gaierror(socket.EAI_NONAME, "the host is in a private network, which is not asked")
         return public

@@ -33,7 +33,7 @@ def inspect_media(path: Path, samples: Sequence[str], shown: int, *, decoded: bo
     Args:
         path: a local file.
         samples: samplings as a spec writes them, such as ``every: 1s``.
-        shown: rows of each sampling that are told one by one.
+        shown: rows of each sampling that are listed one by one.
         decoded: decode what the samplings take.
 
     Raises:

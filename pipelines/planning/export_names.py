@@ -25,7 +25,7 @@ def check_export_names(
         objects: the store; on a bucket there is no file but ``single`` ones that has readable names.
 
     Raises:
-        SpecError: naming the export, the uids and the line that mends it.
+        SpecError: naming the export, the uids and the line of the spec that fixes it.
     """
     for name, export in exports.items():
         if not isinstance(export, Hdf5Export) or export.names != "readable" or export.feature not in jobs:

@@ -175,7 +175,7 @@ def refuse_clash(name: str, uids: pl.Series) -> None:
         uids: of the items that it holds.
 
     Raises:
-        SpecError: naming a uid that is also a folder of another, and the line that mends it.
+        SpecError: naming a uid that is also a folder of another, and the line of the spec that fixes it.
     """
     clash = folder_clash(uids)
     if clash is not None:

@@ -160,13 +160,13 @@ def _public(host: str | None) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return True
-    return all(_is_public(str(place[4][0]).partition("%")[0]) for place in found)
+    return all(is_public(str(place[4][0]).partition("%")[0]) for place in found)
 
 
-def _is_public(address: str) -> bool:
+def is_public(address: str) -> bool:
     """Whether anybody can reach an IP address, also where an IPv6 address stands for an IPv4 address.
 
-    >>> _is_public("93.184.216.34"), _is_public("64:ff9b::7f00:1"), _is_public("2002:7f00:1::")
+    >>> is_public("93.184.216.34"), is_public("64:ff9b::7f00:1"), is_public("2002:7f00:1::")
     (True, False, False)
     """
     found = ipaddress.ip_address(address)

@@ -44,7 +44,7 @@ def describe_media(
         path: a local file.
         limits: what is too absurd to look at.
         samplings: whose rows are counted.
-        shown: rows of each sampling that are told one by one.
+        shown: rows of each sampling that are listed one by one.
         decoded: decode the frames of the samplings, which finds damage that headers and packets do not show.
 
     Raises:

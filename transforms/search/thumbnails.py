@@ -112,7 +112,7 @@ class ThumbnailCache:
         media = find_media(store, uid, source)
         moment, width = _checked(at_s), _checked_width(width)
         if not is_remote(media.uri):
-            _check_local(store, media)
+            check_local(store, media)
         folder = self._ready_folder()
         path = folder / f"{digest_of([REVISION, media.digest, round(moment * _MICRO), width])}.webp"
         try:
@@ -189,7 +189,7 @@ def media_facts(text: str | None) -> MediaFacts | None:
         return None  # facts of another kind of item, such as texts
 
 
-def _check_local(store: ReleaseReader, media: MediaItem) -> None:
+def check_local(store: ReleaseReader, media: MediaItem) -> None:
     """Refuse a file that is gone or holds other bytes than those that the release was made from."""
     path = uri_to_path(media.uri)
     try:
@@ -220,15 +220,17 @@ def _picture(store: ReleaseReader, media: MediaItem, at_s: float, width: int) ->
 
     try:
         if is_remote(media.uri):
-            with open_input(media.uri, media.signature, "decode", _http(store, media.source), media.digest) as path:
+            with open_input(
+                media.uri, media.signature, "decode", http_settings(store, media.source), media.digest
+            ) as path:
                 return frame_at(path, media.facts, at_s, width)
-        _check_local(store, media)
+        check_local(store, media)
         return frame_at(uri_to_path(media.uri), media.facts, at_s, width)
     except ItemError as error:
         raise MissingMediaError(f"{media.uid!r} has no picture at {at_s:g} s: {error}") from None
 
 
-def _http(store: ReleaseReader, source: str) -> HttpSpec:
+def http_settings(store: ReleaseReader, source: str) -> HttpSpec:
     """How the spec of the release says that files on the web are fetched."""
     declared = store.release.spec.get("sources", {}).get(source, {})
     try:
