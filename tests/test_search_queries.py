@@ -76,8 +76,10 @@ def test_a_filter_gives_all_hits_that_there_are_in_the_order_of_brute_force(
     hits = store.search(vector=query, where=where, top=100)
     expected = ranking(vectors, query, uids)
     if store.release.indexes["f"].kind == "ivf_sq8":
+        # Quantised scores may swap neighbours, and which ones differs between processors.
         assert {hit.uid for hit in hits} == set(expected)
-        assert hits[0].uid == expected[0]
+        first, best = ((unit(vectors[uid]) @ unit(query)).max() for uid in (hits[0].uid, expected[0]))
+        assert first == pytest.approx(best, abs=0.02)
     else:
         assert [hit.uid for hit in hits] == expected
     asked = store.ask(Query((QueryPart("vector", query),), where, top=3))
