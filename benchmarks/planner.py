@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ from cliploom.pipelines.planning.plan import make_plan
 from cliploom.pipelines.planning.previous_release import read_previous_release
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.jobs import FeatureJob, RunJob
-from cliploom.schemas.media import MediaLimits
+from cliploom.schemas.media import PROBE_REVISION, MediaLimits
 from cliploom.schemas.plan import COMPUTED, RunPlan
 from cliploom.schemas.records import Content, Listed, PartRecord
 from cliploom.schemas.release import FeatureEntry, Release
@@ -40,6 +41,7 @@ from cliploom.transforms.inputs.listing import KnownListing, listed_frame
 from cliploom.transforms.publish.dataframes import empty_frame, write_frame
 from cliploom.transforms.publish.final import Assemble, CommitTables, commit_contents
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.paths import TO_PROBE, probe_results_path
 from cliploom.transforms.store.tables import TableFile, commit_files, commit_rows
 from cliploom.transforms.work.gather import MOST_FILES
@@ -47,6 +49,7 @@ from cliploom.transforms.work.part_records import write_records
 from cliploom.transforms.work.plan_ref import PlanRef, store_plan
 
 ITEMS_IN_PART = 400
+PART_BYTES = 30_000_000
 ROWS_EACH = 20
 CONFIG = "c" * 40
 COLUMNS = ["night", "seconds", "CPU s", "peak MB", "found"]
@@ -112,7 +115,7 @@ def night(folder: str, count: int, name: str) -> object:
         max_attempts=3,
     )
     del listing
-    previous = previous.surveyed()
+    previous = previous.for_planning()
     surveyed = time.perf_counter()
     planned = make_plan(objects, previous, found, resolved(), RetryPolicy(), 600.0, count + 1)
     verdicts = count_verdicts(planned.verdicts)
@@ -272,9 +275,14 @@ def publish_first(folder: str, count: int) -> None:
         pl.lit(job.config).alias("config"),
         "part",
         "rows",
-        pl.lit(30_000_000, pl.Int64).alias("size"),
+        pl.lit(PART_BYTES, pl.Int64).alias("size"),
         pl.lit("e" * 40).alias("digest"),
     )
+    # A plan lists the parts; files without content of their own are enough.
+    (Path(folder) / job.table).mkdir(parents=True)
+    for part in parts["part"]:
+        with (Path(folder) / part_path(job.table, part)).open("wb") as file:
+            file.truncate(PART_BYTES)
     entry = FeatureEntry(
         source=job.source,
         encoder="",
@@ -303,5 +311,6 @@ def publish_first(folder: str, count: int) -> None:
         spec={},
         tables=tables,
         features={"frames": entry},
+        prober=PROBE_REVISION,
     )
     objects.put("first.json", release.model_dump_json().encode())
