@@ -204,7 +204,8 @@ def _supervised(request: dict[str, Any], on_stage: Callable[[str], None]) -> Run
     whole = request | {"action": "run", "run": name, "command": "cliploom.run"}
     result = run_supervised(whole, Watching(on_stage, lambda tally: None, log))
     log.unlink(missing_ok=True)
-    return RunResult(**(result | {"release": Release.model_validate(result["release"])}))
+    release = Release.model_validate(result.pop("release"))
+    return RunResult(release=release, **result)
 
 
 def __getattr__(name: str) -> Any:

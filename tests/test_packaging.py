@@ -158,8 +158,26 @@ def checkout_with_stale_build(repository: Path, folder: Path) -> Path:
     return folder / "stale"
 
 
+def copies_of_dockerfile(repository: Path, folder: Path) -> Path:
+    """What the image of a worker is built from: each COPY of the Dockerfile, links as links."""
+    target = folder / "image"
+    target.mkdir()
+    for line in (repository / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            *names, place = line.split()[1:]
+            for found in (path for name in names for path in repository.glob(name)):
+                into = target / place if place == "./" or len(names) > 1 else target
+                into.mkdir(parents=True, exist_ok=True)
+                if found.is_dir():
+                    shutil.copytree(found, into / found.name, symlinks=True)
+                else:
+                    shutil.copy2(found, into / found.name)
+    return target
+
+
 @pytest.mark.parametrize(
-    "source", [unpacked_archive, clone_without_links, sdist_without_checkout, checkout_with_stale_build]
+    "source",
+    [unpacked_archive, clone_without_links, sdist_without_checkout, checkout_with_stale_build, copies_of_dockerfile],
 )
 def test_wheels_from_every_kind_of_source_hold_the_same_files(
     built: Built, tmp_path: Path, source: Callable[[Path, Path], Path]
