@@ -159,7 +159,9 @@ def test_a_long_item_tells_how_far_it_is_and_its_name(tmp_path: Path) -> None:
     facts = '{"start_s": 5.0, "end_s": 3605.0}'
     item = ShardItem("long.mp4", "", "d", facts, (Duplicate(1, "long"), Duplicate(2, "twin")), cost_ms=10_000)
     log = ProgressLog(str(tmp_path / "progress"))
-    progress = ItemProgress(log)
+    shard = Shard(("frames",), (item,))
+    progress = ItemProgress(shard, log)
+    progress.start()
     progress.begin(item)
     assert list(reader.update().at) == ["long"]
     progress.rows(item, 900.0, 1)
@@ -168,9 +170,38 @@ def test_a_long_item_tells_how_far_it_is_and_its_name(tmp_path: Path) -> None:
     progress.end(item)
     found = reader.update()
     assert (found.cost_ms, found.rows, found.items, found.at) == (10_000, 4, 2, {})
-    ItemProgress(log).adopt(Shard(("frames",), (item,)))
+    ItemProgress(Shard(("looks",), (item,)), log).adopt()
     found = reader.update()
     assert (found.cost_ms, found.adopted_ms, found.items, found.adopted) == (20_000, 10_000, 4, 2)
+
+
+def test_a_shard_that_is_tried_again_counts_once(tmp_path: Path) -> None:
+    reader, log = ProgressReader(tmp_path / "progress"), ProgressLog(str(tmp_path / "progress"))
+    one, two = (
+        ShardItem(f"{uid}.mp4", "", uid, "", (Duplicate(number, uid),), cost_ms=100)
+        for number, uid in enumerate("ab", 1)
+    )
+    shard = Shard(("frames", "looks"), (one, two))
+    died = ItemProgress(shard, log)
+    died.start()
+    died.begin(one)
+    died.rows(one, 0.0, 3)
+    died.end(one)
+    died.begin(two)
+    assert (reader.update().items, reader.update().rows, list(reader.update().at)) == (1, 3, ["b"])
+    again = ItemProgress(shard, log)
+    again.start()
+    assert reader.update() == ProgressTally()
+    for item in (one, two):
+        again.begin(item)
+        again.rows(item, 0.0, 3)
+        again.end(item)
+    again.failures(1)
+    finished = reader.update()
+    assert (finished.items, finished.rows, finished.cost_ms, finished.failures) == (2, 6, 200, 1)
+    # A restarted job finds the parts; they are this run's own work.
+    ItemProgress(shard, log).adopt()
+    assert reader.update() == finished
 
 
 def test_an_item_in_segments_is_done_with_its_last(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from cliploom.pipelines.launching.runner import is_local
 from cliploom.pipelines.launching.target import choose_target
 from cliploom.pipelines.running.run import RunOptions, RunResult, Stopwatch, check_recompute, execute
 from cliploom.pipelines.version import program_version
@@ -48,8 +49,7 @@ def publish_plan(store: str, options: RunOptions, on_stage: Callable[[str], None
             raise StoreError(f"The last run ({plan.job.run}) is published already; `cliploom run SPEC` makes the next.")
         if releases.version != plan.releases_version:
             raise StoreError(f"Release {releases.rows[-1].release} was published after run {plan.job.run}; run again.")
-        job = replace(plan.job, progress=options.progress)
-        plan = plan.model_copy(update={"job": job, "accept": plan.accept | options.accept})
+        plan = plan.model_copy(update={"accept": plan.accept | options.accept})
         check_recompute(plan)
         asked = options.target or plan.target
         try:
@@ -58,10 +58,12 @@ def publish_plan(store: str, options: RunOptions, on_stage: Callable[[str], None
             if asked:
                 raise
             target = Target()  # variables that the spec needs may be gone; publishing needs no more than this machine
+        progress = options.progress if is_local(target) else ""
+        plan = plan.model_copy(update={"job": replace(plan.job, progress=progress)})
         from cliploom.pipelines.running.status import count_parts
 
-        done, _, planned, _ = count_parts(objects, plan)
-        stored, resumed = store_plan(objects, plan), done == planned
+        counted = count_parts(objects, plan)
+        stored, resumed = store_plan(objects, plan), counted.parts == counted.parts_planned
         return execute(plan, stored, target, options, {}, Stopwatch(), on_stage, resumed=resumed)
 
 

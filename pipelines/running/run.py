@@ -24,6 +24,7 @@ from cliploom.pipelines.planning.export_names import check_export_names
 from cliploom.pipelines.planning.lost import lost_files
 from cliploom.pipelines.planning.plan import PlanDraft, make_plan
 from cliploom.pipelines.planning.previous_release import PreviousRelease, read_previous_release
+from cliploom.pipelines.running.relay import relayed
 from cliploom.pipelines.running.report import run_report, write_report
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
@@ -42,6 +43,7 @@ from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import Releases, read_releases
+from cliploom.transforms.work.heartbeat import launcher_heartbeat
 from cliploom.transforms.work.plan_ref import PlanRef, store_plan
 from cliploom.transforms.work.progress import ProgressLog
 
@@ -167,7 +169,8 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         features=compiled.jobs,
         media_limits=spec.limits.media.to_limits(),
         threads=_threads(target),
-        progress=options.progress,
+        # Workers elsewhere can't write to the file; what they leave in the store is told to it by this process.
+        progress=options.progress if is_local(target) else "",
         stall_s=spec.limits.stall,
         http={name: source.http for name, source in spec.sources.items() if isinstance(source, MediaSource)},
     )
@@ -390,7 +393,9 @@ def execute(
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
     name = job_name(plan.job.run)
     build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
-    _add(counters, run_graph(build, target, options.extra, name))
+    log = None if is_local(target) else ProgressLog(options.progress)
+    with launcher_heartbeat(objects, plan.job.run, "computing"), relayed(objects, plan.job.run, log):
+        _add(counters, run_graph(build, target, options.extra, name))
     watch.lap("compute")
     outcome = read_outcome(objects, plan.job.run)
     if outcome is None:

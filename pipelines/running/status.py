@@ -26,6 +26,8 @@ from cliploom.transforms.publish.final import read_outcome
 from cliploom.transforms.store.lock import LOCK
 from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.parts import part_path
+from cliploom.transforms.work.heartbeat import FRESH_S, read_heartbeats
+from cliploom.transforms.work.progress import items_of, shard_name
 from cliploom.transforms.work.shards import SHARD
 
 RUNNING, ENDED = "running", "ended"
@@ -42,8 +44,13 @@ class RunStatus:
         message: why it was stopped; empty otherwise.
         started_at: seconds since 1970.
         parts, parts_planned: finished parts of those that the plan wants.
-        items, items_planned: items of finished shards, each counted once a feature.
+        items, items_planned: finished items of those that the plan computes, each counted once whatever the number of
+            its features; an item of a shard that is being worked on counts as soon as it is finished.
+        rows: that workers have said they made, of all features; 0 for a run that leaves no heartbeats.
+        failed: items that failed, as workers have said.
         at_work: items that workers have begun and not ended.
+        workers: processes that were heard of in the last minute.
+        heard_s: age in seconds of the newest heartbeat; None where there is none.
         job: name of the job on the cluster.
         cluster: Flink's state of it; empty where that is not known.
         failures: of a run that a limit stopped, by reason; see ``failure_reasons``.
@@ -61,6 +68,27 @@ class RunStatus:
     job: str
     cluster: str
     failures: tuple[dict[str, Any], ...] = ()
+    rows: int = 0
+    failed: int = 0
+    workers: int = 0
+    heard_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How much of a plan's work is in the store.
+
+    Attributes:
+        parts, parts_planned: parts that are there, of those that are wanted.
+        items, items_planned: items of which all parts are there, of those that are wanted; each counted once.
+        unfinished: names of the shards that lack a part.
+    """
+
+    parts: int
+    parts_planned: int
+    items: int
+    items_planned: int
+    unfinished: frozenset[str]
 
 
 def run_status(store: str) -> RunStatus:
@@ -73,36 +101,56 @@ def run_status(store: str) -> RunStatus:
     plan = last_plan(objects)
     outcome: dict[str, Any] = read_outcome(objects, plan.job.run) or {}
     cluster = "" if outcome else flink_state(flink_masters(plan.document), job_name(plan.job.run))
-    there, items, planned, items_planned = count_parts(objects, plan)
-    going = cluster in _AT_WORK or is_locked(objects)
+    heard = read_heartbeats(objects, plan.job.run, time.time())
+    finished = count_parts(objects, plan)
+    going = cluster in _AT_WORK or is_locked(objects) or heard.alive or _just_begun(objects, plan)
+    under_way = sum(heard.shards[name]["items"] for name in finished.unfinished & heard.shards.keys())
     return RunStatus(
         run=plan.job.run,
         state=str(outcome.get("state") or (RUNNING if going else ENDED)),
         message=str(outcome.get("message", "")),
         started_at=plan.started_at,
-        parts=there,
-        parts_planned=planned,
-        items=items,
-        items_planned=items_planned,
+        parts=finished.parts,
+        parts_planned=finished.parts_planned,
+        items=min(finished.items + under_way, finished.items_planned),
+        items_planned=finished.items_planned,
         at_work=sum(1 for _ in objects.list(f"runs/{plan.job.run}/inflight")),
         job=job_name(plan.job.run),
         cluster=cluster,
         failures=tuple(outcome.get("failures", ())),
+        rows=heard.tally.rows,
+        failed=heard.tally.failures,
+        workers=heard.workers,
+        heard_s=None if heard.newest_s is None else round(heard.newest_s, 1),
     )
 
 
-def count_parts(objects: ObjectStore, plan: RunPlan) -> tuple[int, int, int, int]:
-    """Finished parts and their items, planned parts and their items."""
+def _just_begun(objects: ObjectStore, plan: RunPlan) -> bool:
+    """A run in a bucket whose first heartbeat is not due yet; on a disk there is a lock to look at."""
+    if objects.root is not None:
+        return False
+    age_s = time.time() - plan.started_at
+    return 0 <= age_s < FRESH_S
+
+
+def count_parts(objects: ObjectStore, plan: RunPlan) -> Finished:
+    """How much of a plan's work is in the store."""
     tables = {job.table for job in plan.job.features.values()}
     there = {entry.path for table in tables for entry in objects.list(table)}
     texts = pl.read_parquet(io.BytesIO(objects.get(f"{plan.folder}/shards.parquet")), columns=["shard"])["shard"]
-    wanted = [
-        (part_path(plan.feature(name).table, shard.part_name(plan.feature(name).config)), len(shard.items))
-        for shard in _shards(texts)
-        for name in shard.features
-    ]
-    done = [items for path, items in wanted if path in there]
-    return len(done), sum(done), len(wanted), sum(items for _, items in wanted)
+    parts = parts_planned = items = items_planned = 0
+    unfinished = set()
+    for shard in _shards(texts):
+        jobs = [plan.feature(name) for name in shard.features]
+        found = sum(part_path(job.table, shard.part_name(job.config)) in there for job in jobs)
+        count = sum(items_of(item) for item in shard.items)
+        parts, parts_planned = parts + found, parts_planned + len(jobs)
+        items_planned += count
+        if found == len(jobs):
+            items += count
+        else:
+            unfinished.add(shard_name(shard))
+    return Finished(parts, parts_planned, items, items_planned, frozenset(unfinished))
 
 
 def _shards(texts: Iterable[str]) -> Iterable[Shard]:
@@ -153,13 +201,19 @@ def flink_state(masters: Iterable[str], job: str) -> str:
 
 def status_text(status: RunStatus, now: float) -> str:
     """The status for a person."""
-    from cliploom.pipelines.console import human_seconds
+    from cliploom.pipelines.console import counted, human_seconds
 
     lines = [
         f"Run {status.run}: {status.state}, started {human_seconds(max(0.0, now - status.started_at))} ago.",
         f"  {status.parts}/{status.parts_planned} parts, {status.items}/{status.items_planned} items finished"
         + (f", {status.at_work} at work" if status.at_work and status.state == RUNNING else ""),
     ]
+    if status.state == RUNNING and status.heard_s is not None:
+        lines.append(
+            f"  {counted(status.workers, 'worker')}, {counted(status.rows, 'row')}"
+            + (f", {status.failed:,} failed" if status.failed else "")
+            + f"; last heard of {human_seconds(status.heard_s)} ago"
+        )
     if status.cluster:
         lines.append(f"  Flink job {status.job}: {status.cluster}")
     if status.message:
@@ -178,7 +232,7 @@ def follow(store: str, report: Callable[[str], None], every_s: float = 10.0) -> 
     said = None
     while True:
         status = run_status(store)
-        shown = (status.state, status.parts, status.cluster)
+        shown = (status.state, status.parts, status.items, status.cluster)
         if shown != said:
             report(status_text(status, time.time()))
             said = shown

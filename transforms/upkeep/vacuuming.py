@@ -41,7 +41,7 @@ _OURS = re.compile(
     | models/\.?[0-9a-f]{{12}}[^/]*/.+
     | plans/[^/]+/[A-Za-z0-9_-]+\.(?:parquet|json)
     | probes/{_DIGEST}\.parquet
-    | runs/[^/]+/(?:[a-z_]+\.json|(?:inflight|pca)/.+)
+    | runs/[^/]+/(?:[a-z_]+\.json|(?:heartbeats|inflight|pca)/.+)
     | spools/[^/]+/.+                                                     # texts as they were read
     )""",
     re.VERBOSE,

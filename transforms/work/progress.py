@@ -1,13 +1,20 @@
-"""Progress of a run on one machine: workers append small lines to a file, the terminal's process adds them up."""
+"""Progress of a run: workers say what they have done, line by line, and whoever watches adds it up.
+
+On one machine the lines go through a file; workers elsewhere add up their own and leave the sums in the store
+(``cliploom.transforms.work.heartbeat``). Work is counted once for each shard, however often the shard is tried.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, Protocol
 
+from cliploom.schemas.digests import digest_of
 from cliploom.schemas.records import Shard, ShardItem
 
 
@@ -16,6 +23,8 @@ class ProgressTally:
     """What has been done so far.
 
     Attributes:
+        items: that are finished, each counted once whatever the number of its features.
+        rows: of all features.
         cost_ms, adopted_ms: the estimated work of what is done, and of what was found done.
         total_items, total_ms: what there is to do; 0 until the plan is made.
         at: uids of the items that workers have begun and not ended, in that order.
@@ -37,6 +46,17 @@ _EVERY_S = 0.2
 _COUNTS = tuple(entry.name for entry in fields(ProgressTally) if entry.name != "at")
 
 
+class ProgressSink(Protocol):
+    """Takes what was just finished, by the names of ``ProgressTally``.
+
+    ``shard`` names the shard that it belongs to, ``tried`` says that work on the shard begins (anew), ``began`` and
+    ``ended`` name an item, ``at`` all items that are at work.
+    """
+
+    def add(self, **counts: Any) -> None:
+        """Count it."""
+
+
 class ProgressLog:
     """Appends to the file at ``path``; does nothing when the path is empty or its folder is not there.
 
@@ -46,8 +66,8 @@ class ProgressLog:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def add(self, **counts: int | str) -> None:
-        """Count what was just finished, by the names of ``ProgressTally``; ``began`` and ``ended`` name an item."""
+    def add(self, **counts: Any) -> None:
+        """Count what was just finished; see ``ProgressSink``."""
         if self._path:
             line = json.dumps(counts, separators=(",", ":")) + "\n"
             try:
@@ -60,13 +80,65 @@ class ProgressLog:
                 os.close(handle)
 
 
+@dataclass
+class ShardTally:
+    """What has been done of one shard, and which of its items are at work."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    at: set[str] = field(default_factory=set)
+
+
+class ProgressSum:
+    """Adds up what sinks are told; a shard that is tried again counts once."""
+
+    def __init__(self) -> None:
+        self.tally = ProgressTally()
+        self.shards: dict[str, ShardTally] = {}
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Count one line; see ``ProgressSink``."""
+        shard = self.shards.setdefault(counts["shard"], ShardTally()) if "shard" in counts else None
+        if shard is not None and counts.get("tried"):
+            self._forget(shard)
+        if shard is not None and counts.get("adopted") and shard.counts.get("items", 0) >= counts["adopted"]:
+            return  # it was finished in this run
+        for name in _COUNTS:
+            if counts.get(name):
+                setattr(self.tally, name, getattr(self.tally, name) + counts[name])
+                if shard is not None:
+                    shard.counts[name] = shard.counts.get(name, 0) + counts[name]
+        if "at" in counts:
+            self.tally.at = dict.fromkeys(counts["at"])
+        if "began" in counts:
+            self.tally.at[counts["began"]] = None
+            if shard is not None:
+                shard.at.add(counts["began"])
+        if "ended" in counts:
+            self.tally.at.pop(counts["ended"], None)
+            if shard is not None:
+                shard.at.discard(counts["ended"])
+
+    def _forget(self, shard: ShardTally) -> None:
+        for name, count in shard.counts.items():
+            setattr(self.tally, name, getattr(self.tally, name) - count)
+        for uid in shard.at:
+            self.tally.at.pop(uid, None)
+        shard.counts.clear()
+        shard.at.clear()
+
+
 class ProgressReader:
-    """Adds up the lines that have come since the last look."""
+    """Adds up the lines of a ``ProgressLog`` that have come since the last look."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self.tally = ProgressTally()
+        self._sum = ProgressSum()
+
+    @property
+    def tally(self) -> ProgressTally:
+        """What was found by the last look."""
+        return self._sum.tally
 
     def update(self) -> ProgressTally:
         """Read on from where the last call stopped."""
@@ -78,34 +150,36 @@ class ProgressReader:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                counts = json.loads(line)
-                for name in _COUNTS:
-                    setattr(self.tally, name, getattr(self.tally, name) + counts.get(name, 0))
-                if "began" in counts:
-                    self.tally.at[counts["began"]] = None
-                self.tally.at.pop(counts.get("ended", ""), None)
+                self._sum.add(json.loads(line))
         return self.tally
 
 
 class ItemProgress:
-    """Tells a log how far the items of a shard are, also within a long one.
+    """Tells sinks how far the items of a shard are, also within a long one.
 
     Args:
-        log: told at most five times a second, and when an item begins or ends.
+        shard: that is worked on.
+        sinks: told at most five times a second, and when an item begins or ends.
     """
 
-    def __init__(self, log: ProgressLog) -> None:
-        self._log = log
+    def __init__(self, shard: Shard, *sinks: ProgressSink) -> None:
+        self._shard = shard
+        self._name = shard_name(shard)
+        self._sinks = sinks
         self._spans: dict[int, tuple[float, float]] = {}
         self._told_ms: dict[int, int] = {}
         self._rows = self._cost_ms = 0
         self._last = 0.0
 
+    def start(self) -> None:
+        """Say that work on the shard begins, perhaps not for the first time."""
+        self._add(tried=1)
+
     def begin(self, item: ShardItem) -> None:
         """Say that work on an item begins."""
         self._spans[id(item)] = span_of(item)
         self._told_ms[id(item)] = 0
-        self._log.add(began=item.duplicates[0].uid)
+        self._add(began=item.duplicates[0].uid)
 
     def rows(self, item: ShardItem, start_s: float, rows: int) -> None:
         """Say that rows were made of an item, the last of which starts at ``start_s``."""
@@ -125,16 +199,30 @@ class ItemProgress:
         self._cost_ms += item.cost_ms - self._told_ms.pop(id(item), 0)
         self._tell(items=items_of(item), ended=item.duplicates[0].uid)
 
-    def adopt(self, shard: Shard) -> None:
-        """Say that all parts of a shard were there."""
-        items = sum(items_of(item) for item in shard.items)
-        cost_ms = sum(item.cost_ms for item in shard.items)
-        self._log.add(adopted=items, items=items, cost_ms=cost_ms, adopted_ms=cost_ms)
+    def adopt(self) -> None:
+        """Say that all parts of the shard were there."""
+        items = sum(items_of(item) for item in self._shard.items)
+        cost_ms = sum(item.cost_ms for item in self._shard.items)
+        self._add(adopted=items, items=items, cost_ms=cost_ms, adopted_ms=cost_ms)
+
+    def failures(self, count: int) -> None:
+        """Say that items of the shard have failed."""
+        if count:
+            self._add(failures=count)
+
+    def _add(self, **counts: int | str) -> None:
+        for sink in self._sinks:
+            sink.add(shard=self._name, **counts)
 
     def _tell(self, **more: int | str) -> None:
-        self._log.add(rows=self._rows, cost_ms=self._cost_ms, **more)
+        self._add(rows=self._rows, cost_ms=self._cost_ms, **more)
         self._rows = self._cost_ms = 0
         self._last = time.monotonic()
+
+
+def shard_name(shard: Shard) -> str:
+    """Name of a shard in lines and heartbeats: the same whoever works on it."""
+    return digest_of([list(shard.features), [item.recipe() for item in shard.items]])[:12]
 
 
 def items_of(item: ShardItem) -> int:

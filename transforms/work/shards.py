@@ -22,6 +22,7 @@ from cliploom.transforms.watchdog import alive, watched
 from cliploom.transforms.wire import decode_element, encode_element
 from cliploom.transforms.work.compute import compute_item, compute_parts
 from cliploom.transforms.work.counters import count
+from cliploom.transforms.work.heartbeat import heartbeat_of
 from cliploom.transforms.work.inflight import Inflight, item_key, run_alone
 from cliploom.transforms.work.models import SentenceEncoder, load_encoder
 from cliploom.transforms.work.progress import ItemProgress, ProgressLog
@@ -86,7 +87,6 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
     def __init__(self, job: RunJob) -> None:
         super().__init__()
         self._job = job
-        self._progress = ProgressLog(job.progress)
         # A process keeps an opened model only as long as somebody holds it: here, from shard to shard.
         self._held: dict[str, object] = {}
 
@@ -102,12 +102,15 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
             else:
                 count("adopted", len(shard.items))
                 yield record
+        progress = ItemProgress(shard, ProgressLog(self._job.progress), heartbeat_of(objects, self._job.run))
         if not missing:
-            ItemProgress(self._progress).adopt(shard)
+            progress.adopt()
         else:
-            yield from self._compute(objects, shard, missing)
+            yield from self._compute(objects, shard, missing, progress)
 
-    def _compute(self, objects: ObjectStore, shard: Shard, jobs: list[FeatureJob]) -> list[PartRecord]:
+    def _compute(
+        self, objects: ObjectStore, shard: Shard, jobs: list[FeatureJob], progress: ItemProgress
+    ) -> list[PartRecord]:
         timings = Timings()
         encoders = {job.name: load_encoder(objects, job, self._job.threads) for job in jobs if job.model}
         self._held.update(encoders)
@@ -116,7 +119,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
             if isinstance(encoder, SentenceEncoder):
                 encoder.know(read_known(objects, self._job.run, job))
         waiting: dict[str, int] = {}
-        progress = ItemProgress(self._progress)
+        progress.start()
         with Inflight(objects, self._job.run) as inflight, watched(self._job.stall_s):
 
             def each_item(item: ShardItem, builders: Sequence[PartBuilder]) -> None:
@@ -153,7 +156,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
         report_counts(records, shard, timings)
         count("texts_encoded", sum(e.report.done for e in encoders.values() if isinstance(e, SentenceEncoder)))
         count("texts_truncated", sum(e.report.truncated for e in encoders.values() if isinstance(e, SentenceEncoder)))
-        self._progress.add(failures=sum(not failure.partial for record in records for failure in record.failures))
+        progress.failures(sum(not failure.partial for record in records for failure in record.failures))
         return records
 
 
