@@ -186,3 +186,35 @@ def test_publishing_what_a_limit_stopped_does_not_say_that_it_computes(small_sto
     stages: list[str] = []
     publish_plan(str(small_store.store), RunOptions(accept=Accept(failures=True)), stages.append)
     assert stages == ["publishing"]
+
+
+def test_attaching_to_a_run_whose_launcher_is_gone_ends_as_the_run_did(
+    small_store: SmallStore, cliploom: Command, tmp_path: Path
+) -> None:
+    (report,) = small_store.store.glob("runs/*/report.json")
+    before = json.loads(report.read_text())
+    report.unlink()
+    metrics = tmp_path / "cliploom.prom"
+    ended = cliploom("attach", small_store.store, "--json", "--metrics-file", metrics)
+    assert ended.code == 0
+    result = json.loads(ended.out)
+    assert (result["release"]["release"], result["status"]["state"]) == (1, "published")
+    after = json.loads(report.read_text())
+    assert after.keys() == before.keys()
+    assert (after["counts"], after["verdicts"]) == (before["counts"], before["verdicts"])
+    assert "cliploom_run_exit_code 0\n" in metrics.read_text()
+    forget_outcome(small_store)
+    ended = cliploom("attach", small_store.store)
+    assert (ended.code, "ended without publishing; run again" in ended.err) == (1, True)
+    assert cliploom("attach", small_store.store, "--metrics-file", tmp_path / "no" / "file").code == 2
+
+
+def test_attaching_to_a_run_that_a_limit_stopped_gives_its_exit_code(
+    small_store: SmallStore, cliploom: Command
+) -> None:
+    shutil.rmtree(small_store.store)
+    with pytest.raises(LimitError):
+        small_store.run(["limits.max_failed=0%", "limits.max_failed_first=0%"])
+    ended = cliploom("attach", small_store.store)
+    assert ended.code == 3
+    assert "max_failed" in ended.err

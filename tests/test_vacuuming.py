@@ -326,6 +326,7 @@ def test_in_a_bucket_a_run_with_fresh_signs_and_files_just_written_are_left_alon
     bucket.put("runs/20260101T000000-aaaa/outcome.json", b"{}")
     _refuse_live_runs(bucket)
     assert list(everything(bucket)) == []
+    assert len(list(everything(bucket, settled=False))) == 2
     assert FRESH_S > 600
 
 

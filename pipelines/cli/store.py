@@ -98,6 +98,25 @@ def status(
 
 
 @app.command()
+def attach(
+    store: StoreOrHereArgument = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when an item failed.")] = False,
+    metrics_file: Annotated[
+        Path | None, typer.Option("--metrics-file", help="Write the run's end for Prometheus to this file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wait for the newest run, whose launcher has gone.
+
+    Shows how far it is, writes its report, and exits as the run would have.
+    """
+    from cliploom.pipelines.running.action import attach_action
+
+    store = find_store(store, "attach")
+    raise typer.Exit(attach_action(store, as_json=as_json, strict=strict, metrics_file=metrics_file))
+
+
+@app.command()
 def search(
     store: StoreOrHereArgument = None,
     text: Annotated[
@@ -281,7 +300,7 @@ def vacuum(
         seconds = parse_duration("0s" if older_than.strip() == "0" else older_than)
     except ValueError as error:
         raise SpecError(f"--older-than: {error}.") from None
-    removed = vacuum_store(find_store(store, "vacuum"), keep_releases, older_than=seconds, dry_run=dry_run)
+    removed = vacuum_store(find_store(store, "vacuum"), keep_releases, older_than=seconds, dry_run=dry_run, report=say)
     if as_json:
         show_json([{"path": entry.path, "size": entry.size} for entry in removed])
     would = "would be " if dry_run else ""

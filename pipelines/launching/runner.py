@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import gc
 import logging
 import os
@@ -25,6 +26,34 @@ what is written between its two steps.
 """
 _FLUSH_EXPERIMENT = "data_buffer_time_limit_ms"
 _PATIENCE_S = 5.0
+_NEARLY = 0.85
+JOB_SERVER_OPTIONS = (
+    "allow_non_restored_state",
+    "auto_watermark_interval",
+    "checkpoint_timeout_millis",
+    "checkpointing_interval",
+    "checkpointing_mode",
+    "execution_mode_for_batch",
+    "execution_retry_delay",
+    "externalized_checkpoints_enabled",
+    "fail_on_checkpointing_errors",
+    "file_input_split_max_size_m_b",
+    "files_to_stage",
+    "flink_conf_dir",
+    "latency_tracking_interval",
+    "max_bundle_size",
+    "max_bundle_time_mills",
+    "min_pause_between_checkpoints",
+    "number_of_execution_retries",
+    "object_reuse",
+    "operator_chaining",
+    "retain_externalized_checkpoints_on_cancellation",
+    "savepoint_path",
+    "shutdown_sources_after_idle_ms",
+    "state_backend",
+    "state_backend_storage_path",
+)
+"""Options of Beam's FlinkPipelineOptions (Java), which Beam's Python package does not list."""
 
 
 def is_local(target: Target) -> bool:
@@ -43,13 +72,16 @@ def workers_of(target: Target) -> int:
 
 
 def check_options(target: Target, extra: Sequence[str]) -> None:
-    """Check options for the local runner, which drops unknown ones; a runner elsewhere judges its own.
+    """Check Beam options for misspelt names, which Beam drops without a word.
+
+    The local runner has no others than Beam's. A runner elsewhere may know more of its own, such as those that Flink's
+    job server takes; there only a name that is nearly one of the known ones is refused.
 
     Raises:
         SpecError: for an option that Beam does not have, naming the nearest.
     """
     given = [*arguments_of(target), *extra]
-    if not given or not is_local(target):
+    if not given:
         return
     from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
@@ -59,10 +91,16 @@ def check_options(target: Target, extra: Sequence[str]) -> None:
     known = [name for action in parser._actions for name in action.option_strings]
     for argument in given:
         name = argument.partition("=")[0]
-        if not argument.startswith("-"):
-            raise SpecError(f"The Beam option {argument!r} does not begin with --; write --name=value.")
-        if name not in known:
-            raise SpecError(f"Beam has no option {name!r}{nearest(name, known)}")
+        if is_local(target):
+            if not argument.startswith("-"):
+                raise SpecError(f"The Beam option {argument!r} does not begin with --; write --name=value.")
+            if name not in known:
+                raise SpecError(f"Beam has no option {name!r}{nearest(name, known)}")
+        elif name.startswith("--") and name not in known and name.removeprefix("--") not in JOB_SERVER_OPTIONS:
+            names = [*known, *(f"--{each}" for each in JOB_SERVER_OPTIONS)]
+            close = difflib.get_close_matches(name, names, n=1, cutoff=_NEARLY)
+            if close:
+                raise SpecError(f"{target.runner} has no option {name!r}; did you mean '{close[0]}'?")
 
 
 def job_name(run: str) -> str:

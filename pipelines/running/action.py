@@ -45,14 +45,23 @@ def run_action(
     Raises:
         CliploomError: as the run does.
     """
-    if metrics_file is not None and not metrics_file.absolute().parent.is_dir():
-        raise SpecError(f"--metrics-file: there is no folder {str(metrics_file.absolute().parent)!r}; make it first.")
+    check_metrics_file(metrics_file)
     try:
         return _run(request, spec_path, overrides, as_json=as_json, strict=strict, metrics_file=metrics_file)
     except Exception as error:
         if metrics_file is not None:
             write_metrics(metrics_file, metrics_text(getattr(error, "exit_code", 1), time.time()))
         raise
+
+
+def check_metrics_file(path: Path | None) -> None:
+    """See to it that a metrics file can be written.
+
+    Raises:
+        SpecError: when its folder is not there.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise SpecError(f"--metrics-file: there is no folder {str(path.absolute().parent)!r}; make it first.")
 
 
 def _run(
@@ -74,7 +83,7 @@ def _run(
         if str(target.options.get("environment_type", "")).upper() == "LOOPBACK":
             say("The job's workers were threads of this command (environment_type LOOPBACK): cancel it on the cluster.")
         elif not is_local(target):
-            say(f"A job that has begun elsewhere goes on; `cliploom status {shlex.quote(store)} --follow` shows it.")
+            say(f"A job that has begun elsewhere goes on; `cliploom attach {shlex.quote(store)}` waits for its end.")
         raise
 
 
@@ -107,6 +116,27 @@ def _supervised(
     finally:
         progress.close()
     log.unlink(missing_ok=True)
+    return show_result(result, store, as_json=as_json, strict=strict, metrics_file=metrics_file)
+
+
+def attach_action(store: str, *, as_json: bool, strict: bool, metrics_file: Path | None = None) -> int:
+    """Wait for a run that goes on without its launcher; returns the exit code that the run would have given."""
+    from cliploom.pipelines.running.attach import attach
+
+    check_metrics_file(metrics_file)
+    try:
+        result = attach(store, say)
+    except Exception as error:
+        if metrics_file is not None:
+            write_metrics(metrics_file, metrics_text(getattr(error, "exit_code", 1), time.time()))
+        raise
+    return show_result(result, store, as_json=as_json, strict=strict, metrics_file=metrics_file)
+
+
+def show_result(
+    result: dict[str, Any], store: str, *, as_json: bool, strict: bool, metrics_file: Path | None = None
+) -> int:
+    """Sum a run up on the terminal; returns the exit code."""
     failures = failure_groups(store, result["release"]["release"])
     empty = empty_outcomes(store, result["release"])
     if as_json:

@@ -32,6 +32,7 @@ LIBRARIES = ("apache-beam", "av", "deltalake", "faiss-cpu", "numpy", "openvino",
 DRIFT_ITEMS = 64
 DRIFT_PARTS = 8
 _SEED = 0
+_SAME_ROW = ["item_no", "timed", "place", "twin"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,11 @@ def _failure_groups(objects: ObjectStore, release: Release) -> list[dict[str, An
 
 
 def measure_drift(objects: ObjectStore, plan: RunPlan, release: Release) -> Iterator[Drift]:
-    """Old against new vectors of rows that were computed again: a seeded sample of a few parts' rows."""
+    """Old against new vectors of rows that were computed again: a seeded sample of a few parts' rows.
+
+    Rows are the same when they start at the same time of the same item, whatever their number is: another sampling
+    takes some of the same pictures. Rows without times are compared by their number.
+    """
     if plan.base is None:
         return
     verdicts = objects.get(f"{plan.folder}/verdicts.parquet")
@@ -199,7 +204,7 @@ def _feature_drift(
         if output not in old.outputs or old.outputs[output].dim != entry.dim:
             continue
         rows = _rows(objects, old.table, previous, output).join(
-            _rows(objects, new.table, after, output), on="row_id", suffix="_new"
+            _rows(objects, new.table, after, output), on=_SAME_ROW, suffix="_new"
         )
         if rows.is_empty() or not isinstance(rows[output].dtype, pl.List):
             continue
@@ -211,13 +216,25 @@ def _feature_drift(
 
 def _rows(objects: ObjectStore, table: str, places: pl.DataFrame, output: str) -> pl.DataFrame:
     items = places["item_no"].unique()
-    frames = [pl.DataFrame(schema={"row_id": pl.Int64, output: pl.List(pl.Float32)})]
+    frames = [pl.DataFrame(schema={"row_id": pl.Int64, "start_s": pl.Float64, output: pl.List(pl.Float32)})]
     for part in places["part"].unique().sort():
         with objects.local_copy(part_path(table, part)) as local:
-            frame = pl.read_parquet(local, columns=["row_id", output])
+            frame = pl.read_parquet(local, columns=["row_id", "start_s", output])
         frames.append(frame.filter((pl.col("row_id") // (1 << ORDINAL_BITS)).is_in(items.implode())))
     kept = [frame for frame in frames if frame.height] or frames[:1]
-    return pl.concat(kept)
+    item_no, ordinal = pl.col("row_id") // (1 << ORDINAL_BITS), pl.col("row_id") % (1 << ORDINAL_BITS)
+    time_us = (pl.col("start_s") * 1e6).round().cast(pl.Int64)
+    rows = pl.concat(kept).sort("row_id").select(item_no.alias("item_no"), time_us, ordinal.alias("ordinal"), output)
+    timed = pl.col("start_s").is_not_null()
+    # Of several rows that start together, the first is compared with the first.
+    twin = pl.int_range(pl.len()).over("item_no", "start_s")
+    return rows.select(
+        "item_no",
+        pl.coalesce("start_s", "ordinal").alias("place"),
+        timed.alias("timed"),
+        pl.when(timed).then(twin).otherwise(0).alias("twin"),
+        output,
+    )
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from cliploom.transforms.work.heartbeat import FRESH_S, read_heartbeats
 from cliploom.transforms.work.progress import items_of, shard_name
 from cliploom.transforms.work.shards import SHARD
 
-RUNNING, ENDED = "running", "ended"
+RUNNING, ENDED, PUBLISHED, STOPPED, CONFLICT = "running", "ended", "published", "stopped", "conflict"
 _PATIENCE_S = 5.0
 _AT_WORK = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
 

@@ -216,19 +216,21 @@ def test_job_goes_on_after_ctrl_c_and_makes_the_release_that_the_local_runner_ma
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130, err
-    assert "goes on; `cliploom status" in err
+    assert "goes on; `cliploom attach" in err
     status = run_status(store)
     assert (status.state, status.cluster) == ("running", "RUNNING")
     (notes / "pass").touch()
-    followed = subprocess.run(
-        [sys.executable, "-m", "cliploom", "status", store, "--follow"],
+    attached = subprocess.run(
+        [sys.executable, "-m", "cliploom", "attach", store],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=True,
     )
-    assert f"Run {status.run}: published" in followed.stdout.splitlines()[-2], followed.stdout
+    assert f"Run {status.run}: published" in attached.stderr, attached.stderr
+    report = json.loads((project.folder / "flink" / "runs" / status.run / "report.json").read_text())
+    assert (report["state"], report["release"]) == ("published", 1)
     assert project.rows("flink").equals(project.rows("local"))
     assert {path.name for path in project.parts("flink")} == {path.name for path in project.parts("local")}
     newest = project.cluster.jobs()[0]

@@ -547,6 +547,10 @@ def test_drift_compares_old_and_new_vectors_of_rows_computed_again(project: Proj
     assert "mean cosine" in summary_lines({"drift": [edited], "indexes": {}})[0]
     (project.media / "still2.png").rename(project.media / "elsewhere.png")
     assert project.run(["encoders.tiny.shade=-1"]).report["drift"] == []
+    # Every second picture of the new sampling is one of the old ones, under another number.
+    (finer,) = project.run(["encoders.tiny.shade=-1", "features.frames.sample.every=500ms"]).report["drift"]
+    assert (finer["mean_cosine"], finer["least_cosine"]) == (1.0, 1.0)
+    assert finer["rows"] == rows
 
 
 def plain(result: RunResult) -> dict[str, Any]:

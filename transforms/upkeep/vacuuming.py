@@ -10,7 +10,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,12 @@ class Kept:
 
 
 def vacuum_store(
-    store: str, keep_releases: int, *, older_than: float = MINIMUM_AGE_S, dry_run: bool = False
+    store: str,
+    keep_releases: int,
+    *,
+    older_than: float = MINIMUM_AGE_S,
+    dry_run: bool = False,
+    report: Callable[[str], None] = lambda text: None,
 ) -> list[Entry]:
     """Remove all that the newest releases do not name.
 
@@ -86,6 +91,7 @@ def vacuum_store(
         keep_releases: how many of the newest to keep.
         older_than: seconds; 0 removes at once, also what somebody is reading.
         dry_run: only say what would be removed.
+        report: told of files in a bucket that no kept release names and that are too new to be removed.
 
     Returns:
         What was (or would be) removed, by path.
@@ -110,6 +116,14 @@ def vacuum_store(
         keep = releases.rows[-max(keep_releases, _in_use(releases.rows, since)) :]
         kept = with_releases(objects, kept_by(objects, keep), releases, keep)
         doomed = without_young(doomed_entries(before, kept, objects), before, kept, since)
+        if objects.root is None:
+            new = doomed_entries(everything(objects, settled=False), kept, objects)
+            if new:
+                files, size = len(new), sum(entry.size for entry in new) / 1e6
+                report(
+                    f"{files} more file{'' if files == 1 else 's'} ({size:.1f} MB) written in the last hour stay, "
+                    "whatever --older-than says: in a bucket, a run elsewhere may own them. Vacuum again in an hour."
+                )
         if not dry_run:
             if len(keep) < len(releases.rows):
                 strike(objects, keep, releases.version)
@@ -151,11 +165,16 @@ def _group(path: str, kept: Kept) -> str:
     return f"{top}/{rest[0]}" if top in ("models", "plans", "runs", "spools") and len(rest) > 1 else path
 
 
-def everything(objects: ObjectStore) -> Iterator[Entry]:
-    """All files that may be ours, also those that were being written when a run was killed."""
+def everything(objects: ObjectStore, *, settled: bool = True) -> Iterator[Entry]:
+    """All files that may be ours, also those that were being written when a run was killed.
+
+    Args:
+        objects: the store.
+        settled: of a bucket, those that were written more than an hour ago; else those that were written since.
+    """
     if objects.root is None:
         for entry in objects.list():
-            if _OURS.fullmatch(entry.path) and time.time() - entry.modified_s > FRESH_S:
+            if _OURS.fullmatch(entry.path) and (time.time() - entry.modified_s > FRESH_S) == settled:
                 yield entry
         return
     for folder, _, names in os.walk(objects.root):
