@@ -76,6 +76,27 @@ def hashed_uids(uids: Sequence[str]) -> NDArray[np.uint64]:
     return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
 
 
+def ranked_labels(keys: NDArray[np.uint64], scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> RankedQueries:
+    """Return where the best right class of each video stands among all classes.
+
+    Args:
+        keys: uint64 [n], hashes of the uids.
+        scores: float32 [n, classes].
+        labels: bool [n, classes], one or more a video.
+    """
+    best = np.where(labels, scores, -np.inf).max(axis=1, keepdims=True)
+    better = (scores > best).sum(axis=1)
+    equal = ((scores == best) & ~labels).sum(axis=1)
+    count, classes = scores.shape
+    return RankedQueries(
+        keys,
+        1 + better + equal / 2,
+        labels.sum(axis=1).astype(np.int64),
+        np.full(count, classes, np.int64),
+        np.empty((count, 0), np.int64),
+    )
+
+
 class RankAccumulator:
     """Gathers ranked queries part by part; parts merge in any order to the same figures.
 
