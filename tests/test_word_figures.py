@@ -31,9 +31,7 @@ def test_hits_and_found_items_are_those_counted_by_hand() -> None:
             ]
         )
     )
-    items = NamedItems(
-        vectors, [(0,), (0,), (1,), (2,), (2,), (3,)], np.arange(6, dtype=np.uint64), np.arange(6) == 0
-    )
+    items = NamedItems(vectors, [(0,), (0,), (1,), (2,), (2,), (3,)], np.arange(6, dtype=np.uint64), np.arange(6) == 0)
     found = word_figures(items, classes, np.array([False, False, True, True]), 0)
     assert found[SEEN].figures["hit@1"].value == 0.5
     assert found[SEEN].figures["hit@1"].chance == pytest.approx(0.5)
