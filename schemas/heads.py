@@ -279,6 +279,11 @@ class HeadCard:
     seconds: float = 0.0
 
     @property
+    def key(self) -> str:
+        """The metric that says whether it is better than the last one."""
+        return "hit_at_1"
+
+    @property
     def spec(self) -> HeadSpec:
         """The node that it was trained by."""
         return HeadSpec.model_validate(self.settings)

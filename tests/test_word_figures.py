@@ -87,23 +87,25 @@ def made(classes: int, each: int, noise: float, seed: int = 0) -> tuple[NDArray[
 
 def test_the_map_is_that_of_the_normal_equations() -> None:
     vectors, labels, texts = made(7, 5, 0.1)
-    kernel, penalty = ridge_map(35, lambda places: (vectors[places], labels[places]), texts, 0, (0.3,))
+    (kernel, bias), penalty = ridge_map(35, lambda places: (vectors[places], labels[places]), texts, 0, (0.3,))
     assert penalty == 0.3
     x, y = vectors.astype(np.float64), texts[labels.argmax(axis=1)].astype(np.float64)
-    scale = (x**2).sum(axis=1).mean()
-    wanted = np.linalg.solve(x.T @ x + 0.3 * scale * np.eye(10), x.T @ y)
+    mean, target = x.mean(axis=0), y.mean(axis=0)
+    x, y = x - mean, y - target
+    wanted = np.linalg.solve(x.T @ x + 0.3 * (x**2).sum(axis=1).mean() * np.eye(10), x.T @ y)
     np.testing.assert_allclose(kernel, wanted, atol=1e-5)
+    np.testing.assert_allclose(bias, target - mean @ wanted, atol=1e-5)
 
 
 def test_words_of_labels_left_out_find_their_items() -> None:
     vectors, labels, texts = made(30, 6, 0.4)
     seen = np.arange(30) < 24
     mine = np.flatnonzero(labels[:, seen].any(axis=1))
-    kernel, _ = ridge_map(
+    (kernel, bias), _ = ridge_map(
         len(mine), lambda places: (vectors[mine[places]], labels[mine[places]][:, seen]), texts[seen], 0
     )
     items = NamedItems(
-        unit(vectors @ kernel),
+        unit(vectors @ kernel + bias),
         [(int(row.argmax()),) for row in labels],
         np.arange(len(labels), dtype=np.uint64),
         labels[:, seen].any(axis=1),

@@ -67,13 +67,14 @@ def evaluate_words(
     Raises:
         SpecError: when the feature is not made by a head of kind devise, or its source has no labels.
     """
-    entry, _ = find_output(release, node.feature, EMBEDDING)
-    model = str(entry.recipe.get("head", ""))
-    if not model:
+    known = release.features.get(node.feature)
+    model = "" if known is None else str(known.recipe.get("head", ""))
+    if known is not None and not model:
         raise SpecError(
             f"evaluations.{spec_name}: feature {node.feature!r} is not made by a head; words are measured on a feature "
             "of an encoder {kind: head} whose head is of kind devise."
         )
+    entry, _ = find_output(release, node.feature, EMBEDDING)
     card, towers = read_towers(objects, model)
     if card.kind != DEVISE:
         raise SpecError(

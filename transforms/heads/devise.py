@@ -195,8 +195,8 @@ def learn_method(
         state = train_epochs(learner, spec.epochs, spec.patience, folder, on_stage)
         return LearnedMethod(state, tower_of(state.weights, method, classes), learner.key)
     began = time.perf_counter()
-    kernel, penalty = ridge_map(len(items), items.batch, classes, spec.seed)
-    weights = {f"{CLIP}.0.kernel": kernel, f"{CLIP}.0.bias": np.zeros(classes.shape[1], np.float32)}
+    (kernel, bias), penalty = ridge_map(len(items), items.batch, classes, spec.seed)
+    weights = {f"{CLIP}.0.kernel": kernel, f"{CLIP}.0.bias": bias}
     tower = tower_of(weights, method, classes)
     some = items.batch(np.arange(min(len(items), _MOST_MEASURED), dtype=np.int64))
     target = unit_rows(some[1].astype(np.float32) @ classes)

@@ -26,13 +26,12 @@ from cliploom.transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
 from cliploom.transforms.metrics.combine_ranks import AveragePrecisionFn, RankMetricsFn
 from cliploom.transforms.metrics.intervals import Figure
 from cliploom.transforms.metrics.labels import LabelMetrics
-from cliploom.transforms.metrics.retrieval import RetrievalMetrics, hashed_uids, ranked_labels
+from cliploom.transforms.metrics.retrieval import HIT_KS, RetrievalMetrics, hashed_uids, ranked_labels
 from cliploom.transforms.metrics.segments import SegmentMetrics
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.wire import Spread
 
-HIT_KS = (1, 5, 10, 20)
 MOST_SCORES = 1 << 24
 """Scores that mean average precision is taken of: 4,300 videos of 3,862 classes, a sample where there are more."""
 _BATCH = 256

@@ -19,6 +19,8 @@ from cliploom.transforms.metrics.chance import chance_of_ranks
 from cliploom.transforms.metrics.intervals import Figure, mean_figures, median_figure
 
 KS = (1, 5, 10)
+HIT_KS = (1, 5, 10, 20)
+"""Of flat hit@k."""
 
 
 @dataclass(frozen=True)
