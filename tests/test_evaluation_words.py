@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,11 @@ def test_a_release_has_the_figures_of_seen_and_unseen_words(project: Path) -> No
     # The rival calls each picture by the next colour.
     assert found.parts[f"conse: {BOTH}"].figures["hit@1"].value == 0
     assert found.parts[f"conse: {FOUND}"].figures["R@1"].value == 0
+    # The figures stand beside the head's card, too.
+    folder = project / "store" / str(release.features["words"].recipe["head"])
+    assert json.loads((folder / "evaluations.json").read_text()) == {"release": 2, "figures": release.figures}
+    page = (folder / "EVALUATIONS.md").read_text()
+    assert f"| {FOUND} | mAP | 1.0000 | 1.0000 to 1.0000 |" in page
     again = evaluate_declared(str(project / "spec.yaml"), None, None, lambda text: None)["words"]
     assert again.to_dict() == release.figures["words"]
     rows = compare_releases(str(project / "store"), 1, release.release)

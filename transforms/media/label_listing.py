@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.records import LABELS_KEY
 from cliploom.schemas.sources import FolderTexts, LabelColumn, LabelFile, MediaSource
 from cliploom.transforms.inputs.ids import id_text
 from cliploom.transforms.inputs.joins import JoinedUids, join_uids
@@ -20,8 +21,7 @@ from cliploom.transforms.store.uris import absolute, is_remote, path_to_uri, uri
 from cliploom.transforms.tfrecords.settings import read_vocabulary_file
 
 SEPARATOR = ";"
-KEY = "labels"
-"""Key of an item's metadata with its labels, a list of [index or null, name]."""
+KEY = LABELS_KEY
 
 
 def _ignore(sentence: str) -> None:
