@@ -62,7 +62,7 @@ features:
 exports:
   pairs: {kind: pairs, feature: clips, text: speech, format: hdf5, splits: {shares: {train: 90%, validation: 10%}}}
 heads:
-  joint: {kind: two_tower, pairs: pairs}
+  joint: {kind: two_tower, pairs: pairs, dims: [1536, 1536], learning_rate: 1e-4}
 """
 
 
@@ -78,33 +78,46 @@ def sentences_of(video: int, count: int) -> list[str]:
     return [f"#C C {combined[number]} in the {place}" for number in random.permutation(len(combined))[:count]]
 
 
-def clip_features(vectors: NDArray[np.float32], video: int) -> NDArray[np.float32]:
+def clip_features(vectors: NDArray[np.float32], video: int, noise: float = 1.0) -> NDArray[np.float32]:
     """Features of a whole video, float32 [rows, 1536].
 
     Args:
         vectors: of its sentences, float32 [sentences, 384], of length 1; sentence i is at ``SPACING_S`` * i + 2 s.
         video: its number, the seed of its noise.
+        noise: all of it is multiplied by this.
     """
     shared = np.random.default_rng(0).normal(size=(vectors.shape[1], DIM)) * 2
     random = np.random.default_rng([2, video])
     signal = np.tanh(vectors @ shared)
-    signal += SAME_MOMENT * random.normal(size=signal.shape) + SAME_VIDEO * random.normal(size=DIM)
+    signal += noise * (SAME_MOMENT * random.normal(size=signal.shape) + SAME_VIDEO * random.normal(size=DIM))
     rows = math.ceil(len(vectors) * SPACING_S * RATE)
     moments = np.minimum((np.arange(rows) / RATE / SPACING_S).astype(int), len(vectors) - 1)
-    return np.asarray(signal[moments] + EACH_ROW * random.normal(size=(rows, DIM)), np.float32)
+    return np.asarray(signal[moments] + noise * EACH_ROW * random.normal(size=(rows, DIM)), np.float32)
 
 
-def write_project(folder: Path, videos: int, each: int) -> None:
-    """Narrations, features and the spec."""
+def write_project(
+    folder: Path, videos: int, each: int, dims: tuple[int, int] = (DIM, DIM), noise: float = 1.0, rate: float = 1e-4
+) -> None:
+    """Narrations, features and the spec.
+
+    Args:
+        folder: made when missing.
+        videos: how many.
+        each: sentences of a video.
+        dims: of the towers.
+        noise: of the features, see ``clip_features``.
+        rate: the learning rate.
+    """
     (folder / "feats").mkdir(parents=True)
-    (folder / "spec.yaml").write_text(SPEC)
+    spec_text = SPEC.replace("[1536, 1536]", str(list(dims))).replace("1e-4", f"{rate:g}")
+    (folder / "spec.yaml").write_text(spec_text)
     spec = load_spec(folder / "spec.yaml")
     _, minilm = prepared_text_encoder(spec, folder, "minilm", open_store(spec, folder))
     narrations = {}
     for video in range(videos):
         uid, said = f"v{video:04}", sentences_of(video, each)
         vectors = minilm.encode([text.replace("#C", "Camera wearer") for text in said])
-        np.save(folder / "feats" / f"{uid}.npy", clip_features(np.asarray(vectors, np.float32), video))
+        np.save(folder / "feats" / f"{uid}.npy", clip_features(np.asarray(vectors, np.float32), video, noise))
         rows = [
             {"timestamp_sec": SPACING_S * place + 2, "narration_text": text, "annotation_uid": uid}
             for place, text in enumerate(said)
@@ -113,8 +126,17 @@ def write_project(folder: Path, videos: int, each: int) -> None:
     (folder / "narration.json").write_text(json.dumps(narrations))
 
 
-def train_by_hand(store: str, epochs: int, seed: int) -> dict[str, float]:
+def train_by_hand(
+    store: str, epochs: int, seed: int, dims: tuple[int, int] = (DIM, DIM), rate: float = 1e-4
+) -> dict[str, float]:
     """The tutorial's model, loss and optimizer in PyTorch, over pairs in memory.
+
+    Args:
+        store: with the export ``pairs``.
+        epochs: all are run.
+        seed: of weights and order.
+        dims: of the towers.
+        rate: the learning rate.
 
     Returns:
         ``recall@10`` of the best epoch, its number, and the seconds of all.
@@ -132,7 +154,7 @@ def train_by_hand(store: str, epochs: int, seed: int) -> dict[str, float]:
         data[split] = [torch.from_numpy(np.array(each)) for each in pairs.batch(range(len(pairs)))]
 
     def tower(width: int) -> nn.Sequential:
-        made = nn.Sequential(nn.Linear(width, DIM), nn.ReLU(), nn.Linear(DIM, DIM))
+        made = nn.Sequential(nn.Linear(width, dims[0]), nn.ReLU(), nn.Linear(*dims))
         for layer in (made[0], made[2]):
             nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("relu"))
             nn.init.zeros_(layer.bias)
@@ -141,7 +163,7 @@ def train_by_hand(store: str, epochs: int, seed: int) -> dict[str, float]:
     clips, texts = data["train"]
     clip, text = tower(clips.shape[1]), tower(texts.shape[1])
     scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-    optimizer = torch.optim.AdamW([*clip.parameters(), *text.parameters(), scale], lr=1e-4, betas=(0.98, 0.9), eps=1e-6)
+    optimizer = torch.optim.AdamW([*clip.parameters(), *text.parameters(), scale], lr=rate, betas=(0.98, 0.9), eps=1e-6)
     began, best = time.perf_counter(), {"recall@10": 0.0, "epoch": 0.0}
     for epoch in range(1, epochs + 1):
         for chosen in torch.randperm(len(clips)).split(128):
@@ -163,12 +185,13 @@ def train_by_hand(store: str, epochs: int, seed: int) -> dict[str, float]:
     return best | {"seconds": time.perf_counter() - began}
 
 
-def in_child(folder: Path, epochs: int, seed: int) -> dict[str, float]:
+def in_child(
+    folder: Path, epochs: int, seed: int, dims: tuple[int, int] = (DIM, DIM), rate: float = 1e-4
+) -> dict[str, float]:
     """``train_by_hand`` in a process of its own: PyTorch and TensorFlow don't share one well."""
-    command = [sys.executable, "-m", "benchmarks.learn", "--by-hand", str(folder / "store")]
-    done = subprocess.run(
-        [*command, "--epochs", str(epochs), "--seed", str(seed)], check=True, stdout=subprocess.PIPE, text=True
-    )
+    settings = [str(folder / "store"), epochs, seed, *dims, rate]
+    command = [sys.executable, "-m", "benchmarks.learn", "--by-hand", json.dumps(settings)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -194,15 +217,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--each", type=int, default=50, help="sentences a video")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--by-hand", metavar="STORE", help=argparse.SUPPRESS)
+    parser.add_argument("--by-hand", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help="folder that keeps the data for the next run")
     options = parser.parse_args(argv)
     if options.by_hand:
-        print(json.dumps(train_by_hand(options.by_hand, options.epochs, options.seed)))
+        store, epochs, seed, first, second, rate = json.loads(options.by_hand)
+        print(json.dumps(train_by_hand(store, epochs, seed, (first, second), rate)))
         return 0
     with tempfile.TemporaryDirectory(prefix="cliploom-benchmark-") as scratch:
         root = options.root or Path(scratch)
-        if not (root / "store" / "_releases").exists() and not (root / "spec.yaml").exists():
+        if not (root / "narration.json").exists():
             write_project(root, options.videos, options.each)
         run_project(root)
         theirs = in_child(root, options.epochs, options.seed)

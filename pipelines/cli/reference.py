@@ -33,6 +33,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("sources: kind narrations", sources.NarrationsSource),
     ("sources.<name>.columns of narrations", sources.TextColumns),
     ("keep: of narrations and pairs", spec_base.KeepSpec),
+    ("sources: kind media, labels of folders named by ids", sources.FolderTexts),
     ("sources: kind labels", sources.LabelsSource),
     ("sources: kind precomputed", sources.PrecomputedSource),
     ("sources.<name>.window of precomputed features", sources.WindowLawSpec),
