@@ -13,6 +13,7 @@ from vector_heads import put_towers
 
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
 from cliploom.pipelines.training.comparing import compare_releases
+from cliploom.pipelines.training.evaluate import evaluate_head
 from cliploom.pipelines.training.measuring import evaluate_declared
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec_file import load_document, parse_document
@@ -128,6 +129,12 @@ def test_a_release_has_the_figures_of_seen_and_unseen_words(project: Path) -> No
     assert again.to_dict() == release.figures["words"]
     rows = compare_releases(str(project / "store"), 1, release.release)
     assert any(row.name == f"words: {FOUND} mAP" and row.new == pytest.approx(1) for row in rows)
+    assert any(row.name == "head words of words: recall@10" and (row.old, row.new) == (None, 0.5) for row in rows)
+
+
+def test_a_head_of_vectors_is_measured_on_its_feature(project: Path) -> None:
+    with pytest.raises(SpecError, match=r"of kind devise and gives vectors; measure a feature .* --kind words"):
+        evaluate_head(str(project / "store"), "words")
 
 
 def test_other_features_are_refused_with_the_kind_to_use(project: Path) -> None:
