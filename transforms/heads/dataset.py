@@ -117,7 +117,7 @@ def gather(
                             files[chosen].write(video.vector.tobytes())
                             kept[chosen].append(labels)
                             texts[chosen].append(video.texts)
-                    if number == len(groups) or time.monotonic() - shown_s >= _EVERY_S:
+                    if number in (1, len(groups)) or time.monotonic() - shown_s >= _EVERY_S:
                         shown_s = time.monotonic()
                         on_stage(f"{split}: {number} of {len(groups)} groups of parts read")
         dims = {split: sum(each.dim for each in readings[TRAIN].inputs) for split in kept}
