@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -176,7 +175,9 @@ def _rate(name: str, folder: Path, rows: int) -> dict[str, float]:
             rates.append(done / spent)
         if spent > LONG_S:
             break
-    return {"rate": max(rates), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return {"rate": max(rates), "peak_mb": int(status.split("VmHWM:")[1].split()[0]) / 1024}
 
 
 def write_pairs(folder: Path, videos: int, texts: int) -> None:
