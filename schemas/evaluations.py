@@ -100,7 +100,25 @@ class LabelsEvaluation(Model):
     seed: NonNegativeInt = 0
 
 
-Evaluation = Annotated[RetrievalEvaluation | SimilarEvaluation | LabelsEvaluation, Field(discriminator="kind")]
+class WordsEvaluation(Model):
+    """Items and the words of their labels, by a head of kind devise: flat hit@k of seen, of unseen and of both labels.
+
+    Attributes:
+        feature: of an encoder of kind ``head`` whose head is of kind devise. The labels are those of its source; one
+            that the head was not trained on is unseen.
+        only: a file with one uid a line; other items are left out.
+        seed: of the intervals.
+    """
+
+    kind: Literal["words"]
+    feature: Name
+    only: str | None = None
+    seed: NonNegativeInt = 0
+
+
+Evaluation = Annotated[
+    RetrievalEvaluation | SimilarEvaluation | LabelsEvaluation | WordsEvaluation, Field(discriminator="kind")
+]
 
 Figures = dict[str, Any]
 """What a release says about one evaluation: see ``cliploom.transforms.evaluation.results.Evaluated.to_dict``."""

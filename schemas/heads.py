@@ -50,6 +50,19 @@ class HeadTransform(Model):
     unit: bool = False
 
 
+class Retrain(Model):
+    """When a run trains a head again before it publishes.
+
+    Attributes:
+        after: share of the training data that is new or gone since the last training.
+        margin: how much worse the validation figure of the new model may be, as a difference; beyond it the run stops
+            with exit code 3 and the old model stays (``--accept-worse`` publishes the new one).
+    """
+
+    after: Share
+    margin: Annotated[NonNegativeFloat, Field(strict=False)] = 0.01
+
+
 class HeadSpec(Model):
     """A logistic regression from vectors to the labels of the table ``labels``, trained by ``cliploom train``.
 
@@ -68,6 +81,7 @@ class HeadSpec(Model):
         epochs: the most.
         patience: epochs without a smaller validation loss, after which training ends; the best epoch is kept.
         seed: of the holdout and of the order of videos.
+        retrain: when a run trains it again; ``margin`` is of Hit@1.
     """
 
     kind: Literal["logistic"] = "logistic"
@@ -84,6 +98,7 @@ class HeadSpec(Model):
     epochs: Count = 100
     patience: Count = 10
     seed: NonNegativeInt = 0
+    retrain: Retrain | None = None
 
     @model_validator(mode="after")
     def _one_validation(self) -> HeadSpec:
@@ -102,7 +117,7 @@ class HeadSpec(Model):
     @property
     def recipe(self) -> dict[str, Any]:
         """What of the node a trained head depends on; keys that came later are left out at their defaults."""
-        later = {"kind"} | ({"class_weights"} if self.class_weights == "videos" else set())
+        later = {"kind", "retrain"} | ({"class_weights"} if self.class_weights == "videos" else set())
         return self.model_dump(mode="json", exclude=later)
 
     @property
@@ -232,7 +247,12 @@ class HeadCard:
         settings: the head's node of the spec, defaults filled in.
         videos: ``train`` and ``validation``.
         majority: Hit@1 of always naming the training videos' most frequent class.
-        metrics: of the validation videos, by the names of ``cliploom.transforms.metrics.labels.LabelMetrics``.
+        metrics: of the validation videos, by the names of ``cliploom.transforms.metrics.labels.LabelMetrics``, and
+            ``previous_model``, the Hit@1 of the model that was in use.
+        figures: flat hit@k and mAP of the validation videos, as ``cliploom evaluate`` gives them, with intervals and
+            chance levels.
+        items, sketch: of what the training read, see ``cliploom.transforms.heads.sketches``.
+        seconds: that the training took.
         epochs: every epoch; ``best`` is the number of the one that was kept.
     """
 
@@ -253,6 +273,15 @@ class HeadCard:
     epochs: tuple[EpochFigures, ...]
     best: int
     libraries: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    items: int = 0
+    sketch: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The metric that says whether it is better than the last one."""
+        return "hit_at_1"
 
     @property
     def spec(self) -> HeadSpec:
@@ -279,7 +308,8 @@ class HeadCard:
         inputs = tuple(InputColumn(**each) for each in value["inputs"])
         classes = tuple(HeadClass(**each) for each in value["classes"])
         epochs = tuple(EpochFigures(**each) for each in value["epochs"])
-        return cls(**(value | {"inputs": inputs, "classes": classes, "epochs": epochs}))
+        sketch = tuple(value.get("sketch", ()))
+        return cls(**(value | {"inputs": inputs, "classes": classes, "epochs": epochs, "sketch": sketch}))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from cliploom.schemas.digests import digest_of
 ORDINAL_BITS = 24
 MAX_ORDINAL = (1 << ORDINAL_BITS) - 1
 MAX_ITEM_NO = (1 << (63 - ORDINAL_BITS)) - 1
+LABELS_KEY = "labels"
+"""Key of an item's metadata with its labels, a list of [index or null, name]."""
 
 
 def row_id(item_no: int, ordinal: int) -> int:

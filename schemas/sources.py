@@ -43,6 +43,25 @@ class LabelFile(Model):
     encoding: str | None = None
 
 
+class FolderTexts(Model):
+    """Labels from the names of folders that are ids, such as WordNet's ``n02123045``: ``{folder, texts: words.txt}``.
+
+    The label of a file is that of the nearest folder above it whose name is in the list. Files below no such folder
+    have no label.
+
+    Attributes:
+        folder: no value, or ``true``: says where the ids stand.
+        texts: a file with an id, a tab and words on each line, synonyms separated by commas, as ImageNet's
+            ``words.txt``; the words become the label's name.
+        ids: a file with one id a line, as ``wnids.txt``: the classes, numbered from 0 in this order. Without it all ids
+            of ``texts`` are classes, in the order of that file.
+    """
+
+    folder: Literal[True] | None
+    texts: Text
+    ids: Text | None = None
+
+
 class HttpSpec(Model):
     """How files at http(s) addresses are fetched.
 
@@ -88,6 +107,7 @@ class MediaSource(Model):
         tone_map: show high dynamic range (PQ, HLG) and the wide colours of BT.2020 as ordinary video (default);
             ``false`` takes the values as they are stored.
         labels: what items are, into the table ``labels``: ``folder`` (the one that a file lies in),
+            ``{folder, texts: words.txt}`` (the same, where folders are named by ids such as WordNet's),
             ``{column: ...}`` of the table, or ``{csv: ...}``.
         vocabulary: CSV of classes with the columns Index and Name, which gives labels their numbers; without it
             they are numbered in the order of their names.
@@ -106,7 +126,7 @@ class MediaSource(Model):
     stereo: Literal["left"] | None = None
     deinterlace: bool = True
     tone_map: bool = True
-    labels: Literal["folder"] | LabelColumn | LabelFile | None = None
+    labels: Literal["folder"] | LabelColumn | LabelFile | FolderTexts | None = None
     vocabulary: str | None = None
 
     @model_validator(mode="after")
@@ -117,6 +137,8 @@ class MediaSource(Model):
             raise ValueError("'types' chooses among the files of a 'glob'; leave it out where a table lists them")
         if self.format is not None and self.table is None:
             raise ValueError(f"'format: {self.format}' is how a 'table' is written; name the table")
+        if isinstance(self.labels, FolderTexts) and self.vocabulary is not None:
+            raise ValueError("'labels.texts' names and numbers the classes; leave 'vocabulary' out")
         if self.encoding is not None and (self.table is None or self.format is not None):
             raise ValueError("'encoding' is of a 'table' that is CSV or JSONL; leave it out")
         return self

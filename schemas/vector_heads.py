@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Tag, model_validator
 
 from cliploom.schemas.exports import SplitSpec, TakeSpec
-from cliploom.schemas.heads import HeadInput, HeadSpec, ZeroShotSpec
+from cliploom.schemas.heads import HeadInput, HeadSpec, Retrain, ZeroShotSpec
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.release import OutputEntry
 from cliploom.schemas.spec_base import KeepSpec, Model, Name, Text
@@ -33,19 +33,6 @@ MOST_SCALE = math.log(100)
 
 Rate = Annotated[PositiveFloat, Field(strict=False)]
 Part = Annotated[NonNegativeFloat, Field(strict=False, lt=1)]
-
-
-class Retrain(Model):
-    """When a run trains a head again before it publishes.
-
-    Attributes:
-        after: share of the training data that is new or gone since the last training.
-        margin: how much worse the validation figure of the new model may be, as a difference; beyond it the run stops
-            with exit code 3 and the old model stays (``--accept-worse`` publishes the new one).
-    """
-
-    after: Share
-    margin: Annotated[NonNegativeFloat, Field(strict=False)] = 0.01
 
 
 class VectorInput(Model):
@@ -165,8 +152,10 @@ class DeviseSpec(Model):
         unseen: labels that are kept from training, by name, to measure how well words find them.
         holdout: share of the labels that is kept so, by hash of the name with ``seed``; 20% by default.
         validation: share of the items of the other labels that is kept from training, to measure on; 20%.
-        method: ``head``: the MLP; ``conse``: the mean of the text vectors of the ten most probable trained classes, by
-            their probabilities under a linear classifier; ``auto``: the one that finds the unseen labels better.
+        method: ``head``: the MLP; ``ridge``: the linear map with the smallest squared error, whose penalty is chosen by
+            leaving labels out, for few labels; ``conse``: the mean of the text vectors of the ten most probable trained
+            classes, by their probabilities under a linear classifier; ``auto``: the one by which the words of unseen
+            labels find their items best.
         hidden: widths of the layers before the last one.
         dropout: share of the hidden values that are dropped in training.
         loss: ``cosine``: 1 - cosine to the label's text vector; ``hinge``: the paper's rank loss with ``margin``.
@@ -186,7 +175,7 @@ class DeviseSpec(Model):
     unseen: list[Text] | None = None
     holdout: Share | None = None
     validation: Share = 0.2
-    method: Literal["head", "conse", "auto"] = "head"
+    method: Literal["head", "ridge", "conse", "auto"] = "head"
     hidden: list[Count] = [600, 300]
     dropout: Part = 0.1
     loss: Literal["cosine", "hinge"] = "cosine"
@@ -284,6 +273,9 @@ class VectorHeadCard:
         text_model: folder of the prepared text encoder that queries go through; empty when there is none.
         method: of DeViSE, what was chosen.
         metrics: of the validation data, those of the epoch that was kept; ``key`` names the one that decides.
+        figures: the same measured as ``cliploom evaluate`` does, with intervals, chance levels and numbers of queries:
+            by part, see ``cliploom.transforms.metrics.retrieval.RetrievalMetrics.to_dict``.
+        labels: names of the labels that DeViSE was trained on; any other is one that it has not seen.
     """
 
     name: str
@@ -308,6 +300,8 @@ class VectorHeadCard:
     method: str = ""
     seconds: float = 0.0
     libraries: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def normalize(self) -> bool:
@@ -323,7 +317,8 @@ class VectorHeadCard:
         """Read back what ``to_dict`` gave."""
         inputs = {side: TowerInput(**each) for side, each in value["inputs"].items()}
         epochs = tuple(TowerEpoch(**each) for each in value["epochs"])
-        return cls(**(value | {"inputs": inputs, "epochs": epochs, "sketch": tuple(value["sketch"])}))
+        labels = tuple(value.get("labels", ()))
+        return cls(**(value | {"inputs": inputs, "epochs": epochs, "sketch": tuple(value["sketch"]), "labels": labels}))
 
 
 @dataclass(frozen=True)

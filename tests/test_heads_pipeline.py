@@ -24,8 +24,16 @@ from cliploom.pipelines.planning.head_jobs import describe_head_change
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
 from cliploom.pipelines.training.evaluate import evaluate_head
 from cliploom.pipelines.training.predict import file_inputs, predict_file
-from cliploom.pipelines.training.train import Training, check_videos, prepare_training, train_head
-from cliploom.schemas.errors import MissingExtraError, SpecError, StoreError
+from cliploom.pipelines.training.retraining import due_heads
+from cliploom.pipelines.training.train import (
+    Training,
+    check_videos,
+    measure_labels,
+    prepare_training,
+    take_over,
+    train_head,
+)
+from cliploom.schemas.errors import LimitError, MissingExtraError, SpecError, StoreError
 from cliploom.schemas.heads import EpochFigures, HeadCard, HeadClass, InputColumn
 from cliploom.schemas.spec_file import load_document, load_spec, parse_document
 from cliploom.schemas.tfrecords import RatedSegment, Yt8mFrames
@@ -404,7 +412,57 @@ def test_class_weights_without_a_vocabulary_say_what_to_add(first: Project) -> N
 
 
 def test_keys_that_came_later_leave_a_trained_heads_name_alone(first: Project) -> None:
-    assert prepared(first).spec.recipe.keys().isdisjoint({"kind", "class_weights"})
+    assert prepared(first).spec.recipe.keys().isdisjoint({"kind", "class_weights", "retrain"})
+
+
+def test_a_head_of_labels_is_trained_again_when_enough_has_changed(project: Project) -> None:
+    objects, retrain = ObjectStore(project.store), "heads.labels.retrain={after: 20%, margin: 0.05}"
+    spec = load_spec(project.folder / "spec.yaml", [retrain])
+    training = prepared(project, retrain)
+    assert training.digest == prepared(project).digest
+    assert [each.reason for each in due_heads(spec, project.folder, objects)] == [
+        "head labels is trained for the first time"
+    ]
+    items, sketch = training.sketch
+    assert items == 2  # shards
+    card = replace(card_of(INPUTS, KNOWN, holdout="50%"), items=items, sketch=sketch, seconds=65.0)
+    assert HeadCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+    put_head(project.store, card, np.ones((9, 4), np.float32), np.zeros(4, np.float32), project.folder / "head")
+    assert due_heads(spec, project.folder, objects) == []
+    project.write("c.tfrecord", VIDEOS[:5])
+    project.run()
+    (due,) = due_heads(spec, project.folder, objects)
+    assert due.reason == "head labels is trained again: 50% of its data changed; the last training took 65s"
+    # A model that got worse by more than the margin is not taken over.
+    before = current_model(objects, "labels")
+    new = prepared(project, retrain)
+    worse = replace(card, metrics={"hit_at_1": 0.5, "previous_model": 0.6})
+    with pytest.raises(LimitError, match=r"hit_at_1 0.5000 where the last model has 0.6000 .*--accept-worse"):
+        take_over(objects, new, worse, accept_worse=False)
+    assert current_model(objects, "labels") == before
+    take_over(objects, new, worse, accept_worse=True)
+    assert current_model(objects, "labels") == new.model
+
+
+def test_cards_have_figures_with_intervals_and_those_of_the_last_head(first: Project) -> None:
+    random = np.random.default_rng(0)
+    labels = [(int(number),) for number in random.integers(0, CLASSES, 50)]
+    vectors = np.zeros((50, RGB + AUDIO), np.float32)
+    vectors[np.arange(50), [label for (label,) in labels]] = 1
+    training = prepared(first)
+    right = np.zeros((RGB + AUDIO, CLASSES), np.float32)
+    right[:CLASSES] = np.eye(CLASSES) * 9
+    new = PlainHead(card_of(INPUTS, KNOWN), right, np.zeros(CLASSES, np.float32))
+    # The last head names each class by the next one's number, but for class 0; it does not know class 1.
+    other = tuple(HeadClass(label, f"class {label}") for label in (0, 3, 2, 7))
+    last = PlainHead(card_of(INPUTS, other), right, np.zeros(CLASSES, np.float32))
+    metrics, figures = measure_labels(new, Videos(vectors, labels), training, last)
+    assert metrics["hit_at_1"] == 1
+    assert metrics["previous_model"] == pytest.approx(np.mean([label in (0, 2) for (label,) in labels]))
+    hit = figures["item to label"]["figures"]["hit@1"]
+    assert (hit["value"], hit["low"], hit["high"], hit["chance"]) == (1, 1, 1, pytest.approx(1 / CLASSES))
+    assert figures["item to label"]["queries"] == 50
+    assert figures["item to label"]["figures"]["mAP"]["value"] == 1
 
 
 def test_too_little_to_learn_from_is_told(first: Project) -> None:

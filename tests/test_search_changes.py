@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_store import GOLDEN
+from PIL import Image
 from stores import SmallStore
 from vector_store import VectorStore, vector_project
 from web_server import Page, web_server
@@ -117,6 +118,30 @@ def test_narrations_and_frames_of_a_moment_are_one(small_store: SmallStore) -> N
     # The frame on screen and what is said over it are one moment, as long as both.
     assert told[0].start_s == 0
     assert told[0].end_s >= 1
+
+
+def test_a_narration_named_without_the_extension_of_its_file_is_the_same_hit(tmp_path: Path) -> None:
+    """As in EPIC-KITCHENS: texts of ``P01_03``, an item ``P01_03.png``."""
+    (tmp_path / "media").mkdir()
+    for name, colour in (("P01_03", (200, 0, 0)), ("P01_04", (0, 0, 200))):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "media" / f"{name}.png")
+    (tmp_path / "told.csv").write_text("uid,start_s,text\nP01_03,0,a cup of coffee\nP01_09,0,a cup of tea\n")
+    spec = VectorStore(tmp_path)
+    spec.spec.write_text(
+        "version: 1\nname: kitchens\nstore: ./store\nsources:\n"
+        '  clips: {kind: media, glob: "media/*", uid: file}\n'
+        "  told: {kind: narrations, format: csv, path: told.csv}\n"
+        "encoders: {minilm: {kind: minilm}, lite0: {kind: efficientnet_lite0, text_encoder: minilm}}\n"
+        "features:\n  frames: {source: clips, sample: {every: 1s}, encoder: lite0, outputs: [semantic]}\n"
+        "  speech: {source: told, encoder: minilm}\n"
+        "indexes: {frames: {feature: frames, kind: flat}, speech: {feature: speech, kind: flat}}\n"
+    )
+    spec.run()
+    hits = spec.open().search("a cup of coffee", moments=3)
+    assert (hits[0].uid, hits[0].source) == ("P01_03.png", "clips")
+    assert [moment.text for moment in hits[0].moments] == ["a cup of coffee"]
+    # Texts without an item stay hits of their own.
+    assert sorted(hit.uid for hit in hits) == ["P01_03.png", "P01_04.png", "P01_09"]
 
 
 def test_a_store_that_opens_no_files_takes_uids_and_bytes(built_store: SmallStore) -> None:

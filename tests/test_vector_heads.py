@@ -23,13 +23,25 @@ from cliploom.pipelines.training.vector_training import PREVIOUS, VectorTraining
 from cliploom.schemas.errors import EncodeError, LimitError, SpecError, StoreError
 from cliploom.schemas.heads import HeadSpec
 from cliploom.schemas.spec_file import load_document, load_spec, parse_document
-from cliploom.schemas.vector_heads import CLIP, TEXT, TRAIN, VALIDATION, DeviseSpec, TwoTowerSpec
+from cliploom.schemas.vector_heads import (
+    CLIP,
+    TEXT,
+    TRAIN,
+    VALIDATION,
+    DeviseSpec,
+    TowerInput,
+    TwoTowerSpec,
+    VectorHeadCard,
+)
 from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.published import current_model
 from cliploom.transforms.heads.recall import ranks_of, recall_figures
 from cliploom.transforms.heads.sketches import MOST, changed_share, sketch_of
 from cliploom.transforms.heads.towers import TOWERS_FILE, mix_classes, read_towers
+from cliploom.transforms.heads.word_figures import FOUND, SEEN
 from cliploom.transforms.heads.word_hits import class_vectors, hit_figures, synonyms_of
+from cliploom.transforms.metrics.intervals import Figure
+from cliploom.transforms.metrics.retrieval import RetrievalMetrics
 from cliploom.transforms.pair_training.pair_data import PairSet, order_of
 from cliploom.transforms.search.searching import open_store
 from cliploom.transforms.store.object_store import ObjectStore
@@ -222,11 +234,30 @@ def test_a_class_with_several_labels_is_hit_by_any() -> None:
 
 
 def test_auto_takes_what_finds_unseen_labels_better() -> None:
-    figures = {
-        "head": {"unseen_hit@1": 0.1, "unseen_hit@5": 0.3, "seen_hit@1": 0.9, "seen_hit@5": 1.0},
-        "conse": {"unseen_hit@1": 0.2, "unseen_hit@5": 0.4, "seen_hit@1": 0.1, "seen_hit@5": 0.2},
-    }
-    assert better_method(figures) == "conse"
+    def figures(part: str, **values: float) -> dict[str, RetrievalMetrics]:
+        known = {name.replace("_", "@"): Figure(value, value, value) for name, value in values.items()}
+        return {part: RetrievalMetrics(9, 9, 9, known)}
+
+    head = figures(SEEN, hit_1=0.9, hit_5=1.0) | figures(FOUND, mAP=0.1)
+    conse = figures(SEEN, hit_1=0.1, hit_5=0.2) | figures(FOUND, mAP=0.3)
+    assert better_method({"head": head, "ridge": head, "conse": conse}) == "conse"
+    del head[FOUND], conse[FOUND]
+    assert better_method({"head": head, "conse": conse}) == "head"
+
+
+def test_old_cards_without_figures_are_read() -> None:
+    card = json.loads(json.dumps(put_card().to_dict()))
+    assert VectorHeadCard.from_dict(card) == put_card()
+    del card["figures"], card["labels"]
+    assert VectorHeadCard.from_dict(card).labels == ()
+
+
+def put_card() -> VectorHeadCard:
+    tower = TowerInput("looks", "pooled", "pictures", 4, "space")
+    return VectorHeadCard(
+        "words", "devise", "0" * 16, "", "", 1, "run", {CLIP: tower}, 3, "text", {}, {}, 1, (1, 2), "", {}, "k", (), 1,
+        labels=("cat", "dog"), figures={"item to label, seen": {}},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [300, 30_000])

@@ -64,7 +64,9 @@ def evaluate(
     task: Annotated[str | None, typer.Option("--task", help="One of the spec's evaluations; all by default.")] = None,
     feature: Annotated[str | None, typer.Option("--feature", help="Measure this feature, without a spec.")] = None,
     output: Annotated[str | None, typer.Option("--output", help="Of the feature, if it has several.")] = None,
-    kind: Annotated[str, typer.Option("--kind", help="With --feature: retrieval, similar or labels.")] = "retrieval",
+    kind: Annotated[
+        str, typer.Option("--kind", help="With --feature: retrieval, similar, labels, words.")
+    ] = "retrieval",
     truth: Annotated[str | None, typer.Option("--truth", help="A table of uid, text, start_s, end_s.")] = None,
     texts: Annotated[str | None, typer.Option("--texts", help="A source of narrations, instead of --truth.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="What is ranked: item, moment or clip.")] = None,

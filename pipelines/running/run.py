@@ -28,13 +28,14 @@ from cliploom.pipelines.running.relay import relayed
 from cliploom.pipelines.running.report import run_report, write_report
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
+from cliploom.schemas.heads import ZeroShotSpec
 from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.media import PROBE_REVISION
 from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, RunPlan, declared
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
-from cliploom.schemas.vector_heads import DeviseSpec, ProjectionJob, TwoTowerSpec
+from cliploom.schemas.vector_heads import ProjectionJob
 from cliploom.transforms.inputs.listing import KnownListing
 from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
 from cliploom.transforms.precomputed.source import LIST
@@ -258,7 +259,7 @@ def run_spec(
     """
     objects = open_store(spec, base)
     with store_lock(objects, options.command):
-        if any(isinstance(head, TwoTowerSpec | DeviseSpec) and head.retrain for head in spec.heads.values()):
+        if any(not isinstance(head, ZeroShotSpec) and head.retrain for head in spec.heads.values()):
             from cliploom.pipelines.training.retraining import retrain
 
             retrain(spec, document, base, objects, on_stage, accept_worse=options.accept.worse)

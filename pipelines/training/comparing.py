@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cliploom.pipelines.training.vector_training import PREVIOUS
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.release import Release
 from cliploom.transforms.evaluation.results import Evaluated
 from cliploom.transforms.heads.plain import read_head
+from cliploom.transforms.heads.towers import read_vector_card
 from cliploom.transforms.metrics.intervals import Figure
 from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.releases import read_releases
@@ -66,11 +68,21 @@ def release_figures(objects: ObjectStore, release: Release) -> Iterator[tuple[st
                 yield from ((f"{name}: {part} {key}", figure) for key, figure in metrics.figures.items())
     for name, entry in release.heads.items():
         card = read_head(objects, entry.model).card
-        for key, number in card.metrics.items():
-            yield f"head {entry.head} of {name}: {key}", Figure(number, number, number)
+        yield from _of_head(f"head {entry.head} of {name}", card.metrics)
+    for name, feature in release.features.items():
+        if "head" in feature.recipe:
+            trained = read_vector_card(objects, str(feature.recipe["head"]))
+            yield from _of_head(f"head {trained.name} of {name}", trained.metrics)
     for name, index in release.indexes.items():
         if index.recall is not None:
             yield f"index {name}: recall@10 of exact search", Figure(index.recall, index.recall, index.recall)
+
+
+def _of_head(name: str, metrics: Mapping[str, float]) -> Iterator[tuple[str, Figure]]:
+    """Yield the metrics of a head's card, but for that of the model before it."""
+    for key, number in metrics.items():
+        if key != PREVIOUS:
+            yield f"{name}: {key}", Figure(number, number, number)
 
 
 def _compared(name: str, old: Figure | None, new: Figure | None) -> ComparedFigure:

@@ -14,9 +14,11 @@ from cliploom.pipelines.planning.head_jobs import input_columns
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.spec import Target
 from cliploom.schemas.spec_file import load_spec
+from cliploom.schemas.vector_heads import DEVISE
 from cliploom.transforms.evaluation.results import shown
 from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.published import trained_model
+from cliploom.transforms.heads.towers import is_vector_head, read_vector_card
 from cliploom.transforms.heads.truths import classes_of, read_truths
 from cliploom.transforms.metrics.intervals import Figure
 from cliploom.transforms.metrics.labels import LabelMetrics
@@ -74,6 +76,13 @@ def evaluate_head(
     objects, runner = opened(target)
     release = read_releases(objects).get(None)
     model = trained_model(objects, name)
+    if is_vector_head(objects, model):
+        kind = read_vector_card(objects, model).kind
+        how = "--kind words" if kind == DEVISE else "--kind retrieval --truth captions.csv"
+        raise SpecError(
+            f"Head {name!r} is of kind {kind} and gives vectors; measure a feature that it makes: "
+            f"`cliploom evaluate STORE --feature FEATURE {how}`."
+        )
     card = read_head(objects, model).card
     if card.zero_shot is not None:
         raise SpecError(

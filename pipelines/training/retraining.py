@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.training.train import prepare_vectors, train_head
+from cliploom.pipelines.training.train import prepare_training, prepare_vectors, train_head
 from cliploom.schemas.errors import CliploomError, LimitError, MissingExtraError, SpecError, StoreError
+from cliploom.schemas.heads import HeadSpec, ZeroShotSpec
 from cliploom.schemas.spec import Spec
 from cliploom.schemas.spec_file import parse_document
 from cliploom.schemas.units import format_duration
-from cliploom.schemas.vector_heads import DeviseSpec, TwoTowerSpec
+from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.published import current_model
 from cliploom.transforms.heads.sketches import changed_share
 from cliploom.transforms.heads.towers import is_vector_head, read_vector_card
@@ -72,19 +73,20 @@ def due_heads(
     if read_releases(objects).latest is None:
         return []
     for name, head in spec.heads.items():
-        if not isinstance(head, TwoTowerSpec | DeviseSpec) or head.retrain is None:
+        if isinstance(head, ZeroShotSpec) or head.retrain is None:
             continue
+        labels = isinstance(head, HeadSpec)
         try:
-            prepared = prepare_vectors(spec, base, name, objects)
+            prepare = prepare_training if labels else prepare_vectors
+            training = prepare(spec, base, name, objects).training
         except (SpecError, StoreError) as error:
             on_stage(f"head {name} can't be trained yet: {error}")
             continue
-        training = prepared.training
         model = current_model(objects, name)
-        if model is None or not is_vector_head(objects, model):
+        if model is None or is_vector_head(objects, model) == labels:
             found.append(DueHead(name, 1.0, 0.0))
             continue
-        card = read_vector_card(objects, model)
+        card = read_head(objects, model).card if labels else read_vector_card(objects, model)
         share = changed_share((card.items, card.sketch), training.sketch)
         if model != training.model and share > 0 and share >= head.retrain.after:
             found.append(DueHead(name, share, card.seconds or 1.0))

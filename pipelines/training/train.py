@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from cliploom.pipelines.launching.runner import run_graph
 from cliploom.pipelines.launching.target import open_store
@@ -49,18 +52,21 @@ from cliploom.transforms.heads.published import (
     current_model,
     head_folder,
     is_published,
-    publish_head,
     put_head_files,
     use_head,
 )
+from cliploom.transforms.heads.sketches import sketch_of
 from cliploom.transforms.heads.towers import Tower, is_vector_head, read_towers, read_vector_card
 from cliploom.transforms.heads.transform import LearnedStep, read_steps, steps_of_inputs, write_steps
 from cliploom.transforms.heads.truths import classes_of, hot_rows, read_truths
+from cliploom.transforms.metrics.average_precision import AveragePrecisionAccumulator
 from cliploom.transforms.metrics.labels import LabelAccumulator
+from cliploom.transforms.metrics.retrieval import HIT_KS, RankAccumulator, RetrievalMetrics, ranked_labels
 from cliploom.transforms.store.local_folder import private_folder
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.store.tables import contents_of
 from cliploom.transforms.tfrecords.vocabulary import LabelClass
 
 SAVED_MODEL, TRANSFORM = "saved_model", "transform"
@@ -77,6 +83,7 @@ class Training:
         readings: by split, where its videos come from.
         sources: by split.
         counts: training videos of each class, as the vocabulary has them; None to count those that are there.
+        sketch: of what is read, see ``cliploom.transforms.heads.sketches``.
     """
 
     name: str
@@ -87,6 +94,12 @@ class Training:
     sources: dict[str, str]
     classes: tuple[HeadClass, ...]
     counts: tuple[int, ...] | None = None
+    sketch: tuple[int, tuple[int, ...]] = (0, ())
+
+    @property
+    def training(self) -> Training:
+        """Itself, as other kinds of preparations have it."""
+        return self
 
     @property
     def model(self) -> str:
@@ -136,18 +149,20 @@ def train_head(
         return train_vector_head(spec, base, name, objects, on_stage, accept_worse=accept_worse)
     training = prepare_training(spec, base, name, objects)
     if is_published(objects, training.model):
-        use_head(objects, name, training.digest)
-        return Trained(objects.uri, training.model, read_head(objects, training.model).card, fresh=False)
+        card = read_head(objects, training.model).card
+        take_over(objects, training, card, accept_worse=accept_worse)
+        return Trained(objects.uri, training.model, card, fresh=False)
     work = working_folder(objects, name, training.digest)
     with store_lock(ObjectStore(work), f"cliploom train --head {name}"):
         on_stage(f"reading release {training.release.release}")
         videos = gather(objects, training.release, training.readings, training.spec.seed, work / "videos", on_stage)
         check_videos(training, videos)
-        card = learn(training, videos, work, on_stage)
+        card = learn(training, videos, work, on_stage, last_head(objects, training))
         on_stage("publishing")
-        model = publish_head(objects, work / "model", name, training.digest)
+        put_head_files(objects, work / "model", training.model)
     shutil.rmtree(work, ignore_errors=True)
-    return Trained(objects.uri, model, card, fresh=True)
+    take_over(objects, training, card, accept_worse=accept_worse)
+    return Trained(objects.uri, training.model, card, fresh=True)
 
 
 def train_vector_head(
@@ -176,7 +191,9 @@ def train_vector_head(
     return Trained(objects.uri, training.model, card, fresh=True)
 
 
-def take_over(objects: ObjectStore, training: VectorTraining, card: VectorHeadCard, *, accept_worse: bool) -> None:
+def take_over(
+    objects: ObjectStore, training: Training | VectorTraining, card: HeadCard | VectorHeadCard, *, accept_worse: bool
+) -> None:
     """Make a published head the one in use, unless it is worse than the last one and the spec says how much it may be.
 
     Raises:
@@ -234,6 +251,20 @@ def last_towers(objects: ObjectStore, training: VectorTraining) -> dict[str, Tow
     return towers
 
 
+def last_head(objects: ObjectStore, training: Training) -> PlainHead | None:
+    """The logistic head that is in use, where it takes the same vectors: to be measured on the same data."""
+    model = current_model(objects, training.name)
+    if model is None or is_vector_head(objects, model):
+        return None
+    found = read_head(objects, model)
+    inputs = training.readings[TRAIN].inputs
+    if found.card.zero_shot is not None or [(each.dim, each.space) for each in found.card.inputs] != [
+        (each.dim, each.space) for each in inputs
+    ]:
+        return None
+    return found
+
+
 def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) -> Training:
     """Find the release, the inputs, the labels and the classes."""
     head = spec.heads[name]
@@ -267,7 +298,21 @@ def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) ->
         }
         | ({} if counts is None else {"counts": list(counts)})
     )
-    return Training(name, digest, head, release, readings, sources, classes, counts)
+    sketch = sketch_of(labelled_items(objects, release, readings))
+    return Training(name, digest, head, release, readings, sources, classes, counts, sketch)
+
+
+def labelled_items(objects: ObjectStore, release: Release, readings: Mapping[str, Reading]) -> list[tuple[str, ...]]:
+    """Split, feature, uid, digest and labels of all items that a training reads."""
+    found: list[tuple[str, ...]] = []
+    for split, reading in readings.items():
+        for each in reading.inputs:
+            contents = contents_of(objects, release, each.feature, ["uid", "digest", "rows"]).filter(pl.col("rows") > 0)
+            found += [
+                (split, each.feature, uid, digest, *map(str, reading.truths.given.get(uid, ())))
+                for uid, digest in contents.select("uid", "digest").unique().iter_rows()
+            ]
+    return found
 
 
 def reading_recipe(objects: ObjectStore, release: Release, reading: Reading) -> list[object]:
@@ -345,14 +390,21 @@ def working_folder(objects: ObjectStore, head: str, digest: str) -> Path:
     return private_folder("training") / name
 
 
-def learn(training: Training, videos: Mapping[str, Videos], work: Path, on_stage: Callable[[str], None]) -> HeadCard:
-    """Train, measure, and write everything that is published into ``work/model``."""
+def learn(
+    training: Training,
+    videos: Mapping[str, Videos],
+    work: Path,
+    on_stage: Callable[[str], None],
+    last: PlainHead | None = None,
+) -> HeadCard:
+    """Train, measure, and write everything that is published into ``work/model``; ``last`` is the head in use."""
     from cliploom.transforms.heads.report import write_report
 
     on_stage("loading TensorFlow")
     from cliploom.transforms.heads.saved_model import write_saved_model
     from cliploom.transforms.heads.training import train
 
+    began = time.perf_counter()
     draft = card_of(training, videos)
     steps = learn_steps(training, videos, work, on_stage)
     state = train(
@@ -367,13 +419,16 @@ def learn(training: Training, videos: Mapping[str, Videos], work: Path, on_stage
     )
     on_stage("measuring")
     head = PlainHead(draft, state.kernel, state.bias, steps)
-    accumulator = LabelAccumulator(len(training.classes))
-    for vectors, texts, labels in videos[VALIDATION].batches(training.classes, _BATCH):
-        accumulator.add(head.probabilities(vectors, texts), labels)
+    metrics, figures = measure_labels(head, videos[VALIDATION], training, last)
+    items, sketch = training.sketch
     card = HeadCard(
         **vars(draft)
         | {
-            "metrics": {name: round(float(value), 6) for name, value in asdict(accumulator.result()).items()},
+            "metrics": metrics,
+            "figures": figures,
+            "items": items,
+            "sketch": sketch,
+            "seconds": round(time.perf_counter() - began, 1),
             "epochs": tuple(state.epochs),
             "best": state.best,
         }
@@ -390,6 +445,44 @@ def learn(training: Training, videos: Mapping[str, Videos], work: Path, on_stage
     shutil.copytree(work / "logs", folder / "logs")
     (folder / CARD_FILE).write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
     return card
+
+
+def measure_labels(
+    head: PlainHead, videos: Videos, training: Training, last: PlainHead | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics and the figures of a card, of validation videos.
+
+    Args:
+        head: that was trained.
+        videos: to measure on.
+        training: names the classes.
+        last: the head in use, of which Hit@1 is measured, too.
+    """
+    classes = training.classes
+    accumulator = LabelAccumulator(len(classes))
+    ranks = RankAccumulator(HIT_KS, seed=training.spec.seed)
+    precision = AveragePrecisionAccumulator(len(classes), training.spec.seed)
+    column = {each.label: place for place, each in enumerate(classes)}
+    hits = done = 0
+    for vectors, texts, labels in videos.batches(classes, _BATCH):
+        scores = head.probabilities(vectors, texts)
+        keys = np.arange(done, done + len(scores), dtype=np.uint64)
+        done += len(scores)
+        accumulator.add(scores, labels)
+        ranks.add(ranked_labels(keys, scores, labels))
+        precision.add(keys, scores, labels)
+        if last is not None:
+            best = last.probabilities(vectors, texts).argmax(axis=1).tolist()
+            named = [column.get(last.card.classes[place].label) for place in best]
+            hits += sum(place is not None and bool(labels[row, place]) for row, place in enumerate(named))
+    metrics = {name: round(float(value), 6) for name, value in asdict(accumulator.result()).items()}
+    if last is not None:
+        metrics[PREVIOUS] = round(hits / done, 6)
+    found = ranks.result()
+    figures = {name.replace("R@", "hit@"): each for name, each in found.figures.items() if name.startswith("R@")}
+    figures["mAP"], _, _ = precision.result()
+    part = RetrievalMetrics(found.queries, found.videos, found.candidates, figures)
+    return metrics, {"item to label": part.to_dict()}
 
 
 def learn_steps(
@@ -466,13 +559,15 @@ def trained_text(trained: Trained) -> str:
 
 def vector_text(trained: Trained, card: VectorHeadCard) -> str:
     """How a training of a head that gives vectors ended, for a person."""
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items())
+    from cliploom.transforms.heads.report import figure_lines
+
     method = f" ({card.method})" if card.method else ""
     lines = [
         f"Head {card.name}{method} is {'trained' if trained.fresh else 'trained on just this already'}: "
         f"{trained.store}/{trained.model}",
         f"  {', '.join(f'{name}: {count}' for name, count in card.counts.items())}; {len(card.epochs)} epochs (best: "
         f"{card.best}) in {card.seconds:.0f} s",
-        f"  on data that it has not learned from: {figures}",
+        f"  on data that it has not learned from: {card.key} {card.metrics.get(card.key, 0):.3f}",
+        *(f"    {line}" for line in figure_lines(card.figures)),
     ]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,13 @@ from cliploom.transforms.heads.pooling import input_groups
 from cliploom.transforms.heads.sketches import sketch_of
 from cliploom.transforms.heads.towers import Tower
 from cliploom.transforms.heads.truths import classes_of, hot_rows, read_truths
+from cliploom.transforms.heads.word_figures import BOTH, FOUND, SEEN, UNSEEN, NamedItems, word_figures
 from cliploom.transforms.heads.word_hits import class_vectors
+from cliploom.transforms.metrics.retrieval import RetrievalMetrics
 from cliploom.transforms.store.object_store import ObjectStore
+
+_MOST_LEARNED, _BLOCK = 4096, 4096
+"""Items that were learned from among which the words of unseen labels have to find theirs."""
 
 
 @dataclass(frozen=True)
@@ -143,71 +148,55 @@ def learn_devise(
     readings = {TRAIN: data.reading}
     videos = gather(objects, training.release, readings, head.seed, work / "videos", on_stage)
     on_stage("loading TensorFlow")
-    from cliploom.transforms.heads.devise import DeviseLearner, LabelledItems, measure_words, tower_of
-    from cliploom.transforms.heads.tower_training import golden_rows, train_epochs
+    from cliploom.transforms.heads.devise import LabelledItems, learn_method, measure_words
+    from cliploom.transforms.heads.tower_training import golden_rows
 
     began = time.perf_counter()
-
-    def items(split: str, *, unseen: bool) -> LabelledItems:
-        held: Videos = videos[split]
-        labels = hot_rows(held.labels, data.classes) if len(held) else np.zeros((0, len(data.classes)), np.bool_)
-        places = np.flatnonzero(labels[:, data.unseen].any(axis=1) == unseen)
-        return LabelledItems(held.vectors, places, labels[places])
-
-    def narrowed(found: LabelledItems, columns: NDArray[np.bool_]) -> LabelledItems:
-        return LabelledItems(found.vectors, found.places, found.labels[:, columns])
-
+    hot = {
+        split: hot_rows(held.labels, data.classes) if len(held) else np.zeros((0, len(data.classes)), np.bool_)
+        for split, held in videos.items()
+    }
     seen = ~data.unseen
-    trained, held_out = items(TRAIN, unseen=False), items(VALIDATION, unseen=False)
-    strangers = [items(split, unseen=True) for split in (TRAIN, VALIDATION)]
+
+    def of_seen(split: str) -> LabelledItems:
+        places = np.flatnonzero(~hot[split][:, data.unseen].any(axis=1))
+        return LabelledItems(videos[split].vectors, places, hot[split][places][:, seen])
+
+    trained, held_out = of_seen(TRAIN), of_seen(VALIDATION)
     if not len(trained):
         raise SpecError(f"heads.{training.name}: no item is left to train on; label more items, or keep fewer back.")
     classes = data.vectors[seen]
-    methods = ("head", "conse") if head.method == "auto" or data.unseen.any() else (head.method,)
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, RetrievalMetrics]] = {}
     made = {}
-    for method in methods:
+    for method in methods_of(head, unseen=bool(data.unseen.any())):
         on_stage(f"training {method}")
-        learner = DeviseLearner(head, method, narrowed(trained, seen), narrowed(held_out, seen), classes)
         (work / method).mkdir(exist_ok=True)
-        state = train_epochs(learner, head.epochs, head.patience, work / method, on_stage)
-        tower = tower_of(state.weights, method, classes)
-        made[method] = state, tower, learner.key
-        figures[method] = {}
-        if len(held_out):
-            figures[method] |= measure_words(tower, narrowed(held_out, seen), classes, "seen")
-        some = [each for each in strangers if len(each)]
-        if some:
-            others = [
-                measure_words(tower, narrowed(each, data.unseen), data.vectors[data.unseen], "unseen") for each in some
-            ]
-            figures[method] |= _weighted(others, [len(each) for each in some])
-        both = [each for each in (held_out, *strangers) if len(each)]
-        if both:
-            all_of_them = [measure_words(tower, each, data.vectors, "both") for each in both]
-            figures[method] |= _weighted(all_of_them, [len(each) for each in both])
+        made[method] = learn_method(head, method, trained, held_out, classes, work / method, on_stage)
+        items = _measured(videos, hot, made[method].tower, data.unseen, work / method / "measured.f32")
+        figures[method] = word_figures(items, data.vectors, data.unseen, head.seed)
     chosen = head.method if head.method != "auto" else better_method(figures)
-    state, tower, key = made[chosen]
+    state, tower, key = made[chosen].state, made[chosen].tower, made[chosen].key
     rows = np.array(videos[TRAIN].vectors[trained.places[:GOLDEN_ROWS]], np.float32)
-    metrics = dict(figures[chosen]) or dict(state.epochs[state.best - 1].figures)
-    for method in methods:
+    metrics = short_figures(figures[chosen]) or dict(state.epochs[state.best - 1].figures)
+    for method in made:
         if method != chosen:
-            metrics |= {f"{method}_{figure}": value for figure, value in figures[method].items()}
+            metrics |= {f"{method}_{name}": value for name, value in short_figures(figures[method]).items()}
     # A model of another text space can't be compared with this one.
     if last and len(held_out) and last[CLIP].apply(rows).shape[1] == classes.shape[1]:
-        metrics[PREVIOUS] = measure_words(last[CLIP], narrowed(held_out, seen), classes, "seen")[key]
+        metrics[PREVIOUS] = measure_words(last[CLIP], held_out, classes, "seen")[key]
     counts = {
         "trained items": len(trained),
         "validation items": len(held_out),
-        "unseen items": sum(map(len, strangers)),
+        "unseen items": sum(int(each[:, data.unseen].any(axis=1).sum()) for each in hot.values()),
         "trained labels": int(seen.sum()),
         "unseen labels": int(data.unseen.sum()),
         "labels without a known word": int((~data.vectors.any(axis=1)).sum()),
     }
+    towers = {CLIP: tower} | {method: each.tower for method, each in made.items() if method != chosen}
     return write_vector_head(
         training,
         work / "model",
-        {CLIP: tower},
+        towers,
         {CLIP: golden_rows(tower, rows)},
         work / chosen / "logs",
         {
@@ -218,27 +207,80 @@ def learn_devise(
             "best": state.best,
             "method": chosen,
             "seconds": round(time.perf_counter() - began, 1),
+            "figures": {
+                name if method == chosen else f"{method}: {name}": part.to_dict()
+                for method in (chosen, *(other for other in made if other != chosen))
+                for name, part in figures[method].items()
+            },
+            "labels": tuple(each.name for each, new in zip(data.classes, data.unseen, strict=True) if not new),
         },
     )
 
 
-def better_method(figures: dict[str, dict[str, float]]) -> str:
-    """The method that finds unseen labels better: by hit@1 and hit@5 together, else among trained ones."""
+def methods_of(head: DeviseSpec, *, unseen: bool) -> tuple[str, ...]:
+    """The methods to train: the one that is asked for, and ConSE beside it where labels were kept back."""
+    if head.method == "auto":
+        return "head", "ridge", "conse"
+    return tuple(dict.fromkeys([head.method, "conse"] if unseen else [head.method]))
+
+
+def _measured(
+    videos: Mapping[str, Videos],
+    hot: Mapping[str, NDArray[np.bool_]],
+    tower: Tower,
+    unseen: NDArray[np.bool_],
+    path: Path,
+) -> NamedItems:
+    """All items that were held back, and some that were learned from, as the tower places them; in a file."""
+    chosen: list[tuple[str, int, bool]] = []
+    learned = 0
+    for split, labels in hot.items():
+        strange = np.asarray(labels[:, unseen].any(axis=1), np.bool_)
+        for place in range(len(labels)):
+            known = split == TRAIN and not strange[place]
+            learned += known
+            if labels[place].any() and (not known or learned <= _MOST_LEARNED):
+                chosen.append((split, place, known))
+    vectors = np.memmap(path, np.float32, "w+", shape=(max(1, len(chosen)), tower.dim))
+    at = 0
+    for split in hot:
+        places = np.array([place for name, place, _ in chosen if name == split], np.int64)
+        for begin in range(0, len(places), _BLOCK):
+            some = places[begin : begin + _BLOCK]
+            vectors[at : at + len(some)] = tower.apply(np.array(videos[split].vectors[some], np.float32))
+            at += len(some)
+    return NamedItems(
+        vectors=vectors[: len(chosen)],
+        labels=[tuple(np.flatnonzero(hot[split][place]).tolist()) for split, place, _ in chosen],
+        keys=np.arange(len(chosen), dtype=np.uint64),
+        learned=np.array([known for _, _, known in chosen], np.bool_),
+    )
+
+
+def short_figures(parts: Mapping[str, RetrievalMetrics]) -> dict[str, float]:
+    """The values of the parts under short names, such as ``unseen_hit@1`` and ``unseen_mAP``."""
+    short = {SEEN: "seen", UNSEEN: "unseen", BOTH: "both"}
+    found = {
+        f"{short[name]}_{key}": round(figure.value, 6)
+        for name, part in parts.items()
+        if name in short
+        for key, figure in part.figures.items()
+    }
+    if FOUND in parts:
+        found["unseen_mAP"] = round(parts[FOUND].figures["mAP"].value, 6)
+    return found
+
+
+def better_method(figures: Mapping[str, Mapping[str, RetrievalMetrics]]) -> str:
+    """The method by which words of unseen labels find their items best; without such labels, that names seen ones best.
+
+    One unseen label is always the best among the unseen ones, so what counts is how its word ranks all items.
+    """
 
     def quality(method: str) -> float:
         found = figures[method]
-        for name in ("unseen", "seen"):
-            if f"{name}_hit@1" in found:
-                return found[f"{name}_hit@1"] + found[f"{name}_hit@5"]
-        return 0.0
+        if FOUND in found:
+            return found[FOUND].figures["mAP"].value
+        return sum(found[SEEN].figures[f"hit@{k}"].value for k in (1, 5)) if SEEN in found else 0.0
 
-    return max(("head", "conse"), key=quality)
-
-
-def _weighted(figures: list[dict[str, float]], sizes: list[int]) -> dict[str, float]:
-    """Means of figures, each as heavy as the items that it is of."""
-    total = sum(sizes)
-    return {
-        name: round(sum(each[name] * size for each, size in zip(figures, sizes, strict=True)) / total, 6)
-        for name in figures[0]
-    }
+    return max(figures, key=quality)

@@ -22,7 +22,7 @@ from cliploom.schemas.head_references import tower_inputs
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec import Spec
 from cliploom.schemas.vector_heads import CLIP, TEXT, TRAIN, VALIDATION, TwoTowerSpec, VectorHeadCard
-from cliploom.transforms.heads.recall import KEY
+from cliploom.transforms.heads.recall import KEY, recall_metrics
 from cliploom.transforms.heads.sketches import sketch_of
 from cliploom.transforms.heads.towers import Tower
 from cliploom.transforms.narrations.pair_files import PairsTask
@@ -148,7 +148,7 @@ def learn_towers(
         raise TypeError(f"head {training.name} is of kind {head.kind}")
     on_stage("loading TensorFlow")
     from cliploom.transforms.heads.tower_training import golden_rows, train_epochs
-    from cliploom.transforms.pair_training.two_tower import TwoTowerLearner, measure_towers, towers_of
+    from cliploom.transforms.pair_training.two_tower import TwoTowerLearner, measure_towers, projected, towers_of
 
     began = time.perf_counter()
     learner = TwoTowerLearner(head, pairs[TRAIN], pairs[VALIDATION])
@@ -175,6 +175,12 @@ def learn_towers(
             "key": KEY,
             "epochs": tuple(state.epochs),
             "best": state.best,
+            "figures": {
+                name: part.to_dict()
+                for name, part in recall_metrics(
+                    *projected(towers, pairs[VALIDATION]), pairs[VALIDATION].videos, head.seed
+                ).items()
+            },
             "seconds": round(time.perf_counter() - began, 1),
         },
     )

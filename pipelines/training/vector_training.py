@@ -26,7 +26,7 @@ from cliploom.transforms.heads.towers import GOLDEN_FILE, Tower, write_towers
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import contents_of
 
-REVISION = 1
+REVISION = 2
 """Raised when the same data and settings give another head than before; part of a head's digest."""
 
 GOLDEN_ROWS = 64

@@ -29,7 +29,7 @@ from cliploom.pipelines.listings import failure_rows
 from cliploom.pipelines.running.child import user_error
 from cliploom.pipelines.running.publish import rollback
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
-from cliploom.schemas.errors import StoreError
+from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.records import MAX_ORDINAL
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec_file import load_document, parse_document
@@ -199,6 +199,27 @@ def test_words_a_uid_and_an_object_find_items_of_a_bucket(life: Any) -> None:
     assert store.search(like="tea", index=["frames"], top=1)[0].uid != "tea"
     found = store.search(like=f"{there.remote}/media/tea.mp4", index=["frames"], top=1)
     assert (found[0].uid, found[0].uri) == ("tea", f"{there.remote}/media/tea.mp4")
+
+
+def test_filters_give_the_same_hits_in_a_bucket_and_in_a_folder(life: Any) -> None:
+    here, there, _ = life
+    answers = []
+    for project in (here, there):
+        store = cliploom.open(project.store)
+        asked = {"index": ["frames"], "top": 10}
+        kept = store.search("a rocket", where="uid LIKE '%t%' AND duration > 0 AND start_s < 1", **asked)
+        one = store.search("a rocket", where="uid = 'tea' OR source = 'nothing'", **asked)
+        inside = store.search("a rocket", in_uid="cat", **asked)
+        none = store.search("a rocket", where="duration > 1000", **asked)
+        answers.append([[(hit.uid, hit.start_s, round(hit.score, 5)) for hit in each] for each in (kept, one, inside)])
+        assert none == []
+        with pytest.raises(SpecError, match="did you mean"):
+            store.search("a rocket", where="durations > 1")
+    assert answers[0] == answers[1]
+    kept, one, inside = answers[1]
+    assert {uid for uid, _, _ in kept} == {"cat", "tea", "rocket"}
+    assert all(start_s < 1 for _, start_s, _ in kept)
+    assert [[uid for uid, _, _ in each] for each in (one, inside)] == [["tea"], ["cat"]]
 
 
 def test_windows_of_a_bucket_equal_those_of_a_folder(life: Any) -> None:

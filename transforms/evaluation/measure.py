@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from cliploom.schemas.evaluations import Evaluation, RetrievalEvaluation, SimilarEvaluation
+from cliploom.schemas.evaluations import Evaluation, RetrievalEvaluation, SimilarEvaluation, WordsEvaluation
 from cliploom.schemas.release import Release
 from cliploom.transforms.evaluation.results import Evaluated
 from cliploom.transforms.store.object_store import ObjectStore
@@ -34,6 +34,10 @@ def measure(objects: ObjectStore, release: Release, node: Evaluation, name: str 
             from cliploom.transforms.evaluation.similar import evaluate_similar
 
             return evaluate_similar(objects, release, node, Path(folder))
+        if isinstance(node, WordsEvaluation):
+            from cliploom.transforms.evaluation.words import evaluate_words
+
+            return evaluate_words(objects, release, node, Path(folder), name)
         from cliploom.transforms.evaluation.predicted import evaluate_labels
 
         return evaluate_labels(objects, release, node)

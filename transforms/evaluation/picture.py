@@ -11,7 +11,16 @@ from cliploom.transforms.metrics.intervals import Figure
 
 _BAR, _GAP, _HEIGHT, _EDGE, _FOOT = 34, 22, 260, 48, 64
 _INK, _GRID, _CHANCE = (40, 40, 40), (220, 220, 220), (214, 39, 40)
-_COLOURS = ((31, 119, 180), (44, 160, 44), (148, 103, 189), (140, 86, 75))
+_COLOURS = (
+    (31, 119, 180),
+    (44, 160, 44),
+    (148, 103, 189),
+    (140, 86, 75),
+    (255, 127, 14),
+    (23, 150, 170),
+    (188, 150, 34),
+    (110, 110, 110),
+)
 
 
 def bars(found: Evaluated) -> Image.Image:

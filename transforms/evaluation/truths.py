@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.errors import SpecError, nearest
-from cliploom.schemas.evaluations import Evaluation, LabelsEvaluation, TextTruth
+from cliploom.schemas.evaluations import Evaluation, TextTruth
 from cliploom.schemas.release import Release
 from cliploom.transforms.evaluation.gallery import FeatureRows
 from cliploom.transforms.inputs.joins import join_uids
@@ -69,7 +69,7 @@ def with_stored_truth(node: Evaluation, base: Path, objects: ObjectStore, place:
         uids = sorted(read_uid_list(path))
         update["only"] = f"{_SPOOLS}/{digest_of(uids)}/uids.txt"
         objects.put_new(update["only"], "".join(f"{uid}\n" for uid in uids).encode())
-    if not isinstance(node, LabelsEvaluation) and node.truth is not None:
+    if isinstance(node, TextTruth) and node.truth is not None:
         frame = read_truth_table(_file(node.truth, base, f"{place}.truth"), f"{place}.truth")
         update["truth"] = f"{_SPOOLS}/{digest_of(frame.rows())}/truth.parquet"
         buffer = io.BytesIO()

@@ -7,6 +7,7 @@ Training reads them in any order through memory maps, so a data set may be large
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ TRAIN, VALIDATION = "train", "validation"
 TEXTS_FILE = "texts.arrow"
 _DONE = "videos.json"
 _WHOLE_VIDEO_S = 1e9
+_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def gather(
     """
     if not (folder / _DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
+        shown_s = time.monotonic()
         kept: dict[str, list[tuple[int, ...]]] = {TRAIN: [], VALIDATION: []}
         texts: dict[str, list[tuple[str, ...]]] = {TRAIN: [], VALIDATION: []}
         with ExitStack() as stack:
@@ -114,7 +117,9 @@ def gather(
                             files[chosen].write(video.vector.tobytes())
                             kept[chosen].append(labels)
                             texts[chosen].append(video.texts)
-                    on_stage(f"{split}: {number} of {len(groups)} groups of parts read")
+                    if number in (1, len(groups)) or time.monotonic() - shown_s >= _EVERY_S:
+                        shown_s = time.monotonic()
+                        on_stage(f"{split}: {number} of {len(groups)} groups of parts read")
         dims = {split: sum(each.dim for each in readings[TRAIN].inputs) for split in kept}
         for split, held in kept.items():
             _write_labels(folder / f"{split}.labels.npz", held)

@@ -1,9 +1,11 @@
-"""Training DeViSE, and the classifier of ConSE beside it: from vectors of items to the text vectors of their labels."""
+"""Training DeViSE, as an MLP or in closed form, and ConSE beside it: from vectors of items to vectors of labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,13 +13,24 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cliploom.schemas.vector_heads import CLIP, DeviseSpec
+from cliploom.schemas.vector_heads import CLIP, DeviseSpec, TowerEpoch
 from cliploom.transforms.heads.pooling import unit_rows
-from cliploom.transforms.heads.tower_training import Weights, layers_of, mlp, state_of, tower_layers
+from cliploom.transforms.heads.ridge import ridge_map
+from cliploom.transforms.heads.tower_training import (
+    TowerState,
+    Weights,
+    layers_of,
+    mlp,
+    state_of,
+    tower_layers,
+    train_epochs,
+)
 from cliploom.transforms.heads.towers import Tower
+from cliploom.transforms.heads.training import ScalarLog
 from cliploom.transforms.heads.word_hits import hit_figures
 
 SEEN_KEY, LOSS_KEY = "seen_hit@1", "minus_loss"
+_MOST_MEASURED = 4096
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,60 @@ class DeviseLearner:
     def weights(self) -> Weights:
         """The layers."""
         return layers_of(self.model, CLIP)
+
+
+@dataclass(frozen=True)
+class LearnedMethod:
+    """A method after training.
+
+    Attributes:
+        state: its epochs; the closed form has one.
+        tower: of the best epoch.
+        key: the figure that decided.
+    """
+
+    state: TowerState
+    tower: Tower
+    key: str
+
+
+def learn_method(
+    spec: DeviseSpec,
+    method: str,
+    items: LabelledItems,
+    validation: LabelledItems,
+    classes: NDArray[np.float32],
+    folder: Path,
+    on_stage: Callable[[str], None],
+) -> LearnedMethod:
+    """Train one method; see ``DeviseLearner`` for the arguments.
+
+    Args:
+        spec: of the head.
+        method: ``head``, ``ridge`` or ``conse``.
+        items: to learn from.
+        validation: others of the same classes; may be empty.
+        classes: unit text vectors float32 [C, D] of the trained classes.
+        folder: for the state and the logs.
+        on_stage: called with figures.
+    """
+    if method != "ridge":
+        learner = DeviseLearner(spec, method, items, validation, classes)
+        state = train_epochs(learner, spec.epochs, spec.patience, folder, on_stage)
+        return LearnedMethod(state, tower_of(state.weights, method, classes), learner.key)
+    began = time.perf_counter()
+    (kernel, bias), penalty = ridge_map(len(items), items.batch, classes, spec.seed)
+    weights = {f"{CLIP}.0.kernel": kernel, f"{CLIP}.0.bias": bias}
+    tower = tower_of(weights, method, classes)
+    some = items.batch(np.arange(min(len(items), _MOST_MEASURED), dtype=np.int64))
+    target = unit_rows(some[1].astype(np.float32) @ classes)
+    loss = float((1 - (tower.apply(some[0]) * target).sum(axis=1)).mean())
+    figures = measure_words(tower, validation, classes, "seen") if len(validation) else {LOSS_KEY: -loss}
+    epoch = TowerEpoch(1, loss, figures, round(time.perf_counter() - began, 3))
+    with ScalarLog(folder / "logs") as log:
+        log.write(1, {"loss": loss, **figures})
+    on_stage(f"ridge: penalty {penalty:g}, loss {loss:.4f}")
+    return LearnedMethod(TowerState([], [epoch], 1, weights), tower, SEEN_KEY if len(validation) else LOSS_KEY)
 
 
 def tower_of(weights: Weights, method: str, classes: NDArray[np.float32]) -> Tower:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cliploom.transforms.metrics.retrieval import RankAccumulator, RankedQueries, RetrievalMetrics
+
 _BLOCK = 1024
 DEPTHS = (1, 5, 10)
 KEY = "recall@10"
@@ -26,6 +28,34 @@ def ranks_of(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDAr
         own = scores[np.arange(len(scores)), begin + np.arange(len(scores))][:, None]
         found.append((scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) // 2)
     return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def recall_metrics(
+    clips: NDArray[np.float32], texts: NDArray[np.float32], videos: NDArray[np.int64], seed: int
+) -> dict[str, RetrievalMetrics]:
+    """R@1, 5 and 10, median and mean rank in both directions, with intervals and chance levels.
+
+    Args:
+        clips: float32 [n, D], pair ``i`` is ``clips[i]`` and ``texts[i]``.
+        texts: float32 [n, D].
+        videos: int64 [n]; the intervals draw whole videos.
+        seed: of the draws.
+    """
+    parts = {}
+    count = len(clips)
+    for name, one, other in (("text to clip", texts, clips), ("clip to text", clips, texts)):
+        accumulator = RankAccumulator(seed=seed)
+        accumulator.add(
+            RankedQueries(
+                videos.astype(np.uint64),
+                ranks_of(one, other).astype(np.float64) + 1,
+                np.ones(count, np.int64),
+                np.full(count, count, np.int64),
+                np.empty((count, 0), np.int64),
+            )
+        )
+        parts[name] = accumulator.result()
+    return parts
 
 
 def recall_figures(clips: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -53,9 +54,45 @@ def page(card: HeadCard) -> str:
         *(f"| {name} | {value:.4f} |" for name, value in card.metrics.items()),
         f"| Hit@1 of the most frequent class | {card.majority:.4f} |",
         "",
+        *figure_rows(card.figures),
         f"![loss and Hit@1 by epoch]({CURVES_FILE})",
     ]
     return "\n".join(lines) + "\n"
+
+
+def figure_rows(figures: Mapping[str, Any]) -> list[str]:
+    """A table in Markdown of a card's figures, with intervals, chance levels and numbers of queries; empty for none."""
+    if not figures:
+        return []
+    rows = ["| | figure | value | 95% interval | by chance | queries | candidates |", f"|{' --- |' * 7}"]
+    for part, found in figures.items():
+        for name, figure in found["figures"].items():
+            digits = 1 if name in ("MedR", "MeanR") else 4
+            chance = "" if figure["chance"] is None else f"{figure['chance']:.{digits}f}"
+            interval = f"{figure['low']:.{digits}f} to {figure['high']:.{digits}f}"
+            rows.append(
+                f"| {part} | {name} | {figure['value']:.{digits}f} | {interval} | {chance} | {found['queries']} | "
+                f"{found['candidates']} |"
+            )
+    return [*rows, ""]
+
+
+def figure_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the leading figure of each part for a terminal of 80 columns.
+
+    >>> figure = {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1}
+    >>> part = {"queries": 9, "candidates": 10, "figures": {"hit@1": figure, "hit@5": figure}}
+    >>> next(figure_lines({"item to label": part}))
+    'item to label: hit@1 0.500 [0.400, 0.600], chance 0.100; 9 queries of 10'
+    """
+    for part, found in figures.items():
+        name = next((name for name in ("mAP", "R@10") if name in found["figures"]), next(iter(found["figures"])))
+        name = "hit@1" if "hit@1" in found["figures"] else name
+        figure = found["figures"][name]
+        yield (
+            f"{part}: {name} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}], chance "
+            f"{figure['chance']:.3f}; {found['queries']} queries of {found['candidates']}"
+        )
 
 
 def curves(epochs: Sequence[EpochFigures]) -> Image.Image:

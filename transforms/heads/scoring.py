@@ -9,7 +9,6 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from numpy.typing import NDArray
 
 from cliploom.schemas.heads import InputColumn
 from cliploom.transforms.heads.dataset import VALIDATION, split_of_video
@@ -27,13 +26,12 @@ from cliploom.transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
 from cliploom.transforms.metrics.combine_ranks import AveragePrecisionFn, RankMetricsFn
 from cliploom.transforms.metrics.intervals import Figure
 from cliploom.transforms.metrics.labels import LabelMetrics
-from cliploom.transforms.metrics.retrieval import RankedQueries, RetrievalMetrics, hashed_uids
+from cliploom.transforms.metrics.retrieval import HIT_KS, RetrievalMetrics, hashed_uids, ranked_labels
 from cliploom.transforms.metrics.segments import SegmentMetrics
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.wire import Spread
 
-HIT_KS = (1, 5, 10, 20)
 MOST_SCORES = 1 << 24
 """Scores that mean average precision is taken of: 4,300 videos of 3,862 classes, a sample where there are more."""
 _BATCH = 256
@@ -158,27 +156,6 @@ def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
         beam.pvalue.AsSingleton(ranks),
         beam.pvalue.AsSingleton(precision),
         scoring,
-    )
-
-
-def ranked_labels(keys: NDArray[np.uint64], scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> RankedQueries:
-    """Where the best right class of each video stands among all classes.
-
-    Args:
-        keys: uint64 [n], hashes of the uids.
-        scores: float32 [n, classes].
-        labels: bool [n, classes], one or more a video.
-    """
-    best = np.where(labels, scores, -np.inf).max(axis=1, keepdims=True)
-    better = (scores > best).sum(axis=1)
-    equal = ((scores == best) & ~labels).sum(axis=1)
-    count, classes = scores.shape
-    return RankedQueries(
-        keys,
-        1 + better + equal / 2,
-        labels.sum(axis=1).astype(np.int64),
-        np.full(count, classes, np.int64),
-        np.empty((count, 0), np.int64),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from cliploom.schemas.vector_heads import VectorHeadCard
-from cliploom.transforms.heads.report import CURVES_FILE, PAGE_FILE
+from cliploom.transforms.heads.report import CURVES_FILE, PAGE_FILE, figure_rows
 
 _SIZE, _EDGE = (640, 360), 40
 _LOSS, _FIGURE, _INK, _GRID = (200, 60, 40), (40, 90, 200), (40, 40, 40), (225, 225, 225)
@@ -46,6 +46,7 @@ def page(card: VectorHeadCard) -> str:
         "| --- | --- |",
         *(f"| {name} | {value:.4f} |" for name, value in card.metrics.items()),
         "",
+        *figure_rows(card.figures),
         f"![loss and {card.key} by epoch]({CURVES_FILE})",
     ]
     return "\n".join(lines) + "\n"

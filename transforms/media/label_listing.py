@@ -10,17 +10,18 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from cliploom.schemas.errors import SpecError, nearest
-from cliploom.schemas.sources import LabelColumn, LabelFile, MediaSource
+from cliploom.schemas.records import LABELS_KEY
+from cliploom.schemas.sources import FolderTexts, LabelColumn, LabelFile, MediaSource
 from cliploom.transforms.inputs.ids import id_text
 from cliploom.transforms.inputs.joins import JoinedUids, join_uids
 from cliploom.transforms.inputs.listing import clean_uid, list_source
 from cliploom.transforms.inputs.tables import read_table
+from cliploom.transforms.media.wordnet import folder_labels, read_ids, read_words
 from cliploom.transforms.store.uris import absolute, is_remote, path_to_uri, uri_to_path
 from cliploom.transforms.tfrecords.settings import read_vocabulary_file
 
 SEPARATOR = ";"
-KEY = "labels"
-"""Key of an item's metadata with its labels, a list of [index or null, name]."""
+KEY = LABELS_KEY
 
 
 def _ignore(sentence: str) -> None:
@@ -63,12 +64,27 @@ def with_labels(
         found = _from_column(place, source.labels.column, dict(zip(uids, metadata, strict=True)))
     elif isinstance(source.labels, LabelFile):
         found = _from_csv(name, source.labels, base, list(zip(uids, uris, strict=True)), note)
+    elif isinstance(source.labels, FolderTexts):
+        words = read_words(source.labels.texts, base, f"{place}.texts")
+        ids = None if source.labels.ids is None else read_ids(source.labels.ids, base, f"{place}.ids")
+        found, numbered = folder_labels(zip(uids, uris, strict=True), words, ids, place)
+        bare = sum(not each for each in found.values())
+        if bare:
+            note(f"{name}: {bare} of {len(uids)} files lie below no folder that {source.labels.texts} names")
+        return _with_metadata(
+            frame, {uid: [(numbered[each], words[each]) for each in own] for uid, own in found.items()}
+        )
     else:
         return frame
     numbers = _numbers(place, source, base, {label for labels in found.values() for label in labels})
+    return _with_metadata(frame, {uid: [(numbers[label], label) for label in labels] for uid, labels in found.items()})
+
+
+def _with_metadata(frame: pl.DataFrame, labels: Mapping[str, list[tuple[int, str]]]) -> pl.DataFrame:
+    """The listing with labels (number and name) in the metadata, by uid."""
     written = [
-        json.dumps(json.loads(text) | {KEY: [[numbers[label], label] for label in found.get(uid, ())]}, sort_keys=True)
-        for uid, text in zip(uids, metadata, strict=True)
+        json.dumps(json.loads(text) | {KEY: [list(each) for each in labels.get(uid, ())]}, sort_keys=True)
+        for uid, text in zip(frame["uid"].to_list(), frame["metadata"].to_list(), strict=True)
     ]
     return frame.with_columns(pl.Series("metadata", written, pl.String))
 

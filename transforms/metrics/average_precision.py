@@ -96,6 +96,19 @@ class AveragePrecisionAccumulator:
         return statistic_figure(mean_precision, len(labels), self.seed, chance, repeats), len(labels), len(rankings)
 
 
+def precision_of_ranking(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
+    """Return the average precision of one class.
+
+    Args:
+        scores: float32 [n].
+        labels: bool [n], at least one True.
+
+    >>> precision_of_ranking(np.float32([0.9, 0.8, 0.1]), np.array([True, False, True])).__round__(4)
+    0.8333
+    """
+    return float(_Ranking(scores, labels).average_precision(np.ones((1, len(scores))))[0])
+
+
 class _Ranking:
     """One class's videos by falling score."""
 

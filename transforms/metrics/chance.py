@@ -19,6 +19,20 @@ def misses(candidates: int, relevant: int) -> NDArray[np.float64]:
     return np.concatenate([[1.0], np.cumprod(left / (candidates - place))])
 
 
+def chance_of_precision(candidates: int, relevant: int) -> float:
+    """Return the expected average precision of ``relevant`` right answers among ``candidates`` in random order.
+
+    The right answer at rank r has a precision of (1 + right ones before it) / r, and each rank is equally likely.
+
+    >>> round(chance_of_precision(2, 1), 4), chance_of_precision(3, 3)
+    (0.75, 1.0)
+    """
+    harmonic = float((1 / np.arange(1, candidates + 1)).sum()) / candidates
+    if candidates == 1:
+        return 1.0
+    return harmonic + (relevant - 1) / (candidates - 1) * (1 - harmonic)
+
+
 def chance_of_ranks(candidates: NDArray[np.int64], relevant: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
     """Return the expected figures of queries whose things stand in random order.
 

@@ -21,7 +21,7 @@ BLOCK_SCORES = 1 << 22
 """Scores that are in memory at a time: 16 MiB, and as much again for what is made of them."""
 _MOST_QUERIES = 4096
 _PAIR_ROWS = 8192
-_BYTE = 255
+_BYTE, _WORD = 255, 8
 
 
 @dataclass(frozen=True)
@@ -268,11 +268,16 @@ class _Counter:
         targets = self._targets[columns][wanted]
         low = np.nextafter((targets - slack[wanted]).astype(np.float32), np.float32(-np.inf))
         high = np.nextafter((targets + slack[wanted]).astype(np.float32), np.float32(np.inf))
-        above, near = _counted(chosen, high), _counted(chosen, low)
-        self._better[columns.start + wanted] += above
-        unsure = np.flatnonzero(near != above)
-        rows, places = np.nonzero((chosen[:, unsure] > low[unsure]) & ~(chosen[:, unsure] > high[unsure]))
-        return rows, wanted[unsure[places]]
+        if chosen.flags.c_contiguous:
+            above = chosen > high
+            self._better[columns.start + wanted] += _column_sums(above)
+            rows, places = _differing(above, chosen > low)
+        else:
+            flipped = np.ascontiguousarray(chosen.T)
+            above = flipped > high[:, None]
+            self._better[columns.start + wanted] += [np.count_nonzero(each) for each in above]
+            places, rows = _differing(above, flipped > low[:, None])
+        return rows, wanted[places]
 
     def settle(self, columns: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         """Count exact scores of pairs that were too near."""
@@ -286,15 +291,22 @@ class _Counter:
         return Ranks(known.astype(np.int64), ranks, self._relevant[known], candidates)
 
 
-def _counted(scores: NDArray[np.float32], bounds: NDArray[np.float32]) -> NDArray[np.int64]:
-    """How many scores of each column exceed its bound, int64 [columns]."""
-    total = np.zeros(scores.shape[1], np.int64)
-    if scores.flags.c_contiguous:
-        # Sums of bytes stay bytes, up to 255 of them: half the time of a sum of booleans.
-        for begin in range(0, len(scores), _BYTE):
-            above = (scores[begin : begin + _BYTE] > bounds).view(np.uint8)
-            total += np.add.reduce(above, axis=0, dtype=np.uint8)
-        return total
-    for column, bound in enumerate(bounds):
-        total[column] = np.count_nonzero(scores[:, column] > bound)
+def _column_sums(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many values of each column are true, int64 [columns]."""
+    total = np.zeros(mask.shape[1], np.int64)
+    # Sums of bytes stay bytes, up to 255 of them: half the time of a sum of booleans.
+    for begin in range(0, len(mask), _BYTE):
+        total += np.add.reduce(mask[begin : begin + _BYTE].view(np.uint8), axis=0, dtype=np.uint8)
     return total
+
+
+def _differing(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns where two masks differ, which is at few places: eight are compared at a time."""
+    whole = one.size // _WORD * _WORD
+    flat, against = one.reshape(-1), other.reshape(-1)
+    words = np.flatnonzero(flat[:whole].view(np.uint64) != against[:whole].view(np.uint64))
+    near = (words[:, None] * _WORD + np.arange(_WORD)).reshape(-1)
+    cells = np.concatenate([near, np.arange(whole, one.size)])
+    cells = cells[flat[cells] != against[cells]]
+    rows, columns = np.divmod(cells, one.shape[1])
+    return rows.astype(np.int64), columns.astype(np.int64)

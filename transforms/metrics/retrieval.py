@@ -19,6 +19,8 @@ from cliploom.transforms.metrics.chance import chance_of_ranks
 from cliploom.transforms.metrics.intervals import Figure, mean_figures, median_figure
 
 KS = (1, 5, 10)
+HIT_KS = (1, 5, 10, 20)
+"""Of flat hit@k."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,27 @@ def hashed_uids(uids: Sequence[str]) -> NDArray[np.uint64]:
     """Return a 64-bit hash of each uid, the same on every machine."""
     digests = (hashlib.blake2b(uid.encode(), digest_size=8).digest() for uid in uids)
     return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
+
+
+def ranked_labels(keys: NDArray[np.uint64], scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> RankedQueries:
+    """Return where the best right class of each video stands among all classes.
+
+    Args:
+        keys: uint64 [n], hashes of the uids.
+        scores: float32 [n, classes].
+        labels: bool [n, classes], one or more a video.
+    """
+    best = np.where(labels, scores, -np.inf).max(axis=1, keepdims=True)
+    better = (scores > best).sum(axis=1)
+    equal = ((scores == best) & ~labels).sum(axis=1)
+    count, classes = scores.shape
+    return RankedQueries(
+        keys,
+        1 + better + equal / 2,
+        labels.sum(axis=1).astype(np.int64),
+        np.full(count, classes, np.int64),
+        np.empty((count, 0), np.int64),
+    )
 
 
 class RankAccumulator:

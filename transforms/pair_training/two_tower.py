@@ -110,11 +110,16 @@ def towers_of(weights: Weights, spec: TwoTowerSpec) -> dict[str, Tower]:
     return {side: Tower(tower_layers(weights, side), unit=spec.normalize) for side in (CLIP, TEXT)}
 
 
-def measure_towers(towers: dict[str, Tower], pairs: PairSet) -> dict[str, float]:
-    """Recall figures of some pairs."""
+def projected(towers: dict[str, Tower], pairs: PairSet) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Clip and text projections of some pairs, float32 [n, D] each."""
     clips, texts = [], []
     for begin in range(0, len(pairs), _MEASURED):
         some = pairs.batch(np.arange(begin, min(begin + _MEASURED, len(pairs)), dtype=np.int64))
         clips.append(towers[CLIP].apply(some[0]))
         texts.append(towers[TEXT].apply(some[1]))
-    return recall_figures(np.concatenate(clips), np.concatenate(texts))
+    return np.concatenate(clips), np.concatenate(texts)
+
+
+def measure_towers(towers: dict[str, Tower], pairs: PairSet) -> dict[str, float]:
+    """Recall figures of some pairs."""
+    return recall_figures(*projected(towers, pairs))

@@ -26,6 +26,7 @@ from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Rele
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from cliploom.transforms.narrations.table import commit_narrations, is_text
 from cliploom.transforms.publish.dataframes import PlanFrames, empty_frame, failure_reasons, not_renamed
+from cliploom.transforms.publish.head_figures import write_head_figures
 from cliploom.transforms.publish.release_state import (
     FeatureState,
     check_complete,
@@ -301,6 +302,7 @@ class Publish(PlanDoFn):
             else:
                 done = [release]
                 count("released", 1)
+                write_head_figures(objects, release)
         write_outcome(objects, plan, {"state": "published", "release": done[0].release})
         yield done[0].release
 

@@ -223,6 +223,10 @@ class ReleaseReader:
     @cached_property
     def _predicted(self) -> pl.DataFrame:
         """Which files of predicted labels are whose: path, item_no."""
+        import polars as pl
+
+        if not self.release.heads:
+            return pl.DataFrame(schema={"path": pl.String, "item_no": pl.Int64})
         from cliploom.transforms.heads.tagging import tag_files
 
         return tag_files(self._objects, self.release)

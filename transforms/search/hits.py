@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.records import ORDINAL_BITS
+from cliploom.transforms.inputs.joins import join_uids
 from cliploom.transforms.search.asking import AskedIndex, QueryReader
 from cliploom.transforms.search.columns import ItemColumns
 from cliploom.transforms.search.moments import ScoredRow, best_stretches, merge_moments
@@ -164,21 +165,36 @@ class HitReader(QueryReader):
         return found
 
     def _stands_for(self, asked: Iterable[str]) -> dict[int, int]:
-        """Items of narrations -> the item of media that has the same uid, when both are asked: one hit shows both."""
-        sources = {self._feature_of(name).source for name in asked}
+        """Items of narrations -> the item of media that their uid means, when both are asked: one hit shows both."""
+        sources = frozenset(self._feature_of(name).source for name in asked)
         texts = {source for source in sources if self._source_kind(source) == "narrations"}
         if not texts or texts == sources:
             return {}
+        if sources not in self._stand_ins:
+            self._stand_ins[sources] = self._narrated_media(texts, sources - texts)
+        return self._stand_ins[sources]
+
+    @cached_property
+    def _stand_ins(self) -> dict[frozenset[str], dict[int, int]]:
+        """What ``_stands_for`` found, by sources; a store stays at its release."""
+        return {}
+
+    def _narrated_media(self, texts: Collection[str], others: Collection[str]) -> dict[int, int]:
+        import polars as pl
+
+        columns = ["item_no", "source", "uid", "uri"]
+        mine = pl.col("source").is_in([*texts, *others])
+        items = self.collected(self.items.filter(mine).select(columns).sort("item_no"))
         media: dict[str, int] = {}
+        listed: list[tuple[str, str]] = []
         narrated: list[tuple[int, str]] = []
-        columns = self._columns
-        places = zip(columns.numbers.tolist(), columns.column("source"), columns.uids, strict=True)
-        for item_no, source, uid in places:
+        for item_no, source, uid, uri in items.iter_rows():
             if source in texts:
                 narrated.append((item_no, uid))
-            elif source in sources:
-                media.setdefault(uid, item_no)
-        return {item_no: media[uid] for item_no, uid in narrated if uid in media}
+            elif media.setdefault(uid, item_no) == item_no:
+                listed.append((uid, uri or ""))
+        means = join_uids([(uid, "") for _, uid in narrated], listed).found
+        return {item_no: media[means[uid]] for item_no, uid in narrated if uid in means}
 
     def _source_kind(self, source: str) -> str:
         declared = self.release.spec.get("sources", {}).get(source, {})

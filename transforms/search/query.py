@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from cliploom.schemas.errors import EncodeError, ItemError, SpecError
 from cliploom.schemas.media import MediaFacts, MediaLimits
 from cliploom.schemas.release import FeatureEntry
-from cliploom.schemas.sampling import Every, Sampling
 from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -25,9 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cliploom.schemas.media import Sampled
+    from cliploom.schemas.sampling import Sampling
     from cliploom.transforms.encoders.base import Row
 
-SAMPLING: TypeAdapter[Sampling] = TypeAdapter(Sampling)
 _TIME = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d*)?|\.\d+)s?)?")
 _CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d\d(?:\.\d*)?)")
 _MICRO = 1e-6
@@ -98,7 +96,14 @@ def local_file(name: str) -> Path | None:
 def sampling_of(feature: FeatureEntry) -> Sampling | None:
     """How a feature is sampled, as its release says."""
     declared = feature.recipe.get("sample")
-    return None if declared is None else SAMPLING.validate_python(declared)
+    if declared is None:
+        return None
+    from pydantic import TypeAdapter
+
+    from cliploom.schemas.sampling import Sampling  # takes time that queries by vectors need not spend
+
+    adapter: TypeAdapter[Sampling] = TypeAdapter(Sampling)
+    return adapter.validate_python(declared)
 
 
 def text_vectors(objects: ObjectStore, model: str, text: str) -> NDArray[np.float32]:
@@ -185,6 +190,8 @@ def file_vectors(
 
 def _segment(sampling: Sampling, facts: MediaFacts, at_s: float | None) -> tuple[float, float] | None:
     """The stretch to decode for one moment, where the sampling allows to decode less than everything."""
+    from cliploom.schemas.sampling import Every
+
     if at_s is None or not isinstance(sampling, Every) or at_s >= facts.duration_s > 0:
         return None
     row = math.floor(at_s / sampling.every + _MICRO)

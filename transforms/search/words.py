@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.index import MediaHit, RowHit
-from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
-from cliploom.transforms.media.label_listing import KEY
+from cliploom.schemas.records import LABELS_KEY, MAX_ORDINAL, ORDINAL_BITS
 from cliploom.transforms.store.cache import cached_file
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class WordIndex:
         for row in rows:
             mine = labels.get((row["source"], row["uid"]), ())
             names = sorted({label.name for label in mine if label.name})
-            found[(row["item_no"] << ORDINAL_BITS) + MAX_ORDINAL] = item_text(row["metadata"], names, KEY)
+            found[(row["item_no"] << ORDINAL_BITS) + MAX_ORDINAL] = item_text(row["metadata"], names, LABELS_KEY)
         return found
 
 
