@@ -18,6 +18,7 @@ from cliploom.pipelines.cli import (  # noqa: F401 - they add their commands
     report,
     serve,
     spec,
+    specs,
     store,
     train,
 )
