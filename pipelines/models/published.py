@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliploom.pipelines.console import middle, width
 from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.presets import Preset, Scores, find_preset, with_preset
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _FOLDERS = ("", "media", "gifs", "videos", "models")
 _MOST_LOOKED_AT = 8
+_COLUMN = 21  # where the names of files begin
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ def check_text(check: PresetCheck) -> str:
         lines += ["", "  published   here"]
         for score in check.scores:
             mark = " " if check.is_equal(score) else "!"
-            lines.append(f"  {score.published:9.2f} {score.here:6.2f} {mark} {score.file}, {score.sentence}")
+            about = middle(f"{score.file}, {score.sentence}", (width() or 80) - _COLUMN)
+            lines.append(f"  {score.published:9.2f} {score.here:6.2f} {mark} {about}")
         equal = sum(check.is_equal(score) for score in check.scores)
         lines += ["", f"  {equal} of {len(check.scores)} scores are as published (within {check.tolerance:g})."]
     return "\n".join(lines)
