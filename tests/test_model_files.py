@@ -418,3 +418,21 @@ def test_what_no_encoder_takes_says_what_to_do(tmp_path: Path, cliploom: Command
     assert "a text tower" in ended.out
     assert "version: 1" not in ended.out
     assert_one_sentence(cliploom("models", "check", "s3d_milnc"), 2, ("did you mean 's3d_milnce'?",))
+
+
+def test_names_in_a_file_can_neither_end_a_line_nor_move_the_cursor(tmp_path: Path, cliploom: Command) -> None:
+    odd = "v\nstore: /elsewhere\x1b[2J\u2028\x85{a: b}"
+    taken = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n\x1b[1m", 3, 8, 8])
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in (odd, *map(str, range(40)))]
+    nodes = [helper.make_node("ReduceMean", ["pixels"], [each.name], axes=[2, 3], keepdims=0) for each in given]
+    graph = helper.make_graph(nodes, "g", [taken], given)
+    onnx.save(helper.make_model(graph), tmp_path / "odd.onnx")
+    ended = cliploom("models", "check", tmp_path / "odd.onnx")
+    assert ended.code == 0
+    assert all(line.isprintable() for line in ended.out.split("\n"))
+    spec = yaml.safe_load(ended.out)
+    assert spec["store"] == "./store"
+    outputs = spec["encoders"]["model"]["outputs"]
+    assert len(outputs) == 8
+    assert odd in {each["node"] for each in outputs.values()}
+    check_encoders(parse_document(spec))

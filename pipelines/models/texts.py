@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from cliploom.pipelines.console import width
@@ -11,6 +11,8 @@ from cliploom.transforms.encoders.presets import Preset, presets
 from cliploom.transforms.model_files.found import Found, flow, spec_text
 
 _USUAL_WIDTH = 80
+_SHOWN = 8
+_LONGEST = 100
 
 
 def list_text() -> str:
@@ -55,7 +57,8 @@ def show_text(name: str, preset: Preset) -> str:
 def found_text(found: Found) -> str:
     """What a file or folder is; where an encoder takes it, a spec that uses it, with the rest as comments."""
     lines = [f"{found.path}: {found.what}", *(f"- {fact}" for fact in found.facts)]
-    lines += [_signature(each) for each in found.signatures]
+    lines += [_signature(each) for each in found.signatures[:_SHOWN]]
+    lines += ["- ..."] if len(found.signatures) > _SHOWN else []
     if found.preset:
         lines.append(f"- fits the preset {found.preset}: {presets()[found.preset].title}")
     if found.guesses:
@@ -69,8 +72,9 @@ def found_text(found: Found) -> str:
 
 
 def _signature(each: dict[str, Any]) -> str:
-    def told(tensors: Iterable[dict[str, str]]) -> str:
-        return ", ".join(f"{tensor['name']} {tensor['type']} {tensor['shape']}" for tensor in tensors)
+    def told(tensors: Sequence[dict[str, str]]) -> str:
+        shown = [f"{tensor['name'][:_LONGEST]} {tensor['type']} {tensor['shape']}" for tensor in tensors[:_SHOWN]]
+        return ", ".join([*shown, *(["..."] if len(tensors) > _SHOWN else [])])
 
     return f"- {each['name']}: {told(each['inputs'])} -> {told(each['outputs'])}"
 
@@ -80,6 +84,7 @@ def _dims(preset: Preset) -> str:
 
 
 def _wrapped(line: str, further: str) -> list[str]:
-    """A line in the terminal's width; addresses and long words stay whole."""
+    """A line in the terminal's width; addresses and long words stay whole, what can't be printed is replaced."""
     columns = width() or _USUAL_WIDTH
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
     return textwrap.wrap(line, columns, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)

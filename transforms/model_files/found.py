@@ -136,4 +136,7 @@ def flow(value: Any) -> str:
 
 def _word(text: str) -> str:
     plain = _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS - {"on", "n"}
-    return text if plain or re.fullmatch(r"\d+m?s", text) else json.dumps(text, ensure_ascii=False)
+    if plain or re.fullmatch(r"\d+m?s", text):
+        return text
+    # What can't be printed is escaped: a file's names must not end a line or move a cursor.
+    return json.dumps(text, ensure_ascii=not text.isprintable())

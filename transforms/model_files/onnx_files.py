@@ -13,7 +13,7 @@ from typing import Any
 
 from cliploom.schemas.errors import CliploomError
 from cliploom.transforms.model_files.found import Found
-from cliploom.transforms.model_files.shapes import guessed_input, name_of
+from cliploom.transforms.model_files.shapes import MOST_OUTPUTS, guessed_input, name_of
 
 _TYPES = {
     1: "float32",
@@ -58,7 +58,7 @@ def onnx(path: Path, given: str) -> Found:
     vectors = [each for each in outputs if each["type"] in ("float32", "float16", "float64")]
     if pixels is None or guess is None or not vectors:
         return replace(found, advice="it does not take pictures or clips alone, so no encoder uses it.")
-    kept = {name_of(each["name"]): _output(each) for each in vectors}
+    kept = {name_of(each["name"]): _output(each) for each in vectors[:MOST_OUTPUTS]}
     return replace(
         found,
         kind="onnx",

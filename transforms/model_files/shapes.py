@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 USUAL_SIZE, USUAL_FRAMES = 224, 32
+MOST_OUTPUTS = 8
+"""Outputs of a file that a suggested spec keeps."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cliploom.transforms.encoders.saved_model_files import GRAPH, MOST_DESCRIPTI
 from cliploom.transforms.encoders.saved_model_signatures import STRING, USUAL, SavedModel, Signature, Tensor
 from cliploom.transforms.encoders.tensorflow_protos import read_message
 from cliploom.transforms.model_files.found import Found, with_preset
-from cliploom.transforms.model_files.shapes import Guess, guessed_input, name_of
+from cliploom.transforms.model_files.shapes import MOST_OUTPUTS, Guess, guessed_input, name_of
 
 _FLOATS = (1, 2, 19)
 _SHOWN = 6
@@ -97,6 +97,7 @@ def _suggested(found: Found, listed: Iterable[Signature]) -> Found:
         floats = len(each.inputs) == 1 and each.inputs[0].type in _FLOATS
         guess = guessed_input(_shape(each.inputs[0])) if floats else None
         outputs = [output for output in each.outputs if output.type in _FLOATS and _rank(output) in (None, 2, 3, 4, 5)]
+        outputs = outputs[:MOST_OUTPUTS]
         if guess is None or not outputs or "n" not in guess.layout:
             continue
         options: dict[str, Any] = {"model": found.path, "input": guess.options(None)}
