@@ -111,7 +111,7 @@ setup(
         "cliploom": ["py.typed"],
         "cliploom.pipelines": ["specs/*.yaml"],
         "cliploom.serving": ["templates/*.html", "static/*"],
-        "cliploom.transforms.encoders": ["**/*.txt", "**/*.json", "**/*.npz"],
+        "cliploom.transforms.encoders": ["**/*.txt", "**/*.json", "**/*.npz", "**/*.yaml"],
     },
     include_package_data=False,
     cmdclass={"build_py": FreshBuild},

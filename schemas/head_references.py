@@ -88,9 +88,9 @@ def _encoder(spec: Spec, place: str, encoder: EncoderSpec) -> Iterator[str]:
 
 
 def _zero_shot(spec: Spec, place: str, head: ZeroShotSpec) -> Iterator[str]:
-    if head.feature not in spec.computed:
+    if head.feature not in spec.with_vectors:
         said = "has no vectors, it holds labels" if head.feature in spec.features else "is not there"
-        yield f"{place}.feature: {head.feature!r} {said}{nearest(head.feature, spec.computed)}"
+        yield f"{place}.feature: {head.feature!r} {said}{nearest(head.feature, spec.with_vectors)}"
     source = spec.sources.get(head.labels)
     if source is None or source.kind != "labels":
         sources = [name for name, each in spec.sources.items() if each.kind == "labels"]

@@ -43,10 +43,15 @@ RUNNERS = (
 
 
 class EncoderSpec(Model):
-    """A model by registry kind; further keys are its family's own options and checked by the registry."""
+    """A model by registry kind; further keys are its family's own options and checked by the registry.
+
+    Attributes:
+        preset: name of a public model's settings, see ``cliploom models list``; keys beside it override them.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     kind: str
+    preset: str | None = None
     text_encoder: Name | None = None
 
     @property

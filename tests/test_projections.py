@@ -12,6 +12,7 @@ from stores import SmallStore
 from vector_heads import put_towers, random_tower
 
 from cliploom.schemas.vector_heads import CLIP, DeviseSpec, TowerInput, VectorHeadCard
+from cliploom.transforms.encoders import registry
 from cliploom.transforms.heads.projection import BATCH, Projection, tower_graph
 from cliploom.transforms.heads.towers import Tower
 from cliploom.transforms.search.searching import open_store
@@ -25,6 +26,14 @@ WITH_HEAD = (
     "features.words={source: clips, encoder: worded}",
     "indexes.words={feature: words}",
     "exports.words_h5={kind: hdf5, feature: words}",
+)
+
+WITH_NAMES = (
+    *WITH_HEAD,
+    "sources.things={kind: labels, labels: [coffee, cat, rocket], templates: ['a photo of a {label}']}",
+    "heads.named={kind: zero_shot, feature: words, labels: things}",
+    "encoders.namer={kind: head, head: named, top: 3}",
+    "features.tags={source: clips, encoder: namer}",
 )
 
 
@@ -104,6 +113,36 @@ def test_a_head_makes_a_feature_that_words_and_pictures_ask(small_store: SmallSt
     next(table.glob("part-*.parquet")).unlink()
     healed = small_store.run(WITH_HEAD)
     assert healed.release.features["words"].rows == fourth.release.features["words"].rows
+    assert verify_release(str(small_store.store), None) == []
+
+
+def test_class_names_are_compared_with_the_vectors_that_a_head_makes(small_store: SmallStore) -> None:
+    waiting = small_store.run(WITH_NAMES)
+    assert "tags" not in waiting.release.heads
+    put_head(small_store, 1)
+    result = small_store.run(WITH_NAMES)
+    folder = small_store.store / result.release.features["words"].model
+    texts = np.asarray(
+        registry.load_text_tower(folder)([f"a photo of a {name}" for name in ("coffee", "cat", "rocket")])
+    )
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    store = open_store(str(small_store.store))
+    rows = vectors(small_store, "words", "embedding")
+    labels = store.labels(rows["uid"].unique().to_list())
+    for uid in rows["uid"].unique():
+        made = np.array(rows.filter(pl.col("uid") == uid)["embedding"].to_list())
+        made /= np.linalg.norm(made, axis=1, keepdims=True)
+        mean = made.mean(axis=0)
+        wanted = np.sort(texts @ (mean / np.linalg.norm(mean)))[::-1]
+        found = [label.score for label in labels["clips", uid] if label.origin == "predicted:tags"]
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not small_store.run(WITH_NAMES).changed
+    put_head(small_store, 2)
+    again = small_store.run(WITH_NAMES)
+    assert set(again.verdicts["tags"]) <= {"config_changed", "failed"}
+    (small_store.media / "videos" / "rocket.mp4").unlink()
+    small_store.run(WITH_NAMES)
+    assert ("clips", "videos/rocket") not in open_store(str(small_store.store)).labels(["videos/rocket"])
     assert verify_release(str(small_store.store), None) == []
 
 

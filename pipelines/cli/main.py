@@ -14,9 +14,11 @@ import typer
 from cliploom.pipelines.cli import (  # noqa: F401 - they add their commands
     completion,
     doctor,
+    models,
     report,
     serve,
     spec,
+    specs,
     store,
     train,
 )

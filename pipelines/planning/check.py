@@ -17,6 +17,7 @@ from cliploom.schemas.spec import EncoderSpec, FeatureSpec, Spec
 from cliploom.schemas.spec_errors import explain
 from cliploom.schemas.vector_heads import EMBEDDING, DeviseSpec, TwoTowerSpec, VectorInput
 from cliploom.transforms.encoders.base import EncoderOptions, Family
+from cliploom.transforms.encoders.presets import with_preset
 from cliploom.transforms.encoders.registry import family
 from cliploom.transforms.store.rates import rows_per_second
 
@@ -47,17 +48,25 @@ def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]
     problems: list[str] = []
     checked: dict[str, CheckedEncoder] = {}
     for name, node in spec.encoders.items():
-        if node.kind == HEAD:
-            continue  # it needs no weights; the references are checked with the spec
         place = f"encoders.{name}"
+        if node.kind == HEAD:
+            # it needs no weights; the references are checked with the spec
+            problems += [f"{place}.preset: a head has no presets; leave it out."] if node.preset is not None else []
+            continue
         try:
             kind = family(node.kind)
-            options = kind.located(kind.Options.model_validate(node.options), base)
-        except ValidationError as error:
-            problems += [explain(problem, node.options, kind.Options, place) for problem in error.errors()]
-            continue
         except SpecError as error:
             problems.append(f"{place}.kind: {str(error)[:1].lower()}{str(error)[1:]}")
+            continue
+        values = node.options
+        try:
+            values = with_preset(node.kind, node.preset, values)
+            options = kind.located(kind.Options.model_validate(values), base)
+        except ValidationError as error:
+            problems += [explain(problem, values, kind.Options, place) for problem in error.errors()]
+            continue
+        except SpecError as error:
+            problems.append(f"{place}.preset: {str(error)[:1].lower()}{str(error)[1:]}")
             continue
         checked[name] = CheckedEncoder(name, node, kind, options)
         if node.text_encoder is not None and not kind.TEXT_ENCODER:

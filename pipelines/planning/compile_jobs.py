@@ -108,7 +108,7 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
         for name, export in _stored_exports(spec, base, objects).items()
         if export.feature in outputs and (not isinstance(export, PairsExport) or export.text in outputs)
     }
-    heads, untrained = head_jobs(spec, jobs, objects, base)
+    heads, untrained = head_jobs(spec, {**jobs, **projections}, objects, base)
     remarks = (f"encoder {name}: {card.note}" for name, card in cards.items() if card.note)
     notes = (*untrained, *waiting, *remarks)
     measured = stored_evaluations(spec, base, objects, {*outputs, *heads})

@@ -16,6 +16,7 @@ from cliploom.schemas.plan import CONFIG_CHANGED, MOVED, NEW, UNCHANGED
 from cliploom.schemas.release import HeadEntry, OutputEntry
 from cliploom.schemas.sources import LabelsSource
 from cliploom.schemas.spec import Spec
+from cliploom.schemas.vector_heads import ProjectionJob
 from cliploom.transforms.heads import tagging
 from cliploom.transforms.heads.plain import read_head
 from cliploom.transforms.heads.published import current_model
@@ -50,13 +51,13 @@ def input_columns(
 
 
 def head_jobs(
-    spec: Spec, jobs: Mapping[str, FeatureJob], objects: ObjectStore, base: Path = Path()
+    spec: Spec, jobs: Mapping[str, FeatureJob | ProjectionJob], objects: ObjectStore, base: Path = Path()
 ) -> tuple[dict[str, HeadJob], tuple[str, ...]]:
     """The jobs of the features that trained heads make, and sentences about those that have to wait.
 
     Args:
         spec: checked.
-        jobs: of the features with rows.
+        jobs: of the features with rows, those that heads make among them; some of these may still wait.
         objects: the store, which has the trained heads.
         base: folder that the spec's relative paths start from.
     """
@@ -66,6 +67,9 @@ def head_jobs(
     for name, feature in spec.tags.items():
         node = head_encoder(spec.encoders[str(feature.encoder)])
         head = spec.heads[node.head]
+        if isinstance(head, ZeroShotSpec) and head.feature not in jobs:
+            notes.append(f"{name} waits: {head.feature}, which head {node.head!r} reads, is not made yet")
+            continue
         if isinstance(head, ZeroShotSpec):
             model: str | None = _zero_shot_model(spec, node.head, head, jobs, objects, base)
         else:
@@ -108,7 +112,12 @@ def head_jobs(
 
 
 def _zero_shot_model(
-    spec: Spec, name: str, node: ZeroShotSpec, jobs: Mapping[str, FeatureJob], objects: ObjectStore, base: Path
+    spec: Spec,
+    name: str,
+    node: ZeroShotSpec,
+    jobs: Mapping[str, FeatureJob | ProjectionJob],
+    objects: ObjectStore,
+    base: Path,
 ) -> str:
     """Make the vectors of a head's class names, unless they are there; returns their folder.
 

@@ -200,12 +200,9 @@ def make_plan(
     }
     verdicts = merge_renames(_name_probe_failures(verdicts, tables.failures), previous.items)
     reasons = verdicts.filter(pl.col("verdict") == CONFIG_CHANGED)["reason"]
-    tags = pl.concat(
-        [
-            tag_verdicts(compiled.heads, verdicts, previous.release.heads if previous.release else {}),
-            projection_verdicts(compiled.projections, verdicts, previous.release),
-        ]
-    )
+    projected = projection_verdicts(compiled.projections, verdicts, previous.release)
+    heads = previous.release.heads if previous.release else {}
+    tags = pl.concat([tag_verdicts(compiled.heads, pl.concat([verdicts, projected]), heads), projected])
     lost |= lost_parts(objects, previous, compiled.projections)
     reason = reasons[0] if len(reasons) else ""
     return PlanDraft(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, lost, reason)

@@ -20,6 +20,7 @@ from cliploom.schemas.errors import EncodeError, SpecError
 from cliploom.schemas.models import CARD_FILE, Modality, ModelCard, Output
 from cliploom.schemas.units import Count
 from cliploom.transforms.encoders.base import Encoder, EncodeReport, EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.presets import with_preset
 from cliploom.transforms.encoders.registry import family, read_card
 from cliploom.transforms.encoders.weights import beside, sha256_of
 from cliploom.transforms.store.encoded import as_results
@@ -36,7 +37,7 @@ class PcaOptions(EncoderOptions):
     """A projected encoder.
 
     Attributes:
-        encoder: kind and options of the encoder before the projection.
+        encoder: kind and options of the encoder before the projection, with its preset where it has one.
         output: of that encoder; the only one that is kept. May be left out when it has one.
         path: an .npz file, or a folder of .npy files, as ``cliploom fit-pca`` writes it.
         components: how many are kept; all by default.
@@ -61,7 +62,7 @@ class PcaOptions(EncoderOptions):
             first = error.errors()[0]
             raise ValueError(f"encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         except SpecError as error:
-            raise ValueError(f"encoder.kind: {error}") from None
+            raise ValueError(f"encoder: {error}") from None
         if self.output is None and len(outputs) > 1:
             raise ValueError(f"output is missing; the encoder has {', '.join(outputs)}: name one")
         if self.output is not None and self.output not in outputs:
@@ -76,7 +77,8 @@ class PcaOptions(EncoderOptions):
     @property
     def inner(self) -> EncoderOptions:
         """Options of the encoder before the projection."""
-        given = {name: value for name, value in self.encoder.items() if name != "kind"}
+        own = {name: value for name, value in self.encoder.items() if name not in ("kind", "preset")}
+        given = with_preset(self.encoder["kind"], self.encoder.get("preset"), own)
         return self.family.Options.model_validate(given | {"precision": given.get("precision", self.precision)})
 
     @property

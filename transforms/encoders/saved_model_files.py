@@ -21,6 +21,8 @@ GRAPH = "saved_model.pb"
 _FOLDERS = ("variables", "assets")
 MOST_FILES = 10_000
 MOST_BYTES = 64 << 30
+MOST_DESCRIPTION = 1 << 30
+"""Bytes of a description that is only looked into."""
 _BLOCK = 1 << 20
 
 
@@ -85,6 +87,31 @@ def model_folder(model: str) -> Iterator[Path]:
 
         _read_archive(path, unpack)
         yield folder
+
+
+class _FoundError(Exception):
+    """What was looked for in an archive is found."""
+
+
+def description_of(path: Path) -> bytes:
+    """The ``saved_model.pb`` of an archive; files behind it are not read.
+
+    Raises:
+        CliploomError: when there is none, or the archive is refused.
+    """
+    found = b""
+
+    def keep(relative: str, stream: IO[bytes]) -> None:
+        nonlocal found
+        if relative == GRAPH:
+            found = stream.read(MOST_DESCRIPTION + 1)
+            raise _FoundError
+
+    with contextlib.suppress(_FoundError):
+        _read_archive(path, keep)
+    if len(found) > MOST_DESCRIPTION:
+        raise CliploomError(f"The {GRAPH} in '{path}' has more than {MOST_DESCRIPTION >> 30} GiB; it is not read.")
+    return found
 
 
 def _files(folder: Path, model: str) -> list[str]:

@@ -15,7 +15,7 @@ from cliploom.transforms.encoders.tensorflow_protos import operations_of, read_m
 STRING = 7  # DT_STRING
 _INTERNAL = "__saved_model_init_op"
 _CHANGES = ("Assign", "ScatterUpdate", "ResourceScatter")
-_USUAL = ("serving_default", "default")
+USUAL = ("serving_default", "default")
 _TYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", STRING: "string", 9: "int64", 10: "bool", 19: "float16"}
 
 
@@ -33,8 +33,13 @@ class Tensor:
     type: int
     shape: str
 
+    @property
+    def type_name(self) -> str:
+        """Name of its type."""
+        return _TYPES.get(self.type, "of another type")
+
     def __str__(self) -> str:
-        return f"{self.key} {_TYPES.get(self.type, 'of another type')} {self.shape}"
+        return f"{self.key} {self.type_name} {self.shape}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class SavedModel:
         """
         found = {each.name: each for each in self.signatures}
         if name is None:
-            name = next(iter(found)) if len(found) == 1 else next((each for each in _USUAL if each in found), None)
+            name = next(iter(found)) if len(found) == 1 else next((each for each in USUAL if each in found), None)
         if name in found:
             return found[name]
         if not found:

@@ -229,8 +229,13 @@ def write_bit(folder: Path) -> Path:
     return folder
 
 
-def write_frozen(path: Path) -> Path:
-    """A frozen graph as Inception-v3 of 2015: DecodeJpeg, ResizeBilinear, Sub, Mul, a block, pool_3; batch 1."""
+def write_frozen(path: Path, features: int = 28) -> Path:
+    """A frozen graph as Inception-v3 of 2015: DecodeJpeg, ResizeBilinear, Sub, Mul, a block, pool_3; batch 1.
+
+    Args:
+        path: to write.
+        features: numbers that it gives; the published graph 2,048.
+    """
     with tf.Graph().as_default() as graph:
         jpeg = v1.placeholder_with_default(b"", [], name="DecodeJpeg/contents")
         cast = tf.cast(v1.image.decode_jpeg(jpeg, channels=3, name="DecodeJpeg"), tf.float32, name="Cast")
@@ -242,7 +247,9 @@ def write_frozen(path: Path) -> Path:
         narrow = v1.nn.conv2d(x, tf.constant(weights(4, 1, 1, 16, 12)), [1, 1, 1, 1], "SAME")
         x = tf.concat([narrow, v1.nn.max_pool2d(x, 3, 1, "SAME")], 3, name="mixed_10/join")
         pooled = v1.nn.avg_pool2d(x, 17, 1, "VALID", name="pool_3")
-        tf.reshape(pooled, [1, 28], name="pool_3/_reshape")
+        if features != 28:
+            pooled = tf.matmul(tf.reshape(pooled, [1, 28]), tf.constant(weights(5, 28, features)))
+        tf.reshape(pooled, [1, features], name="pool_3/_reshape")
     path.write_bytes(graph.as_graph_def().SerializeToString(deterministic=True))
     return path
 

@@ -53,14 +53,14 @@ limits: {max_failed: 50%, max_deleted: 100%}
 """
 
 
-def write_videos(folder: Path, videos: int = 16, each: int = 12) -> None:
+def write_videos(folder: Path, videos: int = 16, each: int = 12, dim: int = DIM) -> None:
     """Narrations, and clip features that carry their meaning: a code of the verb and one of the noun, and noise."""
     random = np.random.default_rng(0)
-    verbs, nouns = random.normal(size=(len(VERBS), DIM)), random.normal(size=(len(NOUNS), DIM))
+    verbs, nouns = random.normal(size=(len(VERBS), dim)), random.normal(size=(len(NOUNS), dim))
     (folder / "feats").mkdir()
     narrations = {}
     for number in range(videos):
-        clip = random.normal(scale=0.2, size=(each * 8, DIM))
+        clip = random.normal(scale=0.2, size=(each * 8, dim))
         rows = []
         for place in range(each):
             verb, noun = random.integers(len(VERBS)), random.integers(len(NOUNS))
