@@ -167,7 +167,7 @@ def write_index(index: Any, out: Path) -> None:
     try:
         # FAISS's own files only print a warning when the last bytes find no room.
         with partial.open("wb") as file:
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
