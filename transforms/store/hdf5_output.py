@@ -36,6 +36,10 @@ class Hdf5Output:
             self._error = error
         return len(view)
 
+    def read(self, size: int = -1) -> bytes:
+        """Read some bytes; h5py knows a file object by this method."""
+        return self._file.read(size)
+
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Read what stands where the last ``seek`` led."""
         return self._file.readinto(buffer)
