@@ -29,6 +29,7 @@ from cliploom.transforms.media.orient import ORIENTATION_TAG, Orientation, from_
 from cliploom.transforms.media.packets import browser_durations
 from cliploom.transforms.media.sampling import Timeline
 from cliploom.transforms.media.scale import frame_of
+from cliploom.transforms.media.still_damage import undecodable
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 # The spec's limit holds (limits.media.max_pixels), not a second one of Pillow's that no spec can change.
@@ -81,14 +82,6 @@ def is_image(head: bytes) -> bool:
     )
 
 
-def is_animated_png(path: Path) -> bool:
-    """An animation control chunk of more than one picture stands before the picture's data."""
-    with open(path, "rb") as file:
-        data = file.read(1 << 16)
-    _, animation, control = data.partition(b"IDAT")[0].partition(b"acTL")
-    return data.startswith(b"\x89PNG") and bool(animation) and int.from_bytes(control[:4], "big") > 1
-
-
 def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> ImageHead:
     """Header of an image.
 
@@ -136,7 +129,7 @@ def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
         for number in range(frames):
             try:
                 image.seek(number)
-                lost = _load(image)
+                lost = _load(image) or undecodable(image, path)
             except _DAMAGE as error:
                 if number:
                     return
