@@ -204,7 +204,7 @@ def decoded_luma(path: Path) -> list[NDArray[np.uint8]]:
         return [frame.to_ndarray()[: frame.height] for frame in container.decode(video=0)]
 
 
-@pytest.mark.parametrize("name", ["a.ts", "a.mts", "a.mkv", "a.mp4", "a.mpg"])
+@pytest.mark.parametrize("name", ["a.ts", "a.mts", "a.mkv", "a.mp4", "a.mpg", "a.mov", "a.avi"])
 def test_two_fields_in_two_packets_are_one_frame(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     stored = write_field_pictures(path, 14, picture)
@@ -283,7 +283,14 @@ LIGHTS = {
 @pytest.mark.parametrize("light", LIGHTS)
 @pytest.mark.parametrize(
     ("name", "codec"),
-    [("a.mp4", "libx265"), ("a.mkv", "ffv1"), ("a.ts", "libx265"), ("b.mp4", "libsvtav1"), ("a.mov", "libx264")],
+    [
+        ("a.mp4", "libx265"),
+        ("a.mkv", "ffv1"),
+        ("a.ts", "libx265"),
+        ("b.mp4", "libsvtav1"),
+        ("a.mov", "libx264"),
+        ("b.mkv", "libvpx-vp9"),
+    ],
 )
 def test_a_film_put_into_high_dynamic_range_comes_back(name: str, codec: str, light: str, tmp_path: Path) -> None:
     encode, transfer = LIGHTS[light]
@@ -305,19 +312,21 @@ def test_a_film_put_into_high_dynamic_range_comes_back(name: str, codec: str, li
 
 
 def write_hdr(path: Path, codec: str, draw: object, transfer: ColorTrc, options: dict[str, str]) -> None:
-    """Three pictures of 192 x 128 in 10 bits, tagged as BT.2020 with this transfer."""
+    """Three pictures of 192 x 128 in 10 bits (VP9: 8), tagged as BT.2020 with this transfer."""
     from media_factory import quiet
 
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=25, options=quiet(codec) | options)
-        stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p10le"
+        # This build of libvpx has no deep encoder; its decoder reads 8 bits only, too.
+        layout = "yuv420p" if codec == "libvpx-vp9" else "yuv420p10le"
+        stream.width, stream.height, stream.pix_fmt = 192, 128, layout
         context = stream.codec_context
         context.color_trc, context.color_primaries, context.colorspace = int(transfer), int(ColorPrimaries.BT2020), 9
         context.color_range = 1
         for index in range(3):
             signal = np.round(np.clip(draw(index), 0, 1) * 65535).astype(np.uint16)  # type: ignore[operator]
             frame = av.VideoFrame.from_ndarray(signal, format="rgb48le")
-            frame = frame.reformat(format="yuv420p10le", dst_colorspace=9, dst_color_range=1)
+            frame = frame.reformat(format=layout, dst_colorspace=9, dst_color_range=1)
             frame.color_trc, frame.color_primaries = int(transfer), int(ColorPrimaries.BT2020)
             frame.pts = index
             output.mux(stream.encode(frame))

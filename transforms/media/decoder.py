@@ -126,8 +126,21 @@ def strict_decoder(context: VideoCodecContext) -> VideoCodecContext | None:
     return None
 
 
+def is_deep_vp9(packet: bytes | memoryview) -> bool:
+    """A packet of VP9 of profile 2 or 3, with more than 8 bits a value: builds of libvpx mostly do not read these.
+
+    >>> is_deep_vp9(bytes([0x82])), is_deep_vp9(bytes([0x92]))
+    (False, True)
+    """
+    return len(packet) > 0 and bool(packet[0] & 0x10)
+
+
 class _RefusedError(Exception):
     """A strict decoder refused a packet."""
+
+
+class _UnknownError(_RefusedError):
+    """It refused a packet since it does not know its kind."""
 
 
 def drops_unreferenced(context: VideoCodecContext, container: str) -> bool:
@@ -262,8 +275,11 @@ class FrameDecoder:
             for position, frame in self._pass(self._strict, run, wanted):
                 given.add(position)
                 yield position, frame
-        except _RefusedError:
-            self._report.refused += 1
+        except _RefusedError as error:
+            if isinstance(error, _UnknownError):
+                self._strict = None
+            else:
+                self._report.refused += 1
             if self._context is self._strict and self._lenient is not None:
                 self._context = self._lenient()
             for position, frame in self._pass(self._context, run, wanted):
@@ -317,7 +333,8 @@ class FrameDecoder:
             frames = context.decode(packet)
         except (av.FFmpegError, OSError):
             if context is self._strict and (self._lenient is not None or context is not self._context):
-                raise _RefusedError from None
+                deep = context.codec.canonical_name == "vp9" and packet is not None and is_deep_vp9(memoryview(packet))
+                raise (_UnknownError if deep else _RefusedError) from None
             self._report.errors += 1
             return []
         self._report.frames_decoded += len(frames)

@@ -272,6 +272,9 @@ class _Columns:
         second = np.frombuffer(self._second, np.bool_).copy()
         # A frame lasts as long as both of its fields.
         duration[:-1] += np.where(second[1:], duration[1:], 0)
+        if self._container in _DECODE_ORDER_CONTAINERS and second.any():
+            # An AVI has no durations; libav makes them up from the rate of the fields.
+            duration[:] = 0
         if self._codec in _KEYS_UNTOLD and (self._container != INDEXED or key.all()):
             key[1:] = False
         in_order = bool((pts[shown] != NO_TIME).all())

@@ -114,11 +114,11 @@ def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timel
         table = walk(container, stream, path.name, limits.max_frames)
         timeline = table.timeline()
         name = container.format.name
+        if name == "avi":
+            claimed -= repeats(table, claimed)
         if claimed and table.in_fields:
             claimed -= int(table.second.sum())
-        if name == "avi":
-            claimed -= repeats(table)
-        elif name == "ivf" and timeline.end_tick >= claimed:
+        if name == "ivf" and timeline.end_tick >= claimed:
             # Some writers count ticks, not frames.
             claimed = 0
         found = len(timeline.ticks)
