@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorTrc
-from field_pictures import write_field_pictures
+from field_pictures import write_field_pictures, write_mpeg2_fields
 from media_factory import busy, picture, read_index, write_video
 from numpy.typing import NDArray
 
@@ -222,6 +222,26 @@ def test_two_fields_in_two_packets_are_one_frame(name: str, tmp_path: Path) -> N
         for row in run(path, sampling, deinterlace=False):
             assert read_index(row.pixels) == row.frame
     assert [row.frame for row in run(path, Every(every="200ms"))] == [0, 5, 10]
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["in one packet", "in two packets"])
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg", "a.mxf", "a.mkv", "a.mp4", "a.mov", "a.avi"])
+def test_two_field_pictures_of_mpeg2_are_one_frame(name: str, joined: bool, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write_mpeg2_fields(path, 14, picture, joined=joined)
+    facts = facts_of(path)
+    assert (facts.codec, facts.frames, facts.frames_claimed, facts.lost) == ("mpeg2video", 14, 14, "")
+    # Parsers of MPEG streams join what comes in two packets.
+    own_packets = not joined and name not in ("a.ts", "a.mpg")
+    assert facts.corrections == ("fields.interlaced" if own_packets else "interlaced")
+    with av.open(str(path)) as container:
+        expected = [read_index(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    rows = run(path, deinterlace=False)
+    assert [read_index(row.pixels) for row in rows] == expected == list(range(14))
+    for sampling in (EveryFrames(every_frames=3), Uniform(uniform=5), Keyframes()):
+        for row in run(path, sampling, deinterlace=False):
+            assert read_index(row.pixels) == row.frame
+    assert len(run(path)) == 14
 
 
 def test_a_stretch_of_a_video_in_field_packets_is_that_of_the_whole(tmp_path: Path) -> None:

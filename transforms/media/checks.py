@@ -41,6 +41,12 @@ def damaged_content(path: Path, container: str) -> str:
     return f"{damaged:,} of {len(found):,} {unit} are damaged, by their checksums" if damaged else ""
 
 
+def has_checksums(path: Path) -> bool:
+    """A Matroska file was written with checksums, as FFmpeg does unless it writes to a stream."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return next(_matroska(data), None) is not None
+
+
 def _matroska(data: mmap.mmap) -> Iterator[bool]:
     """Whether each cluster with a checksum fits it."""
     _, length, at = _element(data, 0)

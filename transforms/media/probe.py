@@ -14,7 +14,7 @@ from cliploom.schemas.errors import NoVideoError, TooLargeError
 from cliploom.schemas.media import PROBE_REVISION, MediaFacts, MediaLimits, MediaType
 from cliploom.transforms.media import images
 from cliploom.transforms.media.chains import damaged_within
-from cliploom.transforms.media.checks import damaged_content
+from cliploom.transforms.media.checks import damaged_content, has_checksums
 from cliploom.transforms.media.clock import NO_TIME
 from cliploom.transforms.media.container import open_container, read_head, video_stream
 from cliploom.transforms.media.gifs import clears_otherwise
@@ -155,8 +155,14 @@ def _nothing_shown(container: str, stream: VideoStream, table: PacketTable) -> s
 
 
 def _signs(table: PacketTable, container: str, path: Path) -> str:
-    """What the packets show to be lost; of Matroska the chain of blocks, since a hole in its clock may be a pause."""
-    return damaged_within(path) if container == "matroska,webm" else signs_of_loss(table, container)
+    """What the packets show to be lost; of Matroska the chain of blocks, since a hole in its clock may be a pause.
+
+    The chain is walked block by block, so not where checksums of clusters tell the same at once.
+    """
+    told = signs_of_loss(table, container)
+    if container != "matroska,webm":
+        return told
+    return damaged_within(path) if told or not has_checksums(path) else ""
 
 
 def _corrected(table: PacketTable, container: str, path: Path) -> tuple[str, ...]:
