@@ -31,7 +31,8 @@ _IN_A_MESSAGE = re.compile(r"(?<=[?&;#])([^=?&;#\s'\"]+)=([^&;#\s'\"]+)")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _KINDS = (
     "token|key|secret|password|passwd|passphrase|passcode|pass|pwd|pw|signature|sig|sign|hmac|jwt|code|auth|"
-    "authorization|authentication|credential|cred|bearer|otp|sas|sid|sessionid|jsessionid|phpsessid|hdnea|hdnts|hdntl"
+    "authorization|authentication|credential|cred|bearer|otp|sas|sid|sessionid|jsessionid|phpsessid|hdnea|hdnts|hdntl|"
+    "assertion|cookie"
 )
 _SECRET_WORD = re.compile(
     rf"(?:access|account|api|app|aws|client|goog|id|my|oauth|private|refresh|security|service|session|shared|"
@@ -91,12 +92,23 @@ def names_secret(parameter: str) -> bool:
 
     >>> [names_secret(name) for name in ("api_key", "AccessKey", "clientsecret", "X-Amz-Signature", "auth[token]")]
     [True, True, True, True, True]
+    >>> [names_secret(name) for name in ("%74oken", "%2574oken", "session_cookie")]
+    [True, True, True]
     >>> [names_secret(name) for name in ("author", "keyframe", "zipcode", "width", "Keyword")]
     [False, False, False, False, False]
     """
-    words = [word.lower()[:_LONGEST_WORD] for word in _WORD.findall(unquote(parameter))]
+    words = [word.lower()[:_LONGEST_WORD] for word in _WORD.findall(_decoded(parameter))]
     pairs = [first + second for first, second in pairwise(words)]
     return any(map(_SECRET_WORD.fullmatch, words)) or "sessionid" in pairs
+
+
+def _decoded(name: str) -> str:
+    """The name without percent escapes, also where servers in a chain decode it more than once."""
+    for _ in range(_DEPTH):
+        name, before = unquote(name), name
+        if name == before:
+            break
+    return name
 
 
 def secret_parameter(uri: str, allowed: Iterable[str] = ()) -> str | None:

@@ -127,3 +127,70 @@ def write_field_pictures(
             output.mux(packet)
     raw.unlink()
     return stored
+
+
+def write_mpeg2_fields(
+    path: Path,
+    frames: int,
+    draw: Callable[[int, int, int], NDArray[np.uint8]],
+    *,
+    size: tuple[int, int] = (96, 64),
+    joined: bool = True,
+) -> None:
+    """An MPEG-2 video of field pictures (ISO 13818-2, picture_structure), all of them intra, 25 frames a second.
+
+    An encoder of frames makes each field as a picture of half the height, whose macroblocks are those of a field
+    picture; the headers are rewritten.
+
+    Args:
+        path: the suffix names the container.
+        frames: number of frames.
+        draw: makes the pixels of frame i, given (i, width, height).
+        size: the height a multiple of 32.
+        joined: the two fields of a frame are in one packet, as multiplexers of MPEG containers write them.
+    """
+    width, height = size
+    raw = path.with_suffix(".m2v.tmp")
+    fields = []
+    with av.open(str(raw), "w", format="mpeg2video") as output:
+        encoder = output.add_stream("mpeg2video", rate=50)
+        encoder.width, encoder.height, encoder.pix_fmt, encoder.bit_rate = width, height // 2, "yuv420p", 4_000_000
+        encoder.gop_size, encoder.max_b_frames = 1, 0
+        for index in range(frames):
+            pixels = draw(index, width, height)
+            for parity in (0, 1):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[parity::2]), format="rgb24")
+                frame = frame.reformat(format="yuv420p")
+                frame.pts, frame.time_base = 2 * index + parity, Fraction(1, 50)
+                fields += [bytes(packet) for packet in encoder.encode(frame)]
+        fields += [bytes(packet) for packet in encoder.encode()]
+    fields = [_as_field(data, number, height) for number, data in enumerate(fields)]
+    raw.write_bytes(b"".join(fields))
+    pieces = [a + b for a, b in zip(fields[::2], fields[1::2], strict=True)] if joined else fields
+    with av.open(str(raw), format="mpegvideo") as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number, data in enumerate(pieces):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, Fraction(1, 25 if joined else 50)
+            packet.pts = packet.dts = number
+            packet.duration = 1
+            packet.is_keyframe = joined or number % 2 == 0
+            output.mux(packet)
+    raw.unlink()
+
+
+def _as_field(data: bytes, number: int, height: int) -> bytes:
+    """An intra picture of half the height as a top (even number) or bottom field."""
+    found = bytearray(data)
+    sequence = found.find(b"\0\0\1\xb3")
+    found[sequence + 5] = found[sequence + 5] & 0xF0 | height >> 8
+    found[sequence + 6] = height & 0xFF
+    extension = found.find(b"\0\0\1\xb5", sequence)
+    found[extension + 5] &= ~0x08  # progressive_sequence
+    picture = found.find(b"\0\0\1\0")
+    found[picture + 4], found[picture + 5] = 0, found[picture + 5] & 0x3F  # temporal_reference
+    coding = found.find(b"\0\0\1\xb5", picture)
+    found[coding + 6] = found[coding + 6] & ~0x03 | 1 + number % 2  # picture_structure
+    found[coding + 7] &= ~0xC1  # top_field_first, frame_pred_frame_dct, chroma_420_type
+    found[coding + 8] &= ~0x80  # progressive_frame
+    return bytes(found if number % 2 == 0 else found[picture:])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from contextlib import contextmanager
+
 import h5py
 import numpy as np
 import polars as pl
@@ -370,3 +373,37 @@ def test_a_missing_part_of_a_readable_master_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"m\.h5 links 'a/b' to .*p\.h5, which is missing or damaged"):
         read_uid(tmp_path / "m.h5", "a/b")
     assert read_uids(tmp_path / "m.h5") == ["a/b"]
+
+
+@contextmanager
+def largest_file(size):
+    """No file of this process grows beyond ``size`` bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_that_finds_no_room_is_an_error_wherever_the_room_ends(tmp_path):
+    items = [item(f"clip/{number}", rows=40, seed=number) for number in range(12)]
+    part = tmp_path / "p.h5"
+    write_hdf5_part(part, items, ("pooled",))
+    parts = {each.uid: part for each in items}
+    names = dict.fromkeys(parts, "p.h5")
+    writers = {
+        "part": lambda path: write_hdf5_part(path, items, ("pooled",)),
+        "single": lambda path: write_single(path, parts, ("pooled",), is_readable=True),
+        "master": lambda path: write_master(path, names, ("pooled",), is_readable=True),
+    }
+    for kind, write in writers.items():
+        whole = tmp_path / kind
+        write(whole)
+        size = whole.stat().st_size
+        for room in sorted({*range(0, size, size // 9), size - 1}):
+            with largest_file(room), pytest.raises(OSError, match="File too large"):
+                write(tmp_path / "small.h5")
+        with largest_file(size):
+            write(tmp_path / "small.h5")
+        assert (tmp_path / "small.h5").read_bytes() == whole.read_bytes()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from urllib3.exceptions import ConnectTimeoutError
 from web_server import Page, WebServer, web_server
 
 from cliploom.schemas.errors import ItemError, TooLargeError, UnreadableError
@@ -14,6 +16,7 @@ from cliploom.schemas.sources import HttpSpec
 from cliploom.transforms.inputs.addresses import Validators
 from cliploom.transforms.inputs.http import Fetcher
 from cliploom.transforms.inputs.http_headers import MOST_BYTES, retry_after
+from cliploom.transforms.inputs.timed_http import connections, waiting
 
 SPEC = HttpSpec(rate=10_000, read_timeout="200ms", connect_timeout="5s", timeout="1s", attempts=1, max_size="1MB")
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -146,3 +149,57 @@ def test_places_that_redirects_make_up_are_failures(server: WebServer, tmp_path:
 @pytest.mark.parametrize("text", ["Wed, 21 Oct 2015 07:28:00 +99999999999999999999", "9" * 5000, "Wed, 21 Oct 99999"])
 def test_waits_beyond_all_measure_are_no_error(text: str) -> None:
     assert retry_after(text) in (None, float("inf"))
+
+
+class Hosts:
+    """Addresses of one name; connecting to each takes so long on a clock of its own.
+
+    Attributes:
+        tried: addresses with the time-out that each was given, in seconds.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], answering: str = "") -> None:
+        self.tried: list[tuple[str, float]] = []
+        self._now, self._seconds, self._answering = 100.0, seconds, answering
+        places = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in seconds for _ in range(2)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: places)
+        monkeypatch.setattr("cliploom.transforms.inputs.timed_http.time", self)
+        monkeypatch.setattr("urllib3.util.connection.create_connection", self._connect)
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def _connect(self, place: tuple[str, int], timeout: float, **options: object) -> socket.socket:
+        address = place[0]
+        self.tried.append((address, timeout))
+        self._now += min(timeout, self._seconds[address])
+        if address != self._answering:
+            raise TimeoutError if self._seconds[address] >= timeout else ConnectionRefusedError
+        return socket.socket()
+
+
+def new_connection(until: float = float("inf")) -> None:
+    pool = connections(None).connection_from_host("three.example", 80, "http", {"timeout": 4.0})
+    found = pool.ConnectionCls("three.example", 80, timeout=4.0)
+    with waiting(until, 1.0):
+        found._new_conn().close()
+
+
+def test_all_addresses_of_a_host_share_one_deadline_of_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts(monkeypatch, {"192.0.2.1": 1.5, "192.0.2.2": 1.5, "192.0.2.3": 9.0, "192.0.2.4": 9.0})
+    with pytest.raises(ConnectTimeoutError):
+        new_connection()
+    assert hosts.tried == [("192.0.2.1", 4.0), ("192.0.2.2", 2.5), ("192.0.2.3", 1.0)]
+
+
+def test_the_deadline_of_the_whole_request_bounds_connecting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts(monkeypatch, {"192.0.2.1": 1.5, "192.0.2.2": 9.0, "192.0.2.3": 9.0})
+    with pytest.raises(ConnectTimeoutError):
+        new_connection(until=102.0)
+    assert hosts.tried == [("192.0.2.1", 2.0), ("192.0.2.2", 0.5)]
+
+
+def test_an_address_that_answers_is_taken_after_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts(monkeypatch, {"192.0.2.1": 1.5, "192.0.2.2": 0.1, "192.0.2.3": 9.0}, answering="192.0.2.2")
+    new_connection()
+    assert [address for address, _ in hosts.tried] == ["192.0.2.1", "192.0.2.2"]

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorTrc
-from field_pictures import write_field_pictures
+from field_pictures import write_field_pictures, write_mpeg2_fields
 from media_factory import busy, picture, read_index, write_video
 from numpy.typing import NDArray
 
@@ -204,7 +204,7 @@ def decoded_luma(path: Path) -> list[NDArray[np.uint8]]:
         return [frame.to_ndarray()[: frame.height] for frame in container.decode(video=0)]
 
 
-@pytest.mark.parametrize("name", ["a.ts", "a.mts", "a.mkv", "a.mp4", "a.mpg"])
+@pytest.mark.parametrize("name", ["a.ts", "a.mts", "a.mkv", "a.mp4", "a.mpg", "a.mov", "a.avi"])
 def test_two_fields_in_two_packets_are_one_frame(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     stored = write_field_pictures(path, 14, picture)
@@ -222,6 +222,26 @@ def test_two_fields_in_two_packets_are_one_frame(name: str, tmp_path: Path) -> N
         for row in run(path, sampling, deinterlace=False):
             assert read_index(row.pixels) == row.frame
     assert [row.frame for row in run(path, Every(every="200ms"))] == [0, 5, 10]
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["in one packet", "in two packets"])
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg", "a.mxf", "a.mkv", "a.mp4", "a.mov", "a.avi"])
+def test_two_field_pictures_of_mpeg2_are_one_frame(name: str, joined: bool, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write_mpeg2_fields(path, 14, picture, joined=joined)
+    facts = facts_of(path)
+    assert (facts.codec, facts.frames, facts.frames_claimed, facts.lost) == ("mpeg2video", 14, 14, "")
+    # Parsers of MPEG streams join what comes in two packets.
+    own_packets = not joined and name not in ("a.ts", "a.mpg")
+    assert facts.corrections == ("fields.interlaced" if own_packets else "interlaced")
+    with av.open(str(path)) as container:
+        expected = [read_index(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    rows = run(path, deinterlace=False)
+    assert [read_index(row.pixels) for row in rows] == expected == list(range(14))
+    for sampling in (EveryFrames(every_frames=3), Uniform(uniform=5), Keyframes()):
+        for row in run(path, sampling, deinterlace=False):
+            assert read_index(row.pixels) == row.frame
+    assert len(run(path)) == 14
 
 
 def test_a_stretch_of_a_video_in_field_packets_is_that_of_the_whole(tmp_path: Path) -> None:
@@ -283,7 +303,14 @@ LIGHTS = {
 @pytest.mark.parametrize("light", LIGHTS)
 @pytest.mark.parametrize(
     ("name", "codec"),
-    [("a.mp4", "libx265"), ("a.mkv", "ffv1"), ("a.ts", "libx265"), ("b.mp4", "libsvtav1"), ("a.mov", "libx264")],
+    [
+        ("a.mp4", "libx265"),
+        ("a.mkv", "ffv1"),
+        ("a.ts", "libx265"),
+        ("b.mp4", "libsvtav1"),
+        ("a.mov", "libx264"),
+        ("b.mkv", "libvpx-vp9"),
+    ],
 )
 def test_a_film_put_into_high_dynamic_range_comes_back(name: str, codec: str, light: str, tmp_path: Path) -> None:
     encode, transfer = LIGHTS[light]
@@ -305,19 +332,21 @@ def test_a_film_put_into_high_dynamic_range_comes_back(name: str, codec: str, li
 
 
 def write_hdr(path: Path, codec: str, draw: object, transfer: ColorTrc, options: dict[str, str]) -> None:
-    """Three pictures of 192 x 128 in 10 bits, tagged as BT.2020 with this transfer."""
+    """Three pictures of 192 x 128 in 10 bits (VP9: 8), tagged as BT.2020 with this transfer."""
     from media_factory import quiet
 
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=25, options=quiet(codec) | options)
-        stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p10le"
+        # This build of libvpx has no deep encoder; its decoder reads 8 bits only, too.
+        layout = "yuv420p" if codec == "libvpx-vp9" else "yuv420p10le"
+        stream.width, stream.height, stream.pix_fmt = 192, 128, layout
         context = stream.codec_context
         context.color_trc, context.color_primaries, context.colorspace = int(transfer), int(ColorPrimaries.BT2020), 9
         context.color_range = 1
         for index in range(3):
             signal = np.round(np.clip(draw(index), 0, 1) * 65535).astype(np.uint16)  # type: ignore[operator]
             frame = av.VideoFrame.from_ndarray(signal, format="rgb48le")
-            frame = frame.reformat(format="yuv420p10le", dst_colorspace=9, dst_color_range=1)
+            frame = frame.reformat(format=layout, dst_colorspace=9, dst_color_range=1)
             frame.color_trc, frame.color_primaries = int(transfer), int(ColorPrimaries.BT2020)
             frame.pts = index
             output.mux(stream.encode(frame))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -265,3 +267,21 @@ def test_hugging_faces_rounding_gives_pillows_pixels(size: tuple[int, int], scal
     wanted = np.asarray(Image.fromarray(picture).resize((scaled, 224), Image.Resampling.BICUBIC), np.float64)
     found = Scaler(Preprocess(224, 224, rounding="huggingface"))(rgb_frame(picture))
     assert np.abs(wanted[:, left : left + 224] - found).mean() < 0.5
+
+
+@pytest.mark.parametrize("aspect", [Fraction(64, 45), Fraction(16, 15), Fraction(10, 11), Fraction(1, 2)])
+@pytest.mark.parametrize("size", [(720, 576), (720, 480), (352, 576)])
+def test_hugging_faces_rounding_counts_the_pixels_of_the_display(size: tuple[int, int], aspect: Fraction) -> None:
+    width, height = round(size[0] * aspect), size[1]
+    short = 224
+    scaled = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    want = Preprocess(short, short, rounding="huggingface")
+    found = geometry(width, height, want)
+    assert (found.width, found.height) == scaled
+    # The picture is that of the same film in square pixels, which Hugging Face's processor is given.
+    stored = photo(*size)
+    square = np.asarray(Image.fromarray(stored).resize((width, height), Image.Resampling.BICUBIC))
+    expected = Scaler(want)(rgb_frame(square))
+    shown = Scaler(want)(rgb_frame(stored), Appearance(aspect=aspect))
+    assert shown.shape == expected.shape
+    assert np.abs(shown.astype(np.float64) - expected).mean() < 2

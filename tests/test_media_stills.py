@@ -145,6 +145,97 @@ def test_a_bmp_whose_reserved_bytes_are_used_is_read(mode: str, tmp_path: Path) 
     assert read_index(shown(path)[0]) == 0x1234
 
 
+def write_bmp(path: Path, bits: int, pixels: NDArray[np.generic], masks: tuple[int, ...] = ()) -> Path:
+    """A BMP of version 3, from the bottom row up, of rows [H, W] or [H, W, C] that are stored as they are."""
+    height, width = pixels.shape[:2]
+    palette = b"".join(bytes([level] * 3 + [0]) for level in (0, 85, 170, 255)) if bits == 2 else b""
+    extra = struct.pack(f"<{len(masks)}I", *masks) + palette
+    rows = [row.tobytes() for row in pixels[::-1]]
+    content = b"".join(row + bytes(-len(row) % 4) for row in rows)
+    if bits == 2:
+        width *= 4
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 3 if masks else 0, len(content), 0, 0, 0, 0)
+    start = 14 + 40 + len(extra)
+    path.write_bytes(struct.pack("<2sIHHI", b"BM", start + len(content), 0, 0, start) + info + extra + content)
+    return path
+
+
+def in_masks(pixels: NDArray[np.uint8], masks: tuple[int, ...], kind: str) -> NDArray[np.generic]:
+    """Red, green and blue [H, W, 3] in the bits of masks."""
+    found = np.zeros(pixels.shape[:2], np.uint32)
+    for channel, mask in enumerate(masks):
+        lowest = (mask & -mask).bit_length() - 1
+        found |= np.round(pixels[:, :, channel] / 255 * (mask >> lowest)).astype(np.uint32) << np.uint32(lowest)
+    return found.astype(kind)
+
+
+COLOURED = picture(0x5A3C) // np.array([1, 2, 3], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("bits", "masks"),
+    [
+        (16, (0xF00, 0xF0, 0xF)),
+        (16, (0x1F, 0x7E0, 0xF800)),
+        (32, (0x3FF00000, 0xFFC00, 0x3FF)),
+        (32, (0xFF, 0xFF00, 0xFF0000)),
+    ],
+)
+def test_a_bmp_of_any_masks_is_read(bits: int, masks: tuple[int, ...], tmp_path: Path) -> None:
+    path = write_bmp(tmp_path / "a.bmp", bits, in_masks(COLOURED, masks, f"<u{bits // 8}"), masks)
+    facts = probe(path, MediaLimits())
+    assert (facts.container, facts.width, facts.height, facts.corrections) == ("bmp", 96, 64, "")
+    assert np.abs(shown(path)[0].astype(int) - COLOURED).max() <= 255 // 15 // 2 + 1
+    assert describe_media(path, MediaLimits(), [], shown=0, decoded=False)["mode"] == "RGB"
+
+
+def test_bmps_of_two_and_of_sixty_four_bits_are_read(tmp_path: Path) -> None:
+    levels = picture(0x5A3C)[:, :, 0] // 85
+    packed = levels[:, ::4] << 6 | levels[:, 1::4] << 4 | levels[:, 2::4] << 2 | levels[:, 3::4]
+    assert np.array_equal(shown(write_bmp(tmp_path / "a.bmp", 2, packed))[0][:, :, 1], levels * 85)
+    shares = COLOURED / 255
+    light = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    linear = np.concatenate([light[:, :, ::-1], np.ones((64, 96, 1))], axis=2)
+    path = write_bmp(tmp_path / "b.bmp", 64, np.round(linear * 8192).astype("<i2"))
+    assert np.abs(shown(path)[0].astype(int) - COLOURED).max() <= 1
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(NoVideoError, match="its pixels are cut off"):
+        shown(path)
+
+
+def write_float_tiff(path: Path, pixels: NDArray[np.float32], order: str) -> Path:
+    """An RGB TIFF of floating-point numbers in one strip."""
+    height, width = pixels.shape[:2]
+    data = pixels.astype(f"{order}f4").tobytes()
+    behind = 10 + 12 * 10 + 4
+    values = {256: width, 257: height, 258: behind, 259: 1, 262: 2, 273: behind + 12, 277: 3, 278: height}
+    values |= {279: len(data), 339: behind + 6}
+    entries = b"".join(
+        struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
+        if tag not in (258, 273, 279, 339)
+        else struct.pack(f"{order}HHII", tag, 3 if tag in (258, 339) else 4, 3 if tag in (258, 339) else 1, value)
+        for tag, value in values.items()
+    )
+    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(values))
+    path.write_bytes(head + entries + bytes(4) + struct.pack(f"{order}6H", 32, 32, 32, 3, 3, 3) + data)
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("top", [1.0, 255.0])
+def test_a_tiff_of_rgb_in_floating_point_numbers_is_read(order: str, top: float, tmp_path: Path) -> None:
+    pixels = (COLOURED / 255 * top).astype(np.float32)
+    pixels[0, 0] = top
+    path = write_float_tiff(tmp_path / "a.tif", pixels, order)
+    assert probe(path, MediaLimits()).corrections == "tone"
+    assert np.abs(shown(path)[0].astype(int) - np.round(pixels / top * 255)).max() <= 1
+    with pytest.raises(TooLargeError):
+        probe(path, MediaLimits(max_pixels=1000))
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(NoVideoError):
+        shown(path)
+
+
 @pytest.mark.parametrize(
     ("top", "kind"), [(1.0, "float32"), (255.0, "float32"), (65535.0, "float32"), (65535, "int32")]
 )

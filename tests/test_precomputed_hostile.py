@@ -20,7 +20,7 @@ from cliploom.schemas import sizes
 from cliploom.schemas.errors import ItemError
 from cliploom.schemas.media import MediaLimits
 from cliploom.transforms.precomputed.listing import FeatureItem, list_features
-from cliploom.transforms.precomputed.read import read_features
+from cliploom.transforms.precomputed.read import count_rows, read_features
 from cliploom.transforms.precomputed.source import array_facts, digest_dataset
 from cliploom.transforms.store import zip_files
 from cliploom.transforms.work.probing import Asked, probe_item
@@ -121,6 +121,17 @@ def test_zip_bomb_is_refused_by_its_directory(tmp_path: Path, monkeypatch: pytes
     assert path.stat().st_size < 50_000
     with pytest.raises(ItemError, match=r"unpacks to 167[0-9]* bytes, more than the 1048576"):
         read_features(FeatureItem("v", path))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_of_which_4_kb_unpack_to_gigabytes_are_refused(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "v.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("v.npy", npy(header(), ROWS.tobytes()) + bytes(1 << 20))
+    with pytest.raises(ItemError, match=r"'v.npy' is compressed by (bzip2|lzma)"):
+        read_features(FeatureItem("v", path))
+    with pytest.raises(ItemError, match=r"'v.npy' is compressed by (bzip2|lzma)"):
+        count_rows(FeatureItem("v", path))
 
 
 def test_zip_that_understates_its_size_is_cut_there(tmp_path: Path) -> None:
@@ -288,6 +299,18 @@ def test_chunk_that_unpacks_to_more_than_itself_is_refused(tmp_path: Path, monke
         dataset = file.create_dataset("v", (2**20, 1), "<f4", chunks=(2**20, 1), compression="gzip")
         dataset.id.write_direct_chunk((0, 0), bomb)
     refused(the_h5(tmp_path), "unpacks to more than its 4194304 bytes")
+
+
+def test_chunk_that_is_much_larger_than_its_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cliploom.transforms.precomputed.hdf5_input._LARGE_CHUNK_BYTES", 1 << 12)
+    for name, chunk in (("v.h5", 64), ("w.h5", 8)):
+        with h5py.File(tmp_path / name, "w") as file:
+            dataset = file.create_dataset(
+                "v", ROWS.shape, "<f4", chunks=(chunk, chunk), maxshape=(None, None), compression="gzip"
+            )
+            dataset[:] = ROWS
+    refused(the_h5(tmp_path), "a chunk of .* unpacks to 16384 bytes, of which 80 are used; write it in smaller chunks")
+    np.testing.assert_array_equal(read_features(FeatureItem("v", tmp_path / "w.h5", "/v")), ROWS)
 
 
 @pytest.mark.parametrize("options", [{"compression": "gzip"}, {"compression": "lzf"}, {"chunks": True}])

@@ -50,7 +50,11 @@ def test_texts_are_read_as_such_and_may_be_empty() -> None:
     schema = {"name": ExampleField("text")}
     for text in ("Straße 7", "", " a\n"):
         assert parse_example(encode_example({"name": text}), schema).values == {"name": text}
-    for value, told in ((b"\xff", r"name: b'\\xff' is not UTF-8"), ((b"a", b"b"), "name: holds .*, not one text")):
+    for value, told in (
+        (b"\xff", r"name: b'\\xff' is not UTF-8"),
+        (b"a\0b", r"name: b'a\\x00b' holds a NUL"),
+        ((b"a", b"b"), "name: holds .*, not one text"),
+    ):
         with pytest.raises(RecordError, match=told):
             parse_example(encode_example({"name": value}), schema)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,13 @@ targets:
     environment_cache_millis: 2000
 limits: {max_failed: 50%}
 """
-# Loaded by every Python process of the cluster as it starts. It tells which clip is decoded in which process, holds on
-# to one clip until the test lets go, and ends the process on another, as a fault in a decoder does.
+# Loaded by every Python process of the cluster as it starts. It notes which clip is decoded in which process, keeps one
+# clip waiting until the test lets go, ends the process on another, as a fault in a decoder does, and waits for ever on
+# a third, as a decoder in an endless loop does.
 HOOK = """
 import os
 import sys
+import threading
 import time
 
 NOTES = os.environ["CLIPLOOM_TEST_NOTES"]
@@ -79,6 +82,8 @@ def hook(event, arguments):
         file.write(f"{name[:-4]} {os.getpid()}\\n")
     if name == "poison.mp4":
         os._exit(139)
+    if name == "hang.mp4":
+        threading.Event().wait()
     while name == "held.mp4" and not os.path.exists(NOTES + "/pass"):
         time.sleep(0.05)
 
@@ -94,7 +99,7 @@ class Project:
     folder: Path
     cluster: FlinkCluster
 
-    def start(self, store: str, target: str, notes: Path) -> subprocess.Popen[str]:
+    def start(self, store: str, target: str, notes: Path, *options: str) -> subprocess.Popen[str]:
         """``cliploom run`` as a person starts it; ``store`` has the models of the local one."""
         if target != "local" and not (self.folder / store).exists():
             shutil.copytree(self.folder / "local" / "models", self.folder / store / "models")
@@ -102,7 +107,7 @@ class Project:
         worker = self.cluster.worker_command(
             notes / "worker", {"PYTHONPATH": f"{notes}{os.pathsep}{ROOT}", "CLIPLOOM_TEST_NOTES": str(notes)}
         )
-        command = ["run", "cliploom.yaml", "--target", target, "--set", f"store=./{store}", "--json"]
+        command = ["run", "cliploom.yaml", "--target", target, "--set", f"store=./{store}", "--json", *options]
         return subprocess.Popen(
             [sys.executable, "-m", "cliploom", *command],
             cwd=self.folder,
@@ -195,6 +200,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         yield project
 
 
+@contextmanager
+def added_clip(project: Project, name: str) -> Iterator[None]:
+    """One more clip among the media of the project."""
+    clip = project.folder / "media" / name
+    pan(ROCKET, clip, 7)
+    try:
+        yield
+    finally:
+        clip.unlink()
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Iterator[Path]:
     """A folder for what the workers tell; at the end none is held, lest a job that failed its test hold the cluster."""
@@ -283,11 +299,34 @@ def test_a_clip_that_kills_its_worker_twice_is_a_failure_and_the_rest_is_publish
     project: Project, notes: Path
 ) -> None:
     shutil.copytree(project.folder / "local", project.folder / "night")
-    pan(ROCKET, project.folder / "media" / "poison.mp4", 7)
-    result = project.finish(project.start("night", "flink", notes))
+    with added_clip(project, "poison.mp4"):
+        result = project.finish(project.start("night", "flink", notes))
     assert result["release"]["release"] == 2
     assert project.restarts() >= 1
     assert len(decoded(notes)["poison"]) == 2
     assert {row["uid"]: row["type"] for row in failure_rows(str(project.folder / "night"))} == {"poison": "Crashed"}
     assert project.rows("night").equals(project.rows("local"))
     project.verify("night")
+
+
+def test_a_clip_that_never_ends_takes_its_worker_down_once_and_is_a_failure_and_the_rest_is_published(
+    project: Project, notes: Path
+) -> None:
+    shutil.copytree(project.folder / "local", project.folder / "stalled")
+    pan(COFFEE, project.folder / "media" / "fresh.mp4", 9)
+    try:
+        with added_clip(project, "hang.mp4"):
+            result = project.finish(project.start("stalled", "flink", notes, "--set", "limits.stall=5s"))
+    finally:
+        (project.folder / "media" / "fresh.mp4").unlink()
+    assert result["release"]["release"] == 2
+    assert project.restarts() >= 1
+    # Once in a worker of the cluster, which the watchdog ends, and once in a process of its own.
+    assert len(decoded(notes)["hang"]) == 2
+    (failure,) = failure_rows(str(project.folder / "stalled"))
+    assert (failure["uid"], failure["type"]) == ("hang", "Stalled")
+    assert "made no progress for 5 s (limits.stall)" in failure["message"]
+    published = project.rows("stalled")
+    assert set(published["uid"]) == {*project.rows("local")["uid"], "fresh"}
+    assert published.filter(pl.col("uid") != "fresh").equals(project.rows("local"))
+    project.verify("stalled")

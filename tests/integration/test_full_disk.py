@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forks import ROOT
-from nights import Project, draw, write_encoder
+from nights import Project, assert_sound, draw, encoder_on_path, write_encoder
+
+from cliploom.transforms.store.object_store import TEMPORARY
 
 FULL = "the disk is full; free some space and run again."
 
@@ -112,3 +115,45 @@ def test_too_little_memory_is_told_in_one_sentence(project: Project) -> None:
         ended = run_cliploom(project, project.store, f"ulimit -v {limit}")
         assert "Traceback" not in ended.printed, (limit, ended.printed)
         assert not ended.code or "too little memory" in ended.last, (limit, ended)
+
+
+STAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "flat": ("index", {"indexes": {"frames": {"feature": "frames", "metric": "l2"}}}),
+    "hdf5": ("hdf5", {"exports": {"h5": {"kind": "hdf5", "feature": "frames", "single": True}}}),
+    "tfrecord": ("tfrecords", {"exports": {"y8": {"kind": "tfrecord", "feature": "frames", "format": "yt8m_frame"}}}),
+}
+"""What a second night adds: the folder whose disk is full, and the nodes of the spec."""
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_full_disk_of_indexes_or_exports_publishes_nothing_by_halves(
+    project: Project, tmp_path: Path, name: str
+) -> None:
+    where, nodes = STAGES[name]
+    bare = {"targets": {"local": {"workers": 2}}, "indexes": None, "exports": None}
+    project.write_spec(bare)
+    # Their index takes one page of memory and some bytes of a second one.
+    for number in range(215):
+        draw(project.media / f"many{number}.png", 100 + number)
+    with encoder_on_path(tmp_path / "encoder"):
+        project.run()
+        before = project.snapshot()
+        project.write_spec(bare | nodes)
+        with small_disk(project.store / where, "4k") as disk:
+            ended = run_cliploom(project, project.store)
+            assert ended.code == 4, ended
+            assert ended.last.startswith(f"cliploom: {disk}{os.sep}"), ended
+            assert ended.last.endswith(FULL), ended
+            assert "Traceback" not in ended.printed
+            assert project.releases() == [1]
+            assert project.snapshot() == before
+            assert_sound(project)
+            subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+            project.run()
+            assert project.releases() == [1, 2]
+            assert_sound(project)
+            assert not [
+                path
+                for path in disk.rglob("*")
+                if path.suffix in (".partial", ".tmp") or path.name.startswith(TEMPORARY)
+            ]

@@ -158,10 +158,19 @@ def must_rebuild(kind: Kind, removed: int) -> bool:
 
 
 def write_index(index: Any, out: Path) -> None:
-    """Write a FAISS index; ``out`` appears when it is complete."""
+    """Write a FAISS index; ``out`` appears when it is complete.
+
+    Raises:
+        OSError: when the file can't be written whole.
+    """
     partial = out.with_name(out.name + ".partial")
-    faiss.write_index(index, str(partial))
-    partial.replace(out)
+    try:
+        # FAISS's own files only print a warning when the last bytes find no room.
+        with partial.open("wb") as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def list_ids(index: Any) -> Iterator[NDArray[np.int64]]:

@@ -18,7 +18,7 @@ import av
 from av.stream import Discard, Disposition
 
 from cliploom.schemas.errors import MediaError, NoVideoError, UnreadableError, UnsupportedCodecError
-from cliploom.transforms.media.headers import codec_name, cut_short, is_motion_jpeg
+from cliploom.transforms.media.headers import codec_name, cut_short, is_animated_png, is_motion_jpeg
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -106,8 +106,8 @@ def _opened(path: Path, stage: str, options: dict[str, str]) -> InputContainer:
         with explained(path, stage):
             container: InputContainer = av.open(
                 name,
-                # By its name or first picture, libav may take it for a still picture.
-                format="mjpeg" if is_motion_jpeg(path) else None,
+                # By its name, first picture or first 2 kB, libav may take it for a still picture.
+                format="mjpeg" if is_motion_jpeg(path) else "apng" if is_animated_png(path) else None,
                 options=options,
                 container_options={"format_whitelist": _FORMATS},
                 metadata_errors="ignore",

@@ -20,7 +20,13 @@ from cliploom.schemas.media import MediaFacts, MediaLimits, Preprocess, Sampled
 from cliploom.schemas.sampling import Keyframes, Sampling
 from cliploom.transforms.media import images
 from cliploom.transforms.media.container import open_container, read_head, video_stream
-from cliploom.transforms.media.decoder import DecodeReport, FrameDecoder, drops_unreferenced, picture_decoder
+from cliploom.transforms.media.decoder import (
+    DecodeReport,
+    FrameDecoder,
+    drops_unreferenced,
+    picture_decoder,
+    strict_decoder,
+)
 from cliploom.transforms.media.deinterlace import deinterlaced, with_neighbours
 from cliploom.transforms.media.gifs import draw
 from cliploom.transforms.media.orient import Appearance, of_frame
@@ -32,6 +38,7 @@ from cliploom.transforms.watchdog import alive
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -118,6 +125,10 @@ def _conclude(path: Path, facts: MediaFacts, trouble: str, report: DecodeReport)
         report.lost = f"{report.frames_damaged} of {report.frames_expected} wanted frames are damaged in part."
     elif report.errors:
         report.lost = f"{report.errors} of {report.packets_sent} packets could not be decoded."
+    elif report.refused:
+        report.lost = "Packets are damaged; the pictures from there to the next key frame are shown as far as they go."
+    elif report.references_damaged:
+        report.lost = f"{report.references_damaged} pictures that others refer to are damaged in part."
     if trouble and trouble not in facts.lost:
         report.lost = f"{report.lost} {trouble}".strip()
 
@@ -243,7 +254,10 @@ class _ContainerSource:
         alpha = any(request.preprocess.alpha != "drop" for request in requests)
         context = picture_decoder(self._stream, alpha)
         droppable = drops_unreferenced(context, self._container.format.name)
-        self._decoder = FrameDecoder(self._reader, self._table, context, droppable, report)
+        self._lenient: InputContainer | None = None
+        self._decoder = FrameDecoder(
+            self._reader, self._table, context, droppable, report, strict_decoder(context), self._lenient_decoder
+        )
         self.trouble = self._table.broken
         if not self._table.in_order and any(isinstance(request.sampling, Keyframes) for request in requests):
             self.timeline = replace(self.timeline, key=self._shown_keys())
@@ -258,7 +272,14 @@ class _ContainerSource:
     def __enter__(self) -> _ContainerSource:
         return self
 
+    def _lenient_decoder(self) -> VideoCodecContext:
+        """A second decoder of the stream, which shows what it can of damaged packets."""
+        self._lenient = open_container(self._path, STAGE)
+        return picture_decoder(video_stream(self._lenient, self._path, STAGE), alpha=False)
+
     def __exit__(self, *_: object) -> None:
+        if self._lenient is not None:
+            self._lenient.close()
         self._reader.close()
         self._container.close()
 
@@ -284,7 +305,9 @@ class _ContainerSource:
         try:
             for index, frame in self._frames(wanted):
                 if appearance is None:
-                    appearance = Appearance(of_frame(frame), self._facts.pixel_aspect, self._facts.light)
+                    appearance = Appearance(
+                        of_frame(frame, self._facts.codec), self._facts.pixel_aspect, self._facts.light
+                    )
                 yield index, frame, appearance
         except LostPlaceError:
             raise MediaError(STAGE, f"'{self._path.name}' changed while it was read.", transient=True) from None

@@ -8,7 +8,7 @@ whole (an open group, a gradual refresh), decoding begins again one key frame ea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
@@ -36,6 +36,10 @@ _PROGRESSIVE = frozenset({0, 1})
 _HELD = 4
 """Pictures that wait for one that should come before them; more, and it is taken for lost."""
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_STRICT_DECODERS = _ALPHA_DECODERS
+"""Decoders of the same pictures, bit for bit, that notice more damage; they refuse all until the next key frame."""
+_STRICT_BY_OPTION = frozenset({"mjpeg", "png", "apng"})
+_STRICT = {"err_detect": "crccheck+explode"}
 
 
 @dataclass
@@ -50,6 +54,8 @@ class DecodeReport:
         frames_decoded: pictures that came out of the decoder, wanted or not.
         packets_sent: packets that went into it.
         errors: packets that it refused.
+        refused: stretches of packets that a strict decoder refused and a lenient one showed as far as it could.
+        references_damaged: pictures that no request wants but that others may refer to, and that had to be patched.
         lost: sentence that says what is missing, or empty.
     """
 
@@ -60,6 +66,8 @@ class DecodeReport:
     frames_decoded: int = 0
     packets_sent: int = 0
     errors: int = 0
+    refused: int = 0
+    references_damaged: int = 0
     lost: str = ""
 
 
@@ -98,6 +106,41 @@ def picture_decoder(stream: VideoStream, alpha: bool) -> VideoCodecContext:
         context = av.CodecContext.create(other, "r")
     context.thread_count = 1
     return context
+
+
+def strict_decoder(context: VideoCodecContext) -> VideoCodecContext | None:
+    """A decoder that refuses damaged packets which ``context`` shows in silence; None where there is none.
+
+    Args:
+        context: of a stream; where its own codec can be strict, it becomes so.
+    """
+    name = context.codec.canonical_name
+    other = _STRICT_DECODERS.get(name)
+    if other in av.codecs_available and context.codec.name != other:
+        strict: VideoCodecContext = av.CodecContext.create(other, "r")
+        strict.thread_count = 1
+        return strict
+    if name in _STRICT_BY_OPTION:
+        context.options = _STRICT
+        return context
+    return None
+
+
+def is_deep_vp9(packet: bytes | memoryview) -> bool:
+    """A packet of VP9 of profile 2 or 3, with more than 8 bits a value: builds of libvpx mostly do not read these.
+
+    >>> is_deep_vp9(bytes([0x82])), is_deep_vp9(bytes([0x92]))
+    (False, True)
+    """
+    return len(packet) > 0 and bool(packet[0] & 0x10)
+
+
+class _RefusedError(Exception):
+    """A strict decoder refused a packet."""
+
+
+class _UnknownError(_RefusedError):
+    """It refused a packet since it does not know its kind."""
 
 
 def drops_unreferenced(context: VideoCodecContext, container: str) -> bool:
@@ -142,6 +185,8 @@ class FrameDecoder:
         context: decoder.
         droppable: from ``drops_unreferenced``.
         report: counted into.
+        strict: tried first, from ``strict_decoder``.
+        lenient: makes the decoder for what ``strict`` refuses, where it is the same as ``context``.
     """
 
     def __init__(
@@ -151,8 +196,11 @@ class FrameDecoder:
         context: VideoCodecContext,
         droppable: bool,
         report: DecodeReport,
+        strict: VideoCodecContext | None = None,
+        lenient: Callable[[], VideoCodecContext] | None = None,
     ) -> None:
         self._reader, self._table, self._context = reader, table, context
+        self._strict, self._lenient = strict, lenient
         # Which packets hold second fields is told by headers of slices, and unreferenced fields may be dropped singly.
         self._droppable = droppable and not table.in_fields
         self._report = report
@@ -219,9 +267,37 @@ class FrameDecoder:
 
     def _pictures(self, run: range, wanted: dict[int, int] | None) -> Iterator[tuple[int, VideoFrame]]:
         """(position, picture) of what the decoder gives for the packets of ``run``, in its order."""
-        context, report = self._context, self._report
+        if self._strict is None:
+            yield from self._pass(self._context, run, wanted)
+            return
+        given: set[int] = set()
+        try:
+            for position, frame in self._pass(self._strict, run, wanted):
+                given.add(position)
+                yield position, frame
+        except _RefusedError as error:
+            if isinstance(error, _UnknownError):
+                self._strict = None
+            else:
+                self._report.refused += 1
+            if self._context is self._strict and self._lenient is not None:
+                self._context = self._lenient()
+            for position, frame in self._pass(self._context, run, wanted):
+                if position not in given:
+                    yield position, frame
+
+    def _pass(
+        self, context: VideoCodecContext, run: range, wanted: dict[int, int] | None
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """(position, picture) of what one decoder gives.
+
+        Raises:
+            _RefusedError: when it is the strict one, and refuses a packet.
+        """
+        report = self._report
         context.flush_buffers()
         states = self._states(run)
+        sound = False
         for position, packet in self._reader.read(run.start, run.stop):
             alive()
             for state in states.get(position, ()):
@@ -231,9 +307,14 @@ class FrameDecoder:
             # The number that a packet takes in stands on the picture that comes out, however late.
             packet.pts = position
             report.packets_sent += 1
-            for frame in self._decoded(packet):
-                yield (-1 if frame.pts is None else frame.pts), frame
-        for frame in self._decoded(None):
+            for frame in self._decoded(context, packet):
+                number = -1 if frame.pts is None else frame.pts
+                if frame.is_corrupt and sound and wanted is not None and number not in wanted:
+                    report.references_damaged += 1
+                # Pictures in front of the first key frame lack what they refer to; that is no damage.
+                sound = sound or not frame.is_corrupt
+                yield number, frame
+        for frame in self._decoded(context, None):
             yield (-1 if frame.pts is None else frame.pts), frame
 
     def _states(self, run: range) -> dict[int, list[PacketSideData]]:
@@ -247,10 +328,13 @@ class FrameDecoder:
                 states.setdefault(position, []).append(state)
         return states | {run.start: list(before.values())}
 
-    def _decoded(self, packet: av.Packet | None) -> list[VideoFrame]:
+    def _decoded(self, context: VideoCodecContext, packet: av.Packet | None) -> list[VideoFrame]:
         try:
-            frames = self._context.decode(packet)
+            frames = context.decode(packet)
         except (av.FFmpegError, OSError):
+            if context is self._strict and (self._lenient is not None or context is not self._context):
+                deep = context.codec.canonical_name == "vp9" and packet is not None and is_deep_vp9(memoryview(packet))
+                raise (_UnknownError if deep else _RefusedError) from None
             self._report.errors += 1
             return []
         self._report.frames_decoded += len(frames)

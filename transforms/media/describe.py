@@ -19,7 +19,7 @@ from cliploom.schemas.sampling import Sampling
 from cliploom.transforms.media.container import open_container, video_stream
 from cliploom.transforms.media.decode import DecodeReport, Request, decode
 from cliploom.transforms.media.headers import has_film
-from cliploom.transforms.media.images import is_tiled_image
+from cliploom.transforms.media.images import is_tiled_image, refused_by_pillow
 from cliploom.transforms.media.pictures import first_picture
 from cliploom.transforms.media.probe import probe_timeline
 from cliploom.transforms.media.sampling import BLACK, MICRO, Timeline, choose
@@ -127,6 +127,8 @@ def _image(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"colour": {"profile": ""}, "transparent": False, "streams": [], "film": has_film(path)}
     if is_tiled_image(path):
         return found | {"mode": "tiles"}
+    if refused_by_pillow(path, STAGE) is not None:
+        return found | {"mode": "RGB"}
     with Image.open(path) as image:
         icc = "ICC profile" if image.info.get("icc_profile") else ""
         transparent = bool(image.has_transparency_data)

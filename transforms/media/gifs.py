@@ -18,8 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cliploom.transforms.media.lzw import unpacked
+from cliploom.transforms.watchdog import alive
+
 _CLEARED, _RESTORED = 2, 3
 _HEAD = 13
+_MOST_BITS = 11
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,44 @@ def clears_otherwise(path: Path) -> bool:
     with _mapped(path) as data:
         pieces = [(piece.disposal, piece.transparent) for piece in _pieces(data)]
         return any(disposal == _CLEARED and transparent != data[11] for disposal, transparent in pieces[:-1])
+
+
+def damaged_pictures(path: Path) -> str:
+    """Sentence's end about the pictures whose data unpack to more or less than their size; or empty."""
+    with _mapped(path) as data:
+        sizes = [_matches(data, *found) for found in _images(data)]
+    damaged = sizes.count(False)
+    verb = "is" if damaged == 1 else "are"
+    return f"{damaged:,} of {len(sizes):,} pictures {verb} damaged: their data do not fit their size" if damaged else ""
+
+
+def _images(data: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Pixels of each picture that is there as a whole, and where its data begin."""
+    at = _HEAD + _palette(data[10]) if len(data) > _HEAD and data[:4] == b"GIF8" else len(data)
+    while at < len(data) and data[at] != 0x3B:
+        if data[at] == 0x21:
+            at = _after_blocks(data, at + 2)
+        elif data[at] == 0x2C and at + 10 < len(data):
+            width, height, flags = struct.unpack("<HHB", data[at + 5 : at + 10])
+            start = at + 10 + _palette(flags)
+            at = _after_blocks(data, start + 1)
+            if at <= len(data):
+                yield width * height, start
+        else:
+            at += 1
+
+
+def _matches(data: mmap.mmap, pixels: int, at: int) -> bool:
+    """The data of a picture unpack to its size."""
+    alive()
+    bits, blocks, at = data[at], [], at + 1
+    while at < len(data) and data[at]:
+        blocks.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    if not 1 <= bits <= _MOST_BITS:
+        return False
+    found = unpacked(b"".join(blocks), bits)
+    return found.length == pixels or (found.length > pixels and not found.valid)
 
 
 def draw(path: Path) -> Iterator[NDArray[np.uint8]]:

@@ -70,6 +70,21 @@ def apng_delays(path: Path) -> list[tuple[int, int]]:
     return found
 
 
+def is_animated_png(path: Path) -> bool:
+    """An animation control chunk of more than one picture stands before the picture's data, behind whatever else."""
+    with open(path, "rb") as file:
+        head, at, size = file.read(8), 8, file.seek(0, 2)
+        while head == _PNG and at + 8 <= size:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if kind == b"acTL":
+                return int.from_bytes(file.read(4), "big") > 1
+            if kind == b"IDAT" or not kind.isalpha():
+                return False
+            at += 12 + length
+    return False
+
+
 def codec_name(path: Path) -> str:
     """What a video calls its codec (ISO sample entry, Matroska codec id), or empty; for codecs unknown to libav."""
     with open(path, "rb") as file:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -25,10 +25,12 @@ from cliploom.schemas.media import MediaLimits
 from cliploom.transforms.media import heif
 from cliploom.transforms.media.container import explained
 from cliploom.transforms.media.headers import cut_short, is_jpeg_without_picture, is_tiled, webp_chunks
-from cliploom.transforms.media.orient import ORIENTATION_TAG, Orientation, from_exif, orientation_tag
+from cliploom.transforms.media.orient import ORIENTATION_TAG, UPRIGHT, Orientation, from_exif, orientation_tag
 from cliploom.transforms.media.packets import browser_durations
+from cliploom.transforms.media.rare_stills import RareStill, rare_still, read_rare
 from cliploom.transforms.media.sampling import Timeline
 from cliploom.transforms.media.scale import frame_of
+from cliploom.transforms.media.still_damage import undecodable
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 # The spec's limit holds (limits.media.max_pixels), not a second one of Pillow's that no spec can change.
@@ -81,14 +83,6 @@ def is_image(head: bytes) -> bool:
     )
 
 
-def is_animated_png(path: Path) -> bool:
-    """An animation control chunk of more than one picture stands before the picture's data."""
-    with open(path, "rb") as file:
-        data = file.read(1 << 16)
-    _, animation, control = data.partition(b"IDAT")[0].partition(b"acTL")
-    return data.startswith(b"\x89PNG") and bool(animation) and int.from_bytes(control[:4], "big") > 1
-
-
 def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> ImageHead:
     """Header of an image.
 
@@ -100,6 +94,10 @@ def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> Imag
         grid = heif.read_grid(path, stage)
         _check_pixels(path, stage, grid.width, grid.height, limits)
         return ImageHead("heif", grid.width, grid.height, grid.orientation)
+    still = refused_by_pillow(path, stage)
+    if still is not None:
+        _check_pixels(path, stage, still.width, still.height, limits)
+        return ImageHead(still.name, still.width, still.height, UPRIGHT, deep=still.deep)
     with _opened(path, stage) as image:
         _check_pixels(path, stage, image.width, image.height, limits)
         durations = _webp_durations(path) if image.format == "WEBP" else ()
@@ -131,17 +129,42 @@ def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
         pixels, lost = heif.decode_grid(path, stage)
         yield frame_of(pixels, "rgb24"), lost
         return
+    still = refused_by_pillow(path, stage)
+    if still is not None:
+        yield _rare_picture(path, still, stage), ""
+        return
     with _opened(path, stage) as image:
         frames = getattr(image, "n_frames", 1) if image.format == "WEBP" else 1
         for number in range(frames):
             try:
                 image.seek(number)
-                lost = _load(image)
+                lost = _load(image) or undecodable(image, path)
             except _DAMAGE as error:
                 if number:
                     return
                 raise NoVideoError(stage, f"'{path.name}' can't be decoded: {str(error).rstrip('.')}.") from None
             yield _frame(image), lost
+
+
+def refused_by_pillow(path: Path, stage: str) -> RareStill | None:
+    """The header of a picture that Pillow refuses and that is read otherwise."""
+    still = rare_still(path)
+    if still is None:
+        return None
+    try:
+        with _opened(path, stage):
+            return None
+    except NoVideoError:
+        return still
+
+
+def _rare_picture(path: Path, still: RareStill, stage: str) -> VideoFrame:
+    try:
+        pixels = read_rare(path, still)
+    except ValueError as error:
+        raise NoVideoError(stage, f"'{path.name}' can't be decoded: {error}.") from None
+    levels = _levels(pixels) if pixels.dtype != np.uint8 else np.asarray(pixels, np.uint8)
+    return frame_of(levels, "rgba" if levels.shape[2] == 4 else "rgb24")
 
 
 @contextmanager
@@ -190,7 +213,7 @@ def _frame(image: Image.Image) -> VideoFrame:
     return frame_of(np.array(image.convert("RGB")), "rgb24")
 
 
-def _levels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Levels of the narrowest usual range that holds the values: 0 to 1, to 255, to 65,535, or to the largest.
 
     >>> _levels(np.array([[0.0, 0.5, 1.0]])).tolist(), _levels(np.array([[-1.0, 30.0, 255.0]])).tolist()

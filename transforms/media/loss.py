@@ -32,10 +32,21 @@ def signs_of_loss(table: PacketTable, container: str) -> str:
     return holes or (f"{damaged:,} of {len(table):,} packets are damaged" if damaged else "")
 
 
-def repeats(table: PacketTable) -> int:
-    """Chunks of an AVI without bytes: the picture before stays. Its clock counts them, as its header does."""
-    known = table.dts[table.dts != NO_TIME]
-    return max(0, int(known.max()) + 1 - len(known)) if len(known) else 0
+def repeats(table: PacketTable, claimed: int) -> int:
+    """Chunks of an AVI without bytes: the picture before stays. Its clock counts them, as its header does.
+
+    Args:
+        table: of the whole file.
+        claimed: chunks by the header. Those behind the last picture leave no trace in the clock; as many as between
+            the others are taken to be there.
+    """
+    known = np.sort(table.dts[table.dts != NO_TIME])
+    if not len(known):
+        return 0
+    chunks = int(known[-1]) + 1
+    usual = int(np.median(np.diff(known))) if len(known) > 1 else 1
+    behind = min(max(0, usual - 1), max(0, claimed - chunks))
+    return max(0, chunks - len(known)) + behind
 
 
 def _damaged(table: PacketTable) -> int:

@@ -78,6 +78,11 @@ _EXIF = {
 }
 
 
+_EXIF_OF_TURNS = {90: 6, 180: 3, 270: 8}
+_NAMED_PROFILES = frozenset({"png", "apng"})
+"""Codecs whose colour profiles have names. PyAV frees such side data twice, which ends the process: not looked at."""
+
+
 def from_exif(value: object) -> Orientation:
     """Of an EXIF orientation tag (1 to 8); upright for anything else.
 
@@ -116,8 +121,15 @@ def from_matrix(matrix: bytes | None) -> Orientation:
     return Orientation(True, c < 0, b < 0)
 
 
-def of_frame(frame: VideoFrame) -> Orientation:
-    """Of a decoded picture, by the display matrix that came with it."""
+def of_frame(frame: VideoFrame, codec: str) -> Orientation:
+    """Of a decoded picture, by the display matrix that came with it.
+
+    Args:
+        frame: as the decoder gave it.
+        codec: libav's name of the codec.
+    """
+    if codec in _NAMED_PROFILES:
+        return from_exif(_EXIF_OF_TURNS.get(round(-frame.rotation) % 360))
     try:
         # The stubs know only side data with literal names.
         data: Any = frame.side_data

@@ -18,6 +18,7 @@ from cliploom.schemas.errors import TooLargeError
 from cliploom.transforms.media.clock import NO_TIME, follows_keys, joined, references_last, without_jumps
 from cliploom.transforms.media.fields import FieldPairs
 from cliploom.transforms.media.headers import apng_delays, has_picture
+from cliploom.transforms.media.mpeg_fields import MpegFieldPairs
 from cliploom.transforms.media.sampling import Timeline
 from cliploom.transforms.watchdog import alive
 
@@ -229,7 +230,11 @@ class _Columns:
         self._codec = stream.codec_context.codec.canonical_name
         self._stream = stream
         self._reorders = bool(stream.codec_context.has_b_frames)
-        self._fields = FieldPairs(stream.codec_context.extradata or b"") if self._codec == "h264" else None
+        self._fields: FieldPairs | MpegFieldPairs | None = None
+        if self._codec == "h264":
+            self._fields = FieldPairs(stream.codec_context.extradata or b"")
+        elif self._codec == "mpeg2video":
+            self._fields = MpegFieldPairs()
         self._second = bytearray()
 
     def add(self, packet: Packet[VideoStream]) -> None:
@@ -272,6 +277,9 @@ class _Columns:
         second = np.frombuffer(self._second, np.bool_).copy()
         # A frame lasts as long as both of its fields.
         duration[:-1] += np.where(second[1:], duration[1:], 0)
+        if self._container in _DECODE_ORDER_CONTAINERS and second.any():
+            # An AVI has no durations; libav makes them up from the rate of the fields.
+            duration[:] = 0
         if self._codec in _KEYS_UNTOLD and (self._container != INDEXED or key.all()):
             key[1:] = False
         in_order = bool((pts[shown] != NO_TIME).all())

@@ -14,10 +14,18 @@ from cliploom.schemas.errors import NoVideoError, TooLargeError
 from cliploom.schemas.media import PROBE_REVISION, MediaFacts, MediaLimits, MediaType
 from cliploom.transforms.media import images
 from cliploom.transforms.media.chains import damaged_within
+from cliploom.transforms.media.checks import damaged_content, has_checksums
 from cliploom.transforms.media.clock import NO_TIME
 from cliploom.transforms.media.container import open_container, read_head, video_stream
 from cliploom.transforms.media.gifs import clears_otherwise
-from cliploom.transforms.media.headers import cut_short, gif_frames, in_fragments, is_motion_jpeg, track_matrix
+from cliploom.transforms.media.headers import (
+    cut_short,
+    gif_frames,
+    in_fragments,
+    is_animated_png,
+    is_motion_jpeg,
+    track_matrix,
+)
 from cliploom.transforms.media.loss import repeats, signs_of_loss
 from cliploom.transforms.media.orient import UPRIGHT, Orientation, from_matrix, of_frame
 from cliploom.transforms.media.packets import INDEXED, PacketTable, walk
@@ -31,7 +39,6 @@ if TYPE_CHECKING:
 STAGE = "probe"
 _ANIMATIONS = {"gif", "apng", "webp"}
 _GROWN = 1.1
-_EARLY_US = MICRO // 2
 _IMAGE_BYTES_A_PIXEL = 16
 
 
@@ -66,7 +73,7 @@ def probe_timeline(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timelin
         raise TooLargeError(
             STAGE, f"'{path.name}' has {size:,} bytes, more than {limits.max_bytes:,} (limits.media.max_bytes)."
         )
-    still = images.is_image(head) and not images.is_animated_png(path) and not is_motion_jpeg(path)
+    still = images.is_image(head) and not is_animated_png(path) and not is_motion_jpeg(path)
     if still or images.is_tiled_image(path):
         facts, timeline = _probe_image(path, size, limits)
     else:
@@ -107,11 +114,11 @@ def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timel
         table = walk(container, stream, path.name, limits.max_frames)
         timeline = table.timeline()
         name = container.format.name
+        if name == "avi":
+            claimed -= repeats(table, claimed)
         if claimed and table.in_fields:
             claimed -= int(table.second.sum())
-        if name == "avi":
-            claimed -= repeats(table)
-        elif name == "ivf" and timeline.end_tick >= claimed:
+        if name == "ivf" and timeline.end_tick >= claimed:
             # Some writers count ticks, not frames.
             claimed = 0
         found = len(timeline.ticks)
@@ -119,15 +126,17 @@ def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timel
             why = cut_short(path) or table.broken or _nothing_shown(name, stream, table)
             raise NoVideoError(STAGE, f"'{path.name}' has nothing to see: {why}.")
         first = first_picture(container, stream) if name != INDEXED or needs_picture(stream) else None
-        matrix = from_matrix(track_matrix(path)) if name == INDEXED else UPRIGHT if first is None else of_frame(first)
+        codec = stream.codec_context.codec.canonical_name
+        turn = UPRIGHT if first is None else of_frame(first, codec)
+        matrix = from_matrix(track_matrix(path)) if name == INDEXED else turn
         facts = _facts(
             kind="gif" if name in _ANIMATIONS else "video",
             container=name.split(",")[0],
-            codec=stream.codec_context.codec.canonical_name,
+            codec=codec,
             size=(stream.width, stream.height),
             orientation=matrix,
             timeline=timeline,
-            why=cut_short(path) or table.broken or _signs(table, name, path) or _early_end(container, timeline, path),
+            why=cut_short(path) or table.broken or _signs(table, name, path) or damaged_content(path, name),
             claimed=claimed,
             pictures=picture_facts(container, stream, first),
             corrected=_corrected(table, name, path),
@@ -146,16 +155,14 @@ def _nothing_shown(container: str, stream: VideoStream, table: PacketTable) -> s
 
 
 def _signs(table: PacketTable, container: str, path: Path) -> str:
-    """What the packets show to be lost; a Matroska file's blocks tell whether a hole in its clock is but a pause."""
+    """What the packets show to be lost; of Matroska the chain of blocks, since a hole in its clock may be a pause.
+
+    The chain is walked block by block, so not where checksums of clusters tell the same at once.
+    """
     told = signs_of_loss(table, container)
-    return damaged_within(path) if told and container == "matroska,webm" else told
-
-
-def _early_end(container: InputContainer, timeline: Timeline, path: Path) -> str:
-    """Sound may last longer than the picture; where it seems to, every block of a Matroska file is looked at."""
-    seems = container.format.name == "matroska,webm" and container.duration is not None
-    beyond = (container.duration or 0) - timeline.end_tick * timeline.time_base * MICRO
-    return damaged_within(path) if seems and beyond > _EARLY_US else ""
+    if container != "matroska,webm":
+        return told
+    return damaged_within(path) if told or not has_checksums(path) else ""
 
 
 def _corrected(table: PacketTable, container: str, path: Path) -> tuple[str, ...]:

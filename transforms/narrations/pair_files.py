@@ -29,6 +29,7 @@ from cliploom.schemas.records import MAX_ORDINAL
 from cliploom.transforms.narrations.pairs import plan_pairs, pool_rows
 from cliploom.transforms.narrations.table import TABLE
 from cliploom.transforms.store.hdf5_names import escape, folder_clash, readable
+from cliploom.transforms.store.hdf5_output import hdf5_output
 from cliploom.transforms.store.hdf5_readable import Folders
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, vectors_to_arrow
@@ -287,10 +288,14 @@ def _write_parquet(
 def _write_hdf5(path: Path, layout: PairLayout, reader: _Reader, planned: list[_Planned], report: PairsReport) -> None:
     most = report.tally.narrations
     meta: list[dict[str, Any]] = []
-    with h5py.File(path, "w", libver=("v110", "v110"), track_order=False) as file:
+    with (
+        hdf5_output(path) as output,
+        h5py.File(output, "w", libver=("v110", "v110"), track_order=False) as file,
+    ):
         features = file.create_dataset("features", (most, *layout.shape), np.float32, track_times=False)
         embeddings = file.create_dataset("embedding", (most, layout.text_dim), np.float32, track_times=False)
         for kept, clips, texts in _batches(layout, reader, planned):
+            output.check()
             at = len(meta)
             features[at : at + len(kept)] = clips
             embeddings[at : at + len(kept)] = texts
@@ -302,11 +307,15 @@ def _write_tutorial(
     path: Path, layout: PairLayout, reader: _Reader, planned: list[_Planned], report: PairsReport
 ) -> None:
     meta: list[dict[str, Any]] = []
-    with h5py.File(path, "w", libver=("v110", "v110"), track_order=False) as file:
+    with (
+        hdf5_output(path) as output,
+        h5py.File(output, "w", libver=("v110", "v110"), track_order=False) as file,
+    ):
         group = file.create_group("features")
         folders, names = Folders(group), tutorial_names(each.video.uid for each in planned)
         embeddings = file.create_dataset("embedding", (report.tally.narrations, layout.text_dim), np.float32)
         for each in planned:
+            output.check()
             _, clips = reader.clips(each.video)
             where, name = folders.place(names[each.video.uid])
             where.create_dataset(name, data=clips, track_times=False)

@@ -27,6 +27,8 @@ MAX_LINKS = 32
 MAX_DEPTH = 64
 _DEFLATE_AT_MOST = 1032
 """Bytes that a byte of deflate can stand for."""
+_LARGE_CHUNK_BYTES = 64 * 1024**2
+"""A chunk that is larger than its dataset takes memory and time for nothing."""
 _COMPRESSORS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SZIP, h5py.h5z.FILTER_LZF, *range(256, 65536)})
 UIDS = "uids"
 """The dataset of texts in which masters and single files of our own list their uids."""
@@ -181,6 +183,12 @@ def _check_chunks(dataset: h5py.Dataset, layout: Any, name: str, width: int) -> 
     problem = too_large(chunk, f"a chunk of {name}")
     if problem is not None:
         raise ItemError("read", problem)
+    whole = math.prod(dataset.shape) * width
+    if chunk > max(_LARGE_CHUNK_BYTES, whole):
+        raise ItemError(
+            "read",
+            f"a chunk of {name} unpacks to {chunk} bytes, of which {whole} are used; write it in smaller chunks.",
+        )
     expected = math.prod(-(-rows // step) for rows, step in zip(dataset.shape, dataset.chunks, strict=True))
     written = dataset.id.get_num_chunks()
     if written < expected:

@@ -15,7 +15,6 @@ is that of HDF5 1.10; no times are stored, so equal content in equal order makes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.errors import StoreError
 from cliploom.transforms.store.hdf5_names import UIDS, escape, readable, unescape, unreadable
+from cliploom.transforms.store.hdf5_output import Hdf5Output, hdf5_output
 from cliploom.transforms.store.hdf5_readable import (
     Folders,
     is_readable_file,
@@ -79,12 +79,14 @@ def write_hdf5_part(path: Path, items: Iterable[ItemVectors], outputs: tuple[str
 
     Raises:
         ValueError: for a uid that comes twice, or vectors that are not float32 [N, D].
+        OSError: when the file can't be written whole.
     """
     count = 0
-    with _create(path, outputs) as file:
+    with _create(path, outputs) as (file, output):
         writer = _Writer(file, outputs)
         for item in items:
             writer.write(item)
+            output.check()
             count += 1
     return count
 
@@ -100,8 +102,9 @@ def write_master(path: Path, parts: Mapping[str, str], outputs: tuple[str, ...],
 
     Raises:
         ValueError: for an absolute part name, which would break when the store is moved.
+        OSError: when the file can't be written whole.
     """
-    with _create(path, outputs, is_readable=is_readable) as file:
+    with _create(path, outputs, is_readable=is_readable) as (file, _):
         for output, group in zip(outputs, _make_groups(file, outputs, is_readable=is_readable), strict=True):
             folders = Folders(group)
             for uid in sorted(parts):
@@ -125,15 +128,17 @@ def write_single(path: Path, parts: Mapping[str, Path], outputs: tuple[str, ...]
 
     Raises:
         StoreError: when a part is missing, damaged, or lacks a uid.
+        OSError: when the file can't be written whole.
     """
     of_part: dict[Path, list[str]] = {}
     for uid, part in parts.items():
         of_part.setdefault(part, []).append(uid)
-    with _create(path, outputs, is_readable=is_readable) as file:
+    with _create(path, outputs, is_readable=is_readable) as (file, written):
         groups = [Folders(group) for group in _make_groups(file, outputs, is_readable=is_readable)]
         for part in sorted(of_part):
             with _open(part) as source:
                 for uid in sorted(of_part[part]):
+                    written.check()
                     for output, group in zip(outputs, groups, strict=True):
                         where, name = group.place(readable(uid)) if is_readable else (group.top, escape(uid))
                         _copy(_group_with(source, part, uid, output, outputs), part, uid, where, name)
@@ -209,7 +214,9 @@ class _Writer:
 
 
 @contextmanager
-def _create(path: Path, outputs: tuple[str, ...], *, is_readable: bool = False) -> Iterator[h5py.File]:
+def _create(
+    path: Path, outputs: tuple[str, ...], *, is_readable: bool = False
+) -> Iterator[tuple[h5py.File, Hdf5Output]]:
     """A new file of HDF5 1.10's format that stores no times; says what is in it."""
     if not outputs:
         raise ValueError(f"{path} would hold no output; name at least one")
@@ -218,13 +225,16 @@ def _create(path: Path, outputs: tuple[str, ...], *, is_readable: bool = False) 
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
-    with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)) as file:
+    with (
+        hdf5_output(path) as output,
+        h5py.File(h5py.h5f.create(output.use_in(access), h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)) as file,
+    ):
         file.attrs["format"] = READABLE_FORMAT if is_readable else FORMAT
-        names = np.array([output.encode("utf-8") for output in outputs])
+        names = np.array([name.encode("utf-8") for name in outputs])
         _write_text(file.id, b"outputs", names, h5py.h5s.create_simple(names.shape))
         if is_readable:
             _write_text(file.id, b"names", np.array(b"readable"), h5py.h5s.create(h5py.h5s.SCALAR))
-        yield file
+        yield file, output
 
 
 def _make_groups(file: h5py.File, outputs: tuple[str, ...], *, is_readable: bool = False) -> list[h5py.Group]:

@@ -8,12 +8,15 @@ from pathlib import Path
 MAX_DIRECTORY_BYTES = 8 * 1024**2
 """Bytes of an archive's list of files, 60 and more a file; Python's zipfile takes ten times as much memory."""
 
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
 
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Open an archive for reading.
 
     Raises:
-        zipfile.BadZipFile: when it is none, is damaged, or lists more files than any archive of arrays.
+        zipfile.BadZipFile: when it is none, is damaged, lists more files than any archive of arrays, or is compressed
+            by bzip2 or LZMA, of which Python unpacks 4 kB at once, to gigabytes.
         OSError: when it can't be read.
     """
     with path.open("rb") as stream:
@@ -26,4 +29,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     size = end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
     if size > MAX_DIRECTORY_BYTES:
         raise zipfile.BadZipFile(f"its list of files has {size} bytes, more than {MAX_DIRECTORY_BYTES}")
-    return zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(path)
+    other = next((info for info in archive.infolist() if info.compress_type not in _METHODS), None)
+    if other is not None:
+        archive.close()
+        raise zipfile.BadZipFile(
+            f"{other.filename!r} is compressed by {_name(other.compress_type)}; numpy and PyTorch store arrays as they "
+            "are or deflate them"
+        )
+    return archive
+
+
+def _name(method: int) -> str:
+    return zipfile.compressor_names.get(method, f"method {method}")  # type: ignore[attr-defined,no-any-return]

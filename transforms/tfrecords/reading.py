@@ -64,10 +64,12 @@ def as_text(values: list[bytes]) -> str:
     """The one text in ``values``; it may be empty.
 
     Raises:
-        RecordError: when it isn't one, or not UTF-8.
+        RecordError: when it isn't one, holds a NUL character, or is not UTF-8.
     """
     if len(values) != 1:
         raise RecordError(f"holds {values!r:.60}, not one text")
+    if b"\0" in values[0]:
+        raise RecordError(f"{values[0]!r:.60} holds a NUL character")
     try:
         return values[0].decode("utf-8")
     except UnicodeDecodeError as error:

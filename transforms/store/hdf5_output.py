@@ -1,0 +1,101 @@
+"""Files that HDF5 writes to, which say when something found no room on the disk.
+
+The HDF5 library must not meet a write that fails: it drops the errors of what it writes when a dataset is closed, so
+that a damaged file seems to be whole, or it ends the process. Here each write succeeds for the library, the first error
+is kept, and it is raised when the library has closed the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+class Hdf5Output:
+    """A file object for ``h5py.File``; what is written after an error is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb+", buffering=0)
+        self._error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of it where the last ``seek`` led."""
+        view = memoryview(data).cast("B")
+        written = 0
+        try:
+            while self._error is None and written < len(view):
+                written += self._file.write(view[written:]) or 0
+        except OSError as error:
+            self._error = error
+        return len(view)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read some bytes; h5py knows a file object by this method."""
+        return self._file.read(size)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read what stands where the last ``seek`` led."""
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place in the file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return where the file stands."""
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's size."""
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def flush(self) -> None:
+        """Do nothing: no bytes are held back."""
+
+    def check(self) -> None:
+        """Raise the first error of writing, if there was one.
+
+        Raises:
+            OSError: that error.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def use_in(self, access: Any) -> bytes:
+        """Make a property list of file access write here; returns a name for the file."""
+        access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self)
+        return repr(self).encode()
+
+
+@contextmanager
+def hdf5_output(path: Path) -> Iterator[Hdf5Output]:
+    """Create a file for HDF5 to write to; close ``h5py.File`` within the block.
+
+    Raises:
+        OSError: when not everything could be written, whatever HDF5 made of it.
+    """
+    output = Hdf5Output(path)
+    try:
+        try:
+            yield output
+        except Exception:
+            output.check()
+            raise
+        output.check()
+    finally:
+        output.close()
