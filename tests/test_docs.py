@@ -1,7 +1,7 @@
 """What the pages of docs/ show is true: marked blocks are run, commands and options exist, specs and code parse.
 
-A block after the line ``<!-- run -->`` is run, in a folder with a small store named as in the demo. All blocks of a page
-share that folder, one after the other.
+A block after the line ``<!-- run -->`` is run, in a folder with a small store named as in the demo. All blocks of a
+page share that folder, one after the other.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    return [
-        Block(match[3], match[4], match[2] == "run") for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))
-    ]
+    return [Block(match[3], match[4], match[2] == "run") for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
@@ -139,3 +137,10 @@ def test_every_page_has_a_title_and_a_first_sentence() -> None:
     found = list(site_pages.pages())
     assert {page.source for page in found} >= {f"docs/{page.name}" for page in DOCS.glob("*.md")}
     assert all(page.title and page.summary for page in found), [page.path for page in found if not page.summary]
+
+
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:schemas|transforms|pipelines|serving|tests|docs|examples|benchmarks)/[\w./-]*)`", text)
+    assert len(named) > 30
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
