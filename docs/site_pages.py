@@ -123,7 +123,7 @@ def page_markdown(source: str) -> str:
             new = inside.removeprefix("docs/")
         elif inside == "docs/adr":
             new = "adr/README.md"
-        else:  # a file of the repository that is no page: its name is enough
+        else:  # a file of the repository that is not a page of the site; only its name is shown
             return f"`{inside}`"
         up = "" if source in ROOT_PAGES else "../" * (len(folder.parts) - 1)
         return f"{match[1]}{up}{new}{hash_}{anchor}{match[3]}"

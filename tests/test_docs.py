@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -144,3 +145,15 @@ def test_contributing_names_files_that_exist() -> None:
     named = re.findall(r"`((?:schemas|transforms|pipelines|serving|tests|docs|examples|benchmarks)/[\w./-]*)`", text)
     assert len(named) > 30
     assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
+
+
+def test_the_guard_of_words_finds_turns_in_prose_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    check = runpy.run_path(str(DOCS / "check_words.py"))
+    monkeypatch.setitem(check["findings"].__globals__, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("It is told.\n```\nIt is told.\n```\n`told` stands for code; it stands there.\n")
+    assert [line.split(": ")[0] for line in check["findings"](page)] == ["page.md:1", "page.md:5"]
+    code = tmp_path / "code.py"
+    code.write_text('told = 1  # what is told\nx = "held"\ny = "held"  # a quotation; words: ok\n')
+    assert [line.split(": ")[0] for line in check["findings"](code)] == ["code.py:1", "code.py:2"]

@@ -1,8 +1,8 @@
 """Narrations and clip features to training pairs, and a loop that reads them: python main.py.
 
 The data are made up in the layout of Ego4D. With the real data, leave ``write_data`` out and change two paths and
-``dim`` in cliploom.yaml. To learn a joint space from the pairs, add ``heads: {joint: {kind: two_tower, pairs: pairs}}``;
-see docs/vector-heads.md.
+``dim`` in cliploom.yaml. To learn a joint space from the pairs, add
+``heads: {joint: {kind: two_tower, pairs: pairs}}``; see docs/vector-heads.md.
 """
 
 import json
