@@ -35,7 +35,7 @@ TURNS: tuple[tuple[str, str], ...] = (
     (r"\bone's own\b", "your own, custom"),
     (r"\blaws?\b", "rule, policy"),
     (r"\bstands?\b(?! for\b)", "is, are, comes"),
-    (r"\bheld\b(?![- ](?:out|back)\b)", "existing, stored, kept"),
+    (r"\bheld\b(?![- ](?:out|back)\b|:|``)", "existing, stored, kept"),
     (r"(?<!there )(?<!There )\bis no\b(?! (?:longer|more))", "is not a"),
     (r"(?<!there )(?<!There )\bare no\b(?! (?:longer|more))", "are not"),
     (r"\bfor the clock\b", "to estimate the time"),

@@ -119,8 +119,8 @@ PLANS: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
         2,
         ("sources.clips.uid: '^x(.)' does not match 'a.mp4'",),
     ),
-    "store is a file": ({"glob": "media/*.mp4", "store": "hello.txt"}, 4, ("a file stands where the store needs",)),
-    "store below a file": ({"glob": "media/*.mp4", "store": "hello.txt/x"}, 4, ("a file stands where",)),
+    "store is a file": ({"glob": "media/*.mp4", "store": "hello.txt"}, 4, ("a file exists where the store needs",)),
+    "store below a file": ({"glob": "media/*.mp4", "store": "hello.txt/x"}, 4, ("a file exists where",)),
 }
 
 # arguments after the store -> exit code, what the sentence must say

@@ -139,7 +139,7 @@ def check_endpoints(environment: Mapping[str, str]) -> None:
             r"https?://(?P<user>[^/@]*@)?[\w.:\[\]-]+(?:/\S*)?", environment.get(name) or "http://none"
         )
         if parts is None or parts["user"]:
-            raise SpecError(f"{name} is not a plain address; give http://host:port or https://host, without a password.")
+            raise SpecError(f"{name} is not a plain address; give http://host:port or https://host without a password.")
 
 
 def table_options() -> dict[str, str]:
