@@ -17,7 +17,64 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
 # Packages whose prose was rewritten. Add a package when it is clean; never take one out.
-SWEPT = ("docs", "examples")
+SWEPT = (
+    "docs",
+    "examples",
+    "pipelines/cli",
+    "pipelines/planning",
+    "schemas",
+    "transforms/publish",
+    "transforms/store",
+    "transforms/upkeep",
+    "transforms/work",
+)
+# Their files that were not rewritten yet. Take one out when it is clean.
+PENDING_FILES = frozenset(
+    [
+        "pipelines/cli/main.py",
+        "pipelines/cli/reference.py",
+        "pipelines/cli/report.py",
+        "pipelines/cli/serve.py",
+        "pipelines/cli/spec.py",
+        "pipelines/cli/store.py",
+        "pipelines/cli/train.py",
+        "pipelines/planning/check.py",
+        "pipelines/planning/compile_jobs.py",
+        "pipelines/planning/head_jobs.py",
+        "pipelines/planning/plan.py",
+        "pipelines/planning/preparing.py",
+        "schemas/errors.py",
+        "schemas/evaluations.py",
+        "schemas/exports.py",
+        "schemas/head_references.py",
+        "schemas/head_steps.py",
+        "schemas/heads.py",
+        "schemas/models.py",
+        "schemas/records.py",
+        "schemas/release.py",
+        "schemas/sampling.py",
+        "schemas/secrets.py",
+        "schemas/sources.py",
+        "schemas/spec.py",
+        "schemas/spec_base.py",
+        "schemas/spec_errors.py",
+        "schemas/vector_heads.py",
+        "transforms/publish/final.py",
+        "transforms/store/hdf5.py",
+        "transforms/store/part_builder.py",
+        "transforms/store/parts.py",
+        "transforms/store/rates.py",
+        "transforms/store/releases.py",
+        "transforms/store/zip_files.py",
+        "transforms/upkeep/vacuuming.py",
+        "transforms/work/compute.py",
+        "transforms/work/models.py",
+        "transforms/work/part_records.py",
+        "transforms/work/progress.py",
+        "transforms/work/rewrite.py",
+        "transforms/work/shards.py",
+    ]
+)
 # Pages that were not rewritten yet, or are generated from packages that were not. Take one out when it is clean.
 PENDING = frozenset(
     {"api.md", "cli.md", "ego4d.md", "encoders.md", "heads.md", "media.md", "search.md", "serving.md", "spec.md"}
@@ -103,7 +160,9 @@ def files(names: list[str]) -> Iterator[Path]:
         path = ROOT / name
         yield from [path] if path.is_file() else sorted(each for each in path.rglob("*.md") if each.name not in PENDING)
     for name in SWEPT:
-        yield from sorted(each for each in (ROOT / name).rglob("*.py") if each != Path(__file__).resolve())
+        for path in sorted((ROOT / name).rglob("*.py")):
+            if path != Path(__file__).resolve() and path.relative_to(ROOT).as_posix() not in PENDING_FILES:
+                yield path
 
 
 def main(names: list[str]) -> int:

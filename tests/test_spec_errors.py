@@ -58,10 +58,10 @@ TEXTS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "set": ("version: 1\nname: demo\nstore: s\nsources: !!set {a}\n", ("sources: {'a'}", "YAML type set", "plain")),
     "binary": (SPEC.replace("./store", "!!binary aGVsbG8="), ("store: b'hello'", "YAML type bytes", "plain")),
     "impossible date": (SPEC.replace("./store", "!!timestamp 2020-13-45"), ("month must be in 1..12", "quote")),
-    "key twice": ("version: 1\nversion: 2\n", ("line 2, column 1", "'version' stands twice", "remove or rename")),
+    "key twice": ("version: 1\nversion: 2\n", ("line 2, column 1", "'version' occurs twice", "remove or rename")),
     "node twice": (
         SPEC.replace("sources:\n", "sources:\n  clips: {kind: media, glob: x}\n"),
-        ("line 6", "'clips' stands twice", "remove or rename"),
+        ("line 6", "'clips' occurs twice", "remove or rename"),
     ),
     "list as key": ("? [a, b]\n: 1\n", ("line 1", "unhashable key", "a key must be a text")),
     "number as key": (SPEC.replace("  clips:", "  3:"), ("sources", "the key 3 is not a text", "quotes")),
@@ -223,7 +223,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "name=[": ("'[' is not a YAML value", "put it in quotes"),
     "features.frames.outputs.0=pooled": ("features.frames.outputs is ['pooled', 'semantic'], not a mapping",),
     "features.frames.sample.every=2": ("every: 2 is not a duration with a unit", "write 2s"),
-    "limits={max_failed: 1%, max_failed: 2%}": ("'max_failed' stands twice", "put it in quotes"),
+    "limits={max_failed: 1%, max_failed: 2%}": ("'max_failed' occurs twice", "put it in quotes"),
     "limits.max_failed=.nan": ("limits.max_failed: nan is not a finite number",),
 }
 
