@@ -214,7 +214,9 @@ def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPol
     again = pl.lit(policy.everything) | transient
     # Zero rows can be valid, such as a narration file without sentences.
     empty = (pl.col("held_planned") == 0) & ~failed
-    known_bad = ((pl.col("held_rows") == 0) & ~empty) | (pl.col("held_rows").is_null() & failed)
+    # Without rows a partial failure means that their part was lost, so they are computed again.
+    hopeless = failed & ~pl.col("partial").fill_null(value=False)
+    known_bad = ((pl.col("held_rows") == 0) & ~empty) | (pl.col("held_rows").is_null() & hopeless)
     usable = ((pl.col("held_rows") > 0) | empty) & pl.lit(not refresh)
     copied = pl.col("from_item_no").is_not_null() & pl.lit(not refresh)
     bytes_of, corrections = (pl.col("digest").str.splitn(CORRECTED, 2).struct.field(f"field_{half}") for half in (0, 1))
