@@ -75,10 +75,10 @@ TEXTS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "list": ("- a\n- b\n", ("must be a mapping with version", "['a', 'b']")),
     "text": ("hello", ("must be a mapping with version", "'hello'")),
     "two documents": (SPEC + "---\n" + SPEC, ("another document", "remove the line ---")),
-    "NUL": ("version: 1\x00\n", ("#x0000", "mend")),
+    "NUL": ("version: 1\x00\n", ("#x0000", "correct")),
     "UTF-16": (SPEC.encode("utf-16"), ("not UTF-8 text (byte 0)", "is it a spec file?")),
     "Latin-1": ("name: caf\xe9\n".encode("latin-1"), ("not UTF-8 text (byte 9)", "is it a spec file?")),
-    "nested too deep": ("a: " + "[" * 3000 + "]" * 3000, ("recursion", "mend")),
+    "nested too deep": ("a: " + "[" * 3000 + "]" * 3000, ("recursion", "correct")),
     "anchor in itself": ("a: &x [*x]\n", ("a.0", "anchor refers to itself", "write the values out")),
     "anchor of a mapping in itself": ("sources: &x {a: *x}\n", ("sources.a", "refers to itself", "write")),
     "anchors that explode": (
@@ -86,7 +86,7 @@ TEXTS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         ("more than 1,000,000 values", "anchors"),
     ),
     "unknown anchor": ("version: *x\n", ("undefined alias 'x'", "needs quotes")),
-    "number too long for YAML": (SPEC + "limits: {max_attempts: " + "9" * 5000 + "}\n", ("5000 digits", "mend")),
+    "number too long for YAML": (SPEC + "limits: {max_attempts: " + "9" * 5000 + "}\n", ("5000 digits", "correct")),
 }
 
 # name -> changes of the spec, what the sentence must say
