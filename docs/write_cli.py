@@ -23,7 +23,7 @@ from cliploom.pipelines.cli.main import app  # noqa: E402
 # Commands in the order in which a user meets them; others follow by name.
 GROUPS = {
     "First steps": ("demo", "init", "validate", "graph", "doctor", "inspect"),
-    "Runs": ("plan", "run", "status", "publish"),
+    "Runs": ("plan", "run", "status", "attach", "publish"),
     "Reading a store": ("search", "report", "releases", "failures", "predict", "serve"),
     "Upkeep": ("verify", "rollback", "compact", "vacuum"),
     "Heads and figures": ("train", "evaluate", "compare", "fit-pca"),
