@@ -1,4 +1,4 @@
-"""What things are: the spec, the records that flow, table schemas, digests and errors.
+"""Data models: the spec, the records that steps exchange, table schemas, digests and errors.
 
-Nothing here reads a file, runs a model or knows Beam; ``transforms`` and ``pipelines`` build on it.
+Nothing here reads a file (except specs), runs a model or depends on Beam; ``transforms`` and ``pipelines`` build on it.
 """

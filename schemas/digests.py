@@ -1,9 +1,9 @@
-"""Digests that name things by content: items, configs, models, parts.
+"""Digests that name items, configs, models and parts by content.
 
-Names are blake2b, hex, 40 characters (20 bytes): short enough for file names, long enough that two different inputs
-are not expected to meet. A release records the SHA-256 of a part's bytes, 64 characters: every byte that is written
-passes through it, processors have instructions for it (measured: 1.75 GB/s against 0.74 of blake2b), and ``sha256sum``
-prints the same. Parts of older releases carry blake2b; the length of a digest identifies its kind.
+Names are blake2b, hex, 40 characters (20 bytes): short enough for file names, long enough to make collisions
+negligible. A release records the SHA-256 of a part's bytes, 64 characters: every written byte is hashed, processors
+have instructions for SHA-256 (measured: 1.75 GB/s against 0.74 with blake2b), and ``sha256sum`` prints the same. Parts
+of older releases have blake2b; the length of a digest identifies its kind.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _BLOCK = 1 << 20
 
 
 CORRECTED = "+"
-"""Between the digest of an item's bytes and the corrections that its rows depend on as well."""
+"""Separates the digest of an item's bytes from the corrections that its rows also depend on."""
 
 
 def item_digest(digest: str, corrections: str) -> str:
-    """Digest of an item: of its bytes, and of the corrections that are made to its pictures, where there are some.
+    """Return the digest of an item: that of its bytes, and the corrections made to its pictures, if any.
 
     >>> item_digest("e38d8c", ""), item_digest("e38d8c", "aspect.interlaced")
     ('e38d8c', 'e38d8c+aspect.interlaced')
@@ -35,7 +35,7 @@ def item_digest(digest: str, corrections: str) -> str:
 
 
 def bytes_digest(digest: str) -> str:
-    """Digest of the bytes of an item.
+    """Return the digest of an item's bytes from its item digest.
 
     >>> bytes_digest("e38d8c+aspect.interlaced")
     'e38d8c'
@@ -44,7 +44,7 @@ def bytes_digest(digest: str) -> str:
 
 
 def digest_stream(chunks: Iterable[bytes | memoryview], *, like: str = "") -> str:
-    """Digest of the concatenation of ``chunks``; of the same kind as the digest ``like``, if one is given."""
+    """Return the digest of the concatenation of ``chunks``, of the same kind as the digest ``like`` if given."""
     state = _state(like)
     for chunk in chunks:
         state.update(chunk)
@@ -52,7 +52,7 @@ def digest_stream(chunks: Iterable[bytes | memoryview], *, like: str = "") -> st
 
 
 def digest_bytes(data: bytes) -> str:
-    """Digest of ``data``.
+    """Return the digest of ``data``.
 
     >>> digest_bytes(b"clip")[:12]
     'e38d8cdbf3dc'
@@ -61,12 +61,12 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: Path, *, like: str = "", alive: Callable[[], None] | None = None) -> str:
-    """Digest of a local file's bytes.
+    """Return the digest of a local file's bytes.
 
     Args:
-        path: of the file.
-        like: a digest; the result is of the same kind.
-        alive: called for each block that was read.
+        path: path of the file.
+        like: a digest; the result has the same kind.
+        alive: callback for each block that was read.
     """
     with path.open("rb", buffering=0) as file:
         if alive is not None:
@@ -81,7 +81,7 @@ def _blocks(file: RawIOBase, alive: Callable[[], None]) -> Iterator[bytes]:
 
 
 def digest_part(path: Path) -> str:
-    """What a release says of a local part's bytes: their SHA-256."""
+    """Return the digest of a local part as releases record it: the SHA-256 of its bytes."""
     return digest_file(path, like="0" * SHA256_CHARACTERS)
 
 
@@ -90,15 +90,15 @@ def _state(like: str) -> hashlib._Hash | hashlib.blake2b:
 
 
 def canonical(value: Any) -> str:
-    """JSON text of ``value`` that does not depend on key order, spacing or platform.
+    """Return JSON of ``value`` that does not depend on key order, spacing or platform.
 
     Raises:
-        ValueError: for NaN and infinities, which have no one spelling.
-        TypeError: for what JSON can't say.
+        ValueError: for NaN and infinities, which have no standard spelling.
+        TypeError: for values that JSON cannot represent.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest_of(value: Any) -> str:
-    """Digest of a JSON-like value by its canonical text."""
+    """Return the digest of a JSON-like value by its canonical JSON."""
     return digest_bytes(canonical(value).encode("ascii"))

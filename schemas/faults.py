@@ -1,7 +1,7 @@
-"""What this machine refuses, in one sentence: a full disk, too little memory, too few open files.
+"""Recognises errors of the machine (full disk, too little memory, too few open files) and describes them.
 
-Libraries wrap the system's errors in their own, and Beam all of them in a text; so a fault is known by its number or by
-the words that the system has for it.
+Libraries wrap system errors in their own types, and Beam turns all of them into strings, so an error is recognised by
+its errno or by the system's message.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:2
 _FULL_NUMBERS = {errno.ENOSPC, errno.EDQUOT}
 _FILES_NUMBERS = {errno.EMFILE, errno.ENFILE}
 _FULL_DISK = "the disk is full; free some space and run again."
-# All that OpenVINO says of a file that it can't write.
+# OpenVINO's only message for a file that it cannot write.
 _STREAM = "basic_ios::clear: iostream error"
 _TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
-# The last two are gRPC's words for it.
+# The last two are messages of gRPC.
 _FILES = re.compile(
     r"Too many open files|\(os error (?:23|24)\)|epoll_create1 unavailable|Eventfd wakeup fd is not supported"
 )
@@ -36,11 +36,11 @@ _MEMORY = re.compile(
 
 
 def system_fault(error: BaseException, place: str = "") -> CliploomError | None:
-    """Return the error for a person when the machine refused something; None for any other error.
+    """Return the error to show to users for an error of the machine; None for any other error.
 
     Args:
-        error: what was caught; its causes are looked at, too.
-        place: file or folder that was worked on; by default the one that the error names.
+        error: the caught exception; its causes are examined as well.
+        place: file or folder that was processed; by default the one that the error names.
     """
     chain = list(_causes(error))
     if any(isinstance(each, CliploomError) for each in chain):
@@ -61,9 +61,9 @@ def system_fault(error: BaseException, place: str = "") -> CliploomError | None:
 
 
 def machine_fault(error: BaseException) -> CliploomError | None:
-    """Return the error of ``system_fault`` when a full disk or too few open files are to blame, not the file at hand.
+    """Return the error of ``system_fault`` if a full disk or too few open files caused it, and not the processed file.
 
-    Libraries that read damaged files use the system's numbers for faults of their own, so only Python's errors count.
+    Libraries that read damaged files use errno values for their own errors, so only Python's errors count.
     """
     if type(error) is not OSError or error.errno not in _FULL_NUMBERS | _FILES_NUMBERS:
         return None
@@ -84,7 +84,7 @@ def _named(chain: list[BaseException]) -> str:
 
 
 def full_sentence(place: str) -> str:
-    """Return what to tell when the disk of a file or folder is full.
+    """Return the message for a full disk of a file or folder.
 
     >>> full_sentence("/data/store/lock")
     '/data/store/lock: the disk is full; free some space and run again.'
@@ -100,14 +100,14 @@ def full_sentence(place: str) -> str:
 
 
 def files_sentence() -> str:
-    """Return what to tell when no more files can be opened."""
+    """Return the message for too many open files."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return f"Too many open files: this process may have {limit} at once; raise it with `ulimit -n 4096` and run again."
 
 
 @contextmanager
 def temporary_faults() -> Iterator[None]:
-    """Name the temporary folder where its disk is full in the block.
+    """Name the temporary folder in errors of the block if its disk is full.
 
     Raises:
         DiskFullError: instead of any library's error.
@@ -131,14 +131,14 @@ def _too_large() -> str:
 
 
 def memory_sentence() -> str:
-    """Return what to tell when memory can't be had."""
+    """Return the message for too little memory."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     bound = "" if limit == resource.RLIM_INFINITY else f" under a limit of {limit // 1024} kB (ulimit -v)"
     return f"There is too little memory{bound}; raise the limit, or set `workers: 1` in the target, and run again."
 
 
 def is_full(folder: Path) -> bool:
-    """Whether a few bytes can't be written into a folder because its disk is full."""
+    """Return whether writing a few bytes into a folder fails because its disk is full."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))
@@ -148,11 +148,11 @@ def is_full(folder: Path) -> bool:
 
 
 def check_temporary_folder() -> None:
-    """Check that files can be written to the temporary folder; Python would silently take another, libraries would not.
+    """Check that the temporary folder is writable; Python would silently use another one, libraries would not.
 
     Raises:
-        CliploomError: when TMPDIR names no folder, or none can be used.
-        DiskFullError: when it is full.
+        CliploomError: if TMPDIR does not name a folder, or no folder is usable.
+        DiskFullError: if it is full.
     """
     for name in ("TMPDIR", "TEMP", "TMP"):
         given = os.environ.get(name)

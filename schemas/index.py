@@ -1,4 +1,4 @@
-"""Records of ANN indexes: what an index is made as, what a shard file holds, and what a search finds."""
+"""Records of ANN indexes: settings of an index, contents of a shard file, and hits of a search."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Kind = Literal["flat", "ivf_sq8", "hnsw"]
 
 @dataclass(frozen=True)
 class IndexRecipe:
-    """What all shards of an index have in common.
+    """Settings that all shards of an index share.
 
     Attributes:
         dim: length of its vectors.
-        nprobe: how much of a shard a query looks at: inverted lists for ``ivf_sq8``, ``efSearch`` for ``hnsw``;
-            0 for ``flat``, which looks at everything, and for indexes that are not tuned yet.
+        nprobe: how much of a shard a query visits: inverted lists for ``ivf_sq8``, ``efSearch`` for ``hnsw``; 0 for
+            ``flat``, which visits everything, and for indexes that are not tuned yet.
     """
 
     metric: Metric
@@ -30,7 +30,7 @@ class IndexRecipe:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> IndexRecipe:
-        """Read back what ``to_dict`` gave."""
+        """Create from the output of ``to_dict``."""
         return cls(**value)
 
 
@@ -41,8 +41,8 @@ class IndexShard:
     Attributes:
         file: name inside the index's folder.
         size: bytes.
-        digest: of the file's bytes.
-        parts: feature parts whose rows it holds.
+        digest: digest of the file's bytes.
+        parts: feature parts whose rows it contains.
     """
 
     file: str
@@ -57,12 +57,12 @@ class IndexShard:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> IndexShard:
-        """Read back what ``to_dict`` gave, also after JSON made a list of the parts."""
+        """Create from the output of ``to_dict``, also after JSON turned the parts into a list."""
         return cls(**(value | {"parts": tuple(value.get("parts", ()))}))
 
 
 class RowHit(NamedTuple):
-    """A row that answers a query.
+    """A row found by a query.
 
     Attributes:
         score: larger is better, in the metric's own terms: cosine, dot product, or minus the Euclidean distance.
@@ -80,12 +80,12 @@ class RowHit(NamedTuple):
 
 @dataclass(frozen=True)
 class MediaHit:
-    """An item that answers a query by its rows.
+    """An item found by a query through its rows.
 
     Attributes:
-        score: larger is better; what it means depends on the ranker.
-        best: the item's row with the best score of all.
-        hits: how many row hits the item had, over all query rows.
+        score: larger is better; its meaning depends on the ranker.
+        best: the item's row with the highest score.
+        hits: number of row hits of the item, over all query rows.
     """
 
     item_no: int

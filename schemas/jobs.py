@@ -1,4 +1,4 @@
-"""What a worker needs to know of a run, beside the shards: the same for every shard, small, JSON-able."""
+"""Settings of a run that workers need besides the shards: small, JSON-able, and the same for every shard."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cliploom.schemas.sources import HttpSpec
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """How one feature is computed and where its parts go.
+    """How one feature is computed, and where its parts are stored.
 
     Attributes:
-        kind: of the source: ``media``, ...; decides how items become samples.
-        settings: JSON text of the source's node in the spec, for what its kind needs to know.
+        kind: kind of the source (``media``, ...); decides how items become samples.
+        settings: JSON of the source's node in the spec, for settings of its kind.
         config: config digest; ``table`` is the folder of its Delta table, relative to the store.
-        model: folder of the prepared model, relative to the store.
-        model: empty, and ``card`` None, for sources that bring vectors of their own.
-        outputs: the wanted outputs' names and vector lengths.
+        model: folder of the prepared model, relative to the store; empty, and ``card`` None, for sources that bring
+            their own vectors.
+        outputs: names and vector lengths of the requested outputs.
         sampling: None for sources that are not sampled.
         compact: outputs kept as 8-bit codes in a binary column.
-        texts: columns of texts beside the outputs.
-        types: of outputs that records hold otherwise than as floats: ``int64`` or ``uint8``.
-        records: rows are of an item's records: they have uids of their own, and a column ``labels``.
+        texts: string columns besides the outputs.
+        types: types of outputs that records do not store as floats: ``int64`` or ``uint8``.
+        records: whether rows belong to records of an item, with their own uids and a column ``labels``.
     """
 
     name: str
@@ -46,11 +46,11 @@ class FeatureJob:
 
     @property
     def columns(self) -> dict[str, OutputEntry]:
-        """What heads can read: the outputs, and texts as columns of width 0."""
+        """Return the columns that heads can read: the outputs, and texts with width 0."""
         return {output: self.entry_of(output) for output in self.outputs} | text_columns(self.source, self.texts)
 
     def entry_of(self, output: str) -> OutputEntry:
-        """What a release says of an output; vectors that a source brought are a space of their own."""
+        """Return a release's description of an output; vectors that a source brings have a space of their own."""
         if self.card is None:
             kind = self.types.get(output, "float32")
             return OutputEntry(dim=self.outputs[output], space=f"{self.source}.{output}", type=kind)
@@ -60,16 +60,16 @@ class FeatureJob:
 
 @dataclass(frozen=True)
 class RunJob:
-    """One execution: where it writes, what it computes.
+    """Settings of one run: where it writes and what it computes.
 
     Attributes:
         store: URI of the store.
         run: id of the run.
-        features: by name.
+        features: jobs by name of the feature.
         threads: worker threads that share a process and its compiled models.
         progress: local file that workers append progress lines to, or empty.
-        http: by source, how its files at http(s) addresses are fetched.
-        stall_s: seconds that an item may make no progress.
+        http: settings for downloads, by source.
+        stall_s: seconds without progress after which an item is given up.
     """
 
     store: str

@@ -1,4 +1,4 @@
-"""Records about media files: what a probe finds, what a decoder is asked for, what it hands on."""
+"""Records about media files: facts found by probing, requests to a decoder, and the samples it yields."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MEDIA_TYPES: dict[str, frozenset[str]] = {
 """Extensions in lower case of each type of media, as ``types`` of a media source names them."""
 
 MEDIA_SUFFIXES = frozenset().union(*MEDIA_TYPES.values())
-"""Extensions of files that are taken for media when a first spec is written, and when a uid is said to name a file."""
+"""Extensions of media files, for writing a first spec and for uids that end with an extension."""
 
 
 def suffixes_of(types: Iterable[str]) -> frozenset[str]:
@@ -56,13 +56,13 @@ def suffixes_of(types: Iterable[str]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What is too absurd to decode; from ``limits.media`` of the spec.
+    """Limits beyond which a file is not decoded; from ``limits.media`` of the spec.
 
     Attributes:
-        max_bytes: size of the file.
-        max_pixels: width times height of a picture.
-        max_seconds: duration.
-        max_frames: pictures in a file.
+        max_bytes: maximum size of the file.
+        max_pixels: maximum width times height of a picture.
+        max_seconds: maximum duration.
+        max_frames: maximum number of pictures in a file.
     """
 
     max_bytes: int = 200_000_000_000
@@ -73,7 +73,7 @@ class MediaLimits:
 
 @dataclass(frozen=True)
 class MediaFacts:
-    """What a probe finds without decoding.
+    """Facts that a probe finds without decoding.
 
     Times are presentation times in seconds as the container gives them after edit lists; ``start_s`` may be
     negative or far from 0. Sampling counts from ``start_s``.
@@ -117,14 +117,14 @@ class MediaFacts:
 
     @property
     def pixel_aspect(self) -> Fraction:
-        """Width of a pixel divided by its height."""
+        """Return the width of a pixel divided by its height."""
         return Fraction(self.aspect.replace(":", "/")) if self.aspect else Fraction(1)
 
     @property
     def corrections(self) -> str:
-        """What the rows depend on beside the file's bytes, joined by ``.``; empty for most files.
+        """Return the corrections that the rows depend on besides the file's bytes, joined by ``.``; often empty.
 
-        It is part of the item's digest, so that only these items are computed again when a correction comes.
+        They are part of the item's digest, so that only these items are computed again after a new correction.
         """
         found = [*self.corrected]
         found += ["aspect"] if self.aspect else []
@@ -134,11 +134,11 @@ class MediaFacts:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first frame's appearance to the last one's end."""
+        """Return the seconds from the start of the first frame to the end of the last one."""
         return self.end_s - self.start_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and tables; facts that most files lack stand there only when they differ."""
+        """Plain values for JSON and tables; rare facts are only included if they differ from the default."""
         values = asdict(self)
         for name in ("aspect", "interlaced", "light", "corrected"):
             if not values[name]:
@@ -147,7 +147,7 @@ class MediaFacts:
 
     @classmethod
     def from_json(cls, text: str) -> MediaFacts:
-        """Facts as a store keeps them; unknown ones, of a later version, are ignored."""
+        """Create from the JSON in a store; unknown facts of later versions are ignored."""
         known = {field.name for field in fields(cls)}
         values: Mapping[str, Any] = {name: value for name, value in json.loads(text).items() if name in known}
         return cls(**{**values, "corrected": tuple(values.get("corrected", ()))})
@@ -158,7 +158,7 @@ Rounding = Literal["nearest", "huggingface", "torchvision"]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an encoder wants its pictures; part of its digest. What can't be said here is done inside its graph.
+    """How pictures are prepared for an encoder; part of its digest. Anything else is done inside its graph.
 
     Attributes:
         width, height: of the picture handed to the encoder.
@@ -190,13 +190,13 @@ class Preprocess:
     patch: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without the fields that cards didn't have at first where they are as they were."""
+        """Plain values for JSON, without later fields that have their default, so that old cards keep their digest."""
         value = asdict(self)
         return {key: each for key, each in value.items() if (key, each) not in (("rounding", "nearest"), ("patch", 0))}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Preprocess:
-        """Read back what JSON made of ``asdict``."""
+        """Create from the JSON of ``asdict``."""
         return cls(**(value | {"offset": tuple(value["offset"]), "scale": tuple(value["scale"])}))
 
 

@@ -1,4 +1,4 @@
-"""Records of timed texts: narrations, the rows that could not be used, and the rules that choose among them."""
+"""Records of timed texts: narrations, unusable rows, and the rules that select narrations."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Narration:
     """One text of one video.
 
     Attributes:
-        uid: the video's.
-        pass_: number of the annotation pass (Ego4D has 1 and 2), 0 where a format knows none.
+        uid: uid of the video.
+        pass_: number of the annotation pass (Ego4D has 1 and 2), 0 for formats without passes.
         idx: number of the row within its uid and pass in the file, from 0; bad rows keep their number.
         start_s: seconds from the video's start, rounded to 1 us, or None for a text about the whole video. May be
             slightly negative.
         end_s: None for a text about a moment.
-        text: as given.
-        annotation_uid: the annotator's id; several rows may share one; may be empty.
+        text: text as given.
+        annotation_uid: id of the annotation; may be shared by several rows, and may be empty.
     """
 
     uid: str
@@ -56,12 +56,12 @@ class Narration:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that can't be used; recorded as a failure, the rest of the file is read.
+    """An unusable row. It is recorded as a failure, and the rest of the file is read.
 
     Attributes:
         position: ``line 12``, or a JSON path such as ``<uid>.narration_pass_1.narrations[17]``.
         value: the offending value as Python shows it, shortened.
-        uid: the video's where it is known, else empty.
+        uid: uid of the video if known, else empty.
     """
 
     file: str
@@ -72,7 +72,7 @@ class BadRow:
 
     @property
     def message(self) -> str:
-        """One sentence for the ``failures`` table.
+        """Return a sentence for the ``failures`` table.
 
         >>> BadRow("n.csv", "line 3", "the start is not a number", "'x'").message
         "n.csv, line 3: the start is not a number: 'x'."
@@ -81,14 +81,14 @@ class BadRow:
 
 
 class BrokenFileError(CliploomError):
-    """A file of narrations is not what its format says, from a given byte on.
+    """A file of narrations does not follow its format from a given byte on.
 
     Attributes:
-        byte: offset of the first byte that can't be, counted from 0.
+        byte: offset of the first invalid byte, counted from 0.
     """
 
     def __init__(self, file: str, byte: int, reason: str) -> None:
-        super().__init__(f"{file} is broken at byte {byte}: {reason}; get the file again, or mend it there.")
+        super().__init__(f"{file} is broken at byte {byte}: {reason}; get the file again, or repair it there.")
         self.file = file
         self.byte = byte
         self.reason = reason
@@ -99,7 +99,7 @@ class BrokenFileError(CliploomError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns (CSV) or keys (JSONL) hold what; an empty name means that there is none.
+    """Names of the columns (CSV) or keys (JSONL) for each field; an empty name means that the field is missing.
 
     Without ``start`` the texts are about whole videos.
     """
@@ -112,14 +112,14 @@ class Columns:
     annotation_uid: str = ""
 
     def named(self) -> tuple[str, ...]:
-        """The columns that must be there."""
+        """Return the required columns."""
         names = (self.uid, self.text, self.start, self.end, self.pass_, self.annotation_uid)
         return tuple(name for name in names if name)
 
 
 @dataclass(frozen=True)
 class TextRules:
-    """How a given text becomes the encoded one: plain replacements, one after the other."""
+    """How a given text becomes the encoded one: plain string replacements, applied in order."""
 
     replace: tuple[tuple[str, str], ...] = ()
 
@@ -131,10 +131,10 @@ EGO4D = TextRules((("#C", "Camera wearer"), ("#O", "Other person"), ("#unsure", 
 
 @dataclass(frozen=True)
 class KeepRules:
-    """Which narrations stay.
+    """Which narrations are kept.
 
     Attributes:
-        min_tokens: fewest pieces between single spaces in the text as given; 0 keeps all.
+        min_tokens: minimum number of pieces between single spaces in the given text; 0 keeps all.
         min_spacing_s: a video whose narrations follow each other closer than this on average is dropped whole.
         only: keep these videos; None keeps all.
         without: drop these videos, such as those of the val and test splits.
@@ -148,7 +148,7 @@ class KeepRules:
 
 @dataclass(frozen=True)
 class Dropped:
-    """How much one reason took away; ``videos`` counts those that lost all that they still had."""
+    """Numbers dropped for one reason; ``videos`` counts those that lost all of their remaining narrations."""
 
     reason: str
     narrations: int
@@ -157,7 +157,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class FilterTally:
-    """What filters kept and dropped; tallies of disjoint videos add up."""
+    """Numbers that filters kept and dropped; tallies of disjoint videos can be added."""
 
     narrations: int = 0
     videos: int = 0
@@ -174,7 +174,7 @@ class FilterTally:
 
     @staticmethod
     def total(tallies: Iterable[FilterTally]) -> FilterTally:
-        """The sum; independent of the order."""
+        """Return the sum, which does not depend on the order."""
         return sum(tallies, FilterTally())
 
 
@@ -183,7 +183,7 @@ class VideoNarrations:
     """One item: all narrations of one video.
 
     Attributes:
-        digest: of what the narrations say, whatever their order in the file.
+        digest: digest of the narrations, independent of their order in the file.
     """
 
     uid: str
@@ -196,7 +196,7 @@ class LabelText:
     """A class name put into a prompt template, to be encoded for zero-shot classification.
 
     Attributes:
-        label_no, template_no: positions in the lists given.
+        label_no, template_no: positions in the given lists.
     """
 
     label_no: int
@@ -217,11 +217,11 @@ Pool = Literal["mean"] | EvenlySpaced
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How videos are dealt out to splits such as train and val; a video is never in two.
+    """How videos are assigned to splits such as train and val; a video is never in two splits.
 
     Attributes:
         shares: (name, share) in order, by seeded hash of the uid; the shares add up to 1.
-        lists: (name, uids), in the place of shares; a video in no list has no split.
+        lists: (name, uids), instead of shares; a video in no list has no split.
     """
 
     shares: tuple[tuple[str, float], ...] = (("train", 1.0),)
@@ -234,8 +234,8 @@ class PairRules:
     """How narrations and clip features become pairs.
 
     Attributes:
-        rate: feature rows a second.
-        around_s: a moment t stands for [t - around_s, t + around_s]; stretches stand for themselves.
+        rate: feature rows per second.
+        around_s: a moment t means [t - around_s, t + around_s]; narrations with an end keep their own range.
     """
 
     rate: float
@@ -246,7 +246,7 @@ class PairRules:
 
 @dataclass(frozen=True)
 class Pair:
-    """A narration and the rows of its video's features that belong to it: ``features[first:end]``."""
+    """A narration and the corresponding rows of its video's features: ``features[first:end]``."""
 
     narration: Narration
     first: int

@@ -1,4 +1,4 @@
-"""The plan of one run as workers see it: what the launcher decided, kept as JSON beside the plan's tables."""
+"""The plan of one run as workers see it: the launcher's decisions, stored as JSON beside the plan's tables."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FAILED = "failed"
 VERDICTS = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, MOVED, UNCHANGED, DELETED, RETRY, FAILED)
 COMPUTED = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, RETRY)
 LIMITED = "limited"
-"""Count of a release that was made by runs with ``--limit`` only: the limit."""
+"""Key in a release's counts: the limit, if only runs with ``--limit`` have published so far."""
 
 
 class Accept(BaseModel):
-    """Guards that a person has lifted for this run."""
+    """Limits that the user has lifted for this run."""
 
     model_config = ConfigDict(frozen=True)
     failures: bool = False
@@ -40,7 +40,7 @@ class Accept(BaseModel):
     worse: bool = False
 
     def __or__(self, other: Accept) -> Accept:
-        """All that either lifts."""
+        """Return the union of both."""
         return Accept(
             failures=self.failures or other.failures,
             deletes=self.deletes or other.deletes,
@@ -55,12 +55,12 @@ _LATER = ("d_miss",)
 def declared(
     indexes: Mapping[str, IndexSpec], exports: Mapping[str, Export], evaluations: Mapping[str, Evaluation]
 ) -> dict[str, str]:
-    """Digest of each index's, export's and evaluation's declaration, however much the spec leaves to defaults."""
+    """Return a digest of each index's, export's and evaluation's declaration, including its defaults."""
     nodes: dict[str, BaseModel] = {f"indexes.{name}": index for name, index in indexes.items()}
     nodes |= {f"exports.{name}": export for name, export in exports.items()}
     nodes |= {f"evaluations.{name}": evaluation for name, evaluation in evaluations.items()}
     plain = {name: node.model_dump(mode="json") for name, node in nodes.items()}
-    # Keys that came later: left to their default they change nothing, and a store that stands need not be published.
+    # Later keys are left out at their default, so that an upgrade does not publish an unchanged store again.
     return {
         name: digest_of({key: value for key, value in node.items() if key not in _LATER or value is not None})
         for name, node in plain.items()
@@ -68,23 +68,24 @@ def declared(
 
 
 class RunPlan(BaseModel):
-    """One run, planned.
+    """The plan of one run.
 
     Attributes:
-        base: the release that it starts from; None for a new store.
+        base: release that the run starts from; None for a new store.
         releases_version: version of the ``releases`` table that the plan saw.
-        document: the spec as written, variables not resolved.
-        recipes: by feature, what its config digest was made from.
-        heads: by feature, how labels are predicted.
-        projections: by feature, how a head makes its rows from those of another feature.
-        next_item_no: first number that no item has.
-        emptied: sources that had items and list none any more.
-        lost: by feature, parts that the release names and the store no longer has; ``lost_files``: other such files.
+        document: the spec as written, with unresolved variables.
+        recipes: inputs of the config digest, by feature.
+        heads: how labels are predicted, by feature.
+        projections: how a head makes its rows from those of another feature, by feature.
+        next_item_no: first unused number.
+        emptied: sources that had items and now list none.
+        lost: missing parts that the release names, by feature; ``lost_files``: other missing files.
         recompute_reason: why items whose bytes did not change are computed again.
-        target: name of the spec's target that the run was asked for, empty for its first.
-        compact: merge small parts even when few.
-        prober: revision of the prober that all media of this plan were shown to.
-        digests: item_no, uid, digest etc. stand in ``plans/<run>/*.parquet``.
+        target: name of the requested target of the spec; empty for the first one.
+        compact: whether to merge small parts even if there are few.
+        prober: revision of the prober that examined all media of this plan.
+
+    Columns such as item_no, uid and digest are in ``plans/<run>/*.parquet``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -116,20 +117,20 @@ class RunPlan(BaseModel):
 
     @property
     def folder(self) -> str:
-        """Folder of the plan's tables, relative to the store."""
+        """Return the folder of the plan's tables, relative to the store."""
         return f"plans/{self.job.run}"
 
     @property
     def is_first(self) -> bool:
-        """There is no release yet, or only those of runs with ``--limit``."""
+        """Return whether there is no release yet, or only releases of runs with ``--limit``."""
         return self.base is None or LIMITED in self.base.counts
 
     @property
     def max_failed(self) -> float:
-        """The share of items that may fail in this run."""
+        """Return the share of items that may fail in this run."""
         first = self.limits.max_failed_first if self.is_first else 0.0
         return max(self.limits.max_failed, first)
 
     def feature(self, name: str) -> FeatureJob:
-        """The job of a feature."""
+        """Return the job of a feature."""
         return self.job.features[name]

@@ -1,4 +1,4 @@
-"""From the text of a spec file to a checked ``Spec``: environment, overrides, references, readable errors."""
+"""Turns a spec file into a checked ``Spec``: environment, overrides, references, readable errors."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def load_spec(path: Path, overrides: Sequence[str] = (), environment: Mapping[st
 
     Args:
         path: a YAML file.
-        overrides: ``key.path=value`` texts as given to ``--set``; values are YAML.
-        environment: where ``${VAR}`` and ``${VAR:-default}`` come from.
+        overrides: ``key.path=value`` strings as given to ``--set``; values are YAML.
+        environment: variables for ``${VAR}`` and ``${VAR:-default}``.
 
     Raises:
-        SpecError: naming the path in the file, the value and the mend.
+        SpecError: with the path in the file, the value and the fix.
     """
     return parse_document(load_document(path, overrides), environment)
 
 
 def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The spec as written, with overrides, variables not yet resolved: fit to be kept in the store.
+    """Return the spec as written, with overrides but unresolved variables, so that it can be stored.
 
     Raises:
-        SpecError: when the file can't be read or is no YAML mapping.
+        SpecError: if the file cannot be read or is not a YAML mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse_document(document: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Spec:
-    """Resolve the variables of a document and check it; see ``load_spec``."""
+    """Resolve the variables of a document and check it, see ``load_spec``."""
     resolved = substitute(document, environment)
     refuse_secrets(document, resolved)
     try:
@@ -67,10 +67,10 @@ def parse_document(document: dict[str, Any], environment: Mapping[str, str] = os
 
 
 def check_references(spec: Spec) -> None:
-    """Check that nodes name nodes that exist and that text encoders form no cycle.
+    """Check that references name existing nodes and that text encoders form no cycle.
 
     Raises:
-        SpecError: naming every wrong reference.
+        SpecError: with every wrong reference.
     """
     problems: list[str] = []
 

@@ -1,4 +1,4 @@
-"""From the text of a spec to plain values: YAML, overrides from the command line, variables of the environment."""
+"""Turns the text of a spec into plain values: YAML, overrides from the command line, environment variables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _HINTS = (
     ("could not determine a constructor", "a spec holds plain texts, numbers, lists and mappings"),
     ("unhashable key", "a key must be a text"),
     ("another document", "remove the line ---"),
-    ("stands twice", "remove or rename one"),
+    ("occurs twice", "remove or rename one"),
     ("undefined alias", "a text that begins with * needs quotes"),
 )
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would silently let win."""
+    """SafeLoader that refuses duplicate keys, of which YAML would silently use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[type, Any]] = set()
@@ -39,14 +39,14 @@ class _PlainLoader(yaml.SafeLoader):
                 continue
             if (type(key), key) in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
                 )
             seen.add((type(key), key))
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
 
-# A date would not survive the JSON of the store; as a text it reads as it was written.
+# A date cannot be stored as JSON; a string keeps it as written.
 _PlainLoader.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -54,17 +54,17 @@ _PlainLoader.yaml_implicit_resolvers = {
 
 
 def read_document(text: str, overrides: Sequence[str] = (), where: str = "spec") -> dict[str, Any]:
-    """The mapping that the text of a spec says, with overrides; variables stay as they are.
+    """Parse the text of a spec into a mapping, with overrides but unresolved variables.
 
     Raises:
-        SpecError: naming the place and the mend.
+        SpecError: with the place and the fix.
     """
     try:
         document = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (a subclass of SafeLoader)
     except yaml.MarkedYAMLError as error:
         raise SpecError(f"{where} is not valid YAML{_describe(error)}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{where} is not valid YAML: {_sentence(str(error))}; mend or quote that value.") from None
+        raise SpecError(f"{where} is not valid YAML: {_sentence(str(error))}; correct or quote that value.") from None
     if document is None:
         raise SpecError(f"{where} is empty; `cliploom init FOLDER` writes a spec to start from.")
     if not isinstance(document, dict):
@@ -86,23 +86,23 @@ def _describe(error: yaml.MarkedYAMLError) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The first line, without the advice that is meant for programmers."""
+    """Return the first line, without advice for programmers."""
     return text.splitlines()[0].split(";")[0].rstrip(".")
 
 
 class _Plain:
-    """Checks that a document holds only what JSON can say, and not too much of it."""
+    """Checks that a document only contains JSON values, and not too many."""
 
     def __init__(self) -> None:
         self._seen = 0
 
     def check(self, value: Any, path: tuple[str, ...], above: tuple[int, ...] = ()) -> None:
-        """Look at a value and all below it.
+        """Check a value and everything below it.
 
         Args:
-            value: from the YAML loader.
-            path: of the value, for messages.
-            above: identities of the containers around it.
+            value: value from the YAML loader.
+            path: path of the value, for messages.
+            above: ids of the containers around it.
         """
         place = ".".join(path) or "spec"
         self._seen += 1
@@ -152,9 +152,9 @@ def _override(document: dict[str, Any], text: str) -> None:
 
 
 def substitute(value: Any, environment: Mapping[str, str], path: tuple[str, ...] = ()) -> Any:
-    """A document with ``${VAR}`` and ``${VAR:-default}`` resolved.
+    """Return a document with ``${VAR}`` and ``${VAR:-default}`` resolved.
 
-    A value that is one variable and nothing else may be a whole number, ``true`` or ``false``.
+    A value that consists of a single variable may be an integer, ``true`` or ``false``.
 
     Raises:
         SpecError: for a variable that is not set and has no default.
@@ -177,7 +177,7 @@ def substitute(value: Any, environment: Mapping[str, str], path: tuple[str, ...]
         return found
 
     if "${" in _VARIABLE.sub("", value):
-        raise SpecError(f"{place}: {value!r} has a ${{ that is no variable; write ${{NAME}} or ${{NAME:-default}}.")
+        raise SpecError(f"{place}: {value!r} has a ${{ that is not a variable; write ${{NAME}} or ${{NAME:-default}}.")
     text = _VARIABLE.sub(replace, value)
     if _VARIABLE.fullmatch(value):
         return int(text) if _WHOLE_NUMBER.fullmatch(text) else _TRUTH.get(text, text)

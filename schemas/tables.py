@@ -133,13 +133,13 @@ LABELS = pa.schema(
 def feature_schema(
     outputs: Mapping[str, int], compact: Collection[str] = (), texts: Collection[str] = (), *, records: bool = False
 ) -> pa.Schema:
-    """Schema of a feature's table.
+    """Return the schema of a feature's table.
 
     Args:
         outputs: output name -> length of its vectors, kept as field metadata ``dim``.
-        compact: outputs kept as a string of YouTube-8M's 8-bit codes a row (``cliploom.transforms.store.quantize``).
-        texts: columns of texts behind the vectors.
-        records: rows are of an item's records; the first row of each record has its labels.
+        compact: outputs stored as YouTube-8M's 8-bit codes, see ``cliploom.transforms.store.quantize``.
+        texts: string columns after the vectors.
+        records: whether rows belong to records of an item; the first row of each record has its labels.
     """
     vectors = [
         pa.field(

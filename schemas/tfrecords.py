@@ -1,4 +1,4 @@
-"""Records read from TFRecord shards: raw, tf.train.Example, YouTube-8M, and those that could not be read.
+"""Records read from TFRecord shards: raw, tf.train.Example, YouTube-8M, and unreadable records.
 
 Formats: docs/formats.md section 4; https://research.google.com/youtube8m/download.html.
 """
@@ -36,12 +36,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that can't be used; a failure row is made of it and the rest of the shard is read.
+    """An unusable record. It is recorded as a failure, and the rest of the shard is read.
 
     Attributes:
-        file: the shard, as the caller named it.
+        file: the shard, as named by the caller.
         offset: byte offset of the record's header in the shard, after decompression.
-        reason: one clause that says what is wrong, with the value.
+        reason: a clause that describes the problem, with the value.
     """
 
     file: str
@@ -57,7 +57,7 @@ class RatedSegment:
     """One stretch of a video of the segments data set, [start_s, end_s) in seconds (= frames).
 
     Attributes:
-        label: class index that people were asked about, None in unrated (test) segments.
+        label: class index that raters checked; None in unrated (test) segments.
         score: 1 when the label was confirmed, 0 when it was rejected; None in unrated segments.
     """
 
@@ -74,8 +74,8 @@ class Yt8mVideo:
     Attributes:
         labels: class indices, empty in test shards.
         rgb: float32 [D].
-        audio: float32 [A], None where none is kept.
-        offset: where the record stood in its shard.
+        audio: float32 [A]; None without audio.
+        offset: position of the record in its shard.
     """
 
     id: str
@@ -87,14 +87,14 @@ class Yt8mVideo:
 
 @dataclass(frozen=True, slots=True)
 class Yt8mFrames:
-    """A frame-level record: one row a second.
+    """A frame-level record: one row per second.
 
     Attributes:
         labels: class indices, empty in test shards.
-        rgb: [N, D], uint8 as quantised, or float32 where the shard holds float lists.
-        audio: [N, A] likewise, None where none is kept.
+        rgb: [N, D], uint8 if quantised, or float32 if the shard has float lists.
+        audio: [N, A] in the same way; None without audio.
         segments: of the segments data set, in file order.
-        offset: where the record stood in its shard.
+        offset: position of the record in its shard.
     """
 
     id: str
@@ -107,13 +107,13 @@ class Yt8mFrames:
 
 @dataclass(frozen=True, slots=True)
 class ExampleField:
-    """What a declared field of a tf.train.Example must be.
+    """Type and shape of a declared field of a tf.train.Example.
 
     Attributes:
         type: ``float32`` and ``int64`` lists, ``bytes`` strings, ``uint8``: one string read as raw numbers, or
             ``text``: one string in UTF-8.
-        shape: () for one value; one -1 stands for whatever length is there.
-        optional: a record without the field is good and lacks it.
+        shape: () for one value; one -1 stands for any length.
+        optional: whether records without the field are valid.
     """
 
     type: ValueType
@@ -127,13 +127,13 @@ class ExampleField:
 
 @dataclass(frozen=True, slots=True)
 class ExampleRecord:
-    """A tf.train.Example read by a declared schema.
+    """A tf.train.Example, read by a declared schema.
 
     Attributes:
-        id: value of the declared id field, empty when none is declared.
+        id: value of the declared id field; empty if none is declared.
         values: by field name, in the schema's order; bytes fields are ``bytes`` (shape ()) or a tuple of them, texts
             ``str``.
-        offset: where the record stood in its shard.
+        offset: position of the record in its shard.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Values with units as they are written in a spec: durations, sizes and shares."""
+"""Values with units in a spec: durations, sizes and shares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BYTES = (
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of a text such as ``500ms``, ``1s``, ``1.5m`` or ``2h``.
+    """Parse a duration such as ``500ms``, ``1s``, ``1.5m`` or ``2h`` into seconds.
 
     >>> parse_duration("500ms")
     0.5
@@ -40,7 +40,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Bytes of a text such as ``16MB`` or ``1.5GiB``.
+    """Parse a size such as ``16MB`` or ``1.5GiB`` into bytes.
 
     >>> parse_size("16MB")
     16000000
@@ -56,7 +56,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_share(value: object) -> float:
-    """The share 0..1 that a text such as ``10%`` says.
+    """Parse a percentage such as ``10%`` into a share from 0 to 1.
 
     >>> parse_share("10%")
     0.1
@@ -69,12 +69,12 @@ def parse_share(value: object) -> float:
         raise ValueError(f"{short(value)} is not a percentage, such as 10%")
     share = float(match["number"]) / 100
     if share > 1:
-        raise ValueError(f"{short(value)} is more than 100%; give 100% at the most")
+        raise ValueError(f"{short(value)} is more than 100%; give at most 100%")
     return share
 
 
 def format_duration(seconds: float) -> str:
-    """The text that ``parse_duration`` reads back.
+    """Format seconds so that ``parse_duration`` reads them back.
 
     >>> format_duration(0.5)
     '0.5s'
@@ -82,11 +82,11 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
-# As many as the rows of one item can be; beyond it lies a slip of the finger.
+# The maximum number of rows per item; a larger value is almost certainly a typo.
 Count = Annotated[int, Field(gt=0, le=(1 << 24) - 1)]
 LargeCount = Annotated[int, Field(gt=0, le=1 << 53)]
 
-# Written out as they are read in, so that a spec can be kept in the store and parsed again.
+# Serialized in the form in which they are parsed, so that a stored spec can be parsed again.
 PositiveSeconds = Annotated[
     float, BeforeValidator(parse_duration), Field(gt=0), PlainSerializer(format_duration, return_type=str)
 ]

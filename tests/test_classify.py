@@ -177,6 +177,11 @@ def test_an_item_that_lost_some_rows_for_a_passing_reason_is_tried_again() -> No
     assert verdicts_of({1: "a"}, held, [Bad(1, "a", partial=True)], {1: "a"}) == {1: UNCHANGED}
 
 
+def test_an_item_with_some_rows_is_computed_again_when_its_part_was_lost() -> None:
+    assert verdicts_of({1: "a"}, [], [Bad(1, "a", partial=True)], {1: "a"}) == {1: CONFIG_CHANGED}
+    assert verdicts_of({1: "a"}, [], [Bad(1, "a")], {1: "a"}) == {1: FAILED}
+
+
 def test_a_failure_that_a_killed_run_has_healed_is_past() -> None:
     held = [Held("q", 1, "a", 2, origin=ORPHAN)]
     assert verdicts_of({1: "a"}, held, [Bad(1, "a", transient=True)], {1: "a"}) == {1: UNCHANGED}
@@ -246,7 +251,7 @@ def model(
             answer[item_no] = RETRY
         elif not refresh and (has_rows or (whole and not stands and not no_reason)):
             answer[item_no] = UNCHANGED
-        elif not refresh and (stands or no_reason):
+        elif not refresh and ((stands and (whole or not any(b.partial for b in failures))) or no_reason):
             answer[item_no] = FAILED
         elif not refresh and elsewhere:
             answer[item_no] = MOVED

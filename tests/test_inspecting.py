@@ -68,7 +68,7 @@ def test_an_hdf5_file_shows_its_arrays_also_behind_links(built_store: SmallStore
     assert "more" in text
     with h5py.File(tmp_path / "broken.h5", "w") as file:
         file["gone"] = h5py.ExternalLink("nowhere.h5", "/x")
-    assert "gone: links to a file that is not there" in inspect_text(inspect(str(tmp_path / "broken.h5")))
+    assert "gone: links to a file that does not exist" in inspect_text(inspect(str(tmp_path / "broken.h5")))
 
 
 def test_an_hdf5_file_whose_groups_contain_themselves_is_shown(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_an_hdf5_file_whose_groups_contain_themselves_is_shown(tmp_path: Path) -
 def test_what_is_nothing_known_is_told(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("neither of these kinds of files, though long enough")
     (tmp_path / "half.parquet").write_bytes(b"PAR1....")
-    with pytest.raises(SpecError, match="no TFRecord, Parquet or HDF5"):
+    with pytest.raises(SpecError, match="not a TFRecord, Parquet or HDF5"):
         inspect(str(tmp_path / "text"))
     with pytest.raises(SpecError, match="no file or store"):
         inspect(str(tmp_path / "none"))

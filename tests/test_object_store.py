@@ -154,13 +154,13 @@ def test_bucket_keeps_the_laws_of_a_folder(tmp_path: Path) -> None:
 )
 def test_a_file_where_the_store_should_be_is_one_sentence(tmp_path: Path, use: Callable[[ObjectStore], object]) -> None:
     (tmp_path / "store").write_text("hello")
-    with pytest.raises(CliploomError, match=r"store: a file stands where the store needs a folder; move it"):
+    with pytest.raises(CliploomError, match=r"store: a file exists where the store needs a folder; move it"):
         use(ObjectStore(tmp_path / "store"))
 
 
 def test_a_file_inside_the_path_of_the_store_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("hello")
-    with pytest.raises(StoreError, match="a file stands where the store needs a folder"):
+    with pytest.raises(StoreError, match="a file exists where the store needs a folder"):
         ObjectStore(tmp_path / "file" / "store").put("a", b"")
 
 

@@ -244,7 +244,7 @@ def test_there_must_be_a_store_and_looking_for_it_makes_none(tmp_path: Path) -> 
     with pytest.raises(StoreError, match="There is no store at"):
         open_store(str(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         open_store(str(tmp_path))
 
 

@@ -58,10 +58,10 @@ TEXTS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "set": ("version: 1\nname: demo\nstore: s\nsources: !!set {a}\n", ("sources: {'a'}", "YAML type set", "plain")),
     "binary": (SPEC.replace("./store", "!!binary aGVsbG8="), ("store: b'hello'", "YAML type bytes", "plain")),
     "impossible date": (SPEC.replace("./store", "!!timestamp 2020-13-45"), ("month must be in 1..12", "quote")),
-    "key twice": ("version: 1\nversion: 2\n", ("line 2, column 1", "'version' stands twice", "remove or rename")),
+    "key twice": ("version: 1\nversion: 2\n", ("line 2, column 1", "'version' occurs twice", "remove or rename")),
     "node twice": (
         SPEC.replace("sources:\n", "sources:\n  clips: {kind: media, glob: x}\n"),
-        ("line 6", "'clips' stands twice", "remove or rename"),
+        ("line 6", "'clips' occurs twice", "remove or rename"),
     ),
     "list as key": ("? [a, b]\n: 1\n", ("line 1", "unhashable key", "a key must be a text")),
     "number as key": (SPEC.replace("  clips:", "  3:"), ("sources", "the key 3 is not a text", "quotes")),
@@ -75,10 +75,10 @@ TEXTS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "list": ("- a\n- b\n", ("must be a mapping with version", "['a', 'b']")),
     "text": ("hello", ("must be a mapping with version", "'hello'")),
     "two documents": (SPEC + "---\n" + SPEC, ("another document", "remove the line ---")),
-    "NUL": ("version: 1\x00\n", ("#x0000", "mend")),
+    "NUL": ("version: 1\x00\n", ("#x0000", "correct")),
     "UTF-16": (SPEC.encode("utf-16"), ("not UTF-8 text (byte 0)", "is it a spec file?")),
     "Latin-1": ("name: caf\xe9\n".encode("latin-1"), ("not UTF-8 text (byte 9)", "is it a spec file?")),
-    "nested too deep": ("a: " + "[" * 3000 + "]" * 3000, ("recursion", "mend")),
+    "nested too deep": ("a: " + "[" * 3000 + "]" * 3000, ("recursion", "correct")),
     "anchor in itself": ("a: &x [*x]\n", ("a.0", "anchor refers to itself", "write the values out")),
     "anchor of a mapping in itself": ("sources: &x {a: *x}\n", ("sources.a", "refers to itself", "write")),
     "anchors that explode": (
@@ -86,7 +86,7 @@ TEXTS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         ("more than 1,000,000 values", "anchors"),
     ),
     "unknown anchor": ("version: *x\n", ("undefined alias 'x'", "needs quotes")),
-    "number too long for YAML": (SPEC + "limits: {max_attempts: " + "9" * 5000 + "}\n", ("5000 digits", "mend")),
+    "number too long for YAML": (SPEC + "limits: {max_attempts: " + "9" * 5000 + "}\n", ("5000 digits", "correct")),
 }
 
 # name -> changes of the spec, what the sentence must say
@@ -223,7 +223,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "name=[": ("'[' is not a YAML value", "put it in quotes"),
     "features.frames.outputs.0=pooled": ("features.frames.outputs is ['pooled', 'semantic'], not a mapping",),
     "features.frames.sample.every=2": ("every: 2 is not a duration with a unit", "write 2s"),
-    "limits={max_failed: 1%, max_failed: 2%}": ("'max_failed' stands twice", "put it in quotes"),
+    "limits={max_failed: 1%, max_failed: 2%}": ("'max_failed' occurs twice", "put it in quotes"),
     "limits.max_failed=.nan": ("limits.max_failed: nan is not a finite number",),
 }
 

@@ -77,7 +77,7 @@ def test_the_reason_is_not_taken_from_the_settings_of_the_client() -> None:
 
 @pytest.mark.parametrize("value", ["ht!tp//host", "host:9000", "http://me:word@host:9000", "http://a b"])
 def test_an_endpoint_that_is_no_plain_address_is_refused_unshown(value: str) -> None:
-    with pytest.raises(SpecError, match="AWS_ENDPOINT_URL is no plain address") as raised:
+    with pytest.raises(SpecError, match="AWS_ENDPOINT_URL is not a plain address") as raised:
         check_endpoints({"AWS_ENDPOINT_URL": value})
     assert "word" not in str(raised.value).replace("password", "")
 

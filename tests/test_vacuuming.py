@@ -312,7 +312,7 @@ def test_a_damaged_kept_release_stops_it(small_store: SmallStore) -> None:
 def test_there_must_be_a_store_with_a_release(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="There is no store"):
         vacuum_store(str(tmp_path / "none"), 1, older_than=0)
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         vacuum_store(str(tmp_path), 1, older_than=0)
 
 

@@ -249,7 +249,7 @@ def test_rows_that_are_not_what_the_tables_say_are_told(built_store: SmallStore)
     assert "not 7 long" in told(dims={"pooled": 7})[0]
     assert "lacks the columns other" in told(dims={"other": 7})[0]
     assert "contents table" in told(contents=contents.with_columns(uid=pl.lit("x")))[0]
-    assert "of which the contents table knows 0" in told(contents=contents.clear())[0]
+    assert "but the contents table lists 0" in told(contents=contents.clear())[0]
     other = {**footer, "contents": [content | {"uid": "x"} for content in footer["contents"]]}
     assert "are not those of item 'x'" in told(footer=other, contents=pl.DataFrame(other["contents"]))[0]
 
@@ -257,7 +257,7 @@ def test_rows_that_are_not_what_the_tables_say_are_told(built_store: SmallStore)
 def test_without_a_store_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="There is no store"):
         verify_release(str(tmp_path / "none"))
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         verify_release(str(tmp_path))
 
 

@@ -67,5 +67,5 @@ def test_a_spec_stands_for_its_store_and_a_folder_for_its_spec(
 
 
 def test_the_folder_around_a_store_points_to_it(cliploom: Command, built_store: SmallStore) -> None:
-    said = (f"{built_store.folder} is no store; name the store inside it, {built_store.store}.",)
+    said = (f"{built_store.folder} is not a store; name the store inside it, {built_store.store}.",)
     assert_one_sentence(cliploom("releases", built_store.folder), 4, said)

@@ -1,1 +1,1 @@
-"""The command line: its commands, what they say of wrong ones, and what they print."""
+"""The command line: commands, usage errors and output."""

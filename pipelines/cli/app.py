@@ -1,4 +1,4 @@
-"""The command line's application, and the arguments and options that several commands share."""
+"""The Typer application, and arguments and options that several commands share."""
 
 from __future__ import annotations
 

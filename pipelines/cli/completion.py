@@ -1,4 +1,4 @@
-"""``cliploom completion``: a script that lets a shell complete commands, options and files."""
+"""``cliploom completion``: prints a script with which a shell completes commands, options and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from cliploom.pipelines.cli.app import app
 
-# The words are in the script, so that completing starts no Python.
+# The words are part of the script, so that completion does not start Python.
 _BASH = """\
 # cliploom completion for bash; put `eval "$(cliploom completion bash)"` into ~/.bashrc
 _cliploom() {{
@@ -48,7 +48,7 @@ compdef _cliploom cliploom
 
 
 class Shell(StrEnum):
-    """Shells that completion is written for."""
+    """Supported shells."""
 
     BASH = "bash"
     ZSH = "zsh"
@@ -69,10 +69,10 @@ def completion(
 
 
 def completion_script(shell: Shell) -> str:
-    """The script that a shell evaluates.
+    """Return the script for a shell to evaluate.
 
     Args:
-        shell: which.
+        shell: the shell.
     """
     found: Any = typer.main.get_command(app)
     commands: dict[str, Any] = dict(sorted(found.commands.items()))
@@ -107,5 +107,5 @@ def _options(command: Any) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """The text as one word of any of the shells."""
+    """Quote a string as one word for any of the shells."""
     return "'" + text.replace("'", "") + "'"

@@ -1,4 +1,4 @@
-"""``cliploom doctor``: is this machine, and a store, as they should be?"""
+"""``cliploom doctor``: checks this machine, the installed packages and a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cliploom inspect``: what a file or a store is and holds, found out by looking, never by its name."""
+"""``cliploom inspect``: describes a file or a store by its content, never by its name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cliploom.transforms.store.object_store import ObjectStore
 _PARQUET, _HDF5 = b"PAR1", b"\x89HDF\r\n\x1a\n"
 SURE = 0.5
 SHOWN = 3
-"""Values shown of a vector, and items of a list."""
+"""Number of values shown of a vector, and of items of a list."""
 
 
 def inspect(
@@ -27,20 +27,20 @@ def inspect(
     *,
     decoded: bool = False,
 ) -> dict[str, Any]:
-    """What ``target`` is, as plain values.
+    """Describe ``target`` as plain values.
 
     ``kind`` says which of ``store``, ``parquet``, ``hdf5``, ``tfrecord``, ``video``, ``gif``, ``image``.
 
     Args:
         target: a file, or a store's folder or URI.
-        limit: records of a TFRecord that are read, items of an HDF5 file and rows of a sampling that are listed.
-        release: of a store; the newest by default.
-        samples: of media, samplings whose rows are counted; see ``inspecting_media.parse_sample``.
-        decoded: of media, decode what the samplings take.
+        limit: maximum records of a TFRecord to read, and items of an HDF5 file and rows of a sampling to list.
+        release: release of a store; the newest by default.
+        samples: samplings of media whose rows are counted; see ``inspecting_media.parse_sample``.
+        decoded: whether to decode the frames that the samplings take.
 
     Raises:
-        SpecError: when there is nothing there.
-        StoreError: for a folder that is no store.
+        SpecError: if ``target`` does not exist.
+        StoreError: for a folder that is not a store.
     """
     path = Path(target).expanduser()
     if "://" in target or path.is_dir():
@@ -62,7 +62,7 @@ def inspect(
         return _tfrecord(path, limit)
     except SpecError as error:
         try:
-            # Some kinds of video have no mark at their beginning.
+            # Some kinds of video have no magic bytes.
             return inspect_media(path, samples, limit, decoded=decoded)
         except SpecError as other:
             reason = f"{str(error).rstrip('.')}; as media: {other}" if head else str(error)
@@ -79,7 +79,7 @@ def _tfrecord(path: Path, limit: int) -> dict[str, Any]:
         summary = describe(stream, str(path), limit=limit)
     if not summary.records and not summary.kinds and (summary.bad or ".tfrecord" not in path.name.lower()):
         reason = summary.bad[0].reason if summary.bad else "it is empty"
-        raise SpecError(f"{path} is no TFRecord, Parquet or HDF5 file: {reason}.")
+        raise SpecError(f"{path} is not a TFRecord, Parquet or HDF5 file: {reason}.")
     return {"kind": "tfrecord", "path": str(path), "size": path.stat().st_size, "compression": compression} | asdict(
         summary
     )
@@ -128,7 +128,7 @@ def _hdf5(path: Path, limit: int) -> dict[str, Any]:
         for name in names[:limit]:
             node = file.get(name)
             if node is None:
-                items.append({"name": name, "problem": "links to a file that is not there"})
+                items.append({"name": name, "problem": "links to a file that does not exist"})
                 continue
             if not isinstance(node, h5py.Dataset):
                 items.append({"name": name, "problem": "links to a group, which is not followed"})
@@ -139,7 +139,7 @@ def _hdf5(path: Path, limit: int) -> dict[str, Any]:
 
 
 def _arrays(top: Any) -> Iterator[str]:
-    """Names of all datasets below a group, and of links, also of those that lead nowhere; each group once."""
+    """Return the names of all datasets and links below a group, including dangling links; each group once."""
     import h5py
 
     pending, seen = [(top, "")], set()
@@ -165,7 +165,7 @@ def _store(uri: str, release: int | None) -> dict[str, Any]:
     objects = ObjectStore(uri)
     releases = read_releases(objects)
     if not releases.rows:
-        raise StoreError(f"{uri} is no store with a release; `cliploom run SPEC` makes one.")
+        raise StoreError(f"{uri} is not a store with a release; `cliploom run SPEC` makes one.")
     found = releases.get(release)
     return {
         "kind": "store",
@@ -202,17 +202,17 @@ def _store(uri: str, release: int | None) -> dict[str, Any]:
 
 
 def _labels(objects: ObjectStore, release: Release) -> list[dict[str, Any]]:
-    """Labels by source and origin: how many items and classes have some, and the commonest classes."""
+    """Summarise labels by source and origin: numbers of items and classes, and the most frequent classes."""
     import polars as pl
 
     from cliploom.transforms.store.tables import read_table
 
     if "labels" not in release.tables:
         return []
-    # A head labels every segment; what it says of whole items tells enough.
+    # A head labels every segment; the labels of whole items are enough here.
     telling = pl.col("start_s").is_null() | (pl.col("origin") == "rated")
     labels = read_table(objects, "labels", release.tables["labels"], telling)
-    # Of what a head predicts for every item, that which it is sure of.
+    # A head predicts labels for every item; only confident ones are counted.
     sure = labels.filter(pl.col("score").is_null() | (pl.col("score") > SURE))
     named = pl.coalesce("name", pl.format("class {}", "label"))
     common = (
@@ -233,7 +233,7 @@ def _plain(value: Any) -> Any:
 
 
 def _shortened(value: Any) -> Any:
-    """Values of a row, fit to print: a vector's first numbers, a string's first characters."""
+    """Shorten the values of a row for printing: first numbers of a vector, first characters of a string."""
     if isinstance(value, dict):
         return {key: _shortened(inner) for key, inner in value.items()}
     if isinstance(value, bytes):
@@ -245,7 +245,7 @@ def _shortened(value: Any) -> Any:
 
 
 def inspect_text(found: dict[str, Any]) -> str:
-    """The same for a person."""
+    """Return the description as lines for the terminal."""
     writers = {"tfrecord": _tfrecord_text, "parquet": _parquet_text, "hdf5": _hdf5_text, "store": _store_text}
     writers |= dict.fromkeys(("video", "gif", "image"), media_text)
     return "\n".join(writers[found["kind"]](found))

@@ -1,4 +1,4 @@
-"""``cliploom inspect`` of a video, GIF or image: which files those are, and what was found as text."""
+"""``cliploom inspect`` for videos, GIFs and images: recognises them and describes them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _KINDS = {"video": "video", "gif": "animation", "image": "image"}
 
 
 def is_media(head: bytes) -> bool:
-    """The first bytes of a file are those of a video, GIF or image, whatever else may have other beginnings."""
+    """Return whether a file starts with the magic bytes of a video, GIF or image."""
     return _MEDIA.match(head) is not None
 
 
 def inspect_media(path: Path, samples: Sequence[str], shown: int, *, decoded: bool = False) -> dict[str, Any]:
-    """What a media file is, as plain values.
+    """Describe a media file as plain values.
 
     Args:
         path: a local file.
         samples: samplings as a spec writes them, such as ``every: 1s``.
-        shown: rows of each sampling that are listed one by one.
-        decoded: decode what the samplings take.
+        shown: maximum rows to list of each sampling.
+        decoded: whether to decode the frames that the samplings take.
 
     Raises:
-        SpecError: when it is no media, is damaged, or a sampling is none.
+        SpecError: if it is not media, is damaged, or a sampling is invalid.
     """
     from cliploom.schemas.media import MediaLimits
     from cliploom.transforms.media.describe import describe_media
@@ -50,13 +50,13 @@ def inspect_media(path: Path, samples: Sequence[str], shown: int, *, decoded: bo
 
 
 def parse_sample(text: str) -> Sampling:
-    """A sampling as a spec writes it.
+    """Parse a sampling as written in a spec.
 
     >>> parse_sample("every: 1s"), parse_sample("{uniform: 8}"), parse_sample("keyframes")
     (Every(every=1.0, max_frames=None), Uniform(uniform=8), Keyframes(keyframes=True))
 
     Raises:
-        SpecError: quoting it, when it is none.
+        SpecError: if it is not a sampling; quotes it.
     """
     import yaml
     from pydantic import TypeAdapter, ValidationError
@@ -70,14 +70,14 @@ def parse_sample(text: str) -> Sampling:
             value = yaml.safe_load(text.replace(":", ": "))
         return adapter.validate_python(value)
     except yaml.YAMLError:
-        raise SpecError(f"--sample {text!r} is no YAML; write it as in a spec, such as --sample 'every: 1s'.") from None
+        raise SpecError(f"--sample {text!r} is not YAML; write it as in a spec, such as 'every: 1s'.") from None
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
         raise SpecError(f"--sample {text!r}: {reason}; write it as in a spec, such as 'every: 1s'.") from None
 
 
 def media_text(found: dict[str, Any]) -> Iterator[str]:
-    """The same for a person, in lines of at most 80 columns."""
+    """Return the description as lines of at most 80 columns."""
     from cliploom.pipelines.console import human_bytes
 
     kind, name = _KINDS[found["kind"]], found.get("container_name") or found["container"].upper()
@@ -105,7 +105,7 @@ def _line(text: str) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss.
+    """Format seconds as h:mm:ss.
 
     >>> clock(3723.5), clock(0.04)
     ('1:02:03.5', '0:00:00.04')
@@ -188,7 +188,7 @@ def _sample(sample: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
 
 
 def spelt(value: Any) -> str:
-    """A sampling on one line, as a spec writes it.
+    """Format a sampling on one line, as written in a spec.
 
     >>> spelt({"every": "1s"}), spelt({"window": {"frames": 32, "stride": 16}}), spelt({"keyframes": True})
     ('every: 1s', 'window: {frames: 32, stride: 16}', 'keyframes: true')

@@ -1,4 +1,4 @@
-"""Starting points: a spec for a folder of media, and a spec's DAG as a picture."""
+"""Writes a first spec for a folder of media, and draws a spec's DAG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cliploom.transforms.inputs.listing import walk_folder
 from cliploom.transforms.store.uris import absolute
 
 NAMED = 3
-"""Names that a line shows of those left out."""
+"""Maximum number of ignored names to show."""
 
 TEMPLATE = """\
 # Features of every second of each file, search indexes over them, and an HDF5 copy.
@@ -64,12 +64,12 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class Census:
-    """What a folder holds, as a media source with ``types: media`` lists it.
+    """Contents of a folder, as a media source with ``types: media`` lists them.
 
     Attributes:
         types: files by type of ``MEDIA_TYPES``.
-        hidden: names of hidden files and folders that would be media or hold some; hidden ones are not listed.
-        others: files of other types by extension, empty for none.
+        hidden: names of hidden files and folders with media, which are not listed.
+        others: files of other types by extension; empty without any.
     """
 
     types: Counter[str]
@@ -77,12 +77,12 @@ class Census:
     others: Counter[str]
 
     def found_text(self) -> str:
-        """Say how many files there are of each type."""
+        """Return the number of files of each type as text."""
         names = {"videos": ("video", ""), "gifs": ("GIF", ""), "images": ("image", "")}
         return ", ".join(counted(self.types[name], *words) for name, words in names.items() if self.types[name])
 
     def left_out_text(self) -> str:
-        """Say in one line what is left out and why; empty when that is nothing."""
+        """Return a line that says what is ignored and why; empty if nothing is ignored."""
         said = []
         if self.hidden:
             said.append(f"{counted(len(self.hidden), 'hidden file or folder', 'hidden files or folders')}")
@@ -101,7 +101,7 @@ def count_media(folder: Path) -> Census:
     """Count a folder's files by type; linked folders are followed and hidden ones left out, as a run does.
 
     Raises:
-        CliploomError: when a folder can't be listed.
+        CliploomError: if a folder cannot be listed.
     """
     types: Counter[str] = Counter()
     others: Counter[str] = Counter()
@@ -123,19 +123,19 @@ def count_media(folder: Path) -> Census:
 
 
 def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) -> Census:
-    """Write a spec for the media below ``folder``; returns what was found.
+    """Write a spec for the media below ``folder``, and return what was found.
 
-    The spec names types of files, not those that are there today: tomorrow's files are found, too.
+    The spec names types of files instead of existing files, so that later files are found as well.
 
     Args:
-        folder: that holds media.
+        folder: folder with media.
         spec: file to write.
-        force: replace a file that is there.
+        force: whether to replace an existing file.
         model: ``clip:`` and a folder or a name on the hub; None for the built-in encoders.
 
     Raises:
-        SpecError: when the folder is missing or holds no media, the spec is there already, or the model is not one
-            that takes pictures and sentences.
+        SpecError: if the folder does not exist or has no media, the spec exists already, or the model does not take
+            pictures and sentences.
     """
     chosen = BUILT_IN if model is None else _clip_encoder(model, absolute(spec).parent)
     if not folder.is_dir():
@@ -154,7 +154,7 @@ def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) 
         relative = absolute(folder).relative_to(home).as_posix()
     except ValueError:
         relative = absolute(folder).as_posix()
-    # A folder's own wildcards are meant as letters; JSON's quotes are YAML's too.
+    # Wildcards in the folder's name are escaped; JSON strings are also valid YAML.
     start = "" if relative == "." else re.sub(r"([*?\[])", r"[\1]", relative) + "/"
     glob = json.dumps(f"{start}**/*", ensure_ascii=False)
     name = re.sub(r"[^A-Za-z0-9_-]", "-", absolute(folder).name)
@@ -168,7 +168,7 @@ def write_spec(folder: Path, spec: Path, force: bool, model: str | None = None) 
 
 
 def _clip_encoder(model: str, home: Path) -> dict[str, str]:
-    """The parts of the template for a model with towers for pictures and sentences.
+    """Return the values of the template for a model with towers for pictures and sentences.
 
     >>> _clip_encoder("clip:openai/clip-vit-base-patch32", Path("/home"))["encoders"]
     '  clip: {kind: clip, model: "openai/clip-vit-base-patch32"}'
@@ -182,7 +182,7 @@ def _clip_encoder(model: str, home: Path) -> dict[str, str]:
         )
     local = absolute(Path(name).expanduser())
     if local.exists():
-        find_clip(str(local))  # a folder that is no model is said now, not in the first run
+        find_clip(str(local))  # report a folder that is not a model now instead of in the first run
         name = local.relative_to(home).as_posix() if local.is_relative_to(home) else local.as_posix()
     elif name.startswith((".", "/", "~")):
         raise SpecError(f"--model: there is no folder {name!r}; give the folder of the model.")
@@ -195,7 +195,7 @@ def _clip_encoder(model: str, home: Path) -> dict[str, str]:
 
 
 def mermaid(spec: Spec) -> str:
-    """The spec's DAG as a Mermaid flowchart: sources, encoders, features, indexes, exports, heads."""
+    """Return the spec's DAG as a Mermaid flowchart: sources, encoders, features, indexes, exports, heads."""
     lines = ["flowchart LR"]
     lines += [f"  source_{name}[/{name}: {source.kind}/]" for name, source in spec.sources.items()]
     lines += [f"  encoder_{name}([{name}: {encoder.kind}])" for name, encoder in spec.encoders.items()]

@@ -1,4 +1,4 @@
-"""Wrong commands and options as sentences: what was given, what exists."""
+"""Turns usage errors into sentences with the given and the existing names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cliploom.schemas.errors import SpecError, nearest, short
 
 
 def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> SpecError:
-    """The error for a person.
+    """Return the error to show to users.
 
     Args:
-        error: what the parser of the command line raised; its kinds are told apart by what they carry.
-        arguments: of the program.
+        error: the error of the command line's parser; its kinds are distinguished by their attributes.
+        arguments: arguments of the program.
     """
     context: Any = getattr(error, "ctx", None)
     command = context.command if context is not None else None
@@ -44,7 +44,7 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> SpecEr
 
 
 def _given(names: Sequence[str], arguments: Sequence[str]) -> str:
-    """The value given for an option, else the last plain argument."""
+    """Return the value given for an option, else the last positional argument."""
     for name in names:
         for argument in arguments:
             if argument.startswith(f"{name}="):

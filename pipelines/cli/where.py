@@ -1,4 +1,4 @@
-"""Which spec and which store a command means: what was named, or those of the current folder."""
+"""Finds the spec and the store that a command uses: the named ones, or those of the current folder."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from cliploom.schemas.errors import SpecError
 
 SPEC_NAME = "cliploom.yaml"
-"""The spec that commands take when none is named."""
+"""Name of the spec that commands use if none is named."""
 
 
 def find_spec(given: Path | None, command: str) -> Path:
-    """Return the spec that a command means.
+    """Return the spec that a command uses.
 
     Args:
         given: a spec, a folder that holds ``cliploom.yaml``, a store beside its spec, or None for the current folder.
         command: name of the command, for messages.
 
     Raises:
-        SpecError: when there is no spec there; the message says what to name.
+        SpecError: if there is no spec; the message says what to name.
     """
     if given is None:
         if Path(SPEC_NAME).is_file():
@@ -49,14 +49,14 @@ def find_spec(given: Path | None, command: str) -> Path:
 
 
 def find_store(given: str | None, command: str) -> str:
-    """Return the folder or URI of the store that a command means.
+    """Return the folder or URI of the store that a command uses.
 
     Args:
         given: a store, the spec of one, or None for the store of ``cliploom.yaml`` in the current folder.
         command: name of the command with placeholders for its further arguments, for messages.
 
     Raises:
-        SpecError: when nothing is named and the current folder has no spec.
+        SpecError: if nothing is named and the current folder has no spec.
     """
     if given is None:
         if Path(SPEC_NAME).is_file():
@@ -88,7 +88,7 @@ def find_store_and_text(store: str | None, text: str | None, like: str | None) -
 
 
 def _names_store(argument: str) -> bool:
-    """The argument is a place, and not words to search for."""
+    """Return whether the argument is a path or URI instead of words to search for."""
     if "://" in argument:
         return True
     try:
@@ -96,10 +96,10 @@ def _names_store(argument: str) -> bool:
         if path.is_dir():
             from cliploom.transforms.store.object_store import is_store
 
-            # A folder may have the name of what is searched for, such as cats.
+            # A folder may be named like the searched words, such as cats.
             return is_store(path) or not Path(SPEC_NAME).is_file()
         return path.is_file() or ("/" in argument and not any(letter.isspace() for letter in argument))
-    except (OSError, RuntimeError, ValueError):  # too long for a path, no such user, or no path at all
+    except (OSError, RuntimeError, ValueError):  # too long for a path, an unknown user, or not a path
         return False
 
 
@@ -117,7 +117,7 @@ def store_of(spec: Path) -> str:
 
 
 def _local_store(spec: Path) -> Path | None:
-    """The folder of a spec's store; None for a bucket, or a spec that is not valid."""
+    """Return the folder of a spec's store; None for a bucket or an invalid spec."""
     try:
         store = store_of(spec)
     except SpecError:

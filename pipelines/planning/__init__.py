@@ -1,1 +1,1 @@
-"""What is to be done: what the sources hold, what of it is new, packed as shards; nothing is computed here."""
+"""Planning: list the sources, find what changed, and pack the work into shards. Nothing is computed here."""

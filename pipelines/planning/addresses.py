@@ -1,4 +1,4 @@
-"""Signatures of media at http(s) addresses: workers ask the servers, nothing is read, and the launcher only lists."""
+"""Signatures of media at http(s) URLs. Workers ask the servers without reading files; the launcher only lists."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ WEB = pl.col("uri").str.contains("^(?i)https?://")
 def ask_addresses(
     listing: KnownListing, before: PreviousRelease, job: RunJob, objects: ObjectStore, run_probe: Callable[[str], None]
 ) -> KnownListing:
-    """Give each item on the web the signature and size that its server says it has.
+    """Give each item on the web the signature and size that its server reports.
 
-    Where a server can't be asked tonight, what is known of the item stands: a network that is down makes nothing new,
-    changed or deleted.
+    If a server is unreachable, its items keep their known state, so that a network failure makes nothing new, changed
+    or deleted.
 
     Args:
-        listing: what the sources list.
+        listing: listing of the sources.
         before: the last release.
-        job: the run.
+        job: settings of the run.
         objects: the store.
         run_probe: runs the probe pipeline over a listing file of the store.
     """
     web = listing.items.filter(WEB)
     if web.is_empty():
         return listing
-    # The run's name instead of a signature, so that no earlier run's answers are taken for this one's.
+    # The name of the run instead of a signature, so that answers of earlier runs are not reused.
     todo = web.drop("digest", "facts").with_columns(
         pl.lit(ADDRESS).alias("kind"), pl.lit(job.run).alias("signature"), pl.lit(0, pl.Int64).alias("attempts")
     )

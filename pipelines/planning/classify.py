@@ -1,7 +1,7 @@
-"""The plan: a verdict for every (item, feature), as pure functions of what is listed and what is held.
+"""Classifies every (item, feature): pure functions of the listing and of existing parts that return verdicts.
 
-Frames in, frames out; nothing is read or written here, and a million items take seconds. Columns are those of
-``cliploom.schemas.tables``.
+They take and return DataFrames with the columns of ``cliploom.schemas.tables``, and neither read nor write files. A
+million items take seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cliploom.transforms.publish.assemble import complete_items
 
 VERDICT = pl.Enum(VERDICTS)
 ITEMS_IN_RANGE = 1_000_000
-"""Items that are judged at once: what stands beside their verdicts while they are judged is of this size."""
+"""Batch size; bounds the working memory of one classification pass."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class RetryPolicy:
     """Which known failures are tried again.
 
     Attributes:
-        everything: all of them (``--retry-failed``).
-        max_attempts: nights on which a transient failure is tried.
+        everything: retry all of them (``--retry-failed``).
+        max_attempts: number of runs that try an item with a transient failure.
     """
 
     everything: bool = False
@@ -43,21 +43,21 @@ class RetryPolicy:
 
 
 def allot_numbers(listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int) -> tuple[pl.DataFrame, int]:
-    """Give each (source, uid) its number: the one it has, or the next ones in order of source and uid.
+    """Give each (source, uid) its number: the existing one, or the next free ones in order of source and uid.
 
     Args:
-        listing: with source and uid.
-        known: source, uid, item_no allotted before, also by runs that never published; each item once.
-        next_item_no: the first number never used.
+        listing: the listing, with source and uid.
+        known: source, uid, item_no assigned earlier, including by unpublished runs; each item once.
+        next_item_no: first unused number.
 
     Returns:
-        The listing with ``item_no``, sorted by it, and the first number that is free now.
+        The listing with ``item_no``, sorted by it, and the first number that is still unused.
     """
     free = max(next_item_no, int(known["item_no"].max() or 0) + 1)  # type: ignore[arg-type]
     kept, fresh = [], [listing.clear()]
     for source in listing["source"].unique().sort():
         mine = of_source(listing, source)
-        # One text to join by is much less to hold than two.
+        # Joining by one string column takes much less memory than by two.
         joined = mine.join(of_source(known, source).select("uid", "item_no"), on="uid", how="left")
         kept.append(joined.filter(pl.col("item_no").is_not_null()))
         added = joined.filter(pl.col("item_no").is_null()).drop("item_no")
@@ -69,18 +69,18 @@ def allot_numbers(listing: pl.DataFrame, known: pl.DataFrame, next_item_no: int)
 
 
 def of_source(items: pl.DataFrame, source: str) -> pl.DataFrame:
-    """The items of one source; most specs have one, and nothing is copied."""
+    """Return the items of one source; nothing is copied if there is only one."""
     mine = items["source"] == source
     return items if mine.all() else items.filter(mine)
 
 
 def by_number(frame: pl.DataFrame) -> pl.DataFrame:
-    """Sorted by number, in which order most frames are already."""
+    """Sort by number, unless the frame is already sorted."""
     return frame if frame["item_no"].is_sorted() else frame.sort("item_no")
 
 
 def select_subset(listing: pl.DataFrame, known: pl.DataFrame, limit: int, seed: int = 0) -> pl.DataFrame:
-    """``limit`` items of the listing chosen by a seeded hash of their uids, and all that are known already."""
+    """Return ``limit`` items, chosen by a seeded hash of their uids, and all known items."""
     names = listing.select("source", "uid").rows()
     order = [digest_bytes(f"{seed}\0{source}\0{uid}".encode()) for source, uid in names]
     chosen = listing.with_columns(pl.Series("_order", order, pl.String)).sort("_order").head(limit).drop("_order")
@@ -90,13 +90,13 @@ def select_subset(listing: pl.DataFrame, known: pl.DataFrame, limit: int, seed: 
 
 @dataclass(frozen=True)
 class FeatureHistory:
-    """What is known of one feature before a run.
+    """What is known about one feature before a run.
 
     Attributes:
-        held: contents of all parts of the wanted config, published or left by killed runs.
-        failures: of the wanted config, as the last release lists them.
-        recent: those that parts tell of which it does not name, left by killed runs.
-        had: item_no, uid, digest of the items that the last release's table holds, whatever its config.
+        held: contents of all parts of the current config, published or left by killed runs.
+        failures: failures of the current config in the last release.
+        recent: failures recorded in orphaned parts, which killed runs left.
+        had: item_no, uid, digest of the items in the last release's table, whatever its config.
         change: sentence that says how the config differs, for reasons.
     """
 
@@ -110,18 +110,18 @@ class FeatureHistory:
 def classify(
     feature: str, items: pl.DataFrame, past: FeatureHistory, policy: RetryPolicy, refresh: bool = False
 ) -> pl.DataFrame:
-    """Verdicts for one feature.
+    """Return the verdicts for one feature.
 
     Args:
-        feature: its name.
-        items: the source's items with item_no, uid, digest; digest is null where the probe failed.
-        past: what is held.
+        feature: name of the feature.
+        items: items of the source with item_no, uid, digest; digest is null if the probe failed.
+        past: what is known about the feature.
         policy: which failures are tried again.
-        refresh: compute everything again.
+        refresh: whether to compute everything again.
 
     Returns:
         feature, item_no, uid, digest, verdict, reason, attempts (of a retried failure), from_item_no (of a copy).
-        Deleted items stand at the end with a null digest.
+        Deleted items come last and have a null digest.
     """
     items = by_number(items.select("item_no", "uid", "digest"))
     complete = complete_items(past.held)
@@ -169,14 +169,14 @@ def _once(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _between(frame: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Rows of a frame that is sorted by number, from the first of these items to the last."""
+    """Return the rows of a frame sorted by number, from the first of these items to the last."""
     numbers = frame["item_no"]
     start = int(numbers.search_sorted(items["item_no"][0], side="left"))
     return frame.slice(start, int(numbers.search_sorted(items["item_no"][-1], side="right")) - start)
 
 
 def _exact(complete: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """What is held of each item, of its bytes where they are held."""
+    """Return the existing contents of each item, preferring those of its current bytes."""
     exact = complete.select(
         "item_no", "uid", "digest", pl.col("rows").alias("held_rows"), pl.col("planned").alias("held_planned")
     )
@@ -187,16 +187,16 @@ def _exact(complete: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_rows_held(items: pl.DataFrame, exact: pl.DataFrame) -> pl.DataFrame:
-    """The items with held_rows, held_planned; null where none of their bytes are held."""
+    """Add held_rows and held_planned to the items; null if no part has rows of their bytes."""
     joined = items.join(exact, on="item_no", how="left", suffix="_held", maintain_order="left")
-    # Joining by the number alone and comparing afterwards is much quicker than joining by three columns.
+    # Joining by the number alone and comparing afterwards is much faster than joining by three columns.
     same = (pl.col("uid") == pl.col("uid_held")) & (pl.col("digest") == pl.col("digest_held"))
     held = joined.select(pl.when(same).then(name).alias(name) for name in ("held_rows", "held_planned"))
     return items.hstack(held)
 
 
 def _elsewhere(complete: pl.DataFrame, lacking: pl.DataFrame) -> pl.DataFrame:
-    """digest, from_item_no, from_uid: the first item that has rows of bytes that these items lack."""
+    """Return digest, from_item_no, from_uid: for bytes that these items lack, the first item with rows of them."""
     return (
         complete.filter(pl.col("rows") > 0)
         .join(lacking, on="digest", how="semi")
@@ -207,14 +207,16 @@ def _elsewhere(complete: pl.DataFrame, lacking: pl.DataFrame) -> pl.DataFrame:
 
 
 def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPolicy, refresh: bool) -> pl.DataFrame:
-    """Verdicts and reasons of items beside all that is known of them."""
+    """Return verdicts and reasons from items joined with everything known about them."""
     transient = pl.col("transient").fill_null(value=False) & (pl.col("attempts") < policy.max_attempts)
-    # A failure of the whole item is past when there are rows now: a killed run tried again and got them.
+    # Ignore a whole-item failure if the item has rows now: an interrupted run retried it successfully.
     failed = pl.col("attempts").is_not_null() & (pl.col("partial") | (pl.col("held_rows").fill_null(0) == 0))
     again = pl.lit(policy.everything) | transient
-    # An item may have no rows in good order, such as a narration file without a sentence.
+    # Zero rows can be valid, such as a narration file without sentences.
     empty = (pl.col("held_planned") == 0) & ~failed
-    known_bad = ((pl.col("held_rows") == 0) & ~empty) | (pl.col("held_rows").is_null() & failed)
+    # Without rows a partial failure means that their part was lost, so they are computed again.
+    hopeless = failed & ~pl.col("partial").fill_null(value=False)
+    known_bad = ((pl.col("held_rows") == 0) & ~empty) | (pl.col("held_rows").is_null() & hopeless)
     usable = ((pl.col("held_rows") > 0) | empty) & pl.lit(not refresh)
     copied = pl.col("from_item_no").is_not_null() & pl.lit(not refresh)
     bytes_of, corrections = (pl.col("digest").str.splitn(CORRECTED, 2).struct.field(f"field_{half}") for half in (0, 1))
@@ -260,7 +262,7 @@ def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPol
         .otherwise(pl.lit(""))
     )
     joined = joined.with_columns(verdict.alias("verdict"))
-    # Most items are unchanged on most nights; texts are made for the others only.
+    # Most items are unchanged in most runs; reasons are only made for the others.
     still = pl.col("verdict") == UNCHANGED
     return pl.concat(
         [
@@ -271,7 +273,7 @@ def _classify_range(joined: pl.DataFrame, past: FeatureHistory, policy: RetryPol
 
 
 def count_verdicts(verdicts: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Feature -> verdict -> items, in the order of ``VERDICTS``."""
+    """Count items: feature -> verdict -> number, in the order of ``VERDICTS``."""
     counted = verdicts.group_by("feature", "verdict").len().rows()
     by_feature: dict[str, dict[str, int]] = {}
     for feature, verdict, number in sorted(counted, key=lambda row: (row[0], VERDICTS.index(row[1]))):

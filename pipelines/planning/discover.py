@@ -1,4 +1,4 @@
-"""The survey: what the sources hold now, with digests and facts; only what is new or may have changed is probed."""
+"""Lists the sources and brings digests and facts up to date; only new or possibly changed items are probed."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ BATCHES_AT_ONCE = 1000
 
 @dataclass
 class Inventory:
-    """What is there now.
+    """The current items of all sources.
 
     Attributes:
-        items: the columns of ``LISTED``; no digest where probing failed, no facts where listing does not tell them.
-            Gone when they are taken.
-        facts: by row of the items, of those that were probed now.
-        failures: of probing, columns of ``FAILURES`` (item_no still 0).
-        probed: items that were probed now.
-        emptied: sources of the spec that had items and list none any more.
+        items: columns of ``LISTED``; digest is null if probing failed, facts if the listing does not provide them.
+            Empty after they were handed over.
+        facts: facts of the items probed in this run, by row.
+        failures: failures of probing, columns of ``FAILURES`` (item_no is still 0).
+        probed: number of items probed in this run.
+        emptied: sources of the spec that had items and now list none.
     """
 
     items: pl.DataFrame
@@ -67,15 +67,15 @@ class Inventory:
     emptied: tuple[str, ...]
 
     def pop_items(self) -> pl.DataFrame:
-        """The items, which are too many to be held by two."""
+        """Hand over the items, so that only one copy is in memory."""
         items, self.items = self.items, self.items.clear()
         return items
 
 
 def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
-    """All sources' items: the columns of ``LISTING``, and ``digest``, ``facts`` where listing tells them.
+    """List all sources: columns of ``LISTING``, and ``digest``, ``facts`` where the listing provides them.
 
-    Texts are read when their files are new; ``notes`` say what they hold and which videos have both texts and media.
+    Texts are read if their files are new; ``notes`` count them and the videos that have both texts and media.
     """
     frames = [pl.DataFrame(schema=LISTED)]
     failures: list[Failure] = []
@@ -121,9 +121,9 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
 
 
 def keep_unlisted(listing: KnownListing, previous: PreviousRelease, objects: ObjectStore) -> KnownListing:
-    """The listing with what the last release has of files that can't be listed now, as it has it.
+    """Add the last release's items of files that cannot be listed now to the listing, unchanged.
 
-    A damaged HDF5 file is then one failure, and the rows of its items stay until it is repaired or removed.
+    A damaged HDF5 file is then one failure, and the rows of its items are kept until it is repaired or removed.
     """
     files = pl.DataFrame(
         [(failure.source, failure.uri + INSIDE) for failure in listing.failures if failure.stage == LIST],
@@ -155,14 +155,14 @@ def discover(
     """Bring digests and facts up to date.
 
     Args:
-        listing: what is there.
-        previous: what was known.
-        kinds: of the spec's sources by name; one that is declared but lists nothing looks like a lost disk.
-        job: the run, for where files go.
+        listing: the current listing.
+        previous: the previous release.
+        kinds: kinds of the spec's sources by name; a declared source that lists nothing may be a missing disk.
+        job: settings of the run, for the paths of files.
         objects: the store.
         run_probe: runs the probe pipeline over a listing file of the store.
-        retry_all: probe known failures again.
-        max_attempts: nights on which a transient failure is tried.
+        retry_all: whether to probe known failures again.
+        max_attempts: number of runs that try an item with a transient failure.
     """
     items = _with_known_digests(listing.items, previous.items)
     items = with_outdated_unknown(items, previous, kinds, objects)
@@ -170,7 +170,7 @@ def discover(
     todo = items.select("source", "uid", "uri", "signature", "size").with_row_index("row").filter(unknown)
     todo = todo.with_columns(pl.col("source").replace_strict(kinds, return_dtype=pl.String).alias("kind"))
     failing = _known_failures(previous, todo)
-    # What could not be read before may be read by a prober that knows more.
+    # A newer prober may be able to read what failed before.
     retry_all = retry_all or previous.probed_by_older_version
     again = pl.lit(retry_all) | (pl.col("transient") & (pl.col("attempts") < max_attempts))
     stale = failing.filter(again).select("source", "uid")
@@ -197,7 +197,7 @@ def discover(
 def _probed(
     todo: pl.DataFrame, previous: PreviousRelease, job: RunJob, objects: ObjectStore, run_probe: Callable[[str], None]
 ) -> Iterator[pl.DataFrame]:
-    """See ``probe_listing``. The last release's items, a download from a bucket, are opened only for work to do."""
+    """Probe a listing, see ``probe_listing``. The previous items, a download in a bucket, are only opened if needed."""
     if todo.is_empty():
         return
     known = previous.items.filter(pl.col("digest").is_not_null())
@@ -206,7 +206,7 @@ def _probed(
 
 
 def _with_attempts(todo: pl.DataFrame, failing: pl.DataFrame) -> pl.DataFrame:
-    """Further column ``attempts``: nights on which the item failed, int64."""
+    """Add the column ``attempts``, int64: number of runs in which the item failed."""
     if failing.is_empty():
         return todo.with_columns(pl.lit(0, pl.Int64).alias("attempts"))
     known = failing.group_by("source", "uid").agg(pl.col("attempts").max().cast(pl.Int64))
@@ -216,12 +216,12 @@ def _with_attempts(todo: pl.DataFrame, failing: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_known_digests(listing: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """The listing with the digests of items that have the signature they had."""
+    """Add the known digests of items whose signature has not changed."""
     frames = [listing.clear()]
     for source in listing["source"].unique(maintain_order=True):
         mine = of_source(listing, source)
         theirs = of_source(known, source).select("uid", pl.col("signature").alias("was"), pl.col("digest").alias("had"))
-        # One text to join by is much less to hold than three.
+        # Joining by one string column takes much less memory than by three.
         both = mine.select("uid", "signature", "digest").join(theirs, on="uid", how="left", maintain_order="left")
         same = pl.when(pl.col("was") == pl.col("signature")).then("had")
         frames.append(mine.with_columns(both.select(pl.coalesce("digest", same))["digest"]))
@@ -229,16 +229,16 @@ def _with_known_digests(listing: pl.DataFrame, known: pl.DataFrame) -> pl.DataFr
 
 
 def _digests(items: pl.DataFrame, done: pl.DataFrame) -> pl.Series:
-    """The items' digests, with those that probing found by row."""
+    """Return the items' digests, including those found by probing, by row."""
     found = items.select("digest").with_row_index("row")
     found = found.join(done, on="row", how="left", suffix="_new", maintain_order="left")
     return found.select(pl.coalesce("digest", "digest_new"))["digest"]
 
 
 def _with_alike(known: pl.DataFrame, rows: ParquetRowStore, todo: pl.DataFrame) -> pl.DataFrame:
-    """Further column ``ALIKE``: what is known of the item by its name, and of others with as many bytes.
+    """Add the column ``ALIKE``: facts of the item's earlier content and of other items with the same size.
 
-    A file that was touched, renamed or copied then costs a digest.
+    A file that was touched, renamed or copied then only costs a digest.
     """
     key = ["source", "size"]
     near = known.join(todo, on=key, how="semi", maintain_order="left")
@@ -256,7 +256,7 @@ def _with_alike(known: pl.DataFrame, rows: ParquetRowStore, todo: pl.DataFrame) 
 
 
 def _known_failures(previous: PreviousRelease, todo: pl.DataFrame) -> pl.DataFrame:
-    """Probe failures of items whose signature has not changed since."""
+    """Return probe failures of items whose signature has not changed."""
     unchanged = previous.items.filter(pl.col("digest").is_null()).join(
         todo, on=["source", "uid", "signature"], how="semi"
     )
@@ -274,12 +274,12 @@ def probe_listing(
     """Probe items on workers.
 
     Args:
-        todo: with the columns ``TO_PROBE``.
-        name: of the file among the run's plan files that the items are written to.
-        job: the run.
+        todo: items to probe, with the columns ``TO_PROBE``.
+        name: name of the file in the plan's folder to write the items to.
+        job: settings of the run.
         objects: the store.
         run_probe: runs the probe pipeline over a listing file of the store.
-        with_alike: gives some of the items the further column ``ALIKE``.
+        with_alike: adds the column ``ALIKE`` to some of the items.
 
     Yields:
         Some of the items, in their order, with the columns of ``PROBED``.

@@ -1,4 +1,4 @@
-"""Whether the uids of the items can be the names that exports give them, before anything is computed."""
+"""Checks, before anything is computed, that exports can use the uids of items as names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cliploom.transforms.store.object_store import ObjectStore
 def check_export_names(
     exports: Mapping[str, Export], jobs: Mapping[str, FeatureJob], items: pl.DataFrame, objects: ObjectStore
 ) -> None:
-    """Stop when an HDF5 export with readable names can't hold all uids of its source.
+    """Raise an error if an HDF5 export with readable names cannot contain all uids of its source.
 
     Args:
-        exports: of the spec, by name.
-        jobs: by feature.
-        items: of all sources, with the columns source and uid.
-        objects: the store; on a bucket there is no file but ``single`` ones that has readable names.
+        exports: exports of the spec, by name.
+        jobs: jobs by feature.
+        items: items of all sources, with the columns source and uid.
+        objects: the store; in a bucket only ``single`` files have readable names.
 
     Raises:
         SpecError: naming the export, the uids and the line of the spec that fixes it.

@@ -1,4 +1,4 @@
-"""What the last release names and the store no longer has: one listing of the names, no file is opened."""
+"""Finds files that the last release names and the store no longer has, by one listing; no file is opened."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.tables import table_files
 
-# Tables whose files no plan reads.
+# Tables whose files are not read by plans.
 _UNREAD = ("labels", "narrations")
 
 
 def lost_parts(
     objects: ObjectStore, before: PreviousRelease, jobs: Mapping[str, FeatureJob | ProjectionJob]
 ) -> dict[str, tuple[str, ...]]:
-    """By feature, the parts of its wanted config that the last release names and nobody finds any more.
+    """Return, by feature, the missing parts of its current config that the last release names.
 
     Raises:
-        StoreError: for a part of another size than it was written with.
+        StoreError: if the size of a part has changed.
     """
     lost = {}
     for name, job in jobs.items():
@@ -49,7 +49,7 @@ def lost_parts(
 
 
 def lost_files(objects: ObjectStore, release: Release | None) -> tuple[str, ...]:
-    """Paths of index files, exports, labels and texts that a release names and nobody finds any more."""
+    """Return the paths of missing index files, exports, labels and texts that a release names."""
     if release is None:
         return ()
     named = {shard.file.path for index in release.indexes.values() for shard in index.shards}

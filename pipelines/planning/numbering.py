@@ -1,7 +1,7 @@
-"""Items with their numbers: few columns to plan with, and all of them as the file of the next items table.
+"""Items with their numbers: a few columns for planning, and all columns as the file of the next items table.
 
-The texts of ten million items (addresses, facts) would fill the memory beside the plan; compressed they are a tenth of
-that, and they are read again only of items that something is computed of.
+The strings of ten million items (URIs, facts) would fill the memory. Compressed they take a tenth, and they are read
+again only for items that are computed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Numbered:
 
     Attributes:
         items: item_no, source, uid, digest, sorted by number.
-        free: the first number that no item has.
-        name: of the file in the table ``items``.
-        data: its bytes: the columns of ``ITEMS``, sorted by number.
+        free: first unused number.
+        name: name of the file in the table ``items``.
+        data: bytes of the file: the columns of ``ITEMS``, sorted by number.
     """
 
     items: pl.DataFrame
@@ -38,22 +38,22 @@ class Numbered:
     data: bytes
 
     def read(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """All items, as they are in the file."""
+        """Return all items with all columns."""
         return pl.read_parquet(io.BytesIO(self.data), columns=None if columns is None else list(columns))
 
     def read_some(self, numbers: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
-        """The items of these numbers; memory is theirs."""
+        """Return the items with these numbers; only they take memory."""
         with pq.ParquetFile(pa.BufferReader(self.data)) as file:
             return ParquetRowStore([file]).read(numbers, columns)
 
     def same_as(self, objects: ObjectStore, version: int) -> bool:
-        """The table ``items`` holds just these at a version."""
+        """Return whether the table ``items`` contains exactly these items at a version."""
         names = table_files(objects, "items", version)
         if names == [self.name] or (not names and self.items.is_empty()):
             return True
         if len(names) != 1:
             return False
-        # Another version of the writer gives other bytes.
+        # Another version of the Parquet writer gives other bytes for the same rows.
         with (
             objects.local_copy(f"items/{names[0]}") as local,
             pq.ParquetFile(local) as old,
@@ -75,11 +75,11 @@ def number_items(
     """Number the items of a listing; see ``allot_numbers``.
 
     Args:
-        listing: source, uid and the other columns of ``ITEMS`` but the number.
-        known: source, uid, item_no allotted before.
-        next_item_no: the first number never used.
-        probed: facts by row of the listing, of items that have a digest and no facts.
-        before: the last release's items, which hand their facts on to those that still have none.
+        listing: source, uid and the other columns of ``ITEMS`` without the number.
+        known: source, uid, item_no assigned earlier.
+        next_item_no: first unused number.
+        probed: facts by row of the listing, for items with a digest and no facts.
+        before: the last release's items, which provide facts for items that still have none.
     """
     names = listing.select("source", "uid", "digest").with_row_index("row")
     numbered, free = allot_numbers(names, known, next_item_no)
@@ -90,7 +90,7 @@ def number_items(
 
 
 def _in_order(listing: pl.DataFrame, order: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The listing with ``row`` and ``item_no``, piece by piece in this order."""
+    """Yield the listing with ``row`` and ``item_no`` in pieces, in this order."""
     in_place = order["row"].is_sorted()
     for start in range(0, order.height, ROWS_IN_GROUP):
         some = order.slice(start, ROWS_IN_GROUP)
@@ -99,7 +99,7 @@ def _in_order(listing: pl.DataFrame, order: pl.DataFrame) -> Iterator[pl.DataFra
 
 
 def _with_facts(piece: pl.DataFrame, facts: Sequence[ParquetRowStore]) -> pa.Table:
-    """A piece of the table ``items``."""
+    """Return a piece of the table ``items``."""
     for known in facts:
         lacking = piece.filter(pl.col("facts").is_null() & pl.col("digest").is_not_null())
         if lacking.height:

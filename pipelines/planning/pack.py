@@ -1,4 +1,4 @@
-"""Packing: items to compute become shards of a bounded size, largest first.
+"""Packs the items to compute into shards of a bounded size, largest first.
 
 A shard's output stays near 32 MB and its estimated work below 1/50 of the whole, because the local runner never
 rebalances: a skewed workload took 1.47 times as long on two workers. Equal files are computed once; long ones are split
@@ -51,7 +51,7 @@ class CostModel:
     """One feature's samplings, for estimates.
 
     Attributes:
-        least_rows: rows that a shard should have whatever its share of the work, so that repeated sentences pay.
+        least_rows: minimum rows of a shard, so that repeated sentences are encoded once.
     """
 
     name: str
@@ -62,7 +62,7 @@ class CostModel:
 
 
 def cost_model_of(job: FeatureJob) -> CostModel:
-    """What packing needs to know of a feature."""
+    """Return what packing needs to know about a feature."""
     if job.card is None:
         row_bytes = 64 + sum(dim if name in job.compact else 4 * dim for name, dim in job.outputs.items())
         return CostModel(job.name, None, row_bytes, _READ_S / _ENCODE_S)
@@ -77,7 +77,7 @@ def cost_model_of(job: FeatureJob) -> CostModel:
 
 
 def estimated_rows(sampling: Sampling | None, duration: pl.Expr, frames: pl.Expr) -> pl.Expr:
-    """About how many rows a sampling gives, from a file's duration in seconds and its frames."""
+    """Estimate the rows of a sampling from a file's duration in seconds and its number of frames."""
     match sampling:
         case Every(every=step):
             rows = (duration / step).ceil()
@@ -99,11 +99,11 @@ def estimated_rows(sampling: Sampling | None, duration: pl.Expr, frames: pl.Expr
 
 @dataclass(frozen=True)
 class Group:
-    """The items of one set of features, and the segments that are computed of them, in order.
+    """The items of one set of features, and their segments, in order.
 
     Attributes:
-        features: names.
-        items: one row for all items of the same bytes: those of the work, and ``duplicates`` where there are several.
+        features: names of the features.
+        items: one row for all items with the same bytes, and ``duplicates`` if there are several.
         pieces: row (in ``items``), number, of, cost_ms.
     """
 
@@ -117,9 +117,9 @@ class ShardLayout:
     """Which segments of which items make each shard; the shards themselves are written a few at a time.
 
     Attributes:
-        groups: by set of features.
-        shards: cost_s, items, rows of each, costliest first; its group, and its first piece there.
-        segment_s: how long segments are.
+        groups: groups by set of features.
+        shards: cost_s, items, rows, group and first piece of each shard, costliest first.
+        segment_s: length of segments in seconds.
     """
 
     groups: tuple[Group, ...]
@@ -127,16 +127,16 @@ class ShardLayout:
     segment_s: float
 
     def written(self) -> Iterator[pl.DataFrame]:
-        """Stretches of the shards, with ``shard`` (JSON of a ``Shard`` record), cost_s, items, rows, parts.
+        """Yield the shards in batches: ``shard`` (JSON of a ``Shard`` record), cost_s, items, rows, parts.
 
-        The JSON of all shards at once would fill the memory three times over.
+        The JSON of all shards at once would take three times the memory.
         """
         ends = self.shards["items"].cum_sum()
         start = 0
         while start < self.shards.height:
             reached = (ends[start - 1] if start else 0) + ITEMS_IN_SLICE
             count = max(1, int(ends.search_sorted(reached, side="right")) - start)
-            # Whole row groups of the plan's file.
+            # A batch is a whole number of row groups of the plan's file.
             count = -(-count // SHARDS_IN_ROW_GROUP) * SHARDS_IN_ROW_GROUP
             yield self._written(self.shards.slice(start, count))
             start += count
@@ -152,23 +152,23 @@ class ShardLayout:
 
 
 def pack(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: float) -> pl.DataFrame:
-    """Shards of the work, all at once; see ``layout_shards``.
+    """Return all shards of the work at once; see ``layout_shards``.
 
     Returns:
-        One row a shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``,
+        One row per shard, costliest first: ``shard`` (JSON of a ``Shard`` record), ``cost_s``, ``items``, ``rows``,
         ``parts`` (one for each of its features).
     """
     return pl.concat([pl.DataFrame(schema=SHARDS), *layout_shards(work, cost_models, segment_s).written()])
 
 
 def layout_shards(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: float) -> ShardLayout:
-    """Bundle the work.
+    """Pack the work into shards.
 
     Args:
-        work: one row for each (item, feature) to compute: feature, item_no, uid, uri, signature, digest, facts
+        work: one row per (item, feature) to compute: feature, item_no, uid, uri, signature, digest, facts
             (JSON), attempt.
-        cost_models: by feature.
-        segment_s: files longer than this are split, when all their features' samplings allow it.
+        cost_models: cost models by feature.
+        segment_s: files longer than this are split if the samplings of all their features allow it.
     """
     if work.is_empty():
         return ShardLayout((), pl.DataFrame(schema=_BUNDLES), segment_s)
@@ -193,14 +193,14 @@ def layout_shards(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segm
 
 
 def _by_wanted(items: pl.DataFrame) -> list[pl.DataFrame]:
-    """The items of each set of features; on most nights there is one set, and nothing is copied."""
+    """Group the items by their set of features; nothing is copied if there is only one set."""
     if items["wanted"].n_unique() == 1:
         return [items]
     return items.partition_by("wanted", maintain_order=True)
 
 
 def _with_wanted(work: pl.DataFrame) -> pl.DataFrame:
-    """One row an item, with the names of all the features that it is computed for in ``wanted``."""
+    """Return one row per item, with the names of its features in ``wanted``."""
     if work["feature"].n_unique() == 1:
         single = work.rename({"feature": "wanted"})
         return single if single["item_no"].is_sorted() else single.sort("item_no")
@@ -212,9 +212,9 @@ def _with_wanted(work: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_duplicates(items: pl.DataFrame) -> pl.DataFrame:
-    """Merge items of equal bytes into one row, with all their ids in ``duplicates``, in order of the first."""
+    """Merge items with equal bytes into one row, with all their ids in ``duplicates``, in order of the first."""
     items = items.select(*_COLUMNS, pl.lit(None, _DUPLICATES).alias("duplicates"))
-    # Numbers are compared much sooner than texts; what stands out is looked at again.
+    # Comparing hashes is much faster than comparing strings; candidates are compared again.
     alike = items.filter(items["digest"].hash().is_duplicated())
     doubled = alike.filter(alike.select("digest", "wanted").is_duplicated())
     if doubled.is_empty():
@@ -244,7 +244,7 @@ def _estimate(items: pl.DataFrame, requested: Sequence[CostModel], segment_s: fl
     share = 1 / pl.col("of")
     frames = pl.col("frames") * share
     megapixels = pl.col("width") * pl.col("height") / 1e6
-    # Items that are not sampled may say how many rows they have.
+    # Items that are not sampled may provide their number of rows.
     told = pl.max_horizontal(pl.col("rows").cast(pl.Float64), pl.lit(1.0))
     rows = [
         told if model.sampling is None else estimated_rows(model.sampling, pl.col("duration") * share, frames)
@@ -265,16 +265,16 @@ def _estimate(items: pl.DataFrame, requested: Sequence[CostModel], segment_s: fl
 
 
 def _pieces(estimates: pl.DataFrame) -> pl.DataFrame:
-    """What a group keeps of the estimates of its segments."""
+    """Return the columns of the estimates that a group keeps."""
     cost = (pl.col("cost_s") * 1000).clip(1, 2**31 - 1).cast(pl.Int32).alias("cost_ms")
     return estimates.select("row", "number", "of", cost)
 
 
 def _fill_shards(pieces: pl.DataFrame, most_cost: float, least_rows: int) -> pl.DataFrame:
-    """Fill shards in order of the items until one bound is reached: cost_s, items, rows, first (piece) of each."""
+    """Fill shards in order of the items until a bound is reached; return cost_s, items, rows, first piece of each."""
     bounds = [pl.col("cost_s") / most_cost, pl.lit(1.0 / MOST_ITEMS)]
     if least_rows:
-        # Sentences recur: those of a shard are encoded once, so a shard of fewer rows is worth no balance.
+        # Sentences repeat and are encoded once per shard; smaller shards would lose more than better balancing gains.
         bounds = [pl.min_horizontal(pl.max_horizontal(bounds), pl.col("rows") / least_rows)]
     filled = pl.max_horizontal(pl.col("bytes") / TARGET_BYTES, *bounds).clip(0, 1)
     number = (filled.cum_sum() - filled).floor().cast(pl.Int64).rle_id()
@@ -286,7 +286,7 @@ def _fill_shards(pieces: pl.DataFrame, most_cost: float, least_rows: int) -> pl.
 
 
 def _texts(group: Group, shards: pl.DataFrame, segment_s: float) -> pl.DataFrame:
-    """Rank and JSON of shards of one set of features."""
+    """Return rank and JSON of the shards of one set of features."""
     places = shards.select("rank", pl.int_ranges("first", pl.col("first") + pl.col("items")).alias("place"))
     places = places.explode("place")
     pieces = group.pieces[places["place"]]
@@ -323,5 +323,5 @@ def _texts(group: Group, shards: pl.DataFrame, segment_s: float) -> pl.DataFrame
 
 
 def total_cost(shards: pl.DataFrame) -> float:
-    """Estimated seconds of one core for all shards."""
+    """Return the estimated seconds of one core for all shards."""
     return float(shards["cost_s"].sum()) if shards.height else 0.0

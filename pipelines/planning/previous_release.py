@@ -1,4 +1,4 @@
-"""What the last release says: of the items a few columns to compare with, and the others by number."""
+"""Reads the previous release: a few columns of all items for comparison, and the others by number."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COMPARED = ("item_no", "source", "uid", "size", "signature", "digest")
 
 @dataclass(frozen=True)
 class PreviousRelease:
-    """The last release's tables, empty for a new store; ``contents`` are read by who needs them, for one feature.
+    """Tables of the previous release, empty for a new store; ``contents`` are read later, per feature.
 
     Attributes:
         release: None for a new store.
         items: the columns ``COMPARED``.
-        parts: of all features.
-        failures: of all features, and of probing.
+        parts: parts of all features.
+        failures: failures of all features and of probing.
     """
 
     release: Release | None
@@ -38,16 +38,16 @@ class PreviousRelease:
 
     @property
     def probed_by_older_version(self) -> bool:
-        """The prober of today may find more of its items than the one that it had."""
+        """Return whether the current prober is newer than the one that probed its items."""
         return self.release is not None and self.release.prober < PROBE_REVISION
 
     def for_planning(self) -> PreviousRelease:
-        """The same once the survey is done: of the items only what a plan compares."""
+        """Return a copy for planning, with only those columns of the items that a plan compares."""
         return replace(self, items=self.items.select("item_no", "source", "uid", "digest"))
 
     @contextmanager
     def item_rows(self, objects: ObjectStore) -> Iterator[ParquetRowStore]:
-        """All columns of the items, to be read by number."""
+        """Return all columns of the items, to be read by number."""
         with ExitStack() as open_files:
             names = table_files(objects, "items", self.release.tables["items"]) if self.release else []
             local = (open_files.enter_context(objects.local_copy(f"items/{name}")) for name in names)

@@ -1,4 +1,4 @@
-"""Features that trained heads make from the rows of others: which tower, of what, and what of them is new."""
+"""Plans features that trained heads project from the rows of other features."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.models import MODELS, local_model, model_cache, upload_model
 
 KEPT_KEYS = ("sample", "window", "stereo", "key")
-"""Of the base feature's recipe: how its rows lie in time, which the projected rows share."""
+"""Keys of the base feature's recipe that determine the times of its rows, which projected rows share."""
 
 
 def projection_jobs(
     spec: Spec, jobs: Mapping[str, FeatureJob], recipes: Mapping[str, Mapping[str, object]], objects: ObjectStore
 ) -> tuple[dict[str, ProjectionJob], tuple[str, ...]]:
-    """The jobs of the features that heads make, and sentences about those that have to wait.
+    """Return the jobs of the features that heads make, and messages about those that have to wait.
 
     Args:
-        spec: checked.
-        jobs: of the features with rows of their own.
-        recipes: by feature, what its config digest was made from.
-        objects: the store, which has the trained heads.
+        spec: the checked spec.
+        jobs: jobs of the features with rows of their own.
+        recipes: inputs of the config digest, by feature.
+        objects: the store, which contains the trained heads.
     """
     made: dict[str, ProjectionJob] = {}
     notes = []
@@ -49,7 +49,7 @@ def projection_jobs(
         output = given.output or next(iter(base.outputs))
         entry = base.entry_of(output)
         trained = read_vector_card(objects, model).inputs.get(side)
-        # Inputs that the encoder names are the user's word that they are fit; the head's own have to be as they were.
+        # Inputs named by the encoder are trusted to be compatible; the head's own inputs must be unchanged.
         was = trained and (trained.dim, "" if node.inputs else trained.space)
         if was != (entry.dim, "" if node.inputs else entry.space):
             notes.append(f"{name} waits: head {node.head!r} was trained on other vectors, see `cliploom train`")
@@ -69,7 +69,7 @@ def _job(
     output: str,
     recipe: Mapping[str, object],
 ) -> ProjectionJob:
-    from cliploom.transforms.heads.projection import prepare_projection  # brings OpenVINO, which takes long
+    from cliploom.transforms.heads.projection import prepare_projection  # imports OpenVINO, which is slow
 
     card = read_vector_card(objects, trained)
     if objects.root is not None:
@@ -107,7 +107,7 @@ def _job(
 def projection_verdicts(
     jobs: Mapping[str, ProjectionJob], verdicts: pl.DataFrame, previous: Release | None
 ) -> pl.DataFrame:
-    """Verdicts for features that heads make: those of the rows that they read, or that the head has changed."""
+    """Return the verdicts of features that heads make: those of their input rows, or that the head has changed."""
     frames = [verdicts.clear()]
     for name, job in jobs.items():
         mine = verdicts.filter(pl.col("feature") == job.base).with_columns(pl.lit(name).alias("feature"))
@@ -120,7 +120,7 @@ def projection_verdicts(
 
 
 def _change(old: Mapping[str, object], job: ProjectionJob) -> str:
-    """Why all rows of a feature are projected again."""
+    """Return why all rows of a feature are projected again."""
     if old.get("head") != job.trained:
         return f"head {job.head} was trained again"
     if old.get("input") != job.recipe["input"]:

@@ -1,4 +1,4 @@
-"""Renames: an item that is gone and one that appeared with its bytes are one item, not a deleted one and a copy."""
+"""Recognises renames: a missing item and a new one with the same bytes are one item, not a deletion and a copy."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from cliploom.schemas.plan import DELETED, MOVED
 
 
 def merge_renames(verdicts: pl.DataFrame, previous: pl.DataFrame) -> pl.DataFrame:
-    """Say of moved items whether they were renamed, and drop the verdicts of their old names.
+    """Mark moved items that were renamed, and drop the verdicts of their old names.
 
     Args:
-        verdicts: of one or more features: feature, item_no, uid, digest, verdict, reason, ...
+        verdicts: verdicts of one or more features: feature, item_no, uid, digest, verdict, reason, ...
         previous: item_no, digest of the items of the last release.
 
     Returns:
-        The verdicts in their order; each old name is paired with one new name of the same bytes.
+        The verdicts in the same order; each old name is paired with one new name with the same bytes.
     """
     moved = verdicts.filter(pl.col("verdict") == MOVED).select("feature", "digest", "item_no")
     gone = verdicts.filter(pl.col("verdict") == DELETED).select("feature", "item_no", "uid")

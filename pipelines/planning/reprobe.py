@@ -1,4 +1,4 @@
-"""Known items that a newer prober may find more of: they are probed again once, and computed again only if it does."""
+"""Selects known items to probe again after an upgrade of the prober; they are computed again only if facts differ."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cliploom.transforms.store.object_store import ObjectStore
 
 _ITEMS_AT_ONCE = 1_000_000
 _CONCERNED = r'"type":"(?:video|gif)"|"container":"tiff"'
-"""Facts of media of the kinds that the newest revision of the prober finds more of."""
+"""Patterns in facts of the kinds of media for which the newest prober finds more."""
 
 
 def is_outdated() -> pl.Expr:
-    """Whether the prober of today may find more than the column ``facts`` says; null where there are none."""
+    """Return whether the current prober may find more than the column ``facts`` says; null without facts."""
     revision = pl.col("facts").str.extract(r'"revision":(\d+)', 1).cast(pl.Int64).fill_null(1)
     return pl.col("facts").str.contains(_CONCERNED) & (revision < PROBE_REVISION)
 
@@ -24,14 +24,14 @@ def is_outdated() -> pl.Expr:
 def with_outdated_unknown(
     items: pl.DataFrame, previous: PreviousRelease, kinds: Mapping[str, str], objects: ObjectStore
 ) -> pl.DataFrame:
-    """The listing without the digests of media that are to be probed again.
+    """Remove the digests of media to probe again from the listing.
 
-    Facts are read only when the last release was probed by an older version, so other nights don't pay for it.
+    Facts are read only if the last release was probed by an older version, so other runs have no cost.
 
     Args:
         items: the listing with known digests.
         previous: the last release.
-        kinds: of the spec's sources, by name.
+        kinds: kinds of the spec's sources, by name.
         objects: the store.
     """
     media = [name for name, kind in kinds.items() if kind == "media"]

@@ -1,6 +1,6 @@
-"""Rows by number in compressed Parquet: a tenth of what they take as a frame, and read in ranges.
+"""Rows by number in compressed Parquet, which takes a tenth of the memory of a DataFrame and is read in ranges.
 
-The texts of ten million items (addresses, facts, metadata) would fill the memory beside the plan.
+The strings of ten million items (URIs, facts, metadata) would fill the memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from cliploom.transforms.store.tables import ROWS_IN_GROUP
 
 
 class ParquetRowStore:
-    """Rows in Parquet files, to be read by their numbers; memory is that of what is asked.
+    """Rows in Parquet files, read by their numbers; only the requested rows take memory.
 
     Args:
-        files: open, with statistics; quick where sorted by number.
-        schema: of the rows; the first column is the number.
+        files: open files with statistics; fast if sorted by number.
+        schema: schema of the rows; the first column is the number.
 
     Attributes:
         number: name of the column of the numbers.
@@ -40,7 +40,7 @@ class ParquetRowStore:
                     self._groups.append((file, group, bounds.min, bounds.max))
 
     def read(self, numbers: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
-        """The number and the columns of the rows that have these numbers, in the order of the files."""
+        """Return number and columns of the rows with these numbers, in the order of the files."""
         numbers, found = numbers.sort(), [empty_frame(self._schema).select(self.number, *columns)]
         for file, group, least, most in self._groups:
             start = numbers.search_sorted(least, side="left")
@@ -53,10 +53,10 @@ class ParquetRowStore:
 
 
 class RowStoreWriter:
-    """Packs frames that come piece by piece, sorted by number.
+    """Packs DataFrames that arrive in pieces, sorted by number.
 
     Args:
-        schema: of the rows; the first column is the number.
+        schema: schema of the rows; the first column is the number.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -66,13 +66,13 @@ class RowStoreWriter:
         self._waiting: list[pl.DataFrame] = []
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Take some rows."""
+        """Append rows."""
         self._waiting.append(frame.select(self._schema.names))
         if sum(waiting.height for waiting in self._waiting) >= ROWS_IN_GROUP:
             self._write()
 
     def packed(self) -> ParquetRowStore:
-        """All rows that were taken; no more are."""
+        """Finish, and return all appended rows."""
         self._write()
         self._writer.close()
         return ParquetRowStore([pq.ParquetFile(pa.BufferReader(self._sink.getvalue()))], self._schema)

@@ -453,7 +453,7 @@ def test_what_will_not_pass_is_told_at_once(
     assert_one_sentence(call("run", spec), 4, ("HTTP 400", "region"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "ht!tp://me:SESAME-SESAME@host")
     ended = call("run", spec)
-    assert_one_sentence(ended, 2, ("AWS_ENDPOINT_URL is no plain address",))
+    assert_one_sentence(ended, 2, ("AWS_ENDPOINT_URL is not a plain address",))
     assert "SESAME" not in ended.err
 
 

@@ -1,1 +1,1 @@
-"""From finished parts to a release: assembly, tables, indexes, exports, the appended row."""
+"""Turns finished parts into a release: assembly, tables, indexes, exports, and the row that publishes it."""

@@ -1,7 +1,7 @@
-"""Assembly: from what is wanted and what is held to the parts of the next release, as pure functions.
+"""Chooses the parts of the next release from the wanted items and the existing parts, as pure functions.
 
-Every (item, segment) that is wanted is taken from one part that holds it. A part whose rows are all wanted is kept
-as it is; of others the wanted rows are copied; rows of equal files get a copy under their own uid.
+Every wanted (item, segment) is taken from exactly one part that contains it. A part of which all rows are wanted is
+kept unchanged. From the others the wanted rows are copied. Rows of equal files get a copy under their own uid.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Assembly:
     """The parts of a feature's next table.
 
     Attributes:
-        feature: its name.
-        keep: names of the parts kept as they are.
-        places: where the contents that stand in them are in what was held.
-        takes: bundle, part, item_no, segment, to_item_no, to_uid: what is copied into each new part, in its order.
-        outdated: item_no, uid of items that keep rows of their old content, since the new one failed.
-        missing: item_no, uid, digest of wanted items that no part holds.
+        feature: name of the feature.
+        keep: names of parts that are kept unchanged.
+        places: row numbers of their contents in the frame of existing contents.
+        takes: bundle, part, item_no, segment, to_item_no, to_uid: rows to copy into each new part, in order.
+        outdated: item_no, uid of items that keep rows of their old content because the new content failed.
+        missing: item_no, uid, digest of wanted items that no part contains.
     """
 
     feature: str
@@ -46,7 +46,7 @@ class Assembly:
     missing: pl.DataFrame
 
     def rewrites(self) -> Iterator[Rewrite]:
-        """Parts to make from others, one at a time."""
+        """Yield the parts to make from other parts."""
         bounds = self.takes["bundle"].rle().struct.field("len").cum_sum().to_list()
         for start, end in pairwise([0, *bounds]):
             uses: dict[str, list[RowCopy]] = {}
@@ -62,12 +62,12 @@ def assemble(
     """Decide which parts make the next table.
 
     Args:
-        feature: its name.
-        wanted: the columns of ``WANTED``; ``old_digest`` is what the last release held of an item whose bytes changed,
-            ``fresh`` marks items that were computed again although they are held.
-        held: the columns of ``HELD``; zero-row contents say that an item is known to fail.
-        sizes: bytes of each part.
-        merge_small: merge the parts below a quarter of ``part_bytes`` when there are more than this many.
+        feature: name of the feature.
+        wanted: columns of ``WANTED``; ``old_digest`` is the last release's digest of an item whose bytes changed,
+            ``fresh`` marks items that were computed again although parts contain them.
+        held: columns of ``HELD``; contents without rows say that an item is known to fail.
+        sizes: size of each part in bytes.
+        merge_small: merge parts below a quarter of ``part_bytes`` if there are more than this many.
     """
     complete = complete_items(held)
     exact = _same_item(wanted, complete)
@@ -88,7 +88,7 @@ def assemble(
     target = part_bytes(sum(sizes[part] for part in chosen["part"].unique()))
     small = [part for part in keep if sizes[part] < target / 4]
     if len(small) > merge_small:
-        # Everything small goes into the rewrites; each round leaves few small parts, so the cost stays bounded.
+        # All small parts are rewritten; each round leaves few small parts, so the cost is bounded.
         keep = [part for part in keep if sizes[part] >= target / 4]
     whole = chosen["part"].is_in(pl.Series(keep, dtype=pl.String).implode())
     takes = pl.concat([_own_takes(chosen.filter(~whole)), _copy_takes(copies, held)])
@@ -103,7 +103,7 @@ def assemble(
 
 
 def part_bytes(table_bytes: int) -> float:
-    """How large a rewritten part may grow: a later change of one item then costs about a fiftieth of its table.
+    """Return the maximum size of a rewritten part, so that changing one item later costs about 1/50 of its table.
 
     >>> part_bytes(10_000), part_bytes(150_000_000), part_bytes(10**12)
     (1000000, 3000000.0, 32000000)
@@ -112,18 +112,18 @@ def part_bytes(table_bytes: int) -> float:
 
 
 def _same_item(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    """Inner join on item_no, uid, digest: by the number first, which is much quicker than by three columns."""
+    """Join on item_no, uid, digest: by the number first, which is much faster than by three columns."""
     same = (pl.col("uid") == pl.col("uid_right")) & (pl.col("digest") == pl.col("digest_right"))
     return left.join(right, on="item_no", how="inner").filter(same).drop("uid_right", "digest_right")
 
 
 def complete_items(held: pl.DataFrame) -> pl.DataFrame:
-    """Items of which every segment is held, once for each way in which they are split.
+    """Return the items of which every segment exists, once per way in which they are split.
 
     Segments of different splits (another ``limits.segment``, another set of features decoded together) never mix.
 
     Args:
-        held: contents of existing parts, of one config; a (item, segment) may stand in several parts.
+        held: contents of existing parts of one config; an (item, segment) may be in several parts.
 
     Returns:
         item_no, uid, digest, segments, rows, planned; ``oldest`` and ``newest``: the origin that all segments reach
@@ -161,7 +161,7 @@ _OWN = ("item_no", "uid", "digest", "segments", "rows", "oldest", "newest", "fre
 
 
 def one_segmentation(complete: pl.DataFrame) -> pl.DataFrame:
-    """One split for each item: with rows before without, then what is published, or what is new if ``fresh``."""
+    """Choose one split per item: prefer those with rows, then published ones, or new ones if ``fresh``."""
     if not complete["item_no"].is_duplicated().any():
         return complete
     rank = pl.when(pl.col("fresh")).then(-pl.col("newest")).otherwise(pl.col("oldest"))
@@ -174,7 +174,7 @@ def one_segmentation(complete: pl.DataFrame) -> pl.DataFrame:
 
 
 def _copies(wanted: pl.DataFrame, usable: pl.DataFrame) -> pl.DataFrame:
-    """item_no, uid of wanted items whose bytes another item holds, with that item's number, uid and split."""
+    """Return item_no, uid of wanted items whose bytes another item has, with that item's number, uid and split."""
     source = (
         usable.join(wanted, on="digest", how="semi")
         .sort("item_no", "oldest", "segments", "uid")
@@ -186,7 +186,7 @@ def _copies(wanted: pl.DataFrame, usable: pl.DataFrame) -> pl.DataFrame:
 
 
 def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
-    """For each wanted (item, segment) the one part to take it from: part, item_no, uid, segment, rows, place."""
+    """Choose one part for each wanted (item, segment): part, item_no, uid, segment, rows, place."""
     held = held.select("part", "item_no", "uid", "digest", "segment", "segments", "rows", "origin").with_row_index(
         "place"
     )
@@ -208,7 +208,7 @@ def _choose(own: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
 
 
 def _whole_parts(chosen: pl.DataFrame, held: pl.DataFrame, wanted: pl.DataFrame) -> list[str]:
-    """Parts that can stay: all their rows are chosen, and they name no item that is gone."""
+    """Return the parts that can be kept: all their rows are chosen, and they name no deleted item."""
     named = held.select("part", "item_no", "uid").join(wanted.select("item_no", "uid"), on="item_no", how="left")
     gone = named.filter(pl.col("uid").ne_missing(pl.col("uid_right"))).select("part").unique()
     totals = held.join(gone, on="part", how="anti").group_by("part").agg(pl.col("rows").sum().alias("all_rows"))
@@ -221,13 +221,13 @@ _TAKES = ("part", "item_no", "segment", "to_item_no", "to_uid", "rows")
 
 
 def _own_takes(contents: pl.DataFrame) -> pl.DataFrame:
-    """Takes of contents as they are."""
+    """Return takes that copy contents unchanged."""
     ordered = contents.sort("part", "item_no", "segment")
     return ordered.with_columns(pl.col("item_no").alias("to_item_no"), pl.col("uid").alias("to_uid")).select(_TAKES)
 
 
 def _copy_takes(copies: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
-    """Takes of what other items hold."""
+    """Return takes that copy rows of other items under a new uid."""
     found = held.join(
         copies.rename({"item_no": "to_item_no", "uid": "to_uid"}),
         left_on=["item_no", "uid", "digest", "segments"],
@@ -244,7 +244,7 @@ def _copy_takes(copies: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
 
 
 def _bundle(takes: pl.DataFrame, held: pl.DataFrame, sizes: Mapping[str, int], most_bytes: float) -> pl.DataFrame:
-    """The takes in order of their parts, each of which is read once, and what each part of ``most_bytes`` gets."""
+    """Order the takes by part, so that each part is read once, and bundle them into parts of ``most_bytes``."""
     takes = takes.sort("part", maintain_order=True)
     used = takes.group_by("part", maintain_order=True).agg(pl.col("rows").sum().alias("taken"))
     totals = held.join(used, on="part", how="semi").group_by("part").agg(pl.col("rows").sum().alias("total"))

@@ -1,4 +1,4 @@
-"""Frames that a plan's steps share: its tables as files, and records as rows. No Beam here."""
+"""DataFrames that the steps of a plan share: its tables as files, and records as rows. Does not use Beam."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from cliploom.transforms.work.part_records import PartRecordFrames
 
 @dataclass(frozen=True)
 class PlanFrames:
-    """The small frames that the launcher wrote beside the plan; the large ones are read by feature.
+    """The small DataFrames that the launcher wrote beside the plan; large ones are read per feature.
 
     Attributes:
-        adopted: feature and the columns of ``assemble.HELD``, of orphaned parts.
-        parts: columns of ``PARTS``, published and orphaned parts.
+        adopted: feature and the columns of ``assemble.HELD``, for orphaned parts.
+        parts: columns of ``PARTS``, for published and orphaned parts.
         failures: columns of ``FAILURES``: earlier and probe failures, and those of orphaned parts.
     """
 
@@ -39,7 +39,7 @@ class PlanFrames:
 
     @classmethod
     def read(cls, objects: ObjectStore, folder: str) -> PlanFrames:
-        """Read them from the plan's folder."""
+        """Read the DataFrames from the plan's folder."""
         frames = {}
         for name in cls.__dataclass_fields__:
             with objects.local_copy(f"{folder}/{name}.parquet") as local:
@@ -47,13 +47,13 @@ class PlanFrames:
         return cls(**frames)
 
     def write(self, objects: ObjectStore, folder: str) -> None:
-        """Write them to the plan's folder."""
+        """Write the DataFrames to the plan's folder."""
         for name in self.__dataclass_fields__:
             write_frame(objects, f"{folder}/{name}.parquet", getattr(self, name))
 
 
 def published_contents(objects: ObjectStore, plan: RunPlan, feature: str) -> pl.DataFrame:
-    """What the release that a plan starts from still holds of a feature for its config: columns of ``HELD``."""
+    """Return the contents of a feature's current config in the plan's base release: columns of ``HELD``."""
     columns = [name for name in HELD if name != "origin"]
     found = contents_of(objects, plan.base, feature, ["config", *columns])
     mine = found.filter(
@@ -63,13 +63,13 @@ def published_contents(objects: ObjectStore, plan: RunPlan, feature: str) -> pl.
 
 
 def wanted_items(objects: ObjectStore, plan: RunPlan, feature: str, published: pl.DataFrame) -> pl.DataFrame:
-    """What a feature's next table should hold, as the verdicts say.
+    """Return the items that a feature's next table should contain, by their verdicts.
 
     Args:
         objects: the store.
-        plan: of the run.
-        feature: its name.
-        published: what the last release holds of it for its wanted config.
+        plan: plan of the run.
+        feature: name of the feature.
+        published: contents of its current config in the last release.
 
     Returns:
         The columns of ``assemble.WANTED``.
@@ -95,7 +95,7 @@ def write_frame(objects: ObjectStore, path: str, frame: pl.DataFrame) -> None:
 
 
 def write_frames(objects: ObjectStore, path: str, frames: Iterable[pl.DataFrame], row_group_size: int) -> None:
-    """The same for frames that are never all in memory at once; there is at least one, which may be empty."""
+    """Create or replace a Parquet file piece by piece; needs at least one DataFrame, which may be empty."""
     writer: pq.ParquetWriter | None = None
     with objects.errors(path), tempfile.TemporaryDirectory(prefix="cliploom-plan-") as folder:
         local = Path(folder) / "rows.parquet"
@@ -111,35 +111,35 @@ def write_frames(objects: ObjectStore, path: str, frames: Iterable[pl.DataFrame]
 
 
 def held_frame(reported: PartRecordFrames, origin: int) -> pl.DataFrame:
-    """The contents of reported parts: feature and the columns of ``assemble.HELD``."""
+    """Return the contents of reported parts: feature and the columns of ``assemble.HELD``."""
     return reported.contents.with_columns(pl.lit(origin, pl.Int32).alias("origin")).select("feature", *HELD)
 
 
 def reported_failures(reported: PartRecordFrames, run: str) -> pl.DataFrame:
-    """Their failures as a frame with the columns of ``FAILURES``."""
+    """Return the failures of reported parts as a DataFrame with the columns of ``FAILURES``."""
     schema = empty_frame(FAILURES).schema
     found = reported.failures.with_columns(pl.lit(run).alias("run"), pl.lit(datetime.now(UTC)).alias("seen_at"))
     return found.select(pl.col(name).cast(kind) for name, kind in schema.items())
 
 
 def failures_frame(failures: Iterable[Failure], run: str) -> pl.DataFrame:
-    """Failures as a frame with the columns of ``FAILURES``."""
+    """Return failures as a DataFrame with the columns of ``FAILURES``."""
     now = datetime.now(UTC)
     rows = [asdict(failure) | {"run": run, "seen_at": now} for failure in failures]
     return pl.DataFrame(rows, schema=empty_frame(FAILURES).schema)
 
 
 def empty_frame(schema: pa.Schema) -> pl.DataFrame:
-    """A polars frame without rows, of an Arrow schema."""
+    """Return an empty polars DataFrame with an Arrow schema."""
     return pl.DataFrame(schema.empty_table())
 
 
 def not_renamed(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-    """The items that have no counterpart of the same digest among the others; each of these stands for one item.
+    """Return the items without a counterpart of the same digest in ``others``; each of those matches one item.
 
     Args:
-        items: with a column digest, null where the bytes are not known.
-        others: the same.
+        items: items with a column digest, null if the bytes are unknown.
+        others: items with the same column.
     """
     place = pl.int_range(pl.len()).over("digest").alias("place")
     items, others = items.with_columns(place), others.filter(pl.col("digest").is_not_null()).with_columns(place)
@@ -147,7 +147,7 @@ def not_renamed(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 
 
 def failure_reasons(failures: pl.DataFrame) -> pl.DataFrame:
-    """Failures (rows of ``FAILURES``) by reason, most first, each with its number of items and one example."""
+    """Group failures (rows of ``FAILURES``) by reason, most frequent first, with number of items and an example."""
     return (
         failures.group_by("stage", "type", "transient", "partial", maintain_order=True)
         .agg(pl.struct("source", "uid").n_unique().alias("items"), pl.col("uid", "uri", "message").first())

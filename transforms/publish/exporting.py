@@ -1,4 +1,4 @@
-"""The Beam side of exports: one element a file, in two rounds, then the entry of the release. Kinds have modules."""
+"""Beam steps of exports: one element per file, in two rounds, then the release's entry. Each kind has a module."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _EXPORTERS = {
 
 
 def exporter_of(plan: RunPlan, draft: Release, objects: ObjectStore, name: str) -> Exporter:
-    """The exporter of an export of the spec, by its kind."""
+    """Return the exporter of an export of the spec, by its kind."""
     export = plan.exports[name]
     module, _, kind = _EXPORTERS[export.kind].partition(":")
     made: Exporter = getattr(importlib.import_module(module), kind)(plan, draft, objects, name, export)
     return made
 
 
-def standing(plan: RunPlan, exporter: Exporter, name: str) -> ExportEntry | None:
-    """The last release's entry, when the export would be made from the same again."""
+def unchanged_entry(plan: RunPlan, exporter: Exporter, name: str) -> ExportEntry | None:
+    """Return the last release's entry if the export's inputs are unchanged and its files exist, else None."""
     previous = plan.base.exports.get(name) if plan.base else None
     if previous is None or previous.recipe != exporter.recipe:
         return None
@@ -39,7 +39,7 @@ def standing(plan: RunPlan, exporter: Exporter, name: str) -> ExportEntry | None
 
 
 class PlanExports(PlanDoFn):
-    """The draft in, the files to make from parts out; what is there already is not made again."""
+    """Yields a task for each missing file that is made from parts, for a draft."""
 
     def process(self, draft: Release) -> Iterator[FileTask]:
         """Look at every export of the spec."""
@@ -48,19 +48,19 @@ class PlanExports(PlanDoFn):
             exporter = exporter_of(self._plan, draft, objects, name)
             files = exporter.files()
             made = bool(files) and all(objects.size(task.path) is not None for task in files)
-            if standing(self._plan, exporter, name) is None and not made:
+            if unchanged_entry(self._plan, exporter, name) is None and not made:
                 yield from (task for task in exporter.parts() if objects.size(task.path) is None)
 
 
 class PlanExportFiles(PlanDoFn):
-    """The draft in, the files to make from what the first round made out."""
+    """Yields a task for each missing file that is made from the files of the first round, for a draft."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[FileTask]:
-        """Look at every export of the spec; ``made`` only says that the first round is over."""
+        """Look at every export of the spec; ``made`` is a barrier: the first round is complete."""
         objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
-            if standing(self._plan, exporter, name) is None:
+            if unchanged_entry(self._plan, exporter, name) is None:
                 todo = [task for task in exporter.files() if objects.size(task.path) is None]
                 if todo:
                     check_written(objects, exporter.parts())
@@ -68,14 +68,14 @@ class PlanExportFiles(PlanDoFn):
 
 
 class WriteExportFile(beam.DoFn):  # type: ignore[misc]
-    """A task in, the path of its file out."""
+    """Makes the file of a task and yields its path."""
 
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
 
     def process(self, task: FileTask) -> Iterator[str]:
-        """Write it, unless it is there."""
+        """Write the file unless it exists."""
         objects = ObjectStore(self._store)
         if objects.size(task.path) is None:
             task.write(objects)
@@ -84,23 +84,23 @@ class WriteExportFile(beam.DoFn):  # type: ignore[misc]
 
 
 class FinishExports(PlanDoFn):
-    """The draft in, every export entry out."""
+    """Yields the entry of every export, for a draft."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[tuple[str, ExportEntry]]:
-        """Assemble the entries; an export made from what the last release's was made from is taken over."""
+        """Assemble the entries; an export with unchanged inputs keeps its last entry."""
         objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
-            entry = standing(self._plan, exporter, name)
+            entry = unchanged_entry(self._plan, exporter, name)
             if entry is None:
                 check_written(objects, exporter.files() or exporter.parts())
             yield name, entry or exporter.finish()
 
 
 def check_written(objects: ObjectStore, tasks: Sequence[FileTask]) -> None:
-    """Check that the files of an export are there; one that no worker was told of must not go unnoticed.
+    """Check that the files of an export exist, so that a lost task does not go unnoticed.
 
     Raises:
-        StoreError: saying how many are missing.
+        StoreError: with the number of missing files.
     """
     check_gathered("export files", len(tasks), sum(objects.size(task.path) is not None for task in tasks))

@@ -1,4 +1,4 @@
-"""Measure, when an index is built, how unrelated queries score in it: what makes fits of hits comparable."""
+"""Measures how unrelated queries score in an index when it is built, which makes the fits of hits comparable."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _BATCH = 128
 def measured_fit(
     objects: ObjectStore, entry: IndexEntry, feature: FeatureEntry, ids: np.ndarray, rows: np.ndarray
 ) -> FitEntry | None:
-    """Return the scales of an index; None where scores are not cosines, or there are no rows.
+    """Return the scales of an index; None if scores are not cosines, or without rows.
 
     Args:
-        objects: the store; the vectors of the words are kept there, and read again for the next index or run.
+        objects: the store; vectors of words are cached there for the next index or run.
         entry: the index.
-        feature: that it is over.
-        ids: int64 [n], of a seeded sample of its rows.
-        rows: float32 [n, dim], their vectors.
+        feature: the indexed feature.
+        ids: int64 [n], row ids of a seeded sample.
+        rows: float32 [n, dim], vectors of the sample.
     """
     if entry.metric != "cosine" or not len(rows):
         return None
@@ -52,7 +52,7 @@ def measured_fit(
 
 
 def fit_words(objects: ObjectStore, feature: FeatureEntry) -> tuple[FileEntry, FitVectors] | None:
-    """Return the vectors to measure with and their file; None when the text tower can't be used here."""
+    """Return the vectors to measure with and their file; None if the text tower cannot be used here."""
     from cliploom.transforms.encoders.conse import class_prompt
     from cliploom.transforms.encoders.lite0 import class_names
 
@@ -68,7 +68,7 @@ def fit_words(objects: ObjectStore, feature: FeatureEntry) -> tuple[FileEntry, F
                 kept.append(encoded_texts(objects, feature.model, texts))
             made = kept[0]
         except (CliploomError, EncodeError):
-            return None  # An index is of use without its fits.
+            return None  # An index works without fits.
         objects.put_new(path, made.astype("<f2").tobytes())
     stored = np.frombuffer(objects.get(path), "<f2").astype(np.float32).reshape(count, -1)
     known, probed = len(names), count - NOISE
@@ -78,7 +78,7 @@ def fit_words(objects: ObjectStore, feature: FeatureEntry) -> tuple[FileEntry, F
 
 @functools.lru_cache(maxsize=2)
 def _vectors_of(model: str) -> list[np.ndarray]:
-    """A place for the vectors by a model, whose name says its content: stores of one process may share it."""
+    """Return a cache file for the vectors of a model; its name determines its content, so stores can share it."""
     return []
 
 
@@ -89,6 +89,6 @@ def encoded_texts(objects: ObjectStore, model: str, texts: list[str]) -> np.ndar
 
     tower = load_text_tower(local_model(objects, model))
     with warnings.catch_warnings():
-        # That a tower does not know strings without meaning is what they are for.
+        # The tower is expected not to know strings without meaning, so there is no warning.
         warnings.simplefilter("ignore")
         return unit(np.concatenate([tower(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]))

@@ -1,4 +1,4 @@
-"""The Beam side of indexes: one element a shard, each built straight from its parts."""
+"""Beam steps of indexes: one element per shard, each built directly from its parts."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ TRAINING_SEED, QUERY_SEED = 0, 1
 
 
 def index_recipe(spec: IndexSpec, output: str, config: str) -> str:
-    """Digest of what an index is declared as."""
+    """Return the digest of an index's declaration."""
     return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe])
 
 
-def standing(plan: RunPlan, name: str) -> IndexEntry | None:
-    """The last release's index of this name, when its files and the parts that they hold are all there."""
+def intact_entry(plan: RunPlan, name: str) -> IndexEntry | None:
+    """Return the last release's index of this name if its files and the parts in them all exist."""
     previous = plan.base.indexes.get(name) if plan.base else None
     if previous is None:
         return None
@@ -54,12 +54,12 @@ def standing(plan: RunPlan, name: str) -> IndexEntry | None:
 
 
 def next_upkeep(objects: ObjectStore, plan: RunPlan, draft: Release, name: str) -> IndexUpkeep:
-    """What becomes of an index, given the tables of the draft."""
+    """Decide how an index is updated, given the tables of the draft."""
     spec = plan.indexes[name]
     feature = draft.features[spec.feature]
     parts = read_table(objects, "parts", draft.tables["parts"])
     mine = parts.filter((parts["feature"] == spec.feature) & (parts["rows"] > 0))
-    previous = standing(plan, name)
+    previous = intact_entry(plan, name)
     recipe = index_recipe(spec, str(spec.output), feature.config)
     rows = dict(mine.select("part", "rows").rows())
     traced = ""
@@ -69,16 +69,16 @@ def next_upkeep(objects: ObjectStore, plan: RunPlan, draft: Release, name: str) 
 
 
 def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int, parts: set[str]) -> str:
-    """Why the centroids of an index give rows away that are no longer in the table; empty when they do not.
+    """Return why the centroids of an index reveal deleted rows; empty if they do not.
 
-    Only parts that left and parts that came are read.
+    Only removed and added parts are read.
 
     Args:
         objects: the store.
         previous: the index, of kind ``ivf_sq8``.
-        table: of the feature.
-        dim: of the output.
-        parts: of the next table.
+        table: folder of the feature's table.
+        dim: length of the vectors.
+        parts: parts of the next table.
     """
     held = {part_of(piece) for shard in previous.shards for piece in shard.parts}
     gone, came = sorted(held - parts), sorted(parts - held)
@@ -91,7 +91,7 @@ def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int
         for at in traces_of(trained, vectors, previous.metric):  # type: ignore[arg-type]
             suspects.setdefault(int(ids[at]), []).append(vectors[at].tobytes())
     if suspects:
-        # A part that lost some of its rows comes again under another name with the rest.
+        # The remaining rows of a part that lost rows are in a new part under another name.
         for ids, vectors in iterate_vectors(objects, table, came, previous.output, dim):
             for at in np.flatnonzero(np.isin(ids, list(suspects))):
                 row = int(ids[at])
@@ -101,7 +101,7 @@ def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int
 
 
 class PlanIndexes(PlanDoFn):
-    """The draft in, the shards to build out. Centroids are trained here, on a sample."""
+    """Yields the shards to build, for a draft. Trains centroids on a sample."""
 
     def process(self, draft: Release) -> Iterator[IndexTask]:
         """Look at every index of the spec."""
@@ -111,7 +111,7 @@ class PlanIndexes(PlanDoFn):
             feature = draft.features[spec.feature]
             output = str(spec.output)
             dim = feature.outputs[output].dim
-            previous = standing(self._plan, name)
+            previous = intact_entry(self._plan, name)
             trained = kept_centroids(upkeep, previous)
             if upkeep.retrain:
                 parts = _parts_of(upkeep)
@@ -120,19 +120,19 @@ class PlanIndexes(PlanDoFn):
 
 
 def kept_centroids(upkeep: IndexUpkeep, previous: IndexEntry | None) -> FileEntry | None:
-    """The centroids that an index goes on with; one that became exact has none."""
+    """Return the centroids that an index continues to use; None for an index that became exact."""
     return previous.trained if previous and not upkeep.retrain and upkeep.kind == "ivf_sq8" else None
 
 
 def _parts_of(upkeep: IndexUpkeep) -> list[str]:
-    """All parts of shards that are built anew, each once."""
+    """Return all parts of shards that are rebuilt, each once."""
     return list(dict.fromkeys(part_of(piece) for shard in upkeep.build for piece in shard))
 
 
 def train_centroids(
     objects: ObjectStore, name: str, table: str, parts: list[str], output: str, dim: int, spec: IndexSpec, rows: int
 ) -> FileEntry:
-    """Train on a seeded sample of the rows and keep the centroids in the index's folder."""
+    """Train on a seeded sample of the rows and store the centroids in the index's folder."""
     shard_rows = min(SHARD_ROWS, -(-rows // max(1, spec.shards or 1)))
     path = f"index/{name}/trained-{digest_of([output, spec.metric, dim, shard_rows, parts])}.faiss"
     if objects.size(path) is None:
@@ -145,7 +145,7 @@ def train_centroids(
 def sample_rows(
     objects: ObjectStore, table: str, parts: list[str], output: str, dim: int, rows: int, wanted: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """A seeded choice of ``wanted`` rows: ids int64 [n], vectors float32 [n, dim]."""
+    """Return a seeded sample of ``wanted`` rows: ids int64 [n], vectors float32 [n, dim]."""
     wanted = min(wanted, rows)
     chosen = np.sort(np.random.default_rng(seed).choice(rows, wanted, replace=False)) if rows else np.empty(0, np.int64)
     ids, vectors, seen = [np.empty(0, np.int64)], [np.empty((0, dim), np.float32)], 0
@@ -158,14 +158,14 @@ def sample_rows(
 
 
 class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
-    """A task in, (index, shard entry) out; a shard that is there already is adopted."""
+    """Builds a shard and yields (index, shard entry); an existing shard is adopted."""
 
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
 
     def process(self, task: IndexTask) -> Iterator[tuple[str, IndexShardEntry]]:
-        """Remove, add, write."""
+        """Remove rows, add rows, and write the shard."""
         objects = ObjectStore(self._store)
         plain = asdict(task) | {"previous": task.previous and task.previous.digest}
         path = f"index/{task.index}/shard-{digest_of(plain | {'trained': task.trained and task.trained.digest})}.faiss"
@@ -192,14 +192,14 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
 
 
 class FinishIndexes(PlanDoFn):
-    """The draft in, every index entry out: kept and built shards together, nprobe set, recall measured."""
+    """Yields the entry of every index, for a draft: kept and built shards, nprobe, measured recall."""
 
     def process(self, draft: Release, built: list[tuple[str, IndexShardEntry]]) -> Iterator[tuple[str, IndexEntry]]:
         """Assemble the entries."""
         objects = ObjectStore(self._plan.job.store)
         for name, spec in self._plan.indexes.items():
             upkeep = next_upkeep(objects, self._plan, draft, name)
-            previous = standing(self._plan, name)
+            previous = intact_entry(self._plan, name)
             found = {shard.file.path: shard for index, shard in built if index == name}
             check_gathered("index shards", len(upkeep.change) + len(upkeep.build), len(found))
             mine = [found[path] for path in sorted(found)]
@@ -236,7 +236,7 @@ class FinishIndexes(PlanDoFn):
 
 
 def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
-    """The entry with nprobe set to reach recall@10 of .95 on sampled rows, and the recall that was measured."""
+    """Return the entry with nprobe set to reach recall@10 of .95 on sampled rows, and the measured recall."""
     if entry.kind == "flat" or entry.rows == 0:
         return entry.model_copy(update={"recall": 1.0 if entry.rows else None})
     parts = sorted({part_of(piece) for shard in entry.shards for piece in shard.parts})
@@ -256,7 +256,7 @@ def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe:
 
 
 def fitted(objects: ObjectStore, entry: IndexEntry, feature: FeatureEntry) -> IndexEntry:
-    """The entry with how unrelated queries score in it."""
+    """Return the entry with the scales of unrelated queries."""
     parts = sorted({part_of(piece) for shard in entry.shards for piece in shard.parts})
     dim = feature.outputs[entry.output].dim
     sample = sample_rows(objects, feature.table, parts, entry.output, dim, entry.rows, SAMPLE_ROWS, SAMPLE_SEED)
@@ -264,5 +264,5 @@ def fitted(objects: ObjectStore, entry: IndexEntry, feature: FeatureEntry) -> In
 
 
 def _optional(objects: ObjectStore, entry: FileEntry | None) -> AbstractContextManager[Path | None]:
-    """A local copy of a file that may not be asked for."""
+    """Give a local copy of a file, or None for no file."""
     return objects.local_copy(entry.path) if entry is not None else nullcontext(None)

@@ -1,8 +1,8 @@
-"""The ``labels`` table: what videos are, by source and uid; one Delta table of a release.
+"""The ``labels`` table of a release: labels by source and uid, in one Delta table.
 
-Labels of records come from the column ``labels`` of feature parts, one file a part, made by any worker. Labels of
-media stand in the items' metadata, where listing has put them. Labels that trained heads predict are files, too, see
-``cliploom.transforms.heads.tagging``.
+Labels of records come from the column ``labels`` of feature parts, one file per part, made by any worker. Labels of
+media come from the items' metadata, where the listing stored them. Labels predicted by trained heads are files as well,
+see ``cliploom.transforms.heads.tagging``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TABLE = "labels"
 
 @dataclass(frozen=True)
 class LabelTask:
-    """The labels of one part's records; ``names`` is a digest of the classes' names."""
+    """The labels of one part's records; ``names`` is the digest of the classes' names."""
 
     feature: str
     source: str
@@ -46,11 +46,11 @@ class LabelTask:
 
     @property
     def path(self) -> str:
-        """The file, relative to the store, named by what it is made from."""
+        """Path of the file, relative to the store; named by the digest of its inputs."""
         return f"{TABLE}/part-{digest_of([self.source, self.table, self.part, self.names])}.parquet"
 
     def write(self, objects: ObjectStore, plan: RunPlan) -> None:
-        """Make it."""
+        """Write the file."""
         names = ShardSettings.from_json(plan.feature(self.feature).settings).names
         with objects.local_copy(part_path(self.table, self.part)) as local:
             frames = [
@@ -60,12 +60,12 @@ class LabelTask:
 
 
 def labels_of_rows(rows: pl.DataFrame, source: str, names: dict[int, str]) -> pl.DataFrame:
-    """Rows of ``LABELS`` for feature rows with uid and labels.
+    """Return rows of ``LABELS`` for feature rows with uid and labels.
 
     Args:
-        rows: uid, labels (list of struct; empty but on a record's first row).
-        source: name.
-        names: class index -> name; classes without one get null.
+        rows: uid, labels (list of struct; empty except on a record's first row).
+        source: name of the source.
+        names: class index -> name; null for classes without a name.
     """
     long = rows.filter(pl.col("labels").list.len() > 0).explode("labels").unnest("labels").unique(maintain_order=True)
     return long.select(
@@ -81,7 +81,7 @@ def labels_of_rows(rows: pl.DataFrame, source: str, names: dict[int, str]) -> pl
 
 
 def labels_of_items(items: pl.DataFrame) -> pl.DataFrame:
-    """Rows of ``LABELS`` for items whose metadata has labels.
+    """Return rows of ``LABELS`` for items with labels in their metadata.
 
     Args:
         items: source, uid, metadata (JSON).
@@ -95,23 +95,23 @@ def labels_of_items(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _pairs(value: object) -> list[tuple[int | None, str]]:
-    """What listing wrote; a column of the user's that has this name by chance is no label."""
+    """Parse the labels that the listing wrote; a user's column that happens to have this name is ignored."""
     if not isinstance(value, list):
         return []
     return [(pair[0], pair[1]) for pair in value if isinstance(pair, list) and len(pair) == 2]
 
 
 def file_of(frame: pl.DataFrame) -> bytes:
-    """The bytes of a table file."""
+    """Return the bytes of a table file."""
     buffer = io.BytesIO()
     pq.write_table(frame.select(LABELS.names).to_arrow().cast(LABELS), buffer, compression="zstd", store_schema=False)
     return buffer.getvalue()
 
 
 def label_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[LabelTask | TagTask]:
-    """The files that the records' labels and the predicted ones stand in.
+    """Return the files with the labels of records and the predicted labels.
 
-    Of several features of a source of records the first one serves.
+    If a source of records has several features, the labels are taken from the first one.
     """
     tasks: list[LabelTask | TagTask] = [*tag_tasks(objects, plan, draft)]
     jobs: dict[str, FeatureJob] = {}
@@ -129,26 +129,26 @@ def label_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[Lab
 
 
 class PlanLabels(PlanDoFn):
-    """The draft in, the label files to make out."""
+    """Yields a task for each missing label file, for a draft."""
 
     def process(self, draft: Release) -> Iterator[LabelTask | TagTask]:
-        """Those that are not there."""
+        """Find the missing files."""
         objects = ObjectStore(self._plan.job.store)
         yield from (task for task in label_tasks(objects, self._plan, draft) if objects.size(task.path) is None)
 
 
 class WriteLabels(PlanDoFn):
-    """A task in, the path of its file out."""
+    """Makes the file of a task and yields its path."""
 
     def process(self, task: LabelTask | TagTask) -> Iterator[str]:
-        """Make one file."""
+        """Write one file."""
         task.write(ObjectStore(self._plan.job.store), self._plan)
         count("label_files_written", 1)
         yield task.path
 
 
 class CommitLabels(PlanDoFn):
-    """The draft in, the draft with its heads and the table ``labels`` out, when anything has labels or had."""
+    """Adds heads and the table ``labels`` to a draft, if anything has labels or had some in the last release."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
         """Commit the complete list of files."""

@@ -1,4 +1,4 @@
-"""The Beam side of evaluations: the draft of a release is measured before it is published."""
+"""Beam step of evaluations: measures the draft of a release before it is published."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cliploom.transforms.work.plan_dofn import PlanDoFn
 
 
 class MeasureRelease(PlanDoFn):
-    """The draft in, (name, figures) of each evaluation of the spec out.
+    """Yields (name, figures) of each evaluation of the spec, for a draft.
 
-    What can't be measured does not keep a release from being published: its figures are the reason.
+    A failed measurement does not prevent the release; its figures contain the reason.
     """
 
     def process(self, draft: Release, indexes: list[tuple[str, IndexEntry]]) -> Iterator[tuple[str, Figures]]:

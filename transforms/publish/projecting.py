@@ -1,7 +1,7 @@
-"""Features that trained heads make: each part is projected from one part of the feature that is read.
+"""Features that trained heads make: each part is projected from one part of the input feature.
 
-A part is named by the head's config and the part that it is made from, so a night makes only what is new, a head that
-was trained again makes all of it anew, and nothing is decoded for either.
+A part is named by the head's config and its input part, so a run only makes new parts, or all parts after the head was
+trained again. Nothing is decoded.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class ProjectionTask:
     """One part to make.
 
     Attributes:
-        feature: that the head makes.
-        table: of the feature that is read; ``part`` is its part.
-        contents: of that part.
+        feature: feature that the head makes.
+        table: table of the input feature; ``part`` is one of its parts.
+        contents: contents of that part.
     """
 
     feature: str
@@ -48,11 +48,11 @@ class ProjectionTask:
 
     @property
     def name(self) -> str:
-        """Name of the part that comes out."""
+        """Name of the part to make."""
         return projected_name(self.config, self.part)
 
     def write(self, objects: ObjectStore, job: ProjectionJob) -> None:
-        """Make it."""
+        """Write the part."""
         projection = open_projection(local_model(objects, job.model))
         path = part_path(job.table, self.name)
         schema = feature_schema(job.outputs)
@@ -70,12 +70,12 @@ class ProjectionTask:
 
 
 def projected_name(config: str, part: str) -> str:
-    """Name of the part that a head makes from another part."""
+    """Return the name of the part that a head makes from another part."""
     return f"part-{digest_of(['project', config, part])}.parquet"
 
 
 def projection_tasks(objects: ObjectStore, draft: Release, job: ProjectionJob) -> Iterator[ProjectionTask]:
-    """A task for each part of the feature that is read, those without rows among them: they say which items failed."""
+    """Return a task for each part of the input feature, including parts without rows, which list failed items."""
     table = draft.features[job.base].table
     columns = [name for name in CONTENTS.names if name not in ("feature", "config")]
     contents = contents_of(objects, draft, job.base, columns).sort("part", "item_no", "segment")
@@ -85,7 +85,7 @@ def projection_tasks(objects: ObjectStore, draft: Release, job: ProjectionJob) -
 
 
 class PlanProjections(PlanDoFn):
-    """The draft in, the parts to make out; those that are there already are not made again."""
+    """Yields a task for each missing part, for a draft."""
 
     def process(self, draft: Release) -> Iterator[ProjectionTask]:
         """Look at every feature that a head makes."""
@@ -97,7 +97,7 @@ class PlanProjections(PlanDoFn):
 
 
 class WriteProjection(PlanDoFn):
-    """A task in, the name of its part out."""
+    """Makes the part of a task and yields its name."""
 
     def process(self, task: ProjectionTask) -> Iterator[str]:
         """Make one part."""
@@ -107,7 +107,7 @@ class WriteProjection(PlanDoFn):
 
 
 class CommitProjections(PlanDoFn):
-    """The draft in, the draft with the tables of features that heads make out."""
+    """Adds the tables of features that heads make to a draft."""
 
     def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
         """Commit the complete list of parts of each, and add them to the tables ``parts`` and ``contents``."""
@@ -120,7 +120,7 @@ class CommitProjections(PlanDoFn):
 
 
 def with_projections(objects: ObjectStore, plan: RunPlan, draft: Release) -> Release:
-    """The draft with the features that heads make; all their parts are there."""
+    """Return the draft with the features that heads make; all their parts must exist."""
     parts = read_table(objects, "parts", draft.tables["parts"])
     contents = {name: contents_of(objects, draft, name, CONTENTS.names) for name in draft.features}
     known = _known_parts(objects, plan)
@@ -148,7 +148,7 @@ def with_projections(objects: ObjectStore, plan: RunPlan, draft: Release) -> Rel
 
 
 def _known_parts(objects: ObjectStore, plan: RunPlan) -> dict[tuple[str, str], tuple[int, str]]:
-    """Size and digest of parts that the last release has, by config and name, so that they are not read again."""
+    """Return size and digest of the last release's parts, by config and name, so that they are not read again."""
     if plan.base is None:
         return {}
     found = read_table(objects, "parts", plan.base.tables["parts"]).select("config", "part", "size", "digest")
@@ -161,7 +161,7 @@ def _facts(objects: ObjectStore, job: ProjectionJob, part: str) -> tuple[int, st
 
 
 def commit_projection(objects: ObjectStore, plan: RunPlan, job: ProjectionJob, filled: pl.DataFrame) -> FeatureEntry:
-    """Commit one feature's table; returns what the release says of it."""
+    """Commit one feature's table, and return the release's entry."""
     files = [TableFile(part, size, rows) for part, size, rows in filled.select("part", "size", "rows").rows()]
     known = {entry.model: entry.model_files for entry in plan.base.features.values()} if plan.base else {}
     return FeatureEntry(

@@ -1,4 +1,4 @@
-"""The next tables of a run, from its plan and what workers report: parts, contents and failures of each feature."""
+"""Derives the next tables from the plan and the reports of workers: parts, contents, failures of each feature."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _CHOSEN = ("item_no", "digest", "part", "planned", "rows")
 
 @dataclass(frozen=True)
 class FeatureParts:
-    """All parts that a feature's next table may be made of.
+    """All parts from which a feature's next table can be made.
 
     Attributes:
         wanted: columns of ``WANTED``.
-        published: what the last release's table holds; columns of ``HELD``.
-        held: the same, and what killed runs and this one have made; each part once.
+        published: contents of the last release's table; columns of ``HELD``.
+        held: the same, plus parts made by killed runs and by this run; each part once.
         parts: columns of ``PARTS``.
     """
 
@@ -49,11 +49,11 @@ class FeatureParts:
 def feature_parts(
     objects: ObjectStore, plan: RunPlan, tables: PlanFrames, computed: PartRecordFrames, name: str
 ) -> FeatureParts:
-    """Gather them for one feature."""
+    """Collect the parts of one feature."""
     mine, done = pl.col("feature") == name, computed.of(name)
     published = published_contents(objects, plan, name)
     before = pl.concat([published, tables.adopted.filter(mine).drop("feature")])
-    # A part that was adopted is reported, too.
+    # Adopted parts are reported as well.
     before = before.join(done.parts, on="part", how="anti", maintain_order="left")
     return FeatureParts(
         wanted_items(objects, plan, name, published),
@@ -64,7 +64,7 @@ def feature_parts(
 
 
 def plan_feature_parts(plan: RunPlan, name: str, found: FeatureParts) -> Assembly:
-    """What a feature's next table is made of."""
+    """Choose the parts of a feature's next table."""
     sizes = dict(found.parts.select("part", "size").iter_rows())
     arguments = {"merge_small": 1} if plan.compact else {}
     return assemble(name, found.wanted, found.held, sizes, **arguments)
@@ -72,15 +72,15 @@ def plan_feature_parts(plan: RunPlan, name: str, found: FeatureParts) -> Assembl
 
 @dataclass(frozen=True)
 class FeatureState:
-    """The parts of one feature's next table, and what it lacks.
+    """The parts of one feature's next table, and the items that it lacks.
 
     Attributes:
         contents: columns of ``HELD``.
         parts: columns of ``PARTS``.
         outdated: items that keep rows of their old content.
-        missing: item_no, uid of wanted items that no part holds.
+        missing: item_no, uid of wanted items that no part contains.
         wanted: item_no, digest of all wanted items.
-        changed: it has other parts than the last release's table.
+        changed: whether its parts differ from those of the last release.
     """
 
     contents: pl.DataFrame
@@ -92,9 +92,9 @@ class FeatureState:
 
 
 def state_after_rewrites(assembly: Assembly, found: FeatureParts, rewritten: PartRecordFrames) -> FeatureState:
-    """Contents and parts of one feature after the rewrites."""
+    """Return contents and parts of one feature after the rewrites."""
     made = rewritten.of(assembly.feature)
-    # Only what was chosen: a kept part may also hold the empty content of an item that has rows elsewhere by now.
+    # Only chosen contents: a kept part may also contain the empty content of an item that now has rows elsewhere.
     kept = found.held[assembly.places.sort()]
     contents = pl.concat([kept, held_frame(made, COMPUTED).drop("feature")])
     filled, before = (frame.filter(pl.col("rows") > 0)["part"].unique() for frame in (contents, found.published))
@@ -115,16 +115,16 @@ def next_failures(
     rewritten: PartRecordFrames,
     states: Mapping[str, FeatureState],
 ) -> pl.DataFrame:
-    """All failures that hold after this run.
+    """Return all current failures after this run.
 
-    A failure of a feature stands when the next table's contents show it: what it says was planned and got is what is
-    there, or nothing of the item is there at all. So one that healed is gone, also when a part that a killed run left,
-    or an older release's, tells of it.
+    A failure of a feature is current if the next table's contents agree with it: they have the planned and actual rows
+    that it reports, or no rows of the item. Failures that have since been resolved are dropped, even if an orphaned or
+    older part still records them.
     """
     keys = ["feature", "item_no", "digest"]
     fresh = reported_failures(computed, plan.job.run)
     before = tables.failures.filter(pl.col("feature") != "")
-    # Rows copied under another name bring what is known of their losses.
+    # Rows copied under another uid keep the failures of their partial losses.
     copied = reported_failures(rewritten, plan.job.run)
     told = pl.concat([fresh, before, copied])["item_no"].unique().implode()
     chosen = pl.concat(_about(name, state.contents, told, _CHOSEN) for name, state in states.items())
@@ -137,7 +137,7 @@ def next_failures(
     copied = copied.join(pl.concat([fresh, before]), on=[*keys, "expected", "got"], how="anti")
     found = pl.concat([fresh, before, copied]).join(held, on=keys, how="left").join(attempts, on=keys, how="left")
     seen = chosen.select(*keys, pl.col("planned").alias("expected"), pl.col("rows").alias("got")).unique()
-    standing = pl.concat(
+    current = pl.concat(
         [
             found.filter(pl.col("held_rows").is_null()),
             found.filter(pl.col("held_rows").is_not_null()).join(seen, on=[*keys, "expected", "got"], how="semi"),
@@ -147,20 +147,20 @@ def next_failures(
         pl.coalesce("most_attempts", "attempts").alias("attempts"),
     )
     probing = tables.failures.filter(pl.col("feature") == "")
-    return pl.concat([probing, standing.select(probing.columns)]).sort("source", "feature", "item_no", "message")
+    return pl.concat([probing, current.select(probing.columns)]).sort("source", "feature", "item_no", "message")
 
 
 def _about(feature: str, frame: pl.DataFrame, items: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
-    """Rows of some items, with the feature's name; all items would be many, and few of them fail."""
+    """Return the rows of these items only, with the feature's name, because few items fail."""
     return frame.filter(pl.col("item_no").is_in(items)).select(pl.lit(feature).alias("feature"), *columns)
 
 
 def with_repeated_ids(
     objects: ObjectStore, plan: RunPlan, states: Mapping[str, FeatureState], failures: pl.DataFrame
 ) -> pl.DataFrame:
-    """The failures, with those of record ids that stand in two items of a source.
+    """Add failures for record ids that occur in two items of a source.
 
-    They are looked for anew in features whose parts have changed; elsewhere the last release's hold.
+    Features with changed parts are searched again; for the others the last release's failures are kept.
     """
     for name, state in states.items():
         job = plan.feature(name)
@@ -174,23 +174,23 @@ def with_repeated_ids(
 
 
 def check_reported(objects: ObjectStore, plan: RunPlan, computed: PartRecordFrames) -> None:
-    """Check that every part of the plan's shards was reported; an older release's rows must not stand in for it.
+    """Check that every part of the plan's shards was reported, so that no older rows are used instead.
 
     Raises:
-        StoreError: saying how many are missing.
+        StoreError: with the number of missing parts.
     """
     with objects.open_file(f"{plan.folder}/shards.parquet") as opened, pq.ParquetFile(opened) as file:
         if "parts" not in file.schema_arrow.names:
-            return  # planned by an older program
+            return  # planned by an older version
         planned = sum(file.read(["parts"])["parts"].to_pylist())
     check_gathered("parts", planned, computed.parts.height)
 
 
 def check_gathered(what: str, planned: int, reported: int) -> None:
-    """Check that a step that gathers has got all that was announced.
+    """Check that a gathering step received all announced elements.
 
     Raises:
-        StoreError: when something was lost between two steps.
+        StoreError: if elements were lost between two steps.
     """
     if reported < planned:
         raise StoreError(
@@ -200,10 +200,10 @@ def check_gathered(what: str, planned: int, reported: int) -> None:
 
 
 def check_complete(states: Mapping[str, FeatureState], failures: pl.DataFrame) -> None:
-    """See to it that every wanted item is held or known to fail; a lost report must not look like a delete.
+    """Check that every wanted item has rows or a failure, so that a lost report is not taken for a deletion.
 
     Raises:
-        StoreError: naming an item that no worker reported.
+        StoreError: with an item that no worker reported.
     """
     for name, state in states.items():
         known = failures.filter((pl.col("feature") == name) | (pl.col("feature") == ""))

@@ -1,7 +1,7 @@
-"""The Beam side of searching words: shards of an inverted index over narrations, captions and labels.
+"""Beam steps of word search: shards of an inverted index over narrations, captions and labels.
 
-A shard holds the texts of 65,536 items in a row and is named by their content: it stays while none of them changes, and
-a deleted text is in no file that the next release names.
+A shard contains the texts of 65,536 consecutive items and is named by their content. It is reused until one of them
+changes, and a deleted text is in no file that the next release names.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cliploom.transforms.store.tables import table_files
 
 BUCKET_BITS = 16
 LEAST_SCORE = 0.5
-"""Predicted labels below this confidence are no words of an item."""
+"""Minimum confidence of predicted labels in the index."""
 
 
 @dataclass(frozen=True)
 class WordTask:
-    """One shard: its path, the items that it is about, and the versions of the tables that their texts stand in."""
+    """A shard: its path, its items, and the versions of the tables with their texts."""
 
     path: str
     bucket: int
@@ -38,14 +38,14 @@ class WordTask:
 
 
 class PlanWords(beam.DoFn):  # type: ignore[misc]
-    """The draft in; the draft and the shards that the release will name out, as one element."""
+    """Yields a draft and the shards that the release will name, as one element."""
 
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
 
     def process(self, draft: Release) -> Iterator[tuple[Release, list[WordTask]]]:
-        """Read the texts bucket by bucket, for their digests."""
+        """Read the texts bucket by bucket to compute their digests."""
         objects = ObjectStore(self._store)
         wanted = ("items", "labels", "narrations")
         tables = {name: version for name, version in draft.tables.items() if name in wanted}
@@ -59,22 +59,22 @@ class PlanWords(beam.DoFn):  # type: ignore[misc]
 
 
 class WordTasks(beam.DoFn):  # type: ignore[misc]
-    """What was planned in, its tasks out one by one."""
+    """Yields the tasks of a plan one by one."""
 
     def process(self, planned: tuple[Release, list[WordTask]]) -> Iterator[WordTask]:
-        """Take the tasks."""
+        """Yield the tasks."""
         yield from planned[1]
 
 
 class BuildWords(beam.DoFn):  # type: ignore[misc]
-    """A task in, the shard's entry out; a shard that is there already is adopted."""
+    """Writes a shard and yields its entry; an existing shard is adopted."""
 
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
 
     def process(self, task: WordTask) -> Iterator[WordShardEntry]:
-        """Read the texts and write their words."""
+        """Read the texts and write the shard."""
         objects = ObjectStore(self._store)
         if objects.size(task.path) is None:
             with objects.create_file(task.path) as local:
@@ -85,10 +85,10 @@ class BuildWords(beam.DoFn):  # type: ignore[misc]
 
 
 class CommitWords(beam.DoFn):  # type: ignore[misc]
-    """What was planned in, the draft with its words out, when all shards were reported."""
+    """Adds the shards to the draft after all of them were reported."""
 
     def process(self, planned: tuple[Release, list[WordTask]], built: list[WordShardEntry]) -> Iterator[Release]:
-        """Name the shards."""
+        """List the shards in the draft."""
         draft, tasks = planned
         found = {shard.file.path: shard for shard in built}
         check_gathered("shards of words", len({task.path for task in tasks}), len(found))
@@ -98,11 +98,11 @@ class CommitWords(beam.DoFn):  # type: ignore[misc]
 def documents_of(objects: ObjectStore, tables: Mapping[str, int], bucket: int) -> pl.DataFrame:
     """Return the texts of a bucket's items: doc int64, ascending, and text.
 
-    A narration's ``doc`` is its row id; that of what tables and heads say of a whole item is the item's last row id.
+    The ``doc`` of a narration is its row id; captions and labels of a whole item have the item's last possible row id.
 
     Args:
         objects: the store.
-        tables: versions.
+        tables: versions by name of the table.
         bucket: number of the bucket.
     """
     first, end = bucket << BUCKET_BITS, (bucket + 1) << BUCKET_BITS

@@ -1,1 +1,1 @@
-"""How things are kept: objects, parts, Delta tables, HDF5 files and releases."""
+"""Storage: objects, parts, Delta tables, HDF5 files and releases."""

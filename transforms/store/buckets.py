@@ -1,8 +1,8 @@
-"""How buckets are reached: time-outs, trying again with growing pauses, and what clients are told.
+"""Object-store access: timeouts, retries with exponential backoff, and client options.
 
-The clients of ``obstore`` and ``deltalake`` try requests again on their own where that is safe. It is not for a
-conditional put whose answer was lost: it may have gone through. ``with_retries`` tries these again too; who then finds
-the object there takes it, since names say what is in it.
+The clients of ``obstore`` and ``deltalake`` retry requests themselves where that is safe. That excludes a conditional
+put whose response was lost, because it may have succeeded. ``with_retries`` retries these as well: a caller that then
+finds the object uses it, because the name of an object determines its content.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _PATIENCE_S, _REQUEST_S = 180.0, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
 _BYTES_PER_S = 1_000_000
 _JITTER = random.SystemRandom()
-# How the clients name an error that is none of the object's: the text is all that deltalake gives of it.
+# How the clients name an error that is not about the object. deltalake only passes on the text.
 _CLIENT = re.compile(r"Generic (?!LocalFileSystem)\w+ error")
-# What the same request will be told again: refusals, and settings that are no settings.
+# Permanent errors: rejected requests and invalid configuration.
 _REFUSED = re.compile(
     r"status code: (?P<status>4(?!08|09|25|29)\d\d)|redirect without LOCATION|"
     r"Unable to open|Invalid Access Key|Error reading pem"
 )
-# S3 says 400 for some faults of the way, too.
+# S3 answers some transient errors with 400, too.
 _STILL_PASSING = re.compile(r"<Code>(?:RequestTimeout|IncompleteBody|SlowDown)")
 _ENDPOINTS = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _SIGNS = {
@@ -75,11 +75,11 @@ class BusyError(OSError):
 
 @dataclass(frozen=True)
 class RetryBudget:
-    """How long a store may take.
+    """Time limits of requests.
 
     Attributes:
-        total_s: for which a failing request is tried again.
-        request_s: for one request; those with a large body get a second more for each MB.
+        total_s: seconds for which a failing request is retried.
+        request_s: seconds for one request, plus one per MB of a large body.
     """
 
     total_s: float = _PATIENCE_S
@@ -87,10 +87,10 @@ class RetryBudget:
 
 
 def retry_budget() -> RetryBudget:
-    """As the environment says: ``CLIPLOOM_STORE_PATIENCE_S``, ``CLIPLOOM_STORE_REQUEST_S``.
+    """Return the limits set by ``CLIPLOOM_STORE_PATIENCE_S`` and ``CLIPLOOM_STORE_REQUEST_S``, or the defaults.
 
     Raises:
-        SpecError: for what is no positive number.
+        SpecError: if a value is not a positive number.
     """
     return RetryBudget(_seconds(PATIENCE, _PATIENCE_S), _seconds(REQUEST, _REQUEST_S))
 
@@ -110,11 +110,11 @@ def connect(uri: str, size: int = 0) -> ObjectStore:
     """Open a bucket.
 
     Args:
-        uri: of the bucket or a prefix in it; credentials come from the environment.
-        size: bytes of the largest body that one request will carry.
+        uri: URI of the bucket, or of a prefix in it; credentials come from the environment.
+        size: size in bytes of the largest request body.
 
     Raises:
-        SpecError: for an endpoint in the environment that is no address.
+        SpecError: if an endpoint in the environment is not a URL.
     """
     budget = retry_budget()
     check_endpoints(os.environ)
@@ -129,7 +129,7 @@ def connect(uri: str, size: int = 0) -> ObjectStore:
 
 
 def check_endpoints(environment: Mapping[str, str]) -> None:
-    """Refuse endpoints that are no addresses, on which the client panics, or that hold a password.
+    """Refuse endpoints that are not URLs, on which the client panics, or that contain a password.
 
     Raises:
         SpecError: naming the variable.
@@ -139,11 +139,11 @@ def check_endpoints(environment: Mapping[str, str]) -> None:
             r"https?://(?P<user>[^/@]*@)?[\w.:\[\]-]+(?:/\S*)?", environment.get(name) or "http://none"
         )
         if parts is None or parts["user"]:
-            raise SpecError(f"{name} is no plain address; give http://host:port or https://host, without a password.")
+            raise SpecError(f"{name} is not a plain address; give http://host:port or https://host without a password.")
 
 
 def table_options() -> dict[str, str]:
-    """Storage options for deltalake; credentials stay in the environment."""
+    """Return the storage options for deltalake; credentials stay in the environment."""
     budget = retry_budget()
     options = {"timeout": f"{budget.request_s:g}s", "retry_timeout": f"{budget.total_s:g}s"}
     return options | ({"allow_http": "true"} if _insecure() else {})
@@ -154,7 +154,7 @@ def _insecure() -> bool:
 
 
 def with_retries(request: Callable[[], Result]) -> Result:
-    """Make a request to a bucket until it succeeds, fails for good, or patience ends; what it raises is its last."""
+    """Repeat a request until it succeeds, fails permanently, or the time limit is reached; raise the last error."""
     end = time.monotonic() + retry_budget().total_s
     pause = _FIRST_PAUSE_S
     while True:
@@ -168,7 +168,7 @@ def with_retries(request: Callable[[], Result]) -> Result:
 
 
 def is_transient(error: Exception) -> bool:
-    """The error is one of the way to the bucket, or of its server: the same request may succeed later."""
+    """Return True for transient network or server errors."""
     if isinstance(error, BusyError):
         return True
     if isinstance(error, _LASTING) or refusal(error):
@@ -177,7 +177,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def refusal(error: Exception) -> str:
-    """What the server or the client refuses, in a few words; empty for any other error.
+    """Describe a rejected request in a few words; empty for any other error.
 
     >>> refusal(Exception("Generic S3 error: status code: 400 Bad Request: <Error><Code>ExpiredToken</Code></Error>"))
     'HTTP 400, ExpiredToken'
@@ -193,17 +193,17 @@ def refusal(error: Exception) -> str:
 
 
 def _told(error: Exception) -> str:
-    """What the client says, without its own record of settings."""
+    """Return the client's message without its dump of settings."""
     return re.sub(r"retry_timeout: \S+", "", str(error).partition("Debug source:")[0])
 
 
 def retries_exhausted_message(error: Exception) -> str:
-    """The beginning of a sentence about an error that did not pass."""
+    """Return the beginning of a message about an error that persisted."""
     return f"the bucket can't be reached after {retry_budget().total_s:.0f} s of trying ({_why(error)})"
 
 
 def _why(error: Exception) -> str:
-    """A few words for an error that ``is_transient``.
+    """Describe a transient error in a few words.
 
     >>> _why(Exception("Generic S3 error: Error performing GET http://a/b: status code: 503 Service Unavailable"))
     'HTTP 503'

@@ -1,4 +1,4 @@
-"""A bounded cache of a bucket's immutable files on this machine, by digest; files on disk are used where they are."""
+"""A bounded local cache of a bucket's immutable files, by digest; files of local stores are used in place."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ CACHE_BYTES = 20_000_000_000
 
 
 def cached_file(objects: ObjectStore, entry: FileEntry, limit: int = CACHE_BYTES) -> Path:
-    """A local path with the bytes of a file that a release names.
+    """Return a local path with the bytes of a file that a release names.
 
-    What is fetched is checked against the digest, once. Who has a file open or mapped may go on reading it after it
-    was evicted.
+    A downloaded file is checked against its digest once. Readers that have a file open or mapped can continue to read
+    it after it was evicted.
 
     Args:
         objects: the store.
         entry: the file.
-        limit: bytes that the cache may hold; files used longest ago go first.
+        limit: maximum size of the cache in bytes; least recently used files are evicted first.
 
     Raises:
-        StoreError: when the file is missing, or what was fetched is not what the release names.
+        StoreError: if the file is missing or does not match its digest.
     """
     missing = StoreError(f"{objects.uri_of(entry.path)} is missing; `cliploom verify` lists all damage.")
     if objects.root is not None:

@@ -1,4 +1,4 @@
-"""A Delta table's log read by its own rules, for ``verify`` and ``vacuum``: which entry is damaged, which can go.
+"""Reads the log of a Delta table for ``verify`` and ``vacuum``: which entry is damaged, which can be removed.
 
 Format: the Delta transaction log protocol. ``_delta_log/<version, 20 digits>.json`` holds one action a line;
 ``<version>.checkpoint.parquet`` holds the state at a version, so that older entries are not needed any more.
@@ -28,8 +28,8 @@ class LogError(StoreError):
     """An entry of a table's log is missing or damaged.
 
     Attributes:
-        path: of the entry, relative to the store.
-        problem: what is wrong with it.
+        path: path of the entry, relative to the store.
+        problem: description of the damage.
     """
 
     def __init__(self, path: str, problem: str) -> None:
@@ -40,7 +40,7 @@ class LogError(StoreError):
 
 @dataclass(frozen=True)
 class LoggedFile:
-    """A data file as the log has it: name inside the table's folder, bytes, rows (-1 when it does not say)."""
+    """A data file in the log: name inside the table's folder, size in bytes, rows (-1 if unknown)."""
 
     name: str
     size: int
@@ -49,12 +49,12 @@ class LoggedFile:
 
 @dataclass(frozen=True)
 class LogEntries:
-    """What lies in a table's log.
+    """The files of a table's log.
 
     Attributes:
         commits: path by version.
         checkpoints: path by version.
-        other: paths of the rest.
+        other: paths of all other files.
     """
 
     commits: dict[int, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class LogEntries:
 
 
 def list_log(objects: ObjectStore, table: str) -> LogEntries:
-    """The log's files; all empty when there is no table."""
+    """List the log's files; all empty if there is no table."""
     commits, checkpoints, other = {}, {}, []
     for entry in objects.list(f"{table}/{LOG}"):
         match = _ENTRY.search(entry.path)
@@ -77,15 +77,15 @@ def list_log(objects: ObjectStore, table: str) -> LogEntries:
 
 
 def needed_from(entries: LogEntries, version: int) -> int | None:
-    """The newest checkpoint at or before a version, from which readers start; None when they start at 0."""
+    """Return the newest checkpoint at or before a version, from which readers start; None if they start at 0."""
     return max((number for number in entries.checkpoints if number <= version), default=None)
 
 
 def replay(objects: ObjectStore, table: str, version: int) -> list[LoggedFile]:
-    """The table's files at a version, by name; each entry is checked against the state before it.
+    """Return the table's files at a version, by name; each entry is checked against the state before it.
 
     Raises:
-        LogError: naming the first entry that is missing, damaged, or does not follow from those before it.
+        LogError: for the first entry that is missing, damaged, or inconsistent with those before it.
     """
     entries = list_log(objects, table)
     start = needed_from(entries, version)

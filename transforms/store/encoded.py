@@ -1,4 +1,4 @@
-"""Checks of what an encoder returns: it may be anybody's code, and what it gives wrong becomes an item's failure."""
+"""Checks the results of an encoder, which may be third-party code; wrong results become failures of items."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Vectors = dict[str, NDArray[np.float32]]
 
 
 class WrongResultsError(Exception):
-    """An encoder's answer is not one result for each item; the message says what it is."""
+    """An encoder did not return one result per item; the message says what it returned."""
 
 
 def as_results(found: Any, count: int) -> list[Any]:
-    """The answer of ``encode`` as a list of one result for each item.
+    """Return the results of ``encode`` as a list with one result per item.
 
     Args:
-        found: what the encoder returned.
-        count: number of items that it was given.
+        found: value that the encoder returned.
+        count: number of items that the encoder received.
 
     Raises:
-        WrongResultsError: when it is something else.
+        WrongResultsError: if it is anything else.
 
     >>> as_results([1, 2, 3], 2)
     Traceback (most recent call last):
@@ -43,12 +43,12 @@ def as_results(found: Any, count: int) -> list[Any]:
 
 
 def checked_vectors(result: Any, outputs: Mapping[str, int], encoder: str) -> Vectors | EncodeError:
-    """The vectors of the outputs in float32, or an error that names the encoder and what it returned.
+    """Return the vectors of the outputs in float32, or an error that names the encoder and what it returned.
 
     Args:
-        result: for one item.
-        outputs: name -> numbers of the vector.
-        encoder: what messages call it.
+        result: result for one item.
+        outputs: name -> length of the vector.
+        encoder: name of the encoder for messages.
     """
     if isinstance(result, EncodeError):
         return result
@@ -70,7 +70,7 @@ def checked_vectors(result: Any, outputs: Mapping[str, int], encoder: str) -> Ve
 
 
 def is_row(result: Any) -> TypeGuard[Vectors]:
-    """Whether a result is vectors of numbers that are finite in float32, of whatever outputs."""
+    """Return whether a result is a dict of vectors that are finite in float32."""
     return isinstance(result, dict) and all(map(_is_vector, result.values()))
 
 
@@ -98,7 +98,7 @@ def _counted(count: int) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in words.
+    """Describe a value in words.
 
     >>> _kind(None), _kind({}), _kind("x")
     ('None', 'a dict', 'a str')

@@ -1,7 +1,7 @@
-"""How uids are spelled as names of HDF5 datasets.
+"""Converts between uids and names of HDF5 datasets.
 
-Parts use ``escape``: one name, whatever the uid. Files that people open use ``readable``: paths in which a uid is found
-as it is, ``file[uid]``, except for what HDF5 can't name.
+Parts use ``escape``: one flat name for any uid. Files that people open use ``readable``: paths in which a uid can be
+looked up unchanged, ``file[uid]``, except for characters that HDF5 cannot use in names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import polars as pl
 
 UIDS = "uids"
-"""The dataset beside those of the uids that lists them."""
+"""Name of the dataset that lists the uids."""
 
 _ESCAPED = re.compile("[/.%\x00\ud800-\udfff]")
 _UNREADABLE = re.compile("[\x00\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})|^/+|//+|/+$|(?<![^/])[.](?![^/])")
@@ -21,9 +21,9 @@ _VALID = re.compile("(?:[^/.%\x00\ud800-\udfff]|%[0-9A-Fa-f]{2})+")
 
 
 def escape(uid: str) -> str:
-    r"""The name of a uid's dataset: what HDF5 gives a meaning to is percent-escaped.
+    r"""Return the name of a uid's dataset; characters with a meaning in HDF5 are percent-escaped.
 
-    Half surrogates, which stand for undecodable bytes and are no UTF-8, are escaped by their three bytes.
+    Lone surrogates, which stand for undecodable bytes and are not valid UTF-8, are escaped by their three bytes.
 
     >>> escape("dir/clip.50%")
     'dir%2Fclip%2E50%25'
@@ -41,10 +41,10 @@ def _percent(match: re.Match[str]) -> str:
 
 
 def readable(uid: str) -> str:
-    r"""The path of a uid's dataset in files that people open: the uid itself, wherever HDF5 can name it.
+    r"""Return the path of a uid's dataset in files that people open: the uid itself where HDF5 allows it.
 
-    Percent-escaped are slashes beside which no name stands, names that are a dot, NUL, half surrogates, a percent sign
-    before two hexadecimal digits, and the first letter of ``uids`` at the beginning.
+    Percent-escaped are slashes next to an empty name, names that are a single dot, NUL, lone surrogates, a percent sign
+    before two hexadecimal digits, and the first letter of a leading ``uids``.
 
     >>> readable("dir/v1.5 50%"), readable("/a//b"), readable("a/./b"), readable("uids")
     ('dir/v1.5 50%', '%2Fa%2F%2Fb', 'a/%2E/b', '%75ids')
@@ -58,10 +58,10 @@ def readable(uid: str) -> str:
 
 
 def unreadable(path: str) -> str:
-    """The uid of a readable path; undoes ``readable``.
+    """Return the uid of a readable path; the inverse of ``readable``.
 
     Raises:
-        ValueError: for what no uid is written as.
+        ValueError: if no uid has this path.
     """
     data = _PERCENT.sub(lambda match: bytes.fromhex(match[1].decode("ascii")), path.encode("utf-8"))
     try:
@@ -74,7 +74,7 @@ def unreadable(path: str) -> str:
 
 
 def folder_clash(uids: pl.Series) -> tuple[str, str] | None:
-    """A uid that is also a folder of another one, and that one; None when all can be written as readable paths.
+    """Return a uid that is also a folder of another one, and that one; None if all have readable paths.
 
     >>> folder_clash(pl.Series(["a.b", "a", "b/c", "a/b"]))
     ('a', 'a/b')
@@ -95,10 +95,10 @@ def folder_clash(uids: pl.Series) -> tuple[str, str] | None:
 
 
 def unescape(name: str) -> str:
-    """The uid of a dataset's name; undoes ``escape``.
+    """Return the uid of a dataset's name; the inverse of ``escape``.
 
     Raises:
-        ValueError: for what no uid is escaped to.
+        ValueError: if no uid has this name.
     """
     if not _VALID.fullmatch(name):
         raise ValueError(f"{name!r} is not an escaped uid")

@@ -41,7 +41,7 @@ class Hdf5Output:
         return self._file.read(size)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read what stands where the last ``seek`` led."""
+        """Read the bytes at the position of the last ``seek``."""
         return self._file.readinto(buffer)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -49,7 +49,7 @@ class Hdf5Output:
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return where the file stands."""
+        """Return the position in the file."""
         return self._file.tell()
 
     def truncate(self, size: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Readable HDF5 files: groups made of the slashes in uids, and the dataset that lists the uids."""
+"""Readable HDF5 files: groups from the slashes in uids, and the dataset that lists the uids."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FOLDERS_OPEN = 1_000
 
 
 class Folders:
-    """The groups that the slashes of readable paths make; they store no times."""
+    """The groups of readable paths; they store no creation times, so equal content gives equal bytes."""
 
     def __init__(self, top: h5py.Group) -> None:
         self.top = top
         self._made: dict[str, h5py.Group] = {"": top}
 
     def place(self, path: str) -> tuple[h5py.Group, str]:
-        """The group that a path's dataset belongs into, and its name there."""
+        """Return the group of a path's dataset, and the dataset's name in it."""
         folder, _, name = path.rpartition("/")
         return self._group(folder), name
 
@@ -42,14 +42,14 @@ class Folders:
 
 
 def make_group(where: h5py.Group, name: str) -> h5py.Group:
-    """Make a group that stores no times."""
+    """Create a group without creation times."""
     creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
     creation.set_obj_track_times(False)
     return h5py.Group(h5py.h5g.create(where.id, name.encode("utf-8"), utf8_names(), creation))
 
 
 def write_uids(file: h5py.File, uids: Sequence[str]) -> None:
-    """Write the dataset that lists the uids: UTF-8 of fixed length, which ``asstr()`` decodes."""
+    """Write the dataset that lists the uids as fixed-length UTF-8, which ``asstr()`` decodes."""
     data = [uid.encode("utf-8", "surrogatepass") for uid in uids]
     width = max(map(len, data), default=1)
     layout = {"chunks": (min(len(data), _UIDS_IN_CHUNK),), "compression": "gzip"} if data else {}
@@ -61,7 +61,7 @@ def write_uids(file: h5py.File, uids: Sequence[str]) -> None:
 
 
 def walk(top: h5py.Group) -> Iterator[str]:
-    """Paths of the datasets and links below a group of a readable file."""
+    """Return the paths of the datasets and links below a group of a readable file."""
     pending = [(top, "")]
     while pending:
         group, prefix = pending.pop()
@@ -75,28 +75,28 @@ def walk(top: h5py.Group) -> Iterator[str]:
 
 
 def utf8_names() -> Any:
-    """The property list that makes names of links UTF-8."""
+    """Return the property list that makes names of links UTF-8."""
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_char_encoding(h5py.h5t.CSET_UTF8)
     return links
 
 
 def output_name(output: str, is_readable: bool) -> str:
-    """What the group of an output is called; never a path."""
+    """Return the name of an output's group; never a path."""
     return readable(output).replace("/", "%2F") if is_readable else escape(output)
 
 
 def is_readable_file(file: h5py.File) -> bool:
-    """Whether a file of our own names datasets by readable paths."""
+    """Return whether a file that cliploom wrote names datasets by readable paths."""
     return "names" in file.attrs
 
 
 def name_in(file: h5py.File, uid: str) -> str:
-    """What a uid is called in a file."""
+    """Return the name of a uid in a file."""
     return readable(uid) if is_readable_file(file) else escape(uid)
 
 
 def path_exists(group: h5py.Group, path: str) -> bool:
-    """Whether a group names a path, whose last piece may be a link that leads nowhere."""
+    """Return whether a group contains a path, whose last piece may be a dangling link."""
     pieces = path.encode("utf-8").split(b"/")
     return all(group.id.links.exists(b"/".join(pieces[: at + 1])) for at in range(len(pieces)))

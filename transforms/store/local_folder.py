@@ -1,4 +1,4 @@
-"""Folders on this machine for copies that can be fetched again, each of a bounded size."""
+"""Local folders of bounded size for copies that can be fetched again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from cliploom.schemas.errors import StoreError
 
 ABANDONED_S = 3600.0
-"""A hidden file (one that is being fetched, or a lock) which nobody has touched for so long is of no use."""
+"""Seconds after which an untouched hidden file (a download in progress, or a lock) is considered abandoned."""
 
 
 def private_folder(kind: str) -> Path:
-    """This user's folder for copies of a kind, in the machine's temporary folder.
+    """Return this user's folder for one kind of copies, in the temporary folder of the machine.
 
     Raises:
-        StoreError: when somebody else has made it, who could put anything there.
+        StoreError: if another user owns it and could place files in it.
     """
     folder = Path(tempfile.gettempdir()) / f"cliploom-{kind}-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -32,7 +32,7 @@ def private_folder(kind: str) -> Path:
 
 @contextmanager
 def arriving(target: Path) -> Iterator[Path]:
-    """A hidden file beside ``target`` to write; it becomes ``target`` when the block ends well, else it is removed."""
+    """Give a hidden file to write beside ``target``; it becomes ``target`` on success and is removed otherwise."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".fetching-")
     os.close(handle)
     try:
@@ -43,12 +43,12 @@ def arriving(target: Path) -> Iterator[Path]:
 
 
 def evict(folder: Path, keep: Path, limit: int) -> None:
-    """Remove the files used longest ago until the folder fits; open files stay readable to who has them open.
+    """Remove least recently used files until the folder fits; files that are open stay readable.
 
     Args:
-        folder: with copies.
-        keep: the one that stays.
-        limit: bytes for all, beside hidden files in use.
+        folder: folder with copies.
+        keep: the file that must not be removed.
+        limit: maximum bytes of all files, besides hidden files in use.
     """
     found = []
     for path in folder.iterdir():

@@ -1,7 +1,7 @@
-"""One run at a time on a store that is a local folder.
+"""The lock of a local store: only one run at a time.
 
-The kernel holds the lock for as long as the process lives, so a killed run leaves none behind; the file says who has
-it. Stores in buckets have no lock: there the second run is refused when it publishes.
+The kernel releases the lock when the process ends, so a killed run leaves none behind. The lock file names the owner.
+Stores in buckets have no lock; there the second run is refused when it publishes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def store_lock(objects: ObjectStore, what: str) -> Iterator[None]:
 
     Args:
         objects: the store.
-        what: the command, for the message that others get.
+        what: the command, for the message to other processes.
 
     Raises:
-        StoreError: when another process has it, naming it and its age.
+        StoreError: if another process holds the lock; names the process and its age.
     """
     if objects.root is None:
         yield
@@ -62,7 +62,7 @@ def store_lock(objects: ObjectStore, what: str) -> Iterator[None]:
 
 
 def _taken_over(handle: int) -> bool:
-    """Get the lock of a process that was killed a moment ago, which the kernel has yet to take apart."""
+    """Wait briefly for the lock of a process that was just killed and is still being cleaned up by the kernel."""
     for _ in range(_TRIES):
         try:
             owner = json.loads(os.pread(handle, 4096, 0))
@@ -78,7 +78,7 @@ def _taken_over(handle: int) -> bool:
 
 
 def _gone(pid: int) -> bool:
-    """A process of this machine has ended; False where the system does not tell."""
+    """Return whether a process of this machine has ended; False if the system does not provide it."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The store's bytes, on disk or in a bucket, through obstore.
 
 Paths are relative to the store, with ``/``. Immutable files are created only if absent, so that two workers that
-finish the same work can't disturb each other: the first one wins, the second is told.
+finish the same work cannot disturb each other: the first one wins, and the second one is informed.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 _CHUNK = 4 << 20
-# A request for more than this could outlast its time-out; what failed is asked for again alone.
+# A larger request could exceed its time limit; only the failed range is requested again.
 _RANGE = 32 << 20
-# More than this is not taken by one put, and only one put can be made conditional.
+# The size limit of a single put; only a single put can be conditional.
 _LARGEST_PUT = 4_000_000_000
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "memory")
 TEMPORARY = ".writing-"
@@ -61,7 +61,7 @@ TEMPORARY = ".writing-"
 
 @dataclass(frozen=True)
 class Entry:
-    """One listed object: path relative to the store, bytes, and a tag that changes with the content."""
+    """A listed object: path relative to the store, size in bytes, and a tag that changes with the content."""
 
     path: str
     size: int
@@ -77,13 +77,13 @@ class ObjectStore:
     Attributes:
         uri: absolute, without a trailing slash.
         root: the folder on disk, or None for a bucket.
-        lost_races: files of ``create_file`` that somebody else had finished first; theirs are what is there.
+        lost_races: paths for which ``create_file`` lost the race; the other writer's object was kept.
     """
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
         if not text.strip():
-            raise SpecError("The store is an empty text; name a folder, s3://bucket/prefix or gs://bucket/prefix.")
+            raise SpecError("The store is an empty string; name a folder, s3://bucket/prefix or gs://bucket/prefix.")
         refuse_secret(text)
         scheme = urlsplit(text).scheme if "://" in text else ""
         check_bucket(text)
@@ -103,10 +103,10 @@ class ObjectStore:
 
     @property
     def store(self) -> Backend:
-        """The opened store.
+        """Return the opened store.
 
         Raises:
-            FileNotFoundError: for a local folder that is not there.
+            FileNotFoundError: if a local folder does not exist.
         """
         if self._store is None:
             if self.root is not None:
@@ -118,11 +118,11 @@ class ObjectStore:
         return self._store
 
     def ask(self, request: Callable[[], Result]) -> Result:
-        """Make a request; to a bucket, until it succeeds or patience ends."""
+        """Make a request; requests to a bucket are retried."""
         return request() if self.root is not None else with_retries(request)
 
     def uri_of(self, path: str) -> str:
-        """Absolute URI of ``path``."""
+        """Return the absolute URI of ``path``."""
         return f"{self.uri}/{path}" if path else self.uri
 
     def _make_root(self) -> None:
@@ -131,15 +131,15 @@ class ObjectStore:
                 self.root.mkdir(parents=True, exist_ok=True)
 
     def put_new(self, path: str, data: bytes) -> bool:
-        """Create ``path``; False when it is there already, which is left as it is."""
+        """Create ``path``; return False if it exists, and leave it unchanged."""
         self._make_root()
         with self.errors(path):
             return self._create(self.store, path, data)
 
     def _create(self, store: Backend, path: str, data: bytes | Path) -> bool:
-        """Put what is not there; False when it is.
+        """Put an object that does not exist; return False if it does.
 
-        Servers say 409 for what is there, but also while another request is at work on the same object or folder.
+        Servers answer 409 for an existing object, but also while another request changes the same object or folder.
         """
 
         def create() -> bool:
@@ -156,7 +156,7 @@ class ObjectStore:
         return self.ask(create)
 
     def put(self, path: str, data: bytes | Path) -> None:
-        """Create or replace ``path`` in one step, with these bytes or those of a local file."""
+        """Create or replace ``path`` atomically, with these bytes or those of a local file."""
         self._make_root()
 
         def replace() -> None:
@@ -176,7 +176,7 @@ class ObjectStore:
 
     @contextmanager
     def create_file(self, path: str) -> Iterator[Path]:
-        """Give a local file to write; when the block ends well it becomes ``path``, unless that is there already.
+        """Give a local file to write; on success it becomes ``path``, unless that exists already.
 
         On disk the file is written beside its final name and linked to it; a bucket gets a conditional put.
         """
@@ -205,7 +205,7 @@ class ObjectStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _upload(self, path: str, local: Path) -> None:
-        """Create ``path`` in a bucket from a local file, unless it is there."""
+        """Create ``path`` in a bucket from a local file, unless it exists."""
         size = local.stat().st_size
         if size > _LARGEST_PUT:
             if self.size(path) is None:
@@ -216,16 +216,16 @@ class ObjectStore:
             self.lost_races.add(path)
 
     def get(self, path: str) -> bytes:
-        """All bytes of ``path``.
+        """Return all bytes of ``path``.
 
         Raises:
-            FileNotFoundError: when it is not there.
+            FileNotFoundError: if it does not exist.
         """
         with self.errors(path):
             return b"".join(self._blocks(path))
 
     def _blocks(self, path: str) -> Iterator[bytes]:
-        """The bytes of ``path`` in order; those of a bucket in ranges of one and the same version."""
+        """Yield the bytes of ``path`` in order; from a bucket in ranges of one version of the object."""
         if self.root is not None:
             yield from map(bytes, obstore.get(self.store, path).stream(min_chunk_size=_CHUNK))
             return
@@ -250,10 +250,10 @@ class ObjectStore:
 
     @contextmanager
     def open_file(self, path: str) -> Iterator[BinaryIO]:
-        """``path`` for reading here and there; of an object in a bucket only the ranges that are asked for.
+        """Open ``path`` for random access; from a bucket only the requested ranges are read.
 
         Raises:
-            FileNotFoundError: when it is not there.
+            FileNotFoundError: if it does not exist.
         """
         with self.errors(path):
             if self.root is not None:
@@ -266,7 +266,7 @@ class ObjectStore:
                 yield remote
 
     def size(self, path: str) -> int | None:
-        """Bytes of ``path``, or None when it is not there."""
+        """Return the size of ``path`` in bytes, or None if it does not exist."""
         try:
             with self.errors(path):
                 return int(self.ask(lambda: obstore.head(self.store, path))["size"])
@@ -274,7 +274,7 @@ class ObjectStore:
             return None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Objects below a folder, in no order; files that are still being written are left out."""
+        """Yield the objects below a folder in any order, without files that are still being written."""
         with self.errors(prefix):
             if self.root is not None and not (self.root / prefix).is_dir():
                 if self.root.is_file():
@@ -287,7 +287,7 @@ class ObjectStore:
                     yield Entry(meta["path"], int(meta["size"]), modified, str(meta.get("e_tag") or ""))
 
     def _listed(self, folder: str | None) -> Iterator[ObjectMeta]:
-        """What a listing gives; one that breaks off goes on behind the last name that it gave."""
+        """List objects, resuming after the last key if a page request fails."""
         last: str | None = None
         pages = iter(obstore.list(self.store, prefix=folder))
 
@@ -304,7 +304,7 @@ class ObjectStore:
             last = page[-1]["path"] if page else last
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Remove objects; what is gone already is no error."""
+        """Remove objects; missing ones are ignored."""
         for path in paths:
             with self.errors(path):
                 try:
@@ -313,13 +313,13 @@ class ObjectStore:
                     continue
 
     def digest(self, path: str, *, like: str = "") -> str:
-        """Digest of the bytes of ``path``; of the same kind as the digest ``like``, if one is given."""
+        """Return the digest of the bytes of ``path``, of the same kind as ``like`` if given."""
         with self.errors(path):
             return digest_stream(self._blocks(path), like=like)
 
     @contextmanager
     def local_copy(self, path: str) -> Iterator[Path]:
-        """A local file with the bytes of ``path``: itself on disk, else fetched and removed afterwards."""
+        """Give a local file with the bytes of ``path``; a copy from a bucket is removed afterwards."""
         if self.root is not None:
             found = self.root / path
             if not found.exists():
@@ -339,19 +339,19 @@ class ObjectStore:
 
     @property
     def table_options(self) -> dict[str, str]:
-        """Storage options for deltalake and polars; credentials stay in the environment."""
+        """Return the storage options for deltalake and polars; credentials stay in the environment."""
         return table_options() if self.root is None else {}
 
     @contextmanager
     def errors(self, path: str) -> Iterator[None]:
-        """Turn the store's errors into ours: one sentence, no credentials, the mend."""
+        """Translate the store's errors into one-sentence messages with a fix and without credentials."""
         try:
             yield
         except (NotFoundError, FileNotFoundError) as error:
             raise FileNotFoundError(self.uri_of(path)) from error
         except (BaseError, OSError) as error:
             place, number = self.uri_of(path), _error_number(error)
-            # Of a bucket's files it is the local copies that find no room.
+            # For a bucket it is the disk with the local copies that is full.
             fault = system_fault(error, place if self.root is not None else "")
             if fault is not None:
                 raise fault from error
@@ -365,7 +365,7 @@ class ObjectStore:
                 reason = "the store is read-only; choose another or remount it"
             elif number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
                 place = self.uri
-                reason = "a file stands where the store needs a folder; move it or choose another store"
+                reason = "a file exists where the store needs a folder; move it or choose another store"
             elif self.root is None and (refused := refusal(error)):
                 reason = f"the bucket can't be used ({refused}); check its name, the region and the credentials"
             elif self.root is None and is_transient(error):
@@ -376,7 +376,7 @@ class ObjectStore:
 
 
 class _Ranges(io.RawIOBase):
-    """A file of ``size`` bytes whose ranges ``read(start, end)`` gives."""
+    """A read-only file of ``size`` bytes, backed by ``read(start, end)``."""
 
     def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
         self._size, self._read, self._at = size, read, 0
@@ -403,10 +403,10 @@ class _Ranges(io.RawIOBase):
 
 
 def existing_store(uri: str) -> ObjectStore:
-    """The store at ``uri``, for commands that only make sense when there is one.
+    """Open the store at ``uri``, for commands that need an existing one.
 
     Raises:
-        StoreError: when a local folder is not there, or is no store; it names the store that is inside it.
+        StoreError: if a local folder does not exist or is not a store; names a store inside it.
     """
     objects = ObjectStore(uri)
     if objects.root is None:
@@ -418,12 +418,12 @@ def existing_store(uri: str) -> ObjectStore:
     if not is_store(objects.root):
         inside = _stores_inside(objects.root)
         hint = f"name the store inside it, {inside[0]}" if inside else "`cliploom run SPEC` makes one"
-        raise StoreError(f"{objects.uri} is no store; {hint}.")
+        raise StoreError(f"{objects.uri} is not a store; {hint}.")
     return objects
 
 
 def is_store(folder: Path) -> bool:
-    """A run has begun to make this local folder a store; also where its rights keep that from being seen."""
+    """Return whether this local folder is a store; also True if permissions prevent looking."""
     marks = ("releases/_delta_log", "plans", "lock")
     try:
         os.scandir(folder).close()
@@ -435,7 +435,7 @@ def is_store(folder: Path) -> bool:
 
 
 def _stores_inside(folder: Path) -> list[Path]:
-    """The stores directly below a folder."""
+    """Return the stores directly below a folder."""
     try:
         return [path for path in sorted(folder.iterdir()) if path.is_dir() and is_store(path)]
     except OSError:
@@ -443,7 +443,7 @@ def _stores_inside(folder: Path) -> list[Path]:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's number of an error; the object store only writes it into its message."""
+    """Return the errno of an error, which the object store only writes into its message."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))

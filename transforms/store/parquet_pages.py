@@ -1,7 +1,7 @@
-"""Where the numbers of an uncompressed Parquet column of lists lie, so that single rows are read through a memory map.
+"""Locates the numbers of an uncompressed Parquet column of lists, to read single rows through a memory map.
 
-Arrow reads a whole row group for one row. Values that are encoded plainly and not compressed stand one after another in
-each data page, behind the page's header (Thrift, compact protocol) and its levels. Source: parquet-format, Encodings.md
+Arrow reads a whole row group for one row. Values with plain encoding and no compression are contiguous in each data
+page, after the page's header (Thrift, compact protocol) and its levels. Source: parquet-format, Encodings.md
 and parquet.thrift.
 """
 
@@ -24,7 +24,7 @@ _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _M
 
 
 class UnmappablePageError(ValueError):
-    """The column is compressed, encoded otherwise, or holds nulls."""
+    """The column is compressed, has another encoding, or contains nulls."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def map_column(path: Path, data: NDArray[np.uint8], column: str, width: int) -> 
         width: numbers in each list.
 
     Raises:
-        UnmappablePageError: when the values do not lie in the file as they are.
+        UnmappablePageError: if the values are not stored contiguously as plain float32.
     """
     counts, offsets = [0], []
     try:
@@ -120,7 +120,7 @@ def map_column(path: Path, data: NDArray[np.uint8], column: str, width: int) -> 
 
 
 def _pages(data: NDArray[np.uint8], at: int, end: int) -> Iterator[tuple[int, int]]:
-    """Byte of the first value and number of values of each data page."""
+    """Return offset of the first value and number of values of each data page."""
     while at < end:
         header, body = _read_struct(data, at)
         size = header[3]
@@ -138,13 +138,13 @@ def _pages(data: NDArray[np.uint8], at: int, end: int) -> Iterator[tuple[int, in
         if about[2] != _PLAIN:
             raise UnmappablePageError(f"a page of encoding {about[2]}")
         if size < 0 or not body <= values <= body + size <= end:
-            raise UnmappablePageError("a page that ends before it begins or behind its column")
+            raise UnmappablePageError("a page that ends before it begins or after its column")
         yield values, (body + size - values) // _FLOAT_BYTES
         at = body + size
 
 
 def _read_struct(data: NDArray[np.uint8], at: int) -> tuple[dict[int, Any], int]:
-    """Read a Thrift struct in compact protocol: its fields by number, and the byte behind it."""
+    """Read a Thrift struct in compact protocol; return its fields by number, and the offset after it."""
     fields: dict[int, Any] = {}
     number = 0
     while True:

@@ -19,13 +19,13 @@ _STEP, _OFFSET = np.float32(4 / 255), np.float32(4 / 512 - 2)
 
 
 def encode(values: ArrayLike) -> NDArray[np.uint8]:
-    """Quantise to uint8, same shape; what lies beyond the range is clipped.
+    """Quantise to uint8, same shape; values outside the range are clipped.
 
     >>> encode([-3.0, -2.0, 0.0, 2.0]).tolist()
     [0, 0, 128, 255]
 
     Raises:
-        ValueError: for NaN, which no code stands for.
+        ValueError: for NaN, which has no code.
     """
     # A copy: the arithmetic below is done in place.
     scaled = np.array(values, np.float32)
@@ -38,16 +38,16 @@ def encode(values: ArrayLike) -> NDArray[np.uint8]:
 
 
 def decode(codes: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """The float32 values that the codes stand for, same shape.
+    """Return the float32 values of the codes, same shape.
 
-    Two operations on whole vectors; a table look-up takes ten times as long (``benchmarks tfrecords``).
+    Two operations on whole vectors; a table look-up takes ten times as long (measured by ``benchmarks tfrecords``).
 
     >>> decode(np.array([0, 255], np.uint8)).tolist()
     [-1.9921875, 2.0078125]
 
     Args:
         codes: uint8.
-        out: takes the values, if given.
+        out: array for the values, if given.
 
     Raises:
         TypeError: when the codes are not uint8.

@@ -1,4 +1,4 @@
-"""Rows of one item out of a part: only the row groups that hold them are read."""
+"""Reads the rows of one item from a part; only the row groups that contain them are read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cliploom.transforms.store.parts import part_path
 
 @dataclass(frozen=True)
 class ItemRows:
-    """Where one item's rows of a feature lie.
+    """The location of one item's rows of a feature.
 
     Attributes:
         item_no, uid, digest: the item.
         places: (part, first row, rows), in the order of segments.
-        planned: rows that its sampling asked for; the highest ordinal is below this.
+        planned: number of rows that its sampling planned; all ordinals are below this.
     """
 
     item_no: int
@@ -36,17 +36,17 @@ class ItemRows:
 
     @property
     def rows(self) -> int:
-        """Rows that there are."""
+        """Number of existing rows."""
         return sum(rows for _, _, rows in self.places)
 
 
 def rows_by_item(objects: ObjectStore, table: str, contents: pl.DataFrame) -> Iterator[ItemRows]:
-    """The items of a feature that have rows, by uid.
+    """Return the items of a feature that have rows, by uid.
 
     Args:
         objects: the store.
         table: folder of the feature's table.
-        contents: all of the feature, also those without rows: a lost segment moves no row of the next one.
+        contents: all contents of the feature, including those without rows, so that a lost segment shifts no other.
     """
     lost = (pl.col("rows") == 0) & (pl.col("planned") == 0)
     grouped = contents.sort("uid", "segment").group_by("uid", "item_no", "digest", maintain_order=True)
@@ -55,7 +55,7 @@ def rows_by_item(objects: ObjectStore, table: str, contents: pl.DataFrame) -> It
     for item_no, uid, digest, parts, firsts, rows, planned, unplanned in items.select(columns).iter_rows():
         places = tuple(place for place in zip(parts, firsts, rows, strict=True) if place[2])
         if places:
-            # Of a segment that could not be read it isn't known how many rows it would have; what follows it tells.
+            # The planned rows of an unreadable segment are unknown; they follow from the next segment.
             most = max(planned, _last_ordinal(objects, table, places[-1]) + 1) if unplanned else planned
             yield ItemRows(item_no, uid, digest, places, most)
 
@@ -68,11 +68,11 @@ def _last_ordinal(objects: ObjectStore, table: str, place: tuple[str, int, int])
 
 
 class RowRanges:
-    """A local part, read by ranges of rows; the last row group stays in memory, since items stand together.
+    """Reads a local part by ranges of rows. It caches the last row group, because rows of an item are adjacent.
 
     Args:
         path: the part.
-        columns: to read.
+        columns: columns to read.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -90,10 +90,10 @@ class RowRanges:
         self._last: tuple[int, pa.Table] | None = None
 
     def rows(self, first: int, count: int) -> pa.Table:
-        """Rows ``first`` to ``first + count``.
+        """Return rows ``first`` to ``first + count`` (exclusive).
 
         Raises:
-            StoreError: when the part is damaged or has fewer rows.
+            StoreError: if the part is damaged or has fewer rows.
         """
         if first < 0 or first + count > self._starts[-1]:
             raise StoreError(f"{self._path} has {self._starts[-1]} rows, not the {first + count} that it should have.")

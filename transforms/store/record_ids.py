@@ -1,6 +1,6 @@
-"""The ids of a part's records, as 8-byte hashes in its footer: who looks for repeated ids reads footers, not rows.
+"""The ids of a part's records, as 8-byte hashes in its footer, so that repeated ids are found without reading rows.
 
-Eight bytes an id keep 8 million of them in 64 MB; two ids that share a hash are told apart by the rows themselves.
+At eight bytes per id, 8 million ids take 64 MB. Two ids with the same hash are distinguished by the rows themselves.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ID_FOOTER = b"cliploom.ids"
 _HASH = np.dtype("<i8")
 
 ItemIds = dict[int, NDArray[np.int64]]
-"""By item number the hashes of its records' ids, int64 [N]; a hash may stand there twice."""
+"""Item number -> hashes of its records' ids, int64 [N]; hashes may repeat."""
 
 
 def hash_ids(ids: Iterable[str]) -> NDArray[np.int64]:
-    """Hashes of ids, int64 [N].
+    """Return the hashes of ids, int64 [N].
 
     >>> hash_ids(["Bsxe", "i9LI"]).tolist()
     [2841617844509405717, 3241403231830492038]
@@ -36,7 +36,7 @@ def hash_ids(ids: Iterable[str]) -> NDArray[np.int64]:
 
 
 def ids_of_rows(rows: pa.Table) -> ItemIds:
-    """The ids in feature rows (``row_id``, ``uid``); records without an id are left out."""
+    """Return the id hashes of feature rows (``row_id``, ``uid``), without records that have no id."""
     items = rows["row_id"].to_numpy() >> ORDINAL_BITS
     found = {}
     for item_no in np.unique(items).tolist():
@@ -46,7 +46,7 @@ def ids_of_rows(rows: pa.Table) -> ItemIds:
 
 
 def joined(blocks: Iterable[ItemIds]) -> ItemIds:
-    """The ids of all blocks."""
+    """Merge the ids of all blocks."""
     gathered: dict[int, list[NDArray[np.int64]]] = {}
     for block in blocks:
         for item_no, hashes in block.items():
@@ -55,13 +55,13 @@ def joined(blocks: Iterable[ItemIds]) -> ItemIds:
 
 
 def pack_ids(ids: ItemIds) -> bytes:
-    """As text for a footer."""
+    """Encode as a string for a footer."""
     packed = {str(item): base64.b64encode(hashes.astype(_HASH).tobytes()).decode() for item, hashes in ids.items()}
     return json.dumps(packed, separators=(",", ":")).encode()
 
 
 def unpack_ids(text: bytes) -> ItemIds:
-    """Read back what ``pack_ids`` gave.
+    """Decode the output of ``pack_ids``.
 
     Raises:
         ValueError: for anything else.

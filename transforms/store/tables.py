@@ -1,7 +1,7 @@
-"""Delta tables: the complete wanted file list is committed in one overwrite, computed against the head.
+"""Delta tables: each commit overwrites the complete file list, computed against the head.
 
-So leftovers of a crashed run are put right by the next commit, and committing the same list again changes nothing.
-Files are read one by one, never by ``to_pyarrow_table`` (it aborts the process at exit one time in three).
+So the next commit repairs what a crashed run left, and committing the same list again changes nothing. Files are read
+one by one and never by ``to_pyarrow_table``, which aborted the process at exit in one of three runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from cliploom.schemas.release import Release
 
-# Old versions are rollback points; without this Delta expires them after 30 days.
+# Rollback needs old versions, which Delta otherwise expires after 30 days.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
 _TRIES = 5
 ROWS_IN_GROUP = 200_000
@@ -39,7 +39,7 @@ ROWS_IN_GROUP = 200_000
 
 @dataclass(frozen=True)
 class TableFile:
-    """One data file of a table: name inside the table's folder, bytes, rows."""
+    """A data file of a table: name inside the table's folder, size in bytes, rows."""
 
     name: str
     size: int
@@ -47,7 +47,7 @@ class TableFile:
 
 
 def open_table(objects: ObjectStore, table: str, schema: pa.Schema) -> DeltaTable:
-    """The table at its head; made empty when it is not there."""
+    """Open the table at its head; create an empty one if it does not exist."""
     uri = objects.uri_of(table)
 
     def head() -> DeltaTable:
@@ -65,36 +65,36 @@ def open_table(objects: ObjectStore, table: str, schema: pa.Schema) -> DeltaTabl
 
 
 def table_at(objects: ObjectStore, table: str, version: int | None = None) -> DeltaTable:
-    """A table that is there, at a version or at its head; raises what ``DeltaTable`` does."""
+    """Open an existing table at a version or at its head; raises the errors of ``DeltaTable``."""
     uri = objects.uri_of(table)
     return objects.ask(lambda: DeltaTable(uri, version=version, storage_options=objects.table_options))
 
 
 def reason_of(error: Exception) -> str:
-    """The error in half a line, without credentials."""
+    """Return an error as a short phrase without credentials."""
     if is_transient(error):
         return retries_exhausted_message(error)
     return masked(next(iter(str(error).strip().splitlines()), type(error).__name__))[:200]
 
 
 def table_error(uri: str, what: str, error: Exception) -> CliploomError:
-    """Return the error for a person: what the machine refused, or what could not be done with a table.
+    """Return the error to show to users.
 
     Args:
-        uri: of the table or store.
-        what: "the table can't be opened", for example.
-        error: what deltalake raised.
+        uri: URI of the table or store.
+        what: what failed, such as "the table can't be opened".
+        error: the error that deltalake raised.
     """
     return system_fault(error, uri) or StoreError(f"{uri}: {what} ({reason_of(error)}).")
 
 
 def commit_files(objects: ObjectStore, table: str, schema: pa.Schema, files: Sequence[TableFile]) -> int:
-    """Make ``files`` the whole content of the table's newest version; returns that version.
+    """Make ``files`` the whole content of the table's newest version, and return that version.
 
-    When the head holds exactly these files already, nothing is committed and its version is returned.
+    If the head already has exactly these files, nothing is committed and its version is returned.
 
     Raises:
-        StoreError: when other writers keep committing in between.
+        StoreError: if other writers keep committing in between.
     """
     wanted = {file.name for file in files}
     for _ in range(_TRIES):
@@ -113,7 +113,7 @@ def commit_files(objects: ObjectStore, table: str, schema: pa.Schema, files: Seq
                 raise full from None
             continue
         except (DeltaError, OSError) as error:
-            # Of a lost answer nobody knows what it said: the next look at the head tells.
+            # The response was lost, so the commit may have succeeded; reading the head again shows it.
             if not is_transient(error):
                 raise table_error(objects.uri_of(table), "the table can't be written", error) from None
             continue
@@ -124,9 +124,9 @@ def commit_files(objects: ObjectStore, table: str, schema: pa.Schema, files: Seq
 
 
 def _version_of(objects: ObjectStore, table: str, wanted: set[str], before: int) -> int | None:
-    """The version after ``before`` that holds just the wanted files.
+    """Return the version after ``before`` with exactly the requested files.
 
-    In a bucket another run may commit at the same moment: then the head is not ours, and a merged commit is nobody's.
+    In a bucket another run may commit at the same time; then the head belongs to the other run or is a merge of both.
     """
     for version in range(int(table_at(objects, table).version()), before, -1):
         if _names(table_at(objects, table, version)) == wanted:
@@ -144,28 +144,28 @@ def _same_columns(table: DeltaTable, schema: pa.Schema) -> bool:
 
 
 def commit_rows(objects: ObjectStore, table: str, rows: pa.Table) -> int:
-    """Make ``rows`` the whole content of a small table; its one file is named by its bytes."""
+    """Make ``rows`` the whole content of a small table, as one file named by the digest of its bytes."""
     return commit_files(objects, table, rows.schema, [put_rows(objects, table, rows)] if rows.num_rows else [])
 
 
 def put_rows(objects: ObjectStore, table: str, rows: pa.Table) -> TableFile:
-    """Write a data file for a small table, named by the digest of its bytes; it is not committed."""
+    """Write a data file for a small table, named by the digest of its bytes, without committing it."""
     file, data = rows_file(rows)
     objects.put_new(f"{table}/{file.name}", data)
     return file
 
 
 def rows_file(rows: pa.Table) -> tuple[TableFile, bytes]:
-    """The data file of a small table and its bytes."""
+    """Return the data file of a small table and its bytes."""
     return pieces_file(rows.schema, [rows])
 
 
 def pieces_file(schema: pa.Schema, pieces: Iterable[pa.Table]) -> tuple[TableFile, bytes]:
-    """The same for rows that are never all in memory at once.
+    """Write the data file of a small table piece by piece, so that its rows are never all in memory.
 
     Args:
-        schema: of the table.
-        pieces: its rows; all pieces but the last have a multiple of ``ROWS_IN_GROUP``.
+        schema: schema of the table.
+        pieces: rows of the table; each piece except the last has a multiple of ``ROWS_IN_GROUP`` rows.
     """
     buffer = pa.BufferOutputStream()
     rows = 0
@@ -184,27 +184,27 @@ def read_table(
     where: pl.Expr | None = None,
     columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    """A small table at a version, as a polars frame.
+    """Read a small table at a version into a polars DataFrame.
 
     Args:
         objects: the store.
-        table: its folder.
-        version: that a release names.
-        where: rows to keep; the others are never all in memory at once.
-        columns: to read, those that ``where`` names among them; all for None.
+        table: folder of the table.
+        version: the version that a release names.
+        where: filter; rows that do not match are never all in memory at once.
+        columns: columns to read, including those of ``where``; None for all.
 
     Raises:
-        StoreError: when the version or a file is gone or damaged.
+        StoreError: if the version or a file is missing or damaged.
     """
     import polars as pl
 
     uri = objects.uri_of(table)
     try:
         head = table_at(objects, table, version)
-        # Schema.empty_table imports pandas where it is installed, which takes longer than everything else here.
+        # Schema.empty_table imports pandas if it is installed, which takes longer than the rest of this function.
         empty = pl.DataFrame(pa.Table.from_batches([], pa.schema(head.schema().to_arrow())))
         frames = [empty if columns is None else empty.select(columns)]
-        # Polars' own reader of Delta tables panics when a file is shorter than its log says.
+        # Polars' reader for Delta tables panics if a file is shorter than its log says.
         for name in sorted(_names(head)):
             with objects.local_copy(f"{table}/{name}") as local:
                 rows = pl.read_parquet(local, columns=None if columns is None else list(columns), memory_map=False)
@@ -222,7 +222,7 @@ def read_table(
 
 
 def table_files(objects: ObjectStore, table: str, version: int) -> list[str]:
-    """Names of the data files of a table at a version."""
+    """Return the names of the data files of a table at a version."""
     try:
         return sorted(_names(table_at(objects, table, version)))
     except (DeltaError, OSError) as error:
@@ -232,13 +232,13 @@ def table_files(objects: ObjectStore, table: str, version: int) -> list[str]:
 def contents_of(
     objects: ObjectStore, release: Release | None, feature: str, columns: Sequence[str] = CONTENTS.names
 ) -> pl.DataFrame:
-    """What parts hold of which items of a feature: rows of a release's table ``contents``, none for no release.
+    """Read the rows of a feature from a release's table ``contents``; no rows if there is no release.
 
     Args:
         objects: the store.
-        release: published, or the draft of one.
-        feature: its name.
-        columns: of ``CONTENTS``, to read.
+        release: a published release, or a draft.
+        feature: name of the feature.
+        columns: columns of ``CONTENTS`` to read.
     """
     import polars as pl
 

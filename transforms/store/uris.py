@@ -1,4 +1,4 @@
-"""Places of input files: local paths, whatever their bytes, and URIs of objects in buckets."""
+"""Locations of input files: local paths with any bytes, and URIs of objects in buckets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BUCKET = re.compile(r"(?P<scheme>s3|s3a|gs):(//(?P<name>[^/]+)|/)?")
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, without ``..``: a file has one name, whatever folder a command is run from.
+    """Return the absolute path without ``..``, so that a file has one name from any working folder.
 
     >>> str(absolute(Path("/tmp/none/../clips/./a.mp4")))
     '/tmp/clips/a.mp4'
@@ -21,22 +21,22 @@ def absolute(path: Path) -> Path:
     parts = path.absolute().parts
     if ".." not in parts:
         return Path(*parts)
-    # Only what stands before a .. is resolved, as the kernel does it: links further on keep their names.
+    # Only the part before a .. is resolved, as the kernel does; links after it keep their names.
     rest = parts[::-1].index("..")
     cut = len(parts) - rest
     return Path(*parts[:cut]).resolve().joinpath(*parts[cut:])
 
 
 def is_remote(uri: str) -> bool:
-    """The uri needs fetching."""
+    """Return whether a URI is remote."""
     return "://" in uri and not uri.startswith("file://")
 
 
 def check_bucket(uri: str) -> None:
-    """Refuse what looks like a bucket's address and names none, before a folder is made of it.
+    """Refuse a bucket URI without a bucket, before it is taken for a folder.
 
     Raises:
-        SpecError: with the right form.
+        SpecError: with the correct form.
     """
     found = _BUCKET.match(uri)
     if found and not found["name"]:
@@ -44,7 +44,7 @@ def check_bucket(uri: str) -> None:
 
 
 def path_to_uri(path: Path) -> str:
-    """The path itself when it is Unicode text, else a file URI with its bytes percent-escaped."""
+    """Return the path itself if it is valid Unicode, else a file URI with percent-escaped bytes."""
     text = str(path)
     try:
         text.encode("utf-8")
@@ -54,7 +54,7 @@ def path_to_uri(path: Path) -> str:
 
 
 def uri_to_path(uri: str) -> Path:
-    """The local path that ``path_to_uri`` or a table wrote."""
+    """Return the local path of a URI that ``path_to_uri`` or a table wrote."""
     if uri.startswith("file://"):
         return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
     return Path(uri)

@@ -1,1 +1,1 @@
-"""What keeps a store sound and small: verify and vacuum."""
+"""Check a store (verify) and remove what is no longer needed (vacuum)."""

@@ -1,4 +1,4 @@
-"""What repeats a feature's rows elsewhere, against the rows themselves: index shards and HDF5 files."""
+"""Compare copies of a feature's rows (index shards, HDF5 files) with the rows themselves."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from cliploom.transforms.upkeep.verify_files import Problem, verify_file
 
 SAMPLES = 50
 SEED = 0
-# Parts kept in memory while items are compared one after another.
+# Number of parts in memory while items are compared one after another.
 _PARTS_AT_ONCE = 4
 
 
 def verify_indexes(
     objects: ObjectStore, release: Release, rows: Mapping[str, Mapping[str, NDArray[np.int64]]]
 ) -> Iterator[Problem]:
-    """Index files: bytes, row ids against those of their parts, and whether sampled vectors find themselves.
+    """Check index files: digests, row ids against those of their parts, and that sampled vectors find themselves.
 
     Args:
         objects: the store.
-        release: that names them.
-        rows: feature -> part -> row ids int64, of the parts that are sound.
+        release: the release that names them.
+        rows: feature -> part -> row ids, int64, of undamaged parts.
     """
     for words in release.words:
         yield from verify_file(objects, words.file)
@@ -71,7 +71,7 @@ def _verify_shard(
     own: Mapping[str, NDArray[np.int64]],
     opened: list[OpenShard],
 ) -> Iterator[Problem]:
-    """One file; it is added to ``opened`` when it can be searched."""
+    """Check one file, and add it to ``opened`` if it can be searched."""
     shard = entry.shards[number]
     problems = list(verify_file(objects, shard.file))
     yield from problems
@@ -114,13 +114,13 @@ def _finds_itself(
 def verify_exports(
     objects: ObjectStore, release: Release, parts: pl.DataFrame, damaged: Collection[str]
 ) -> Iterator[Problem]:
-    """HDF5 files: bytes, uids, and values against the parts.
+    """Check HDF5 files: digests, uids, and values against those of the parts.
 
     Args:
         objects: the store.
-        release: that names them.
+        release: the release that names them.
         parts: the release's parts table.
-        damaged: features whose parts can't be compared with.
+        damaged: features with damaged parts, which cannot be compared.
     """
     for name, entry in release.exports.items():
         problems = [problem for file in entry.files for problem in verify_file(objects, file)]
@@ -134,7 +134,7 @@ def verify_exports(
 def _equal_values(
     objects: ObjectStore, name: str, entry: ExportEntry, feature: FeatureEntry, parts: Sequence[str]
 ) -> Iterator[Problem]:
-    """Each uid in each file that names it; masters are read through their links."""
+    """Compare each uid in each file that contains it; masters are read through their links."""
     files = {file.path: cached_file(objects, file) for file in entry.files}
     holders: dict[str, list[str]] = {}
     for path, local in files.items():
@@ -159,7 +159,7 @@ def _equal_values(
     for uid in sorted(parts_of.keys() ^ holders.keys()):
         path = holders[uid][0] if uid in holders else entry.files[0].path if entry.files else f"hdf5/{name}"
         yield Problem(path, f"{'lacks' if uid in parts_of else 'has'} uid {uid!r}")
-    # Uids come by part, so that each part is read about once.
+    # Uids are ordered by part, so that each part is read about once.
     for uid, holding in parts_of.items():
         rows = pl.concat([rows_by_uid(part)[uid] for part in holding]).sort("row_id")
         for path in holders.get(uid, ()):

@@ -1,4 +1,4 @@
-"""Single files against what a release or a log says of them: bytes, names, Delta logs, small tables."""
+"""Check single files against the release or log that lists them: digests, names, Delta logs, small tables."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cliploom.transforms.store.tables import table_at
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that is not what it should be; ``path`` is relative to the store."""
+    """A damaged or missing file; ``path`` is relative to the store."""
 
     path: str
     problem: str
 
 
 def verify_file(objects: ObjectStore, entry: FileEntry) -> Iterator[Problem]:
-    """Presence, size and digest of a file."""
+    """Check that a file exists and has the expected size and digest."""
     size = objects.size(entry.path)
     if size is None:
         yield Problem(entry.path, "is missing")
@@ -47,13 +47,13 @@ def _digest(objects: ObjectStore, path: str, like: str) -> str:
 def verify_log(
     objects: ObjectStore, table: str, version: int, columns: Collection[str]
 ) -> tuple[list[LoggedFile], list[Problem]]:
-    """The files of a table at a version by its log, and what is wrong with the log.
+    """Return the files of a table at a version according to its log, and the problems of the log.
 
     Args:
         objects: the store.
-        table: its folder.
-        version: that a release names.
-        columns: that it should have, at least.
+        table: folder of the table.
+        version: the version that a release names.
+        columns: columns that the table must have.
     """
     try:
         files = replay(objects, table, version)
@@ -75,13 +75,13 @@ def verify_log(
 def verify_small_table(
     objects: ObjectStore, table: str, version: int, schema: pa.Schema | None
 ) -> tuple[pl.DataFrame | None, list[Problem]]:
-    """A small table's content at a version, None when it can't be trusted, and what is wrong.
+    """Return a small table's content at a version, or None if it is damaged, and the problems.
 
     Args:
         objects: the store.
-        table: its folder.
-        version: that a release names.
-        schema: that it should have; None where that is not known here.
+        table: folder of the table.
+        version: the version that a release names.
+        schema: the expected schema; None if it is not known here.
     """
     columns = [] if schema is None else schema.names
     files, problems = verify_log(objects, table, version, columns)
@@ -102,7 +102,7 @@ def verify_small_table(
 def _verify_rows_file(
     objects: ObjectStore, table: str, file: LoggedFile, columns: Collection[str]
 ) -> Iterator[Problem]:
-    """A data file of a small table, whose name is the digest of its bytes, or of what it was made from (labels)."""
+    """Check a data file of a small table. Its name is the digest of its bytes, or of its inputs (predicted labels)."""
     path = f"{table}/{file.name}"
     if table == "labels" and file.name.startswith("part-"):
         size = objects.size(path)

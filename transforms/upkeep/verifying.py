@@ -1,8 +1,8 @@
-"""Verify: every file that a release names is there, is what was published, and agrees with the others.
+"""Verify that every file that a release names exists, is unchanged, and agrees with the others.
 
-Files whose digest the release or a name holds are checked to the last byte: parts, rows of small tables, index shards,
-HDF5 files, models. A Delta log has no digest; its entries are read one by one and must follow from each other and give
-exactly the files that the release's other tables name, so a change that escapes is one that no reader would notice.
+Files with a recorded digest (parts, rows of small tables, index shards, HDF5 files, models) are hashed completely. A
+Delta log has no digest. Its entries are replayed one by one: they must be consistent with each other and yield exactly
+the files that the release's other tables name, so an undetected change has no effect on readers.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def verify_release(store: str, release: int | None = None) -> list[Problem]:
 
     Args:
         store: a folder or URI.
-        release: its number; the newest by default.
+        release: number of the release; the newest by default.
 
     Returns:
-        What is wrong, each file named; empty when all is well.
+        The problems found, each with its file; empty for an undamaged release.
 
     Raises:
-        StoreError: when there is no store, or no such release in a ``releases`` table that is whole.
+        StoreError: if there is no store, or no such release in an undamaged ``releases`` table.
     """
     objects = existing_store(store)
     problems = _verify_releases(objects)
@@ -55,10 +55,10 @@ def verify_release(store: str, release: int | None = None) -> list[Problem]:
 
 
 def _verify_releases(objects: ObjectStore) -> list[Problem]:
-    """The releases table first: without it there is nothing to compare with."""
+    """Check the releases table, on which all other checks depend."""
     commits = list_log(objects, TABLE).commits
     if 0 not in commits:
-        # Runs that were killed or stopped by a limit leave parts and tables, but no release.
+        # Runs that were killed or stopped by a limit leave parts and tables behind, but no release.
         path = f"{TABLE}/{LOG}/{0:020d}.json"
         if found := next(_published(objects), None):
             return [Problem(path, f"is missing: run {found[0]} has published release {found[1]}")]
@@ -76,7 +76,7 @@ def _verify_releases(objects: ObjectStore) -> list[Problem]:
 
 
 def _published(objects: ObjectStore) -> Iterator[tuple[str, int]]:
-    """Runs that say they published, and which release."""
+    """Yield (run, release) for each run whose outcome says that it published."""
     for entry in objects.list("runs"):
         if entry.path.endswith("/outcome.json"):
             try:
@@ -89,11 +89,11 @@ def _published(objects: ObjectStore) -> Iterator[tuple[str, int]]:
 
 @dataclass
 class FeatureRows:
-    """What the parts of a feature hold.
+    """Row ids of a feature's parts.
 
     Attributes:
-        ids: part -> its row ids, int64, of parts that are sound.
-        damaged: parts that are not.
+        ids: part -> row ids, int64, of undamaged parts.
+        damaged: damaged parts.
     """
 
     ids: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -114,20 +114,20 @@ def _verify(objects: ObjectStore, release: Release) -> Iterator[Problem]:
         yield from verify_file(objects, file)
     if not {"parts", "contents"} <= frames.keys():
         return
-    held: dict[str, FeatureRows] = {}
+    found: dict[str, FeatureRows] = {}
     for name, entry in release.features.items():
         mine = pl.col("feature") == name
         parts, contents = frames["parts"].filter(mine), frames["contents"].filter(mine)
         yield from _feature_table(objects, entry, parts)
-        held[name] = FeatureRows()
-        yield from _parts(objects, entry, parts, contents, held[name])
-    yield from verify_indexes(objects, release, {name: rows.ids for name, rows in held.items()})
-    damaged = {name for name, rows in held.items() if rows.damaged}
+        found[name] = FeatureRows()
+        yield from _parts(objects, entry, parts, contents, found[name])
+    yield from verify_indexes(objects, release, {name: rows.ids for name, rows in found.items()})
+    damaged = {name for name, rows in found.items() if rows.damaged}
     yield from verify_exports(objects, release, frames["parts"], damaged)
 
 
 def _counts(release: Release, frames: dict[str, pl.DataFrame]) -> Iterator[Problem]:
-    """Numbers of rows against the release's counts."""
+    """Compare numbers of rows with the release's counts."""
     entry = f"{LOG}/{{:020d}}.json"
     for table, key in (("items", "items"), ("failures", "failed")):
         if table in frames and key in release.counts:
@@ -140,7 +140,7 @@ def _counts(release: Release, frames: dict[str, pl.DataFrame]) -> Iterator[Probl
 
 
 def _feature_table(objects: ObjectStore, entry: FeatureEntry, parts: pl.DataFrame) -> Iterator[Problem]:
-    """The table's file list against the parts table."""
+    """Compare the file list of a feature's table with the parts table."""
     files, problems = verify_log(objects, entry.table, entry.version, [*FIXED_COLUMNS, *entry.columns])
     yield from problems
     if problems:
@@ -156,9 +156,9 @@ def _feature_table(objects: ObjectStore, entry: FeatureEntry, parts: pl.DataFram
 
 
 def _parts(
-    objects: ObjectStore, entry: FeatureEntry, parts: pl.DataFrame, contents: pl.DataFrame, held: FeatureRows
+    objects: ObjectStore, entry: FeatureEntry, parts: pl.DataFrame, contents: pl.DataFrame, found: FeatureRows
 ) -> Iterator[Problem]:
-    """Every part's bytes, footer and rows; ``held`` is filled."""
+    """Check digest, footer and rows of every part, and fill ``found``."""
     for part in contents.join(parts, on="part", how="anti")["part"].unique().sort().to_list():
         yield Problem(part_path(entry.table, part), "has contents but is not in the parts table")
     dims = {name: output.dim for name, output in entry.outputs.items()}
@@ -174,28 +174,28 @@ def _parts(
                 problems = [Problem(path, f"can't be read: {str(error).splitlines()[0]}")]
             else:
                 mine = by_part.get(part, contents.clear())
-                problems = [Problem(path, said) for said in part_problems(table, footer, rows, mine, dims)]
-                held.ids[part] = table["row_id"].to_numpy()
+                problems = [Problem(path, problem) for problem in part_problems(table, footer, rows, mine, dims)]
+                found.ids[part] = table["row_id"].to_numpy()
         if problems:
-            held.ids.pop(part, None)
-            held.damaged.add(part)
+            found.ids.pop(part, None)
+            found.damaged.add(part)
         yield from problems
-    everything = np.concatenate([np.empty(0, np.int64), *held.ids.values()])
+    everything = np.concatenate([np.empty(0, np.int64), *found.ids.values()])
     values, counts = np.unique(everything, return_counts=True)
     for row in values[counts > 1].tolist()[:10]:
-        holder = [part for part, ids in held.ids.items() if row in ids][-1]
-        yield Problem(part_path(entry.table, holder), f"row {row} is there twice")
+        holder = [part for part, ids in found.ids.items() if row in ids][-1]
+        yield Problem(part_path(entry.table, holder), f"row {row} occurs twice")
 
 
 def part_problems(
     table: pa.Table, footer: dict[str, Any], rows: int, contents: pl.DataFrame, dims: Mapping[str, int]
 ) -> Iterator[str]:
-    """What a part's rows and footer say otherwise than the published tables.
+    """Yield the differences between a part (rows and footer) and the published tables.
 
     Args:
-        table: its rows.
-        footer: see ``cliploom.transforms.store.parts``.
-        rows: that were published.
+        table: rows of the part.
+        footer: footer of the part, see ``cliploom.transforms.store.parts``.
+        rows: published number of rows.
         contents: rows of the contents table for this part.
         dims: length of the vectors by output.
     """
@@ -210,7 +210,7 @@ def part_problems(
         if pc.unique(length(table[name])).to_pylist() not in ([], [dim]):
             yield f"has vectors of {name!r} that are not {dim} long"
     owners = table["row_id"].to_numpy() >> ORDINAL_BITS
-    told = {
+    recorded = {
         (content["item_no"], content["segment"]): (
             content["uid"],
             content["digest"],
@@ -221,14 +221,14 @@ def part_problems(
     }
     columns = ["item_no", "segment", "uid", "digest", "rows", "first_row"]
     for number, segment, uid, digest, count, first in contents.select(columns).rows():
-        if told.get((number, segment)) != (uid, digest, count, first):
-            yield f"its footer says something else of item {uid!r} than the contents table"
+        if recorded.get((number, segment)) != (uid, digest, count, first):
+            yield f"its footer differs from the contents table for item {uid!r}"
             continue
         mine = table.slice(first, count)
-        # Rows of a shard of records have the uids of the records.
+        # Rows that were read from records have the uids of the records.
         uids = {uid} if "labels" in table.column_names else set(pc.unique(mine["uid"]).to_pylist())
         digests = set(pc.unique(mine["item_digest"]).to_pylist())
         if count and (set(owners[first : first + count].tolist()), uids, digests) != ({number}, {uid}, {digest}):
             yield f"rows {first} to {first + count - 1} are not those of item {uid!r}"
     if contents["rows"].sum() != rows:
-        yield f"holds {rows} rows, of which the contents table knows {contents['rows'].sum()}"
+        yield f"holds {rows} rows, but the contents table lists {contents['rows'].sum()}"

@@ -1,4 +1,4 @@
-"""Beam counters of a run, all in one namespace, so that the launcher can add them up."""
+"""Beam counters of a run, in one namespace, so that the launcher can sum them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ NAMESPACE = "cliploom"
 
 
 def count(name: str, value: int) -> None:
-    """Add to a Beam counter of this stage."""
+    """Increment a Beam counter of this stage."""
     Metrics.counter(NAMESPACE, name).inc(value)

@@ -1,4 +1,4 @@
-"""Part records of a whole run, gathered as a few files of the store: no element and no side input grows with them."""
+"""Gathers all part records of a run into a few files, so that no element or side input grows with the corpus."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST_FILES = 64
 
 
 class GatherRecords(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
-    """Encoded part records in, the encoded paths of files that hold them out: at most ``MOST_FILES``."""
+    """Writes part records to at most ``MOST_FILES`` files and yields their paths. All elements are encoded."""
 
     def __init__(self, plan: PlanRef) -> None:
         super().__init__()
         self._plan = plan
 
     def expand(self, pcoll: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
-        """By the hash of the part's name."""
+        """Group the records by a hash of the part's name and write one file per group."""
         return (
             pcoll
             | "ByFile" >> beam.Map(by_file).with_output_types(tuple[int, bytes])
@@ -32,19 +32,23 @@ class GatherRecords(beam.PTransform[beam.PCollection[bytes], beam.PCollection[by
 
 
 def by_file(record: bytes) -> tuple[int, bytes]:
-    """An encoded record and the number of its file."""
+    """Return the number of a record's file, and the encoded record."""
     return zlib.crc32(decode_element(record).part.encode()) % MOST_FILES, record
 
 
 @beam.typehints.with_output_types(bytes)
 class WriteRecords(beam.DoFn):  # type: ignore[misc]
-    """(number of the file, its encoded records) in, the file's encoded path out."""
+    """Writes the records of one file and yields its encoded path."""
 
     def __init__(self, plan: PlanRef) -> None:
         super().__init__()
         self._plan = plan
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[bytes]:
-        """Write one file."""
+        """Write the file with this number.
+
+        Args:
+            element: number of the file, and its encoded records.
+        """
         number, records = element
         yield encode_element(write_records(self._plan, number, map(decode_element, records)))

@@ -1,8 +1,8 @@
-"""Poisoned items: a worker notes each item before it starts, so that a death leaves the note behind.
+"""Poison-item detection: a worker writes a marker before it starts an item, so a crash leaves the marker behind.
 
-An item whose note is found at its start was being worked on when a worker died. It is then run in a process of its
-own; when that dies too, the item is a failure (``crashed``) and nobody else is harmed. Notes of innocent neighbours
-are cleared the same way, by running through.
+An item whose marker exists before it starts was in progress when a worker died. It is then run in a separate process.
+If that dies too, the item becomes a failure ``Crashed`` and no other item is affected. Markers of harmless items that
+were in progress at the same time are removed in the same way, because these items succeed.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _LOOK_S = 1.0
 def run_alone(
     target: Callable[..., None], arguments: Sequence[object], stage: str, stall_s: float, stacks: Path
 ) -> ItemError | None:
-    """Run an item that a worker died on in a process of its own, to its end.
+    """Run an item that was in progress when a worker died in a separate process, and wait for it.
 
     Args:
-        target: what the process does; it takes the arguments.
-        arguments: picklable.
-        stage: of the failure.
-        stall_s: seconds that the item may make no progress; the process watches itself.
-        stacks: file that the process's watchdog writes to.
+        target: function to call in the process.
+        arguments: arguments of ``target``; picklable.
+        stage: stage of a failure.
+        stall_s: seconds without progress after which the process ends itself.
+        stacks: file that the process's watchdog writes stack traces to.
 
     Returns:
-        The item's failure, when the process died or stalled.
+        The item's failure if the process died or stalled, else None.
     """
     process = multiprocessing.get_context("spawn").Process(
         target=_alone, args=(target, arguments, stall_s, stacks, os.getpid())
@@ -56,7 +56,7 @@ def run_alone(
         reason = f"it made no progress for {stall_s:g} s (limits.stall), alone in a process as well"
         return StalledError(stage, reason, transient=True)
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    # The out-of-memory killer's victim may do better on another night; a fault of the file will not.
+    # SIGKILL usually means out of memory, which may pass; other deaths are caused by the file and are permanent.
     transient = code == -signal.SIGKILL
     return CrashedError(stage, f"the worker process died twice on this item ({how})", transient=transient)
 
@@ -68,18 +68,18 @@ def _alone(target: Callable[..., None], arguments: Sequence[object], stall_s: fl
 
 
 class Inflight:
-    """Notes of one bundle of work under ``runs/<run>/inflight/``.
+    """Markers of one bundle of work under ``runs/<run>/inflight/``.
 
-    A context manager: leaving it, also by an exception, clears the notes still held. Only a death leaves them.
+    A context manager: leaving it, also by an exception, removes the remaining markers. Only a crash leaves them.
 
     Attributes:
-        suspects: keys that were noted when the work began.
+        suspects: keys that were marked when the work began.
     """
 
     def __init__(self, objects: ObjectStore, run: str) -> None:
         self._objects = objects
         self._folder = f"runs/{run}/inflight"
-        self._held: set[str] = set()
+        self._marked: set[str] = set()
         self.suspects = frozenset(entry.path.rsplit("/", 1)[-1] for entry in objects.list(self._folder))
 
     def __enter__(self) -> Inflight:
@@ -88,31 +88,32 @@ class Inflight:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for key in tuple(self._held):
+        for key in tuple(self._marked):
             self.clear(key)
 
     def mark(self, key: str) -> None:
-        """Say that work on ``key`` begins."""
-        self._held.add(key)
+        """Write the marker of ``key``, before work on it starts."""
+        self._marked.add(key)
         self._objects.put(f"{self._folder}/{key}", b"")
 
     def clear(self, key: str) -> None:
-        """Say that work on ``key`` has ended, well or not."""
-        self._held.discard(key)
+        """Remove the marker of ``key``, after it succeeded or failed."""
+        self._marked.discard(key)
         self._objects.delete([f"{self._folder}/{key}"])
 
 
 def die_with(parent: int) -> None:
-    """See to it that this process ends when its parent does, even by SIGKILL."""
+    """Make this process end when its parent ends, even by SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     watch_parent(parent)
 
 
 def watch_parent(parent: int) -> None:
-    """End this process within a second of its parent's end.
+    """End this process within a second after its parent.
 
-    Linux itself is quicker (``die_with``), but takes the end of the thread that started this process for the parent's.
+    Linux itself is faster (see ``die_with``), but it takes the end of the thread that started this process for the
+    end of the parent.
     """
 
     def watch() -> None:
@@ -124,5 +125,5 @@ def watch_parent(parent: int) -> None:
 
 
 def item_key(stage: str, uri: str, digest: str, segment: int = 0) -> str:
-    """Name of an item's note."""
+    """Return the name of an item's marker."""
     return digest_of([stage, uri, digest, segment])

@@ -1,4 +1,4 @@
-"""The base of steps that need the plan: it is sent to workers as its place, and read there once a process."""
+"""Base DoFn for steps that need the plan. Only a reference is pickled; each process loads the plan once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cliploom.transforms.work.plan_ref import PlanRef
 
 
 class PlanDoFn(beam.DoFn):  # type: ignore[misc]
-    """A step that needs the plan."""
+    """Base DoFn for steps that need the plan."""
 
     def __init__(self, plan: PlanRef) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A plan by its place: what a graph holds of it is of one size, whatever the corpus; workers read the rest."""
+"""A reference to a plan in the store. It keeps the pipeline graph constant-size; workers load the plan on demand."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cliploom.transforms.store.object_store import ObjectStore
 PLAN = "plan.json"
 _NUMBER = "number-"
 ITEMS_FILE = "items.parquet"
-"""The file of the next items table, beside the plan."""
+"""File of the next items table, in the plan's folder."""
 
 
 @dataclass(frozen=True)
 class PlanRef:
-    """A plan in the store.
+    """A reference to a plan in the store.
 
     Attributes:
         store: URI of the store.
-        run: whose plan it is.
-        digest: of its bytes: a process that has read the plan need not read it again, but must not use an older one.
+        run: run that the plan belongs to.
+        digest: digest of the plan's bytes; lets a process cache the plan without using an outdated one.
     """
 
     store: str
@@ -35,22 +35,22 @@ class PlanRef:
         return f"plans/{self.run}"
 
     def load(self) -> RunPlan:
-        """The plan."""
+        """Load the plan."""
         return _read(self)
 
 
 def newest_plan(objects: ObjectStore) -> str | None:
-    """Path of the plan that was stored last, or None.
+    """Return the path of the plan that was stored last, or None.
 
-    Plans are numbered in the order in which they reach the store: names of runs are times, and a clock may be put
-    back. Plans of older programs have no number; they come before the others, by name.
+    Plans are numbered in the order in which they reach the store, because names of runs are times and a clock may be
+    set back. Plans of older versions have no number; they come first, ordered by name.
     """
     numbers, plans = _listed(objects)
     return max(plans, key=lambda path: (numbers.get(path.split("/")[1], 0), path), default=None)
 
 
 def store_plan(objects: ObjectStore, plan: RunPlan) -> PlanRef:
-    """Write a plan into its folder, as the newest one."""
+    """Write a plan into its folder and make it the newest one."""
     data = plan.model_dump_json().encode()
     numbers, _ = _listed(objects)
     last = max(numbers.values(), default=0)
@@ -61,7 +61,7 @@ def store_plan(objects: ObjectStore, plan: RunPlan) -> PlanRef:
 
 
 def _listed(objects: ObjectStore) -> tuple[dict[str, int], list[str]]:
-    """The highest number of each run that has one, and the paths of all plans."""
+    """Return the highest number of each numbered run, and the paths of all plans."""
     numbers: dict[str, int] = {}
     plans = []
     for entry in objects.list("plans"):

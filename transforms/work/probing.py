@@ -1,4 +1,4 @@
-"""Probing on workers: the digest and the container facts of each input that is new or may have changed."""
+"""Probes inputs on workers: digest and container facts of each input that is new or may have changed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RUN = b"cliploom.run"
 
 @dataclass(frozen=True)
 class Asked:
-    """An input to probe, as its listing gives it: one of a source, of a kind, with the signature that it had there."""
+    """An input to probe, as listed: source, uid, address, signature, and the kind of its source."""
 
     source: str
     uid: str
@@ -55,7 +55,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Probed:
-    """What probing one input gave; ``digest`` and ``facts`` (JSON) are empty when it failed."""
+    """Result of probing one input; ``digest`` and ``facts`` (JSON) are None if it failed."""
 
     source: str
     uid: str
@@ -68,16 +68,16 @@ class Probed:
 
 
 def media_facts(path: Path, limits: MediaLimits) -> dict[str, Any]:
-    """Facts of a media file."""
+    """Return the facts of a media file."""
     return probe(path, limits).to_dict()
 
 
 _PROBERS: Mapping[str, Callable[[Path, MediaLimits], dict[str, Any]]] = {"media": media_facts, "tfrecord": probe_shard}
-"""By kind of source: what a look at the file tells, JSON-able; raises an ItemError when it can't be used."""
+"""Kind of source -> function that returns JSON-able facts of a file, or raises ItemError if it is unusable."""
 
 
 def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) -> Probed:
-    """Digest and facts of one input; what goes wrong with it is part of the result."""
+    """Return digest and facts of one input, or its failure."""
     try:
         file, dataset = split_uri(asked.uri) if asked.kind == "precomputed" else (asked.uri, "")
         with open_input(file, asked.signature, "probe", http) as path:
@@ -97,21 +97,21 @@ def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) 
         fault = machine_fault(error)
         if fault is not None:
             raise fault from error
-        # Whatever a damaged file does to the prober is that file's failure, not the run's.
+        # Any error that a damaged file causes in the prober is a failure of the item, not of the run.
         transient = isinstance(error, MemoryError)
         reason = "out of memory" if transient else f"{type(error).__name__}: {error}"
         return _failed(asked, ItemError("probe", reason, transient=transient))
 
 
 def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> Probed | None:
-    """Digest and facts of an input that has the bytes of a known one, such as a renamed file; None when it has not.
+    """Return digest and facts of an input with known bytes, such as a renamed file, or None.
 
-    Nothing is parsed, so that no damaged file can take the worker down here.
+    Nothing is parsed, so a damaged file cannot crash the worker here.
 
     Args:
         asked: the input.
-        http: how files on the web are fetched.
-        known: facts (JSON) by digest of an item.
+        http: settings for downloads.
+        known: facts (JSON) by item digest.
     """
     try:
         with open_input(asked.uri, asked.signature, "probe", http) as path:
@@ -122,7 +122,7 @@ def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> 
         fault = machine_fault(error)
         if fault is not None:
             raise fault from error
-        return None  # the prober meets it again and says what it is
+        return None  # the prober meets the same error and reports it
     for whole, facts in known.items():
         if bytes_digest(whole) == digest:
             return Probed(asked.source, asked.uid, whole, facts)
@@ -130,13 +130,13 @@ def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> 
 
 
 def ask_address(asked: Asked, http: HttpSpec) -> Probed:
-    """What a server says of a file, which is not read: the signature as ``digest``, its bytes as ``facts``."""
+    """Ask a server about a file without reading it; the signature is returned as ``digest``, the size as ``facts``."""
     try:
         said = Fetcher(asked.uri, http, spool_folder(), "probe").look()
     except ItemError as error:
         return _failed(asked, error)
-    # A server that says nothing leaves no other way than to read the file every night; what was listed as the
-    # signature of an address is the run's name.
+    # If a server sends neither ETag, Last-Modified nor length, the file has to be downloaded on every run. The listed
+    # signature of an address is the name of the run, so this signature never matches an earlier one.
     signature = said.signature(asked.uri) or f"unknown-{asked.signature}"
     return Probed(asked.source, asked.uid, signature, str(said.length or 0))
 
@@ -147,14 +147,14 @@ def _failed(asked: Asked, error: ItemError) -> Probed:
 
 
 class ProbeItems(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
-    """From the path of a listing's Parquet file to the paths of probe results, one for each row group; all encoded."""
+    """Probes the inputs in a listing's Parquet file and yields one path of results per row group. All are encoded."""
 
     def __init__(self, job: RunJob) -> None:
         super().__init__()
         self._job = job
 
     def expand(self, pcoll: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
-        """Row groups are spread over the workers; results are files, adopted when they are there already."""
+        """Spread the row groups over the workers; existing result files are adopted."""
         return (
             pcoll
             | "ListRowGroups" >> beam.FlatMap(_encoded_row_groups, self._job.store).with_output_types(bytes)
@@ -168,7 +168,7 @@ def _encoded_row_groups(path: bytes, store: str) -> list[bytes]:
 
 
 class ProbeBatch(beam.DoFn):  # type: ignore[misc]
-    """(listing file, row group) in, path of the results out."""
+    """Probes the inputs of one row group and yields the path of the results."""
 
     def __init__(self, job: RunJob) -> None:
         super().__init__()
@@ -176,7 +176,11 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         self._progress = ProgressLog(job.progress)
 
     def process(self, element: tuple[str, int]) -> Iterator[str]:
-        """Probe the items of one row group, unless that is done."""
+        """Probe the inputs of one row group that have no results yet.
+
+        Args:
+            element: path of the listing, and number of the row group.
+        """
         path, group = element
         objects = ObjectStore(self._job.store)
         with objects.open_file(path) as opened, pq.ParquetFile(opened) as file:
@@ -185,7 +189,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         found = self._adopted(objects, name)
         todo = [row for row in rows if (row["source"], row["uid"]) not in found]
         if todo and todo[0]["kind"] == ADDRESS:
-            # Nothing is computed, servers are waited for.
+            # The work is waiting for servers, so threads are enough.
             with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
                 results = list(threads.map(self._ask, todo))
         elif todo:
@@ -202,7 +206,7 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         yield name
 
     def _adopted(self, objects: ObjectStore, name: str) -> dict[tuple[str, str], dict[str, Any]]:
-        """Results of an earlier try: all of this run's own, of another run's that was not published only successes."""
+        """Return results of an earlier attempt: all of this run's, but only the successes of an unpublished run."""
         try:
             table = pq.read_table(io.BytesIO(objects.get(name)))
         except FileNotFoundError:
@@ -238,7 +242,7 @@ def _asked(row: Mapping[str, Any]) -> Asked:
 
 
 def probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None, stall_s: float = 600.0) -> Probed:
-    """Probe an input that a worker died on in a process of its own."""
+    """Probe an input that was in progress when a worker died, in a separate process."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
         answer = Path(folder) / "answer.json"
         error = run_alone(_probe_alone, (asked, limits, http, answer), "probe", stall_s, Path(folder) / "stacks")
