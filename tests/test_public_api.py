@@ -104,7 +104,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_and_a_key_error(built_stor
     windows = cliploom.ClipWindows(str(built_store.store), "frames", output="pooled", hdf5=False)
     with pytest.raises(cliploom.CliploomError, match=r"^'nobody' has no features in this release"):
         windows["nobody", 0.0, 1.0]
-    with pytest.raises(UnknownReleaseError, match=r"^There is no release 7; the store has 1 "):
+    with pytest.raises(UnknownReleaseError, match=r"^There is no release 7; the store has 1 to 1 "):
         cliploom.open(built_store.store, 7)
     assert issubclass(UnknownReleaseError, KeyError)
     assert issubclass(UnknownReleaseError, cliploom.StoreError)

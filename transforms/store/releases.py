@@ -57,7 +57,7 @@ class Releases:
         for row in self.rows:
             if row.release == number:
                 return row
-        have = f"{self.rows[0].release} to {self.rows[-1].release}" if len(self.rows) > 1 else str(self.rows[0].release)
+        have = f"{self.rows[0].release} to {self.rows[-1].release}"
         raise UnknownReleaseError(
             f"There is no release {number}; the store has {have} (see `cliploom releases STORE`)."
         )
