@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, app
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreOrHereArgument, app
+from cliploom.pipelines.cli.where import find_store
 
 
 @app.command()
 def report(
-    store: StoreArgument,
+    store: StoreOrHereArgument = None,
     release: ReleaseOption = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write the report with pictures to this file, one HTML page.")
@@ -24,6 +25,7 @@ def report(
     from cliploom.pipelines.release_report import release_report
     from cliploom.pipelines.report_page import report_page, report_text
 
+    store = find_store(store, "report")
     found = release_report(store, release)
     if html is not None:
         from cliploom.transforms.search.html_page import write_page
