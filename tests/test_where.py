@@ -49,6 +49,15 @@ def test_bare_commands_take_the_spec_here_and_its_store(cliploom: Command, proje
     assert hits == json.loads(cliploom("search", "store", "a cat", "--top", "1", "--json").out)
 
 
+def test_a_number_alone_is_a_release_of_the_store_here(
+    cliploom: Command, small_store: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_store.folder)
+    assert_one_sentence(cliploom("rollback"), 2, ("RELEASE is missing", "`cliploom releases`"))
+    assert_one_sentence(cliploom("rollback", "7"), 4, ("no release 7",))
+    assert "Release 2 now points back to release 1." in cliploom("rollback", "1").err
+
+
 def test_words_that_name_a_folder_are_words(
     cliploom: Command, small_store: SmallStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Report on a release: counts, failures, figures, time."""
-    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.console import fit, say, short_paths, show, show_json
     from cliploom.pipelines.release_report import release_report
     from cliploom.pipelines.report_page import report_page, report_text
 
@@ -36,4 +36,4 @@ def report(
     if as_json:
         show_json(found)
     elif html is None:
-        show(report_text(found))
+        show(fit(short_paths(report_text(found))))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, StoreOrHereArgument, app
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreOrHereArgument, app
 from cliploom.pipelines.cli.where import find_store, find_store_and_text
 
 if TYPE_CHECKING:
@@ -29,13 +29,23 @@ def releases(store: StoreOrHereArgument = None, as_json: JsonOption = False) -> 
 
 @app.command()
 def rollback(
-    store: StoreArgument, release: Annotated[int, typer.Argument(help="The release to point back to.")]
+    store: StoreOrHereArgument = None,
+    release: Annotated[int | None, typer.Argument(help="The release to point back to.", show_default=False)] = None,
 ) -> None:
-    """Publish a release that points back to an older one."""
+    """Publish a release that points back to an older one.
+
+    A number alone is a release of the store of ./cliploom.yaml.
+    """
+    from cliploom.schemas.errors import SpecError
+
+    if store is not None and release is None and store.isdecimal() and not Path(store).exists():
+        release, store = int(store), None
+    if release is None:
+        raise SpecError("The argument RELEASE is missing; `cliploom releases` lists their numbers.")
     from cliploom.pipelines.console import say
     from cliploom.pipelines.running.publish import rollback as roll_back
 
-    made = roll_back(find_store(store, "rollback"), release)
+    made = roll_back(find_store(store, f"rollback {release}"), release)
     say(f"Release {made.release} now points back to release {release}.")
 
 
