@@ -43,6 +43,7 @@ def test_bare_commands_take_the_spec_here_and_its_store(cliploom: Command, proje
     assert cliploom("validate").out.startswith("cliploom.yaml is valid")
     assert [row["release"] for row in json.loads(cliploom("releases", "--json").out)] == [1]
     assert "NoVideo" in cliploom("failures").out
+    assert json.loads(cliploom("inspect", "--json").out)["kind"] == "store"
     assert json.loads(cliploom("report", "--json").out) == json.loads(cliploom("report", "store", "--json").out)
     hits = json.loads(cliploom("search", "a cat", "--top", "1", "--json").out)
     assert json.loads(cliploom("search", "--like", "videos/cat", "--top", "1", "--json").out)

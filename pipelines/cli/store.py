@@ -239,9 +239,12 @@ def search(
 @app.command()
 def inspect(
     target: Annotated[
-        str,
-        typer.Argument(help="A video, GIF, image, TFRecord, Parquet or HDF5 file, or a store.", show_default=False),
-    ],
+        str | None,
+        typer.Argument(
+            help="A video, GIF, image, TFRecord, Parquet or HDF5 file, or a store; that of ./cliploom.yaml by default.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many records, items or rows to look at.")] = 100,
     release: ReleaseOption = None,
     sample: Annotated[
@@ -258,7 +261,9 @@ def inspect(
     from cliploom.pipelines.cli.inspecting import inspect_text
     from cliploom.pipelines.console import fit, short_paths, show, show_json
 
-    found = look(target, limit, release, sample or (), decoded=decode)
+    found = look(
+        find_store(None, "inspect") if target is None else target, limit, release, sample or (), decoded=decode
+    )
     if as_json:
         show_json(found)
     else:
