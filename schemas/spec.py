@@ -174,7 +174,7 @@ class Limits(Model):
 
 
 class Spec(Model):
-    """A whole spec, each part valid by itself; ``spec_file.load_spec`` also checks the references between parts.
+    """A whole spec. References between its parts are checked when the file is read.
 
     Attributes:
         version: of the spec's format.
