@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from cliploom.pipelines.running.preview import Plan
     from cliploom.pipelines.running.run import RunResult
     from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
     from cliploom.transforms.readers.pair_reading import Pairs
@@ -37,6 +38,7 @@ __all__ = [
     "LimitError",
     "Moment",
     "Pairs",
+    "Plan",
     "Query",
     "QueryPart",
     "RunResult",
@@ -58,6 +60,7 @@ _LAZY = {
     "LimitError": "cliploom.schemas.errors",
     "Moment": "cliploom.transforms.search.answer_model",
     "Pairs": "cliploom.transforms.readers.pair_reading",
+    "Plan": "cliploom.pipelines.running.preview",
     "Query": "cliploom.transforms.search.query_model",
     "QueryPart": "cliploom.transforms.search.query_model",
     "RunResult": "cliploom.pipelines.running.run",
@@ -77,11 +80,13 @@ def open(store: str | Path, release: int | None = None) -> Store:
         release: its number; the newest by default.
 
     Returns:
-        The store: ``.table(feature)`` is a polars LazyFrame over exactly the files that the release names,
-        ``.search(...)`` gives hits, ``.features``, ``.releases`` and ``.items`` say what there is.
+        The store: ``.table(name)`` is a polars LazyFrame over exactly the files that the release names,
+        ``.search(...)`` gives hits, ``.features``, ``.tables``, ``.releases``, ``.items`` and ``.failures`` say what
+        there is.
 
     Raises:
-        StoreError: when there is no store, or no such release.
+        StoreError: when there is no store.
+        UnknownReleaseError: when it has no such release.
     """
     from cliploom.transforms.search.searching import open_store
 
@@ -96,7 +101,7 @@ def plan(
     limit: int | None = None,
     retry_failed: bool = False,
     full_refresh: bool = False,
-) -> dict[str, Any]:
+) -> Plan:
     """What a run would do, and why. New files are probed, nothing is computed or published.
 
     Args:
@@ -108,7 +113,8 @@ def plan(
         full_refresh: as if everything were computed again.
 
     Returns:
-        What ``cliploom plan --json`` prints: verdicts by feature, reasons, numbers of items, bytes and rows.
+        A dictionary with the keys of ``cliploom plan --json``: verdicts by feature, reasons, numbers of items, bytes
+        and rows. ``print`` shows it as ``cliploom plan`` does.
 
     Raises:
         CliploomError: as a run would before it computes.

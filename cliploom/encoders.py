@@ -1,6 +1,6 @@
 """What a custom encoder is made of: extend ``Family`` and offer it by the entry point group ``cliploom.encoders``.
 
-See docs/encoders.md for a complete example.
+docs/encoders.md has complete examples.
 """
 
 from cliploom.schemas.errors import EncodeError

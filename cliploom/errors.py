@@ -7,6 +7,17 @@ from cliploom.schemas.errors import (
     MissingExtraError,
     SpecError,
     StoreError,
+    UnknownNameError,
+    UnknownReleaseError,
 )
 
-__all__ = ["CliploomError", "ItemError", "LimitError", "MissingExtraError", "SpecError", "StoreError"]
+__all__ = [
+    "CliploomError",
+    "ItemError",
+    "LimitError",
+    "MissingExtraError",
+    "SpecError",
+    "StoreError",
+    "UnknownNameError",
+    "UnknownReleaseError",
+]

@@ -14,14 +14,32 @@ from typing import Any
 _LEAST_COLUMN = 8
 
 
+# Control characters, and those that turn the direction of what follows.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN_BUT_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
 def say(text: str) -> None:
     """A line for a person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(_escaped(_UNSEEN_BUT_LINES, text), file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:
     """A line of the answer, on stdout."""
-    print(text, flush=True)
+    print(_escaped(_UNSEEN_BUT_LINES, text), flush=True)
+
+
+def visible(text: str) -> str:
+    r"""Return a name with its control characters escaped: names of files may hold line breaks and terminal commands.
+
+    >>> print(visible("line\nbreak\x1b[2J.mp4"))
+    line\nbreak\x1b[2J.mp4
+    """
+    return _escaped(_UNSEEN, text)
+
+
+def _escaped(pattern: re.Pattern[str], text: str) -> str:
+    return pattern.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def show_json(value: Any) -> None:
@@ -115,11 +133,16 @@ def middle(text: str, columns: int) -> str:
 
 
 def short_path(uri: str) -> str:
-    """Return a local path below the current folder relative to it, anything else as it is."""
-    if "://" in uri or not os.path.isabs(uri):
-        return uri
+    """Return a local path below the current folder relative to it, anything else as it is; control characters escaped.
+
+    A ``file://`` address, which stands for a name that is no UTF-8, keeps its percent codes.
+    """
+    path = uri.removeprefix("file://")
+    if "://" in path or not os.path.isabs(path):
+        return visible(uri)
     here = os.getcwd()
-    return os.path.relpath(uri, here) if uri != here and uri.startswith(here.rstrip("/") + "/") else uri
+    below = path != here and path.startswith(here.rstrip("/") + "/")
+    return visible(os.path.relpath(path, here) if below else uri)
 
 
 def short_paths(text: str) -> str:
@@ -173,7 +196,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], below: Sequ
     from rich.cells import cell_len
 
     most = width()
-    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    cells = [[visible(str(row.get(column, ""))) for column in columns] for row in rows]
     widths = [max(cell_len(column), *(cell_len(row[i]) for row in cells), 0) for i, column in enumerate(columns)]
     if most is not None and sum(widths) + 2 * (len(widths) - 1) > most:
         if below:
@@ -253,7 +276,9 @@ def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mappin
         lines.append(f"{failed_text(release.get('counts', {}))}:")
         for row in failures:
             kept = " (part kept)" if row["partial"] else ""
-            lines.append(f"  {row['items']:,} {row['type']}{kept}, e.g. {row['uid']}: {short_paths(row['message'])}")
+            lines.append(
+                f"  {row['items']:,} {row['type']}{kept}, e.g. {visible(row['uid'])}: {short_paths(row['message'])}"
+            )
     if result["changed"]:
         lines.append(_pace(result["counters"], seconds))
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from cliploom.pipelines.console import clock, counted, failed_text, human_bytes, short_path, short_paths, table
+from cliploom.pipelines.console import clock, counted, failed_text, human_bytes, short_path, short_paths, table, visible
 from cliploom.schemas.heads import PREDICTED
 from cliploom.schemas.release import Release
 from cliploom.transforms.media.label_listing import KEY
@@ -155,7 +155,7 @@ def failure_list(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in sorted(rows, key=lambda row: (row["source"], row["uid"], row["feature"])):
         of = f", feature {row['feature']}" if row["feature"] else ""
         kept = f", {row['got']} of {counted(row['expected'], 'row')} kept" if row["partial"] else ""
-        lines.append(f"{row['uid']}: {row['type']} in {row['stage']}{of}{kept}")
+        lines.append(f"{visible(row['uid'])}: {row['type']} in {row['stage']}{of}{kept}")
         lines.append(f"  {short_paths(row['message'])}")
         if row["uri"]:
             lines.append(f"  {short_path(row['uri'])}")
@@ -177,7 +177,7 @@ def failure_text(groups: Sequence[dict[str, Any]], counts: Mapping[str, int] | N
         kind = "transient, tried again" if group["transient"] else "permanent"
         kept = ", part kept" if group["partial"] else ""
         lines.append(f"{counted(group['items'], 'item')}: {group['type']} in {group['stage']} ({kind}{kept})")
-        lines.append(f"  e.g. {group['uid']}: {short_paths(group['message'])}")
+        lines.append(f"  e.g. {visible(group['uid'])}: {short_paths(group['message'])}")
     return "\n".join(lines)
 
 

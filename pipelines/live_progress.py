@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from cliploom.pipelines.console import clock, counted, middle, say
+from cliploom.pipelines.console import clock, counted, middle, say, visible
 from cliploom.transforms.work.progress import ProgressTally
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class LiveProgress:
         self._pace = Pace()
         self._stage_began = self._last = time.monotonic()
         self._stage = ""
+        self._line = ""
 
     def begin(self) -> None:
         """Show a sign of life until the first stage begins."""
@@ -99,11 +100,15 @@ class LiveProgress:
                 completed=share if self._computing(tally) else None,
                 total=1.0 if self._computing(tally) else None,
                 said=self._describe(tally, left),
-                at=middle(self._at(tally), max(10, self._console.width - 4)),
+                at=middle(visible(self._at(tally)), max(10, self._console.width - 4)),
             )
         elif tally.total_items:
-            at = self._at(tally)
-            say(f"  {share:.0%}, {self._describe(tally, left)}{f', at {at}' if at else ''}")
+            at = visible(self._at(tally))
+            line = f"  {share:.0%}, {self._describe(tally, left)}{f', at {at}' if at else ''}"
+            # While parts are gathered nothing changes; the same line again would only be longer.
+            if line != self._line:
+                say(line)
+            self._line = line
 
     def _computing(self, tally: ProgressTally) -> bool:
         return self._stage == "computing" and tally.total_items > 0

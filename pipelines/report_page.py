@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploom.pipelines.console import human_bytes, human_seconds
+from cliploom.pipelines.console import counted, human_bytes, human_seconds, visible
 from cliploom.schemas.errors import CliploomError
 from cliploom.transforms.readers.release_tables import ReleaseReader
 from cliploom.transforms.search.html_page import bars, escaped, media_link, named, page, picture, table
@@ -62,18 +62,23 @@ def report_text(report: Mapping[str, Any]) -> str:
     """Return the report in a few lines for the terminal."""
     counts = report["counts"]
     lines = [
-        f"Release {report['release']} of {report['store']}, {report['created_at']}, run {report['run']}",
-        f"  {counts['items']} items, {counts['failed']} failed, {counts['partial']} in part; {counts['rows']} rows, "
+        f"Release {report['release']} of {report['store']}, {report['created_at'][:16].replace('T', ' ')}Z, "
+        f"run {report['run']}",
+        f"  {counted(counts['items'], 'item')}, {counts['failed']:,} failed, {counts['partial']:,} in part; "
+        f"{counted(counts['rows'], 'row')}, "
         f"{human_bytes(counts['bytes'])}; {report['changed']}",
     ]
     for row in report["features"]:
         agreement = "" if row["agreement"] is None else f", agreement {row['agreement']:.6f}"
-        lines.append(f"  feature {row['feature']}: {row['rows']} rows, {human_bytes(row['bytes'])}{agreement}")
+        lines.append(
+            f"  feature {row['feature']}: {counted(row['rows'], 'row')}, {human_bytes(row['bytes'])}{agreement}"
+        )
     for row in report["indexes"]:
         recall = "" if row["recall"] is None else f", recall@10 {row['recall']:.3f}"
-        lines.append(f"  index {row['index']}: {row['rows']} rows, {row['kind']}{recall}")
+        lines.append(f"  index {row['index']}: {counted(row['rows'], 'row')}, {row['kind']}{recall}")
     lines += [
-        f"  failed: {row['items']} {row['type']}, e.g. {row['uid']}: {row['message']}" for row in report["failures"]
+        f"  failed: {row['items']} {row['type']}, e.g. {visible(row['uid'])}: {row['message']}"
+        for row in report["failures"]
     ]
     if report["seconds"]:
         spent = ", ".join(f"{stage} {human_seconds(seconds)}" for stage, seconds in report["seconds"].items())

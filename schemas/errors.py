@@ -23,6 +23,13 @@ class SpecError(CliploomError):
     exit_code = 2
 
 
+class UnknownNameError(SpecError, KeyError):
+    """Nothing has the name that was asked for; the message gives the nearest name, or those that there are."""
+
+    # KeyError would put the message in quotes.
+    __str__ = Exception.__str__
+
+
 class MissingExtraError(CliploomError):
     """A feature needs an optional dependency that is not installed."""
 
@@ -46,6 +53,12 @@ class StoreError(CliploomError):
     """The store is damaged, locked, or another run published first."""
 
     exit_code = 4
+
+
+class UnknownReleaseError(StoreError, KeyError):
+    """The store has no release with the number that was asked for."""
+
+    __str__ = Exception.__str__
 
 
 class DiskFullError(StoreError):

@@ -14,6 +14,7 @@ class Hdf5Export(Model):
     """One dataset a uid, in parts linked by a master file, or in one self-contained file (``single``).
 
     Attributes:
+        feature: name of a feature.
         output: exported alone; all by default, each in a group of its name.
         single: one file that holds copies, instead of a master that links parts.
         names: ``readable``: ``file[uid]`` works, a slash in a uid makes groups, and the dataset ``uids`` lists them;
@@ -70,7 +71,11 @@ class TfrecordExport(Model):
 
 
 class TakeSpec(Model):
-    """Keep so many rows of each window, evenly spread."""
+    """Keep so many rows of each window, evenly spread.
+
+    Attributes:
+        take: number of rows.
+    """
 
     take: Count
 
@@ -82,6 +87,7 @@ class SplitSpec(Model):
         shares: split -> share of the videos, by a hash of the uid with ``seed``; they add up to 100%.
         lists: split -> file of uids or addresses, one a line, those of the texts or of the features; videos in no file
             are dropped.
+        seed: of ``shares``.
     """
 
     shares: Annotated[dict[Name, Share], Field(min_length=1)] | None = None

@@ -31,6 +31,7 @@ class RangeStep(HeadStep):
 
     Attributes:
         input: that it is for, by its name in Examples, such as ``mean_rgb``; each of them, one by one, by default.
+        low, high: what the smallest and the largest number become.
     """
 
     kind: Literal["range"]

@@ -37,7 +37,7 @@ class ModelCard:
     Attributes:
         kind: registry name of the encoder's family.
         digest: names the folder; covers options, weights, precision, text encoder and the family's REVISION.
-        modality: what ``run_inference`` takes: uint8 pictures [H, W, 3], clips [T, H, W, 3], sentences, or vectors of
+        modality: what ``encode`` takes: uint8 pictures [H, W, 3], clips [T, H, W, 3], sentences, or vectors of
             another feature.
         outputs: by name.
         preprocess: None for text encoders.

@@ -17,6 +17,18 @@ class StoreModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class ShortRepr(StoreModel):
+    """Base of what shows itself in a line: what it is and how much it holds; ``model_dump()`` gives everything."""
+
+    def _shown(self) -> dict[str, Any]:
+        """What is shown, by name."""
+        raise NotImplementedError
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """For pydantic's ``repr`` and ``str``."""
+        return self._shown().items()
+
+
 class FileEntry(StoreModel):
     """An immutable file of a release; ``path`` is relative to the store."""
 
@@ -45,7 +57,7 @@ def text_columns(source: str, names: Iterable[str]) -> dict[str, OutputEntry]:
     return {name: OutputEntry(dim=0, space=f"{source}.{name}", type="text") for name in names}
 
 
-class FeatureEntry(StoreModel):
+class FeatureEntry(ShortRepr):
     """A feature's table at a version.
 
     Attributes:
@@ -68,6 +80,10 @@ class FeatureEntry(StoreModel):
     outputs: dict[str, OutputEntry]
     texts: list[str] = []
     recipe: dict[str, Any]
+
+    def _shown(self) -> dict[str, Any]:
+        outputs = {name: output.dim for name, output in self.outputs.items()}
+        return {"source": self.source, "encoder": self.encoder, "rows": self.rows, "outputs": outputs}
 
     @property
     def columns(self) -> dict[str, OutputEntry]:
@@ -108,7 +124,7 @@ class FitEntry(StoreModel):
     known: int = 0
 
 
-class IndexEntry(StoreModel):
+class IndexEntry(ShortRepr):
     """An index over one output of a feature.
 
     Attributes:
@@ -134,6 +150,10 @@ class IndexEntry(StoreModel):
     d_miss: float | None = None
     fit: FitEntry | None = None
 
+    def _shown(self) -> dict[str, Any]:
+        shown = {name: getattr(self, name) for name in ("feature", "output", "metric", "kind", "rows")}
+        return shown if self.recall is None else shown | {"recall": self.recall}
+
 
 class WordShardEntry(StoreModel):
     """A file of the inverted index: which texts have which words."""
@@ -143,7 +163,7 @@ class WordShardEntry(StoreModel):
     words: int
 
 
-class ExportEntry(StoreModel):
+class ExportEntry(ShortRepr):
     """An export: its files, the first of which is the one that readers open."""
 
     kind: str
@@ -152,8 +172,11 @@ class ExportEntry(StoreModel):
     files: list[FileEntry]
     parts: dict[str, str] = {}
 
+    def _shown(self) -> dict[str, Any]:
+        return {"kind": self.kind, "feature": self.feature, "files": len(self.files)}
 
-class HeadEntry(StoreModel):
+
+class HeadEntry(ShortRepr):
     """A feature of predicted labels; its rows stand in the table ``labels`` with the origin ``predicted:<name>``.
 
     Attributes:
@@ -170,8 +193,11 @@ class HeadEntry(StoreModel):
     inputs: list[tuple[str, str]]
     recipe: dict[str, Any] = {}
 
+    def _shown(self) -> dict[str, Any]:
+        return {"source": self.source, "head": self.head, "inputs": self.inputs}
 
-class Release(StoreModel):
+
+class Release(ShortRepr):
     """One release, whole.
 
     Attributes:
@@ -201,3 +227,14 @@ class Release(StoreModel):
     next_item_no: int = 1
     prober: int = 1
     seconds: float = 0.0
+
+    def _shown(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "release": self.release,
+            "created_at": f"{self.created_at:%Y-%m-%d %H:%MZ}",
+            "items": self.counts.get("items", 0),
+            "failed": self.counts.get("failed", 0),
+        }
+        held = ("features", "indexes", "exports", "heads")
+        shown |= {name: list(getattr(self, name)) for name in held if getattr(self, name)}
+        return shown | ({"note": self.note} if self.note else {})

@@ -28,7 +28,12 @@ class SamplingBase(BaseModel):
 
 
 class Every(SamplingBase):
-    """The frame on screen at 0, d, 2d, ... seconds after the video's start."""
+    """The frame on screen at 0, d, 2d, ... seconds after the video's start.
+
+    Attributes:
+        every: d, such as ``1s`` or ``500ms``.
+        max_frames: rows of a video at most, from its start.
+    """
 
     splittable: ClassVar[bool] = True
     every: PositiveSeconds
@@ -36,14 +41,25 @@ class Every(SamplingBase):
 
 
 class EveryFrames(SamplingBase):
-    """Each k-th frame of the file: frame i is kept when ``i % k == 0``, up to frame index ``max_frames``."""
+    """Each k-th frame of the file: frame i is kept when ``i % k == 0``, up to frame index ``max_frames``.
+
+    Attributes:
+        every_frames: k.
+        max_frames: frames of the file that are looked at, from its start.
+    """
 
     every_frames: Count
     max_frames: Count | None = None
 
 
 class WindowShape(BaseModel):
-    """Length, stride and rate of sliding windows, in frames at ``fps``."""
+    """Length, stride and rate of sliding windows, in frames at ``fps``.
+
+    Attributes:
+        frames: length of a window.
+        stride: from the start of a window to that of the next.
+        fps: frames a second that the video is resampled to; its own by default.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     frames: Count
@@ -57,6 +73,10 @@ class Window(SamplingBase):
     With ``fps`` the video is resampled to that rate first; without it, windows are counted in the file's own
     frames. ``pad`` says what happens at the end: ``shift`` moves the last window back to end on the last frame,
     ``repeat`` repeats the last frame, ``zero`` fills with black.
+
+    Attributes:
+        window: length, stride and rate, such as ``{frames: 32, stride: 16, fps: 30}``.
+        pad: what happens at the end.
     """
 
     windowed: ClassVar[bool] = True
@@ -65,33 +85,53 @@ class Window(SamplingBase):
 
 
 class FirstFrames(BaseModel):
-    """How many frames, and how a shorter video is stretched."""
+    """How many frames.
+
+    Attributes:
+        frames: length of the window.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     frames: Count
 
 
 class First(SamplingBase):
-    """One window of the first frames; a shorter video repeats each frame ``ceil(frames / n)`` times, then is cut."""
+    """One window of the first frames; a shorter video repeats each frame ``ceil(frames / n)`` times, then is cut.
+
+    Attributes:
+        first: such as ``{frames: 32}``.
+    """
 
     windowed: ClassVar[bool] = True
     first: FirstFrames
 
 
 class Uniform(SamplingBase):
-    """``n`` frames in the middle of n equal stretches of the video."""
+    """``n`` frames in the middle of n equal stretches of the video.
+
+    Attributes:
+        uniform: n.
+    """
 
     uniform: Count
 
 
 class Keyframes(SamplingBase):
-    """Each frame that can be decoded by itself (an intra-coded picture that the container marks as a key frame)."""
+    """Each frame that can be decoded by itself (an intra-coded picture that the container marks as a key frame).
+
+    Attributes:
+        keyframes: true; ``sample: keyframes`` is short for it.
+    """
 
     keyframes: Literal[True] = True
 
 
 class Yt8m(SamplingBase):
-    """YouTube-8M's choice: frame 0, then the frame after the first that is 1 s past the last such one; 300 at most."""
+    """YouTube-8M's choice: frame 0, then the frame after the first that is 1 s past the last such one; 300 at most.
+
+    Attributes:
+        yt8m: true; ``sample: yt8m`` is short for it.
+    """
 
     yt8m: Literal[True] = True
 

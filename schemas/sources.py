@@ -25,7 +25,11 @@ FileType = Annotated[str, AfterValidator(_check_type)]
 
 
 class LabelColumn(Model):
-    """Labels from a column of the source's table: a text, several separated by ``;``, or a list."""
+    """Labels from a column of the source's table: a text, several separated by ``;``, or a list.
+
+    Attributes:
+        column: name of the column.
+    """
 
     column: str
 
@@ -219,7 +223,11 @@ class TextColumns(Model):
     """Which columns (CSV) or keys (JSONL) hold what; an empty name means that there is none.
 
     Attributes:
+        uid: what names the video.
+        text: the sentence.
         start, end: seconds; without ``start`` the texts are about whole videos.
+        pass: number of the annotation pass.
+        annotation_uid: the annotator's id.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
@@ -248,7 +256,9 @@ class NarrationsSource(Model):
         offset: a narration is usable while its time plus this is not negative.
         rules: replacements in the text before it is encoded; those of Ego4D for ``ego4d`` (#C, #O, #unsure), else none.
         order: of a video's narrations: ``tutorial`` (pass, place in the file) or ``research`` (time).
+        keep: which narrations stay.
         limit: take that many videos, chosen by a hash with ``seed``.
+        seed: of that choice.
         uids: take these videos; a list, or a file with one a line.
     """
 
@@ -325,7 +335,13 @@ class LabelsSource(Model):
 
 
 class WindowLawSpec(Model):
-    """The sliding windows that precomputed rows stand for, in frames at ``fps``; Ego4D's Omnivore: 30, 32, 16."""
+    """The sliding windows that precomputed rows stand for, in frames at ``fps``; Ego4D's Omnivore: 30, 32, 16.
+
+    Attributes:
+        fps: frames a second.
+        window: length of a window, in frames.
+        stride: from the start of a window to that of the next, in frames.
+    """
 
     fps: Annotated[float, Field(gt=0, le=1000, strict=False)]
     window: Count

@@ -43,10 +43,12 @@ RUNNERS = (
 
 
 class EncoderSpec(Model):
-    """A model by registry kind; further keys are its family's own options and checked by the registry.
+    """A model by its kind; each kind has keys of its own, see "Kinds of encoders".
 
     Attributes:
+        kind: such as ``efficientnet_lite0``; a head that was trained on the store is of kind ``head``.
         preset: name of a public model's settings, see ``cliploom models list``; keys beside it override them.
+        text_encoder: another encoder, whose space the kind's ``semantic`` output is in.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -64,7 +66,9 @@ class FeatureSpec(Model):
     """What an encoder makes of a source.
 
     Attributes:
-        encoder: left out where the source brings vectors of its own.
+        source: name of a source.
+        sample: which frames or windows; for media.
+        encoder: name of an encoder; left out where the source brings vectors of its own.
         outputs: names of the encoder's (or the source's) outputs to keep; all by default.
     """
 
@@ -78,7 +82,11 @@ class IndexSpec(Model):
     """An ANN index over one output of a feature.
 
     Attributes:
+        feature: name of a feature.
         output: may be left out when the feature has one vector output.
+        metric: larger scores are better with all of them; ``l2`` shows distances.
+        kind: ``flat`` compares with every row; ``ivf_sq8`` and ``hnsw`` are approximate and quicker; ``auto`` takes
+            ``flat`` up to 20,000 rows, else ``ivf_sq8``.
         nprobe: fixes what is otherwise set to reach recall@10 of .95 on a held-back sample.
         d_miss: what a miss costs when hits are ranked by ``bimatch``; by default 2 for cosine, else 2000.
         shards: number of index files, of nearly equal rows; by default one for each 2,000,000 rows.
@@ -94,7 +102,12 @@ class IndexSpec(Model):
 
 
 class Target(Model):
-    """Where a run is executed; keys other than ``runner`` and ``workers`` are Beam pipeline options."""
+    """Where a run is executed; keys other than ``runner`` and ``workers`` are Beam pipeline options.
+
+    Attributes:
+        runner: ``local``, or a Beam runner such as ``FlinkRunner`` or ``DataflowRunner``.
+        workers: processes of a local run; by default one for each core.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     runner: str = "local"
@@ -114,7 +127,14 @@ class Target(Model):
 
 
 class MediaLimitsSpec(Model):
-    """Files beyond these are failures, not work."""
+    """Files beyond these are failures, not work.
+
+    Attributes:
+        max_bytes: of a file.
+        max_pixels: of a frame, width times height.
+        max_duration: of a video.
+        max_frames: of a video.
+    """
 
     max_bytes: Bytes = MediaLimits.max_bytes
     max_pixels: LargeCount = MediaLimits.max_pixels
@@ -140,6 +160,7 @@ class Limits(Model):
             ``sentence_transformer``); memory by default 4 GB and eight times the size of the files.
         stall: an item that makes no progress for so long takes its worker process down; when it does so again, alone,
             it is a failure `Stalled`.
+        media: which files are refused as absurd.
     """
 
     max_failed: Share = 0.1
@@ -155,7 +176,22 @@ class Limits(Model):
 
 
 class Spec(Model):
-    """A whole spec, each part valid by itself; ``spec_file.load_spec`` also checks the references between parts."""
+    """A whole spec. References between its parts are checked when the file is read.
+
+    Attributes:
+        version: of the spec's format.
+        name: of the project, for messages and job names.
+        store: folder, ``s3://...`` or ``gs://...``; relative to the spec's folder.
+        sources: what is read.
+        encoders: models.
+        features: what an encoder makes of a source.
+        indexes: for search, each over one output of a feature.
+        exports: files for training code, made from features.
+        heads: small models that are trained on the store, or zero-shot labels.
+        evaluations: figures that each release is measured by.
+        targets: where runs are executed; the first one by default, another by ``--target``.
+        limits: what stops a run, and what is refused.
+    """
 
     version: Literal[1]
     name: Name

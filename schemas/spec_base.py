@@ -44,7 +44,11 @@ def one_or_many(value: Any) -> Any:
 
 
 class UidRegex(Model):
-    """uid = the first group (or the group named ``uid``) of a search in the path relative to the glob's root."""
+    r"""uid = the first group (or the group named ``uid``) of a search in the path relative to the glob's root.
+
+    Attributes:
+        regex: with at least one group, such as ``"(\d+)_take"``.
+    """
 
     regex: str
 

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from cliploom.schemas.errors import nearest, short
 
+_MOST_KEYS = 12
 _MAPPING = "must be a mapping of keys to values, such as {{key: value}}"
 _WANTED = {
     "string_type": "must be a text; put it in quotes",
@@ -59,7 +60,8 @@ def explain(problem: ErrorDetails, document: Any, model: type[BaseModel] | None 
         if isinstance(found, str) and options:
             return f"{where}: unknown {found!r}{nearest(found, options)}"
         return f"{where}: {short(found)} is wrong: must be {expected.lower()}."
-    if kind == "union_tag_not_found":
+    tagged = kind == "union_tag_not_found"
+    if tagged:
         key = _discriminator(context)
         if isinstance(value, dict):
             return f"{place}.{key} is missing; add {key!r} in {place}."
@@ -68,6 +70,8 @@ def explain(problem: ErrorDetails, document: Any, model: type[BaseModel] | None 
         message = message.removeprefix("Value error, ")
         return f"{place}: {message}" if message.endswith(("?", ".")) else f"{place}: {message}."
     said = _WANTED[kind].format(**context) if kind in _WANTED else f"{message[:1].lower()}{message[1:]}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        said = _mapping_of(_models_at(problem["loc"], model), named=kind == "dict_type" and not tagged) or said
     if value is None:
         return f"{place} is empty; give it a value, or leave the key out."
     verb = "" if said.startswith("is ") else "is wrong: "
@@ -108,25 +112,70 @@ def _longest(steps: tuple[int | str, ...], here: Any, missing: bool) -> tuple[in
     return max(ways, key=lambda way: way[0])
 
 
+def _mapping_of(models: Sequence[type[BaseModel]], *, named: bool) -> str:
+    """What must stand where a mapping is wanted; empty where any mapping may.
+
+    Args:
+        models: that the mapping may be.
+        named: it maps names to these models.
+    """
+    if not models:
+        return ""
+    if len(models) > 1:
+        kinds = [str(literal) for each in models for literal in _kinds_of(each)]
+        keys = f"the key kind ({', '.join(kinds)}) and those of the kind" if kinds else ""
+    else:
+        fields = models[0].model_fields
+        required = [field.alias or name for name, field in fields.items() if field.is_required()]
+        others = [field.alias or name for name, field in fields.items() if not field.is_required()]
+        keys = f"the {'key' if len(required) == 1 else 'keys'} {_listed(required)}" if required else ""
+        some = ", ".join(others[:_MOST_KEYS]) + (", ..." if len(others) > _MOST_KEYS else "")
+        if others:
+            keys += f" (and optionally {some})" if required else f"any of the keys {some}"
+    if not keys:
+        return ""
+    return f"must be a mapping of names to mappings with {keys}" if named else f"must be a mapping with {keys}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names with commas and an "and".
+
+    >>> _listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    kind = model.model_fields.get("kind")
+    return getattr(kind.annotation, "__args__", ()) if kind else ()
+
+
 def _known_keys(location: Sequence[int | str], model: type[BaseModel] | None) -> set[str]:
-    """Names that may stand where an unknown key stood, by walking the models along the location."""
+    """Names that may stand where an unknown key stood."""
+    return {
+        field.alias or name for each in _models_at(location[:-1], model) for name, field in each.model_fields.items()
+    }
+
+
+def _models_at(location: Sequence[int | str], model: type[BaseModel] | None) -> list[type[BaseModel]]:
+    """The models that may stand at a place, by walking along the location; the last ones where the walk ends early."""
     current: list[tuple[str, type[BaseModel]]] = [("", model)] if model else []
-    for step in location[:-1]:
-        tagged = [(tag, candidate) for tag, candidate in current if tag == step]
-        if len(current) > 1 and tagged:
-            current = tagged
+    for step in location:
+        # Members of a union are told apart by tag, or else by the names of their classes.
+        members = [(tag, candidate) for tag, candidate in current if step in (tag, candidate.__name__)]
+        if len(current) > 1 and members:
+            current = members
             continue
         fields = [candidate.model_fields.get(str(step)) for _, candidate in current]
         current = [found for field in fields if field for found in _models_in(field.annotation)] or current
-    return {name for _, candidate in current for name in candidate.model_fields}
+    return [candidate for _, candidate in current]
 
 
 def _models_in(annotation: Any, tag: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     """The models that an annotation names, with the tags that tell them apart in a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        kind = annotation.model_fields.get("kind")
-        literals = getattr(kind.annotation, "__args__", ()) if kind else ()
-        yield tag or str(next(iter(literals), "")), annotation
+        yield tag or str(next(iter(_kinds_of(annotation)), "")), annotation
         return
     tag = next((str(note.tag) for note in getattr(annotation, "__metadata__", ()) if isinstance(note, Tag)), tag)
     for argument in getattr(annotation, "__args__", ()):

@@ -39,6 +39,7 @@ class VectorInput(Model):
     """One output of a feature.
 
     Attributes:
+        feature: name of a feature.
         output: may be left out when the feature has one.
     """
 
@@ -66,6 +67,7 @@ class TwoTowerSpec(Model):
         pairs: an export of kind ``pairs``, format ``parquet`` or ``hdf5``.
         clip, text: instead of ``pairs``: the features to join; ``around``, ``pool``, ``keep`` and ``splits`` are those
             of an export of pairs.
+        around, pool, keep, splits: with ``clip`` and ``text``; as in an export of pairs.
         validation: the split of the pairs that is not learned from, and measured on.
         holdout: where there is no such split: share of the videos, by hash of the uid with ``seed``; 20% by default.
         dims: widths of the layers of both towers; the last one is that of the new space.

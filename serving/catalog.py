@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from deltalake.exceptions import DeltaError
 
-from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.errors import SpecError, StoreError, UnknownNameError, nearest
 from cliploom.serving.served_store import ServedStore, open_served
 from cliploom.transforms.store.releases import TABLE, read_releases
 from cliploom.transforms.store.tables import reason_of, table_at
@@ -114,7 +114,7 @@ class Catalog:
         if not name:
             return next(iter(self.slots.values()))
         if name not in self.slots:
-            raise SpecError(f"No store {name[:60]!r} is served{nearest(name[:60], self.slots)}")
+            raise UnknownNameError(f"No store {name[:60]!r} is served{nearest(name[:60], self.slots)}")
         return self.slots[name]
 
     def start(self) -> None:

@@ -6,23 +6,21 @@ Names in queries are uids of the release only: no file of the server's machine i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from cliploom.schemas.errors import EncodeError, SpecError
+from cliploom.schemas.errors import SpecError, UnknownNameError
 from cliploom.schemas.narrations import NARRATIONS_TABLE
 from cliploom.schemas.tables import FAILURES, LABELS
-from cliploom.transforms.encoders.registry import load_text_tower
-from cliploom.transforms.search.query import Like, split_moment, text_vectors
+from cliploom.transforms.search.query import Like, split_moment
 from cliploom.transforms.search.query_model import QueryPart
 from cliploom.transforms.search.searching import Store
 from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.releases import Releases, read_releases
-from cliploom.transforms.work.models import local_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +54,6 @@ class ServedStore(Store):
         """Nothing is read yet but the releases."""
         super().__init__(objects, releases, releases.get(number))
         self._frames: dict[str, pl.DataFrame] = {}
-        self._towers: dict[str, Callable[[list[str]], NDArray[np.float32]]] = {}
 
     @property
     def objects(self) -> ObjectStore:
@@ -85,9 +82,7 @@ class ServedStore(Store):
                     self._times_of(index.feature, part)
         self._fits(self.release.indexes)
         for model in sorted({self._feature_of(name).model for name in self.text_indexes}):
-            # Models are kept only as long as somebody holds them.
-            self._towers[model] = load_text_tower(local_model(self._objects, model))
-            self._towers[model](["ready"])
+            self._text_tower(model)(["ready"])
 
     def _keep(self, table: str, schema: pa.Schema) -> None:
         if table not in self.release.tables:
@@ -111,11 +106,6 @@ class ServedStore(Store):
         return [name for name in sorted(self.release.indexes) if self._takes_text(name)]
 
     @property
-    def failures(self) -> pl.DataFrame:
-        """The failures that the release knows."""
-        return self.collected(self._scan(self._files("failures"), FAILURES))
-
-    @property
     def listed(self) -> pl.LazyFrame:
         """The items, from memory where they are few."""
         return self._items
@@ -132,19 +122,10 @@ class ServedStore(Store):
         key = model, text
         found = self._texts_kept.get(key)
         if found is None:
-            found = self._texts_kept[key] = self._encoded(model, text)
+            found = self._texts_kept[key] = super().text_vector(model, text)
             while len(self._texts_kept) > _KEPT_TEXTS:
                 self._texts_kept.popitem(last=False)
         return found
-
-    def _encoded(self, model: str, text: str) -> NDArray[np.float32]:
-        tower = self._towers.get(model)
-        if tower is None:
-            return text_vectors(self._objects, model, text)
-        try:
-            return tower([text])
-        except EncodeError as error:
-            raise SpecError(f"The text can't be searched for: {error}") from None
 
     @cached_property
     def _texts_kept(self) -> OrderedDict[tuple[str, str], NDArray[np.float32]]:
@@ -214,7 +195,7 @@ class ServedStore(Store):
         mine = [row for row in rows if source in (None, row["source"])]
         if not mine:
             where = f" in the source {source!r}" if source else ""
-            raise SpecError(f"Release {self.release.release} has no item {uid[:200]!r}{where}.")
+            raise UnknownNameError(f"Release {self.release.release} has no item {uid[:200]!r}{where}.")
         return mine[0]
 
 

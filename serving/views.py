@@ -85,7 +85,7 @@ def release_difference(old: Release, new: Release) -> dict[str, Any]:
 
 def failure_summary(store: ServedStore) -> dict[str, Any]:
     """Failures of a release: grouped by reason, and one by one up to a bound."""
-    rows = store.failures
+    rows = store.collected(store.failures)
     groups = failure_reasons(rows).to_dicts() if rows.height else []
     each = rows.select("source", "feature", "uid", "stage", "type", "message", "transient", "partial", "attempts")
     return {
@@ -105,7 +105,11 @@ def item_view(store: ServedStore, uid: str, source: str | None) -> dict[str, Any
     item = store.item(uid, source)
     facts = media_facts(item["facts"])
     labels = store.item_labels([item["item_no"]], [uid]).get((item["source"], uid), ())
-    mine = [row for row in store.failures.to_dicts() if row["uid"] == uid and row["source"] == item["source"]]
+    mine = [
+        row
+        for row in store.collected(store.failures).to_dicts()
+        if row["uid"] == uid and row["source"] == item["source"]
+    ]
     narrations = store.narrations_of(uid).head(_MOST_NARRATIONS)
     return {
         "release": store.release.release,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from cliploom.pipelines.console import fit, human_bytes, human_seconds, middle, run_summary, table
+from cliploom.pipelines.console import fit, human_bytes, human_seconds, middle, run_summary, short_path, show, table
 from cliploom.pipelines.live_progress import LiveProgress, Pace
 from cliploom.schemas.records import Duplicate, Segment, Shard, ShardItem
 from cliploom.transforms.work.progress import (
@@ -281,3 +281,24 @@ def test_summary_of_a_run_with_nothing_to_do() -> None:
     assert text.splitlines()[0] == "Nothing to do: release 7 of /store is up to date."
     assert "Time:" not in text
     assert "Failures:" not in text
+
+
+def test_names_with_control_characters_neither_break_lines_nor_command_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "line\nbreak\x1b[2J\x9b2J\u202egnp.mp4"
+    shown = table([{"uid": name, "rows": 1}], ["uid", "rows"])
+    assert shown.count("\n") == 1
+    assert all(letter.isprintable() for line in shown.splitlines() for letter in line)
+    assert short_path(f"/elsewhere/{name}") == r"/elsewhere/line\nbreak\x1b[2J\x9b2J\u202egnp.mp4"
+    show(f"a\tb\n{name}")
+    assert capsys.readouterr().out == "a\tb\nline\nbreak\\x1b[2J\\x9b2J\\u202egnp.mp4\n"
+
+
+def test_addresses_of_names_that_are_no_text_are_shown_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_path(f"file://{tmp_path}/bytes/caf%E9.mp4") == "bytes/caf%E9.mp4"
+    assert short_path("file:///elsewhere/caf%E9.mp4") == "file:///elsewhere/caf%E9.mp4"
+    assert short_path("s3://bucket/a.mp4") == "s3://bucket/a.mp4"

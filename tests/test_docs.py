@@ -115,13 +115,14 @@ def test_commands_and_options_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_parses_and_whole_specs_are_valid(page: Path) -> None:
     for block in blocks(page):
-        if block.language == "python":
+        # The page of the Python API shows signatures, which are not statements.
+        if block.language == "python" and page.name != "api.md":
             ast.parse(block.text)
         elif block.language == "yaml" and block.text.lstrip().startswith("version: 1\n"):
             parse_document(yaml.safe_load(block.text))
 
 
-@pytest.mark.parametrize("script", ["write_cli.py", "site_pages.py"])
+@pytest.mark.parametrize("script", ["write_api.py", "write_cli.py", "site_pages.py"])
 def test_generated_pages_are_current_and_links_lead_somewhere(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(DOCS / script), "--check"], cwd=ROOT, capture_output=True, text=True, check=False

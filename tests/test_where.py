@@ -43,9 +43,20 @@ def test_bare_commands_take_the_spec_here_and_its_store(cliploom: Command, proje
     assert cliploom("validate").out.startswith("cliploom.yaml is valid")
     assert [row["release"] for row in json.loads(cliploom("releases", "--json").out)] == [1]
     assert "NoVideo" in cliploom("failures").out
+    assert json.loads(cliploom("inspect", "--json").out)["kind"] == "store"
+    assert json.loads(cliploom("report", "--json").out) == json.loads(cliploom("report", "store", "--json").out)
     hits = json.loads(cliploom("search", "a cat", "--top", "1", "--json").out)
     assert json.loads(cliploom("search", "--like", "videos/cat", "--top", "1", "--json").out)
     assert hits == json.loads(cliploom("search", "store", "a cat", "--top", "1", "--json").out)
+
+
+def test_a_number_alone_is_a_release_of_the_store_here(
+    cliploom: Command, small_store: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_store.folder)
+    assert_one_sentence(cliploom("rollback"), 2, ("RELEASE is missing", "`cliploom releases`"))
+    assert_one_sentence(cliploom("rollback", "7"), 4, ("no release 7",))
+    assert_one_sentence(cliploom("rollback", "1"), 4, ("Release 1 is the newest already",))
 
 
 def test_words_that_name_a_folder_are_words(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.cli.inspecting_media import inspect_media, is_media, media_text
+from cliploom.pipelines.console import counted, human_bytes
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.release import Release
 from cliploom.transforms.store.object_store import ObjectStore
@@ -165,7 +166,8 @@ def _store(uri: str, release: int | None) -> dict[str, Any]:
     objects = ObjectStore(uri)
     releases = read_releases(objects)
     if not releases.rows:
-        raise StoreError(f"{uri} is not a store with a release; `cliploom run SPEC` makes one.")
+        hint = f"`cliploom init {uri}` writes a spec for the media in it, `cliploom inspect FILE` looks at one"
+        raise StoreError(f"{uri} is not a store with a release; {hint}.")
     found = releases.get(release)
     return {
         "kind": "store",
@@ -290,14 +292,17 @@ def _hdf5_text(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _store_text(found: dict[str, Any]) -> Iterator[str]:
-    yield f"{found['path']}: store, release {found['release']} of {found['releases']}, made {found['created_at']}"
+    made = f"{found['created_at'][:16].replace('T', ' ')}Z"
+    yield f"{found['path']}: store, release {found['release']} of {found['releases']}, made {made}"
     for name, entry in found["features"].items():
         outputs = ", ".join(f"{output} [{dim}]" for output, dim in entry["outputs"].items())
         made = f"of {entry['source']}" + (f" by {entry['encoder']}" if entry["encoder"] else "")
-        size = f"{entry['rows']} rows in {entry['parts']} parts, {entry['size']} bytes"
+        parts = counted(entry["parts"], "part")
+        size = f"{counted(entry['rows'], 'row')} in {parts}, {human_bytes(entry['size'])}"
         yield f"  feature {name} {made}: {size}; {outputs}"
     for name, entry in found["indexes"].items():
-        yield f"  index {name} of {entry['feature']}: {entry['rows']} rows, {entry['kind']}, {entry['metric']}"
+        rows = counted(entry["rows"], "row")
+        yield f"  index {name} of {entry['feature']}: {rows}, {entry['kind']}, {entry['metric']}"
     for name, entry in found["heads"].items():
         yield f"  labels {name} by head {entry['head']}: {entry['model']}"
     for entry in found["labels"]:
@@ -305,6 +310,6 @@ def _store_text(found: dict[str, Any]) -> Iterator[str]:
         counts = f"{entry['items']} items, {entry['classes']} classes"
         yield f"  labels of {entry['source']}, {entry['origin']}: {counts}" + (f"; {common}" if common else "")
     for name, entry in found["exports"].items():
-        yield f"  export {name}: {entry['kind']}, {entry['files']} files, {entry['size']} bytes"
+        yield f"  export {name}: {entry['kind']}, {counted(entry['files'], 'file')}, {human_bytes(entry['size'])}"
     for name, rows in found["tables"].items():
-        yield f"  table {name}: {rows} rows"
+        yield f"  table {name}: {counted(rows, 'row')}"

@@ -23,6 +23,7 @@ from cliploom.pipelines.cli import (  # noqa: F401 - they add their commands
     train,
 )
 from cliploom.pipelines.cli.app import app
+from cliploom.pipelines.cli.working import working
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.faults import memory_sentence, system_fault
 from cliploom.schemas.secrets import masked
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         arguments.remove("--debug")
     try:
         _check_memory()
-        raise SystemExit(_invoke(arguments))
+        with working():
+            code = _invoke(arguments)
+        raise SystemExit(code)
     except CliploomError as error:
         print(_told(f"cliploom: {error}", debug), file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, app
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreOrHereArgument, app
+from cliploom.pipelines.cli.where import find_store
 
 
 @app.command()
 def report(
-    store: StoreArgument,
+    store: StoreOrHereArgument = None,
     release: ReleaseOption = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write the report with pictures to this file, one HTML page.")
@@ -20,10 +21,11 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Report on a release: counts, failures, figures, time."""
-    from cliploom.pipelines.console import say, show, show_json
+    from cliploom.pipelines.console import fit, say, short_paths, show, show_json
     from cliploom.pipelines.release_report import release_report
     from cliploom.pipelines.report_page import report_page, report_text
 
+    store = find_store(store, "report")
     found = release_report(store, release)
     if html is not None:
         from cliploom.transforms.search.html_page import write_page
@@ -34,4 +36,4 @@ def report(
     if as_json:
         show_json(found)
     elif html is None:
-        show(report_text(found))
+        show(fit(short_paths(report_text(found))))

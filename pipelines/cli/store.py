@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreArgument, StoreOrHereArgument, app
+from cliploom.pipelines.cli.app import JsonOption, ReleaseOption, StoreOrHereArgument, app
 from cliploom.pipelines.cli.where import find_store, find_store_and_text
 
 if TYPE_CHECKING:
@@ -29,13 +29,23 @@ def releases(store: StoreOrHereArgument = None, as_json: JsonOption = False) -> 
 
 @app.command()
 def rollback(
-    store: StoreArgument, release: Annotated[int, typer.Argument(help="The release to point back to.")]
+    store: StoreOrHereArgument = None,
+    release: Annotated[int | None, typer.Argument(help="The release to point back to.", show_default=False)] = None,
 ) -> None:
-    """Publish a release that points back to an older one."""
+    """Publish a release that points back to an older one.
+
+    A number alone is a release of the store of ./cliploom.yaml.
+    """
+    from cliploom.schemas.errors import SpecError
+
+    if store is not None and release is None and store.isdecimal() and not Path(store).exists():
+        release, store = int(store), None
+    if release is None:
+        raise SpecError("The argument RELEASE is missing; `cliploom releases` lists their numbers.")
     from cliploom.pipelines.console import say
     from cliploom.pipelines.running.publish import rollback as roll_back
 
-    made = roll_back(find_store(store, "rollback"), release)
+    made = roll_back(find_store(store, f"rollback {release}"), release)
     say(f"Release {made.release} now points back to release {release}.")
 
 
@@ -229,9 +239,12 @@ def search(
 @app.command()
 def inspect(
     target: Annotated[
-        str,
-        typer.Argument(help="A video, GIF, image, TFRecord, Parquet or HDF5 file, or a store.", show_default=False),
-    ],
+        str | None,
+        typer.Argument(
+            help="A video, GIF, image, TFRecord, Parquet or HDF5 file, or a store; that of ./cliploom.yaml by default.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many records, items or rows to look at.")] = 100,
     release: ReleaseOption = None,
     sample: Annotated[
@@ -248,7 +261,9 @@ def inspect(
     from cliploom.pipelines.cli.inspecting import inspect_text
     from cliploom.pipelines.console import fit, short_paths, show, show_json
 
-    found = look(target, limit, release, sample or (), decoded=decode)
+    found = look(
+        find_store(None, "inspect") if target is None else target, limit, release, sample or (), decoded=decode
+    )
     if as_json:
         show_json(found)
     else:

@@ -53,7 +53,6 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Extra -> what it is for, and packages that it brings."""
 
-WEIGHTS = ("efficientnet_lite0", "minilm")
 _PATIENCE_S = 120.0
 
 
@@ -108,12 +107,13 @@ def extras() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """The files of the built-in encoders, by their hashes."""
-    from cliploom.transforms.encoders.registry import family
+    from cliploom.transforms.encoders.lite0 import EfficientNetLite0
+    from cliploom.transforms.encoders.minilm import MiniLM
 
-    for kind in WEIGHTS:
-        chosen = family(kind)
+    for built_in in (EfficientNetLite0(), MiniLM()):
+        kind = built_in.kind
         try:
-            chosen.fingerprint(chosen.Options())
+            built_in.weight_files()
         except CliploomError as error:
             yield Finding("Encoders", kind, "note", str(error))
         else:

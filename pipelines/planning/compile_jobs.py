@@ -21,6 +21,7 @@ from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedS
 from cliploom.schemas.spec import FeatureSpec, IndexSpec, Limits, Spec
 from cliploom.schemas.vector_heads import DeviseSpec, ProjectionJob
 from cliploom.transforms.encoders.base import PreparedText
+from cliploom.transforms.encoders.custom_code import changed_code, code_in_digest, code_of, noted_code
 from cliploom.transforms.encoders.registry import load_text_tower
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -73,20 +74,25 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
     if not spec.computed:
         raise SpecError("features is empty: nothing to compute; add one, such as frames: {source: ..., encoder: ...}.")
     cards: dict[str, ModelCard] = {}
+    codes: dict[str, dict[str, str]] = {}
     encoders = [feature.encoder for feature in spec.computed.values() if feature.encoder is not None]
     encoders += [head.text_encoder for head in spec.heads.values() if isinstance(head, DeviseSpec)]
     if objects.root is not None:
         models = objects.root / "models"
         for encoder in encoders:
-            _prepare(encoder, checked, models, cards, spec.limits)
+            _prepare(encoder, checked, models, cards, spec.limits, objects)
     else:
         from cliploom.transforms.work.models import model_cache, upload_model
 
         cache = model_cache()
         for encoder in encoders:
-            _prepare(encoder, checked, cache, cards, spec.limits)
+            _prepare(encoder, checked, cache, cards, spec.limits, objects)
         for card in cards.values():
             upload_model(objects, cache / card.digest)
+    remarks = [f"encoder {name}: {card.note}" for name, card in cards.items() if card.note]
+    for name, card in cards.items():
+        codes[name], changed = _code(checked[name], card, objects)
+        remarks += changed
     jobs, recipes = {}, {}
     for name, feature in spec.computed.items():
         source = spec.sources[feature.source]
@@ -95,7 +101,8 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
         elif isinstance(source, PrecomputedSource):
             jobs[name], recipes[name] = _precomputed_job(name, feature, source)
         elif feature.encoder is not None:
-            jobs[name], recipes[name] = _job(name, feature, spec, checked[feature.encoder], cards[feature.encoder])
+            encoder = feature.encoder
+            jobs[name], recipes[name] = _job(name, feature, spec, checked[encoder], cards[encoder], codes[encoder])
     projections, waiting = projection_jobs(spec, jobs, recipes, objects)
     outputs: dict[str, Collection[str]] = {name: job.outputs for name, job in (jobs | projections).items()}
     indexes = {
@@ -109,7 +116,6 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
         if export.feature in outputs and (not isinstance(export, PairsExport) or export.text in outputs)
     }
     heads, untrained = head_jobs(spec, {**jobs, **projections}, objects, base)
-    remarks = (f"encoder {name}: {card.note}" for name, card in cards.items() if card.note)
     notes = (*untrained, *waiting, *remarks)
     measured = stored_evaluations(spec, base, objects, {*outputs, *heads})
     return CompiledSpec(jobs, recipes, indexes, exports, heads, projections, notes, measured)
@@ -128,7 +134,7 @@ def prepared_text_encoder(spec: Spec, base: Path, name: str, objects: ObjectStor
 
     models = objects.root / MODELS if objects.root is not None else model_cache()
     cards: dict[str, ModelCard] = {}
-    found = _prepare(name, check_encoders(spec, base), models, cards, spec.limits)
+    found = _prepare(name, check_encoders(spec, base), models, cards, spec.limits, objects)
     if found is None:
         raise SpecError(f"encoders.{name} does not encode text; name one that does, such as an encoder of kind minilm.")
     if objects.root is None:
@@ -175,7 +181,12 @@ def _default_output(outputs: Collection[str]) -> str:
 
 
 def _prepare(
-    name: str, checked: Mapping[str, CheckedEncoder], models: Path, cards: dict[str, ModelCard], limits: Limits
+    name: str,
+    checked: Mapping[str, CheckedEncoder],
+    models: Path,
+    cards: dict[str, ModelCard],
+    limits: Limits,
+    objects: ObjectStore,
 ) -> PreparedText | None:
     """Prepare one encoder after its text encoder; returns it as a text encoder where another needs it as such."""
     from cliploom.pipelines.planning.preparing import prepare_safely
@@ -183,9 +194,10 @@ def _prepare(
     encoder = checked[name]
     text = None
     if encoder.spec.text_encoder is not None:
-        text = _prepare(encoder.spec.text_encoder, checked, models, cards, limits)
+        text = _prepare(encoder.spec.text_encoder, checked, models, cards, limits, objects)
+    code = code_in_digest(objects, encoder.family, encoder.options, text.card.digest if text else "")
     try:
-        folder, cards[name] = prepare_safely(name, encoder.spec.kind, encoder.options, models, text, limits)
+        folder, cards[name] = prepare_safely(name, encoder.spec.kind, encoder.options, models, text, limits, code)
     except PrecisionError:
         raise PrecisionError(
             f"encoders.{name}.precision: this processor can't compute in {encoder.options.precision}; "
@@ -197,8 +209,23 @@ def _prepare(
     return PreparedText(folder, cards[name], lambda texts: load_text_tower(folder)(texts))
 
 
+def _code(encoder: CheckedEncoder, card: ModelCard, objects: ObjectStore) -> tuple[dict[str, str], list[str]]:
+    """The code of a custom encoder, and what is to say where it changed and its declared revision did not."""
+    code = code_of(encoder.family, encoder.options)
+    if not code:
+        return {}, []
+    changed = changed_code(noted_code(objects, card.digest, code), code)
+    if not changed:
+        return code, []
+    verb = "has" if len(changed) == 1 else "have"
+    return code, [
+        f"encoder {encoder.name}: {' and '.join(changed)} {verb} changed since its model was prepared, but REVISION is "
+        f"still {encoder.family.REVISION}, so nothing is computed again; raise REVISION if its vectors change"
+    ]
+
+
 def _job(
-    name: str, feature: FeatureSpec, spec: Spec, encoder: CheckedEncoder, card: ModelCard
+    name: str, feature: FeatureSpec, spec: Spec, encoder: CheckedEncoder, card: ModelCard, code: Mapping[str, str]
 ) -> tuple[FeatureJob, dict[str, Any]]:
     source = spec.sources[feature.source]
     outputs = {output: card.outputs[output].dim for output in feature.outputs or output_names(encoder)}
@@ -208,6 +235,7 @@ def _job(
     recipe = values | {
         "encoder": {"name": encoder.name, "kind": encoder.spec.kind, "text_encoder": text}
         | encoder.options.model_dump(mode="json")
+        | ({"code": dict(code)} if code else {})
     }
     job = FeatureJob(
         name=name,
@@ -315,9 +343,12 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     else:
         changes += [
             f"encoder {after.get('name')}: {key} {_text(before.get(key))} -> {_text(after.get(key))}"
-            for key in sorted({*before, *after} - {"name"})
+            for key in sorted({*before, *after} - {"name", "code"})
             if before.get(key) != after.get(key)
         ]
+        if before.get("code") and after.get("code"):
+            changed = changed_code(before["code"], after["code"])
+            changes += [f"encoder {after.get('name')}: the code of {' and '.join(changed)} changed"] if changed else []
     changes += [
         f"{key} {_text(old.get(key))} -> {_text(new.get(key))}" for key in _COMPARED if old.get(key) != new.get(key)
     ]

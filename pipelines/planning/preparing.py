@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,13 @@ class PrepareLimits:
 
 
 def prepare_safely(
-    name: str, kind: str, options: EncoderOptions, models: Path, text: PreparedText | None, limits: Limits
+    name: str,
+    kind: str,
+    options: EncoderOptions,
+    models: Path,
+    text: PreparedText | None,
+    limits: Limits,
+    code: Mapping[str, str] | None = None,
 ) -> tuple[Path, ModelCard]:
     """Prepare a model, or find it prepared; see ``cliploom.transforms.encoders.prepare.prepare_model``.
 
@@ -61,6 +68,7 @@ def prepare_safely(
         models: local folder that holds model folders.
         text: the text encoder that the spec names.
         limits: of the spec.
+        code: module -> digest of a custom encoder's source, where the vectors depend on it.
 
     Raises:
         CliploomError: also when it takes more than the limits, or takes its process down.
@@ -68,14 +76,15 @@ def prepare_safely(
     chosen = family(kind)
     files = chosen.foreign_bytes(options)
     if files is None:
-        return prepare_model(kind, options, models, text)
-    final = models / model_digest(chosen, options, text.card.digest if text else "")
+        return prepare_model(kind, options, models, text, code)
+    final = models / model_digest(chosen, options, text.card.digest if text else "", code)
     if not (final / CARD_FILE).exists():
         request = {
             "kind": kind,
             "options": options.model_dump(mode="json", exclude_unset=True),
             "models": str(models),
             "text": str(text.folder) if text else "",
+            "code": dict(code or {}),
             "parent": os.getpid(),
         }
         _prepare_apart(f"encoders.{name}", request, PrepareLimits.of(limits, files))
@@ -132,9 +141,8 @@ def main(arguments: list[str]) -> None:
     try:
         options = family(request["kind"]).Options.model_validate_json(json.dumps(request["options"]))
         text = Path(request["text"]) if request["text"] else None
-        prepare_model(
-            request["kind"], options, Path(request["models"]), prepared_text(text, read_card(text)) if text else None
-        )
+        made = prepared_text(text, read_card(text)) if text else None
+        prepare_model(request["kind"], options, Path(request["models"]), made, request["code"])
         answer: dict[str, Any] = {"done": True}
     except CliploomError as error:
         answer = {"error": str(error), "kind": type(error).__name__, "memory": _lacks_memory(error)}

@@ -20,6 +20,12 @@ from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.transforms.store.uris import absolute
 from cliploom.transforms.work.inflight import die_with
 
+_KINDS = (
+    *("StoreError", "DiskFullError", "UnknownReleaseError", "LimitError", "SpecError", "UnknownNameError"),
+    *("PrecisionError", "CliploomError"),
+)
+"""Errors that are recognised in the text of another."""
+
 
 def run_request(request: dict[str, Any]) -> dict[str, Any]:
     """Do what the supervisor asks; see ``cliploom.pipelines.running.supervise``."""
@@ -101,7 +107,7 @@ def user_error(error: BaseException) -> BaseException:
     text = str(error)
     import cliploom.schemas.errors as errors
 
-    for name in ("StoreError", "DiskFullError", "LimitError", "SpecError", "PrecisionError", "CliploomError"):
+    for name in _KINDS:
         marker = f"cliploom.schemas.errors.{name}: "
         if marker in text:
             kind: type[CliploomError] = getattr(errors, name)

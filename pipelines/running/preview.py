@@ -28,7 +28,25 @@ LEAST_MS = 100
 """Less work than this tells nothing of a pace."""
 
 
-def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions, sample: int = 0) -> dict[str, Any]:
+class Plan(dict[str, Any]):
+    """What a run would do: a dictionary with the keys of ``cliploom plan --json``; ``print(plan)`` explains it.
+
+    ``plan["verdicts"]["frames"]["new"]`` is the number of new items of the feature ``frames``.
+    """
+
+    def __repr__(self) -> str:
+        """What would be computed, in a line."""
+        verdicts = {feature: dict(counts) for feature, counts in self["verdicts"].items()}
+        held = ("items", "compute_items", "rows", "estimated_cpu_seconds")
+        shown = ", ".join(f"{name}={self[name]}" for name in held)
+        return f"Plan({shown}, verdicts={verdicts})"
+
+    def __str__(self) -> str:
+        """The plan as ``cliploom plan`` prints it."""
+        return preview_text(self)
+
+
+def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions, sample: int = 0) -> Plan:
     """Verdicts with counts, reasons and an estimate, by feature; also written to ``plans/<run>/verdicts.parquet``.
 
     Args:
@@ -56,7 +74,7 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
     verdicts, shards = ready.planned.verdicts, ready.planned.layout.shards
     work, numbered = ready.planned.work, ready.planned.numbered
     computed = numbered.read_some(work["item_no"].unique(), ["size"])
-    return {
+    plan: dict[str, Any] = {
         "store": objects.uri,
         "verdicts": count_verdicts(ready.planned.all_verdicts),
         "reasons": _reasons(verdicts, seconds / max(1, work.height)) + _reasons(ready.planned.tags, 0.0),
@@ -74,6 +92,7 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
         "failures": ready.found.failures.height,
         "written": objects.uri_of(written),
     }
+    return Plan(plan)
 
 
 def pace_of(objects: ObjectStore, releases: Releases) -> float:

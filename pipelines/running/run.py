@@ -90,6 +90,11 @@ class RunResult:
     seconds: dict[str, float]
     report: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """How it ended; the report has everything."""
+        total = sum(self.seconds.values())
+        return f"RunResult(changed={self.changed}, seconds={total:.1f}, verdicts={self.verdicts}, {self.release!r})"
+
 
 @dataclass
 class Stopwatch:

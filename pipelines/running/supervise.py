@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliploom.schemas.errors import CliploomError, DiskFullError, LimitError, SpecError, StoreError
+from cliploom.schemas.errors import (
+    CliploomError,
+    DiskFullError,
+    LimitError,
+    SpecError,
+    StoreError,
+    UnknownNameError,
+    UnknownReleaseError,
+)
 from cliploom.schemas.faults import check_temporary_folder, memory_sentence, system_fault
 from cliploom.schemas.secrets import masked
 from cliploom.transforms.python_child import python_command
@@ -33,7 +41,11 @@ _LAST_LINES = 20
 _POLL_S = 0.1
 _PATIENCE_S = 5.0
 _KINDS: dict[str, type[CliploomError]] = {
-    kind.__name__: kind for kind in (CliploomError, SpecError, LimitError, StoreError, DiskFullError)
+    kind.__name__: kind
+    for kind in (
+        *(CliploomError, SpecError, UnknownNameError, LimitError),
+        *(StoreError, UnknownReleaseError, DiskFullError),
+    )
 } | {"MissingExtraError": SpecError}
 
 

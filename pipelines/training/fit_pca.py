@@ -16,7 +16,7 @@ import polars as pl
 from cliploom.pipelines.launching.runner import is_local, job_name, run_graph
 from cliploom.pipelines.launching.target import new_run_id
 from cliploom.pipelines.training.evaluate import opened
-from cliploom.schemas.errors import MissingExtraError, SpecError, nearest
+from cliploom.schemas.errors import MissingExtraError, SpecError, UnknownNameError, nearest
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec import Target
 from cliploom.transforms.store.object_store import ObjectStore
@@ -103,13 +103,15 @@ def fit_pca(
 
 def _output(release: Release, feature: str, output: str | None) -> str:
     if feature not in release.features:
-        raise SpecError(f"Release {release.release} has no feature {feature!r}{nearest(feature, release.features)}")
+        raise UnknownNameError(
+            f"Release {release.release} has no feature {feature!r}{nearest(feature, release.features)}"
+        )
     known = release.features[feature].outputs
     if output is None and len(known) > 1:
         raise SpecError(f"{feature} has the outputs {', '.join(known)}; name one with --output.")
     chosen = output or next(iter(known))
     if chosen not in known:
-        raise SpecError(f"{feature} has no output {chosen!r}{nearest(chosen, known)}")
+        raise UnknownNameError(f"{feature} has no output {chosen!r}{nearest(chosen, known)}")
     return chosen
 
 

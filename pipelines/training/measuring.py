@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cliploom.pipelines.planning.compile_jobs import stored_evaluations
 from cliploom.pipelines.training.evaluate import opened
-from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.errors import SpecError, UnknownNameError, nearest
 from cliploom.schemas.evaluations import Evaluation
 from cliploom.schemas.spec_file import load_spec
 from cliploom.transforms.evaluation.measure import measure
@@ -52,7 +52,7 @@ def evaluate_declared(
             "or give --head for a trained head."
         )
     if name is not None and name not in spec.evaluations:
-        raise SpecError(f"There is no evaluation {name!r}{nearest(name, spec.evaluations)}")
+        raise UnknownNameError(f"There is no evaluation {name!r}{nearest(name, spec.evaluations)}")
     objects, _ = opened(target)
     found = read_releases(objects).get(release)
     wanted = spec.model_copy(

@@ -29,7 +29,7 @@ from cliploom.pipelines.training.train_towers import learn_towers, pairs_of, pre
 from cliploom.pipelines.training.vector_training import PREVIOUS, VectorTraining
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.digests import SHORT, digest_of
-from cliploom.schemas.errors import LimitError, MissingExtraError, SpecError, StoreError, nearest
+from cliploom.schemas.errors import LimitError, MissingExtraError, SpecError, StoreError, UnknownNameError, nearest
 from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec, ZeroShotSpec
 from cliploom.schemas.models import CARD_FILE
 from cliploom.schemas.release import Release
@@ -138,7 +138,7 @@ def train_head(
         StoreError: when the store has no release with the features, or another process trains this head.
     """
     if name not in spec.heads:
-        raise SpecError(f"There is no head {name!r}{nearest(name, spec.heads)}")
+        raise UnknownNameError(f"There is no head {name!r}{nearest(name, spec.heads)}")
     if isinstance(spec.heads[name], ZeroShotSpec):
         raise SpecError(f"Head {name!r} is of kind zero_shot and needs no training; `cliploom run SPEC` applies it.")
     check_encoders(spec, base)

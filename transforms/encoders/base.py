@@ -147,7 +147,8 @@ class Family(ABC):
 
     Attributes:
         kind: the name that a spec gives.
-        REVISION: raised when the same options and weights give other vectors than before.
+        REVISION: raised when the same options and weights give other vectors than before. Where a custom encoder
+            declares none, the source of its class stands for it.
         TEXT_ENCODER: whether a spec may name a ``text_encoder`` beside it.
         Options: what a spec may say.
     """
@@ -176,6 +177,10 @@ class Family(ABC):
         Raises:
             CliploomError: when the weights are not there.
         """
+
+    def wrapped(self, options: Any) -> Family | None:
+        """The family of another encoder that this one computes with, such as the one before a projection."""
+        return None
 
     def foreign_bytes(self, options: Any) -> int | None:
         """Bytes of the files that ``prepare`` reads where a spec may name any; None where they are a package's.

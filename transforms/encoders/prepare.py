@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +22,16 @@ PREPARING = ".preparing-"
 """Start of the names of folders that are being written: then digest, process and chance."""
 
 
-def model_digest(kind: Family, options: EncoderOptions, text_digest: str = "") -> str:
+def model_digest(
+    kind: Family, options: EncoderOptions, text_digest: str = "", code: Mapping[str, str] | None = None
+) -> str:
     """Digest of a model before it is prepared.
 
     Args:
         kind: the family.
         options: checked options; those that change no vector don't count.
         text_digest: of the text encoder that it builds on.
+        code: module -> digest of a custom encoder's source, where the vectors depend on it.
 
     Raises:
         CliploomError: when the weights are not there.
@@ -39,12 +43,17 @@ def model_digest(kind: Family, options: EncoderOptions, text_digest: str = "") -
             "options": options.values(),
             "fingerprint": kind.fingerprint(options),
             "text": text_digest,
+            **({"code": dict(code)} if code else {}),
         }
     )
 
 
 def prepare_model(
-    kind: str, options: EncoderOptions, models: Path, text: PreparedText | None = None
+    kind: str,
+    options: EncoderOptions,
+    models: Path,
+    text: PreparedText | None = None,
+    code: Mapping[str, str] | None = None,
 ) -> tuple[Path, ModelCard]:
     """Prepare a model, or find it prepared.
 
@@ -56,6 +65,7 @@ def prepare_model(
         options: an instance of the family's ``Options``.
         models: local folder that holds model folders; made when missing.
         text: the text encoder that the spec names, prepared in the same ``models``.
+        code: see ``model_digest``.
 
     Returns:
         The folder ``models/<digest>`` and its card.
@@ -70,7 +80,7 @@ def prepare_model(
         raise SpecError(f"The encoder kind '{kind}' takes no text_encoder; leave it out.")
     if text is not None and text.card.modality != "text":
         raise SpecError(f"text_encoder must be a text encoder; '{text.card.kind}' encodes {text.card.modality}s.")
-    digest = model_digest(chosen, options, text.card.digest if text else "")
+    digest = model_digest(chosen, options, text.card.digest if text else "", code)
     final = models / digest
     if (final / CARD_FILE).exists():
         return final, read_card(final)

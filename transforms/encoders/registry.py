@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploom.schemas.errors import CliploomError, SpecError, StoreError, nearest
+from cliploom.schemas.errors import CliploomError, StoreError, UnknownNameError, nearest
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.transforms.encoders.base import Encoder, Family
 
@@ -62,7 +62,7 @@ def family(kind: str) -> Family:
                 f"The encoder '{kind}' of {_origin(offered[kind])} can't be loaded: {type(error).__name__}: {error}."
             ) from error
     else:
-        raise SpecError(f"There is no encoder kind '{kind}'{nearest(kind, kinds())}")
+        raise UnknownNameError(f"There is no encoder kind '{kind}'{nearest(kind, kinds())}")
     if not (isinstance(found, type) and issubclass(found, Family)):
         raise CliploomError(f"The encoder '{kind}' of {_origin(offered[kind])} is not a class that extends Family.")
     return found()

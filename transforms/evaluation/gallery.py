@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.errors import SpecError, UnknownNameError, nearest
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, Release
 from cliploom.transforms.exports.base import feature_contents
@@ -54,7 +54,9 @@ def find_output(release: Release, feature: str, output: str | None, *, texts: bo
         SpecError: when there is no such feature or output.
     """
     if feature not in release.features:
-        raise SpecError(f"Release {release.release} has no feature {feature!r}{nearest(feature, release.features)}")
+        raise UnknownNameError(
+            f"Release {release.release} has no feature {feature!r}{nearest(feature, release.features)}"
+        )
     entry = release.features[feature]
     able = [name for name, about in entry.outputs.items() if about.text] if texts else list(entry.outputs)
     if texts and not able:
@@ -67,7 +69,7 @@ def find_output(release: Release, feature: str, output: str | None, *, texts: bo
             raise SpecError(f"Feature {feature!r} has the outputs {', '.join(able)}; choose one with 'output'.")
         return entry, able[0] if len(able) == 1 else "semantic"
     if output not in able:
-        raise SpecError(f"Feature {feature!r} has no such output {output!r}{nearest(output, able)}")
+        raise UnknownNameError(f"Feature {feature!r} has no such output {output!r}{nearest(output, able)}")
     return entry, output
 
 

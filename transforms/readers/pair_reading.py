@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.errors import SpecError, StoreError, UnknownNameError, nearest
 from cliploom.transforms.readers.local_files import kept_copy
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parquet_pages import UnmappablePageError, map_column
@@ -118,15 +118,16 @@ class Pairs:
         """
         self._objects = ObjectStore(store)
         found = read_releases(self._objects).get(release)
+        self._place_text = f"{store!r}, {export!r}, split={split!r}, release={found.release}"
         known = [name for name, entry in found.exports.items() if entry.kind == "pairs"]
         if export not in known:
-            raise SpecError(f"Release {found.release} has no export of pairs {export!r}{nearest(export, known)}")
+            raise UnknownNameError(f"Release {found.release} has no export of pairs {export!r}{nearest(export, known)}")
         path = found.exports[export].files[0].path
         self.manifest: dict[str, Any] = json.loads(self._objects.get(path))
         if self.manifest["format"] == "tutorial":
             raise SpecError(f"{export!r} is one file as the tutorial has it; open {path} with h5py.")
         if split not in self.manifest["splits"]:
-            raise SpecError(f"{export!r} has no split {split!r}{nearest(split, self.manifest['splits'])}")
+            raise UnknownNameError(f"{export!r} has no split {split!r}{nearest(split, self.manifest['splits'])}")
         files = self.manifest["splits"][split]["files"]
         self._files = [str(PurePosixPath(path).with_name(file["name"])) for file in files]
         self._starts: list[int] = [0, *accumulate(file["pairs"] for file in files)]
@@ -146,6 +147,10 @@ class Pairs:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._open()
+
+    def __repr__(self) -> str:
+        """As it would be opened, with what is in it."""
+        return f"Pairs({self._place_text}, pairs={len(self)})"
 
     def __len__(self) -> int:
         """Number of pairs."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.errors import StoreError, UnknownNameError, nearest
 from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, Release
 from cliploom.transforms.store.object_store import ObjectStore
@@ -56,8 +56,10 @@ class ReleaseReader:
         self.release = release
 
     def __repr__(self) -> str:
-        """As it would be opened."""
-        return f"{type(self).__name__}({self.uri!r}, release={self.release.release})"
+        """As it would be opened, with what is in it."""
+        found = self.release
+        held = f"items={found.counts.get('items', 0)}, features={list(found.features)}, indexes={list(found.indexes)}"
+        return f"{type(self).__name__}({self.uri!r}, release={found.release}, {held})"
 
     @property
     def uri(self) -> str:
@@ -77,26 +79,55 @@ class ReleaseReader:
     @property
     def items(self) -> pl.LazyFrame:
         """The release's items: item_no, source, uid, uri, size, signature, digest, facts and metadata (both JSON)."""
-        from cliploom.schemas.tables import ITEMS
+        return self.table("items")
 
-        return self._scan(self._files("items"), ITEMS)
+    @property
+    def failures(self) -> pl.LazyFrame:
+        """The failures that the release knows: source, feature, uid, uri, stage, type, message and more."""
+        return self.table("failures")
 
-    def table(self, feature: str) -> pl.LazyFrame:
-        """A feature's rows, over exactly the files that the release names.
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names that ``table`` takes: the features, then the release's other tables."""
+        first = ("items", "narrations", "labels", "failures")
+        others: list[str] = [name for name in first if name in self.release.tables]
+        others += sorted({*self.release.tables, "releases"} - {*others})
+        return tuple(dict.fromkeys([*self.release.features, *others]))
+
+    def table(self, name: str) -> pl.LazyFrame:
+        """A table of the release, over exactly the files that the release names.
 
         Args:
-            feature: its name.
+            name: of a feature, or ``items``, ``narrations``, ``labels``, ``failures``, ``contents``, ``parts`` or
+                ``releases``. A feature goes before a table of the same name.
 
         Returns:
-            row_id, uid, start_s, end_s, frame, item_digest and one ``list<float32>`` column for each output.
+            For a feature: row_id, uid, start_s, end_s, frame, item_digest and one ``list<float32>`` column for each
+            output. ``collect()`` gives a polars DataFrame.
 
         Raises:
-            SpecError: naming the features that there are.
+            UnknownNameError: naming the tables that there are.
         """
-        if feature not in self.release.features:
-            raise SpecError(f"There is no feature {feature!r}{nearest(feature, self.release.features)}")
-        entry = self.release.features[feature]
-        return self._scan_parts(entry, self._parts_at(entry.table, entry.version))
+        import polars as pl
+
+        from cliploom.schemas.table_notes import STORE_TABLES
+
+        if name in self.release.features:
+            entry = self.release.features[name]
+            return self._scan_parts(entry, self._parts_at(entry.table, entry.version))
+        if name == "releases":
+            from cliploom.transforms.store.releases import release_table
+
+            return pl.DataFrame(release_table(self._releases.rows)).lazy()
+        if name not in self.tables or name not in STORE_TABLES:
+            raise UnknownNameError(self._no_table(name))
+        return self._scan(self._files(name), STORE_TABLES[name].schema)
+
+    def _no_table(self, name: object) -> str:
+        found = f"Release {self.release.release} has no table {name!r}"
+        if name in ("narrations", "labels"):
+            return f"{found}: no source of the spec gives {name}; it has {', '.join(self.tables)}."
+        return f"{found}{nearest(str(name), self.tables)}"
 
     def items_with(self, *, uid: str | None = None, numbers: Collection[int] = ()) -> pl.DataFrame:
         """The items of a uid (one a source), or those of these numbers."""

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.schemas.errors import SpecError, StoreError, nearest
+from cliploom.schemas.errors import SpecError, StoreError, UnknownNameError, nearest
 from cliploom.schemas.records import MAX_ORDINAL
 from cliploom.schemas.release import ExportEntry, FeatureEntry, Release
 from cliploom.transforms.narrations.pairs import time_to_index
@@ -82,6 +82,7 @@ class ClipWindows:
         found = read_releases(self._objects).get(release)
         entry = _feature(found, feature)
         self.output = _output(entry, feature, output)
+        self._place_text = f"{store!r}, {feature!r}, release={found.release}, output={self.output!r}"
         self.dim = entry.outputs[self.output].dim
         self.rate = rows_per_second(entry.recipe)
         if not self.rate:
@@ -132,6 +133,10 @@ class ClipWindows:
                             self._places[uid] = _Mapped(number, offset, rows)
             except (OSError, KeyError, ValueError, RuntimeError) as error:
                 raise StoreError(f"{entry.path} is missing or damaged ({error}); see `cliploom verify`.") from None
+
+    def __repr__(self) -> str:
+        """As it would be opened, with what is in it."""
+        return f"ClipWindows({self._place_text}, videos={len(self)}, dim={self.dim}, rate={self.rate:g})"
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -190,7 +195,7 @@ class ClipWindows:
         try:
             return self._places[uid]
         except KeyError:
-            raise KeyError(f"{uid!r} has no features in this release") from None
+            raise UnknownNameError(f"{uid!r} has no features in this release.") from None
 
     def _mapped(self, place: _Mapped) -> NDArray[np.float32]:
         found = self._maps.get(place.file)
@@ -234,7 +239,9 @@ class ClipWindows:
 def _feature(release: Release, feature: str) -> FeatureEntry:
     entry = release.features.get(feature)
     if entry is None:
-        raise SpecError(f"Release {release.release} has no feature {feature!r}{nearest(feature, release.features)}")
+        raise UnknownNameError(
+            f"Release {release.release} has no feature {feature!r}{nearest(feature, release.features)}"
+        )
     return entry
 
 
@@ -244,7 +251,7 @@ def _output(entry: FeatureEntry, feature: str, output: str | None) -> str:
             raise SpecError(f"Feature {feature!r} has the outputs {', '.join(entry.outputs)}; name one.")
         return next(iter(entry.outputs))
     if output not in entry.outputs:
-        raise SpecError(f"Feature {feature!r} has no output {output!r}{nearest(output, entry.outputs)}")
+        raise UnknownNameError(f"Feature {feature!r} has no output {output!r}{nearest(output, entry.outputs)}")
     return output
 
 

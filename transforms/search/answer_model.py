@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from cliploom.schemas.errors import short
 from cliploom.transforms.readers.release_tables import ItemLabel
 
 Fit = Literal["good", "weak", "none"]
@@ -64,6 +65,22 @@ class Hit:
     fit: float | None = None
     moments: tuple[Moment, ...] = ()
 
+    def __repr__(self) -> str:
+        """The item, its score and its best moment; ``to_dict()`` has everything."""
+        shown = [repr(self.uid), f"score={self.score:.3f}"]
+        if self.fit is not None:
+            shown.append(f"fit={self.fit:.2f}")
+        if self.start_s is not None and self.end_s is not None:
+            shown.append(f"start_s={self.start_s:g}, end_s={self.end_s:g}")
+        shown.append(f"index={self.index!r}")
+        if self.text:
+            shown.append(f"text={short(self.text)}")
+        if self.labels:
+            shown.append(f"labels={short(', '.join(str(label.name) for label in self.labels))}")
+        if self.moments:
+            shown.append(f"moments={len(self.moments)}")
+        return f"Hit({', '.join(shown)})"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with stable keys."""
         return asdict(self)
@@ -90,6 +107,11 @@ class Answer:
     message: str = ""
     facets: dict[str, list[tuple[Any, int]]] = field(default_factory=dict)
     took_s: float = 0.0
+
+    def __repr__(self) -> str:
+        """How many hits there are and how well they fit; the hits themselves are ``hits``."""
+        shown = [f"release={self.release}", f"hits={len(self.hits)}", f"total={self.total}", f"fit={self.fit!r}"]
+        return f"Answer({', '.join(shown + ([f'message={self.message!r}'] if self.message else []))})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with stable keys."""

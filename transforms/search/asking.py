@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploom.schemas.errors import ItemError, SpecError, nearest
+from cliploom.schemas.errors import ItemError, SpecError, UnknownNameError, nearest
 from cliploom.transforms.search.indexes import IndexReader
 from cliploom.transforms.search.mixing import mixture
 from cliploom.transforms.search.query_model import QueryPart
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cliploom.schemas.release import FeatureEntry
+    from cliploom.transforms.encoders.base import Encoder
     from cliploom.transforms.search.query import Like
 
 _FEW_UIDS = 20
@@ -79,7 +81,7 @@ class QueryReader(IndexReader):
             return QueryPart("url", found.name, found.at_s, weight, negative)
         if "://" in found.name and not found.name.startswith("file://"):
             return QueryPart("file", found.name, found.at_s, weight, negative)
-        raise SpecError(self._unknown(candidates[-1].name))
+        raise UnknownNameError(self._unknown(candidates[-1].name))
 
     def _local(self, name: str) -> bool:
         """Whether a name is that of a local file that a query may open."""
@@ -121,7 +123,7 @@ class QueryReader(IndexReader):
         if part.kind == "uid":
             found = self._item_vectors(Like(str(part.value), part.at_s), names, explicit=explicit)
             if found is None:
-                raise SpecError(self._unknown(str(part.value)))
+                raise UnknownNameError(self._unknown(str(part.value)))
             vectors, skips = found
             return vectors, {name: frozenset([item]) for name, item in skips.items()}
         from cliploom.transforms.inputs.addresses import shown
@@ -130,15 +132,34 @@ class QueryReader(IndexReader):
             raise SpecError("This store opens no files and addresses; give a uid, or the bytes of the file.")
         with media_file(part) as path:
             if path is None:
-                raise SpecError(self._unknown(str(part.value)))
+                raise UnknownNameError(self._unknown(str(part.value)))
             name = {"bytes": "the file", "url": shown(str(part.value))}.get(part.kind, str(part.value))
             return self._by_file(path, part.at_s, name, names, explicit=explicit), {}
 
     def text_vector(self, model: str, text: str) -> NDArray[np.float32]:
         """The vector of a text in the space that a model's text tower writes into, float32 [1, dim]."""
-        from cliploom.transforms.search.query import text_vectors
+        from cliploom.transforms.search.query import check_text, text_vectors
 
-        return text_vectors(self._objects, model, text)
+        check_text(text)
+        return text_vectors(self._text_tower(model), text)
+
+    def _text_tower(self, model: str) -> Callable[[list[str]], NDArray[np.float32]]:
+        """A model's text tower, kept open as long as the store: the process keeps only models that somebody holds."""
+        if model not in self._towers:
+            from cliploom.transforms.encoders.registry import load_text_tower
+            from cliploom.transforms.work.models import local_model
+
+            self._towers[model] = load_text_tower(local_model(self._objects, model))
+        return self._towers[model]
+
+    @cached_property
+    def _towers(self) -> dict[str, Callable[[list[str]], NDArray[np.float32]]]:
+        return {}
+
+    @cached_property
+    def _encoders(self) -> dict[str, Encoder]:
+        """Encoders that files were searched by with, kept open as long as the store."""
+        return {}
 
     def _by_text(self, text: str, names: list[str], *, explicit: bool) -> dict[str, NDArray[np.float32]]:
         able = [name for name in names if self._takes_text(name)]
@@ -190,15 +211,18 @@ class QueryReader(IndexReader):
         self, feature: FeatureEntry, output: str, path: Path, at_s: float | None, shown: str
     ) -> NDArray[np.float32]:
         """A file's vectors as a feature has them; those of a head are projected from the feature that it reads."""
-        from cliploom.transforms.search.query import file_vectors
-
-        if "head" not in feature.recipe:
-            return file_vectors(self._objects, feature, output, path, at_s, shown)
-        from cliploom.transforms.heads.projection import open_projection
+        from cliploom.transforms.encoders.registry import load
+        from cliploom.transforms.search.query import file_vectors, sampling_of
         from cliploom.transforms.work.models import local_model
 
+        if "head" not in feature.recipe:
+            if feature.model not in self._encoders and sampling_of(feature) is not None:
+                self._encoders[feature.model] = load(local_model(self._objects, feature.model))
+            return file_vectors(self._objects, feature, output, path, at_s, shown)
+        from cliploom.transforms.heads.projection import open_projection
+
         name, read, _ = feature.recipe["input"]
-        rows = file_vectors(self._objects, self.release.features[name], read, path, at_s, shown)
+        rows = self._file_rows(self.release.features[name], read, path, at_s, shown)
         return open_projection(local_model(self._objects, feature.model)).apply(rows)
 
     def _item_vectors(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.errors import UnknownNameError, nearest
 from cliploom.schemas.tables import LABELS
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ItemColumns:
         same = [other for other in known if other.lower() == name.lower()]
         if len(same) == 1:
             return same[0]
-        raise SpecError(f"There is no column {name!r} to {use}{nearest(name, known)}")
+        raise UnknownNameError(f"There is no column {name!r} to {use}{nearest(name, known)}")
 
     def column(self, name: str) -> pl.Series | pl.DataFrame:
         """A column by its resolved name: values in the order of ``numbers``, or pairs (place, value)."""

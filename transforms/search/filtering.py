@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.errors import SpecError, UnknownNameError, nearest
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.transforms.index.kept import KeptRows, RowFilter, kept_rows
 from cliploom.transforms.search.columns import ROW_COLUMNS, ItemColumns
@@ -75,7 +75,7 @@ class Filter:
             mine = (uids == in_uid).to_numpy()
             if not mine.any():
                 near = nearest(in_uid, uids.to_list()) if len(uids) <= _FEW_UIDS else "; give another."
-                raise SpecError(f"Release {reader.release.release} has no item {in_uid!r}{near}")
+                raise UnknownNameError(f"Release {reader.release.release} has no item {in_uid!r}{near}")
             kept &= mine
         self.items: NDArray[np.int64] = columns.numbers[kept]
         self.needs_rows = bool(self._of_rows)

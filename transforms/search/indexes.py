@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.errors import SpecError, UnknownNameError, nearest
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry
 from cliploom.transforms.readers.release_tables import ReleaseReader
@@ -39,7 +39,7 @@ class IndexReader(ReleaseReader):
             index = [index]
         for name in index or ():
             if name not in known:
-                raise SpecError(f"There is no index {name!r}{nearest(str(name), known)}")
+                raise UnknownNameError(f"There is no index {name!r}{nearest(str(name), known)}")
         return list(dict.fromkeys(index)) if index else sorted(known)
 
     def indexes_for_likeness(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,21 +106,26 @@ def sampling_of(feature: FeatureEntry) -> Sampling | None:
     return adapter.validate_python(declared)
 
 
-def text_vectors(objects: ObjectStore, model: str, text: str) -> NDArray[np.float32]:
-    """The vector of a sentence in the space that a model's text tower writes into, float32 [1, dim].
+def text_vectors(tower: Callable[[list[str]], NDArray[np.float32]], text: str) -> NDArray[np.float32]:
+    """The vector of a sentence in the space that a text tower writes into, float32 [1, dim].
 
     Raises:
-        SpecError: for what is no text.
+        SpecError: for what the text tower refuses.
     """
-    from cliploom.transforms.encoders.registry import load_text_tower
-    from cliploom.transforms.work.models import local_model
-
-    if not text.strip():
-        raise SpecError(f"The text to search for is empty ({text!r}); give a few words, such as 'a cup of coffee'.")
     try:
-        return load_text_tower(local_model(objects, model))([text])
+        return tower([text])
     except EncodeError as error:
         raise SpecError(f"The text can't be searched for: {error}") from None
+
+
+def check_text(text: str) -> None:
+    """Refuse a text without a word, before any model is loaded.
+
+    Raises:
+        SpecError: for it.
+    """
+    if not text.strip():
+        raise SpecError(f"The text to search for is empty ({text!r}); give a few words, such as 'a cup of coffee'.")
 
 
 def file_vectors(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cliploom.schemas.errors import SpecError, nearest
+from cliploom.schemas.errors import SpecError, nearest, short
 from cliploom.transforms.search.answer_model import Answer, Fit, Hit, Moment
 
 __all__ = ["Answer", "Fit", "Hit", "Mode", "Moment", "PartKind", "Query", "QueryPart", "read_query", "vector_rows"]
@@ -44,6 +44,15 @@ class QueryPart:
     at_s: float | None = None
     weight: float = 1.0
     negative: bool = False
+
+    def __repr__(self) -> str:
+        """The part; files and vectors by their size."""
+        value = short(self.value)
+        if isinstance(self.value, bytes):
+            value = f"<{len(self.value):,} bytes>"
+        elif not isinstance(self.value, str):
+            value = f"<{len(self.value)} x {len(self.value[0])} numbers>"
+        return f"QueryPart({', '.join([repr(self.kind), value, *changed_fields(self, ('kind', 'value'))])})"
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -130,6 +139,11 @@ class Query:
     mode: Mode = "vectors"
     min_fit: float | None = None
 
+    def __repr__(self) -> str:
+        """The parts, and what differs from the defaults."""
+        parts = ", ".join(map(repr, self.parts)) + ("," if len(self.parts) == 1 else "")
+        return f"Query({', '.join([f'({parts})', *changed_fields(self, ('parts',))])})"
+
     @property
     def only_text(self) -> str | None:
         """The words of a query that is nothing but words."""
@@ -211,6 +225,13 @@ class Query:
             if known.get(name) is not None:
                 known[name] = _names(name, known[name])
         return cls(**known)
+
+
+def changed_fields(value: QueryPart | Query, without: Sequence[str]) -> list[str]:
+    """``name=value`` of a dataclass's fields that differ from their defaults."""
+    others = [entry for entry in fields(value) if entry.name not in without]
+    found = {entry.name: getattr(value, entry.name) for entry in others if getattr(value, entry.name) != entry.default}
+    return [f"{name}={each!r}" for name, each in found.items()]
 
 
 def read_query(text: str) -> Query:

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from cliploom.schemas.errors import SpecError
+from cliploom.schemas.errors import SpecError, UnknownNameError
 from cliploom.transforms.search.filtering import Filter
 from cliploom.transforms.search.hits import HitReader
 from cliploom.transforms.search.query_model import Answer, Hit, Mode, Query, QueryPart, vector_rows
@@ -44,7 +44,11 @@ def open_store(store: str, release: int | None = None) -> Store:
 
 
 class Store(HitReader):
-    """A store at one release, with search; ``cliploom.open`` gives one."""
+    """A store at one release, with search; ``cliploom.open`` gives one.
+
+    Attributes:
+        release: the release that is read.
+    """
 
     def search(
         self,
@@ -83,8 +87,9 @@ class Store(HitReader):
             where: SQL expression over ``uid``, ``source``, ``label``, ``duration``, metadata columns, ``start_s`` and
                 ``end_s``, such as ``"year >= 2020 AND label = 'cat'"``.
             in_uid: only rows of this item.
-            index: which indexes; by default all that can be asked, and with only ``like`` those of
-                ``indexes_for_likeness``. Several lists are merged by reciprocal rank fusion.
+            index: which indexes; by default all that can be asked, and with only ``like`` those that
+                tell pictures apart best (``pooled`` before ``semantic``). Several lists are merged by reciprocal rank
+                fusion.
             top: how many hits.
             offset: how many hits to skip.
             rank: ``max``, ``mean`` or ``bimatch``: an item's best row, or all of its rows; see docs/search.md.
@@ -221,7 +226,7 @@ class Store(HitReader):
         names = self._chosen(query.index if isinstance(query, Query) and index is None else index and (index,))
         items = {row["source"]: row["item_no"] for row in self.items_with(uid=uid).iter_rows(named=True)}
         if not items:
-            raise SpecError(self._unknown(uid))
+            raise UnknownNameError(self._unknown(uid))
         mine = [name for name in names if (found := self._feature_of(name).source) in items and source in (None, found)]
         if not mine:
             raise SpecError(f"{uid!r} has no rows in the index {names[0]!r}; ask one over a feature of its source.")

@@ -17,7 +17,7 @@ from deltalake import CommitProperties
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
-from cliploom.schemas.errors import StoreError
+from cliploom.schemas.errors import StoreError, UnknownReleaseError
 from cliploom.schemas.faults import system_fault
 from cliploom.schemas.release import STORE_FORMAT, FileEntry, Release
 from cliploom.schemas.tables import RELEASES
@@ -58,7 +58,9 @@ class Releases:
             if row.release == number:
                 return row
         have = f"{self.rows[0].release} to {self.rows[-1].release}"
-        raise StoreError(f"There is no release {number}; the store has {have} (see `cliploom releases STORE`).")
+        raise UnknownReleaseError(
+            f"There is no release {number}; the store has {have} (see `cliploom releases STORE`)."
+        )
 
 
 def read_releases(objects: ObjectStore) -> Releases:

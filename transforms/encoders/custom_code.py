@@ -1,0 +1,113 @@
+"""Which code a custom encoder's vectors depend on, so that a change of it is noticed.
+
+A custom encoder that declares ``REVISION`` says by hand when its vectors change. Without one, the digest of its model
+covers the source of its class: the whole file that holds it, with plain line endings.
+
+Versions before 0.2.0 left the source out. A model that such a version prepared keeps its name and thus its vectors as
+long as its source is the one that the first run of a later version found, which is noted beside the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cliploom.schemas.errors import StoreError
+from cliploom.transforms.encoders.base import EncoderOptions, Family
+from cliploom.transforms.encoders.prepare import model_digest
+from cliploom.transforms.store.object_store import ObjectStore
+
+CODE_FILE = "code.json"
+"""Lies in a prepared model's folder: module -> SHA-256 of its source when the model was prepared or first met."""
+
+MODELS = "models"
+
+
+def code_of(kind: Family, options: EncoderOptions, *, undeclared: bool = False) -> dict[str, str]:
+    """Return module name -> SHA-256 of the source of a custom encoder; empty for encoders of cliploom.
+
+    Args:
+        kind: the family.
+        options: checked, which name the encoder that this one wraps, if any.
+        undeclared: only of encoders that declare no ``REVISION``.
+    """
+    wrapped = kind.wrapped(options)
+    chosen = [each for each in (kind, wrapped) if each is not None]
+    modules = {
+        module
+        for each in chosen
+        for module in _custom_modules(type(each))
+        if not (undeclared and declares_revision(each))
+    }
+    sources = {module: _source(module) for module in sorted(modules)}
+    return {module: hashlib.sha256(source).hexdigest() for module, source in sources.items() if source is not None}
+
+
+def declares_revision(kind: Family) -> bool:
+    """Return whether ``REVISION`` stands in a custom encoder's class, or in a custom class that it extends."""
+    return any("REVISION" in vars(each) for each in type(kind).__mro__ if _is_custom(each))
+
+
+def code_in_digest(objects: ObjectStore, kind: Family, options: EncoderOptions, text_digest: str) -> dict[str, str]:
+    """Return the code that the digest of an encoder's model covers.
+
+    None for a model that an earlier version prepared, while its code is as it was found first.
+    """
+    code = code_of(kind, options, undeclared=True)
+    if not code:
+        return {}
+    earlier = model_digest(kind, options, text_digest)
+    if objects.size(f"{MODELS}/{earlier}/card.json") is None:
+        return code
+    return {} if noted_code(objects, earlier, code) == code else code
+
+
+def noted_code(objects: ObjectStore, digest: str, code: dict[str, str]) -> dict[str, str]:
+    """Return the code that is noted beside a prepared model; ``code`` is noted where none is.
+
+    Raises:
+        StoreError: when the note is damaged.
+    """
+    path = f"{MODELS}/{digest}/{CODE_FILE}"
+    if objects.put_new(path, (json.dumps(code, indent=1, sort_keys=True) + "\n").encode()):
+        return code
+    try:
+        found = json.loads(objects.get(path))
+        return {str(module): str(digest) for module, digest in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise StoreError(f"{objects.uri_of(path)} is damaged ({error}); remove it, and run again.") from None
+
+
+def changed_code(noted: dict[str, str], code: dict[str, str]) -> list[str]:
+    """Return the modules that differ, sorted."""
+    return sorted(module for module in noted.keys() | code.keys() if noted.get(module) != code.get(module))
+
+
+def _custom_modules(kind: type[Family]) -> Iterator[str]:
+    """Modules of a class, of the classes that it extends, and of its options, without those of cliploom."""
+    for each in (*kind.__mro__, *kind.Options.__mro__):
+        if _is_custom(each):
+            yield each.__module__
+
+
+def _is_custom(kind: type) -> bool:
+    package = kind.__module__.partition(".")[0]
+    return package not in {"cliploom", "pydantic"} and package not in sys.stdlib_module_names
+
+
+def _source(module: str) -> bytes | None:
+    """Source of a module with plain line endings; the bytes of a compiled one; None where there is no file."""
+    found = sys.modules.get(module)
+    try:
+        name = inspect.getsourcefile(found) or inspect.getfile(found) if found is not None else None
+    except TypeError:
+        return None
+    path = Path(name) if name else None
+    try:
+        return path.read_bytes().replace(b"\r\n", b"\n") if path is not None else None
+    except OSError:
+        return None
