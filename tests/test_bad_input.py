@@ -47,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # command -> exit code, what the sentence must say
 ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "runn": (2, ("no command 'runn'; did you mean 'run'?",)),
-    "xyz": (2, ("no command 'xyz'; known: compact, compare, completion, demo,",)),
+    "xyz": (2, ("no command 'xyz'; known: attach, compact, compare, completion, demo,",)),
     "--verbose": (2, ("no option --verbose", "--version")),
     "run cliploom.yaml --limt 3": (2, ("no option --limt; did you mean '--limit'?",)),
     "run cliploom.yaml --limit 0": (2, ("--limit: '0' is wrong", "greater than or equal to 1")),

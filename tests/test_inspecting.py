@@ -91,7 +91,7 @@ def test_what_is_nothing_known_is_told(tmp_path: Path) -> None:
         inspect(str(tmp_path / "none"))
     with pytest.raises(StoreError, match="damaged Parquet"):
         inspect(str(tmp_path / "half.parquet"))
-    with pytest.raises(StoreError, match="no store with a release"):
+    with pytest.raises(StoreError, match="not a store with a release"):
         inspect(str(tmp_path))
 
 
