@@ -238,3 +238,45 @@ def test_the_checksum_of_ogg() -> None:
     # What follows a checksum of its own is 0.
     assert crc32_from_the_top(data + struct.pack(">I", crc)) == 0
     assert zlib.crc32(data) != crc
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": "4:1:1", "optimize": True},
+        {"restart_marker_blocks": 3},
+        {"progressive": True, "restart_marker_blocks": 5},
+        {"quality": 1},
+        {"keep_rgb": True},
+        {"icc_profile": bytes(200_000)},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+@pytest.mark.parametrize("behind", [b"", b"\xff" * 100, bytes(range(256)) * 50], ids=["", "fill", "junk"])
+def test_sound_jpegs_are_not_called_damaged(options: dict, behind: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(photo(0, 301, 203)).save(path, **options)
+    path.write_bytes(path.read_bytes() + behind)
+    assert shown(path)[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "how"),
+    [
+        ("libvpx", "a.webm", {"options": {"deadline": "good", "auto-alt-ref": "1", "lag-in-frames": "16"}}),
+        ("libvpx-vp9", "a.webm", {"options": {"deadline": "good", "auto-alt-ref": "1", "lag-in-frames": "16"}}),
+        ("libvpx-vp9", "a.mp4", {"size": (101, 67)}),
+        ("libvpx-vp9", "a.webm", {"pix_fmt": "yuv444p"}),
+        ("mjpeg", "a.mov", {"pix_fmt": "yuvj422p"}),
+        ("png", "a.mov", {"pix_fmt": "rgb24"}),
+        ("libx264", "a.ts", {"gop": 12, "b_frames": 3, "options": {"x264-params": "open-gop=1"}}),
+        ("mpeg2video", "a.mpg", {"options": {"flags": "-cgop"}}),
+    ],
+)
+def test_sound_videos_are_not_called_damaged(codec: str, name: str, how: dict, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, 40, codec, draw=busy, **how)
+    for sampling in (EveryFrames(every_frames=1), Uniform(uniform=3)):
+        rows, said = shown(path, sampling)
+        assert said == ""
+        assert len(rows) in (40, 3)
