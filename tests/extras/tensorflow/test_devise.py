@@ -139,7 +139,7 @@ def test_the_word_of_a_subject_of_the_demo_that_was_left_out_finds_its_clips(tmp
     write_files(tmp_path / "demo", class_corpus(0), "labels.yaml")
     project = Project(tmp_path / "demo")
     text = SPEC.replace("media/*/*.png", "media/*/*.mp4").replace(
-        "unseen: [red square, blue star]", "method: auto, epochs: 10, prompt: a photo of a {label}, unseen: [cat]"
+        "unseen: [red square, blue star]", "method: auto, epochs: 10, prompt: 'a photo of a {label}', unseen: [cat]"
     )
     (project.folder / "spec.yaml").write_text(text)
     project.run()
