@@ -289,11 +289,15 @@ def _source_values(source: Source, feature: FeatureSpec) -> dict[str, Any]:
     if not isinstance(source, MediaSource):
         return {}
     from cliploom.transforms.media import sampling, scale
+    from cliploom.transforms.store import repeats
 
+    revisions = {"sampling": sampling.REVISION, "pixels": scale.REVISION}
+    if feature.sample is not None and feature.sample.repeats is not None:
+        revisions["repeats"] = repeats.REVISION
     return {
-        "sample": feature.sample.model_dump(mode="json") if feature.sample is not None else None,
+        "sample": feature.sample.values() if feature.sample is not None else None,
         "stereo": source.stereo or "",
-        "revisions": {"sampling": sampling.REVISION, "pixels": scale.REVISION},
+        "revisions": revisions,
         # Only where they are switched off, so that older configs keep their digests.
         **{name: False for name in ("deinterlace", "tone_map") if not getattr(source, name)},
     }
