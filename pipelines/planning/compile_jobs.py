@@ -197,7 +197,8 @@ def _prepare(
         text = _prepare(encoder.spec.text_encoder, checked, models, cards, limits, objects)
     code = code_in_digest(objects, encoder.family, encoder.options, text.card.digest if text else "")
     try:
-        folder, cards[name] = prepare_safely(name, encoder.spec.kind, encoder.options, models, text, limits, code)
+        kind, declared = encoder.spec.kind, encoder.spec.options
+        folder, cards[name] = prepare_safely(name, kind, encoder.options, models, text, limits, code, declared)
     except PrecisionError:
         raise PrecisionError(
             f"encoders.{name}.precision: this processor can't compute in {encoder.options.precision}; "
