@@ -46,6 +46,8 @@ class Distinct(BaseModel):
 
 def _number_alone(value: Any) -> Any:
     """A number stands for ``{vectors: number}``."""
+    if isinstance(value, str):
+        raise ValueError("write a number, such as distinct: 0.95, or what is compared, such as {pictures: 0.95}")
     return {"vectors": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
