@@ -87,6 +87,7 @@ class Every(SamplingBase):
     Attributes:
         every: d, such as ``1s`` or ``500ms``.
         max_frames: rows of a video at most, from its start.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     every: PositiveSeconds
@@ -105,6 +106,7 @@ class EveryFrames(SamplingBase):
     Attributes:
         every_frames: k.
         max_frames: frames of the file that are looked at, from its start.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     every_frames: Count
@@ -137,6 +139,7 @@ class Window(SamplingBase):
     Attributes:
         window: length, stride and rate, such as ``{frames: 32, stride: 16, fps: 30}``.
         pad: what happens at the end.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     windowed: ClassVar[bool] = True
@@ -172,6 +175,7 @@ class Uniform(SamplingBase):
 
     Attributes:
         uniform: n.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     uniform: Count
@@ -183,6 +187,7 @@ class Keyframes(SamplingBase):
 
     Attributes:
         keyframes: true; ``sample: keyframes`` is short for it.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     keyframes: Literal[True] = True
