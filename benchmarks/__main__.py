@@ -9,6 +9,7 @@ from pathlib import Path
 
 HELPERS = {
     "corpus",
+    "encoder_models",
     "measure",
     "narrations_data",
     "peers_features",

@@ -65,6 +65,7 @@ class FeatureEntry(ShortRepr):
         recipe: what the config digest was made from, for readable reasons when it changes.
         model: folder of the prepared model, relative to the store.
         model_files: its files and those of the models that it refers to.
+        repeated: rows that were dropped because they repeat the one before, of items without a failure.
     """
 
     source: str
@@ -80,6 +81,7 @@ class FeatureEntry(ShortRepr):
     outputs: dict[str, OutputEntry]
     texts: list[str] = []
     recipe: dict[str, Any]
+    repeated: int = 0
 
     def _shown(self) -> dict[str, Any]:
         outputs = {name: output.dim for name, output in self.outputs.items()}

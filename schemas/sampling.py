@@ -1,30 +1,84 @@
 """How a feature is sampled from a video: the models behind ``sample:`` in a spec.
 
 Each sampling says which rows a feature has. A row is one frame, or a window of T frames for ``window`` and
-``first``. Ordinals number the planned rows from 0; a row whose frame fails keeps its number free.
+``first``. Ordinals number the planned rows from 0; a row whose frame fails, or that is dropped as a repeat, keeps its
+number free.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from cliploom.schemas.units import Count, PositiveSeconds
+
+Similarity = Annotated[float, Field(gt=0, le=1, strict=False, allow_inf_nan=False)]
+
+
+class Distinct(BaseModel):
+    """Which rows are dropped because they repeat the last row that was kept of their item.
+
+    A number alone is ``vectors``. Exactly one of ``vectors`` and ``pictures`` is given.
+
+    Attributes:
+        vectors: drop a row whose vector has at least this cosine with the vector of the last kept row. All frames
+            are encoded.
+        pictures: drop a row, before it is encoded, whose picture differs from the last kept one nowhere by more than
+            one minus this, as a share of the range of a colour. Pictures are compared as 16 x 16 blocks, each the mean
+            of its pixels; windows frame by frame.
+        output: whose vectors are compared; by default the first by name of those that the feature keeps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    vectors: Similarity | None = None
+    pictures: Similarity | None = None
+    output: str | None = None
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Distinct:
+        if (self.vectors is None) == (self.pictures is None):
+            raise ValueError("give exactly one of 'vectors' and 'pictures', such as distinct: {pictures: 0.95}")
+        if self.output is not None and self.vectors is None:
+            raise ValueError("'output' says whose 'vectors' are compared; leave it out with 'pictures'")
+        return self
+
+
+def _number_alone(value: Any) -> Any:
+    """A number stands for ``{vectors: number}``."""
+    if isinstance(value, str):
+        raise ValueError("write a number, such as distinct: 0.95, or what is compared, such as {pictures: 0.95}")
+    return {"vectors": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+MaybeDistinct = Annotated[Distinct | None, BeforeValidator(_number_alone)]
 
 
 class SamplingBase(BaseModel):
     """Common to all samplings.
 
     Attributes:
-        splittable: the ordinals in a stretch of time are known without decoding what comes before it, so a long
-            file may be computed in segments.
         windowed: rows are windows of frames, not single frames.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    splittable: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
+
+    @property
+    def splittable(self) -> bool:
+        """The rows in a stretch of time are known without those before it, so long files may be cut into segments."""
+        return False
+
+    @property
+    def repeats(self) -> Distinct | None:
+        """Which rows are dropped as repeats; None where the sampling keeps all."""
+        found: Distinct | None = getattr(self, "distinct", None)
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """What a feature's config digest is made from; keys that are newer than stores stand in it only when used."""
+        values = self.model_dump(mode="json")
+        return {key: value for key, value in values.items() if key != "distinct" or value is not None}
 
 
 class Every(SamplingBase):
@@ -33,11 +87,17 @@ class Every(SamplingBase):
     Attributes:
         every: d, such as ``1s`` or ``500ms``.
         max_frames: rows of a video at most, from its start.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
-    splittable: ClassVar[bool] = True
     every: PositiveSeconds
     max_frames: Count | None = None
+    distinct: MaybeDistinct = None
+
+    @property
+    def splittable(self) -> bool:
+        """Unless each row is compared with the one before it."""
+        return self.distinct is None
 
 
 class EveryFrames(SamplingBase):
@@ -46,10 +106,12 @@ class EveryFrames(SamplingBase):
     Attributes:
         every_frames: k.
         max_frames: frames of the file that are looked at, from its start.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     every_frames: Count
     max_frames: Count | None = None
+    distinct: MaybeDistinct = None
 
 
 class WindowShape(BaseModel):
@@ -77,11 +139,13 @@ class Window(SamplingBase):
     Attributes:
         window: length, stride and rate, such as ``{frames: 32, stride: 16, fps: 30}``.
         pad: what happens at the end.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     windowed: ClassVar[bool] = True
     window: WindowShape
     pad: Literal["shift", "repeat", "zero"] = "shift"
+    distinct: MaybeDistinct = None
 
 
 class FirstFrames(BaseModel):
@@ -111,9 +175,11 @@ class Uniform(SamplingBase):
 
     Attributes:
         uniform: n.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     uniform: Count
+    distinct: MaybeDistinct = None
 
 
 class Keyframes(SamplingBase):
@@ -121,9 +187,11 @@ class Keyframes(SamplingBase):
 
     Attributes:
         keyframes: true; ``sample: keyframes`` is short for it.
+        distinct: which rows are dropped because they repeat the last kept one; none by default.
     """
 
     keyframes: Literal[True] = True
+    distinct: MaybeDistinct = None
 
 
 class Yt8m(SamplingBase):

@@ -44,6 +44,8 @@ def of(objects: ObjectStore, *overrides: str) -> CompiledSpec:
     [
         "features.frames.sample.every=2s",
         "features.frames.sample.max_frames=5",
+        "features.frames.sample.distinct=0.95",
+        "features.frames.sample.distinct={pictures: 0.95}",
         "features.frames.outputs=[pooled]",
         "sources.clips.stereo=left",
     ],
@@ -63,6 +65,7 @@ def test_what_changes_values_changes_the_table(compiled: ObjectStore, override: 
         "sources.clips.uid=stem",
         "features.frames.sample.every=1000ms",
         "features.frames.outputs=[semantic, pooled]",
+        "features.frames.sample.distinct=null",
         "indexes.frames.kind=hnsw",
         "targets.local.workers=1",
         "limits.segment=60s",
@@ -86,5 +89,7 @@ def test_changes_are_described_by_what_a_person_wrote(compiled: ObjectStore) -> 
     old = of(compiled).recipes["frames"]
     new = of(compiled, "features.frames.sample.every=2s").recipes["frames"]
     assert describe_change(old, new) == "sample every 1s -> every 2s"
+    distinct = of(compiled, "features.frames.sample.distinct=0.95").recipes["frames"]
+    assert "sample every 1s -> every 1s distinct vectors 0.95" in describe_change(old, distinct)
     assert describe_change(old, old) == ""
     assert "weights or revision changed" in describe_change(old, old | {"model": "other"})

@@ -6,12 +6,13 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,7 +90,9 @@ def item(path: Path, number: int, *duplicates: Duplicate, segment: Segment | Non
     )
 
 
-def compute(folder: Path, items: Sequence[ShardItem], encoder: MeanColour) -> tuple[PartRecord, pa.Table]:
+def compute(
+    folder: Path, items: Sequence[ShardItem], encoder: MeanColour, job: FeatureJob = JOB
+) -> tuple[PartRecord, pa.Table]:
     """The part of one shard and its rows."""
     objects = ObjectStore(folder)
 
@@ -102,7 +105,7 @@ def compute(folder: Path, items: Sequence[ShardItem], encoder: MeanColour) -> tu
     timings = Timings()
     shard = Shard(("frames",), tuple(items))
     [record] = compute_parts(
-        shard, [JOB], {"frames": encoder}, open_part, each_item, lambda one, rows: None, "r", timings
+        shard, [job], {"frames": encoder}, open_part, each_item, lambda one, rows: None, "r", timings
     )
     return record, pa.concat_tables(read_rows(folder / record.part))
 
@@ -132,6 +135,42 @@ def test_batches_reach_over_items(media: Path, tmp_path: Path) -> None:
     encoder = MeanColour(batch=4)
     compute(tmp_path, [item(media / "a.mp4", 1), item(media / "b.mp4", 2), item(media / "c.png", 3)], encoder)
     assert encoder.sizes == [4, 4, 3]
+
+
+@pytest.mark.parametrize("rule", [{"vectors": 0.999}, {"pictures": 0.98}])
+def test_what_is_dropped_as_a_repeat_depends_on_the_item_alone(
+    media: Path, tmp_path: Path, rule: dict[str, float]
+) -> None:
+    scenes = (0, 0, 60, 60, 0, 120, 120, 120)
+
+    def draw(index: int, width: int, height: int) -> NDArray[np.uint8]:
+        return np.full((height, width, 3), (scenes[index // 5 % 8] + 20, 90, 60), np.uint8)
+
+    film = write_video(tmp_path / "scenes.mp4", 40, draw=draw)
+    job = replace(JOB, sampling=Every(every="200ms", distinct=rule))  # type: ignore[arg-type]
+    twins = item(film, 7, Duplicate(7, "scenes"), Duplicate(8, "copy"))
+    found = []
+    for number, (items, batch) in enumerate(
+        [([twins], 1), ([twins], 16), ([item(media / "a.mp4", 1), twins, item(media / "b.mp4", 2)], 3)]
+    ):
+        record, rows = compute(tmp_path / str(number), items, MeanColour(batch=batch), job)
+        mine = rows.filter(pc.is_in(rows["uid"], pa.array(["scenes", "copy"])))
+        found.append(mine.to_pylist())
+        ordinals = [row_id & 0xFFFFFF for row_id in mine["row_id"].to_pylist()]
+        assert ordinals == [0, 2, 4, 5] * 2
+        assert mine["start_s"].to_pylist() == pytest.approx([0.2 * ordinal for ordinal in ordinals])
+        assert record.failures == ()
+        assert [(c.planned, c.rows) for c in record.contents if c.uid in ("scenes", "copy")] == [(8, 4), (8, 4)]
+    assert found[0] == found[1] == found[2]
+
+
+def test_repeats_are_not_mistaken_for_losses(media: Path, tmp_path: Path) -> None:
+    job = replace(JOB, sampling=Every(every="200ms", distinct={"vectors": 0.1}))  # type: ignore[arg-type]
+    record, rows = compute(
+        tmp_path, [item(media / "bright.mp4", 2), item(media / "c.png", 3)], MeanColour(bright="raise"), job
+    )
+    assert rows["uid"].to_pylist() == ["c"]
+    assert [(failure.type, failure.partial) for failure in record.failures] == [("Encode", False)]
 
 
 def test_twins_get_rows_of_their_own(media: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cliploom.pipelines.planning.preparing import PrepareLimits, prepare_safely
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.spec import Limits
 from cliploom.transforms.encoders import registry
+from cliploom.transforms.encoders.known_hashes import KNOWN_FILE
 from cliploom.transforms.encoders.prepare import prepare_model
 
 
@@ -83,7 +84,7 @@ def test_a_loop_of_a_thousand_million_steps_ends(tmp_path: Path) -> None:
     with pytest.raises(CliploomError, match=r"encoders\.mine: .* took more than 8s \(limits\.prepare_time\)") as told:
         prepare(path, tmp_path, limits("8s"))
     assert "--set limits.prepare_time=48s" in str(told.value)
-    assert list((tmp_path / "models").iterdir()) == []
+    assert [path.name for path in (tmp_path / "models").iterdir()] in ([], [KNOWN_FILE])
 
 
 def test_a_constant_of_four_gigabytes_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ WRITTEN: list[tuple[Any, type[SamplingBase], bool, bool]] = [
     ("keyframes", Keyframes, False, False),
     ({"yt8m": True}, Yt8m, False, False),
     ("yt8m", Yt8m, False, False),
+    ({"every": "1s", "distinct": 0.95}, Every, False, False),
+    ({"every_frames": 2, "distinct": {"pictures": 0.98}}, EveryFrames, False, False),
+    ({"uniform": 8, "distinct": {"vectors": 1, "output": "pooled"}}, Uniform, False, False),
+    ({"keyframes": True, "distinct": 0.9}, Keyframes, False, False),
+    ({"window": {"frames": 8, "stride": 4}, "distinct": 0.9}, Window, False, True),
 ]
 
 
@@ -68,8 +73,28 @@ def test_anything_but_one_kind_is_refused_with_all_names(written: Any) -> None:
         {"window": {"frames": 8, "stride": 4, "fps": 0}},
         {"window": {"frames": 8, "stride": 0}},
         {"first": {"frames": 8, "stride": 4}},
+        {"first": {"frames": 8}, "distinct": 0.9},
+        {"yt8m": True, "distinct": 0.9},
+        {"every": "1s", "distinct": 0},
+        {"every": "1s", "distinct": 1.5},
+        {"every": "1s", "distinct": True},
+        {"every": "1s", "distinct": "95%"},
+        {"every": "1s", "distinct": {}},
+        {"every": "1s", "distinct": {"vectors": 0.9, "pictures": 0.9}},
+        {"every": "1s", "distinct": {"pictures": 0.9, "output": "pooled"}},
     ],
 )
 def test_values_out_of_range_are_refused(written: Any) -> None:
     with pytest.raises(ValidationError):
         READ.validate_python(written)
+
+
+def test_a_number_alone_compares_vectors() -> None:
+    rule = READ.validate_python({"every": "1s", "distinct": 0.95}).repeats
+    assert (rule.vectors, rule.pictures, rule.output) == (0.95, None, None)
+
+
+@pytest.mark.parametrize("written", [written for written, *_ in WRITTEN])
+def test_digests_know_of_distinct_only_where_it_is_used(written: Any) -> None:
+    sampling = READ.validate_python(written)
+    assert ("distinct" in sampling.values()) == (sampling.repeats is not None)

@@ -94,6 +94,7 @@ _SAMPLINGS = (
 _SAMPLING_PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("inside `window`", sampling.WindowShape),
     ("inside `first`", sampling.FirstFrames),
+    ("inside `distinct`", sampling.Distinct),
 )
 
 

@@ -121,6 +121,13 @@ def _check_feature(place: str, feature: FeatureSpec, encoder: CheckedEncoder, ki
             f"{place}.sample: encoder {encoder.name!r} takes clips; use a window, such as "
             "{window: {frames: 32, stride: 16, fps: 30}} or {first: {frames: 32}}."
         )
+    repeats = feature.sample.repeats if feature.sample is not None else None
+    kept = feature.outputs or known
+    if repeats is not None and repeats.output is not None and repeats.output not in kept:
+        problems.append(
+            f"{place}.sample.distinct.output: the feature keeps no output {repeats.output!r}"
+            f"{nearest(repeats.output, kept)}"
+        )
     return problems
 
 
@@ -269,8 +276,8 @@ def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[s
     if (timed and not on_grid) or not isinstance(source, MediaSource | PrecomputedSource):
         problems.append(
             f"{place}.feature: the rows of {export.feature!r} do not lie on a grid of time; sample it with "
-            "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}, or pair it with texts without times "
-            '(format tgif, or columns: {start: ""}).'
+            "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}, both without distinct, or pair it with texts "
+            'without times (format tgif, or columns: {start: ""}).'
         )
     known = feature_outputs(texts, spec, checked) if export.text_output is not None else ()
     if export.text_output is not None and export.text_output not in known:

@@ -197,7 +197,8 @@ def _prepare(
         text = _prepare(encoder.spec.text_encoder, checked, models, cards, limits, objects)
     code = code_in_digest(objects, encoder.family, encoder.options, text.card.digest if text else "")
     try:
-        folder, cards[name] = prepare_safely(name, encoder.spec.kind, encoder.options, models, text, limits, code)
+        kind, declared = encoder.spec.kind, encoder.spec.options
+        folder, cards[name] = prepare_safely(name, kind, encoder.options, models, text, limits, code, declared)
     except PrecisionError:
         raise PrecisionError(
             f"encoders.{name}.precision: this processor can't compute in {encoder.options.precision}; "
@@ -289,11 +290,15 @@ def _source_values(source: Source, feature: FeatureSpec) -> dict[str, Any]:
     if not isinstance(source, MediaSource):
         return {}
     from cliploom.transforms.media import sampling, scale
+    from cliploom.transforms.store import repeats
 
+    revisions = {"sampling": sampling.REVISION, "pixels": scale.REVISION}
+    if feature.sample is not None and feature.sample.repeats is not None:
+        revisions["repeats"] = repeats.REVISION
     return {
-        "sample": feature.sample.model_dump(mode="json") if feature.sample is not None else None,
+        "sample": feature.sample.values() if feature.sample is not None else None,
         "stereo": source.stereo or "",
-        "revisions": {"sampling": sampling.REVISION, "pixels": scale.REVISION},
+        "revisions": revisions,
         # Only where they are switched off, so that older configs keep their digests.
         **{name: False for name in ("deinterlace", "tone_map") if not getattr(source, name)},
     }

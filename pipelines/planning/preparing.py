@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.spec import Limits
 from cliploom.schemas.units import format_duration
 from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
+from cliploom.transforms.encoders.known_hashes import known_hashes
 from cliploom.transforms.encoders.prepare import PREPARING, model_digest, prepare_model, prepared_text
 from cliploom.transforms.encoders.registry import family, read_card
 from cliploom.transforms.python_child import python_command
@@ -58,8 +59,12 @@ def prepare_safely(
     text: PreparedText | None,
     limits: Limits,
     code: Mapping[str, str] | None = None,
+    declared: Mapping[str, Any] | None = None,
 ) -> tuple[Path, ModelCard]:
     """Prepare a model, or find it prepared; see ``cliploom.transforms.encoders.prepare.prepare_model``.
+
+    Files that did not change since an earlier run are not read again, and a prepared model whose files are gone stays
+    in use; see ``cliploom.transforms.encoders.known_hashes``.
 
     Args:
         name: of the encoder in the spec, for messages.
@@ -69,16 +74,30 @@ def prepare_safely(
         text: the text encoder that the spec names.
         limits: of the spec.
         code: module -> digest of a custom encoder's source, where the vectors depend on it.
+        declared: the options as the spec writes them; by default as checked.
 
     Raises:
         CliploomError: also when it takes more than the limits, or takes its process down.
     """
     chosen = family(kind)
-    files = chosen.foreign_bytes(options)
-    if files is None:
-        return prepare_model(kind, options, models, text, code)
-    final = models / model_digest(chosen, options, text.card.digest if text else "", code)
-    if not (final / CARD_FILE).exists():
+    written = options.model_dump(mode="json") if declared is None else declared
+    text_digest = text.card.digest if text else ""
+    with known_hashes(models) as known:
+        try:
+            fingerprint = known.fingerprint(kind, written, lambda: chosen.fingerprint(options))
+        except CliploomError:
+            vanished = known.of_vanished(kind, written)
+            final = models / model_digest(chosen, options, text_digest, code, vanished[0]) if vanished else models
+            if vanished is None or not (final / CARD_FILE).exists():
+                raise
+            return final, _without_files(read_card(final), vanished[1])
+        final = models / model_digest(chosen, options, text_digest, code, fingerprint)
+        if (final / CARD_FILE).exists():
+            return final, read_card(final)
+        files = chosen.foreign_bytes(options)
+        if files is None:
+            return prepare_model(kind, options, models, text, code)
+        known.save()  # for the process that prepares
         request = {
             "kind": kind,
             "options": options.model_dump(mode="json", exclude_unset=True),
@@ -89,6 +108,13 @@ def prepare_safely(
         }
         _prepare_apart(f"encoders.{name}", request, PrepareLimits.of(limits, files))
     return final, read_card(final)
+
+
+def _without_files(card: ModelCard, files: Sequence[str]) -> ModelCard:
+    """The card with a note that the model's own files are gone."""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    gone = f"its files are gone ({files[0]}{more}), so the model that the store prepared from them is used"
+    return replace(card, note=f"{card.note}; {gone}" if card.note else gone)
 
 
 def _prepare_apart(place: str, request: dict[str, Any], limits: PrepareLimits) -> None:
@@ -142,7 +168,9 @@ def main(arguments: list[str]) -> None:
         options = family(request["kind"]).Options.model_validate_json(json.dumps(request["options"]))
         text = Path(request["text"]) if request["text"] else None
         made = prepared_text(text, read_card(text)) if text else None
-        prepare_model(request["kind"], options, Path(request["models"]), made, request["code"])
+        models = Path(request["models"])
+        with known_hashes(models):
+            prepare_model(request["kind"], options, models, made, request["code"])
         answer: dict[str, Any] = {"done": True}
     except CliploomError as error:
         answer = {"error": str(error), "kind": type(error).__name__, "memory": _lacks_memory(error)}

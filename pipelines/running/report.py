@@ -99,7 +99,7 @@ def run_report(
             "exports": _new_bytes(_export_files(plan.base), _export_files(new)),
         },
         "failures": _failure_groups(objects, new) if new else [],
-        "notes": first_run_notes(plan, new) if new else [],
+        "notes": [*first_run_notes(plan, new), *repeat_notes(new)] if new else [],
         "drift": [asdict(drift) for drift in measure_drift(objects, plan, new)] if new else [],
         "indexes": {
             name: {
@@ -124,6 +124,15 @@ def first_run_notes(plan: RunPlan, release: Release) -> list[str]:
         f"{failed} of {counted(items, 'item')} failed ({failed / items:.0%}); the rest is published, as a first run "
         f"may lose {plan.max_failed:.0%} (limits.max_failed_first). Later runs stop when more than "
         f"{plan.limits.max_failed:.0%} fail (limits.max_failed)."
+    ]
+
+
+def repeat_notes(release: Release) -> list[str]:
+    """Say of each feature that drops repeats how many rows it kept and dropped."""
+    return [
+        f"{name}: {counted(entry.rows, 'row')} kept, {entry.repeated:,} dropped that repeat the one before (distinct)."
+        for name, entry in release.features.items()
+        if (entry.recipe.get("sample") or {}).get("distinct")
     ]
 
 

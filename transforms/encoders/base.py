@@ -210,7 +210,7 @@ class Family(ABC):
         """Open what turns queries into vectors, in a folder whose card names a ``text_tower``."""
         from cliploom.transforms.encoders.text import TextTower
 
-        return TextTower(folder, card.precision)
+        return TextTower(folder, card.precision, kept=True)
 
     def class_text(self, names: Sequence[str]) -> str:
         """The sentence whose vector stands for a class with these synonyms, when this is a text encoder."""

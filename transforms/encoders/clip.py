@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -103,7 +104,7 @@ class Clip(Family):
             preprocess=Preprocess.from_dict(made["preprocess"]) if options.tower == "image" else None,
             text_tower=TEXT_GRAPH,
         )
-        measured = _agreement(folder, card, self.open(folder, card, threads=1))
+        measured = _agreement(folder, card, lambda: self.open(folder, card, threads=1))
         (folder / GOLDEN).unlink()
         return replace(card, agreement=measured)
 
@@ -133,8 +134,8 @@ def _file(found: ClipFolder, name: str) -> Path:
     return found.weights if found.weights is not None and found.weights.name == name else found.folder / name
 
 
-def _agreement(folder: Path, card: ModelCard, encoder: Encoder) -> dict[str, float]:
-    """Smallest cosine of either tower against the original's golden vectors."""
+def _agreement(folder: Path, card: ModelCard, open_encoder: Callable[[], Encoder]) -> dict[str, float]:
+    """Smallest cosine of either tower, one opened after the other, against the original's golden vectors."""
     import numpy as np
 
     from cliploom.transforms.encoders.agreement import GOLDEN_SENTENCES, agreement, smallest_cosine
@@ -145,5 +146,5 @@ def _agreement(folder: Path, card: ModelCard, encoder: Encoder) -> dict[str, flo
         if card.modality == "text":
             return {OUTPUT["text"]: sentences}
         pictures = [golden[f"picture_{number}"] for number in range(len(golden["image"]))]
-        measured = agreement(encoder, pictures, {OUTPUT["image"]: golden["image"]})
+        measured = agreement(open_encoder(), pictures, {OUTPUT["image"]: golden["image"]})
     return measured | {"text": sentences}

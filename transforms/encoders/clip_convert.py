@@ -36,20 +36,15 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
     """
     family = find_clip(source).family
     preprocess = picture_settings(Path(source), family)
-    try:
-        # weights_only: of a .bin only tensors are read, no code is unpickled; no code of the folder runs either
-        model = AutoModel.from_pretrained(
-            source, local_files_only=True, trust_remote_code=False, weights_only=True, dtype=torch.float32
-        ).eval()
-    except Exception as error:
-        raise CliploomError(f"transformers can't load '{source}': {last_line(error)}.") from error
-    size = getattr(model.config.vision_config, "image_size", None)
+    opened = [_model(source)]
+    config = opened[0].config
+    size = getattr(config.vision_config, "image_size", None)
     if family != "siglip2" and size != preprocess.width:
         raise CliploomError(
             f"'{source}' prepares pictures of {preprocess.width} pixels for a model of {size}; correct size or "
             "crop_size in preprocessor_config.json."
         )
-    longest = int(model.config.text_config.max_position_embeddings)
+    longest = int(config.text_config.max_position_embeddings)
     tokenizer = _tokenizer(Path(source))
     pad = tokenizer.pad_token_id or 0
     full = family != "clip"  # trained on sentences of full length and without a mask
@@ -69,15 +64,39 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
         found: torch.Tensor = ids["input_ids"]
         return found
 
+    def text() -> torch.nn.Module:
+        model = opened.pop()
+        return Unit(lambda ids: _vectors(model.get_text_features(input_ids=ids)), model)
+
+    def image() -> tuple[torch.nn.Module, Patches | None]:
+        # Read once more: weights are mapped from their file, so those of the text tower take no memory any more.
+        model = _model(source)
+        tower = Unit(_pictures(model, family, preprocess.patch), model)
+        return tower, _patches(model) if family == "siglip2" else None
+
     return Towers(
-        image=Unit(_pictures(model, family, preprocess.patch), model),
-        text=Unit(lambda ids: _vectors(model.get_text_features(input_ids=ids)), model),
+        open_text=text,
+        open_image=image,
         preprocess=preprocess,
         tokenizer=_backend(tokenizer, Path(source)),
         settings=settings,
         tokenize=tokenize,
-        patches=_patches(model) if family == "siglip2" else None,
     ).write(source, Path(folder), tower, batch)
+
+
+def _model(source: str) -> Any:
+    """The model of a folder, in evaluation mode.
+
+    Raises:
+        CliploomError: when it can't be loaded.
+    """
+    try:
+        # weights_only: of a .bin only tensors are read, no code is unpickled; no code of the folder runs either
+        return AutoModel.from_pretrained(
+            source, local_files_only=True, trust_remote_code=False, weights_only=True, dtype=torch.float32
+        ).eval()
+    except Exception as error:
+        raise CliploomError(f"transformers can't load '{source}': {last_line(error)}.") from error
 
 
 def _vectors(found: Any) -> torch.Tensor:

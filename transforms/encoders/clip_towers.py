@@ -86,23 +86,25 @@ class Patches:
 class Towers:
     """An image-text model as its own library runs it.
 
+    The towers are opened one after the other: the model, one tower's graph and what it computes with are in memory at
+    the same time, never both towers'.
+
     Attributes:
-        image: float [n, 3, H, W], normalised, to [n, dim].
-        text: int64 ids [n, tokens] to [n, dim].
+        open_text: gives the text tower, int64 ids [n, tokens] to [n, dim]; called once, first.
+        open_image: gives the image tower, float [n, 3, H, W], normalised, to [n, dim], and in a form that takes patches
+            of pictures of any aspect, where it has one; called once, when the text tower is no longer needed.
         preprocess: how pictures are prepared.
         tokenizer: gives the ids.
         settings: lengths and padding.
         tokenize: the library's own ids of sentences, int64 [n, tokens], padded.
-        patches: the image tower in a form that takes patches of pictures of any aspect, where it has one.
     """
 
-    image: torch.nn.Module
-    text: torch.nn.Module
+    open_text: Callable[[], torch.nn.Module]
+    open_image: Callable[[], tuple[torch.nn.Module, Patches | None]]
     preprocess: Preprocess
     tokenizer: Tokenizer
     settings: TextSettings
     tokenize: Callable[[list[str]], torch.Tensor]
-    patches: Patches | None = None
 
     def write(self, source: str, folder: Path, tower: str, batch: int) -> dict[str, Any]:
         """Write the graphs, the tokenizer, its settings and golden vectors.
@@ -119,8 +121,8 @@ class Towers:
         self.tokenizer.save(str(folder / TOKENIZER))
         self.settings.write(folder)
         golden = self._write_text(source, folder)
-        gc.collect()  # one tower's graph, not two, beside the model
         if tower == "image":
+            gc.collect()  # modules refer to themselves; their memory is needed for the other tower
             golden |= self._write_image(source, folder, batch)
             if golden["image"].shape[1] != golden["text"].shape[1]:
                 raise CliploomError(
@@ -131,10 +133,11 @@ class Towers:
         return {"dim": golden["text"].shape[1], "preprocess": self.preprocess.to_dict()}
 
     def _write_text(self, source: str, folder: Path) -> dict[str, NDArray[Any]]:
+        text = self.open_text()
         with torch.no_grad():
             ids = self.tokenize([self.settings.prompt + sentence for sentence in GOLDEN_SENTENCES])
-            golden = self.text(ids).numpy()
-        graph = traced_graph(self.text, [ids[:2]], source)
+            golden = text(ids).numpy()
+        graph = traced_graph(text, [ids[:2]], source)
         graph.inputs[0].get_tensor().set_names({"input_ids"})
         save_graph(text_graph(graph, self.settings.output, name=source), folder / TEXT_GRAPH)
         return {"text": golden}
@@ -151,13 +154,14 @@ class Towers:
                     strict=True,
                 )
             ]
+        image, patches = self.open_image()
         with torch.no_grad():
-            golden = torch.cat([self.image(self._pixels(picture)) for picture in pictures]).numpy()
-        if self.patches is not None:
-            graph = self.patches.graph(source, want, batch)
-            np.save(folder / POSITIONS, self.patches.positions)
+            golden = torch.cat([image(self._pixels(picture)) for picture in pictures]).numpy()
+        if patches is not None:
+            graph = patches.graph(source, want, batch)
+            np.save(folder / POSITIONS, patches.positions)
         else:
-            graph = self._pictures_graph(source, batch)
+            graph = self._pictures_graph(image, source, batch)
         save_graph(graph, folder / GRAPH_FILE)
         return {"image": golden} | {f"picture_{number}": picture for number, picture in enumerate(pictures)}
 
@@ -166,9 +170,9 @@ class Towers:
         values = (picture - np.array(self.preprocess.offset)) / np.array(self.preprocess.scale)
         return torch.from_numpy(values.astype(np.float32).transpose(2, 0, 1)[None].copy())
 
-    def _pictures_graph(self, source: str, batch: int) -> ov.Model:
+    def _pictures_graph(self, image: torch.nn.Module, source: str, batch: int) -> ov.Model:
         want = self.preprocess
-        graph = traced_graph(self.image, [torch.zeros((batch, 3, want.height, want.width))], source)
+        graph = traced_graph(image, [torch.zeros((batch, 3, want.height, want.width))], source)
         graph.inputs[0].get_tensor().set_names({"pixel_values"})
         graph.outputs[0].get_tensor().set_names({"vectors"})
         options = OnnxOptions(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers import CLIPTokenizer
 
@@ -58,9 +59,16 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
         query_prompt=prompt,
     )
     config = json.loads((Path(source) / OPEN_CLIP_CONFIG).read_text(encoding="utf-8"))
+
+    def image() -> tuple[torch.nn.Module, None]:
+        for name in ("transformer", "token_embedding", "text"):
+            if hasattr(model, name):
+                delattr(model, name)  # the text tower is written; its weights need not stay in memory
+        return Unit(model.encode_image, model), None
+
     return Towers(
-        image=Unit(model.encode_image, model),
-        text=Unit(model.encode_text, model),
+        open_text=lambda: Unit(model.encode_text, model),
+        open_image=image,
         preprocess=_preprocess(model.visual.preprocess_cfg, source),
         tokenizer=_backend(tokenizer, config),
         settings=settings,

@@ -23,7 +23,11 @@ PREPARING = ".preparing-"
 
 
 def model_digest(
-    kind: Family, options: EncoderOptions, text_digest: str = "", code: Mapping[str, str] | None = None
+    kind: Family,
+    options: EncoderOptions,
+    text_digest: str = "",
+    code: Mapping[str, str] | None = None,
+    fingerprint: Mapping[str, str] | None = None,
 ) -> str:
     """Digest of a model before it is prepared.
 
@@ -32,6 +36,7 @@ def model_digest(
         options: checked options; those that change no vector don't count.
         text_digest: of the text encoder that it builds on.
         code: module -> digest of a custom encoder's source, where the vectors depend on it.
+        fingerprint: of its files, where it is known.
 
     Raises:
         CliploomError: when the weights are not there.
@@ -41,7 +46,7 @@ def model_digest(
             "kind": kind.kind,
             "revision": kind.REVISION,
             "options": options.values(),
-            "fingerprint": kind.fingerprint(options),
+            "fingerprint": kind.fingerprint(options) if fingerprint is None else dict(fingerprint),
             "text": text_digest,
             **({"code": dict(code)} if code else {}),
         }

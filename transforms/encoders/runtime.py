@@ -58,7 +58,15 @@ def shared_models() -> SharedModels:
 class CompiledGraph:
     """A graph compiled for ``threads`` concurrent callers, each with an infer request of its own."""
 
-    def __init__(self, graph: Path | ov.Model, outputs: Sequence[str], precision: Precision, threads: int = 1) -> None:
+    def __init__(
+        self,
+        graph: Path | ov.Model,
+        outputs: Sequence[str],
+        precision: Precision,
+        threads: int = 1,
+        *,
+        kept: bool = False,
+    ) -> None:
         """Compile.
 
         Args:
@@ -66,6 +74,7 @@ class CompiledGraph:
             outputs: names of those to return.
             precision: pinned; OpenVINO would choose bf16 by itself where the processor has it.
             threads: concurrent callers to be ready for.
+            kept: keep the compiled form on this machine for the next process; for an IR file that never changes.
 
         Raises:
             PrecisionError: when the processor can't compute in that precision.
@@ -81,8 +90,11 @@ class CompiledGraph:
             "INFERENCE_PRECISION_HINT": precision,
         }
         try:
-            model = core.read_model(graph) if isinstance(graph, Path) else graph
-            self._compiled = core.compile_model(model, "CPU", settings)
+            if isinstance(graph, Path) and kept:
+                self._compiled = _compiled(core, graph, precision, settings)
+            else:
+                model = core.read_model(graph) if isinstance(graph, Path) else graph
+                self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise CliploomError(f"The graph {graph} can't be opened: {last_line(error)}.") from error
         ports = self._compiled.outputs
@@ -105,6 +117,20 @@ class CompiledGraph:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer(list(inputs), share_inputs=True)
         return {name: request.get_output_tensor(i).data.copy() for name, i in self._outputs.items()}
+
+
+def _compiled(core: ov.Core, graph: Path, precision: Precision, settings: dict[str, Any]) -> Any:
+    """The graph as it was compiled before on this machine, or compiled now and kept."""
+    from cliploom.transforms.encoders.compile_cache import compile_cache, forget_compiled
+
+    abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    processor = f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} {sorted(abilities)}"
+    try:
+        with compile_cache(graph, precision, processor) as cache:
+            return core.compile_model(str(graph), "CPU", settings | cache)
+    except RuntimeError:
+        forget_compiled(graph, precision, processor)
+        return core.compile_model(core.read_model(graph), "CPU", settings)
 
 
 def can_compute_in(precision: Precision) -> bool:

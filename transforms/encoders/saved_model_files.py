@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.known_hashes import known
 from cliploom.transforms.encoders.weights import sha256_of
 
 GRAPH = "saved_model.pb"
@@ -39,7 +40,7 @@ def model_hashes(model: str) -> dict[str, str]:
     """
     path = Path(model).expanduser()
     if is_archive(path):
-        return dict(_archive_hashes(path, *_state(path)))
+        return dict(known(path, "archive", lambda: dict(_archive_hashes(path, *_state(path)))))
     return {name: sha256_of(path / name) for name in _files(path, model)}
 
 

@@ -75,8 +75,14 @@ class TextSettings:
 class TextTower:
     """Encodes sentences in the calling thread; threads may share it."""
 
-    def __init__(self, folder: Path, precision: Precision, threads: int = 1) -> None:
+    def __init__(self, folder: Path, precision: Precision, threads: int = 1, *, kept: bool = False) -> None:
         """Open a folder.
+
+        Args:
+            folder: of a prepared model.
+            precision: to compute in.
+            threads: concurrent callers to be ready for.
+            kept: keep the compiled graph on this machine, so that the next search opens it sooner.
 
         Raises:
             CliploomError: when a file is missing or damaged.
@@ -86,7 +92,7 @@ class TextTower:
             self._tokenize = _tokenizer(folder, self.settings.max_tokens)
         except Exception as error:  # tokenizers raises bare Exception
             raise CliploomError(f"The text model in '{folder}' can't be opened: {error}.") from error
-        self._graph = CompiledGraph(folder / TEXT_GRAPH, [self.settings.output], precision, threads)
+        self._graph = CompiledGraph(folder / TEXT_GRAPH, [self.settings.output], precision, threads, kept=kept)
 
     def encode(
         self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from cliploom.schemas.errors import CliploomError
+from cliploom.transforms.encoders.known_hashes import known
 
 _BLOCK = 1 << 20
 
@@ -40,11 +41,16 @@ def packaged_folder(kind: str, module: str, requirement: str, arguments: str = "
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file.
+    """Hex sha256 of a model file; of one that is known and did not change without reading it (``known_hashes``).
 
     Raises:
         CliploomError: when it can't be read.
     """
+    found: str = known(path, "sha256", lambda: _sha256(path))
+    return found
+
+
+def _sha256(path: Path) -> str:
     state = hashlib.sha256()
     try:
         with path.open("rb") as stream:
@@ -61,7 +67,7 @@ def check_sha256(path: Path, expected: str) -> Path:
     Raises:
         CliploomError: when it is another, so that a changed weight file never gives silently different vectors.
     """
-    found = sha256_of(path)
+    found = _sha256(path)
     if found != expected:
         raise CliploomError(
             f"'{path}' has the sha256 {found[:16]}... where {expected[:16]}... is expected; "

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from cliploom.schemas.digests import digest_file
 from cliploom.schemas.errors import LimitError, StoreError
 from cliploom.schemas.evaluations import Figures
+from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import RunPlan, declared
 from cliploom.schemas.records import Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
@@ -195,6 +196,7 @@ def commit_draft(
             outputs={output: job.entry_of(output) for output in job.outputs},
             texts=list(job.texts),
             recipe=plan.recipes[name],
+            repeated=rows_repeated(job, state.contents, failures),
         )
         keys = pl.lit(name).alias("feature"), pl.lit(job.config).alias("config")
         all_contents[name] = state.contents.drop("origin").with_columns(*keys).select(CONTENTS.names)
@@ -232,6 +234,21 @@ def commit_draft(
         next_item_no=plan.next_item_no,
         prober=plan.prober,
     )
+
+
+def rows_repeated(job: FeatureJob, contents: pl.DataFrame, failures: pl.DataFrame) -> int:
+    """Rows that a feature's sampling dropped as repeats, of items without a failure.
+
+    Args:
+        job: the feature.
+        contents: of its next table: item_no, planned, rows.
+        failures: of all features.
+    """
+    if job.sampling is None or job.sampling.repeats is None:
+        return 0
+    failed = failures.filter(pl.col("feature") == job.name)["item_no"]
+    whole = contents.filter(~pl.col("item_no").is_in(failed.implode()))
+    return int((whole["planned"] - whole["rows"]).sum())
 
 
 def items_of(objects: ObjectStore, plan: RunPlan) -> TableFile:

@@ -225,6 +225,16 @@ class QueryReader(IndexReader):
         rows = self._file_rows(self.release.features[name], read, path, at_s, shown)
         return open_projection(local_model(self._objects, feature.model)).apply(rows)
 
+    def _repeated_until(self, feature: FeatureEntry, uid: str) -> float:
+        """An item's seconds, for a feature that drops repeats: its last row stands for all that follows; else 0."""
+        from cliploom.schemas.media import MediaFacts
+
+        sample = feature.recipe.get("sample") or {}
+        if not sample.get("distinct"):
+            return 0.0
+        facts = dict(self.items_with(uid=uid).select("source", "facts").rows()).get(feature.source)
+        return MediaFacts.from_json(facts).duration_s if facts else 0.0
+
     def _item_vectors(
         self, like: Like, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]] | None:
@@ -244,7 +254,7 @@ class QueryReader(IndexReader):
             rows = self.rows_of(entry.feature, items[feature.source], entry.output)
             if rows.height:
                 if like.at_s is not None:
-                    rows = rows_at(rows, like.at_s, like.name)
+                    rows = rows_at(rows, like.at_s, like.name, self._repeated_until(feature, like.name))
                 skips[name] = items[feature.source]
                 vectors[name] = arrow_to_vectors(rows[entry.output].to_arrow(), feature.outputs[entry.output].dim)
         if not vectors or (explicit and len(vectors) < len(names)):

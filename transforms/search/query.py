@@ -18,6 +18,7 @@ from cliploom.schemas.media import MediaFacts, MediaLimits
 from cliploom.schemas.release import FeatureEntry
 from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.store.repeats import RepeatFilter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +142,7 @@ def file_vectors(
 
     Args:
         objects: the store, for the prepared model.
-        feature: whose sampling, preprocessing and model are used.
+        feature: whose sampling, preprocessing and model are used; where it drops repeats, the file's are dropped, too.
         output: of the encoder.
         path: a local file.
         at_s: only the row on screen at this second from the file's start.
@@ -177,27 +178,34 @@ def file_vectors(
         facts = probe(path, MediaLimits())
         segment = _segment(sampling, facts, at_s)
         samples = decode(path, facts, [request], segment, DecodeReport())
-        chosen = list(samples) if at_s is None else _on_screen(samples, at_s)
+        repeats = RepeatFilter(sampling.repeats if at_s is None else None, min(feature.outputs))
+        chosen = (
+            [sampled for sampled in samples if not repeats.drops_picture(sampled.pixels)]
+            if at_s is None
+            else _on_screen(samples, at_s)
+        )
         if not chosen:
             raise SpecError(_beyond(name, facts, at_s))
         rows: list[Row | EncodeError] = []
+        checked = {name: about.dim for name, about in feature.outputs.items()} | {output: card.outputs[output].dim}
         for start in range(0, len(chosen), encoder.batch):
             pixels = [sampled.pixels for sampled in chosen[start : start + encoder.batch]]
             found = as_results(encoder.encode(pixels), len(pixels))
-            rows += [checked_vectors(row, {output: card.outputs[output].dim}, card.kind) for row in found]
+            rows += [checked_vectors(row, checked, card.kind) for row in found]
     except (ItemError, WrongResultsError) as error:
         raise SpecError(f"{name!r} can't be {use}: {error}") from None
     bad = next((row for row in rows if isinstance(row, EncodeError)), None)
     if bad is not None:
         raise SpecError(f"{name!r} can't be {use}: {bad}")
-    return np.stack([row[output] for row in rows if not isinstance(row, EncodeError)])
+    good = [row for row in rows if not isinstance(row, EncodeError)]
+    return np.stack([row[output] for row in good if not repeats.drops_vectors(row)])
 
 
 def _segment(sampling: Sampling, facts: MediaFacts, at_s: float | None) -> tuple[float, float] | None:
     """The stretch to decode for one moment, where the sampling allows to decode less than everything."""
     from cliploom.schemas.sampling import Every
 
-    if at_s is None or not isinstance(sampling, Every) or at_s >= facts.duration_s > 0:
+    if at_s is None or not isinstance(sampling, Every) or not sampling.splittable or at_s >= facts.duration_s > 0:
         return None
     row = math.floor(at_s / sampling.every + _MICRO)
     return row * sampling.every, (row + 1) * sampling.every
@@ -231,17 +239,24 @@ def _beyond(name: str, facts: MediaFacts, at_s: float | None) -> str:
     return f"{name!r} lasts {facts.duration_s:g} s, so nothing is on screen at {at_s:g} s; give an earlier time."
 
 
-def rows_at(rows: Any, at_s: float, name: str) -> Any:
+def rows_at(rows: Any, at_s: float, name: str, repeated_until_s: float = 0.0) -> Any:
     """Of an item's rows (a polars frame with start_s, end_s, by row_id) those on screen at a moment.
+
+    Args:
+        rows: of the item.
+        at_s: seconds from its start.
+        name: of the item, for errors.
+        repeated_until_s: of a feature that drops repeats, the item's duration: a row then stands for all that follows
+            it until the next one.
 
     Raises:
         SpecError: when there are none.
     """
     for number in range(rows.height - 1, -1, -1):
         start_s, end_s = rows["start_s"][number], rows["end_s"][number]
-        if lasts_until(start_s, end_s, at_s):
+        if lasts_until(start_s, max(end_s or 0.0, repeated_until_s) if repeated_until_s else end_s, at_s):
             return rows.slice(number, 1)
     if rows["start_s"].null_count():
         raise SpecError(f"{name!r} has rows without times, so nothing is on screen at {at_s:g} s; leave the time out.")
-    first, last = rows["start_s"].min(), rows["end_s"].max()
+    first, last = rows["start_s"].min(), max(rows["end_s"].max(), repeated_until_s)
     raise SpecError(f"{name!r} has no row at {at_s:g} s; its rows lie within {first:g} to {last:g} s.")

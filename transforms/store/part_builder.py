@@ -18,6 +18,7 @@ from cliploom.schemas.media import Sampled
 from cliploom.schemas.records import ORDINAL_BITS, Content, Duplicate, Failure, PartRecord, ShardItem, row_id
 from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
 from cliploom.transforms.store.parts import FeatureRow, PartWriter, Vectors
+from cliploom.transforms.store.repeats import RepeatFilter
 from cliploom.transforms.watchdog import alive
 
 Sample = NDArray[np.uint8] | str
@@ -41,12 +42,13 @@ class BatchEncoder(Protocol):
 
 @dataclass
 class Timings:
-    """Seconds by stage, summed over a shard."""
+    """Seconds by stage, and counts, summed over a shard."""
 
     decode_s: float = 0.0
     encode_s: float = 0.0
     write_s: float = 0.0
     frames_decoded: int = 0
+    rows_repeated: int = 0
 
 
 @dataclass
@@ -57,11 +59,15 @@ class ItemCount:
         kept: rows to be written again for twins, without their pixels.
         tables: the same, of items whose rows come as tables.
         losses: what could not be read inside the item, each a failure of its own.
+        repeated: rows that were dropped because they repeat the last kept one.
+        repeats: says which.
     """
 
     item: ShardItem
     planned: int = 0
     rows: int = 0
+    repeated: int = 0
+    repeats: RepeatFilter | None = None
     lost: str = ""
     error: ItemError | None = None
     kept: list[tuple[Sampled, Vectors]] = field(default_factory=list)
@@ -106,6 +112,10 @@ class PartBuilder:
     def add(self, count: ItemCount, sampled: Sampled) -> None:
         """Take one sample; encodes when a batch is full."""
         alive()
+        if self._repeats(count).drops_picture(sampled.pixels):
+            count.repeated += 1
+            self._on_rows(count.item, sampled.start_s or 0.0, 0)
+            return
         self._pending.append((count, sampled))
         self._pictures += 1
         if self._encoder is None or self._pictures >= self._encoder.batch:
@@ -139,14 +149,24 @@ class PartBuilder:
             if sampled is None:
                 self._close(count)
             else:
+                before = count.rows
                 self._take(count, sampled, next(results))
-                self._on_rows(count.item, sampled.start_s or 0.0, 1)
+                self._on_rows(count.item, sampled.start_s or 0.0, count.rows - before)
         self._timings.encode_s += encoded - began
         self._timings.write_s += time.perf_counter() - encoded
+
+    def _repeats(self, count: ItemCount) -> RepeatFilter:
+        if count.repeats is None:
+            sampling = self.job.sampling
+            count.repeats = RepeatFilter(sampling.repeats if sampling else None, min(self.job.outputs, default=""))
+        return count.repeats
 
     def _take(self, count: ItemCount, sampled: Sampled, result: Vectors | EncodeError) -> None:
         if isinstance(result, EncodeError):
             count.error = count.error or result
+            return
+        if self._repeats(count).drops_vectors(result):
+            count.repeated += 1
             return
         vectors = {name: result[name] for name in self.job.outputs}
         count.rows += 1
@@ -170,6 +190,7 @@ class PartBuilder:
                 self._writer.write_table(renamed(rows, whose.item_no, None if self.job.records else whose.uid))
         count.kept.clear()
         count.tables.clear()
+        self._timings.rows_repeated += count.repeated
         error = count.error or lost_rows(count)
         errors = [*count.losses, *([error] if error is not None else [])]
         first = self._writer.rows - count.rows * len(item.duplicates)
@@ -260,10 +281,13 @@ def encoder_name(job: FeatureJob) -> str:
 
 
 def lost_rows(count: ItemCount) -> ItemError | None:
-    """A failure, partial when rows were made, when less came out than planned or the header says there was more."""
+    """A failure, partial when rows were made, when less came out than planned or the header says there was more.
+
+    Rows that were dropped as repeats are not lost.
+    """
     if count.rows == 0 and count.planned:
         return NoVideoError("decode", count.lost or "no frame could be decoded")
-    missing = count.planned - count.rows
+    missing = count.planned - count.rows - count.repeated
     if missing or count.lost:
         return DamagedError("decode", count.lost or f"{missing} of {count.planned} samples could not be decoded")
     return None

@@ -9,7 +9,7 @@ from cliploom.schemas.units import parse_duration
 
 
 def rows_per_second(recipe: Mapping[str, Any]) -> float:
-    """Rate of a feature whose rows lie on a grid that starts at 0, else 0.
+    """Rate of a feature whose rows lie on a grid that starts at 0, else 0; rows of which repeats are dropped do not.
 
     Args:
         recipe: of a ``FeatureEntry``: with ``sample`` (``every``, or ``window`` with ``fps``), or ``window`` of
@@ -21,8 +21,12 @@ def rows_per_second(recipe: Mapping[str, Any]) -> float:
     2.0
     >>> rows_per_second({"sample": {"keyframes": True}})
     0.0
+    >>> rows_per_second({"sample": {"every": "500ms", "distinct": {"vectors": 0.95}}})
+    0.0
     """
     sample = recipe.get("sample") or {}
+    if sample.get("distinct"):
+        return 0.0
     if "every" in sample:
         return 1 / parse_duration(sample["every"])
     window = sample.get("window") or recipe.get("window") or {}

@@ -165,6 +165,8 @@ def report_counts(records: Sequence[PartRecord], shard: Shard, timings: Timings)
     count("items_seen", len(shard.items))
     count("items_done", len(shard.items))
     count("frames_decoded", timings.frames_decoded)
+    if timings.rows_repeated:
+        count("rows_repeated", timings.rows_repeated)
     count("decode_ms", int(timings.decode_s * 1000))
     count("encode_ms", int(timings.encode_s * 1000))
     count("write_ms", int(timings.write_s * 1000))
