@@ -65,6 +65,10 @@ class FeatureEntry(ShortRepr):
         recipe: what the config digest was made from, for readable reasons when it changes.
         model: folder of the prepared model, relative to the store.
         model_files: its files and those of the models that it refers to.
+        precision: of the model.
+        figures: of a quantised model against float32, as its card has them; see ``PrecisionFigures``.
+        processors: features of the processors that rows were computed on, with the smallest cosine of what a quantised
+            model gives there to what it gives where it was prepared.
     """
 
     source: str
@@ -80,6 +84,9 @@ class FeatureEntry(ShortRepr):
     outputs: dict[str, OutputEntry]
     texts: list[str] = []
     recipe: dict[str, Any]
+    precision: str = "f32"
+    figures: dict[str, Any] = {}
+    processors: dict[str, float | None] = {}
 
     def _shown(self) -> dict[str, Any]:
         outputs = {name: output.dim for name, output in self.outputs.items()}

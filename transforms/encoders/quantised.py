@@ -20,6 +20,7 @@ from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.precision import Calibration, OutputFigures, PrecisionFigures
 from cliploom.transforms.encoders.base import EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.drift import write_check
 from cliploom.transforms.encoders.figures import output_figures
 from cliploom.transforms.encoders.prepare import PREPARING, model_digest, prepare_model, publish_folder
 from cliploom.transforms.encoders.processor import processor_features
@@ -123,6 +124,8 @@ def prepare_quantised(
             calibration=calibration.digest if calibration is not None else "",
         )
         card = replace(card, figures=_measure(chosen, original, before, folder, card, drawn, used))
+        if before.preprocess is None or before.preprocess.fit != "patches":
+            write_check(folder, card, chosen.open(folder, card, 1))
         if calibration is not None:
             (folder / CALIBRATION_FILE).write_text(json.dumps(calibration.to_dict()) + "\n", encoding="utf-8")
         (folder / CARD_FILE).write_text(json.dumps(card.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
