@@ -234,7 +234,7 @@ def _prepare_one(
     known: Calibration | None,
 ) -> tuple[Path, ModelCard]:
     request = DrawingRequest(
-        items=tuple(_items_of(spec, encoder, items)),
+        items=tuple(items_of(spec, encoder, items)),
         calibrate=needs_calibration(encoder.options),
         known=known,
         seconds=_SHARE_OF_TIME * spec.limits.prepare_time,
@@ -259,7 +259,7 @@ def _prepare_one(
     return folder, card
 
 
-def _items_of(spec: Spec, encoder: CheckedEncoder, items: pl.DataFrame) -> Iterator[SampledItem]:
+def items_of(spec: Spec, encoder: CheckedEncoder, items: pl.DataFrame) -> Iterator[SampledItem]:
     """Items of all features that use an encoder, in the order in which samples are drawn from them."""
     found: list[SampledItem] = []
     for feature in spec.computed.values():

@@ -239,6 +239,21 @@ def _measure(
     )
 
 
+def compare_models(
+    kind: str, original: tuple[Path, ModelCard], other: tuple[Path, ModelCard], drawn: DrawnSamples
+) -> PrecisionFigures:
+    """Compare two prepared models of one kind (folder and card) on samples; see ``PrecisionFigures``."""
+    return _measure(family(kind), *original, *other, drawn, {})
+
+
+def items_a_second(kind: str, folder: Path, card: ModelCard, drawn: DrawnSamples) -> float:
+    """Return how many samples a model encodes in a second of CPU time, one by one in one thread."""
+    encode = _encoder(family(kind), folder, card)
+    chosen = list(drawn.items[:_MOST_TIMED])
+    encode(chosen[:1])
+    return 1 / min(_seconds_each(encode, chosen) for _ in range(_ROUNDS))
+
+
 def _encoder(kind: Family, folder: Path, card: ModelCard) -> Callable[[Sequence[Any]], list[Any]]:
     """From samples to rows of vectors or errors; nothing is remembered from call to call."""
     if card.modality != "text":
@@ -276,9 +291,14 @@ def _speed_ratio(encode: Sequence[Callable[..., list[Any]]], items: Sequence[Any
     best = [float("inf")] * 2
     for _ in range(_ROUNDS):
         for number, one in enumerate(encode):
-            done, began = 0, time.process_time()
-            while done == 0 or (time.process_time() - began < _ROUND_S and done < len(items)):
-                one([items[done]])
-                done += 1
-            best[number] = min(best[number], (time.process_time() - began) / done)
+            best[number] = min(best[number], _seconds_each(one, items))
     return best[0] / best[1]
+
+
+def _seconds_each(encode: Callable[..., list[Any]], items: Sequence[Any]) -> float:
+    """CPU seconds an item, of as many as take ``_ROUND_S``."""
+    done, began = 0, time.process_time()
+    while done == 0 or (time.process_time() - began < _ROUND_S and done < len(items)):
+        encode([items[done]])
+        done += 1
+    return (time.process_time() - began) / done
