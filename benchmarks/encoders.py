@@ -27,6 +27,10 @@ phone talks to man garden red wooden chair hammer nail walks dog
 
 def main(argv: list[str]) -> int:
     """Print two tables; ``python -m benchmarks encoders [--pictures N] [--sentences N]``."""
+    if "--precision" in argv:
+        from benchmarks.precision import main as precisions
+
+        return precisions([each for each in argv if each != "--precision"])
     parser = argparse.ArgumentParser(prog="python -m benchmarks encoders", description=__doc__)
     parser.add_argument("--pictures", type=int, default=96)
     parser.add_argument("--sentences", type=int, default=256)

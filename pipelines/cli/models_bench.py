@@ -23,7 +23,7 @@ def bench(
     Speed on this machine, and agreement with f32 on the spec's own media. Nothing is written into the store.
     """
     from cliploom.pipelines.console import fit, say, show, show_json
-    from cliploom.pipelines.model_bench import bench_encoders, bench_text
+    from cliploom.pipelines.running.model_bench import bench_encoders, bench_text
     from cliploom.schemas.spec_file import load_spec
     from cliploom.transforms.store.uris import absolute
 
