@@ -168,13 +168,19 @@ def _quantise_folder(
                     f"The encoder kind '{card.kind}' takes pictures of any aspect here, which int8 is not made for; "
                     "use precision: int8_weights."
                 )
+            transformer = is_transformer(graph)
             set_as = settings or QuantiseSettings(
-                overflow_fix=calibration is not None and calibration.overflow_fix, transformer=is_transformer(graph)
+                overflow_fix=calibration is not None and calibration.overflow_fix,
+                transformer=transformer,
+                symmetric=not transformer,
+                layer_by_layer=not transformer and card.modality == "frame",
             )
             said |= {
                 "overflow_fix": str(set_as.overflow_fix).lower(),
                 "transformer": str(set_as.transformer).lower(),
                 "weights": "per channel" if set_as.per_channel else "per tensor",
+                "activations": "symmetric" if set_as.symmetric else "mixed",
+                "bias_correction": "layer by layer" if set_as.layer_by_layer else "fast",
             }
             places = drawn.calibrating
             size = int(graph.inputs[0].get_shape()[0])
