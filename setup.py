@@ -47,6 +47,7 @@ EXTRAS = {
         "tensorflow-transform>=1.21,<1.22",
         "tfx-bsl>=1.21,<1.22",
     ],
+    "int8": ["nncf>=3.4,<4"],
     "gcp": ["apache-beam[gcp]>=2.77,<3"],
     "aws": ["apache-beam[aws]>=2.77,<3"],
     "serve": ["fastapi>=0.165", "jinja2>=3.1", "python-multipart>=0.0.34", "uvicorn>=0.54"],
@@ -73,7 +74,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["all"] = sorted(
-    {needed for extra in ("text", "tensorflow", "gcp", "aws", "serve", "demo") for needed in EXTRAS[extra]}
+    {needed for extra in ("text", "tensorflow", "int8", "gcp", "aws", "serve", "demo") for needed in EXTRAS[extra]}
 )
 
 

@@ -54,6 +54,10 @@ class Group:
 
 def main(argv: list[str]) -> int:
     """Print the tables; ``python -m benchmarks encoders [--only lite0 minilm bit s3d clip vgg16] [--rounds N]``."""
+    if "--precision" in argv:
+        from benchmarks.precision import main as precisions
+
+        return precisions([each for each in argv if each != "--precision"])
     parser = argparse.ArgumentParser(prog="python -m benchmarks encoders", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)

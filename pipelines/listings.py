@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from cliploom.pipelines.console import clock, counted, failed_text, human_bytes, short_path, short_paths, table, visible
+from cliploom.pipelines.drift import precision_rows, precision_text
 from cliploom.schemas.heads import PREDICTED
 from cliploom.schemas.release import Release
 from cliploom.transforms.media.label_listing import KEY
@@ -47,6 +48,8 @@ def release_rows(store: str) -> list[dict[str, Any]]:
                 "seconds": release.seconds,
                 "changed": changes(before, release),
                 "note": release.note,
+                "precision": precision_rows(release),
+                "quantised": precision_text(release),
             }
         )
         before = release
@@ -91,9 +94,10 @@ def release_table(rows: Sequence[dict[str, Any]]) -> str:
         }
         for row in rows
     ]
-    columns = ["release", "created_at", "items", "rows", "failed", "size", "took", "changed", "note"]
-    shown = [column for column in columns if column != "note" or any(row["note"] for row in rows)]
-    return table(plain, shown, below=["changed", "note"])
+    optional = ("quantised", "note")
+    columns = ["release", "created_at", "items", "rows", "failed", "size", "took", "changed", *optional]
+    shown = [column for column in columns if column not in optional or any(row.get(column) for row in rows)]
+    return table(plain, shown, below=["changed", *optional])
 
 
 @dataclass(frozen=True)

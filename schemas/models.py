@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from cliploom.schemas.media import Preprocess
+from cliploom.schemas.precision import PrecisionFigures
 
 Modality = Literal["frame", "clip", "text", "vector"]
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "int8", "int8_weights"]
 
 CARD_FILE = "card.json"
 
@@ -46,6 +47,8 @@ class ModelCard:
         sources: file name -> sha256 of what it was made from.
         agreement: smallest cosine per output against the original implementation's golden outputs.
         note: what a user should know of it, such as that no agreement was measured; mostly empty.
+        figures: of a quantised model against float32; None for others. ``agreement`` is then that of the float32 graph.
+        calibration: digest of the samples that it was calibrated with; empty where there are none.
     """
 
     kind: str
@@ -59,10 +62,13 @@ class ModelCard:
     sources: dict[str, str] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    figures: PrecisionFigures | None = None
+    calibration: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self) | {"preprocess": None if self.preprocess is None else self.preprocess.to_dict()}
+        """Plain values for JSON; what only quantised models have stands there only with them."""
+        value = asdict(self) | {"preprocess": None if self.preprocess is None else self.preprocess.to_dict()}
+        return {key: each for key, each in value.items() if each or key not in ("figures", "calibration")}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ModelCard:
@@ -71,4 +77,6 @@ class ModelCard:
         if preprocess is not None:
             preprocess = Preprocess.from_dict(preprocess)
         outputs = {name: Output(**output) for name, output in value["outputs"].items()}
-        return cls(**(value | {"outputs": outputs, "preprocess": preprocess}))
+        figures = value.get("figures")
+        figures = None if figures is None else PrecisionFigures.from_dict(figures)
+        return cls(**(value | {"outputs": outputs, "preprocess": preprocess, "figures": figures}))

@@ -201,6 +201,20 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Processor:
+    """What rows were computed on.
+
+    Attributes:
+        features: of the processor that change what quantised models give, such as ``x86_64 avx2 avx_vnni``.
+        agreement: smallest cosine between vectors of fixed inputs that this processor computed and those of the one
+            that prepared the model; None for models that are not quantised.
+    """
+
+    features: str
+    agreement: float | None = None
+
+
+@dataclass(frozen=True)
 class PartRecord:
     """A finished part: what a worker reports, and what the part's own footer says.
 
@@ -208,6 +222,7 @@ class PartRecord:
         part: file name inside the feature's folder; parts without rows are kept for adoption but not listed in tables.
         size, digest: of the file's bytes; not in the footer, which can't know them.
         adopted: found finished, not computed now.
+        processors: that the rows were computed on; kept in the file beside the footer.
     """
 
     feature: str
@@ -219,11 +234,12 @@ class PartRecord:
     contents: tuple[Content, ...]
     failures: tuple[Failure, ...] = ()
     adopted: bool = field(default=False, compare=False)
+    processors: tuple[Processor, ...] = field(default=(), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the footer."""
         value = asdict(self)
-        for key in ("adopted", "size", "digest"):
+        for key in ("adopted", "size", "digest", "processors"):
             del value[key]
         return value
 

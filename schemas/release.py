@@ -66,6 +66,10 @@ class FeatureEntry(ShortRepr):
         model: folder of the prepared model, relative to the store.
         model_files: its files and those of the models that it refers to.
         repeated: rows that were dropped because they repeat the one before, of items without a failure.
+        precision: of the model.
+        figures: of a quantised model against float32, as its card has them; see ``PrecisionFigures``.
+        processors: features of the processors that rows were computed on, with the smallest cosine of what a quantised
+            model gives there to what it gives where it was prepared.
     """
 
     source: str
@@ -82,6 +86,9 @@ class FeatureEntry(ShortRepr):
     texts: list[str] = []
     recipe: dict[str, Any]
     repeated: int = 0
+    precision: str = "f32"
+    figures: dict[str, Any] = {}
+    processors: dict[str, float | None] = {}
 
     def _shown(self) -> dict[str, Any]:
         outputs = {name: output.dim for name, output in self.outputs.items()}

@@ -108,8 +108,7 @@ VECTOR = {"v": {"node": "y"}}
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("minilm", {"precision": "int8"}, "precision int8 is not there yet; use f32"),
-        ("minilm", {"precision": "f16"}, "'f32' or 'bf16'"),
+        ("minilm", {"precision": "f16"}, "'f32', 'bf16', 'int8' or 'int8_weights'"),
         ("minilm", {"batch": 3}, "Extra inputs are not permitted"),
         ("efficientnet_lite0", {"batch": 0}, "greater than or equal to 1"),
         ("efficientnet_lite0", {"batch": "4"}, "valid integer"),

@@ -132,7 +132,10 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "encoder unknown": ({"encoders.lite0.kind": "vit"}, ("no encoder kind 'vit'; known: clip",)),
     "encoder without kind": ({"encoders.lite0.kind": DROP}, ("encoders.lite0.kind is missing; add 'kind'",)),
     "encoder null": ({"encoders.lite0": None}, ("encoders.lite0 is empty; give it a value",)),
-    "precision of later": ({"encoders.lite0.precision": "int8"}, ("precision int8 is not there yet; use f32",)),
+    "int8 of texts": (
+        {"encoders.minilm.precision": "int8"},
+        ("encoders.minilm.precision: int8 is for pictures", "int8_weights"),
+    ),
     "precision unknown": ({"encoders.lite0.precision": "fp32"}, ("unknown 'fp32'; did you mean 'f32'?",)),
     "encoder option mistyped": ({"encoders.lite0.presicion": "f32"}, ("lite0.presicion: unknown key", "'precision'?")),
     "text encoder missing": ({"encoders.lite0.text_encoder": "minilmm"}, ("no encoder 'minilmm'", "mean 'minilm'?")),

@@ -15,6 +15,7 @@ from cliploom.pipelines.cli import (  # noqa: F401 - they add their commands
     completion,
     doctor,
     models,
+    models_bench,
     report,
     serve,
     spec,

@@ -141,6 +141,9 @@ def run(
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Compute everything again.")] = False,
     allow_recompute: Annotated[bool, typer.Option("--allow-recompute", help="Lift limits.max_recompute.")] = False,
     accept_worse: Annotated[bool, typer.Option("--accept-worse", help="Use a head that got worse.")] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Choose new samples for int8; its vectors are computed again.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when any item failed.")] = False,
     metrics_file: Annotated[
         Path | None, typer.Option("--metrics-file", help="Leave the run's end there for Prometheus.")
@@ -166,6 +169,7 @@ def run(
         "limit": limit,
         "retry_failed": retry_failed,
         "full_refresh": full_refresh,
+        "recalibrate": recalibrate,
         "accept": {"recompute": allow_recompute, "worse": accept_worse},
         "extra": list(context.obj or ()),
         "command": f"cliploom run {spec}",

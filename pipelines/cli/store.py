@@ -271,7 +271,14 @@ def inspect(
 
 
 @app.command()
-def verify(store: StoreOrHereArgument = None, release: ReleaseOption = None, as_json: JsonOption = False) -> None:
+def verify(
+    store: StoreOrHereArgument = None,
+    release: ReleaseOption = None,
+    recompute: Annotated[
+        int, typer.Option("--recompute", min=0, help="Instead, compute rows of N items a feature again and compare.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
     """Check every file that a release names.
 
     Hashes, ids, copies, and that vectors find themselves.
@@ -279,6 +286,10 @@ def verify(store: StoreOrHereArgument = None, release: ReleaseOption = None, as_
     from cliploom.pipelines.console import counted, say, show, show_json
     from cliploom.transforms.upkeep.verifying import verify_release
 
+    if recompute:
+        from cliploom.pipelines.drift import show_drift
+
+        raise typer.Exit(show_drift(find_store(store, "verify"), recompute, release, as_json=as_json))
     problems = verify_release(find_store(store, "verify"), release)
     if as_json:
         show_json([{"path": problem.path, "problem": problem.problem} for problem in problems])

@@ -46,6 +46,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "training heads, PCA in TensorFlow Transform",
         ("keras", "tensorboard", "tensorflow", "tensorflow-transform", "tfx-bsl"),
     ),
+    "int8": ("preparing encoders with precision int8", ("nncf",)),
     "gcp": ("running on Dataflow", ("google-auth", "google-cloud-storage")),
     "aws": ("Beam's own S3 files; stores on S3 work without", ("boto3",)),
     "serve": ("the page and the API of cliploom serve", ("fastapi", "jinja2", "python-multipart", "uvicorn")),

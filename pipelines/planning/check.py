@@ -18,6 +18,7 @@ from cliploom.schemas.spec_errors import explain
 from cliploom.schemas.vector_heads import EMBEDDING, DeviseSpec, TwoTowerSpec, VectorInput
 from cliploom.transforms.encoders.base import EncoderOptions, Family
 from cliploom.transforms.encoders.presets import with_preset
+from cliploom.transforms.encoders.quantised_options import check_quantisable
 from cliploom.transforms.encoders.registry import family
 from cliploom.transforms.store.rates import rows_per_second
 
@@ -69,6 +70,8 @@ def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]
             problems.append(f"{place}.preset: {str(error)[:1].lower()}{str(error)[1:]}")
             continue
         checked[name] = CheckedEncoder(name, node, kind, options)
+        if (refused := check_quantisable(kind, options)) != "":
+            problems.append(f"{place}.precision: {refused}.")
         if node.text_encoder is not None and not kind.TEXT_ENCODER:
             problems.append(
                 f"{place}.text_encoder: the encoder kind {node.kind!r} takes no text_encoder; leave it out."

@@ -18,10 +18,11 @@ from cliploom.schemas.heads import HeadJob
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
-from cliploom.schemas.spec import FeatureSpec, IndexSpec, Limits, Spec
+from cliploom.schemas.spec import FeatureSpec, IndexSpec, Spec
 from cliploom.schemas.vector_heads import DeviseSpec, ProjectionJob
 from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.custom_code import changed_code, code_in_digest, code_of, noted_code
+from cliploom.transforms.encoders.quantised_options import quantised
 from cliploom.transforms.encoders.registry import load_text_tower
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -80,13 +81,13 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
     if objects.root is not None:
         models = objects.root / "models"
         for encoder in encoders:
-            _prepare(encoder, checked, models, cards, spec.limits, objects)
+            _prepare(encoder, checked, models, cards, spec, objects)
     else:
         from cliploom.transforms.work.models import model_cache, upload_model
 
         cache = model_cache()
         for encoder in encoders:
-            _prepare(encoder, checked, cache, cards, spec.limits, objects)
+            _prepare(encoder, checked, cache, cards, spec, objects)
         for card in cards.values():
             upload_model(objects, cache / card.digest)
     remarks = [f"encoder {name}: {card.note}" for name, card in cards.items() if card.note]
@@ -134,7 +135,7 @@ def prepared_text_encoder(spec: Spec, base: Path, name: str, objects: ObjectStor
 
     models = objects.root / MODELS if objects.root is not None else model_cache()
     cards: dict[str, ModelCard] = {}
-    found = _prepare(name, check_encoders(spec, base), models, cards, spec.limits, objects)
+    found = _prepare(name, check_encoders(spec, base), models, cards, spec, objects)
     if found is None:
         raise SpecError(f"encoders.{name} does not encode text; name one that does, such as an encoder of kind minilm.")
     if objects.root is None:
@@ -185,7 +186,7 @@ def _prepare(
     checked: Mapping[str, CheckedEncoder],
     models: Path,
     cards: dict[str, ModelCard],
-    limits: Limits,
+    spec: Spec,
     objects: ObjectStore,
 ) -> PreparedText | None:
     """Prepare one encoder after its text encoder; returns it as a text encoder where another needs it as such."""
@@ -194,11 +195,16 @@ def _prepare(
     encoder = checked[name]
     text = None
     if encoder.spec.text_encoder is not None:
-        text = _prepare(encoder.spec.text_encoder, checked, models, cards, limits, objects)
+        text = _prepare(encoder.spec.text_encoder, checked, models, cards, spec, objects)
     code = code_in_digest(objects, encoder.family, encoder.options, text.card.digest if text else "")
     try:
-        kind, declared = encoder.spec.kind, encoder.spec.options
-        folder, cards[name] = prepare_safely(name, kind, encoder.options, models, text, limits, code, declared)
+        if quantised(encoder.options):
+            from cliploom.pipelines.planning.calibrating import Models, quantised_model
+
+            folder, cards[name] = quantised_model(spec, encoder, Models(objects, models), text)
+        else:
+            kind, declared = encoder.spec.kind, encoder.spec.options
+            folder, cards[name] = prepare_safely(name, kind, encoder.options, models, text, spec.limits, code, declared)
     except PrecisionError:
         raise PrecisionError(
             f"encoders.{name}.precision: this processor can't compute in {encoder.options.precision}; "

@@ -6,6 +6,7 @@ for ever, or take it down. Models of packages, whose hashes are known, are prepa
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -18,18 +19,31 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cliploom.schemas.errors import CliploomError, DiskFullError, PrecisionError, SpecError, StoreError
+from cliploom.schemas.errors import (
+    CliploomError,
+    DiskFullError,
+    MissingExtraError,
+    PrecisionError,
+    SpecError,
+    StoreError,
+)
 from cliploom.schemas.models import CARD_FILE, ModelCard
+from cliploom.schemas.precision import Calibration
 from cliploom.schemas.spec import Limits
 from cliploom.schemas.units import format_duration
 from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
 from cliploom.transforms.encoders.known_hashes import known_hashes
 from cliploom.transforms.encoders.prepare import PREPARING, model_digest, prepare_model, prepared_text
+from cliploom.transforms.encoders.quantised_options import original_options
 from cliploom.transforms.encoders.registry import family, read_card
 from cliploom.transforms.python_child import python_command
 from cliploom.transforms.work.inflight import die_with
+
+if TYPE_CHECKING:
+    from cliploom.pipelines.planning.check import CheckedEncoder
+    from cliploom.transforms.work.calibration import DrawingRequest
 
 _LEAST_BYTES, _TIMES = 4_000_000_000, 8
 _LONGEST = 300
@@ -98,14 +112,7 @@ def prepare_safely(
         if files is None:
             return prepare_model(kind, options, models, text, code)
         known.save()  # for the process that prepares
-        request = {
-            "kind": kind,
-            "options": options.model_dump(mode="json", exclude_unset=True),
-            "models": str(models),
-            "text": str(text.folder) if text else "",
-            "code": dict(code or {}),
-            "parent": os.getpid(),
-        }
+        request = _request_of(kind, options, models, text) | {"code": dict(code or {})}
         _prepare_apart(f"encoders.{name}", request, PrepareLimits.of(limits, files))
     return final, read_card(final)
 
@@ -117,7 +124,53 @@ def _without_files(card: ModelCard, files: Sequence[str]) -> ModelCard:
     return replace(card, note=f"{card.note}; {gone}" if card.note else gone)
 
 
-def _prepare_apart(place: str, request: dict[str, Any], limits: PrepareLimits) -> None:
+def quantise_safely(
+    encoder: CheckedEncoder,
+    original: tuple[Path, ModelCard],
+    models: Path,
+    text: PreparedText | None,
+    limits: Limits,
+    drawing: DrawingRequest,
+) -> tuple[Path, ModelCard, Calibration | None]:
+    """Draw samples and prepare a quantised model in a process of its own.
+
+    Args:
+        encoder: of precision ``int8`` or ``int8_weights``.
+        original: folder and card of its float32 model.
+        models: local folder that holds model folders.
+        text: the text encoder that the spec names.
+        limits: of the spec.
+        drawing: what to draw samples from.
+
+    Returns:
+        The folder and its card, and the samples, when it was calibrated with any.
+
+    Raises:
+        MissingExtraError: without NNCF.
+        CliploomError: also when it takes more than the limits, or takes its process down.
+    """
+    if importlib.util.find_spec("nncf") is None:
+        raise MissingExtraError("int8", f"encoders.{encoder.name}: precision {encoder.options.precision}")
+    files = sum(path.stat().st_size for path in original[0].rglob("*") if path.is_file())
+    request = _request_of(encoder.spec.kind, encoder.options, models, text) | {"drawing": drawing.to_dict()}
+    found = _prepare_apart(f"encoders.{encoder.name}", request, PrepareLimits.of(limits, files))
+    calibration = found.get("calibration")
+    folder = models / found["digest"]
+    return folder, read_card(folder), None if calibration is None else Calibration.from_dict(calibration)
+
+
+def _request_of(kind: str, options: EncoderOptions, models: Path, text: PreparedText | None) -> dict[str, Any]:
+    """What the process of its own needs to know of a model."""
+    return {
+        "kind": kind,
+        "options": options.model_dump(mode="json", exclude_unset=True),
+        "models": str(models),
+        "text": str(text.folder) if text else "",
+        "parent": os.getpid(),
+    }
+
+
+def _prepare_apart(place: str, request: dict[str, Any], limits: PrepareLimits) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cliploom-prepare-") as folder:
         answer, asked = Path(folder) / "answer.json", Path(folder) / "request.json"
         asked.write_text(json.dumps(request | {"memory": limits.memory, "answer": str(answer)}), encoding="utf-8")
@@ -148,6 +201,7 @@ def _prepare_apart(place: str, request: dict[str, Any], limits: PrepareLimits) -
             f"{place}: preparing this model took its process down ({died}), as damaged and hostile files do, or one "
             "that needs more memory than this machine has; use another file."
         )
+    return found
 
 
 def _too_much(place: str, took: str, limit: str, more: str) -> str:
@@ -166,12 +220,19 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         options = family(request["kind"]).Options.model_validate_json(json.dumps(request["options"]))
-        text = Path(request["text"]) if request["text"] else None
-        made = prepared_text(text, read_card(text)) if text else None
+        folder = Path(request["text"]) if request["text"] else None
+        text = prepared_text(folder, read_card(folder)) if folder else None
         models = Path(request["models"])
-        with known_hashes(models):
-            prepare_model(request["kind"], options, models, made, request["code"])
         answer: dict[str, Any] = {"done": True}
+        if "drawing" in request:
+            from cliploom.transforms.work.calibration import DrawingRequest
+
+            drawing = DrawingRequest.from_dict(request["drawing"])
+            with known_hashes(models):
+                answer |= _draw_and_quantise(request["kind"], options, models, text, drawing)
+        else:
+            with known_hashes(models):
+                prepare_model(request["kind"], options, models, text, request["code"])
     except CliploomError as error:
         answer = {"error": str(error), "kind": type(error).__name__, "memory": _lacks_memory(error)}
     except Exception as error:  # the libraries that read foreign files have many kinds of their own
@@ -183,6 +244,31 @@ def main(arguments: list[str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _draw_and_quantise(
+    kind: str, options: EncoderOptions, models: Path, text: PreparedText | None, drawing: DrawingRequest
+) -> dict[str, Any]:
+    """Prepare a quantised model; gives its digest and, where it was calibrated, its samples."""
+    from cliploom.transforms.encoders.processor import processor_features, sums_exactly
+    from cliploom.transforms.encoders.quantised import DrawnSamples, prepare_quantised, sentences_of_program
+    from cliploom.transforms.work.calibration import FEWEST, drawn_samples, with_overflow_fix
+
+    _, before = prepare_model(kind, original_options(options), models, text)
+    preprocess, shape = before.preprocess, ()
+    if preprocess is not None:
+        frames = (before.clip_frames,) if before.modality == "clip" else ()
+        shape = (*frames, preprocess.height, preprocess.width, 3)
+    with drawn_samples(drawing, preprocess, shape) as (drawn, names):
+        calibration = None
+        if drawing.calibrate:
+            exact = sums_exactly(processor_features())
+            calibration = with_overflow_fix(names, drawing.known, overflow_fix=not exact)
+        if preprocess is None and len(drawn.items) < FEWEST:
+            sentences = [*drawn.items, *sentences_of_program()]
+            drawn = DrawnSamples(sentences, tuple(range(len(sentences))), drawn.inputs)
+        _, card = prepare_quantised(kind, options, models, text, drawn, calibration)
+    return {"digest": card.digest, "calibration": None if calibration is None else calibration.to_dict()}
 
 
 def _lacks_memory(error: BaseException) -> bool:

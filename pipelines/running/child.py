@@ -45,6 +45,7 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
         retry_failed=request.get("retry_failed", False),
         full_refresh=request.get("full_refresh", False),
         compact=request.get("compact", False),
+        recalibrate=request.get("recalibrate", False),
         run=request["run"],
         progress=request["progress"],
         extra=tuple(request.get("extra", ())),

@@ -32,6 +32,7 @@ from cliploom.schemas.heads import ZeroShotSpec
 from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.media import PROBE_REVISION
 from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, RunPlan, declared
+from cliploom.schemas.precision import QUANTISED
 from cliploom.schemas.release import Release
 from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
@@ -63,6 +64,7 @@ class RunOptions:
     retry_failed: bool = False
     full_refresh: bool = False
     compact: bool = False
+    recalibrate: bool = False
     run: str | None = None
     progress: str = ""
     extra: tuple[str, ...] = ()
@@ -150,6 +152,13 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     """List, probe and plan."""
     watch, started_at = Stopwatch(), time.time()
     objects = open_store(spec, base)
+
+    def compiled_spec() -> CompiledSpec:
+        made = compile_jobs(spec, objects, base)
+        for text in made.notes:
+            on_stage(text)
+        return made
+
     target = choose_target(spec, options.target)
     check_options(target, options.extra)
     releases = read_releases(objects)
@@ -165,14 +174,12 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         raise SpecError(_nothing_listed(spec, listing))
     watch.lap("list")
     on_stage("preparing models")
-    compiled = compile_jobs(spec, objects, base)
-    for text in compiled.notes:
-        on_stage(text)
+    compiled = None if _wants_samples(spec, base, objects, options) else compiled_spec()
     watch.lap("models")
     job = RunJob(
         store=objects.uri,
         run=options.run or new_run_id(),
-        features=compiled.jobs,
+        features=compiled.jobs if compiled is not None else {},
         media_limits=spec.limits.media.to_limits(),
         threads=_threads(target),
         # Workers elsewhere can't write to the file; what they leave in the store is told to it by this process.
@@ -208,6 +215,13 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     del listing
     previous = previous.for_planning()
     watch.lap("probe")
+    if compiled is None:
+        from cliploom.pipelines.planning.calibrating import prepare_quantised_encoders
+
+        prepare_quantised_encoders(spec, base, objects, found.items, on_stage, recalibrate=options.recalibrate)
+        compiled = compiled_spec()
+        job = replace(job, features=compiled.jobs)
+        watch.lap("models")
     on_stage("planning")
     next_no = max((release.next_item_no for release in releases.rows), default=1)
     planned = make_plan(
@@ -221,6 +235,15 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     return RunContext(
         spec, objects, target, releases, previous, compiled, found, planned, gone, job, counters, watch, started_at
     )
+
+
+def _wants_samples(spec: Spec, base: Path, objects: ObjectStore, options: RunOptions) -> bool:
+    """Whether a quantised encoder has to be prepared, for which items have to be probed first."""
+    if not any(encoder.options.get("precision") in QUANTISED for encoder in spec.encoders.values()):
+        return False
+    from cliploom.pipelines.planning.calibrating import wants_samples
+
+    return wants_samples(spec, base, objects, recalibrate=options.recalibrate)
 
 
 def lost_notes(

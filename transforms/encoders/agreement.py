@@ -12,7 +12,8 @@ from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import Encoder
 
-LEAST = {"f32": 0.9999, "bf16": 0.99}
+LEAST = {"f32": 0.9999, "bf16": 0.99, "int8": 0.9999, "int8_weights": 0.9999}
+"""Of the graph before it is quantised; ``figures`` compares what quantisation makes of it."""
 GOLDEN_SENTENCES = [  # short, long, other alphabets, odd spacing, longer than any model takes
     "A cup of coffee on a wooden table.",
     "cat",

@@ -43,13 +43,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from cliploom.schemas.errors import EncodeError
 from cliploom.schemas.media import Preprocess
 from cliploom.schemas.models import Modality, ModelCard, Output, Precision
+from cliploom.schemas.precision import AgreementSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,27 +59,24 @@ if TYPE_CHECKING:
     Row = dict[str, NDArray[np.float32]]
 
 
-def _known_precision(value: object) -> object:
-    if value == "int8":
-        raise ValueError("precision int8 is not there yet; use f32 (as the original computes) or bf16 (faster)")
-    return value
-
-
 class EncoderOptions(BaseModel):
     """What a spec may say of an encoder, besides ``kind`` and ``text_encoder``; families add fields of their own.
 
     Attributes:
-        precision: what the processor computes in; pinned, never chosen by the runtime.
+        precision: what the processor computes in; pinned, never chosen by the runtime. ``int8`` (pictures, clips) is
+            quantised with samples of the spec's own media, ``int8_weights`` keeps weights in a quarter of the memory.
+        agreement: the least that ``int8`` and ``int8_weights`` must reach against ``f32``, or the run stops.
         VALUE_FREE: fields that change no vector or that ``Family.fingerprint`` says better; left out of the digest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset()
-    precision: Annotated[Precision, BeforeValidator(_known_precision)] = "f32"
+    precision: Precision = "f32"
+    agreement: AgreementSpec | None = None
 
     def values(self) -> dict[str, Any]:
         """What of the options the vectors depend on, JSON-able."""
-        return self.model_dump(mode="json", exclude=set(self.VALUE_FREE))
+        return self.model_dump(mode="json", exclude={*self.VALUE_FREE, "agreement"})
 
 
 @dataclass

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import EncodeError, SpecError
 from cliploom.schemas.models import CARD_FILE, Modality, ModelCard, Output
+from cliploom.schemas.precision import QUANTISED
 from cliploom.schemas.units import Count
 from cliploom.transforms.encoders.base import Encoder, EncodeReport, EncoderOptions, Family, PreparedText
 from cliploom.transforms.encoders.presets import with_preset
@@ -56,6 +57,8 @@ class PcaOptions(EncoderOptions):
         kind = self.encoder.get("kind")
         if not isinstance(kind, str) or kind == Projected.kind or "text_encoder" in self.encoder:
             raise ValueError("encoder takes the kind and the options of another encoder, without text_encoder")
+        if self.encoder.get("precision") in QUANTISED:
+            raise ValueError("encoder.precision is for f32 and bf16; write precision beside encoder, not inside")
         try:
             outputs = self.family.output_names(self.inner, False)
         except ValidationError as error:
@@ -114,6 +117,8 @@ class Projected(Family):
         """Paths from the spec's folder, those of the encoder before the projection too."""
         inner = options.family.located(options.inner, base)
         encoder = {"kind": options.encoder["kind"]} | inner.model_dump(exclude_unset=True)
+        if "precision" not in options.encoder:
+            del encoder["precision"]  # that of the whole, which is not always the same
         return options.model_copy(update={"path": beside(base, options.path), "encoder": encoder})
 
     def fingerprint(self, options: PcaOptions) -> dict[str, str]:

@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cliploom.schemas.digests import SHORT, digest_of
-from cliploom.schemas.errors import SpecError, StoreError
+from cliploom.schemas.errors import CliploomError, SpecError, StoreError
 from cliploom.schemas.faults import system_fault
 from cliploom.schemas.models import CARD_FILE, ModelCard
+from cliploom.schemas.precision import QUANTISE_REVISION
 from cliploom.transforms.encoders.agreement import check_agreement
 from cliploom.transforms.encoders.base import EncoderOptions, Family, PreparedText
+from cliploom.transforms.encoders.quantised_options import quantised
 from cliploom.transforms.encoders.registry import family, load_text_tower, not_ending, read_card
 
 PREPARING = ".preparing-"
@@ -28,6 +30,7 @@ def model_digest(
     text_digest: str = "",
     code: Mapping[str, str] | None = None,
     fingerprint: Mapping[str, str] | None = None,
+    calibration: str = "",
 ) -> str:
     """Digest of a model before it is prepared.
 
@@ -37,20 +40,20 @@ def model_digest(
         text_digest: of the text encoder that it builds on.
         code: module -> digest of a custom encoder's source, where the vectors depend on it.
         fingerprint: of its files, where it is known.
+        calibration: digest of the samples that a quantised model is calibrated with.
 
     Raises:
         CliploomError: when the weights are not there.
     """
-    return digest_of(
-        {
-            "kind": kind.kind,
-            "revision": kind.REVISION,
-            "options": options.values(),
-            "fingerprint": kind.fingerprint(options) if fingerprint is None else dict(fingerprint),
-            "text": text_digest,
-            **({"code": dict(code)} if code else {}),
-        }
-    )
+    values = {
+        "kind": kind.kind,
+        "revision": kind.REVISION,
+        "options": options.values(),
+        "fingerprint": kind.fingerprint(options) if fingerprint is None else dict(fingerprint),
+        "text": text_digest,
+        **({"code": dict(code)} if code else {}),
+    }
+    return digest_of(values | ({"quantised": calibration or QUANTISE_REVISION} if quantised(options) else {}))
 
 
 def prepare_model(
@@ -89,6 +92,11 @@ def prepare_model(
     final = models / digest
     if (final / CARD_FILE).exists():
         return final, read_card(final)
+    if quantised(options):
+        raise CliploomError(
+            f"An encoder of precision {options.precision} is prepared with samples, which `cliploom run` draws from "
+            "the sources of a spec."
+        )
     try:
         models.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

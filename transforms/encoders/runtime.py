@@ -87,7 +87,9 @@ class CompiledGraph:
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            # Else 8-bit weights would have activations quantised as well, on some processors only.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         try:
             if isinstance(graph, Path) and kept:
@@ -135,7 +137,7 @@ def _compiled(core: ov.Core, graph: Path, precision: Precision, settings: dict[s
 
 def can_compute_in(precision: Precision) -> bool:
     """Return whether this processor computes in a precision; OV_CPU_MAX_ISA=AVX2 hides bf16 from OpenVINO."""
-    return precision == "f32" or "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return precision != "bf16" or "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def save_graph(model: ov.Model, path: Path) -> None:

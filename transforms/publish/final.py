@@ -22,7 +22,7 @@ from cliploom.schemas.errors import LimitError, StoreError
 from cliploom.schemas.evaluations import Figures
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import RunPlan, declared
-from cliploom.schemas.records import Rewrite
+from cliploom.schemas.records import Processor, Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from cliploom.transforms.narrations.table import commit_narrations, is_text
@@ -40,7 +40,7 @@ from cliploom.transforms.publish.release_state import (
     with_repeated_ids,
 )
 from cliploom.transforms.store.object_store import ObjectStore
-from cliploom.transforms.store.parts import part_path
+from cliploom.transforms.store.parts import part_path, processors_of
 from cliploom.transforms.store.releases import append_release, read_releases
 from cliploom.transforms.store.tables import (
     ROWS_IN_GROUP,
@@ -52,7 +52,7 @@ from cliploom.transforms.store.tables import (
 )
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.models import model_files
-from cliploom.transforms.work.part_records import read_records
+from cliploom.transforms.work.part_records import read_records, reported_processors
 from cliploom.transforms.work.plan_dofn import PlanDoFn
 from cliploom.transforms.work.plan_ref import ITEMS_FILE
 
@@ -158,7 +158,8 @@ class CommitTables(PlanDoFn):
             reasons = failure_reasons(failures).to_dicts()
             write_outcome(objects, plan, {"state": "stopped", "message": str(error), "failures": reasons})
             return
-        yield commit_draft(objects, plan, items, states, failures)
+        computed_on = reported_processors(objects, [*computed_paths, *rewritten_paths])
+        yield commit_draft(objects, plan, items, states, failures, computed_on)
 
 
 def known_failures(objects: ObjectStore, plan: RunPlan) -> pl.DataFrame:
@@ -169,7 +170,12 @@ def known_failures(objects: ObjectStore, plan: RunPlan) -> pl.DataFrame:
 
 
 def commit_draft(
-    objects: ObjectStore, plan: RunPlan, items: TableFile, states: dict[str, FeatureState], failures: pl.DataFrame
+    objects: ObjectStore,
+    plan: RunPlan,
+    items: TableFile,
+    states: dict[str, FeatureState],
+    failures: pl.DataFrame,
+    computed_on: Mapping[str, set[Processor]],
 ) -> Release:
     """Commit the tables; returns the release without indexes and exports."""
     features = {}
@@ -177,6 +183,7 @@ def commit_draft(
     known = {entry.model: entry.model_files for entry in plan.base.features.values()} if plan.base else {}
     for name, state in states.items():
         job = plan.feature(name)
+        processors = processors_of_parts(objects, plan, job, state.parts, computed_on.get(name, set()))
         state = replace(state, parts=with_digests(objects, job.table, state.parts))
         filled = state.parts.filter(pl.col("rows") > 0).sort("part")
         files = [TableFile(part, size, rows) for part, size, rows in filled.select("part", "size", "rows").rows()]
@@ -197,6 +204,9 @@ def commit_draft(
             texts=list(job.texts),
             recipe=plan.recipes[name],
             repeated=rows_repeated(job, state.contents, failures),
+            precision=job.card.precision if job.card else "f32",
+            figures=job.card.figures.to_dict() if job.card and job.card.figures else {},
+            processors=processors,
         )
         keys = pl.lit(name).alias("feature"), pl.lit(job.config).alias("config")
         all_contents[name] = state.contents.drop("origin").with_columns(*keys).select(CONTENTS.names)
@@ -270,6 +280,31 @@ def commit_contents(objects: ObjectStore, contents: Mapping[str, pl.DataFrame]) 
     if file.rows:
         objects.put_new(f"contents/{file.name}", data)
     return commit_files(objects, "contents", CONTENTS, [file] if file.rows else [])
+
+
+def processors_of_parts(
+    objects: ObjectStore, plan: RunPlan, job: FeatureJob, parts: pl.DataFrame, reported: set[Processor]
+) -> dict[str, float | None]:
+    """What the rows of a feature were computed on: as the last release knows it, and what this run adds.
+
+    Args:
+        objects: the store.
+        plan: of the run.
+        job: the feature.
+        parts: its parts; those that a killed run left have no digest yet, and are asked themselves.
+        reported: by workers of this run.
+    """
+    base = plan.base.features.get(job.name) if plan.base else None
+    found = dict(base.processors) if base is not None and base.config == job.config else {}
+    everything = set(reported)
+    if job.model:
+        for part in parts.filter(pl.col("digest") == "")["part"]:
+            with objects.open_file(part_path(job.table, part)) as opened:
+                everything |= set(processors_of(opened))
+    for each in sorted(everything, key=lambda each: each.features):
+        known = [value for value in (found.get(each.features), each.agreement) if value is not None]
+        found[each.features] = min(known) if known else None
+    return found
 
 
 def with_digests(objects: ObjectStore, table: str, parts: pl.DataFrame) -> pl.DataFrame:

@@ -1,14 +1,15 @@
 """Parts: immutable Parquet files of feature rows, each with a footer that says what it holds.
 
 The footer key ``cliploom`` is the JSON of a ``PartRecord`` without its size, beside the run that wrote it. Vectors
-are ``list<float32>`` and not compressed (floats do not shrink, and decompression would dominate reading).
+are ``list<float32>`` and not compressed (floats do not shrink, and decompression would dominate reading). Beside it,
+``cliploom.processors`` says what the rows were computed on (JSON, a list of ``Processor``); older files lack it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.digests import digest_part
 from cliploom.schemas.errors import StoreError
-from cliploom.schemas.records import PartRecord
+from cliploom.schemas.records import PartRecord, Processor
 from cliploom.schemas.tables import feature_schema
 from cliploom.transforms.store import quantize
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.record_ids import ID_FOOTER, ItemIds, ids_of_rows, joined, pack_ids
 
 FOOTER = b"cliploom"
+PROCESSORS = b"cliploom.processors"
 ROW_GROUP_BYTES = 8 << 20
 
 
@@ -143,10 +145,12 @@ class PartWriter:
             self._tables[self._detached :] = [table.take(pa.array(np.arange(table.num_rows)))]
         self._detached = len(self._tables)
 
-    def finish(self, footer: dict[str, Any]) -> None:
-        """Write what is pending and the footer."""
+    def finish(self, footer: dict[str, Any], processors: Iterable[Processor] = ()) -> None:
+        """Write what is pending, the footer, and what the rows were computed on."""
         self._flush(everything=True)
         more = {} if self._ids is None else {ID_FOOTER: pack_ids(joined(self._ids))}
+        if told := [asdict(each) for each in processors]:
+            more[PROCESSORS] = json.dumps(told).encode()
         self._writer.add_key_value_metadata({FOOTER: json.dumps(footer, separators=(",", ":"))} | more)
 
     def _flush(self, *, everything: bool = False) -> None:
@@ -250,6 +254,15 @@ def footer_of(part: Path | BinaryIO, name: str = "") -> dict[str, Any]:
     return value
 
 
+def processors_of(part: Path | BinaryIO) -> tuple[Processor, ...]:
+    """What the rows of a local or opened part were computed on; empty for parts of earlier versions."""
+    try:
+        told = json.loads((pq.read_metadata(part).metadata or {}).get(PROCESSORS, b"[]"))
+        return tuple(Processor(each["features"], each.get("agreement")) for each in told)
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError):
+        return ()
+
+
 def read_record(objects: ObjectStore, table: str, part: str, *, hashed: bool = True) -> PartRecord | None:
     """What a finished part says of itself, or None when it is not there.
 
@@ -265,12 +278,12 @@ def read_record(objects: ObjectStore, table: str, part: str, *, hashed: bool = T
         return None
     if hashed:
         with objects.local_copy(path) as local:
-            footer, digest = footer_of(local), digest_part(local)
+            footer, digest, processors = footer_of(local), digest_part(local), processors_of(local)
     else:
         with objects.open_file(path) as opened:
-            footer, digest = footer_of(opened, path), ""
+            footer, digest, processors = footer_of(opened, path), "", ()
     footer.pop("run", None)
-    return PartRecord.from_dict(footer, size=size, digest=digest, adopted=True)
+    return replace(PartRecord.from_dict(footer, size=size, digest=digest, adopted=True), processors=processors)
 
 
 def as_stored(objects: ObjectStore, table: str, record: PartRecord) -> PartRecord:

@@ -20,6 +20,7 @@ from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord, Shard, ShardItem
 from cliploom.transforms.store.part_builder import BatchEncoder, ItemCount, PartBuilder, Timings
 from cliploom.transforms.store.parts import PartWriter
+from cliploom.transforms.work.models import processors
 
 ItemReader = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
 """Reads one item and hands its samples to the builders, counting; what it raises becomes the item's failure."""
@@ -100,7 +101,8 @@ def compute_parts(
             each_item(item, builders)
         for job, path, writer, builder in zip(jobs, paths, writers, builders, strict=True):
             record = builder.finish(shard.part_name(job.config))
-            writer.finish(record.to_dict() | {"run": run})
+            record = replace(record, processors=processors(encoders.get(job.name)))
+            writer.finish(record.to_dict() | {"run": run}, record.processors)
             writer.close()
             records.append(replace(record, size=path.stat().st_size, digest=digest_part(path)))
     return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,9 +15,13 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.errors import EncodeError, StoreError
 from cliploom.schemas.jobs import FeatureJob, RunJob
-from cliploom.schemas.models import CARD_FILE
+from cliploom.schemas.models import CARD_FILE, ModelCard
+from cliploom.schemas.precision import QUANTISED
+from cliploom.schemas.records import Processor
 from cliploom.schemas.release import FileEntry
 from cliploom.transforms.encoders.base import Encoder, EncodeReport
+from cliploom.transforms.encoders.drift import measure_drift
+from cliploom.transforms.encoders.processor import processor_features
 from cliploom.transforms.encoders.registry import load, read_card, referred_models
 from cliploom.transforms.store.encoded import as_results, is_row
 from cliploom.transforms.store.local_folder import private_folder
@@ -113,11 +118,13 @@ class SampleEncoder:
     Attributes:
         batch: samples handed to ``encode`` at once.
         averaged: a picture encoder is asked for windows, and each window's vectors are averaged.
+        processor: that this process computes on.
     """
 
     encoder: Encoder
     batch: int
     averaged: bool
+    processor: Processor | None = None
 
     def encode(self, samples: Sequence[NDArray[np.uint8] | str]) -> Sequence[Row | EncodeError]:
         """One row of vectors, or one error, for each sample.
@@ -144,12 +151,14 @@ class SentenceEncoder:
     Attributes:
         batch: sentences handed to ``encode`` at once; many, since the encoder sorts them by length.
         report: what the encoder counted, of distinct sentences.
+        processor: that this process computes on.
     """
 
     batch = BATCH_SENTENCES
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, processor: Processor | None = None) -> None:
         self.report = EncodeReport()
+        self.processor = processor
         self._encoder = encoder
         self._known: dict[str, Row] = {}
 
@@ -171,9 +180,37 @@ class SentenceEncoder:
 
 def load_encoder(objects: ObjectStore, job: FeatureJob, threads: int) -> SampleEncoder | SentenceEncoder:
     """The encoder of a feature, opened once a process and shared by its threads."""
-    encoder = load(local_model(objects, job.model), threads)
+    folder = local_model(objects, job.model)
+    encoder = load(folder, threads)
+    processor = _processor(folder, job.card, encoder)
     if job.card is not None and job.card.modality == "text":
-        return SentenceEncoder(encoder)
+        return SentenceEncoder(encoder, processor)
     windowed = job.sampling is not None and job.sampling.windowed
     batch = BATCH_PICTURES if not windowed else 1
-    return SampleEncoder(encoder, batch, averaged=windowed and job.card is not None and job.card.modality == "frame")
+    averaged = windowed and job.card is not None and job.card.modality == "frame"
+    return SampleEncoder(encoder, batch, averaged, processor)
+
+
+_PROCESSORS: dict[tuple[Path, str], Processor] = {}
+_MEASURING = threading.Lock()
+
+
+def _processor(folder: Path, card: ModelCard | None, encoder: Encoder) -> Processor:
+    """This processor; for a quantised model with what it makes of the model, measured once a process."""
+    features = processor_features()
+    if card is None or card.precision not in QUANTISED:
+        return Processor(features)
+    with _MEASURING:
+        found = _PROCESSORS.get((folder, card.digest))
+        if found is None:
+            drift = measure_drift(folder, card, encoder)
+            found = Processor(features, None if drift is None else round(drift, 7))
+            _PROCESSORS[folder, card.digest] = found
+    return found
+
+
+def processors(encoder: object) -> tuple[Processor, ...]:
+    """What the rows of an encoder of this module are computed on; nothing is known of others."""
+    if isinstance(encoder, SampleEncoder | SentenceEncoder) and encoder.processor is not None:
+        return (encoder.processor,)
+    return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 import polars as pl
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_bytes
-from cliploom.schemas.records import PartRecord
+from cliploom.schemas.records import PartRecord, Processor
 from cliploom.schemas.tables import CONTENTS, FAILURES, PARTS
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.plan_ref import PlanRef
@@ -75,6 +75,8 @@ class PartRecordFrames:
 def record_text(record: PartRecord) -> str:
     """A record's JSON, with what its part's footer can't know."""
     value = record.to_dict() | {name: getattr(record, name) for name in _AROUND}
+    if record.processors:
+        value["processors"] = [asdict(each) for each in record.processors]
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -102,3 +104,18 @@ def read_records(objects: ObjectStore, paths: Sequence[str]) -> PartRecordFrames
     return PartRecordFrames.joined(
         PartRecordFrames.from_texts(pl.read_parquet(io.BytesIO(objects.get(path)))["record"]) for path in paths
     )
+
+
+def reported_processors(objects: ObjectStore, paths: Sequence[str]) -> dict[str, set[Processor]]:
+    """By feature, what the rows of the records in these files were computed on."""
+    found: dict[str, set[Processor]] = {}
+    field = pl.col("record").str
+    for path in paths:
+        frame = pl.read_parquet(io.BytesIO(objects.get(path)), columns=["record"])
+        told = frame.select(
+            field.json_path_match("$.feature").alias("feature"), field.json_path_match("$.processors").alias("told")
+        )
+        for feature, text in told.drop_nulls().unique().rows():
+            each = found.setdefault(feature, set())
+            each |= {Processor(value["features"], value["agreement"]) for value in json.loads(text)}
+    return found

@@ -9,10 +9,10 @@ import pyarrow as pa
 from cliploom.schemas.digests import digest_part
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
-from cliploom.schemas.records import Content, Failure, PartRecord, PartUse, Rewrite
+from cliploom.schemas.records import Content, Failure, PartRecord, PartUse, Processor, Rewrite
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import renamed
-from cliploom.transforms.store.parts import PartWriter, footer_of, part_path, read_rows
+from cliploom.transforms.store.parts import PartWriter, footer_of, part_path, processors_of, read_rows
 
 
 def rewrite_part(objects: ObjectStore, job: FeatureJob, rewrite: Rewrite, run: str) -> PartRecord:
@@ -26,25 +26,29 @@ def rewrite_part(objects: ObjectStore, job: FeatureJob, rewrite: Rewrite, run: s
     name = rewrite.part_name(job.config)
     contents: list[Content] = []
     failures: list[Failure] = []
+    processors: dict[Processor, None] = {}
     with objects.create_file(part_path(job.table, name)) as path:
         with PartWriter(path, job.outputs, job.compact, job.texts, records=job.records) as writer:
             for use in rewrite.uses:
-                copied, failed = _copy(objects, job, use, writer)
+                copied, failed, computed_on = _copy(objects, job, use, writer)
                 contents += copied
                 failures += failed
+                processors |= dict.fromkeys(computed_on)
             record = PartRecord(job.name, job.config, name, writer.rows, 0, "", tuple(contents), tuple(failures))
-            writer.finish(record.to_dict() | {"run": run})
+            record = replace(record, processors=tuple(processors))
+            writer.finish(record.to_dict() | {"run": run}, processors)
         return replace(record, size=path.stat().st_size, digest=digest_part(path))
 
 
 def _copy(
     objects: ObjectStore, job: FeatureJob, use: PartUse, writer: PartWriter
-) -> tuple[list[Content], list[Failure]]:
-    """Copy what ``use`` takes; returns the contents, and what is known of their failures."""
+) -> tuple[list[Content], list[Failure], tuple[Processor, ...]]:
+    """Copy what ``use`` takes; returns the contents, what is known of their failures, and what computed the rows."""
     try:
         with objects.local_copy(part_path(job.table, use.part)) as local:
             old = PartRecord.from_dict({k: v for k, v in footer_of(local).items() if k != "run"}, 0, "", True)
             rows = pa.concat_tables(read_rows(local)) if old.rows else None
+            processors = processors_of(local)
     except FileNotFoundError:
         raise StoreError(f"{part_path(job.table, use.part)} is gone; `cliploom verify` lists all damage.") from None
     contents: list[Content] = []
@@ -68,4 +72,4 @@ def _copy(
             and (failure.expected, failure.got) == (content.planned, content.rows)
         ]
     writer.detach()
-    return contents, failures
+    return contents, failures, processors

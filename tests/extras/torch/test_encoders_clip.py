@@ -380,3 +380,37 @@ def test_a_spec_of_init_finds_photographs_by_words_as_transformers_ranks_them(
     wanted = [photographs()[i].name for i in np.argsort(-scores)]
     assert [hit["uid"].rpartition("/")[2] for hit in hits] == wanted
     np.testing.assert_allclose([hit["score"] for hit in hits], np.sort(scores)[::-1], atol=0.02)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8_weights"])
+def test_pictures_in_8_bits_are_still_asked_by_words(tmp_path: Path, precision: str) -> None:
+    pytest.importorskip("nncf")
+    from cliploom.schemas.precision import Calibration
+    from cliploom.transforms.encoders.quantised import DrawnSamples, prepare_quantised
+
+    tiny("clip", tmp_path / "model")
+    values = {"model": str(tmp_path / "model"), "precision": precision}
+    options = registry.family("clip").Options.model_validate(values)
+    pictures = list(np.random.default_rng(0).integers(0, 256, (60, 48, 48, 3), np.uint8))
+    drawn = DrawnSamples(pictures, tuple(range(0, 60, 3)), 60)
+    calibration = Calibration((), overflow_fix=False) if precision == "int8" else None
+    folder, card = prepare_quantised("clip", options, tmp_path / "models", None, drawn, calibration)
+    figures = card.figures
+    assert figures is not None
+    assert figures.outputs["image"].mean > 0.9
+    assert figures.settings.get("transformer", "true") == "true"
+    assert card.outputs["image"].space.endswith(f"@{precision}")
+    assert registry.load_text_tower(folder)(["a cat"]).shape == (1, card.outputs["image"].dim)
+
+
+def test_pictures_of_any_aspect_are_not_quantised_whole(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    from cliploom.schemas.precision import Calibration
+    from cliploom.transforms.encoders.quantised import DrawnSamples, prepare_quantised
+
+    tiny("siglip2", tmp_path / "model")
+    options = registry.family("clip").Options.model_validate({"model": str(tmp_path / "model"), "precision": "int8"})
+    drawn = DrawnSamples([np.zeros((16, 16, 3), np.uint8)] * 20, (0, 1), 20)
+    with pytest.raises(CliploomError, match="use precision: int8_weights"):
+        prepare_quantised("clip", options, tmp_path / "models", None, drawn, Calibration((), overflow_fix=False))
+    assert not list((tmp_path / "models").glob(".preparing*"))

@@ -1,0 +1,54 @@
+"""What another processor makes of a quantised model: vectors of fixed inputs, kept with the model, computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliploom.schemas.errors import EncodeError
+from cliploom.schemas.models import ModelCard
+from cliploom.schemas.precision import QUANTISED
+from cliploom.transforms.encoders.agreement import GOLDEN_SENTENCES, golden_pictures, smallest_cosine
+from cliploom.transforms.encoders.base import Encoder
+
+CHECK_FILE = "check.npz"
+
+
+def check_inputs(card: ModelCard) -> Sequence[Any]:
+    """Return inputs that need no file: pictures or clips of colour waves, or sentences."""
+    if card.preprocess is None:
+        return GOLDEN_SENTENCES
+    frames = card.clip_frames if card.modality == "clip" else None
+    return list(golden_pictures(card.preprocess.height, card.preprocess.width, frames))
+
+
+def write_check(folder: Path, card: ModelCard, encoder: Encoder) -> None:
+    """Keep the vectors of the fixed inputs beside a model, as this processor computes them."""
+    np.savez(folder / CHECK_FILE, **_vectors(card, encoder))  # type: ignore[arg-type]
+
+
+def measure_drift(folder: Path, card: ModelCard, encoder: Encoder) -> float | None:
+    """Return the smallest cosine between this processor's vectors of the fixed inputs and the kept ones.
+
+    Args:
+        folder: of a prepared model.
+        card: of it.
+        encoder: opened.
+
+    Returns:
+        None for a model that is not quantised, or keeps no vectors.
+    """
+    if card.precision not in QUANTISED or not (folder / CHECK_FILE).exists():
+        return None
+    with np.load(folder / CHECK_FILE, allow_pickle=False) as kept:
+        now = _vectors(card, encoder)
+        return min(smallest_cosine(now[name], kept[name]) for name in kept.files)
+
+
+def _vectors(card: ModelCard, encoder: Encoder) -> dict[str, NDArray[np.float32]]:
+    rows = [row for row in encoder.encode(check_inputs(card)) if not isinstance(row, EncodeError)]
+    return {name: np.stack([row[name] for row in rows]) for name in card.outputs}

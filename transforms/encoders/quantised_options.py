@@ -1,0 +1,30 @@
+"""What options say of quantised precisions; loads nothing heavy."""
+
+from __future__ import annotations
+
+from cliploom.schemas.precision import QUANTISED
+from cliploom.transforms.encoders.base import EncoderOptions, Family
+
+
+def quantised(options: EncoderOptions) -> bool:
+    """Return whether a model is made from a float32 one, with samples."""
+    return options.precision in QUANTISED
+
+
+def original_options(options: EncoderOptions) -> EncoderOptions:
+    """Return the options of the float32 model that a quantised one is made from."""
+    return options.model_copy(update={"precision": "f32"})
+
+
+def needs_calibration(options: EncoderOptions) -> bool:
+    """Return whether the ranges of activations are calibrated with samples."""
+    return options.precision == "int8"
+
+
+def check_quantisable(kind: Family, options: EncoderOptions) -> str:
+    """Return why an encoder can't be had in the precision that its options ask for; empty when it can."""
+    if options.precision == "int8" and kind.modality(options) == "text":
+        return "int8 is for pictures and clips; use int8_weights (a quarter of the memory) or f32"
+    if quantised(options) and kind.kind == "word_vectors":
+        return f"word vectors are a table, which {options.precision} does not change; leave precision out"
+    return ""
