@@ -16,11 +16,12 @@ from markupsafe import Markup
 from cliploom.pipelines.console import human_bytes, human_seconds
 from cliploom.schemas.errors import CliploomError, SpecError
 from cliploom.serving import drawings, views
-from cliploom.serving.api import Source, StoreName, UnknownThingError, job_of, known, queue_prediction, state_of
+from cliploom.serving.api import job_of, known, queue_prediction
 from cliploom.serving.asking import SearchRequest, check_request, search
 from cliploom.serving.catalog import ServedRelease
 from cliploom.serving.guard import COOKIE, same_token
 from cliploom.serving.media_files import moments_of
+from cliploom.serving.request_parts import Source, StoreName, UnknownThingError, state_of
 from cliploom.serving.served_store import ServedStore
 from cliploom.serving.state import ServerState
 from cliploom.transforms.search.thumbnails import media_facts
@@ -179,7 +180,8 @@ async def item(
     text = q.strip()[: state.settings.max_text]
 
     def answer(each: ServedStore) -> tuple[dict[str, Any], list[Any]]:
-        return known(each, uid, source), each.scores_over_time(uid, text, source) if text else []
+        points = each.scores_over_time(uid, text, source) if text else []
+        return known(each, uid, source, state.settings.conversion), points
 
     found, points = await state.searches.run(lambda: slot.answer(answer))
     facts = found["facts"]

@@ -67,6 +67,7 @@ def project(built_store: SmallStore, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(built_store.folder, folder, symlinks=True)
     found = SmallStore(folder)
     still(PAGE, found.media / f"{HOSTILE}.png")
+    write_video(found.media / "old.avi", 30, "mpeg4", fps=10, size=(160, 120))
     found.run()
     publish_labels_head(found, folder.parent / "head")
     return found
@@ -128,6 +129,16 @@ def test_search_as_you_type_then_play_at_the_moment(tab: Watched) -> None:
     page.goto(shared)  # the address shows the same again
     assert page.locator("#q").input_value() == "a rocket"
     assert page.locator("#hits .card").count() > 3
+
+
+def test_a_video_that_browsers_do_not_play_is_converted_and_plays_at_the_moment(tab: Watched) -> None:
+    page = tab.page
+    page.goto("/item/old?t=1.5")
+    until(page, "document.querySelector('#playback').textContent.startsWith('This is a copy')")
+    until(page, "document.querySelector('video').readyState >= 1")
+    until(page, "Math.abs(document.querySelector('video').currentTime - 1.5) < 0.1")
+    page.locator(".stills a").nth(6).click()
+    until(page, "document.querySelector('video').currentTime >= 2")
 
 
 def test_a_hit_leads_to_its_item_and_to_more_like_it(tab: Watched) -> None:
@@ -196,7 +207,7 @@ def test_store_and_runs_are_shown(tab: Watched, project: SmallStore) -> None:
     page.get_by_label("against").select_option("1")
     page.get_by_role("button", name="Compare").click()
     page.wait_for_url("**against=1**")
-    assert "frames +1 row" in page.locator("main").inner_text()
+    assert "frames +4 rows" in page.locator("main").inner_text()
     assert page.locator("#failures tbody tr").count() == 1
     page.goto("/runs")
     until(page, "document.querySelector('#run-state').textContent === 'published'")
