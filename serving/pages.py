@@ -289,11 +289,14 @@ async def prediction(request: Request, job_id: str) -> HTMLResponse:
     job = job_of(request, job_id)
     done = job.events[-1].get("done") if job.events else None
     error = job.events[-1].get("error", "") if job.events else ""
-    sure = [each for each in done["labels"] if each["score"] > _SURE] if done else []
-    rest = [each for each in done["labels"] if each["score"] <= _SURE] if done else []
+    labels = done["labels"] if done else []
+    similar = done is not None and done["scores"] == "similarity"
+    sure = [] if similar else [each for each in labels if each["score"] > _SURE]
+    rest = [] if similar else [each for each in labels if each["score"] <= _SURE]
     slot = next((each for each in state.catalog.slots.values() if each.store.uri == job.task["store"]), None)
     return _page(
         request, "prediction", slot or state.catalog.get(None), job=job, done=done, error=error, sure=sure, rest=rest,
+        nearest=labels if similar else [],
         stage=job.events[-1].get("stage", "") if job.events else "",
     )  # fmt: skip
 

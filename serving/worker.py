@@ -115,6 +115,7 @@ def search(task: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def predict(task: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
     """The ten most probable labels of a file; of one that the store knows, those that it has."""
+    from cliploom.pipelines.training.predict import predict_any, score_kind
     from cliploom.schemas.digests import digest_file
     from cliploom.schemas.heads import PREDICTED
 
@@ -128,16 +129,17 @@ def predict(task: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
         mine = [each for each in labels if each.origin in {wanted, *entries}][:TOP]
         if mine:
             found = [{"name": each.name, "score": each.score} for each in mine]
-            return {"labels": found, "known": known["uid"], "source": known["source"], "head": task["head"]}
-    from cliploom.pipelines.training.predict import predict_file
+            scores = score_kind(store.objects, task["head"])
+            place = {"known": known["uid"], "source": known["source"], "head": task["head"]}
+            return {"labels": found, "scores": scores} | place
 
     def on_stage(text: str) -> None:
-        report({"stage": PREDICTING if "class" in text else EXTRACTING, "text": ""})
+        report({"stage": EXTRACTING if text.startswith(("reading", "decoding")) else PREDICTING, "text": ""})
 
-    labels = predict_file(task["store"], task["head"], str(path), on_stage)[:TOP]
-    found = [{"name": each.name, "score": each.score} for each in labels]
+    made = predict_any(task["store"], task["head"], str(path), on_stage)
+    found = [{"name": each.name, "score": each.score} for each in made.labels[:TOP]]
     uid, source = (known["uid"], known["source"]) if known else (None, None)
-    return {"labels": found, "known": uid, "source": source, "head": task["head"]}
+    return {"labels": found, "scores": made.scores, "known": uid, "source": source, "head": task["head"]}
 
 
 def known_item(store: Any, digest: str) -> dict[str, Any] | None:
