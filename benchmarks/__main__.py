@@ -15,6 +15,7 @@ HELPERS = {
     "peers_vectors",
     "process_tree",
     "rivals",
+    "serve_load",
     "tfrecords_data",
 }
 
