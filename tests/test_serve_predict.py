@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from stores import SmallStore
 from test_heads_zero_shot import NAMES, with_names
 from test_serve_api import events_of
 from vector_heads import put_towers
+from web_server import Page, web_server
 
 from cliploom.pipelines.training.predict import predict_any
-from cliploom.schemas.errors import SpecError
+from cliploom.schemas.errors import MissingExtraError, SpecError
 from cliploom.schemas.vector_heads import CLIP, TEXT, TowerInput, TwoTowerSpec
+from cliploom.serving.worker import download
 from cliploom.transforms.heads.towers import Tower
 from cliploom.transforms.search.searching import open_store
 
@@ -106,6 +109,68 @@ def test_the_command_line_predicts_the_same(project: SmallStore, capsys: pytest.
     assert ended.out.splitlines()[0].startswith("a cat looks at you: 0.")
     ended = call("predict", project.store, video, "--head", "joint", "--json")
     assert json.loads(ended.out)[0]["name"] == "a cat looks at you"
+
+
+YT_DLP = """
+class YoutubeDL:
+    def __init__(self, options):
+        self.options = options
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+    def download(self, addresses):
+        (address,) = addresses
+        if "gone" in address:
+            raise Exception("\x1b[0;31mERROR:\x1b[0m [youtube] gone: Video unavailable\\nmore")
+        if "playlist" in address:
+            return
+        size = 10**9 if "huge" in address else 50
+        for hook in self.options["progress_hooks"]:
+            hook({"downloaded_bytes": size, "total_bytes": 2 * size})
+        import shutil
+        shutil.copyfile(VIDEO, self.options["outtmpl"]["default"].replace("%%", "%"))
+"""
+
+
+def test_video_sites_are_fetched_through_yt_dlp(
+    project: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "yt_dlp.py").write_text(f"VIDEO = {str(project.media / 'videos' / 'rocket.mp4')!r}\n{YT_DLP}")
+    monkeypatch.syspath_prepend(tmp_path)  # the worker process looks there, too
+    with page_server(project.store) as server:
+        made = server.post("/api/predict", json={"url": "https://youtu.be/some%20one?t=1", "head": "names"})
+        events = events_of(server, made.json()["job"])
+        assert {"stage": "downloading", "text": "50 %"} in events
+        assert events[-1]["done"]["labels"][0]["name"] == "rocket"  # type: ignore[index]
+        for name, said in (
+            ("gone", "[youtube] gone: Video unavailable"),
+            ("huge", "larger than"),
+            ("playlist", "has no video"),
+        ):
+            url = f"https://www.youtube.com/watch?v={name}"
+            made = server.post("/api/predict", json={"url": url, "head": "names"})
+            error = str(events_of(server, made.json()["job"])[-1]["error"])
+            assert said in error
+            assert "\x1b" not in error
+
+
+def test_a_page_without_yt_dlp_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yt_dlp", None)
+    for address in ("https://vimeo.com/1", "https://www.youtube.com/shorts/1"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'cliploom\[youtube\]'"):
+            download(address, tmp_path / "file", 1000, lambda event: None)
+
+
+def test_a_link_to_a_page_of_another_site_goes_to_yt_dlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yt_dlp", None)
+    with web_server() as web:
+        web.pages |= {"/page": Page(b"\n<!DOCTYPE html><title>a</title>", kind="text/html"), "/a.mp4": Page(b"x")}
+        download(web.url("/a.mp4"), tmp_path / "file", 1000, lambda event: None)
+        assert (tmp_path / "file").read_bytes() == b"x"
+        with pytest.raises(MissingExtraError, match="/page"):
+            download(web.url("/page"), tmp_path / "page", 1000, lambda event: None)
+    assert not (tmp_path / "page").exists()
 
 
 def test_two_towers_without_texts_compare_with_given_labels(project: SmallStore, tmp_path: Path) -> None:
