@@ -219,10 +219,11 @@ async def store_page(
         difference = views.release_difference(previous, chosen)
     figures = views.release_rows(rows)
     failures = await state.listings.run(lambda: slot.answer(views.failure_summary))
+    run = (await state.listings.run(lambda: state.runs(slot)))["newest"]
     drawn = Markup(drawings.dag_svg(views.dag_view(chosen, previous)))  # noqa: S704 - escaped there
     return _page(
         request, "store", slot, dag=drawn, plots=_plots(figures[::-1]), releases=figures, chosen=chosen.release,
-        difference=difference, failures=failures,
+        difference=difference, failures=failures, run=run,
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from stores import SmallStore, still
 from test_serve_api import publish_labels_head
 
 from cliploom.pipelines.demo.corpus import PAGE
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.object_store import ObjectStore
 
 CHROMIUM = os.environ.get("CLIPLOOM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
@@ -211,6 +213,24 @@ def test_store_and_runs_are_shown(tab: Watched, project: SmallStore) -> None:
     assert page.locator("#failures tbody tr").count() == 1
     page.goto("/runs")
     until(page, "document.querySelector('#run-state').textContent === 'published'")
+    assert page.locator("#run-stages li").count() == 3
+
+
+def test_the_store_page_shows_a_run_by_stage_until_it_is_published(browser: object, small_store: SmallStore) -> None:
+    (outcome,) = small_store.store.glob("runs/*/outcome.json")
+    kept = outcome.read_bytes()
+    outcome.unlink()
+    with page_server(small_store.store) as server, store_lock(ObjectStore(small_store.store), "cliploom run"):
+        tab = Watched(browser, server)
+        tab.page.goto("/store")
+        assert tab.page.locator("#run-state").inner_text() == "running"
+        stages = tab.page.locator("#run-stages li")
+        assert [stages.nth(at).get_attribute("data-stage") for at in range(3)] == ["frames", "looks", "publish"]
+        with tab.page.expect_event("load"):  # the page shows itself again, as there may be a new release
+            outcome.write_bytes(kept)
+        assert not tab.page.locator("#run").is_visible()
+        tab.context.close()
+        assert tab.problems == []
 
 
 def test_keyboard_alone_reaches_search_and_a_hit(tab: Watched) -> None:

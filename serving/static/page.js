@@ -294,21 +294,32 @@ function itemPage() {
   }
 }
 
+// The newest run, stage by stage; the store's page shows it while it is not published.
 function runsPage() {
+  let seen = "";
+
+  function stage(each, number) {
+    const counts = each.items_planned ? `, ${each.items.toLocaleString("en")} of ${each.items_planned.toLocaleString("en")} items, ${each.parts} of ${each.parts_planned} parts` : "";
+    return element("li", { "data-stage": each.name },
+      element("label", { for: `stage-${number}` }, element("span", {}, each.name), " ", element("span", { class: "quiet" }, each.state + counts)),
+      element("progress", { id: `stage-${number}`, max: each.parts_planned, value: each.parts }));
+  }
+
   async function look() {
     try {
       const { newest } = await asked(address("/api/runs"));
+      const live = newest && newest.state !== "published";
+      if (document.body.dataset.page === "store") {
+        if (seen && seen !== "published" && newest?.state === "published") location.reload();
+        $("#run").hidden = !live;
+      }
+      seen = newest?.state || "";
       $("#run-none").hidden = Boolean(newest);
       $("#run-some").hidden = !newest;
       if (newest) {
-        $("#run-state").textContent = newest.state;
+        if ($("#run-state").textContent !== newest.state) $("#run-state").textContent = newest.state;
         $("#run-name").textContent = newest.run;
-        for (const [kind, done, planned] of [["parts", newest.parts, newest.parts_planned], ["items", newest.items, newest.items_planned]]) {
-          const bar = $(`#run-${kind}`);
-          bar.max = planned || 1;
-          bar.value = planned ? done : 1;
-          $(`#run-${kind}-text`).textContent = planned ? `${done} of ${planned}` : "none to compute";
-        }
+        $("#run-stages").replaceChildren(...newest.stages.map((each, place) => stage(each, place + 1)));
         const work = newest.at_work && newest.state === "running" ? `${newest.at_work} items at work. ` : "";
         const job = newest.cluster ? `Job ${newest.job} on the cluster: ${newest.cluster}. ` : "";
         $("#run-more").textContent = work + job + newest.message;
@@ -366,4 +377,4 @@ function predictionPage() {
   };
 }
 
-({ search: searchPage, item: itemPage, runs: runsPage, predict: predictPage, prediction: predictionPage })[document.body.dataset.page]?.();
+({ search: searchPage, item: itemPage, runs: runsPage, store: runsPage, predict: predictPage, prediction: predictionPage })[document.body.dataset.page]?.();
