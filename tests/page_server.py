@@ -42,7 +42,7 @@ class PageServer:
 
 
 @contextmanager
-def page_server(*stores: Path, **settings: Any) -> Iterator[PageServer]:
+def page_server(*stores: Path | str, **settings: Any) -> Iterator[PageServer]:
     """Serve stores until the block ends; every request has ended by then."""
     chosen = ServeSettings(refresh_s=0.2, **settings)
     catalog = Catalog([str(store) for store in stores], chosen.refresh_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import time
@@ -61,6 +62,21 @@ def until(page: Any, expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(30)
+
+
+AXE = """() => axe.run(document, {
+  runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}).then((found) => found.violations.map((each) =>
+  `${each.impact} ${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`))"""
+VIEWS = ("/", "/?q=a+cat", "/item/videos/cat?q=a+cat", "/item/noise", "/store", "/runs", "/predict", "/login", "/none")
+
+
+def axe_source() -> str:
+    """axe-core's script, from the package that brings it."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        pytest.skip("needs axe-core: pip install axe-playwright-python")
+    return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +275,20 @@ def test_pages_fit_and_can_be_read(browser: object, server: PageServer, scheme: 
         assert tab.page.locator("html[lang=en]").count() == 1
     tab.context.close()
     assert tab.problems == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing(browser: object, server: PageServer, scheme: str, width: int) -> None:
+    source = axe_source()
+    # axe-core is put into the page by the test, which the pages' policy would forbid.
+    tab = Watched(browser, server, viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True)
+    found = {}
+    for path in VIEWS:
+        tab.page.goto(path)
+        tab.page.evaluate(source)
+        found[path] = tab.page.evaluate(AXE)
+    tab.context.close()
+    assert {path: problems for path, problems in found.items() if problems} == {}
 
 
 def test_plain_search_works_without_javascript(browser: object, server: PageServer) -> None:
