@@ -272,7 +272,7 @@ class _Pictures:
             start = round(Fraction(self._facts.start_s) / _CLOCK)
             self._shift = shown if abs(shown - start) <= _LATE_FRAMES / self._rate / _CLOCK else start
         frame.pts, frame.time_base = shown - self._shift, _CLOCK
-        shape = frame.width, frame.height, frame.format.name, of_frame(frame)
+        shape = frame.width, frame.height, frame.format.name, of_frame(frame, self._facts.codec)
         if self._graph is None or shape != self._shape:
             yield from self._filtered(None)
             self._graph, self._shape = self._filters(frame, shape[3]), shape

@@ -82,7 +82,7 @@ function searchPage() {
     message.hidden = true;
     const took = found.took_ms === undefined ? "" : ` in ${Math.round(found.took_ms)} ms`;
     $("#took").textContent = `${found.hits.length} hits${took}`;
-    say(found.hits.length ? "" : "Nothing was found.");
+    say(found.message || (found.hits.length ? "" : "Nothing was found."));
   }
 
   async function run(ask, q) {
