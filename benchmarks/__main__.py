@@ -16,6 +16,7 @@ HELPERS = {
     "peers_vectors",
     "process_tree",
     "rivals",
+    "serve_load",
     "tfrecords_data",
 }
 

@@ -22,8 +22,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import polars as pl
 
+import cliploom
 from benchmarks.corpus import write_clips
+from benchmarks.serve_load import MARK, SWAP_S, Load, Step
 
 SENTENCES = 5_000
 ROWS_A_VIDEO = 20
@@ -146,31 +149,94 @@ async def measure(url: str, rate: float, seconds: float, clips: int) -> None:
             print(line(f"thumbnails of 720p, {name}", taken))
 
 
+def nights(folder: Path) -> list[Step]:
+    """Three nights that each add a video and a sentence, a rollback to the first release, and a vacuum."""
+    store = folder / "store"
+    first = cliploom.open(store).release.release
+    seen: list[str] = []
+
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "cliploom", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def night(uid: str) -> Callable[[], None]:
+        def act() -> None:
+            with (folder / "said.csv").open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow([uid, MARK, 0, 5])
+            run("run", str(folder / "cliploom.yaml"))
+
+        return act
+
+    before = known_nights(folder)
+    steps = []
+    for number in range(len(before) + 1, len(before) + 4):
+        seen.append(f"night-{number}")
+        steps.append(Step(f"night {number}", night(seen[-1]), before | frozenset(seen)))
+    steps.append(Step("rollback", lambda: run("rollback", str(store), str(first)), before))
+    steps.append(Step("vacuum", lambda: run("vacuum", str(store), "--older-than", "0s", "--keep-releases", "1")))
+    return steps
+
+
+def known_nights(folder: Path) -> frozenset[str]:
+    """Items of nights that the newest release has, from an earlier load on the same folder."""
+    items = cliploom.open(folder / "store").items
+    return frozenset(items.filter(pl.col("uid").str.starts_with("night-")).collect()["uid"].to_list())
+
+
+def measure_load(url: str, folder: Path, rate: float, seconds: float) -> bool:
+    """Publish nights under load and print what became of the requests; returns whether all was well."""
+    paths = [f"/api/search?q={sentence.replace(' ', '+')}" for sentence in words()[SENTENCES : SENTENCES + 40]]
+    paths += ["/api/thumbnail/clip-00000?at=2", "/api/items/v000007", "/api/curve/v000007?q=a+dog", "/api/failures"]
+    paths += ["/", "/store", "/api/releases", "/item/v000003?q=a+dog", "/api/search?like=v000001&index=said"]
+    found = Load(url, folder / "store", paths, nights(folder), known_nights(folder)).run(rate, seconds)
+    print(line(f"load, {rate:g}/s open loop", found.taken, f"{len(found.problems)} wrong or failed"))
+    for name, took in found.steps.items():
+        swap = f"; answers from it after {found.swaps[name]:.1f} s" if name in found.swaps else ""
+        print(f"  {name:<26} took {took:.1f} s{swap}")
+    print(f"  answers by release         {dict(sorted(found.releases.items()))}; {found.late} later than {SWAP_S:g} s")
+    for problem in found.problems[:10]:
+        print(f"  {problem}")
+    return not found.problems and not found.late
+
+
 def main(argv: list[str]) -> int:
     """Make the store, start the server, ask, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks serve")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rate", type=float, default=50.0)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each open loop; 0 leaves this part out")
     parser.add_argument("--clips", type=int, default=3)
+    parser.add_argument("--load-rate", type=float, default=100.0)
+    parser.add_argument("--load-seconds", type=float, default=120.0, help="0 leaves this part out")
+    parser.add_argument("--folder", type=Path, help="where the store is made, or was made before; by default for once")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="cliploom-serve-") as name:
-        store = make_store(Path(name), options.rows, options.clips)
+        folder = options.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        store = folder / "store"
+        if not store.exists():
+            make_store(folder, options.rows, options.clips)
         index = sum(path.stat().st_size for path in (store / "index").rglob("*") if path.is_file()) / 1e6
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
         begun = time.perf_counter()
         command = [sys.executable, "-m", "cliploom", "serve", str(store), "--port", str(port)]
+        well = True
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
             try:
-                first(f"http://127.0.0.1:{port}", server)
+                first(url, server)
                 print(f"start to first answer        {time.perf_counter() - begun:.1f} s")
-                asyncio.run(measure(f"http://127.0.0.1:{port}", options.rate, options.seconds, options.clips))
+                if options.seconds:
+                    asyncio.run(measure(url, options.rate, options.seconds, options.clips))
                 print(f"memory                       {memory_mb(server.pid):.0f} MB, the index's files {index:.0f} MB")
+                if options.load_seconds:
+                    well = measure_load(url, folder, options.load_rate, options.load_seconds)
+                    print(f"memory afterwards            {memory_mb(server.pid):.0f} MB")
             finally:
                 server.terminate()
-    return 0
+    return 0 if well else 1
 
 
 def first(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -1,9 +1,8 @@
-"""The JSON API: search, items, thumbnails, media, releases, runs, failures, predictions, health and metrics."""
+"""The JSON API: search, items, releases, runs, failures, predictions, health and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -21,30 +20,18 @@ from cliploom.schemas.errors import SpecError
 from cliploom.serving import views
 from cliploom.serving.asking import SearchRequest, check_request, search
 from cliploom.serving.jobs import FileJob
-from cliploom.serving.media_files import (
-    OpenMedia,
-    UnsatisfiableError,
-    content_type,
-    open_media,
-    parse_range,
-    stream,
-)
+from cliploom.serving.media_api import send_file
+from cliploom.serving.media_files import OpenMedia, content_type
+from cliploom.serving.playback import ConversionLimits
+from cliploom.serving.request_parts import Source, StoreName, UnknownThingError, check_uid, state_of
 from cliploom.serving.served_store import ServedStore
 from cliploom.serving.state import ServerState
 from cliploom.serving.worker import check_link
-from cliploom.transforms.search.thumbnails import find_media
 
 api = APIRouter()
 
-StoreName = Annotated[str | None, Query(max_length=200, description="Name of the store; the first one by default.")]
-Source = Annotated[str | None, Query(max_length=200, description="Source of the item, where several have its uid.")]
-_WIDTHS = (160, 320, 640, 1280)
 _EVENT_S = 0.1
 _KEEP_ALIVE_S = 10.0
-
-
-class UnknownThingError(SpecError):
-    """What an address names is not there."""
 
 
 class LinkRequest(BaseModel):
@@ -55,11 +42,6 @@ class LinkRequest(BaseModel):
     url: Annotated[str, Field(max_length=4000)]
     head: Annotated[str, Field(max_length=200)] | None = None
     store: Annotated[str, Field(max_length=200)] | None = None
-
-
-def state_of(request: Request) -> ServerState:
-    """What requests share."""
-    return request.app.state.server  # type: ignore[no-any-return]
 
 
 @api.get("/healthz", tags=["operation"])
@@ -138,25 +120,21 @@ async def item(request: Request, uid: str, store: StoreName = None, source: Sour
     """Give all that the release knows of an item: facts, labels, narrations, rows, failures."""
     state = state_of(request)
     slot = state.catalog.get(store)
-    _check_uid(uid)
-    return await state.listings.run(lambda: slot.answer(lambda each: known(each, uid, source)))
+    check_uid(uid)
+    limits = state.settings.conversion
+    return await state.listings.run(lambda: slot.answer(lambda each: known(each, uid, source, limits)))
 
 
-def known(store: ServedStore, uid: str, source: str | None) -> dict[str, Any]:
+def known(store: ServedStore, uid: str, source: str | None, limits: ConversionLimits) -> dict[str, Any]:
     """An item's view.
 
     Raises:
         UnknownThingError: when there is no such item.
     """
     try:
-        return views.item_view(store, uid, source)
+        return views.item_view(store, uid, source, limits)
     except SpecError as error:
         raise UnknownThingError(str(error)) from None
-
-
-def _check_uid(uid: str) -> None:
-    if not uid or len(uid) > 4000 or "\0" in uid:
-        raise UnknownThingError("An item is named by its uid, of at most 4,000 characters.")
 
 
 @api.get("/api/curve/{uid:path}", tags=["search"])
@@ -171,101 +149,13 @@ async def curve(
     state = state_of(request)
     check_request(SearchRequest(text=q), state.settings)
     slot = state.catalog.get(store)
-    _check_uid(uid)
+    check_uid(uid)
 
     def answer(each: ServedStore) -> dict[str, Any]:
         points = each.scores_over_time(uid, q, source) if q.strip() else []
         return {"release": each.release.release, "points": [asdict(point) for point in points]}
 
     return await state.searches.run(lambda: slot.answer(answer))
-
-
-@api.get("/api/thumbnail/{uid:path}", tags=["items"], response_class=Response)
-async def thumbnail(
-    request: Request,
-    uid: str,
-    at: Annotated[float, Query(ge=0, le=1e7, allow_inf_nan=False, description="Seconds from its start.")] = 0.0,
-    width: Annotated[int, Query(description="160, 320, 640 or 1280.")] = 320,
-    store: StoreName = None,
-    source: Source = None,
-) -> Response:
-    """Give the picture that is on screen at a moment, as WebP."""
-    state = state_of(request)
-    if width not in _WIDTHS:
-        raise SpecError(f"The width of a thumbnail is {width}; ask for {', '.join(map(str, _WIDTHS))}.")
-    slot = state.catalog.get(store)
-    _check_uid(uid)
-    data = await state.pictures.run(
-        lambda: slot.answer(lambda each: state.thumbnails.get(each, uid, round(at, 3), width, source))
-    )
-    tag = f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "private, max-age=300"}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type="image/webp", headers=headers)
-
-
-@api.head("/api/media/{uid:path}", include_in_schema=False)
-@api.get("/api/media/{uid:path}", tags=["items"], response_class=Response)
-async def media(request: Request, uid: str, store: StoreName = None, source: Source = None) -> Response:
-    """Give an item's file, or one range of its bytes."""
-    state = state_of(request)
-    slot = state.catalog.get(store)
-    _check_uid(uid)
-
-    def opened(each: ServedStore) -> tuple[OpenMedia, str, str]:
-        found = find_media(each, uid, source)
-        return open_media(each, found), content_type(found.uri, found.facts), found.digest
-
-    place = state.streams.place()
-    await place.__aenter__()
-    try:
-        file, kind, digest = await anyio.to_thread.run_sync(lambda: slot.answer(opened), limiter=state.listings.limiter)
-    except BaseException as error:
-        await place.__aexit__(type(error), error, None)
-        raise
-    return await send_file(request, file, kind, f'"{digest}"', state, place)
-
-
-async def send_file(request: Request, file: OpenMedia, kind: str, tag: str, state: ServerState, place: Any) -> Response:
-    """Answer with a file's bytes, or with the range that is asked for."""
-    headers = {
-        "Accept-Ranges": "bytes",
-        "ETag": tag,
-        "Cache-Control": "private, no-cache",
-        "Content-Disposition": "inline",
-    }
-    leave = True
-    try:
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        wanted = request.headers.get("range")
-        if request.headers.get("if-range", tag) != tag:
-            wanted = None
-        try:
-            part = parse_range(wanted, file.size)
-        except UnsatisfiableError:
-            return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{file.size}"})
-        start, end = (part.start, part.end) if part else (0, file.size)
-        headers["Content-Length"] = str(end - start)
-        if part:
-            headers["Content-Range"] = part.header
-        if request.method == "HEAD":
-            return Response(status_code=206 if part else 200, headers=headers, media_type=kind)
-        leave = False
-
-        async def body() -> AsyncIterator[bytes]:
-            try:
-                async for block in stream(file, start, end, state.streams.limiter):
-                    yield block
-            finally:
-                await place.__aexit__(None, None, None)
-
-        return StreamingResponse(body(), status_code=206 if part else 200, headers=headers, media_type=kind)
-    finally:
-        if leave:
-            file.close()
-            await place.__aexit__(None, None, None)
 
 
 @api.get("/api/releases", tags=["releases"])

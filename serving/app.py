@@ -14,12 +14,14 @@ from starlette.types import ASGIApp
 
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import CliploomError, SpecError, StoreError
-from cliploom.serving.api import UnknownThingError, api
+from cliploom.serving.api import api
 from cliploom.serving.catalog import Catalog
 from cliploom.serving.guard import Guard
 from cliploom.serving.jobs import BusyQueueError
 from cliploom.serving.lanes import BusyError
+from cliploom.serving.media_api import media_api
 from cliploom.serving.pages import error_page, pages
+from cliploom.serving.request_parts import UnknownThingError
 from cliploom.serving.settings import ServeSettings
 from cliploom.serving.state import ServerState
 from cliploom.serving.telemetry import LOGGER
@@ -48,6 +50,7 @@ def create_app(catalog: Catalog, settings: ServeSettings) -> ASGIApp:
     )
     app.state.server = state
     app.include_router(api)
+    app.include_router(media_api)
     app.include_router(pages)
     _add_errors(app)
     return Guard(app, settings, state.metrics)

@@ -27,13 +27,6 @@ _TYPES = {
     ".ogv": "video/ogg", ".avi": "video/x-msvideo", ".mpg": "video/mpeg", ".mpeg": "video/mpeg", ".ts": "video/mp2t",
     ".gif": "image/gif", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp",
 }  # fmt: skip
-_PLAYABLE = {
-    "mov": ("h264", "av1", "vp9", "hevc"),
-    "mp4": ("h264", "av1", "vp9", "hevc"),
-    "webm": ("vp8", "vp9", "av1"),
-    "matroska": ("vp8", "vp9", "av1"),
-    "ogg": ("theora",),
-}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -90,14 +83,6 @@ def content_type(uri: str, facts: MediaFacts | None) -> str:
     if found is None and facts is not None:
         found = {"mov": "video/mp4", "mp4": "video/mp4", "webm": "video/webm"}.get(facts.container)
     return found or "application/octet-stream"
-
-
-def plays_in_browsers(facts: MediaFacts) -> bool:
-    """Return whether today's browsers play the file or show it as it is."""
-    if facts.type != "video":
-        return True
-    containers = facts.container.split(",")
-    return any(facts.codec in _PLAYABLE.get(container, ()) for container in containers)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from markupsafe import Markup
 from cliploom.pipelines.console import human_bytes, human_seconds
 from cliploom.schemas.errors import CliploomError, SpecError
 from cliploom.serving import drawings, views
-from cliploom.serving.api import Source, StoreName, UnknownThingError, job_of, known, queue_prediction, state_of
+from cliploom.serving.api import job_of, known, queue_prediction
 from cliploom.serving.asking import SearchRequest, check_request, search
 from cliploom.serving.catalog import ServedRelease
 from cliploom.serving.guard import COOKIE, same_token
 from cliploom.serving.media_files import moments_of
+from cliploom.serving.request_parts import Source, StoreName, UnknownThingError, state_of
 from cliploom.serving.served_store import ServedStore
 from cliploom.serving.state import ServerState
 from cliploom.transforms.search.thumbnails import media_facts
@@ -179,7 +180,8 @@ async def item(
     text = q.strip()[: state.settings.max_text]
 
     def answer(each: ServedStore) -> tuple[dict[str, Any], list[Any]]:
-        return known(each, uid, source), each.scores_over_time(uid, text, source) if text else []
+        points = each.scores_over_time(uid, text, source) if text else []
+        return known(each, uid, source, state.settings.conversion), points
 
     found, points = await state.searches.run(lambda: slot.answer(answer))
     facts = found["facts"]
@@ -217,10 +219,11 @@ async def store_page(
         difference = views.release_difference(previous, chosen)
     figures = views.release_rows(rows)
     failures = await state.listings.run(lambda: slot.answer(views.failure_summary))
+    run = (await state.listings.run(lambda: state.runs(slot)))["newest"]
     drawn = Markup(drawings.dag_svg(views.dag_view(chosen, previous)))  # noqa: S704 - escaped there
     return _page(
         request, "store", slot, dag=drawn, plots=_plots(figures[::-1]), releases=figures, chosen=chosen.release,
-        difference=difference, failures=failures,
+        difference=difference, failures=failures, run=run,
     )  # fmt: skip
 
 
@@ -287,11 +290,14 @@ async def prediction(request: Request, job_id: str) -> HTMLResponse:
     job = job_of(request, job_id)
     done = job.events[-1].get("done") if job.events else None
     error = job.events[-1].get("error", "") if job.events else ""
-    sure = [each for each in done["labels"] if each["score"] > _SURE] if done else []
-    rest = [each for each in done["labels"] if each["score"] <= _SURE] if done else []
+    labels = done["labels"] if done else []
+    similar = done is not None and done["scores"] == "similarity"
+    sure = [] if similar else [each for each in labels if each["score"] > _SURE]
+    rest = [] if similar else [each for each in labels if each["score"] <= _SURE]
     slot = next((each for each in state.catalog.slots.values() if each.store.uri == job.task["store"]), None)
     return _page(
         request, "prediction", slot or state.catalog.get(None), job=job, done=done, error=error, sure=sure, rest=rest,
+        nearest=labels if similar else [],
         stage=job.events[-1].get("stage", "") if job.events else "",
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ Names in queries are uids of the release only: no file of the server's machine i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ import polars as pl
 
 from cliploom.schemas.errors import SpecError, UnknownNameError
 from cliploom.schemas.narrations import NARRATIONS_TABLE
+from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
 from cliploom.schemas.tables import FAILURES, LABELS
+from cliploom.serving.kept_rows import KeptRows
 from cliploom.transforms.search.query import Like, split_moment
 from cliploom.transforms.search.query_model import QueryPart
 from cliploom.transforms.search.searching import Store
@@ -29,11 +31,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from cliploom.transforms.readers.release_tables import RowTimes
+
 # Tables of texts, labels and failures are kept in memory up to so many rows; longer ones are scanned.
 _KEPT_ROWS = 1_000_000
 # Feature rows whose times are read when a release is opened.
 _KEPT_TIMES = 2_000_000
 _KEPT_TEXTS = 1_000
+# Times of more items than these are looked for in the whole feature.
+_FEW_ITEMS = 200
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,9 @@ class ServedStore(Store):
         """Nothing is read yet but the releases."""
         super().__init__(objects, releases, releases.get(number))
         self._frames: dict[str, pl.DataFrame] = {}
+        self._kept_times: dict[str, KeptRows] = {}
+        self._kept_texts: KeptRows | None = None
+        self._kept_items: KeptRows | None = None
 
     @property
     def objects(self) -> ObjectStore:
@@ -71,15 +80,25 @@ class ServedStore(Store):
         self._keep("failures", FAILURES)
         if "labels" in self.release.tables:
             _ = self._predicted
-        _ = self._items, self._contents
+        _ = self._contents
+        # Short tables are in memory already; longer ones stay where they are.
+        if self.collected(self._items.select(pl.len())).item() <= _KEPT_ROWS:
+            self._kept_items = KeptRows(self.collected(self._items), "item_no")
+        if self._frames and "narrations" in self.release.tables:
+            files = self._files("narrations")
+            if all(file in self._frames for file in files):
+                columns = ["row_id", "start_s", "end_s", "text"]
+                said = pl.concat([self._frames[file].select(columns) for file in files]) if files else None
+                self._kept_texts = None if said is None else KeptRows(said, "row_id")
         room = _KEPT_TIMES
         for name, index in self.release.indexes.items():
             self._open(name)
             feature = self.release.features[index.feature]
             room -= feature.rows
-            if room >= 0:
-                for part in self._parts_at(feature.table, feature.version):
-                    self._times_of(index.feature, part)
+            if room >= 0 and index.feature not in self._kept_times:
+                parts = self._scan_parts(feature, self._parts_at(feature.table, feature.version))
+                times = self.collected(parts.select("row_id", "start_s", "end_s", "frame"))
+                self._kept_times[index.feature] = KeptRows(times, "row_id")
         self._fits(self.release.indexes)
         for model in sorted({self._feature_of(name).model for name in self.text_indexes}):
             self._text_tower(model)(["ready"])
@@ -99,6 +118,33 @@ class ServedStore(Store):
         if files and all(file in self._frames for file in files):
             return pl.concat([self._frames[file] for file in files]).lazy()
         return super()._scan(files, schema)
+
+    def items_with(self, *, uid: str | None = None, numbers: Collection[int] = ()) -> pl.DataFrame:
+        """The items of a uid (one a source), or those of these numbers."""
+        if uid is None and self._kept_items is not None:
+            return self._kept_items.find(numbers)
+        return super().items_with(uid=uid, numbers=numbers)
+
+    def times_of(self, feature: str, items: Collection[int]) -> pl.DataFrame:
+        """row_id, start_s, end_s and frame of the rows of some items, and perhaps of others."""
+        kept = self._kept_times.get(feature)
+        if kept is None:
+            return super().times_of(feature, items)
+        if len(items) > _FEW_ITEMS:
+            return kept.frame
+        spans = [kept.between(item_no << ORDINAL_BITS, (item_no << ORDINAL_BITS) + MAX_ORDINAL) for item_no in items]
+        return pl.concat(spans) if spans else kept.frame.clear()
+
+    def row_times(self, feature: str, rows: Collection[int]) -> dict[int, RowTimes]:
+        """start_s, end_s and frame of rows by their ids; those that are not there are left out."""
+        kept = self._kept_times.get(feature)
+        if kept is None:
+            return super().row_times(feature, rows)
+        return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in kept.find(rows).rows()}
+
+    def narration_rows(self, rows: Collection[int]) -> list[tuple[int, float | None, float | None, str]]:
+        """row_id, start_s, end_s and text of narrations by their row ids."""
+        return super().narration_rows(rows) if self._kept_texts is None else self._kept_texts.find(rows).rows()
 
     @property
     def text_indexes(self) -> list[str]:

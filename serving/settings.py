@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from cliploom.serving.playback import ConversionLimits
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -29,6 +31,7 @@ class ServeSettings:
         refresh_s: seconds between looks for a new release.
         thumbnail_bytes: bound of the cache of thumbnails on disk.
         links: whether links may be predicted, which the server downloads.
+        conversion: of videos that browsers do not play.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +52,7 @@ class ServeSettings:
     refresh_s: float = 1.0
     thumbnail_bytes: int = 500_000_000
     links: bool = True
+    conversion: ConversionLimits = field(default_factory=ConversionLimits)
 
     @property
     def is_local(self) -> bool:

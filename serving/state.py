@@ -9,6 +9,7 @@ from typing import Any
 
 from cliploom.schemas.errors import CliploomError
 from cliploom.serving.catalog import Catalog, ServedRelease
+from cliploom.serving.conversions import Conversions
 from cliploom.serving.jobs import JobQueue
 from cliploom.serving.lanes import Lane
 from cliploom.serving.settings import ServeSettings
@@ -27,6 +28,7 @@ class ServerState:
         self.settings = settings
         self.metrics = RequestMetrics()
         self.jobs = JobQueue(settings)
+        self.conversions = Conversions(settings.conversion)
         self.thumbnails = ThumbnailCache(None, settings.thumbnail_bytes)
         self.searches = Lane("searches", settings.searches, settings.waiting)
         self.pictures = Lane("thumbnails", settings.searches, 4 * settings.waiting)
@@ -40,6 +42,7 @@ class ServerState:
         """Stop the threads and the worker process."""
         self.catalog.close()
         self.jobs.close()
+        self.conversions.close()
 
     def runs(self, slot: ServedRelease) -> dict[str, Any]:
         """How far the newest run of a store is, and the runs that published; looked at every two seconds at most."""
@@ -77,4 +80,5 @@ class ServerState:
         for lane in (self.searches, self.pictures, self.streams, self.uploads, self.listings):
             yield "cliploom_serve_busy", "Requests under way by kind.", {"kind": lane.name}, lane.busy
         yield "cliploom_serve_jobs", "Files that wait for the worker process or are worked on.", {}, self.jobs.length
+        yield "cliploom_serve_conversions", "Videos that wait to be converted or are.", {}, self.conversions.length
         yield "cliploom_serve_start_time_seconds", "When the server started.", {}, self.metrics.started_at

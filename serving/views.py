@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cliploom.pipelines.listings import changes
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.release import Release
 from cliploom.schemas.secrets import masked
-from cliploom.serving.media_files import plays_in_browsers
+from cliploom.serving.playback import ConversionLimits, playback
 from cliploom.serving.served_store import ServedStore
 from cliploom.transforms.publish.dataframes import failure_reasons
 from cliploom.transforms.search.searching import Hit
@@ -100,8 +101,10 @@ def _clean(row: dict[str, Any]) -> dict[str, Any]:
     return {name: masked(value) if isinstance(value, str) else value for name, value in row.items() if name != "uri"}
 
 
-def item_view(store: ServedStore, uid: str, source: str | None) -> dict[str, Any]:
-    """All that a release knows of an item."""
+def item_view(
+    store: ServedStore, uid: str, source: str | None, limits: ConversionLimits | None = None
+) -> dict[str, Any]:
+    """All that a release knows of an item, and how it is shown within the limits of conversions."""
     item = store.item(uid, source)
     facts = media_facts(item["facts"])
     labels = store.item_labels([item["item_no"]], [uid]).get((item["source"], uid), ())
@@ -110,6 +113,7 @@ def item_view(store: ServedStore, uid: str, source: str | None) -> dict[str, Any
         for row in store.collected(store.failures).to_dicts()
         if row["uid"] == uid and row["source"] == item["source"]
     ]
+    shown = playback(facts, item["size"] or 0, limits or ConversionLimits()) if facts else None
     narrations = store.narrations_of(uid).head(_MOST_NARRATIONS)
     return {
         "release": store.release.release,
@@ -117,7 +121,8 @@ def item_view(store: ServedStore, uid: str, source: str | None) -> dict[str, Any
         "uid": uid,
         "size": item["size"],
         "facts": facts.to_dict() | {"duration_s": facts.duration_s} if facts else None,
-        "plays": plays_in_browsers(facts) if facts else False,
+        "plays": shown is not None and shown.how == "as_is",
+        "playback": asdict(shown) if shown else None,
         "metadata": json.loads(item["metadata"] or "{}"),
         "labels": [{"name": each.name, "score": each.score, "origin": each.origin} for each in labels],
         "narrations": narrations.to_dicts(),

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cliploom.schemas.errors import CliploomError, ItemError, SpecError
+from cliploom.schemas.errors import CliploomError, ItemError, SpecError, UnreadableError
 from cliploom.transforms.inputs.addresses import clean_address, is_public, shown
 
 Report = Callable[[dict[str, Any]], None]
@@ -59,7 +59,7 @@ def answer(task: dict[str, Any], report: Report) -> dict[str, Any]:
         path = Path(task["path"])
         if task.get("url"):
             report({"stage": DOWNLOADING, "text": shown(task["url"])})
-            download(task["url"], path, int(task["max_bytes"]))
+            download(task["url"], path, int(task["max_bytes"]), report)
         if task["kind"] == "search":
             report({"stage": EXTRACTING, "text": ""})
             return {"done": search(task, path)}
@@ -72,22 +72,44 @@ def answer(task: dict[str, Any], report: Report) -> dict[str, Any]:
         return {"error": f"The file can't be used ({type(error).__name__}); the server's log says more."}
 
 
-def download(address: str, target: Path, max_bytes: int) -> None:
-    """Fetch a link within limits.
+def download(address: str, target: Path, max_bytes: int, report: Report) -> None:
+    """Fetch a link within limits: a file by the project's own downloader, a page that shows a video through yt-dlp.
 
     Raises:
         SpecError: when it is no http(s) address, holds a secret, or points into a private network.
+        MissingExtraError: for a page that shows a video, when yt-dlp is not installed.
         ItemError: when it can't be had.
     """
+    from cliploom.serving.video_sites import download_page, is_video_site
+
+    def tell(text: str) -> None:
+        report({"stage": DOWNLOADING, "text": text})
+
     from cliploom.schemas.sources import HttpSpec
     from cliploom.transforms.inputs.http import Fetcher
 
     clean = clean_address(address, "the link")
-    spec = HttpSpec(
-        connect_timeout=5, read_timeout=15, timeout=120, max_size=max_bytes, attempts=2, rate=10, redirects=5
+    if is_video_site(clean):
+        download_page(clean, target, max_bytes, tell)
+        return
+    spec = HttpSpec.model_validate(
+        {
+            "connect_timeout": "5s",
+            "read_timeout": "15s",
+            "timeout": "2m",
+            "max_size": f"{max_bytes}B",
+            "attempts": 2,
+            "rate": 10,
+            "redirects": 5,
+        }
     )
     fetcher = Fetcher(clean, spec, target.parent, "download")
-    fetcher.download(target, fetcher.look())
+    try:
+        fetcher.download(target, fetcher.look())
+    except UnreadableError as error:
+        if "page of HTML" not in str(error):
+            raise
+        download_page(clean, target, max_bytes, tell)
 
 
 @lru_cache(maxsize=2)
@@ -115,6 +137,7 @@ def search(task: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def predict(task: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
     """The ten most probable labels of a file; of one that the store knows, those that it has."""
+    from cliploom.pipelines.training.predict import predict_any, score_kind
     from cliploom.schemas.digests import digest_file
     from cliploom.schemas.heads import PREDICTED
 
@@ -128,16 +151,17 @@ def predict(task: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
         mine = [each for each in labels if each.origin in {wanted, *entries}][:TOP]
         if mine:
             found = [{"name": each.name, "score": each.score} for each in mine]
-            return {"labels": found, "known": known["uid"], "source": known["source"], "head": task["head"]}
-    from cliploom.pipelines.training.predict import predict_file
+            scores = score_kind(store.objects, task["head"])
+            place = {"known": known["uid"], "source": known["source"], "head": task["head"]}
+            return {"labels": found, "scores": scores} | place
 
     def on_stage(text: str) -> None:
-        report({"stage": PREDICTING if "class" in text else EXTRACTING, "text": ""})
+        report({"stage": EXTRACTING if text.startswith(("reading", "decoding")) else PREDICTING, "text": ""})
 
-    labels = predict_file(task["store"], task["head"], str(path), on_stage)[:TOP]
-    found = [{"name": each.name, "score": each.score} for each in labels]
+    made = predict_any(task["store"], task["head"], str(path), on_stage)
+    found = [{"name": each.name, "score": each.score} for each in made.labels[:TOP]]
     uid, source = (known["uid"], known["source"]) if known else (None, None)
-    return {"labels": found, "known": uid, "source": source, "head": task["head"]}
+    return {"labels": found, "scores": made.scores, "known": uid, "source": source, "head": task["head"]}
 
 
 def known_item(store: Any, digest: str) -> dict[str, Any] | None:

@@ -42,12 +42,12 @@ class PageServer:
 
 
 @contextmanager
-def page_server(*stores: Path, **settings: Any) -> Iterator[PageServer]:
+def page_server(*stores: Path | str, **settings: Any) -> Iterator[PageServer]:
     """Serve stores until the block ends; every request has ended by then."""
     chosen = ServeSettings(refresh_s=0.2, **settings)
     catalog = Catalog([str(store) for store in stores], chosen.refresh_s)
     server = make_server(catalog, chosen)
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -126,7 +126,7 @@ def test_extras_are_those_of_setup() -> None:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "EXTRAS"
     ]
     assert set(packages.EXTRAS) == set(extras) - {"docs", "test"}
-    for name in ("text", "tensorflow", "serve", "demo"):
+    for name in ("text", "tensorflow", "serve", "youtube", "demo"):
         brought = {requirement.partition(">")[0].partition("=")[0] for requirement in extras[name]}
         assert brought == set(packages.EXTRAS[name][1])
 

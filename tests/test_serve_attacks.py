@@ -106,6 +106,8 @@ GONE = (400, 404, 414)
 ATTACKS: list[Attack] = [
     *(Attack(f"/api/media/{path}", GONE) for path in TRAVERSALS),
     *(Attack(f"/api/thumbnail/{path}", (*GONE, 422)) for path in TRAVERSALS),
+    *(Attack(f"/api/converted/{path}", GONE) for path in TRAVERSALS),
+    *(Attack(f"/api/playback/{path}?convert=true", GONE) for path in TRAVERSALS[:16]),
     *(Attack(f"/static/{path}", GONE) for path in TRAVERSALS[:16]),
     *(Attack(f"/item/{path}", GONE) for path in TRAVERSALS[:6]),
     *(Attack(f"/api/search?like={path}", (400, 422, 414)) for path in TRAVERSALS if "\\" not in path),

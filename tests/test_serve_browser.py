@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import time
@@ -16,6 +17,8 @@ from stores import SmallStore, still
 from test_serve_api import publish_labels_head
 
 from cliploom.pipelines.demo.corpus import PAGE
+from cliploom.transforms.store.lock import store_lock
+from cliploom.transforms.store.object_store import ObjectStore
 
 CHROMIUM = os.environ.get("CLIPLOOM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
@@ -61,12 +64,28 @@ def until(page: Any, expression: str) -> None:
         page.wait_for_timeout(30)
 
 
+AXE = """() => axe.run(document, {
+  runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}).then((found) => found.violations.map((each) =>
+  `${each.impact} ${each.id}: ${each.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`))"""
+VIEWS = ("/", "/?q=a+cat", "/item/videos/cat?q=a+cat", "/item/noise", "/store", "/runs", "/predict", "/login", "/none")
+
+
+def axe_source() -> str:
+    """axe-core's script, from the package that brings it."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        pytest.skip("needs axe-core: pip install axe-playwright-python")
+    return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def project(built_store: SmallStore, tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     folder = tmp_path_factory.mktemp("shown") / "project"
     shutil.copytree(built_store.folder, folder, symlinks=True)
     found = SmallStore(folder)
     still(PAGE, found.media / f"{HOSTILE}.png")
+    write_video(found.media / "old.avi", 30, "mpeg4", fps=10, size=(160, 120))
     found.run()
     publish_labels_head(found, folder.parent / "head")
     return found
@@ -128,6 +147,16 @@ def test_search_as_you_type_then_play_at_the_moment(tab: Watched) -> None:
     page.goto(shared)  # the address shows the same again
     assert page.locator("#q").input_value() == "a rocket"
     assert page.locator("#hits .card").count() > 3
+
+
+def test_a_video_that_browsers_do_not_play_is_converted_and_plays_at_the_moment(tab: Watched) -> None:
+    page = tab.page
+    page.goto("/item/old?t=1.5")
+    until(page, "document.querySelector('#playback').textContent.startsWith('This is a copy')")
+    until(page, "document.querySelector('video').readyState >= 1")
+    until(page, "Math.abs(document.querySelector('video').currentTime - 1.5) < 0.1")
+    page.locator(".stills a").nth(6).click()
+    until(page, "document.querySelector('video').currentTime >= 2")
 
 
 def test_a_hit_leads_to_its_item_and_to_more_like_it(tab: Watched) -> None:
@@ -196,10 +225,28 @@ def test_store_and_runs_are_shown(tab: Watched, project: SmallStore) -> None:
     page.get_by_label("against").select_option("1")
     page.get_by_role("button", name="Compare").click()
     page.wait_for_url("**against=1**")
-    assert "frames +1 row" in page.locator("main").inner_text()
+    assert "frames +4 rows" in page.locator("main").inner_text()
     assert page.locator("#failures tbody tr").count() == 1
     page.goto("/runs")
     until(page, "document.querySelector('#run-state').textContent === 'published'")
+    assert page.locator("#run-stages li").count() == 3
+
+
+def test_the_store_page_shows_a_run_by_stage_until_it_is_published(browser: object, small_store: SmallStore) -> None:
+    (outcome,) = small_store.store.glob("runs/*/outcome.json")
+    kept = outcome.read_bytes()
+    outcome.unlink()
+    with page_server(small_store.store) as server, store_lock(ObjectStore(small_store.store), "cliploom run"):
+        tab = Watched(browser, server)
+        tab.page.goto("/store")
+        assert tab.page.locator("#run-state").inner_text() == "running"
+        stages = tab.page.locator("#run-stages li")
+        assert [stages.nth(at).get_attribute("data-stage") for at in range(3)] == ["frames", "looks", "publish"]
+        with tab.page.expect_event("load"):  # the page shows itself again, as there may be a new release
+            outcome.write_bytes(kept)
+        assert not tab.page.locator("#run").is_visible()
+        tab.context.close()
+        assert tab.problems == []
 
 
 def test_keyboard_alone_reaches_search_and_a_hit(tab: Watched) -> None:
@@ -228,6 +275,20 @@ def test_pages_fit_and_can_be_read(browser: object, server: PageServer, scheme: 
         assert tab.page.locator("html[lang=en]").count() == 1
     tab.context.close()
     assert tab.problems == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing(browser: object, server: PageServer, scheme: str, width: int) -> None:
+    source = axe_source()
+    # axe-core is put into the page by the test, which the pages' policy would forbid.
+    tab = Watched(browser, server, viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True)
+    found = {}
+    for path in VIEWS:
+        tab.page.goto(path)
+        tab.page.evaluate(source)
+        found[path] = tab.page.evaluate(AXE)
+    tab.context.close()
+    assert {path: problems for path, problems in found.items() if problems} == {}
 
 
 def test_plain_search_works_without_javascript(browser: object, server: PageServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -65,6 +66,24 @@ def test_published_run_has_all_parts_and_items(small_store: SmallStore) -> None:
     assert status.parts == status.parts_planned > 0
     assert status.items == status.items_planned > 0
     assert status.job == job_name(status.run)
+    assert [(each.name, each.state) for each in status.stages] == [
+        ("frames", "done"), ("looks", "done"), ("publish", "done"),
+    ]  # fmt: skip
+    assert sum(each.parts for each in status.stages[:-1]) == status.parts
+
+
+def test_stages_of_a_run_that_goes_on(small_store: SmallStore) -> None:
+    forget_outcome(small_store)
+    with store_lock(ObjectStore(small_store.store), "cliploom run"):
+        stages = {each.name: each.state for each in run_status(str(small_store.store)).stages}
+        assert stages == {"frames": "done", "looks": "done", "publish": "running"}
+        for part in small_store.store.glob("features/looks/*/part-*.parquet"):
+            part.unlink()
+        status = run_status(str(small_store.store))
+        assert {each.name: each.state for each in status.stages} == {
+            "frames": "done", "looks": "waiting", "publish": "waiting",
+        }  # fmt: skip
+        assert f"looks: 0/{status.stages[1].parts_planned} parts, waiting" in status_text(status, time.time())
 
 
 def test_run_without_outcome_has_ended_unless_somebody_holds_the_store(small_store: SmallStore) -> None:

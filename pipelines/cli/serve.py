@@ -28,6 +28,9 @@ def serve(
         list[str] | None, typer.Option("--allow-host", help="A name by which browsers reach it; may be repeated.")
     ] = None,
     max_upload: Annotated[int, typer.Option("--max-upload", min=1, help="Megabytes of a file that is sent.")] = 200,
+    no_convert: Annotated[
+        bool, typer.Option("--no-convert", help="Show stills of videos that browsers do not play.")
+    ] = False,
     no_links: Annotated[bool, typer.Option("--no-links", help="Do not download links to predict.")] = False,
 ) -> None:
     """Show stores on a page: search, watch, predict, releases, runs.
@@ -43,6 +46,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ModuleNotFoundError:
         raise MissingExtraError("serve", "The page server") from None
+    from cliploom.serving.playback import ConversionLimits
     from cliploom.serving.server import serve as serve_stores
     from cliploom.serving.settings import ServeSettings
 
@@ -55,6 +59,7 @@ def serve(
         allowed_hosts=tuple(name.lower() for name in allow_host or ()),
         max_upload=max_upload * 1_000_000,
         links=not no_links,
+        conversion=ConversionLimits(running=0 if no_convert else 1),
     )
     named = [find_store(store, "serve") for store in stores] if stores else [find_store(None, "serve")]
     serve_stores(named, settings)

@@ -179,13 +179,14 @@ def predict(
 ) -> None:
     """List the labels that a head gives one file.
 
-    The ten most confident ones; * marks those above 50%.
+    The ten most confident ones; * marks those above 50%. Heads of kind two_tower and devise give the ten nearest texts
+    with their similarities.
     """
     from cliploom.pipelines.console import say, show, show_json
-    from cliploom.pipelines.training.predict import predict_file, prediction_text
+    from cliploom.pipelines.training.predict import predict_any, prediction_text
 
-    found = predict_file(find_store(store, "predict"), head, video, lambda text: say(f"• {text}"))
+    found = predict_any(find_store(store, "predict"), head, video, lambda text: say(f"• {text}"))
     if as_json:
-        show_json([{"label": each.label, "name": each.name, "score": each.score} for each in found])
+        show_json([{"label": each.label, "name": each.name, "score": each.score} for each in found.labels])
     else:
-        show(prediction_text(found))
+        show(prediction_text(found.labels, found.scores))

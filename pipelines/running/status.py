@@ -9,7 +9,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,25 @@ _AT_WORK = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECO
 
 
 @dataclass(frozen=True)
+class StageProgress:
+    """How far one stage of a run is.
+
+    Attributes:
+        name: of the feature that is computed, or ``publish`` for indexes, exports and the release.
+        state: ``waiting``, ``running`` or ``done``.
+        parts, parts_planned: finished parts of those that the plan wants; of ``publish`` one.
+        items, items_planned: items of finished shards; of ``publish`` none.
+    """
+
+    name: str
+    state: str
+    parts: int
+    parts_planned: int
+    items: int = 0
+    items_planned: int = 0
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """How far the newest run of a store is.
 
@@ -54,6 +73,7 @@ class RunStatus:
         job: name of the job on the cluster.
         cluster: Flink's state of it; empty where that is not known.
         failures: of a run that a limit stopped, by reason; see ``failure_reasons``.
+        stages: features with something to compute, then ``publish``.
     """
 
     run: str
@@ -72,6 +92,7 @@ class RunStatus:
     failed: int = 0
     workers: int = 0
     heard_s: float | None = None
+    stages: tuple[StageProgress, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,7 @@ class Finished:
         parts, parts_planned: parts that are there, of those that are wanted.
         items, items_planned: items of which all parts are there, of those that are wanted; each counted once.
         unfinished: names of the shards that lack a part.
+        features: how far each feature is that has something to compute, in the order of the plan.
     """
 
     parts: int
@@ -89,6 +111,7 @@ class Finished:
     items: int
     items_planned: int
     unfinished: frozenset[str]
+    features: tuple[StageProgress, ...] = ()
 
 
 def run_status(store: str) -> RunStatus:
@@ -104,10 +127,11 @@ def run_status(store: str) -> RunStatus:
     heard = read_heartbeats(objects, plan.job.run, time.time())
     finished = count_parts(objects, plan)
     going = cluster in _AT_WORK or is_locked(objects) or heard.alive or _just_begun(objects, plan)
+    state = str(outcome.get("state") or (RUNNING if going else ENDED))
     under_way = sum(heard.shards[name]["items"] for name in finished.unfinished & heard.shards.keys())
     return RunStatus(
         run=plan.job.run,
-        state=str(outcome.get("state") or (RUNNING if going else ENDED)),
+        state=state,
         message=str(outcome.get("message", "")),
         started_at=plan.started_at,
         parts=finished.parts,
@@ -122,7 +146,16 @@ def run_status(store: str) -> RunStatus:
         failed=heard.tally.failures,
         workers=heard.workers,
         heard_s=None if heard.newest_s is None else round(heard.newest_s, 1),
+        stages=(*finished.features, _publishing(finished.features, state)),
     )
+
+
+def _publishing(features: Sequence[StageProgress], state: str) -> StageProgress:
+    """Whether indexes, exports and the release are made: they come when all parts are there."""
+    if state == PUBLISHED:
+        return StageProgress("publish", "done", 1, 1)
+    ready = all(each.state == "done" for each in features)
+    return StageProgress("publish", "running" if ready and state == RUNNING else "waiting", 0, 1)
 
 
 def _just_begun(objects: ObjectStore, plan: RunPlan) -> bool:
@@ -140,17 +173,28 @@ def count_parts(objects: ObjectStore, plan: RunPlan) -> Finished:
     texts = pl.read_parquet(io.BytesIO(objects.get(f"{plan.folder}/shards.parquet")), columns=["shard"])["shard"]
     parts = parts_planned = items = items_planned = 0
     unfinished = set()
+    counts = {name: [0, 0, 0, 0] for name in plan.job.features}
     for shard in _shards(texts):
         jobs = [plan.feature(name) for name in shard.features]
-        found = sum(part_path(job.table, shard.part_name(job.config)) in there for job in jobs)
+        made = [part_path(job.table, shard.part_name(job.config)) in there for job in jobs]
+        found = sum(made)
         count = sum(items_of(item) for item in shard.items)
+        for name, done in zip(shard.features, made, strict=True):
+            added = done, 1, count if done else 0, count
+            counts[name] = [before + more for before, more in zip(counts[name], added, strict=True)]
         parts, parts_planned = parts + found, parts_planned + len(jobs)
         items_planned += count
         if found == len(jobs):
             items += count
         else:
             unfinished.add(shard_name(shard))
-    return Finished(parts, parts_planned, items, items_planned, frozenset(unfinished))
+    features = tuple(_feature_progress(name, *each) for name, each in counts.items() if each[1])
+    return Finished(parts, parts_planned, items, items_planned, frozenset(unfinished), features)
+
+
+def _feature_progress(name: str, parts: int, planned: int, items: int, items_planned: int) -> StageProgress:
+    state = "done" if parts == planned else "running" if parts else "waiting"
+    return StageProgress(name, state, parts, planned, items, items_planned)
 
 
 def _shards(texts: Iterable[str]) -> Iterable[Shard]:
@@ -214,6 +258,10 @@ def status_text(status: RunStatus, now: float) -> str:
             + (f", {status.failed:,} failed" if status.failed else "")
             + f"; last heard of {human_seconds(status.heard_s)} ago"
         )
+    if status.state == RUNNING:
+        lines += [
+            f"  {each.name}: {each.parts}/{each.parts_planned} parts, {each.state}" for each in status.stages[:-1]
+        ]
     if status.cluster:
         lines.append(f"  Flink job {status.job}: {status.cluster}")
     if status.message:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,12 +15,53 @@ from cliploom.schemas.secrets import masked
 from cliploom.transforms.heads.plain import Label, PlainHead, read_head
 from cliploom.transforms.heads.pooling import unit_rows
 from cliploom.transforms.heads.published import trained_model
+from cliploom.transforms.heads.towers import is_vector_head, read_vector_card
 from cliploom.transforms.search.query import file_vectors, query_file, sampling_of
-from cliploom.transforms.store.object_store import existing_store
+from cliploom.transforms.search.searching import open_store
+from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.releases import read_releases
 
 TOP = 10
 SURE = 0.5
+ScoreKind = Literal["probability", "similarity"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head says of one file.
+
+    Attributes:
+        labels: best first.
+        scores: what their scores are: ``probability`` of each label, or ``similarity`` of names and texts to the file.
+    """
+
+    labels: tuple[Label, ...]
+    scores: ScoreKind
+
+
+def predict_any(store: str, name: str, video: str, on_stage: Callable[[str], None]) -> Prediction:
+    """The ten labels or texts that a head of any kind finds for a file; arguments and errors as for ``predict_file``.
+
+    A head of kind ``two_tower`` or ``devise`` gives the texts nearest to the file, see ``nearest_texts``.
+    """
+    objects = existing_store(store)
+    model = trained_model(objects, name)
+    if is_vector_head(objects, model):
+        from cliploom.pipelines.training.predict_texts import nearest_texts
+
+        _refuse_links(video)
+        card = read_vector_card(objects, model)
+        return Prediction(tuple(nearest_texts(open_store(store), card, video, TOP, on_stage)), "similarity")
+    return Prediction(tuple(predict_file(store, name, video, on_stage)), score_kind(objects, name))
+
+
+def score_kind(objects: ObjectStore, name: str) -> ScoreKind:
+    """Return what the scores of a trained head are."""
+    model = trained_model(objects, name)
+    if is_vector_head(objects, model):
+        return "similarity"
+    node = read_head(objects, model).card.zero_shot
+    return "similarity" if node is not None and node.scores == "similarity" else "probability"
 
 
 def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], None]) -> list[Label]:
@@ -34,8 +77,7 @@ def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], No
         SpecError: when there is no such file or head, or the file can't be decoded.
         StoreError: when there is no store, or it is damaged.
     """
-    if video.startswith(("http://", "https://")):
-        raise SpecError(f"{masked(video)!r} is on the web, and predict fetches nothing from there; download it first.")
+    _refuse_links(video)
     objects = existing_store(store)
     release = read_releases(objects).get(None)
     on_stage(f"reading head {name}")
@@ -53,6 +95,11 @@ def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], No
     on_stage(f"{len(head.card.classes)} classes")
     vector = np.concatenate(means).astype(np.float32)
     return head.top(head.probabilities(vector[None]), TOP)[0]
+
+
+def _refuse_links(video: str) -> None:
+    if video.startswith(("http://", "https://")):
+        raise SpecError(f"{masked(video)!r} is on the web, and predict fetches nothing from there; download it first.")
 
 
 def file_inputs(head: PlainHead, release: Release) -> list[InputColumn]:
@@ -83,11 +130,15 @@ def file_inputs(head: PlainHead, release: Release) -> list[InputColumn]:
     )
 
 
-def prediction_text(labels: Sequence[Label]) -> str:
+def prediction_text(labels: Sequence[Label], scores: str = "probability") -> str:
     """Labels for a person.
 
     >>> print(prediction_text([Label(3, "cat", 0.9), Label(1, "dog", 0.1234)]))
     cat: 90.00% *
     dog: 12.34%
+    >>> print(prediction_text([Label(0, "a cat sleeps", 0.27)], "similarity"))
+    a cat sleeps: 0.270
     """
+    if scores == "similarity":
+        return "\n".join(f"{each.name}: {each.score:.3f}" for each in labels)
     return "\n".join(f"{each.name}: {each.score:.2%}{' *' if each.score > SURE else ''}" for each in labels)

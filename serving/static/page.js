@@ -82,7 +82,7 @@ function searchPage() {
     message.hidden = true;
     const took = found.took_ms === undefined ? "" : ` in ${Math.round(found.took_ms)} ms`;
     $("#took").textContent = `${found.hits.length} hits${took}`;
-    say(found.hits.length ? "" : "Nothing was found.");
+    say(found.message || (found.hits.length ? "" : "Nothing was found."));
   }
 
   async function run(ask, q) {
@@ -198,7 +198,10 @@ function itemPage() {
   if (!player && !still) return;
   const lines = [...document.querySelectorAll("#narrations li")];
 
+  let moment = Number(player?.dataset.at || 0);
+
   function moved(at) {
+    moment = at;
     if (curve) {
       const x = 800 * Math.min(1, at / Number(curve.dataset.duration));
       $(".now", curve).setAttribute("x1", x);
@@ -214,14 +217,19 @@ function itemPage() {
     current?.classList.add("now");
   }
 
+  function picture(at) {
+    const to = new URL(player ? player.poster : still.src);
+    to.searchParams.set("at", at);
+    return to;
+  }
+
   function seek(at) {
     if (player) {
       player.currentTime = at;
+      if (!player.readyState) player.poster = picture(at);
       player.play().catch(() => {});
     } else {
-      const source = new URL(still.src);
-      source.searchParams.set("at", at);
-      still.src = source;
+      still.src = picture(at);
     }
     const here = new URL(location);
     here.searchParams.set("t", Math.round(1000 * at) / 1000);
@@ -239,39 +247,79 @@ function itemPage() {
     const box = curve.getBoundingClientRect();
     seek(Math.max(0, (event.clientX - box.left) / box.width) * Number(curve.dataset.duration));
   });
-  // A codec that this browser lacks: stills instead, at the same moments.
-  player?.addEventListener("error", () => {
+  // A codec that this browser lacks: a converted copy, or else stills at the same moments.
+  const status = $("#playback"), { uid, source } = like.dataset;
+
+  function say(text) { status.textContent = text; status.hidden = !text; }
+
+  function showStills(why) {
     const img = element("img", { id: "still", src: player.poster, alt: player.getAttribute("aria-label") });
     player.replaceWith(img);
     still = img;
     player = null;
-  }, { once: true });
+    say(why);
+  }
+
+  async function convert() {
+    try {
+      for (;;) {
+        const found = await asked(address(`/api/playback/${encoded(uid)}`, { source, convert: true }));
+        if (found.how === "stills") return showStills(found.message);
+        if (found.state === "ready") break;
+        say(found.state === "waiting" ? "Waiting to be converted for browsers …" : `Converting for browsers: ${10 * Math.floor(10 * found.share)} %`);
+        await new Promise((resolve) => setTimeout(resolve, 500));
+      }
+    } catch (error) {
+      return showStills(error.message);
+    }
+    say("This is a copy that was converted for browsers; the download is the file as it is.");
+    const wanted = moment, going = !player.paused;
+    player.preload = "metadata";
+    player.addEventListener("loadedmetadata", () => { player.currentTime = wanted; }, { once: true });
+    player.addEventListener("error", () => showStills("This browser does not play the converted copy; stills are shown."), { once: true });
+    player.src = address(`/api/converted/${encoded(uid)}`, { source });
+    if (going) player.play().catch(() => {});
+  }
+
+  if (player?.dataset.converted) convert();
+  else player?.addEventListener("error", convert, { once: true });
   if (player) {
     const first = Number(player.dataset.at);
     player.addEventListener("loadedmetadata", (event) => {
       if (Math.abs(event.target.currentTime - first) > 0.05) event.target.currentTime = first;
     }, { once: true });
     if (player.readyState >= 1 && Math.abs(player.currentTime - first) > 0.05) player.currentTime = first;
-    player.addEventListener("timeupdate", (event) => moved(event.target.currentTime));
+    player.addEventListener("timeupdate", (event) => { if (event.target.readyState) moved(event.target.currentTime); });
     moved(first);
   }
 }
 
+// The newest run, stage by stage; the store's page shows it while it is not published.
 function runsPage() {
+  let seen = "";
+
+  function stage(each, number) {
+    const counts = each.items_planned ? `, ${each.items.toLocaleString("en")} of ${each.items_planned.toLocaleString("en")} items, ${each.parts} of ${each.parts_planned} parts` : "";
+    return element("li", { "data-stage": each.name },
+      element("label", { for: `stage-${number}` }, element("span", {}, each.name), " ", element("span", { class: "quiet" }, each.state + counts)),
+      element("progress", { id: `stage-${number}`, max: each.parts_planned, value: each.parts }));
+  }
+
   async function look() {
     try {
       const { newest } = await asked(address("/api/runs"));
+      const live = newest && newest.state !== "published";
+      if (document.body.dataset.page === "store") {
+        if (seen && seen !== "published" && newest?.state === "published") location.reload();
+        $("#run").hidden = !live;
+      }
+      seen = newest?.state || "";
       $("#run-none").hidden = Boolean(newest);
       $("#run-some").hidden = !newest;
       if (newest) {
-        $("#run-state").textContent = newest.state;
+        if ($("#run-state").textContent !== newest.state) $("#run-state").textContent = newest.state;
         $("#run-name").textContent = newest.run;
-        for (const [kind, done, planned] of [["parts", newest.parts, newest.parts_planned], ["items", newest.items, newest.items_planned]]) {
-          const bar = $(`#run-${kind}`);
-          bar.max = planned || 1;
-          bar.value = planned ? done : 1;
-          $(`#run-${kind}-text`).textContent = planned ? `${done} of ${planned}` : "none to compute";
-        }
+        $("#run-stages").replaceChildren(...newest.stages.map((each, place) => stage(each, place + 1)));
         const work = newest.at_work && newest.state === "running" ? `${newest.at_work} items at work. ` : "";
         const job = newest.cluster ? `Job ${newest.job} on the cluster: ${newest.cluster}. ` : "";
         $("#run-more").textContent = work + job + newest.message;
@@ -329,4 +377,4 @@ function predictionPage() {
   };
 }
 
-({ search: searchPage, item: itemPage, runs: runsPage, predict: predictPage, prediction: predictionPage })[document.body.dataset.page]?.();
+({ search: searchPage, item: itemPage, runs: runsPage, store: runsPage, predict: predictPage, prediction: predictionPage })[document.body.dataset.page]?.();

@@ -220,15 +220,17 @@ class HitReader(QueryReader):
         """Number of items with rows in the indexes that are asked, without those that are left out."""
         import numpy as np
 
-        found = np.empty(0, np.int64)
+        found: NDArray[np.int64] | None = None
         skipped = set[int]()
         for name, question in asked.items():
             feature = self.release.indexes[name].feature
             mine = self._with_rows(feature)
             if kept is not None:
                 mine = np.intersect1d(mine, kept.rows(feature).items, assume_unique=True)
-            found = np.union1d(found, mine)
+            found = mine if found is None else np.union1d(found, mine)
             skipped |= question.skips
+        if found is None or not skipped:
+            return 0 if found is None else len(found)
         return len(found) - int(np.isin(found, list(skipped)).sum())
 
     def _with_rows(self, feature: str) -> NDArray[np.int64]:

@@ -48,7 +48,7 @@ from cliploom.transforms.store.buckets import (
 from cliploom.transforms.store.uris import absolute, check_bucket
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetOptions, ObjectMeta
 
 _CHUNK = 4 << 20
 # A larger request could exceed its time limit; only the failed range is requested again.
@@ -244,7 +244,10 @@ class ObjectStore:
 
     def _range(self, path: str, start: int, end: int, tag: str | None) -> bytes:
         def read() -> bytes:
-            return bytes(obstore.get(self.store, path, options={"range": (start, end), "if_match": tag}).bytes())
+            options: GetOptions = {"range": (start, end)}
+            if tag is not None:  # some servers give no entity tag for objects that were put beside them
+                options["if_match"] = tag
+            return bytes(obstore.get(self.store, path, options=options).bytes())
 
         return self.ask(read)
 

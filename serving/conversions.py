@@ -1,0 +1,251 @@
+"""Converted copies of videos that browsers do not play: made one at a time, kept in a cache of bounded size."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections import OrderedDict, deque
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from cliploom.schemas.digests import digest_of
+from cliploom.schemas.errors import CliploomError, ItemError
+from cliploom.serving.lanes import BusyError
+from cliploom.serving.playback import ConversionLimits, conversion_of
+from cliploom.serving.telemetry import LOGGER
+from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.python_child import python_command
+from cliploom.transforms.readers.release_tables import ReleaseReader
+from cliploom.transforms.search.thumbnails import MediaItem, MissingMediaError, check_local, http_settings
+from cliploom.transforms.store.local_folder import arriving, evict, private_folder
+from cliploom.transforms.store.uris import is_remote, uri_to_path
+
+REVISION = 1
+"""Raised when conversions come out differently; part of their names in the cache."""
+_LOG = logging.getLogger(LOGGER)
+_KEPT = 200
+_KEPT_FAILURE_S = 600.0
+
+
+@dataclass
+class Conversion:
+    """One video on its way to be converted.
+
+    Attributes:
+        name: of the file in the cache.
+        state: how far it is.
+        share: of it that is done, 0 to 1.
+        message: why it failed, for a person.
+    """
+
+    name: str
+    store: ReleaseReader
+    media: MediaItem
+    state: Literal["waiting", "running", "ready", "failed"] = "waiting"
+    share: float = 0.0
+    message: str = ""
+    ended_at: float = 0.0
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ("ready", "failed")
+
+
+class Conversions:
+    """Converts videos in the order in which they are asked for; what is in the cache is not converted again."""
+
+    def __init__(self, limits: ConversionLimits, folder: Path | None = None) -> None:
+        """Nothing starts before the first request.
+
+        Args:
+            limits: of each conversion, and of all.
+            folder: for converted files; this user's in the machine's temporary folder by default.
+        """
+        self.limits = limits
+        self._folder = folder
+        self._known: OrderedDict[str, Conversion] = OrderedDict()
+        self._waiting: deque[Conversion] = deque()
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
+
+    @property
+    def length(self) -> int:
+        """Conversions that wait or run."""
+        with self._changed:
+            return sum(not each.is_ended for each in self._known.values())
+
+    def request(self, store: ReleaseReader, media: MediaItem) -> Conversion:
+        """Return the conversion of an item, started unless it is there or under way.
+
+        Raises:
+            BusyError: when too many wait.
+            MissingMediaError: when the item's file is gone or has changed.
+        """
+        if not is_remote(media.uri):
+            check_local(store, media)
+        name = f"{digest_of([REVISION, media.digest or [media.uri, media.signature]])}.mp4"
+        refused = conversion_of(media.facts, media.size, self.limits)
+        with self._changed:
+            found = self._known.get(name)
+            if found is not None and not self._is_outdated(found):
+                return found
+            conversion = Conversion(name, store, media)
+            if refused.how == "stills":
+                conversion.state, conversion.message = "failed", refused.why
+                return conversion
+            if self._path(name).exists():
+                conversion.state = "ready"
+            elif len(self._waiting) >= self.limits.waiting:
+                raise BusyError(f"{len(self._waiting)} videos wait to be converted; try again in a minute.")
+            else:
+                self._waiting.append(conversion)
+                self._start()
+            self._known[name] = conversion
+            while len(self._known) > _KEPT and next(iter(self._known.values())).is_ended:
+                self._known.popitem(last=False)
+            self._changed.notify()
+        return conversion
+
+    def open(self, conversion: Conversion) -> BinaryIO:
+        """Open a converted file.
+
+        Raises:
+            MissingMediaError: when the conversion failed, or its file was removed meanwhile.
+        """
+        if conversion.state != "ready":
+            raise MissingMediaError(conversion.message or "It is not converted yet.")
+        path = self._path(conversion.name)
+        try:
+            file = path.open("rb")
+            os.utime(path)
+        except OSError as error:
+            raise MissingMediaError(f"The converted copy can't be read: {error.strerror}.") from None
+        return file
+
+    def close(self) -> None:
+        """End what is under way."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            children = list(self._children)
+            self._changed.notify_all()
+        for child in children:
+            child.kill()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _is_outdated(self, conversion: Conversion) -> bool:
+        """A copy that was removed from the cache is made again; a failure is tried again after a while."""
+        if conversion.state == "ready":
+            return not self._path(conversion.name).exists()
+        return conversion.state == "failed" and time.monotonic() - conversion.ended_at > _KEPT_FAILURE_S
+
+    def _path(self, name: str) -> Path:
+        if self._folder is None:
+            return private_folder("converted") / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / name
+
+    def _start(self) -> None:
+        if not self._threads:
+            for number in range(self.limits.running):
+                thread = threading.Thread(target=self._work, name=f"conversions-{number}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                conversion = self._waiting.popleft()
+                conversion.state = "running"
+            message = self._made(conversion)
+            if message:
+                _LOG.info("conversion", extra={"fields": {"uid": conversion.media.uid[:300], "error": message}})
+            with self._changed:
+                conversion.ended_at = time.monotonic()
+                conversion.message = message
+                conversion.state = "failed" if message else "ready"
+                self._changed.notify_all()
+
+    def _made(self, conversion: Conversion) -> str:
+        """Convert a video; returns why that failed, empty when it did not."""
+        media, target = conversion.media, self._path(conversion.name)
+        try:
+            with ExitStack() as stack:
+                if is_remote(media.uri):
+                    http = http_settings(conversion.store, media.source)
+                    source = stack.enter_context(open_input(media.uri, media.signature, "convert", http, media.digest))
+                else:
+                    source = uri_to_path(media.uri)
+                local = stack.enter_context(arriving(target))
+                message = self._run(conversion, source, local)
+                if message:
+                    # Nothing of a half-made file is kept.
+                    raise _FailedError(message)
+                if not is_remote(media.uri):
+                    check_local(conversion.store, media)
+            evict(target.parent, target, self.limits.cache_bytes)
+        except _FailedError as error:
+            return str(error)
+        except (CliploomError, ItemError, OSError) as error:
+            _LOG.info("conversion", extra={"fields": {"error": str(error)}})
+            return "The file is gone, has changed, or can't be read."
+        return ""
+
+    def _run(self, conversion: Conversion, source: Path, target: Path) -> str:
+        request = {
+            "source": str(source),
+            "target": str(target),
+            "facts": asdict(conversion.media.facts),
+            "limits": asdict(self.limits),
+            "parent": os.getpid(),
+        }
+        late = threading.Event()
+        command = python_command("cliploom.serving.converting", json.dumps(request))
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+
+            def stop() -> None:
+                late.set()
+                child.kill()
+
+            clock = threading.Timer(self.limits.seconds, stop)
+            clock.daemon = True
+            with self._changed:
+                self._children.add(child)
+                if self._closed:
+                    child.kill()
+            clock.start()
+            last: dict[str, object] = {}
+            try:
+                for line in child.stdout or ():
+                    last = json.loads(line)
+                    if "share" in last:
+                        conversion.share = float(str(last["share"]))
+            except ValueError:
+                child.kill()
+            finally:
+                clock.cancel()
+                child.wait()
+                with self._changed:
+                    self._children.discard(child)
+        if late.is_set():
+            return f"Converting it takes longer than {self.limits.seconds:g} s; stills are shown."
+        if "error" in last:
+            return str(last["error"]).replace(str(source), conversion.media.uid).replace(source.name, "the file")
+        return "" if "done" in last else "Converting it ended the process; the file may be damaged."
+
+
+class _FailedError(Exception):
+    """A conversion failed; the message is for a person."""

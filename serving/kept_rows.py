@@ -1,0 +1,44 @@
+"""Rows of a table in memory, found by a number without going through the table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class KeptRows:
+    """A frame in the order of a column of numbers.
+
+    >>> rows = KeptRows(pl.DataFrame({"row_id": [7, 3, 5], "text": ["c", "a", "b"]}), "row_id")
+    >>> rows.find([3, 7, 8])["text"].to_list(), rows.between(3, 5)["text"].to_list()
+    (['a', 'c'], ['a', 'b'])
+    """
+
+    def __init__(self, frame: pl.DataFrame, key: str) -> None:
+        """Sort it.
+
+        Args:
+            frame: the rows.
+            key: the column, int64 without nulls.
+        """
+        self.frame = frame.sort(key).rechunk()
+        self._keys: NDArray[np.int64] = self.frame[key].to_numpy()
+
+    def find(self, numbers: Collection[int]) -> pl.DataFrame:
+        """The rows of these numbers, in their order in the table; several where a number has several."""
+        wanted = np.unique(np.fromiter(numbers, np.int64, len(numbers)))
+        first, end = (np.searchsorted(self._keys, wanted, side) for side in ("left", "right"))
+        if (end - first <= 1).all():
+            return self.frame[first[end > first]]
+        return self.frame[np.concatenate([np.arange(a, b) for a, b in zip(first, end, strict=True)])]
+
+    def between(self, least: int, most: int) -> pl.DataFrame:
+        """The rows whose numbers are at least ``least`` and at most ``most``."""
+        first, end = np.searchsorted(self._keys, least, "left"), np.searchsorted(self._keys, most, "right")
+        return self.frame[int(first) : int(end)]
