@@ -35,7 +35,7 @@ PLACES: dict[str, str] = {
     "rewrite": "cliploom.transforms.work.shards:rewrite_part",
     "create_table": "deltalake:DeltaTable.create",
     "commit": "deltalake:DeltaTable.create_write_transaction",
-    "index_file": "faiss:write_index",
+    "index_file": "cliploom.transforms.index.build:write_faiss_file",
     "hdf5_item": "cliploom.transforms.store.hdf5:_Writer.write",
     "hdf5_master": "cliploom.transforms.exports.hdf5:write_master",
     "publish": "cliploom.transforms.publish.final:append_release",

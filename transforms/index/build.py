@@ -165,12 +165,21 @@ def write_index(index: Any, out: Path) -> None:
     """
     partial = out.with_name(out.name + ".partial")
     try:
-        # FAISS's own files only print a warning when the last bytes find no room.
-        with partial.open("wb") as file:
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        write_faiss_file(index, partial)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_faiss_file(index: Any, path: Path) -> None:
+    """Write a FAISS index to a file that nobody reads yet.
+
+    Raises:
+        OSError: when the file can't be written whole. FAISS's own files only print a warning when their last bytes find
+            no room.
+    """
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def list_ids(index: Any) -> Iterator[NDArray[np.int64]]:
