@@ -39,7 +39,9 @@ from cliploom.transforms.model_files.look import look
 from cliploom.transforms.search.searching import open_store
 
 MODELS = Path(__file__).with_name("saved_models")
-VOCABULARY = sorted({word.lower() for names in class_names() for word in words_of(" ".join(names))} | {"a", "dog"})
+VOCABULARY = sorted(
+    {word.lower() for names in class_names() for word in words_of(" ".join(names))} | {"a", "dog", "of", "or", "photo"}
+)
 WORDS = "".join(f"{word} {number % 7} {number % 5} 1 .5\n" for number, word in enumerate(VOCABULARY))
 
 

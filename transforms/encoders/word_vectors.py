@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cliploom.transforms.encoders.word_table import WordTable
 
 OUTPUT = "embedding"
+_MOST_TOLD = 1000
+"""Unknown words for which near ones are looked for, by one opened model."""
 
 
 class UnknownWordsWarning(UserWarning):
@@ -146,6 +148,7 @@ class Phrases:
 
     def __init__(self, table: WordTable) -> None:
         self._table = table
+        self._told: dict[str, str] = {}
 
     def vector(self, phrase: Any) -> tuple[NDArray[np.float32], list[str]]:
         """The mean of the known words, and the words that are not known.
@@ -180,8 +183,11 @@ class Phrases:
 
     def unknown(self, word: str) -> str:
         """That a word has no vector, and which ones near it do."""
-        near = self._table.nearest(word.lower())
-        return f"{word!r} is not known" + (f" (near: {', '.join(near)})" if near else "")
+        if word not in self._told and len(self._told) < _MOST_TOLD:
+            # Looking for near words takes long, and many phrases may share an unknown one.
+            near = self._table.nearest(word.lower())
+            self._told[word] = f"{word!r} is not known" + (f" (near: {', '.join(near)})" if near else "")
+        return self._told.get(word, f"{word!r} is not known")
 
 
 def names_of(phrase: str) -> list[str]:
