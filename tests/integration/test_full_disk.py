@@ -97,9 +97,9 @@ def test_a_full_temporary_folder_is_named(project: Project, tmp_path: Path) -> N
 
 
 def test_a_limit_of_file_sizes_is_told_in_one_sentence(project: Project) -> None:
-    ended = run_cliploom(project, project.store, "ulimit -f 12")
+    ended = run_cliploom(project, project.store, "ulimit -f 8")
     assert ended.code == 4, ended
-    assert "a file may have at most 12288 bytes here (ulimit -f); raise the limit and run again." in ended.last
+    assert "a file may have at most 8192 bytes here (ulimit -f); raise the limit and run again." in ended.last
     assert "Traceback" not in ended.printed
 
 
