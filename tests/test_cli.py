@@ -152,6 +152,7 @@ def test_listings_print_tables_and_json(cliploom: Command, built_store: SmallSto
     assert [row["release"] for row in rows] == [1]
     assert set(rows[0]) == {
         "release", "created_at", "run", "items", "rows", "failed", "bytes", "seconds", "changed", "note",
+        "precision", "quantised",
     }  # fmt: skip
     assert "1 item: NoVideo in probe (permanent)" in cliploom("failures", built_store.store).out
     failures = json.loads(cliploom("failures", built_store.store, "--json").out)

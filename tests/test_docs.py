@@ -107,7 +107,10 @@ def test_commands_and_options_exist(page: Path) -> None:
                 continue
             assert words[1] in commands, f"{page.name}: {shlex.join(words)}"
             own = words[2 : words.index("--")] if "--" in words else words[2:]
-            known = {name for each in commands[words[1]].params for name in each.opts} | {"--help", "--debug"}
+            command = commands[words[1]]
+            # A group, such as ``models``, has commands of its own.
+            command = getattr(command, "commands", {}).get(next(iter(own), ""), command)
+            known = {name for each in command.params for name in each.opts} | {"--help", "--debug"}
             given = {word.partition("=")[0] for word in own if re.match(r"--[a-z]", word)}
             assert given <= known, f"{page.name}: {shlex.join(words)}: {sorted(given - known)}"
 

@@ -222,6 +222,8 @@ def test_release_rows_tell_what_changed(small_store: SmallStore) -> None:
         "seconds",
         "changed",
         "note",
+        "precision",
+        "quantised",
     ]
     assert [(row["release"], row["items"], row["failed"], row["rows"]) for row in rows[:2]] == [
         (1, 7, 1, 24),
