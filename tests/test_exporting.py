@@ -94,11 +94,11 @@ def test_file_is_named_by_what_it_is_made_from() -> None:
     assert tasks_of("x", export, feature(table="features/f/d"), contents)[0].path != tasks[0].path
 
 
-def test_release_lists_the_file_that_readers_open_first(built_store: SmallStore) -> None:
-    release = built_store.run().release
+def test_release_lists_the_file_that_readers_open_first(small_store: SmallStore) -> None:
+    release = small_store.run().release
     master, *parts = release.exports["frames_h5"].files
     assert master.path.startswith("hdf5/frames_h5/master-")
     assert all(part.path.startswith("hdf5/frames_h5/part-") for part in parts)
     assert release.exports["looks_h5"].files[0].path.startswith("hdf5/looks_h5/single-")
     for entry in (file for export in release.exports.values() for file in export.files):
-        assert (built_store.store / entry.path).stat().st_size == entry.size
+        assert (small_store.store / entry.path).stat().st_size == entry.size

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import SpecError
-from cliploom.transforms.heads.ridge import MOST_WIDTH, ridge_map
+from cliploom.transforms.heads.ridge import MOST_WIDTH, fits_ridge, ridge_map
 from cliploom.transforms.heads.word_figures import BOTH, FOUND, SEEN, UNSEEN, NamedItems, word_figures
 from cliploom.transforms.metrics.chance import chance_of_precision
 
@@ -119,5 +119,8 @@ def test_wide_inputs_are_refused_before_memory_is_taken() -> None:
     def batch(places: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         return np.zeros((len(places), MOST_WIDTH + 1), np.float32), np.ones((len(places), 2), np.bool_)
 
+    # Few items span a small space, whatever the width of their vectors; the published DeViSE has 25,088 numbers.
+    assert fits_ridge(60, 25_088)
+    assert not fits_ridge(100_000, 25_088)
     with pytest.raises(SpecError, match="Use method: head"):
-        ridge_map(5, batch, np.eye(2, dtype=np.float32), 0)
+        ridge_map(100_000, batch, np.eye(2, dtype=np.float32), 0)

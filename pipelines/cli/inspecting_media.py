@@ -52,8 +52,10 @@ def inspect_media(path: Path, samples: Sequence[str], shown: int, *, decoded: bo
 def parse_sample(text: str) -> Sampling:
     """Parse a sampling as written in a spec.
 
-    >>> parse_sample("every: 1s"), parse_sample("{uniform: 8}"), parse_sample("keyframes")
-    (Every(every=1.0, max_frames=None), Uniform(uniform=8), Keyframes(keyframes=True))
+    >>> parse_sample("every: 1s"), parse_sample("{uniform: 8}")
+    (Every(every=1.0, max_frames=None, distinct=None), Uniform(uniform=8, distinct=None))
+    >>> parse_sample("keyframes")
+    Keyframes(keyframes=True, distinct=None)
 
     Raises:
         SpecError: if it is not a sampling; quotes it.

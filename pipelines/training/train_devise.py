@@ -27,6 +27,7 @@ from cliploom.schemas.spec import Spec
 from cliploom.schemas.vector_heads import CLIP, TRAIN, VALIDATION, DeviseSpec, VectorHeadCard
 from cliploom.transforms.heads.dataset import Reading, Videos, gather, reading_facts, split_of_video
 from cliploom.transforms.heads.pooling import input_groups
+from cliploom.transforms.heads.ridge import fits_ridge
 from cliploom.transforms.heads.sketches import sketch_of
 from cliploom.transforms.heads.towers import Tower
 from cliploom.transforms.heads.truths import classes_of, hot_rows, read_truths
@@ -168,7 +169,11 @@ def learn_devise(
     classes = data.vectors[seen]
     figures: dict[str, dict[str, RetrievalMetrics]] = {}
     made = {}
+    width = int(trained.batch(np.zeros(1, np.int64))[0].shape[1])
     for method in methods_of(head, unseen=bool(data.unseen.any())):
+        if method == "ridge" and head.method == "auto" and not fits_ridge(len(trained), width):
+            on_stage(f"ridge is left out: {len(trained)} items of {width} numbers are too many for a closed form")
+            continue
         on_stage(f"training {method}")
         (work / method).mkdir(exist_ok=True)
         made[method] = learn_method(head, method, trained, held_out, classes, work / method, on_stage)

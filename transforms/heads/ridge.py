@@ -21,6 +21,7 @@ from cliploom.transforms.metrics.average_precision import precision_of_ranking
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """As shares of the mean squared distance of a vector from the mean."""
 MOST_WIDTH = 8192
+"""Of the system that is solved: as wide as the vectors, or as many as the items where these are fewer."""
 _FOLDS, _BLOCK, _GALLERY = 10, 4096, 2048
 
 Batch = Callable[[NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
@@ -82,6 +83,11 @@ class _Sums:
             yield np.asarray(kernel, np.float32), np.asarray(target - mean @ kernel, np.float32)
 
 
+def fits_ridge(count: int, width: int) -> bool:
+    """Whether a closed form of so many items, of vectors of this width, takes a bounded amount of memory."""
+    return width <= MOST_WIDTH if count >= width else count * width <= MOST_WIDTH**2
+
+
 def ridge_map(
     count: int, batch: Batch, classes: NDArray[np.float32], seed: int, penalties: tuple[float, ...] = PENALTIES
 ) -> tuple[Layer, float]:
@@ -102,13 +108,13 @@ def ridge_map(
         Kernel float32 [D, E] and bias [E], and the penalty.
 
     Raises:
-        SpecError: for vectors that are too wide for it.
+        SpecError: for vectors that are too wide for it, and too many.
     """
     width = batch(np.zeros(1, np.int64))[0].shape[1]
-    if width > MOST_WIDTH:
+    if not fits_ridge(count, width):
         raise SpecError(
-            f"method: ridge solves a system as wide as its input; {width} numbers are more than {MOST_WIDTH}. "
-            "Use method: head, or an output that is narrower."
+            f"method: ridge solves a system as wide as its input; {width} numbers of {count} items are more than "
+            f"{MOST_WIDTH}. Use method: head, or an output that is narrower."
         )
     if count < width:
         # The map lies in the span of the items, which is smaller than their space.
