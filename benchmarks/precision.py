@@ -1,7 +1,7 @@
 """Precisions: bf16, int8 and int8_weights against f32, speed and agreement, of the built-in encoders.
 
 Pictures are those of the demo's clips, sentences are names of classes. All precisions of an encoder are measured in
-one process with the same samples; ``cliploom models bench`` does the same with one's own.
+one process with the same samples; ``cliploom models bench`` does the same with the encoders of a spec.
 """
 
 from __future__ import annotations

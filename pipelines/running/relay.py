@@ -1,4 +1,4 @@
-"""Progress of workers elsewhere: their heartbeats in the store are told to this machine's progress log."""
+"""Progress of workers on other machines: copies their heartbeats from the store into this machine's progress log."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         features=compiled.jobs if compiled is not None else {},
         media_limits=spec.limits.media.to_limits(),
         threads=_threads(target),
-        # Workers elsewhere can't write to the file; what they leave in the store is told to it by this process.
+        # Workers elsewhere can't write to the file; this process copies their heartbeats from the store into it.
         progress=options.progress if is_local(target) else "",
         stall_s=spec.limits.stall,
         http={name: source.http for name, source in spec.sources.items() if isinstance(source, MediaSource)},

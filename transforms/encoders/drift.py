@@ -14,6 +14,7 @@ from cliploom.schemas.models import ModelCard
 from cliploom.schemas.precision import QUANTISED
 from cliploom.transforms.encoders.agreement import GOLDEN_SENTENCES, golden_pictures, smallest_cosine
 from cliploom.transforms.encoders.base import Encoder
+from cliploom.transforms.literals import load_arrays
 
 CHECK_FILE = "check.npz"
 
@@ -44,9 +45,8 @@ def measure_drift(folder: Path, card: ModelCard, encoder: Encoder) -> float | No
     """
     if card.precision not in QUANTISED or not (folder / CHECK_FILE).exists():
         return None
-    with np.load(folder / CHECK_FILE, allow_pickle=False) as kept:
-        now = _vectors(card, encoder)
-        return min(smallest_cosine(now[name], kept[name]) for name in kept.files)
+    now = _vectors(card, encoder)
+    return min(smallest_cosine(now[name], kept) for name, kept in load_arrays(folder / CHECK_FILE).items())
 
 
 def _vectors(card: ModelCard, encoder: Encoder) -> dict[str, NDArray[np.float32]]:

@@ -20,6 +20,7 @@ from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import EncodeReport
 from cliploom.transforms.encoders.graph import GRAPH_FILE, count, finite_row
 from cliploom.transforms.encoders.runtime import CompiledGraph
+from cliploom.transforms.literals import map_array
 
 if TYPE_CHECKING:
     from cliploom.transforms.encoders.base import Row
@@ -43,7 +44,7 @@ class PatchEncoder:
         self._graph = CompiledGraph(folder / GRAPH_FILE, [self._name], card.precision, threads)
         self._side = card.preprocess.patch
         self._batch, self._most, _ = self._graph.input_shapes[0]
-        grid: NDArray[np.float32] = np.load(folder / POSITIONS)
+        grid: NDArray[np.float32] = np.array(map_array(folder / POSITIONS))
         self._positions = functools.lru_cache(_SHAPES)(lambda rows, columns: resized(grid, rows, columns))
         self._width = grid.shape[2]
 

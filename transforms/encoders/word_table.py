@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import CliploomError, short
+from cliploom.transforms.literals import map_array
 
 WORDS, ENDS, ROWS, VECTORS = "words.bin", "ends.npy", "rows.npy", "vectors.npy"
 _BLOCK = 1 << 24
@@ -38,9 +39,9 @@ class WordTable:
         """
         try:
             self._words = np.memmap(folder / WORDS, np.uint8, "r")
-            self._ends = np.load(folder / ENDS, mmap_mode="r")
-            self._rows = np.load(folder / ROWS, mmap_mode="r")
-            self._vectors = np.load(folder / VECTORS, mmap_mode="r")
+            self._ends = map_array(folder / ENDS)
+            self._rows = map_array(folder / ROWS)
+            self._vectors = map_array(folder / VECTORS)
         except (OSError, ValueError) as error:
             raise CliploomError(f"The word vectors in '{folder}' can't be opened: {error}.") from error
 

@@ -17,6 +17,7 @@ from cliploom.schemas.models import CARD_FILE
 from cliploom.schemas.vector_heads import VECTOR_KINDS
 from cliploom.transforms.heads.pooling import unit_rows
 from cliploom.transforms.heads.transform import LearnedStep, apply_steps, blank_row, read_steps, write_steps
+from cliploom.transforms.literals import load_arrays
 from cliploom.transforms.metrics.labels import in_top
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -168,8 +169,9 @@ def read_head(objects: ObjectStore, model: str) -> PlainHead:
                 f"{{kind: head, head: {name}}}, and search an index over it."
             )
         card = HeadCard.from_dict(facts)
-        with objects.local_copy(f"{model}/{WEIGHTS_FILE}") as local, np.load(local, allow_pickle=False) as weights:
-            kernel, bias = weights["kernel"].astype(np.float32), weights["bias"].astype(np.float32)
+        with objects.local_copy(f"{model}/{WEIGHTS_FILE}") as local:
+            weights = load_arrays(local)
+        kernel, bias = weights["kernel"].astype(np.float32), weights["bias"].astype(np.float32)
         steps: tuple[LearnedStep, ...] = ()
         if card.zero_shot is None:
             if card.spec.transform.steps:

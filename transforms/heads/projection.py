@@ -29,6 +29,7 @@ from cliploom.transforms.encoders.projected_text import PROJECTION_FILE
 from cliploom.transforms.encoders.registry import read_card
 from cliploom.transforms.encoders.runtime import CompiledGraph, named_result, save_graph, shared_models
 from cliploom.transforms.heads.towers import CONSE_TOP, GOLDEN_FILE, Tower, read_towers
+from cliploom.transforms.literals import load_arrays
 from cliploom.transforms.store.object_store import ObjectStore
 
 REVISION = 1
@@ -115,8 +116,9 @@ def prepare_projection(objects: ObjectStore, model: str, side: str, models: Path
 
 def _agreement(objects: ObjectStore, model: str, side: str, folder: Path) -> float:
     """Smallest cosine between the graph's vectors and those that the trained model gave for the same rows."""
-    with objects.local_copy(f"{model}/{GOLDEN_FILE}") as local, np.load(local, allow_pickle=False) as golden:
-        given, wanted = golden[f"{side}.given"], golden[f"{side}.wanted"]
+    with objects.local_copy(f"{model}/{GOLDEN_FILE}") as local:
+        golden = load_arrays(local)
+    given, wanted = golden[f"{side}.given"], golden[f"{side}.wanted"]
     least = smallest_cosine(Projection(folder).apply(given), wanted)
     if least < LEAST:
         raise CliploomError(

@@ -15,6 +15,7 @@ from cliploom.schemas.errors import StoreError
 from cliploom.schemas.models import CARD_FILE
 from cliploom.schemas.vector_heads import VECTOR_KINDS, VectorHeadCard
 from cliploom.transforms.heads.pooling import unit_rows
+from cliploom.transforms.literals import load_arrays
 from cliploom.transforms.store.object_store import ObjectStore
 
 TOWERS_FILE, GOLDEN_FILE = "towers.npz", "golden.npz"
@@ -123,8 +124,8 @@ def read_towers(objects: ObjectStore, model: str) -> tuple[VectorHeadCard, dict[
     """
     card = read_vector_card(objects, model)
     try:
-        with objects.local_copy(f"{model}/{TOWERS_FILE}") as local, np.load(local, allow_pickle=False) as file:
-            arrays = {name: file[name].astype(np.float32) for name in file.files}
+        with objects.local_copy(f"{model}/{TOWERS_FILE}") as local:
+            arrays = {name: array.astype(np.float32) for name, array in load_arrays(local).items()}
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         where = objects.uri_of(model)
         raise StoreError(f"The head in {where} is damaged ({type(error).__name__}: {error}); train it again.") from None

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.head_steps import BucketsStep, PcaStep, RangeStep, Step, VocabularyStep, ZscoreStep
 from cliploom.schemas.heads import InputColumn
+from cliploom.transforms.literals import load_arrays
 
 Constants = Mapping[str, NDArray[np.float32]]
 Block = NDArray[np.float32] | NDArray[np.object_]
@@ -203,13 +204,12 @@ def read_steps(file: Path | BinaryIO, steps: Sequence[Step], inputs: Sequence[In
     declared = steps_of_inputs(steps, inputs)
     constants: list[dict[str, NDArray[np.float32]]] = [{} for _ in declared]
     words: list[tuple[str, ...]] = [() for _ in declared]
-    with np.load(file, allow_pickle=False) as stored:
-        for key in stored.files:
-            place, _, name = key.partition(".")
-            if int(place) >= len(declared):
-                raise ValueError(f"constants of a step {place}, of {len(declared)}")
-            if name == _WORDS:
-                words[int(place)] = tuple(json.loads(stored[key].tobytes()))
-            else:
-                constants[int(place)][name] = stored[key].astype(np.float32)
+    for key, stored in load_arrays(file).items():
+        place, _, name = key.partition(".")
+        if int(place) >= len(declared):
+            raise ValueError(f"constants of a step {place}, of {len(declared)}")
+        if name == _WORDS:
+            words[int(place)] = tuple(json.loads(stored.tobytes()))
+        else:
+            constants[int(place)][name] = stored.astype(np.float32)
     return tuple(LearnedStep(*each) for each in zip(*zip(*declared, strict=True), constants, words, strict=True))

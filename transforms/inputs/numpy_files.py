@@ -6,7 +6,6 @@ headers with errors of Python's tokenizer. The layout is described in ``numpy.li
 
 from __future__ import annotations
 
-import ast
 import math
 import os
 import re
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.sizes import too_large
+from cliploom.transforms.literals import parse_literal
 from cliploom.transforms.store.zip_files import open_zip
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -184,7 +184,7 @@ def _header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tup
     text = stream.read(length).decode("utf-8" if magic[6] == 3 else "latin1", "replace")
     try:
         # Python 2 wrote whole numbers as 3L.
-        found = ast.literal_eval(_LONG.sub(r"\1", text).strip())
+        found = parse_literal(_LONG.sub(r"\1", text).strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ArrayFileError(f"{name} can't be read: its header is no literal of Python ({text[:60]!r}).") from None
     if not isinstance(found, dict) or found.keys() != {"descr", "fortran_order", "shape"}:
