@@ -85,6 +85,15 @@ def test_an_entry_point_that_is_no_family_is_refused(installed: Any) -> None:
         registry.family("three")
 
 
+def test_a_kind_that_two_packages_offer_is_refused(installed: Any) -> None:
+    installed("X = 3", {"twice": "first_one:X"}, "first_one")
+    installed("X = 3", {"twice": "second_one:X"}, "second_one")
+    with pytest.raises(
+        CliploomError, match=r"'twice' is offered by package 'first_one' and package 'second_one'; uninstall"
+    ):
+        registry.family("twice")
+
+
 def test_an_entry_point_can_not_replace_a_built_in(installed: Any) -> None:
     installed(documented_example(), {"minilm": "usurper:MeanColour"}, "usurper")
     assert registry.family("minilm").kind == "minilm"

@@ -50,7 +50,7 @@ class Options(EncoderOptions):
 
 
 class MeanColour(Family):
-    kind = "mean_colour"
+    kind = "shaded_colour"
     Options = Options
 
     def modality(self, options):
@@ -115,7 +115,7 @@ def write_encoder(folder: Path) -> Path:
     info.mkdir(parents=True, exist_ok=True)
     (folder / "mean_colour.py").write_text(ENCODER, encoding="utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mean-colour\nVersion: 1\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[cliploom.encoders]\nmean_colour = mean_colour:MeanColour\n")
+    (info / "entry_points.txt").write_text("[cliploom.encoders]\nshaded_colour = mean_colour:MeanColour\n")
     return folder
 
 
@@ -151,7 +151,7 @@ SPEC: dict[str, Any] = {
     "name": "nights",
     "store": "./store",
     "sources": {"clips": {"kind": "media", "glob": "media/**/*.*"}},
-    "encoders": {"tiny": {"kind": "mean_colour"}},
+    "encoders": {"tiny": {"kind": "shaded_colour"}},
     "features": {"frames": {"source": "clips", "sample": {"every": "1s"}, "encoder": "tiny"}},
     "indexes": {"frames": {"feature": "frames", "metric": "l2"}},
     "exports": {"h5": {"kind": "hdf5", "feature": "frames"}},

@@ -124,7 +124,7 @@ class Life:
             features["second"] = {"source": "clips", "sample": {"uniform": 2}, "encoder": "tiny"}
         self.project.write_spec(
             {
-                "encoders": {"tiny": {"kind": "mean_colour", "shade": self.shade}},
+                "encoders": {"tiny": {"kind": "shaded_colour", "shade": self.shade}},
                 "features": features,
                 "indexes": {"frames": {"feature": "frames", "metric": "l2", "kind": self.kind}},
                 "limits": {"max_failed": "100%", "max_deleted": "100%"},

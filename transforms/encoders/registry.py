@@ -40,7 +40,7 @@ _BUILT_IN: Mapping[str, str] = {
 
 def kinds() -> list[str]:
     """All kinds that a spec may name, sorted."""
-    return sorted({*_BUILT_IN, *_offered()})
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def family(kind: str) -> Family:
@@ -48,23 +48,26 @@ def family(kind: str) -> Family:
 
     Raises:
         SpecError: for an unknown kind, with the nearest known one.
-        CliploomError: when an installed package's family can't be loaded or is none.
+        CliploomError: when an installed package's family can't be loaded or is none, or two packages offer the kind.
     """
-    offered = _offered()
     if kind in _BUILT_IN:
         module, _, name = _BUILT_IN[kind].partition(":")
-        found = getattr(importlib.import_module(module), name)
-    elif kind in offered:
-        try:
-            found = offered[kind].load()
-        except (Exception, SystemExit) as error:
-            raise CliploomError(
-                f"The encoder '{kind}' of {_origin(offered[kind])} can't be loaded: {type(error).__name__}: {error}."
-            ) from error
-    else:
+        built_in: type[Family] = getattr(importlib.import_module(module), name)
+        return built_in()
+    offered = list(entry_points(group=GROUP, name=kind))
+    if not offered:
         raise UnknownNameError(f"There is no encoder kind '{kind}'{nearest(kind, kinds())}")
+    if len(offered) > 1:
+        origins = " and ".join(sorted(map(_origin, offered)))
+        raise CliploomError(f"The encoder '{kind}' is offered by {origins}; uninstall all but one of them.")
+    try:
+        found = offered[0].load()
+    except (Exception, SystemExit) as error:
+        raise CliploomError(
+            f"The encoder '{kind}' of {_origin(offered[0])} can't be loaded: {type(error).__name__}: {error}."
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Family)):
-        raise CliploomError(f"The encoder '{kind}' of {_origin(offered[kind])} is not a class that extends Family.")
+        raise CliploomError(f"The encoder '{kind}' of {_origin(offered[0])} is not a class that extends Family.")
     return found()
 
 
@@ -154,10 +157,6 @@ def referred_models(card: ModelCard) -> tuple[str, ...]:
     """Digests of the other model folders that must stand beside this one for text queries."""
     parent, separator, rest = card.text_tower.partition("../")
     return (rest.split("/")[0],) if separator and not parent else ()
-
-
-def _offered() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def _origin(point: EntryPoint) -> str:
