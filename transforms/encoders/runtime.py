@@ -20,6 +20,7 @@ from openvino import opset13 as op
 
 from cliploom.schemas.errors import CliploomError, PrecisionError
 from cliploom.schemas.models import Precision
+from cliploom.transforms.encoders.mapped_files import drop_resident_pages
 
 T = TypeVar("T")
 
@@ -99,6 +100,8 @@ class CompiledGraph:
                 self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise CliploomError(f"The graph {graph} can't be opened: {last_line(error)}.") from error
+        if isinstance(graph, Path):
+            drop_resident_pages(graph.with_suffix(".bin"))
         ports = self._compiled.outputs
         self._outputs = {name: _place(ports, name, graph) for name in outputs}
         self.input_shapes = tuple(_shape(port) for port in self._compiled.inputs)
