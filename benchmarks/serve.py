@@ -74,6 +74,15 @@ def make_store(folder: Path, rows: int, clips: int) -> Path:
     return folder / "store"
 
 
+def add_sentences(folder: Path, videos: int, number: int) -> None:
+    """Append made-up videos to the source, none of which was there before, for a night that has something to do."""
+    with (folder / "said.csv").open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        for row in range(videos * ROWS_A_VIDEO):
+            uid, at = f"added-{number}-{row // ROWS_A_VIDEO:06d}", row % ROWS_A_VIDEO
+            writer.writerow([uid, f"number {number + row} was added", 5 * at, 5 * at + 5])
+
+
 def memory_mb(process: int) -> float:
     """Resident memory of a process."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
@@ -108,8 +117,8 @@ def line(name: str, taken: Sequence[float], more: str = "") -> str:
     return f"{name:<28} p50 {p50:8.1f} ms  p99 {p99:8.1f} ms  {len(taken):>6} answers  {more}"
 
 
-async def measure(url: str, rate: float, seconds: float, clips: int) -> None:
-    """Ask for everything, one kind after the other."""
+async def measure(url: str, folder: Path, rate: float, seconds: float, clips: int) -> None:
+    """Ask for everything, one kind after the other, and for words once more beside a night that runs."""
     asked = words()[SENTENCES:]
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=200)) as client:
         model: list[float] = []
@@ -123,6 +132,12 @@ async def measure(url: str, rate: float, seconds: float, clips: int) -> None:
         taken, failed = await open_loop(rate, seconds, by_text)
         share = f"of it the model p50 {np.median(model):.1f} ms; {failed} failed"
         print(line(f"words, {rate:g}/s open loop", taken, share))
+        add_sentences(folder, 40 * int(seconds), len(model))
+        night = ["chrt", "--idle", "0", sys.executable, "-m", "cliploom", "run", str(folder / "cliploom.yaml")]
+        with subprocess.Popen(night, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as beside:
+            taken, failed = await open_loop(rate, seconds, by_text)
+            ended = beside.poll() is not None
+        print(line("  beside a run (chrt --idle)", taken, f"{failed} failed" + "; the run ended before" * ended))
 
         rng = np.random.default_rng(0)
         vectors = rng.normal(size=(64, 384)).round(4).tolist()
@@ -229,7 +244,7 @@ def main(argv: list[str]) -> int:
                 first(url, server)
                 print(f"start to first answer        {time.perf_counter() - begun:.1f} s")
                 if options.seconds:
-                    asyncio.run(measure(url, options.rate, options.seconds, options.clips))
+                    asyncio.run(measure(url, folder, options.rate, options.seconds, options.clips))
                 print(f"memory                       {memory_mb(server.pid):.0f} MB, the index's files {index:.0f} MB")
                 if options.load_seconds:
                     well = measure_load(url, folder, options.load_rate, options.load_seconds)
