@@ -159,12 +159,10 @@ def _search_lists(
     exact_all = scores.astype(np.float64)
     if shard.recipe.metric == "l2":
         exact_all = -np.sqrt(np.maximum(exact_all, 0))
-    if whole.all():
-        return [(ids[: last + 1], exact[: last + 1]) for ids, exact in zip(found, exact_all, strict=True)]
+    answers = list(zip(found[:, : last + 1], exact_all[:, : last + 1], strict=True))
     outward = np.float32(np.inf if shard.recipe.metric == "l2" else -np.inf)
-    answers = []
-    for number, query in enumerate(queries):
-        ids, raw = found[number], scores[number]
+    for number in np.flatnonzero(~whole).tolist():
+        query, ids, raw = queries[number], found[number], scores[number]
         if ask > k and ids[k] >= 0 and raw[k] == raw[k - 1]:
             radius = float(np.nextafter(raw[k], outward))
             parameters = _visiting(visited.get(number, _lists_visited(shard, kept)), kept)
@@ -172,7 +170,7 @@ def _search_lists(
         if not ids.size or ids.min() < 0:
             raw, ids = raw[ids >= 0], ids[ids >= 0]
         exact = raw.astype(np.float64)
-        answers.append(_best(ids, -np.sqrt(np.maximum(exact, 0)) if shard.recipe.metric == "l2" else exact, k))
+        answers[number] = _best(ids, -np.sqrt(np.maximum(exact, 0)) if shard.recipe.metric == "l2" else exact, k)
     return answers
 
 
