@@ -24,6 +24,7 @@ CORE = [
     "obstore>=0.12,<0.13",
     "openvino>=2026.4",
     "pillow>=12.1",
+    "simplejpeg>=1.9",
     "polars>=2.1,<3",
     "pyarrow>=25,<26",
     "pysubs2>=1.8,<2",

@@ -180,10 +180,11 @@ def test_a_gif_whose_codes_are_damaged_is_told(tmp_path: Path) -> None:
     ("name", "options", "least"),
     [
         ("a.jpg", {"progressive": True}, 6),
+        ("a.jpg", {}, 5),
         ("a.tif", {"compression": "tiff_adobe_deflate"}, 8),
         ("a.tif", {"compression": "tiff_lzw"}, 6),
     ],
-    ids=["progressive JPEG", "deflated TIFF", "LZW TIFF"],
+    ids=["progressive JPEG", "JPEG", "deflated TIFF", "LZW TIFF"],
 )
 def test_stills_that_pillow_shows_in_silence_are_told(name: str, options: dict, least: int, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -197,6 +198,24 @@ def test_stills_that_pillow_shows_in_silence_are_told(name: str, options: dict, 
         except MediaError as error:
             told.append(str(error))
     assert sum(map(bool, told)) >= least, told
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "L"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("MPO", "L"), ("MPO", "RGB")]
+)
+def test_the_words_of_libjpeg_are_told(kind: str, mode: str, tmp_path: Path) -> None:
+    image = Image.fromarray(photo(3, 300, 200)).convert(mode)
+    path = tmp_path / "a.jpg"
+    if kind == "MPO":
+        image.save(path, "MPO", save_all=True, append_images=[image.resize((30, 20))])
+    else:
+        image.save(path, "JPEG", quality=90)
+    assert shown(path)[1] == ""
+    whole, told = path.read_bytes(), []
+    for number in range(8):
+        path.write_bytes(whole)
+        told.append(shown(overwrite(path, 0.3 + number / 20))[1])
+    assert sum("libjpeg says 'Corrupt JPEG data" in each for each in told) >= 2, told
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "CMYK", "I;16", "F"])

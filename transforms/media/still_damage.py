@@ -1,7 +1,8 @@
 """Damage of JPEG and TIFF pictures that Pillow does not report, since its libraries only count or swallow warnings.
 
-JPEG: libav's decoder reads the picture once more, at an eighth of its size and strictly. TIFF: strips and tiles that
-are deflated have checksums (RFC 1950), and those of LZW unpack to a known size (TIFF 6.0).
+JPEG: libjpeg-turbo and libav's decoder read the picture once more, at an eighth of its size and strictly; each notices
+what the other lets pass. TIFF: strips and tiles that are deflated have checksums (RFC 1950), and those of LZW unpack to
+a known size (TIFF 6.0).
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
+import simplejpeg
 from PIL import Image
 
 from cliploom.transforms.media.lzw import unpacked
 from cliploom.transforms.watchdog import alive
 
 _STRICT = {"err_detect": "explode", "lowres": "3"}
-_PLAIN_MODES = frozenset({"L", "RGB"})
+# The colours in which libjpeg-turbo is asked for a picture of each mode.
+_COLOURS = {"L": "GRAY", "RGB": "GRAY", "CMYK": "CMYK"}
 _LZW, _DEFLATE = 5, frozenset({8, 32946})
 _AT_ONCE = 1 << 20
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _PLANAR = 256, 257, 258, 259, 277, 278, 284
@@ -26,19 +29,41 @@ _STRIPS, _TILES, _TILE_SIZE = (273, 279), (324, 325), (322, 323)
 
 def undecodable(image: Image.Image, path: Path) -> str:
     """Sentence about data of a picture that could not be decoded, though Pillow gave a whole one; or empty."""
-    if image.format == "JPEG" and image.mode in _PLAIN_MODES:
-        return _jpeg(path)
+    if image.format in ("JPEG", "MPO") and image.mode in _COLOURS:
+        return _jpeg(path.read_bytes(), image)
     if image.format == "TIFF":
         return _tiff(image, path)
     return ""
 
 
-def _jpeg(path: Path) -> str:
-    data = path.read_bytes()
+def _jpeg(data: bytes, image: Image.Image) -> str:
+    warning = _libjpeg_warning(data, _COLOURS[image.mode])
+    if warning:
+        return f"the picture is damaged; libjpeg says '{warning}'"
+    if image.format == "MPO" or image.mode == "CMYK":
+        return ""
     if _decodes(data, _STRICT) or not _decodes(data, {"lowres": "3"}):
         # What libav can't read at all, such as arithmetic coding, it can't judge.
         return ""
     return "the picture is damaged: some of its data can't be decoded"
+
+
+def _libjpeg_warning(data: bytes, colours: str) -> str:
+    """What libjpeg warns of; empty also for a picture that it can't read in these colours, which says nothing."""
+    try:
+        _decode_small(data, colours, strict=True)
+        return ""
+    except ValueError as error:
+        warning = str(error)
+    try:
+        _decode_small(data, colours, strict=False)
+    except ValueError:
+        return ""
+    return warning
+
+
+def _decode_small(data: bytes, colours: str, strict: bool) -> None:
+    simplejpeg.decode_jpeg(data, colours, True, True, min_height=1, min_width=1, min_factor=8, strict=strict)
 
 
 def _decodes(data: bytes, options: dict[str, str]) -> bool:
