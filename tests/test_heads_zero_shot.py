@@ -85,6 +85,7 @@ def test_names_are_predicted_measured_and_published(
     assert project.run().release.release == 2
     call = command(capsys)
     assert "needs no training" in call("train", project.spec, "--head", "names").err
+    assert "has no head to train" in call("train", project.spec).err
     assert "--kind labels" in call("evaluate", project.store, "--head", "names").err
     assert call("predict", project.store, project.media / "videos" / "cat.mp4", "--head", "names").out.startswith("cat")
 

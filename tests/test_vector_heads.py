@@ -16,7 +16,7 @@ from cliploom.pipelines.cli.scaffold import mermaid
 from cliploom.pipelines.planning.check import check_encoders
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
 from cliploom.pipelines.training.retraining import due_heads
-from cliploom.pipelines.training.train import take_over
+from cliploom.pipelines.training.train import only_head, take_over
 from cliploom.pipelines.training.train_devise import better_method
 from cliploom.pipelines.training.train_towers import pairs_of, prepare_towers
 from cliploom.pipelines.training.vector_training import PREVIOUS, VectorTraining
@@ -91,6 +91,15 @@ def test_a_spec_with_two_towers_is_valid(path: Path) -> None:
     assert spec.tags == {}
     lines = mermaid(spec).splitlines()
     assert {"  feature_clips --> head_joint", "  feature_speech --> head_joint"} <= set(lines)
+
+
+def test_the_only_head_needs_no_name(path: Path) -> None:
+    spec = load_spec(path)
+    (name,) = spec.heads
+    assert only_head(spec) == name
+    twice = spec.model_copy(update={"heads": {"first": spec.heads[name], "second": spec.heads[name]}})
+    with pytest.raises(SpecError, match="has the heads first, second; choose one with --head"):
+        only_head(twice)
 
 
 def test_the_defaults_are_those_of_the_tutorial() -> None:

@@ -27,8 +27,8 @@ def _target(given: str | None, command: str) -> str:
 
 @app.command()
 def train(
-    head: Annotated[str, typer.Option("--head", help="Which of the spec's heads.", show_default=False)],
     spec: SpecOrHereArgument = None,
+    head: Annotated[str | None, typer.Option("--head", help="Which of the spec's heads, if it has several.")] = None,
     accept_worse: Annotated[bool, typer.Option("--accept-worse", help="Use it also when it got worse.")] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -38,15 +38,16 @@ def train(
     The next run applies it. Needs cliploom[tensorflow].
     """
     from cliploom.pipelines.console import say, show, show_json
-    from cliploom.pipelines.training.train import train_head, trained_text
+    from cliploom.pipelines.training.train import only_head, train_head, trained_text
     from cliploom.schemas.spec_file import load_spec
     from cliploom.transforms.store.uris import absolute
 
     spec = find_spec(spec, "train")
+    loaded = load_spec(spec, overrides or ())
     found = train_head(
-        load_spec(spec, overrides or ()),
+        loaded,
         absolute(spec).parent,
-        head,
+        only_head(loaded) if head is None else head,
         lambda text: say(f"• {text}"),
         accept_worse=accept_worse,
     )

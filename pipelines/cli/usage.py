@@ -34,7 +34,9 @@ def usage_error(error: typer.TyperException, arguments: Sequence[str]) -> SpecEr
         surplus = message.rpartition("(")[2].rstrip(")")
         return SpecError(f"{surplus!r} is one argument too many; {see}.")
     if parameter is not None and type(error).__name__ == "MissingParameter":
-        return SpecError(f"The argument {parameter.name.upper()} is missing; {see}.")
+        option_name = next((name for name in parameter.opts if name.startswith("-")), None)
+        missing = f"option {option_name}" if option_name else f"argument {parameter.name.upper()}"
+        return SpecError(f"The {missing} is missing; {see}.")
     if parameter is not None:
         said = message.split(",")[0]
         name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()

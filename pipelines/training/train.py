@@ -117,6 +117,20 @@ class Trained:
     fresh: bool
 
 
+def only_head(spec: Spec) -> str:
+    """Name of the one head of a spec that is trained.
+
+    Raises:
+        SpecError: when it has none or several.
+    """
+    names = [name for name, head in spec.heads.items() if not isinstance(head, ZeroShotSpec)]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise SpecError(f"The spec has the heads {', '.join(sorted(names))}; choose one with --head.")
+    raise SpecError("The spec has no head to train; docs/heads.md shows how to write one.")
+
+
 def train_head(
     spec: Spec, base: Path, name: str, on_stage: Callable[[str], None], *, accept_worse: bool = False
 ) -> Trained:
