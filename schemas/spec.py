@@ -85,8 +85,10 @@ class IndexSpec(Model):
         feature: name of a feature.
         output: may be left out when the feature has one vector output.
         metric: larger scores are better with all of them; ``l2`` shows distances.
-        kind: ``flat`` compares with every row; ``ivf_sq8`` and ``hnsw`` are approximate and quicker; ``auto`` takes
-            ``flat`` up to 20,000 rows, else ``ivf_sq8``.
+        kind: ``flat`` compares with every row; ``ivf_sq8`` and ``hnsw`` are approximate and quicker; ``ivf_rabitq`` is
+            ``ivf_sq8`` with a bit a number in memory, which finds the candidates that the bytes then score; ``auto``
+            takes ``flat`` up to 20,000 rows, ``ivf_sq8`` up to ``memory``, else ``ivf_rabitq``.
+        memory: what ``auto`` may keep busy when it is searched, such as ``2GB``; without it, any amount.
         nprobe: fixes what is otherwise set to reach recall@10 of .95 on a held-back sample.
         d_miss: what a miss costs when hits are ranked by ``bimatch``; by default 2 for cosine, else 2000.
         shards: number of index files, of nearly equal rows; by default one for each 2,000,000 rows.
@@ -95,7 +97,8 @@ class IndexSpec(Model):
     feature: Name
     output: str | None = None
     metric: Literal["cosine", "dot", "l2"] = "cosine"
-    kind: Literal["auto", "flat", "ivf_sq8", "hnsw"] = "auto"
+    kind: Literal["auto", "flat", "ivf_sq8", "ivf_rabitq", "hnsw"] = "auto"
+    memory: Bytes | None = None
     nprobe: Count | None = None
     shards: Count | None = None
     d_miss: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

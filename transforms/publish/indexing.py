@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.digests import digest_of
-from cliploom.schemas.index import IndexRecipe
+from cliploom.schemas.index import INVERTED, IndexRecipe
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import FeatureEntry, FileEntry, IndexEntry, IndexShardEntry, Release
 from cliploom.schemas.spec import IndexSpec
-from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
+from cliploom.transforms.index.build import SHARD_ROWS, build_shard, rows_within, train, training_rows, write_index
 from cliploom.transforms.index.files import read_index
 from cliploom.transforms.index.fit import SAMPLE_ROWS, SAMPLE_SEED
 from cliploom.transforms.index.opened import open_shard
@@ -39,7 +39,8 @@ TRAINING_SEED, QUERY_SEED = 0, 1
 
 def index_recipe(spec: IndexSpec, output: str, config: str) -> str:
     """Return the digest of an index's declaration."""
-    return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe])
+    later = [spec.memory] if spec.memory is not None else []
+    return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe, *later])
 
 
 def intact_entry(plan: RunPlan, name: str) -> IndexEntry | None:
@@ -65,7 +66,8 @@ def next_upkeep(objects: ObjectStore, plan: RunPlan, draft: Release, name: str) 
     traced = ""
     if previous is not None and previous.recipe == recipe and previous.trained is not None:
         traced = traced_rows(objects, previous, feature.table, feature.outputs[previous.output].dim, set(rows))
-    return plan_upkeep(rows, spec.kind, recipe, spec.shards, previous, traced=traced)
+    fitting = rows_within(spec.memory, feature.outputs[str(spec.output)].dim)
+    return plan_upkeep(rows, spec.kind, recipe, spec.shards, previous, traced=traced, mapped_rows=fitting)
 
 
 def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int, parts: set[str]) -> str:
@@ -75,7 +77,7 @@ def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int
 
     Args:
         objects: the store.
-        previous: the index, of kind ``ivf_sq8``.
+        previous: the index, an inverted file.
         table: folder of the feature's table.
         dim: length of the vectors.
         parts: parts of the next table.
@@ -121,7 +123,7 @@ class PlanIndexes(PlanDoFn):
 
 def kept_centroids(upkeep: IndexUpkeep, previous: IndexEntry | None) -> FileEntry | None:
     """Return the centroids that an index continues to use; None for an index that became exact."""
-    return previous.trained if previous and not upkeep.retrain and upkeep.kind == "ivf_sq8" else None
+    return previous.trained if previous and not upkeep.retrain and upkeep.kind in INVERTED else None
 
 
 def _parts_of(upkeep: IndexUpkeep) -> list[str]:
