@@ -25,7 +25,7 @@ class IndexRecipe:
     nprobe: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -52,7 +52,7 @@ class IndexShard:
     parts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -74,7 +74,7 @@ class RowHit(NamedTuple):
     distance: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return self._asdict()
 
 
@@ -94,5 +94,5 @@ class MediaHit:
     hits: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self) | {"best": self.best.to_dict()}
