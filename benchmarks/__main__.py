@@ -22,7 +22,7 @@ HELPERS = {
 
 
 def names() -> list[str]:
-    """The benchmarks there are."""
+    """Return the benchmarks there are."""
     found = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
     return sorted(name for name in found if not name.startswith("_") and name not in HELPERS)
 

@@ -83,7 +83,7 @@ def found(photos: Path | None) -> Iterator[Image.Image]:
 
 
 def make_store(media: Path, spec: Path) -> Store:
-    """The store that a user gets by ``init`` and ``run``."""
+    """Return the store that a user gets by ``init`` and ``run``."""
     write_spec(media, spec, force=False)
     began = time.perf_counter()
     document = load_document(spec, [])
@@ -93,13 +93,13 @@ def make_store(media: Path, spec: Path) -> Store:
 
 
 def first_hit(store: Store, data: bytes, index: tuple[str, ...] | None) -> str:
-    """The uid of the best hit for a file; empty when there is none."""
+    """Return the uid of the best hit for a file; empty when there is none."""
     hits = store.ask(Query((QueryPart("bytes", data),), index=index, top=1)).hits
     return hits[0].uid if hits else ""
 
 
 def cropped(picture: Image.Image, share: float) -> Image.Image:
-    """The picture without its edges."""
+    """Return the picture without its edges."""
     width, height = picture.size
     left, top = round(width * (1 - share) / 2), round(height * (1 - share) / 2)
     return picture.crop((left, top, width - left, height - top))
@@ -113,7 +113,7 @@ def jpeg(picture: Image.Image, quality: int) -> bytes:
 
 
 def half(picture: Image.Image) -> Image.Image:
-    """The picture of half the size."""
+    """Return the picture of half the size."""
     return picture.resize((picture.width // 2, picture.height // 2))
 
 

@@ -41,7 +41,7 @@ Rows = dict[tuple[float, int], bytes]
 
 
 def scene(number: int, size: tuple[int, int]) -> Image.Image:
-    """A picture of a film that moves over a photograph."""
+    """Return a picture of a film that moves over a photograph."""
     photo = PHOTOS[number // 24 % len(PHOTOS)].load().convert("RGB")
     wide = photo.resize((size[0] * 5 // 4, size[1] * 5 // 4))
     left = number % 24 * (wide.width - size[0]) // 24
@@ -139,7 +139,7 @@ class Outcome:
 
 
 def rows_of(path: Path) -> tuple[Rows, str]:
-    """Rows of every picture, and what is said of the file.
+    """Return the rows of every picture, and what is said of the file.
 
     Raises:
         MediaError: when it is a failure.
@@ -161,7 +161,7 @@ def outcome(path: Path, sound: Rows) -> Outcome:
 
 
 def measure(name: str, folder: Path, seeds: Sequence[int], verbose: bool = False) -> Counter[str]:
-    """Outcomes of one codec: every kind of damage with every seed."""
+    """Return the outcomes of one codec: every kind of damage with every seed."""
     file, write = WRITERS[name]
     path = folder / file
     write(path)

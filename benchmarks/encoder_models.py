@@ -53,12 +53,12 @@ NEEDS = {"bit": "tensorflow", "s3d": "tensorflow", "clip": "transformers", "vgg1
 
 
 def options_of(name: str, folder: Path) -> dict[str, Any]:
-    """The options of an encoder, its files in ``folder``; with ``kind``."""
+    """Return the options of an encoder, its files in ``folder``; with ``kind``."""
     return OPTIONS[name] | {"model": str(folder / OPTIONS[name]["model"])}
 
 
 def _weights(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Weights that keep the size of what they are multiplied with."""
+    """Return the weights that keep the size of what they are multiplied with."""
     fan = int(np.prod(shape[:-1])) or 1
     return (rng.standard_normal(shape, np.float32) * (2 / fan) ** 0.5).astype(np.float32)
 

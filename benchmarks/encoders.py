@@ -42,7 +42,7 @@ class Group:
     Attributes:
         unit: what is counted.
         count: items of a round.
-        kind: of a model that a package brings; empty for those of ``encoder_models``.
+        kind: the kind of a model that a package brings; empty for those of ``encoder_models``.
         rivals: name -> what opens it, given the folder of models.
     """
 

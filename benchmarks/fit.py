@@ -52,7 +52,7 @@ _NOISE_SEED = 7  # other strings than those that scales are measured with
 
 
 def listed(text: str) -> list[str]:
-    """The nouns of a list."""
+    """Return the nouns of a list."""
     return [noun.strip() for noun in text.replace("\n", "").split(";")]
 
 
@@ -69,7 +69,7 @@ def best_hits(store: Store, queries: list[str], index: str) -> tuple[np.ndarray,
 
 
 def demo_store(folder: Path) -> Path:
-    """The demo, run."""
+    """Return the demo, run."""
     from cliploom.pipelines.demo.make import write_demo
     from cliploom.pipelines.running.run import RunOptions, run_spec
     from cliploom.schemas.spec_file import load_document, parse_document

@@ -62,7 +62,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def parents() -> list[int]:
-    """The parent of each process of this machine."""
+    """Return the parent of each process of this machine."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -73,7 +73,7 @@ def parents() -> list[int]:
 
 
 def measure(root: Path, clips: Path, target: str, workers: int, cluster: FlinkCluster) -> Cost:
-    """A first run over a folder, its model prepared before."""
+    """Return a first run over a folder, its model prepared before."""
     folder = Path(tempfile.mkdtemp(dir=root))
     (folder / "store").mkdir()
     (folder / "store" / "models").symlink_to(root / "models")

@@ -168,7 +168,7 @@ JOBS: dict[str, Callable[[Path], Callable[[], int]]] = {
 
 
 def _rate(name: str, folder: Path) -> float:
-    """Best of some runs, videos per CPU second."""
+    """Return the best of some runs, videos per CPU second."""
     job = JOBS[name](folder)
     job()
     rates = []

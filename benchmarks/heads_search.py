@@ -63,7 +63,7 @@ def write_part(path: Path, rows: int) -> None:
 
 
 def head() -> PlainHead:
-    """A zero-shot head of 400 classes."""
+    """Return a zero-shot head of 400 classes."""
     classes = tuple(HeadClass(number, f"class {number}") for number in range(LABELS))
     inputs = (InputColumn("frames", "semantic", "mean_semantic", DIM, ""),)
     settings = {"kind": "zero_shot", "feature": "frames", "labels": "names", "scores": "similarity"}
@@ -210,7 +210,7 @@ def show(rows: int, label_rows: int) -> None:
     """Print the table.
 
     Args:
-        rows: of the retrieval; a text for 20 rows.
+        rows: the rows of the retrieval; a text for 20 rows.
         label_rows: of the zero-shot labels.
     """
     lines: list[list[str]] = []

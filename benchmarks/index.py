@@ -48,7 +48,7 @@ class Corpus:
     exact: list[NDArray[np.int64]]
 
     def batches(self) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """All rows with their ids, in blocks."""
+        """Yield all rows with their ids, in blocks."""
         for at in range(0, len(self.vectors), BATCH):
             block = self.vectors[at : at + BATCH]
             yield np.arange(at, at + len(block)), block
@@ -71,14 +71,14 @@ def make_corpus(rows: int, queries: int, seed: int = 0) -> Corpus:
 
 
 def clock(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result and the CPU seconds of a call."""
+    """Return the result and the CPU seconds of a call."""
     start = time.process_time()
     result = work()
     return result, time.process_time() - start
 
 
 def by_hand(kind: Kind, corpus: Corpus, nprobe: int, lists: int) -> tuple[Callable[[NDArray[np.float32]], Any], float]:
-    """A FAISS index as one would write it oneself; its search and the CPU seconds of building it."""
+    """Return a FAISS index as one would write it oneself; its search and the CPU seconds of building it."""
     sample = corpus.vectors[: training_rows(len(corpus.vectors))]
     index: Any
     if kind == "flat":
@@ -95,7 +95,7 @@ def by_hand(kind: Kind, corpus: Corpus, nprobe: int, lists: int) -> tuple[Callab
 
 
 def build(kind: Kind, corpus: Corpus, folder: Path) -> tuple[OpenShard, float, float]:
-    """A tuned, open shard of this project; CPU seconds of building and of tuning."""
+    """Return a tuned, open shard of this project; CPU seconds of building and of tuning."""
     recipe = IndexRecipe("cosine", kind, DIM)
     rows = len(corpus.vectors)
 

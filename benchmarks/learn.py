@@ -67,7 +67,7 @@ heads:
 
 
 def sentences_of(video: int, count: int) -> list[str]:
-    """The sentences of a video: different ones, of a few words that they share."""
+    """Return the sentences of a video: different ones, of a few words that they share."""
     random = np.random.default_rng([1, video])
     places = PLACES.split()
     place = places[video % len(places)]
@@ -79,7 +79,7 @@ def sentences_of(video: int, count: int) -> list[str]:
 
 
 def clip_features(vectors: NDArray[np.float32], video: int, noise: float = 1.0) -> NDArray[np.float32]:
-    """Features of a whole video, float32 [rows, 1536].
+    """Return the features of a whole video, float32 [rows, 1536].
 
     Args:
         vectors: of its sentences, float32 [sentences, 384], of length 1; sentence i is at ``SPACING_S`` * i + 2 s.
@@ -104,8 +104,8 @@ def write_project(
         folder: made when missing.
         videos: how many.
         each: sentences of a video.
-        dims: of the towers.
-        noise: of the features, see ``clip_features``.
+        dims: the dims of the towers.
+        noise: the noise of the features, see ``clip_features``.
         rate: the learning rate.
     """
     (folder / "feats").mkdir(parents=True)
@@ -129,13 +129,13 @@ def write_project(
 def train_by_hand(
     store: str, epochs: int, seed: int, dims: tuple[int, int] = (DIM, DIM), rate: float = 1e-4
 ) -> dict[str, float]:
-    """The tutorial's model, loss and optimizer in PyTorch, over pairs in memory.
+    """Return the tutorial's model, loss and optimizer in PyTorch, over pairs in memory.
 
     Args:
         store: with the export ``pairs``.
         epochs: all are run.
-        seed: of weights and order.
-        dims: of the towers.
+        seed: the seed of weights and order.
+        dims: the dims of the towers.
         rate: the learning rate.
 
     Returns:

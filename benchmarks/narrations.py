@@ -56,7 +56,7 @@ HEADER = [
 
 
 def ours(folder: Path, corpus: Corpus, workers: int, precision: str) -> Usage:
-    """A first run over a new file, the model prepared in it."""
+    """Return a first run over a new file, the model prepared in it."""
     folder.mkdir()
     write_narrations(folder / "narration.json", corpus)
     (folder / "spec.yaml").write_text(SPEC.format(workers=workers, precision=precision))
@@ -74,7 +74,7 @@ def rival(root: Path, texts: Sequence[str], workers: int) -> tuple[float, float]
 
 
 def stored(folder: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """Vectors by encoded text, from the store."""
+    """Return the vectors by encoded text, from the store."""
     import polars as pl
 
     (config,) = (folder / "store" / "features" / "speech").iterdir()
@@ -95,7 +95,7 @@ def sampled(corpus: Corpus, count: int) -> tuple[list[str], int]:
 def compare(
     root: Path, name: str, corpus: Corpus, workers: int, sample: int, precisions: Sequence[str]
 ) -> list[list[object]]:
-    """The lines of the table for one set of texts."""
+    """Return the lines of the table for one set of texts."""
     texts, distinct = sampled(corpus, sample)
     times = [rival(root, texts, workers)]
     found = {}

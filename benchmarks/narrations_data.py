@@ -62,7 +62,7 @@ class Corpus:
 
 
 def sentences(corpus: Corpus) -> Iterator[str]:
-    """All texts, video by video."""
+    """Yield all texts, video by video."""
     rng = np.random.default_rng(corpus.seed)
     seen: set[str] = set()
     while len(seen) < corpus.narrations or corpus.repetition:

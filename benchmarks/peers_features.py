@@ -47,7 +47,7 @@ def ours(root: Path, clips: str) -> TreeUsage:
 
 
 def theirs(python: str, root: Path, rival: str, way: str, clips: str, model: Path) -> TreeUsage:
-    """A rival's run over a folder, always from nothing."""
+    """Return a rival's run over a folder, always from nothing."""
     out = root / f"out-{rival}-{way}-{clips}"
     command = [python, str(RIVALS / f"{rival}_features.py"), way, str(root / clips), str(model), str(out)]
     return run_tree(command, rival_environment(root))

@@ -42,7 +42,7 @@ RIVALS = Path(__file__).parent / "rivals"
 
 
 def truth(corpus: Corpus, depth: int = 50) -> list[NDArray[np.int64]]:
-    """The ten best items of each query: rows, best first, one of each item."""
+    """Return the ten best items of each query: rows, best first, one of each item."""
     deep = exact_top_k(corpus.batches(), corpus.queries, depth, "cosine")
     chosen = []
     for rows in deep:

@@ -35,7 +35,7 @@ CLIPS = {LITE0: 200, "bit": 24, "clip": 24, "s3d": 60}
 
 
 def rows_per_clip(name: str) -> int:
-    """Rows that a clip of 10 s gives with an encoder's sampling."""
+    """Return the rows that a clip of 10 s gives with an encoder's sampling."""
     return 10 if "every" in SAMPLES[name] else 1
 
 
@@ -47,7 +47,7 @@ def encoder_of(name: str, root: Path) -> dict[str, Any]:
 
 
 def by_hand(name: str, folder: Path) -> int:
-    """The loop: decode, encode in batches of 16 (clips one by one), keep the vectors in one file."""
+    """Return the loop: decode, encode in batches of 16 (clips one by one), keep the vectors in one file."""
     from cliploom.schemas.media import MediaLimits
     from cliploom.transforms.encoders.prepare import prepare_model
     from cliploom.transforms.encoders.registry import family, load
@@ -75,7 +75,7 @@ def by_hand(name: str, folder: Path) -> int:
 
 
 def measure_run(name: str, root: Path, folder: Path, clips: int, workers: int, cpus: list[int]) -> Usage:
-    """A first ``cliploom run`` over a folder, its models prepared before."""
+    """Return a first ``cliploom run`` over a folder, its models prepared before."""
     spec = root / f"spec-{clips}-{workers}.yaml"
     values = {"encoder": json.dumps(encoder_of(name, root)), "sample": json.dumps(SAMPLES[name])}
     spec.write_text(SPEC.format(clips=clips, workers=workers, folder=folder, output=OUTPUTS[name], **values))

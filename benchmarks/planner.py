@@ -207,7 +207,7 @@ def commit_of(folder: str, name: str) -> object:
 
 
 def listed(count: int, name: str) -> Iterator[Listed]:
-    """The files of a night, one at a time, as a walk through folders finds them."""
+    """Yield the files of a night, one at a time, as a walk through folders finds them."""
     moved = "new/" if name == "all renamed" else ""
     for number in range(count):
         if name == "0.1 % deleted" and number % 1000 == 5:
@@ -236,7 +236,7 @@ def facts(number: pl.Series) -> pl.Expr:
 
 
 def resolved() -> CompiledSpec:
-    """One feature, without a model."""
+    """Return one feature, without a model."""
     sample = Every.model_validate({"every": "1s"})
     table_folder = f"features/frames/{CONFIG[:12]}"
     job = FeatureJob("frames", "clips", "media", "{}", CONFIG, table_folder, "", None, {"pooled": 1280}, sample)
@@ -244,7 +244,7 @@ def resolved() -> CompiledSpec:
 
 
 def published(objects: ObjectStore) -> Release:
-    """The release that ``publish_first`` made."""
+    """Return the release that ``publish_first`` made."""
     return Release.model_validate_json(objects.get("first.json"))
 
 

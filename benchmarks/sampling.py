@@ -66,7 +66,7 @@ def _stamp(pixels: NDArray[np.uint8], number: int) -> None:
 
 
 def read_number(pixels: NDArray[np.uint8], short_side: float) -> int:
-    """The number in the middle of a picture that was scaled to ``short_side``."""
+    """Return the number in the middle of a picture that was scaled to ``short_side``."""
     block = PATCH / GRID * short_side / HEIGHT
     centre_y, centre_x = pixels.shape[0] / 2, pixels.shape[1] / 2
     number = 0

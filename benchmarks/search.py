@@ -41,17 +41,17 @@ print(time.perf_counter() - start)
 
 
 def uid_of(row: int) -> str:
-    """Uid of the item that has a row."""
+    """Return the uid of the item that has a row."""
     return f"v{row // ROWS_A_FILE:05d}"
 
 
 def kept_rows(rows: int, share: float) -> int:
-    """Rows of the first items, about that share of all."""
+    """Return the rows of the first items, about that share of all."""
     return min(rows, max(1, round(rows / ROWS_A_FILE * share)) * ROWS_A_FILE)
 
 
 def truth(corpus: Corpus, share: float) -> list[set[int]]:
-    """The ten best items' best rows of each query among the rows that a filter keeps."""
+    """Return the ten best items' best rows of each query among the rows that a filter keeps."""
     vectors = corpus.vectors[: kept_rows(len(corpus.vectors), share)]
     scores = corpus.queries @ vectors.T
     chosen = []
@@ -113,7 +113,7 @@ def rival_lines(python: str, root: Path, reached: dict[float, float]) -> list[tu
 
 
 def project(root: Path, options: argparse.Namespace) -> Corpus:
-    """The corpus, with a store of it in ``root``; one that is there already is used again."""
+    """Return the corpus, with a store of it in ``root``; one that is there already is used again."""
     corpus = make_corpus(options.rows, options.queries)
     if not (root / "store").exists():
         build(root, corpus.vectors, "ivf_sq8")

@@ -49,7 +49,7 @@ indexes:
 
 
 def words() -> list[str]:
-    """Sentences of a small grammar, in one order for all."""
+    """Return the sentences of a small grammar, in one order for all."""
     who = ["a man", "a woman", "a child", "a cook", "a dog", "two friends", "a farmer", "a nurse", "a cat", "a sailor"]
     does = ["opens", "washes", "cuts", "carries", "drops", "paints", "looks at", "lifts", "mends", "throws"]
     what = ["a box", "an apple", "a cup", "the door", "a rope", "a book", "a boat", "some bread", "a bicycle", "a lamp"]
@@ -84,7 +84,7 @@ def add_sentences(folder: Path, videos: int, number: int) -> None:
 
 
 def memory_mb(process: int) -> float:
-    """Resident memory of a process."""
+    """Return the resident memory of a process."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     return int(found[1]) / 1000 if found else 0.0
 
@@ -110,7 +110,7 @@ async def open_loop(rate: float, seconds: float, ask: Callable[[int], Awaitable[
 
 
 def line(name: str, taken: Sequence[float], more: str = "") -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     if not taken:
         return f"{name:<28} no answer {more}"
     p50, p99 = np.percentile(taken, [50, 99])
@@ -193,7 +193,7 @@ def nights(folder: Path) -> list[Step]:
 
 
 def known_nights(folder: Path) -> frozenset[str]:
-    """Items of nights that the newest release has, from an earlier load on the same folder."""
+    """Return the items of nights that the newest release has, from an earlier load on the same folder."""
     items = cliploom.open(folder / "store").items
     return frozenset(items.filter(pl.col("uid").str.starts_with("night-")).collect()["uid"].to_list())
 

@@ -68,7 +68,7 @@ class Load:
         """Nothing is asked yet.
 
         Args:
-            url: of the server.
+            url: the url of the server.
             store: the store that it serves, a folder on this machine.
             paths: further addresses to ask for, one after the other.
             steps: what happens meanwhile, in this order.

@@ -43,7 +43,7 @@ _FEW = 20
 
 
 def job_of(quantized: str) -> FeatureJob:
-    """A feature of frame-level shards."""
+    """Return a feature of frame-level shards."""
     source = TfrecordSource.model_validate(
         {"kind": "tfrecord", "format": "yt8m_frame", "glob": ["*"], "quantized": quantized}
     )
@@ -64,7 +64,7 @@ def job_of(quantized: str) -> FeatureJob:
 
 
 def shard_of(path: Path) -> Shard:
-    """The whole file as a shard of work."""
+    """Return the whole file as a shard of work."""
     status = path.stat()
     signature = f"{status.st_size}:{status.st_mtime_ns}"
     return Shard(("yt",), (ShardItem(str(path), signature, "1" * 40, "{}", (Duplicate(1, path.stem),)),))
@@ -100,7 +100,7 @@ def write_out(store: Path, quantized: str, part: str) -> None:
 
 
 def _fresh(path: Path) -> Path:
-    """A folder for a store that isn't there yet; the last one lies beside, so that removing it isn't timed."""
+    """Return a folder for a store that isn't there yet; the last one lies beside, so that removing it isn't timed."""
     return path.parent / f"store-{len(list(path.parent.glob('store-*')))}"
 
 
@@ -159,7 +159,7 @@ JOBS: dict[str, Callable[[Path, int], None]] = {
 
 
 def _measure_here(name: str, path: Path, count: int) -> dict[str, float]:
-    """Best of some runs; the first loads libraries and isn't counted."""
+    """Return the best of some runs; the first loads libraries and isn't counted."""
     JOBS[name](path, count)
     rates = []
     for _ in range(REPEATS):
@@ -170,7 +170,7 @@ def _measure_here(name: str, path: Path, count: int) -> dict[str, float]:
 
 
 def measure(count: int) -> dict[str, dict[str, float]]:
-    """Records per CPU second and peak memory of every job."""
+    """Return the records per CPU second and peak memory of every job."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         path = write_shard(Path(folder) / "frames.tfrecord", count)

@@ -92,7 +92,7 @@ def _write_tensorflow(path: Path, count: int) -> None:
 
 
 def _few(count: int) -> Iterator[Yt8mFrames]:
-    """The same few videos over and over."""
+    """Return the same few videos over and over."""
     few = _prepared()
     return (few[number % len(few)] for number in range(count))
 
@@ -112,7 +112,7 @@ JOBS: dict[str, Callable[[Path, int], None]] = {
 
 
 def _rate(name: str, path: Path, count: int) -> float:
-    """Best of some runs, records per CPU second; the first run loads libraries and is not counted."""
+    """Return the best of some runs, records per CPU second; the first run loads libraries and is not counted."""
     rates = []
     JOBS[name](path, count)
     for _ in range(REPEATS):
@@ -123,7 +123,7 @@ def _rate(name: str, path: Path, count: int) -> float:
 
 
 def measure(count: int = VIDEOS) -> dict[str, float]:
-    """Records per CPU second of each job, each in a process of its own on one shard."""
+    """Return the records per CPU second of each job, each in a process of its own on one shard."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_shard(Path(folder) / "frames.tfrecord", count)
         rates = {}

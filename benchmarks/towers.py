@@ -90,7 +90,7 @@ def _learner(pairs: dict[str, PairSet]) -> Any:
 
 
 def tutorial_loader(folder: Path) -> Callable[[], int]:
-    """A file a text, and the mean of its rows of the features' file."""
+    """Return a file a text, and the mean of its rows of the features' file."""
     import torch
 
     folder = folder / FOLDER
@@ -114,13 +114,13 @@ def tutorial_loader(folder: Path) -> Callable[[], int]:
 
 
 def our_loader(folder: Path) -> Callable[[], int]:
-    """The batches that ``cliploom train`` takes."""
+    """Return the batches that ``cliploom train`` takes."""
     learner = _learner(_pairs(folder))
     return lambda: sum(len(clips) for clips, _, _ in learner.batches(1))
 
 
 def bare_epoch(folder: Path) -> Callable[[], int]:
-    """The same step over batches that are in memory as tensors."""
+    """Return the same step over batches that are in memory as tensors."""
     learner = _learner(_pairs(folder))
     batches = list(learner.batches(1))
 
@@ -132,7 +132,7 @@ def bare_epoch(folder: Path) -> Callable[[], int]:
 
 
 def our_epoch(folder: Path) -> Callable[[], int]:
-    """An epoch of ``cliploom train``."""
+    """Return an epoch of ``cliploom train``."""
     learner = _learner(_pairs(folder))
 
     def job() -> int:

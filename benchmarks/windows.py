@@ -86,7 +86,7 @@ def drop_from_cache(folder: Path) -> None:
 
 
 def load(who: str, root: Path, workers: int, moments: Path) -> tuple[float, float, float]:
-    """Seconds to open, seconds to read all, and the sum of what was read."""
+    """Return the seconds to open, seconds to read all, and the sum of what was read."""
     arguments = [who, str(root), str(workers), str(moments)]
     done = subprocess.run([sys.executable, "-c", LOAD, *arguments], capture_output=True, text=True, check=True)
     opened, seconds, total = map(float, done.stdout.split()[-3:])

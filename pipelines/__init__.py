@@ -1,1 +1,1 @@
-"""How it is put together: command line, plan, building the Beam graph, running it, and the demo."""
+"""Orchestration: the command line, planning, building and running the Beam graph, training, and the demo."""

@@ -1,4 +1,4 @@
-"""What a person sees: progress, summaries, listings. Results go to stdout, all else to stderr."""
+"""Terminal output: progress, summaries, listings. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 _LEAST_COLUMN = 8
 
 
-# Control characters, and those that turn the direction of what follows.
+# Control characters, and characters that change the writing direction.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _UNSEEN_BUT_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr."""
+    """Print a line for the user to stderr."""
     print(_escaped(_UNSEEN_BUT_LINES, text), file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:
-    """A line of the answer, on stdout."""
+    """Print a line of the result to stdout."""
     print(_escaped(_UNSEEN_BUT_LINES, text), flush=True)
 
 
 def visible(text: str) -> str:
-    r"""Return a name with its control characters escaped: names of files may hold line breaks and terminal commands.
+    r"""Return a name with its control characters escaped, since file names may contain line breaks and terminal codes.
 
     >>> print(visible("line\nbreak\x1b[2J.mp4"))
     line\nbreak\x1b[2J.mp4
@@ -43,12 +43,12 @@ def _escaped(pattern: re.Pattern[str], text: str) -> str:
 
 
 def show_json(value: Any) -> None:
-    """The answer as JSON, on stdout."""
+    """Print the result as JSON to stdout."""
     print(json.dumps(value, indent=1, default=str), flush=True)
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """A number and its noun.
+    """Return a number and its noun.
 
     >>> counted(1, "shard"), counted(1200, "shard"), counted(2, "index", "indexes")
     ('1 shard', '1,200 shards', '2 indexes')
@@ -57,7 +57,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def human_bytes(size: float) -> str:
-    """Bytes with a unit.
+    """Return a size with a unit.
 
     >>> human_bytes(1_530_000)
     '1.5 MB'
@@ -70,7 +70,7 @@ def human_bytes(size: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """A duration in the two largest units.
+    """Return a duration in the two largest units.
 
     >>> human_seconds(75.2), human_seconds(0.25), human_seconds(7260)
     ('1 min 15 s', '0.2 s', '2 h 1 min')
@@ -86,7 +86,7 @@ def human_seconds(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a time or moment as ``h:mm:ss``, with hundredths where there are some.
+    """Return a time as ``h:mm:ss``, with hundredths if there are any.
 
     >>> clock(75), clock(12.5), clock(7260.256)
     ('0:01:15', '0:00:12.5', '2:01:00.26')
@@ -98,7 +98,7 @@ def clock(seconds: float) -> str:
 
 
 def width() -> int | None:
-    """Return the columns of the terminal that shows stdout, or those of COLUMNS; None where nobody counts them."""
+    """Return the width of stdout's terminal, or COLUMNS; None if neither is known."""
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)
@@ -106,7 +106,7 @@ def width() -> int | None:
 
 
 def middle(text: str, columns: int) -> str:
-    """Shorten a text to so many columns by leaving out its middle, where paths say least.
+    """Shorten a text to the given width by omitting its middle, the least informative part of paths.
 
     >>> middle("videos/holidays/2024/IMG_0001.mov", 20)
     'videos/ho…G_0001.mov'
@@ -123,7 +123,7 @@ def middle(text: str, columns: int) -> str:
         else:
             right, end = text[end - 1] + right, end - 1
         if cell_len(left) + cell_len(right) > columns - 1:
-            # The last letter was one too many.
+            # The last character was too wide.
             if cell_len(left) >= cell_len(right) and left:
                 left = left[:-1]
             else:
@@ -133,9 +133,9 @@ def middle(text: str, columns: int) -> str:
 
 
 def short_path(uri: str) -> str:
-    """Return a local path below the current folder relative to it, anything else as it is; control characters escaped.
+    """Return a path below the current folder relative to it, others unchanged; control characters are escaped.
 
-    A ``file://`` address, which stands for a name that is no UTF-8, keeps its percent codes.
+    A ``file://`` URL, which stands for a name that is not UTF-8, keeps its percent codes.
     """
     path = uri.removeprefix("file://")
     if "://" in path or not os.path.isabs(path):
@@ -146,13 +146,13 @@ def short_path(uri: str) -> str:
 
 
 def short_paths(text: str) -> str:
-    """Return a sentence with the paths in it relative to the current folder, where they are below it."""
+    """Return a sentence in which paths below the current folder are relative to it."""
     here = os.getcwd().rstrip("/") + "/"
     return text.replace(here, "") if len(here) > 1 else text
 
 
 def short_hashes(path: str) -> str:
-    """Return a path that the shell completes: of each digest the first digits, and a star.
+    """Return a path with each digest shortened to its first digits and a star, which the shell expands.
 
     >>> short_hashes("hdf5/h5/master-24ba782cc4d3e40205f9b65d90f56f3883ec9c10.h5")
     'hdf5/h5/master-24ba782c*.h5'
@@ -161,7 +161,7 @@ def short_hashes(path: str) -> str:
 
 
 def fit(text: str) -> str:
-    """Wrap lines that are longer than the terminal is wide, further lines indented; long words stay whole."""
+    """Wrap lines to the terminal's width, indenting continuation lines; long words stay whole."""
     columns = width()
     if columns is None:
         return text
@@ -181,7 +181,7 @@ def fit(text: str) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], below: Sequence[str] = ()) -> str:
-    """Plain text columns, aligned; numbers to the right. In a narrow terminal long cells lose their middles.
+    """Return aligned plain text columns, numbers to the right. In a narrow terminal long cells lose their middles.
 
     >>> print(table([{"a": 1, "b": "x"}, {"a": 10, "b": "yy"}], ["a", "b"]))
      a  b
@@ -189,9 +189,9 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], below: Sequ
     10  yy
 
     Args:
-        rows: by column.
-        columns: which, in order.
-        below: columns that stand on a line of their own below each row where the terminal is too narrow for all.
+        rows: the rows, as dictionaries by column.
+        columns: the columns to show, in order.
+        below: columns that get a line of their own below each row if the terminal is too narrow.
     """
     from rich.cells import cell_len
 
@@ -216,7 +216,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], below: Sequ
 
 
 def _narrowed(widths: Sequence[int], most: int) -> list[int]:
-    """Widths of columns that fit, by taking from the widest."""
+    """Return the widths of columns that fit, by taking from the widest."""
     found = list(widths)
     while sum(found) > most and max(found) > _LEAST_COLUMN:
         found[found.index(max(found))] -= 1
@@ -233,7 +233,7 @@ def _table_with_lines_below(rows: Sequence[Mapping[str, Any]], columns: Sequence
 
 
 def removed_lines(files: Sequence[tuple[str, int]]) -> list[str]:
-    """Say what a vacuum removes: totals by folder, then each file with short digests.
+    """Return lines that say what a vacuum removes: totals by folder, then each file with short digests.
 
     >>> removed_lines([("index/frames/shard-24ba782cc4d3e40205f9b65d90f56f3883ec9c10.faiss", 2000)])
     ['  1 file in index/frames, 2.0 KB', 'index/frames/shard-24ba782c*.faiss']
@@ -250,7 +250,7 @@ def removed_lines(files: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mapping[str, Any]]) -> str:
-    """The end of a run, to be read in ten seconds."""
+    """Return a summary of a run that can be read in ten seconds."""
     release, seconds = result["release"], result["seconds"]
     place = short_path(store)
     lines = []
@@ -285,7 +285,7 @@ def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mappin
 
 
 def failed_text(counts: Mapping[str, int]) -> str:
-    """Say how many items failed, as ``releases`` counts them.
+    """Return the number of failed items, counted as in ``releases``.
 
     >>> failed_text({"items": 40, "failed": 3, "partial": 1})
     '3 of 40 items failed, 1 is kept in part'

@@ -1,4 +1,4 @@
-"""What the command line says of quantised features: their figures, and how far processors differ."""
+"""Command-line output about quantised features: their figures, and how far processors differ."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cliploom.schemas.precision import PrecisionFigures
 from cliploom.schemas.release import FeatureEntry, Release
 
 SAME = 0.99999
-"""Cosine from which on two processors are said to give the same."""
+"""Cosine above which the results of two processors count as equal."""
 
 
 def precision_rows(release: Release) -> dict[str, Any]:
-    """Precision, figures and processors of a release's quantised features, for JSON."""
+    """Return precision, figures and processors of a release's quantised features, for JSON."""
     return {
         name: {"precision": entry.precision, "figures": entry.figures, "processors": entry.processors}
         for name, entry in release.features.items()
@@ -23,7 +23,7 @@ def precision_rows(release: Release) -> dict[str, Any]:
 
 
 def precision_text(release: Release) -> str:
-    """The same in a few words; empty when no feature is quantised."""
+    """Return the same in a few words; empty if no feature is quantised."""
     return "; ".join(_feature_text(name, entry) for name, entry in release.features.items() if entry.figures)
 
 
@@ -48,7 +48,7 @@ def _feature_text(name: str, entry: FeatureEntry) -> str:
 
 
 def show_drift(store: str, items: int, release: int | None, *, as_json: bool) -> int:
-    """Compute rows again and show how they compare; returns the exit code."""
+    """Recompute rows and show how they compare; return the exit code."""
     from cliploom.transforms.upkeep.recompute import recompute_rows
 
     found = recompute_rows(store, items, release)
@@ -73,11 +73,11 @@ def show_drift(store: str, items: int, release: int | None, *, as_json: bool) ->
     bad = [drift for drift in found if not drift.acceptable]
     for drift in bad:
         say(
-            f"{drift.feature}: a row has a cosine of {drift.least:.4f} to what this processor ({drift.here}) computes. "
+            f"{drift.feature}: a row has a cosine of {drift.least:.4f} to the result on this processor ({drift.here}). "
             f"Compute all on processors of one kind (cliploom run SPEC --full-refresh), or use precision: f32."
         )
     if not bad:
-        say(f"Compared with what this processor computes: {found[0].here}.")
+        say(f"Compared with the results on this processor: {found[0].here}.")
     return 4 if bad else 0
 
 

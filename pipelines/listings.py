@@ -1,4 +1,4 @@
-"""Listings of a store: releases, failures, hits; as rows for JSON and as text for a person."""
+"""Listings of a store: releases, failures, hits; as rows for JSON and as text."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
 
 MOST_REASONS = 3
-"""Failures that a warning shows."""
+"""Number of failures that a warning shows."""
 
 MOST_LABELS = 3
-"""Predicted labels that a hit shows."""
+"""Number of predicted labels that a hit shows."""
 
-# Values of a facet that a line has room for.
+# Number of facet values that fit on a line.
 MOST_VALUES = 20
 
 
 def release_rows(store: str) -> list[dict[str, Any]]:
-    """The releases of a store, oldest first, each with what changed against the one before."""
+    """Return the releases of a store, oldest first, each with its changes from the previous one."""
     releases = read_releases(existing_store(store)).rows
     before: Release | None = None
     rows = []
@@ -57,7 +57,7 @@ def release_rows(store: str) -> list[dict[str, Any]]:
 
 
 def changes(before: Release | None, after: Release) -> str:
-    """What changed between two releases, in a few words."""
+    """Return the changes between two releases, in a few words."""
     if before is None:
         return "first release"
     said = []
@@ -69,20 +69,20 @@ def changes(before: Release | None, after: Release) -> str:
         if old is None:
             said.append(f"feature {name} is new")
         elif old.config != feature.config:
-            said.append(f"feature {name} computed anew")
+            said.append(f"feature {name} recomputed")
         elif old.version != feature.version:
             rows = feature.rows - old.rows
             said.append(f"{name} {rows:+,} {'row' if abs(rows) == 1 else 'rows'}")
     for name, head in after.heads.items():
         was = before.heads.get(name)
         if was is None or was.config != head.config:
-            said.append(f"labels of {name} predicted {'anew' if was else 'for the first time'}")
-    said += [f"feature {name} is gone" for name in before.features if name not in after.features]
+            said.append(f"labels of {name} predicted {'again' if was else 'for the first time'}")
+    said += [f"feature {name} was removed" for name in before.features if name not in after.features]
     return ", ".join(said) or "no row changed"
 
 
 def release_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The releases as text."""
+    """Return the releases as text."""
     if not rows:
         return "No release yet."
     plain = [
@@ -102,12 +102,12 @@ def release_table(rows: Sequence[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class FailureFilter:
-    """Which failures are listed.
+    """Selects failures to list.
 
     Attributes:
-        type: name of the error, such as ``NoVideo``; in capitals or not.
-        stage: such as ``probe`` or ``decode``.
-        glob: pattern of the item's uid, or of the name or path of its file.
+        type: the name of the error, such as ``NoVideo``, in any letter case.
+        stage: the stage, such as ``probe`` or ``decode``.
+        glob: a pattern for the item's uid, or for the name or path of its file.
     """
 
     type: str | None = None
@@ -115,7 +115,7 @@ class FailureFilter:
     glob: str | None = None
 
     def takes(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of ``FAILURES`` is listed."""
+        """Return whether a row of ``FAILURES`` is listed."""
         if self.type is not None and self.type.lower() != str(row["type"]).lower():
             return False
         if self.stage is not None and self.stage.lower() != str(row["stage"]).lower():
@@ -129,7 +129,7 @@ ALL_FAILURES = FailureFilter()
 
 
 def failure_rows(store: str, release: int | None = None, wanted: FailureFilter = ALL_FAILURES) -> list[dict[str, Any]]:
-    """The failures that a release knows, one by one."""
+    """Return the failures recorded in a release, one by one."""
     objects = existing_store(store)
     found = read_releases(objects).get(release)
     rows = read_table(objects, "failures", found.tables["failures"]).to_dicts()
@@ -139,7 +139,7 @@ def failure_rows(store: str, release: int | None = None, wanted: FailureFilter =
 def failure_groups(
     store: str, release: int | None = None, wanted: FailureFilter = ALL_FAILURES
 ) -> list[dict[str, Any]]:
-    """Failures by reason, most first, each with one example."""
+    """Return failures grouped by reason, most frequent first, each with one example."""
     rows = failure_rows(store, release, wanted)
     if not rows:
         return []
@@ -147,12 +147,12 @@ def failure_groups(
 
 
 def failure_counts(store: str, release: int | None = None) -> dict[str, int]:
-    """The counts of a release, in which ``failed`` and ``partial`` are items."""
+    """Return the counts of a release, in which ``failed`` and ``partial`` count items."""
     return read_releases(existing_store(store)).get(release).counts
 
 
 def failure_list(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Every failure as text: the item and its file, then what happened to it."""
+    """Return each failure as text: the item and its file, then the reason."""
     if not rows:
         return "No failures."
     lines = []
@@ -168,11 +168,11 @@ def failure_list(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def failure_text(groups: Sequence[dict[str, Any]], counts: Mapping[str, int] | None = None) -> str:
-    """Failures by reason as text.
+    """Return failures grouped by reason as text.
 
     Args:
-        groups: as ``failure_groups`` gives them.
-        counts: of the release, where all of its failures are shown.
+        groups: the result of ``failure_groups``.
+        counts: the counts of the release, if all of its failures are shown.
     """
     if not groups:
         return "No failures."
@@ -186,11 +186,11 @@ def failure_text(groups: Sequence[dict[str, Any]], counts: Mapping[str, int] | N
 
 
 def empty_outcomes(store: str, release: Mapping[str, Any]) -> list[str]:
-    """Warnings about indexes and exports without any row, each with the first reasons.
+    """Return warnings about indexes and exports without any row, each with the first reasons.
 
     Args:
-        store: folder or URI.
-        release: as JSON has it.
+        store: the folder or URI of the store.
+        release: the release, as in JSON output.
     """
     features = release["features"]
     said = [
@@ -212,7 +212,7 @@ def empty_outcomes(store: str, release: Mapping[str, Any]) -> list[str]:
 
 
 def _why(store: str, release: Mapping[str, Any], feature: str) -> str:
-    """The first failures of a feature and of its source, after a colon."""
+    """Return the first failures of a feature and of its source, after a colon."""
     source = release["features"][feature]["source"]
     rows = failure_rows(store, release["release"])
     mine = [row["message"] for row in rows if row["source"] == source and row["feature"] in ("", feature)]
@@ -223,7 +223,7 @@ def _why(store: str, release: Mapping[str, Any], feature: str) -> str:
 
 
 def label_text(labels: Sequence[dict[str, Any]]) -> str:
-    """Labels in a few words: all that were given, and the most probable of each head.
+    """Return the labels in a few words: all given ones, and the most probable of each head.
 
     >>> cat, dog = ({"name": n, "score": s, "origin": "predicted:tags"} for n, s in (("cat", 0.98), ("dog", 0.3)))
     >>> label_text([{"name": "pets", "score": None, "origin": "given"}, cat, dog])
@@ -238,7 +238,7 @@ def label_text(labels: Sequence[dict[str, Any]]) -> str:
 
 
 def distance_of(score: float) -> float:
-    """Return the Euclidean distance that goes with a score of the metric ``l2``, which is its negative.
+    """Return the Euclidean distance for a score of the metric ``l2``, which is its negative.
 
     >>> distance_of(-2.5)
     2.5
@@ -247,24 +247,24 @@ def distance_of(score: float) -> float:
 
 
 def facet_text(name: str, counts: Sequence[tuple[Any, int]]) -> str:
-    """The values of a facet in a line, with how many hits have each."""
+    """Return the values of a facet on one line, with the number of hits for each."""
     shown = ", ".join(f"{value} ({count})" for value, count in counts[:MOST_VALUES])
     more = f" and {len(counts) - MOST_VALUES} more" if len(counts) > MOST_VALUES else ""
     return f"{name}: {shown or 'no values'}{more}"
 
 
 def moments_text(moments: Sequence[Any]) -> str:
-    """Stretches of a hit in a line."""
+    """Return the moments of a hit on one line."""
     return ", ".join(f"{clock(moment['start_s'])}-{clock(moment['end_s'])}" for moment in moments)
 
 
 def hit_table(hits: Sequence[Any], distances: bool = False, offset: int = 0) -> str:
-    """Hits as text.
+    """Return the hits as text.
 
     Args:
-        hits: best first.
-        distances: the scores are negative distances (metric ``l2``), and distances are shown instead.
-        offset: number of hits before them.
+        hits: the hits, best first.
+        distances: whether to show distances, for scores that are negative distances (metric ``l2``).
+        offset: the number of hits before them.
     """
     if not hits:
         return "No hits."
@@ -273,7 +273,7 @@ def hit_table(hits: Sequence[Any], distances: bool = False, offset: int = 0) -> 
     for place, hit in enumerate(hits, offset + 1):
         found = hit.to_dict()
         labels = label_text(found["labels"])
-        # The labels that an item was given stand in its metadata, too.
+        # The given labels of an item are in its metadata, too.
         metadata = {key: value for key, value in found["metadata"].items() if not (labels and key == KEY)}
         extra = " ".join(f"{key}={value}" for key, value in metadata.items())
         rows.append(
@@ -282,7 +282,7 @@ def hit_table(hits: Sequence[Any], distances: bool = False, offset: int = 0) -> 
                 "score": f"{found['score']:.3f}",
                 "distance": f"{distance_of(found['score']):.3f}",
                 "fit": "" if found["fit"] is None else f"{found['fit']:.2f}",
-                # The same uid in two sources is two items, such as a video and what is said in it.
+                # The same uid in two sources means two items, such as a video and its narrations.
                 "source": found["source"] if several else "",
                 "uid": found["uid"],
                 "at": "" if found["start_s"] is None else clock(found["start_s"]),
@@ -291,6 +291,6 @@ def hit_table(hits: Sequence[Any], distances: bool = False, offset: int = 0) -> 
                 "file": short_path(found.get("uri") or ""),
             }
         )
-    # What no hit has gets no column: pictures have no text, files of features no times.
+    # Omit empty columns: pictures have no text, feature files no times.
     columns = ["#", "distance" if distances else "score", "fit", "source", "uid", "at", "moments", "about", "file"]
     return table(rows, [column for column in columns if any(row[column] != "" for row in rows)])

@@ -1,4 +1,4 @@
-"""The bar of a run: one line with figures, and one with the file at work."""
+"""The progress bar of a run: one line with figures, and one with the current file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.text import Text
 
 
 class _TwoLines(Progress):
-    """A bar with the field ``at`` of its task on a line of its own."""
+    """A progress bar that shows the field ``at`` of its task on a second line."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the bar, then the file at work, if any."""
+        """Yield the bar, then the current file, if any."""
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
             if task.fields["at"]:
@@ -22,7 +22,7 @@ class _TwoLines(Progress):
 
 
 def make_bar(console: Console) -> Progress:
-    """Return a bar that is taken away when it stops; its task has the fields ``said`` and ``at``."""
+    """Return a progress bar that disappears when it stops; its task has the fields ``said`` and ``at``."""
     return _TwoLines(
         SpinnerColumn(),
         BarColumn(bar_width=12),

@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal, by rich; plain lines where there is no terminal."""
+"""Progress of a run on the terminal, with rich; plain lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHOWN_EVERY_S = 0.2
 _SEEN_EVERY_S = 1.0
 _LEAST_WINDOW_S = 10.0
 _SURE = 0.01
-"""Share of the work after which the time left is shown."""
+"""Completed share of the work from which on the remaining time is shown."""
 
 
 class Pace:
-    """The share of a run's work that is done, and the time left, from the estimated work of each item.
+    """The completed share of a run's work, and the remaining time, from the estimated work of each item.
 
-    What an hour of video costs is known before it is decoded, so the time left does not rise when it begins. The rate
-    is that of the last half of the time, as the last long file may have fewer workers than all had before.
+    The cost of an hour of video is known before it is decoded, so the remaining time does not jump when it starts. The
+    rate is that of the last half of the elapsed time, since fewer workers may be busy with the last long file.
     """
 
     def __init__(self) -> None:
@@ -33,11 +33,11 @@ class Pace:
         self._left: float | None = None
 
     def update(self, tally: ProgressTally, now: float) -> tuple[float, float | None]:
-        """Return the share that is done, 0 to 1, and the seconds left; None while that can't be told.
+        """Return the completed share, 0 to 1, and the remaining seconds, None if unknown.
 
         Args:
-            tally: what is done.
-            now: seconds on a clock that never goes back.
+            tally: the completed work.
+            now: the seconds on a monotonic clock.
         """
         done_ms = tally.cost_ms - tally.adopted_ms
         to_do_ms = max(1, tally.total_ms - tally.adopted_ms)
@@ -58,12 +58,12 @@ class Pace:
 
 
 class LiveProgress:
-    """Stage lines, and while items are computed a bar, their number, the time left and the file at work."""
+    """Prints stages, and during computation a bar with counts, the remaining time and the current file."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
-        # rich takes its width from COLUMNS, and no colours where NO_COLOR is set.
+        # rich takes its width from COLUMNS, and disables colours if NO_COLOR is set.
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._bar: Progress | None = None
@@ -74,12 +74,12 @@ class LiveProgress:
         self._line = ""
 
     def begin(self) -> None:
-        """Show a sign of life until the first stage begins."""
+        """Show activity until the first stage starts."""
         if self._live:
             self._start()
 
     def on_stage(self, text: str) -> None:
-        """Show that a new stage begins."""
+        """Show that a stage starts."""
         self.close()
         say(f"• {text}")
         self._stage = text.partition(" ")[0]
@@ -88,7 +88,7 @@ class LiveProgress:
             self._start()
 
     def tick(self, tally: ProgressTally) -> None:
-        """Show the tally, when it is time to."""
+        """Show the tally if enough time has passed."""
         now = time.monotonic()
         if now - self._last < (_SHOWN_EVERY_S if self._live else PLAIN_EVERY_S):
             return
@@ -105,7 +105,7 @@ class LiveProgress:
         elif tally.total_items:
             at = visible(self._at(tally))
             line = f"  {share:.0%}, {self._describe(tally, left)}{f', at {at}' if at else ''}"
-            # While parts are gathered nothing changes; the same line again would only be longer.
+            # Nothing changes while parts are gathered; do not repeat the same line.
             if line != self._line:
                 say(line)
             self._line = line
@@ -129,7 +129,7 @@ class LiveProgress:
         return ", ".join(said)
 
     def _at(self, tally: ProgressTally) -> str:
-        """The item that has been at work for longest."""
+        """Return the item that has been processed the longest."""
         return next(iter(tally.at), "") if self._computing(tally) else ""
 
     def _start(self) -> None:
@@ -140,7 +140,7 @@ class LiveProgress:
         self._bar.start()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None

@@ -1,4 +1,4 @@
-"""What a release holds and how its run went, gathered from the store: plain values, for JSON and for the page."""
+"""Collects the content of a release and the course of its run from the store, as plain values for JSON and the page."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ MOST_RELEASES = 20
 
 
 def release_report(store: str, release: int | None = None) -> dict[str, Any]:
-    """Return what is known of a release.
+    """Return a report about a release.
 
     Args:
-        store: folder or URI.
-        release: its number; the newest by default.
+        store: the folder or URI of the store.
+        release: the number of the release; the newest by default.
 
     Returns:
         ``release``, ``counts``, ``features``, ``indexes``, ``exports``, ``heads``, ``failures``, ``history``, and of
-        the run that made it ``verdicts``, ``seconds``, ``counters``, ``drift``, ``versions``, which are empty when the
+        the run that created it ``verdicts``, ``seconds``, ``counters``, ``drift``, ``versions``, which are empty if the
         run left no report.
 
     Raises:
-        StoreError: when there is no store, or no such release.
+        StoreError: there is no store, or no such release.
     """
     objects = existing_store(store)
     found = read_releases(objects).get(release)
@@ -72,7 +72,7 @@ def release_report(store: str, release: int | None = None) -> dict[str, Any]:
 
 
 def _run_report(objects: ObjectStore, run: str) -> dict[str, Any]:
-    """The report that the run left; empty where there is none, such as that of a rollback."""
+    """Return the run's report; empty if there is none, such as for a rollback."""
     try:
         found = json.loads(objects.get(f"runs/{run}/report.json"))
     except (FileNotFoundError, ValueError):
@@ -81,7 +81,7 @@ def _run_report(objects: ObjectStore, run: str) -> dict[str, Any]:
 
 
 def _feature(objects: ObjectStore, name: str, entry: FeatureEntry) -> dict[str, Any]:
-    """A feature's row; ``agreement`` is the smallest cosine of its outputs to those of the original model."""
+    """Return a feature's row; ``agreement`` is the smallest cosine of its outputs to those of the original model."""
     agreement: dict[str, float] = {}
     if entry.model:
         try:

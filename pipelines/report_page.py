@@ -1,4 +1,4 @@
-"""The report of a release as one self-contained HTML page: counts, failures, figures, plots, a contact sheet."""
+"""The report of a release as one self-contained HTML page: counts, failures, figures, plots, thumbnails."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COLUMNS = {
 
 
 def report_page(report: Mapping[str, Any], store: ReleaseReader, cache: ThumbnailCache | None = None) -> str:
-    """Return the page.
+    """Return the page of a report.
 
     Args:
-        report: of ``release_report``.
-        store: open at that release, for the pictures.
-        cache: of thumbnails; the user's by default.
+        report: the result of ``release_report``.
+        store: the store at that release, for thumbnails.
+        cache: the cache of thumbnails; the user's by default.
     """
     counts = report["counts"]
     note = f": {named(report['note'])}" if report["note"] else ""
@@ -41,15 +41,15 @@ def report_page(report: Mapping[str, Any], store: ReleaseReader, cache: Thumbnai
         f"cliploom {named(report['program'])}; {named(report['changed'])}{note}</p>",
         _tiles(counts),
         _section("Features", table(_features(report), _COLUMNS["features"]), report["features"]),
-        _section("What the run found to do", table(*_verdicts(report["verdicts"])), report["verdicts"]),
+        _section("Work of the run", table(*_verdicts(report["verdicts"])), report["verdicts"]),
         _section("Indexes", table(_indexes(report), _COLUMNS["indexes"]), report["indexes"]),
         _section("Exports", table(_sized(report["exports"]), _COLUMNS["exports"]), report["exports"]),
         _section("Heads", table(report["heads"], ("head", "source")), report["heads"]),
         "<h2>Failures</h2>"
         + (table(_failures(report), _COLUMNS["failures"]) if report["failures"] else "<p>None.</p>"),
         _section("Time by stage", _stages(report["seconds"]), report["seconds"]),
-        _section("Work of the workers", _work(report["counters"]), report["counters"]),
-        _section("Drift against the release before", table(_drift(report), _COLUMNS["drift"]), report["drift"]),
+        _section("Counters of the workers", _work(report["counters"]), report["counters"]),
+        _section("Drift from the previous release", table(_drift(report), _COLUMNS["drift"]), report["drift"]),
         _section("Items by release", _items_plot(report["history"]), report["history"][1:]),
         _section("Releases", table(_history(report), _COLUMNS["history"]), report["history"]),
         contact_sheet(store, cache or ThumbnailCache()),
@@ -59,7 +59,7 @@ def report_page(report: Mapping[str, Any], store: ReleaseReader, cache: Thumbnai
 
 
 def report_text(report: Mapping[str, Any]) -> str:
-    """Return the report in a few lines for the terminal."""
+    """Return the report as a few lines for the terminal."""
     counts = report["counts"]
     lines = [
         f"Release {report['release']} of {report['store']}, {report['created_at'][:16].replace('T', ' ')}Z, "
@@ -87,7 +87,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 
 
 def contact_sheet(store: ReleaseReader, cache: ThumbnailCache) -> str:
-    """Return pictures of a seeded choice of items, in the order in which they came into the store."""
+    """Return thumbnails of a seeded choice of items, in the order in which they were added to the store."""
     cells = []
     for row in _chosen_items(store):
         try:
@@ -104,7 +104,7 @@ def contact_sheet(store: ReleaseReader, cache: ThumbnailCache) -> str:
 def _chosen_items(store: ReleaseReader) -> list[dict[str, Any]]:
     numbers = np.arange(1, store.release.next_item_no)
     if len(numbers) > _OVERSAMPLED * PICTURES:
-        # Items that are deleted or no media fall out; the rest is more than enough in any store but an odd one.
+        # Skip deleted items and those without media; the candidates suffice in almost any store.
         numbers = np.random.default_rng(_SEED).choice(numbers, _OVERSAMPLED * PICTURES, replace=False)
     rows = store.items_with(numbers=numbers.tolist()).to_dicts()
     media = [row for row in rows if media_facts(row["facts"]) is not None]
@@ -162,7 +162,7 @@ def _failures(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         row
         | {
-            "try again": "the next run does" if row["transient"] else "no",
+            "try again": "on the next run" if row["transient"] else "no",
             "example": row["uid"],
             "reason": row["message"] + (" The rest is kept." if row["partial"] else ""),
         }
@@ -191,7 +191,7 @@ def _items_plot(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _history(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    # Numbers of releases are names; a separator of thousands would be odd in them.
+    # Release numbers are names, so they get no thousands separators.
     return [
         {**row, "release": str(row["release"]), "took": human_seconds(row["seconds"])}
         for row in reversed(_sized(report["history"]))

@@ -1,4 +1,4 @@
-"""The version of this program, as releases keep it."""
+"""The version of this program, as recorded in releases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def program_version() -> str:
-    """Version of the installed package, or of the source tree."""
+    """Return the version of the installed package, or of the source tree."""
     try:
         return version("cliploom")
     except PackageNotFoundError:

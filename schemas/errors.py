@@ -1,7 +1,7 @@
-"""Every error that a user can cause or meet, with the exit code that the command line gives for it.
+"""Every error that a user can cause or meet, with its exit code on the command line.
 
-A message is one sentence that quotes the offending value and says how to mend it; the command line prints it
-without a traceback. ``ItemError`` and its kinds never stop a run: they become rows of the ``failures`` table.
+A message is one sentence that quotes the offending value and says how to fix it; the command line prints it without a
+traceback. ``ItemError`` and its subclasses never stop a run: they become rows of the ``failures`` table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class CliploomError(Exception):
-    """Base of all errors that are meant for a person."""
+    """Base class of all errors with messages for users."""
 
     exit_code: ClassVar[int] = 1
 
@@ -24,7 +24,7 @@ class SpecError(CliploomError):
 
 
 class UnknownNameError(SpecError, KeyError):
-    """Nothing has the name that was asked for; the message gives the nearest name, or those that there are."""
+    """Nothing has the requested name; the message has the nearest name, or the known ones."""
 
     # KeyError would put the message in quotes.
     __str__ = Exception.__str__
@@ -40,41 +40,41 @@ class MissingExtraError(CliploomError):
 
 
 class PrecisionError(CliploomError):
-    """The processor can't compute in the precision that an encoder asks for."""
+    """The processor does not support the precision of an encoder."""
 
 
 class LimitError(CliploomError):
-    """A guard (``max_failed``, ``max_deleted``, ``max_recompute``) stopped the run before publishing."""
+    """A limit (``max_failed``, ``max_deleted``, ``max_recompute``) stopped the run before publishing."""
 
     exit_code = 3
 
 
 class StoreError(CliploomError):
-    """The store is damaged, locked, or another run published first."""
+    """The store is damaged or locked, or another run published first."""
 
     exit_code = 4
 
 
 class UnknownReleaseError(StoreError, KeyError):
-    """The store has no release with the number that was asked for."""
+    """The store has no release with the requested number."""
 
     __str__ = Exception.__str__
 
 
 class DiskFullError(StoreError):
-    """There is no room for what is to be written, in the store or in the temporary folder."""
+    """The disk of the store or of the temporary folder is full."""
 
 
 class ItemError(Exception):
-    """One item can't be used; recorded as a failure, the run goes on.
+    """One item cannot be used; recorded as a failure, the run continues.
 
     Attributes:
-        stage: where it happened (``probe``, ``decode``, ``encode``, ...).
-        transient: true when trying again on another night may help (time-outs, 5xx, lost workers).
+        stage: the stage at which it happened (``probe``, ``decode``, ``encode``, ...).
+        transient: whether a later run may succeed (time-outs, 5xx, lost workers).
     """
 
     def __init__(self, stage: str, message: str, *, transient: bool = False) -> None:
-        # Names of files may hold bytes that are no text, which no table takes.
+        # File names may contain bytes that are not valid UTF-8, which Arrow strings reject.
         super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.stage = stage
         self.transient = transient
@@ -84,19 +84,19 @@ class ItemError(Exception):
 
 
 class MediaError(ItemError):
-    """A media file can't be probed or decoded."""
+    """A media file cannot be probed or decoded."""
 
 
 class UnreadableError(MediaError):
-    """The bytes can't be had: missing, a directory, no permission, a lasting network error."""
+    """The bytes cannot be read: missing, a directory, no permission, a permanent network error."""
 
 
 class TooLargeError(MediaError):
-    """Size, pixels, duration or frame count are beyond the spec's limits."""
+    """Size, pixels, duration or frame count exceed the spec's limits."""
 
 
 class NoVideoError(MediaError):
-    """The file is readable but has nothing to see: audio only, no decodable frame, not media at all."""
+    """The file is readable but has no picture: audio only, no decodable frame, not media at all."""
 
 
 class UnsupportedCodecError(MediaError):
@@ -108,7 +108,7 @@ class DamagedError(MediaError):
 
 
 class EncodeError(ItemError):
-    """An encoder failed on an item, or gave a value that is not finite."""
+    """An encoder failed on an item, or returned a value that is not finite."""
 
 
 class CrashedError(ItemError):
@@ -127,7 +127,7 @@ MOST_NAMES = 30
 
 
 def short(value: object, limit: int = 60) -> str:
-    """The value as a message quotes it, cut where it is long."""
+    """Return the value as quoted in a message, shortened if it is long."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
         return "a number of more than 40 digits"
     text = repr(value)
@@ -135,7 +135,7 @@ def short(value: object, limit: int = 60) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or some known names when none is near, ready to end a message."""
+    """Return ``; did you mean 'x'?``, or some known names if none is similar, to end a message."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:

@@ -1,4 +1,4 @@
-"""Evaluations of a spec: what is measured on every release, by kind, and what a release says about them."""
+"""Evaluations in a spec: the measurements on every release, by kind, and their results in a release."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cliploom.schemas.units import Count, NonNegativeSeconds
 
 
 class TextTruth(Model):
-    """Texts and the items that they describe; exactly one of the two.
+    """Texts and the items that they describe; exactly one of ``texts`` and ``truth``.
 
     Attributes:
-        texts: a source of narrations or captions.
+        texts: the name of a source of narrations or captions.
         truth: a table (.csv, .tsv, .jsonl, .parquet) with the columns ``uid`` and ``text``, and optionally ``start_s``
             and ``end_s``.
-        only: a file with one uid a line; texts about other items are left out.
-        around: a text with a start and no end is about this time on both sides of it.
+        only: a file with one uid per line; texts about other items are excluded.
+        around: the time on each side of a text that has a start and no end.
     """
 
     texts: Name | None = None
@@ -28,18 +28,18 @@ class TextTruth(Model):
 
 
 class RetrievalEvaluation(TextTruth):
-    """Text to item and back, by the feature's text tower, over all rows of the feature.
+    """Retrieval from text to item and back, with the feature's text tower, over all rows of the feature.
 
     Attributes:
-        feature: whose encoder has a text tower.
-        output: may be left out when the feature has one that texts can be compared with.
-        unit: what is ranked. ``item``: items, by their best row. ``moment``: rows; those that overlap a text's time are
-            right. ``clip``: the stretches that the texts are about, by the mean of ``windows`` rows (MIL-NCE's
-            protocol). By default ``moment`` when the texts have times, else ``item``.
-        windows: rows that are averaged for a ``clip``.
-        similarity: by default the metric of an index over the output, else ``cosine``.
-        most: a seeded subset of so many texts is taken when there are more.
-        seed: of the subset and of the intervals.
+        feature: a feature whose encoder has a text tower.
+        output: the output; optional if only one supports texts.
+        unit: the unit to rank. ``item``: items, by their best row. ``moment``: rows; those that overlap a text's time
+            are correct. ``clip``: the time ranges of the texts, by the mean of ``windows`` rows (MIL-NCE's protocol).
+            By default ``moment`` if the texts have times, else ``item``.
+        windows: the number of rows to average for a ``clip``.
+        similarity: the similarity; by default the metric of an index over the output, else ``cosine``.
+        most: the maximum number of texts; a seeded subset is used if there are more.
+        seed: the seed of the subset and of the intervals.
     """
 
     kind: Literal["retrieval"]
@@ -59,14 +59,14 @@ class RetrievalEvaluation(TextTruth):
 
 
 class SimilarEvaluation(TextTruth):
-    """Item to item: the items that share a label with the query, or a caption, are right.
+    """Item-to-item retrieval: items that share a label or a caption with the query are correct.
 
     Attributes:
-        feature: the mean of an item's rows is its vector.
-        output: may be left out when the feature has one.
-        similarity: by default the metric of an index over the output, else ``cosine``.
-        most: a seeded subset of so many queries is taken when there are more; all items are ranked.
-        seed: of the subset and of the intervals.
+        feature: the feature; an item's vector is the mean of its rows.
+        output: the output; optional if the feature has only one.
+        similarity: the similarity; by default the metric of an index over the output, else ``cosine``.
+        most: the maximum number of queries; a seeded subset is used if there are more. All items are ranked.
+        seed: the seed of the subset and of the intervals.
     """
 
     kind: Literal["similar"]
@@ -79,18 +79,18 @@ class SimilarEvaluation(TextTruth):
     @model_validator(mode="after")
     def _one_truth(self) -> SimilarEvaluation:
         if self.texts is not None and self.truth is not None:
-            raise ValueError("give one of 'texts' and 'truth', or neither to take the source's labels")
+            raise ValueError("give one of 'texts' and 'truth', or neither to use the source's labels")
         return self
 
 
 class LabelsEvaluation(Model):
-    """Predicted labels of whole items against the given ones.
+    """Predicted labels of whole items, compared with the given ones.
 
     Attributes:
-        feature: of an encoder of kind ``head``.
-        only: a file with one uid a line; other items are left out.
-        everything: also the items that a trained head learned from.
-        seed: of the intervals.
+        feature: a feature of an encoder of kind ``head``.
+        only: a file with one uid per line; other items are excluded.
+        everything: whether to include the items that a trained head was trained on.
+        seed: the seed of the intervals.
     """
 
     kind: Literal["labels"]
@@ -101,13 +101,13 @@ class LabelsEvaluation(Model):
 
 
 class WordsEvaluation(Model):
-    """Items and the words of their labels, by a head of kind devise: flat hit@k of seen, of unseen and of both labels.
+    """Items and the words of their labels, by a head of kind devise: flat hit@k of seen, of unseen and of all labels.
 
     Attributes:
-        feature: of an encoder of kind ``head`` whose head is of kind devise. The labels are those of its source; one
-            that the head was not trained on is unseen.
-        only: a file with one uid a line; other items are left out.
-        seed: of the intervals.
+        feature: a feature of an encoder of kind ``head`` whose head is of kind devise. The labels are those of its
+            source; labels that the head was not trained on are unseen.
+        only: a file with one uid per line; other items are excluded.
+        seed: the seed of the intervals.
     """
 
     kind: Literal["words"]
@@ -121,4 +121,4 @@ Evaluation = Annotated[
 ]
 
 Figures = dict[str, Any]
-"""What a release says about one evaluation: see ``cliploom.transforms.evaluation.results.Evaluated.to_dict``."""
+"""The result of one evaluation in a release: see ``cliploom.transforms.evaluation.results.Evaluated.to_dict``."""

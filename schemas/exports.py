@@ -1,4 +1,4 @@
-"""Exports of a spec: copies of features in the files that other programs read, by kind."""
+"""Exports in a spec: copies of features in file formats of other programs, by kind."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cliploom.schemas.units import Count, NonNegativeSeconds, Share
 
 
 class Hdf5Export(Model):
-    """One dataset a uid, in parts linked by a master file, or in one self-contained file (``single``).
+    """One dataset per uid, in parts linked by a master file, or in one self-contained file (``single``).
 
     Attributes:
-        feature: name of a feature.
-        output: exported alone; all by default, each in a group of its name.
-        single: one file that holds copies, instead of a master that links parts.
+        feature: the name of a feature.
+        output: the only output to export; by default all, each in a group with its name.
+        single: whether to write one self-contained file instead of a master that links parts.
         names: ``readable``: ``file[uid]`` works, a slash in a uid makes groups, and the dataset ``uids`` lists them;
-            ``escaped``: one flat name a uid, in which slash, dot and percent sign are percent codes, as in the parts.
+            ``escaped``: one flat name per uid, with slash, dot and percent sign as percent codes, as in the parts.
     """
 
     kind: Literal["hdf5"]
@@ -29,12 +29,12 @@ class Hdf5Export(Model):
 
 
 class PcaSpec(Model):
-    """A projection on principal components, ``(x - mean) @ vectors / sqrt(values + 1e-4)``, as YouTube-8M makes it.
+    """A projection on principal components, ``(x - mean) @ vectors / sqrt(values + 1e-4)``, as in YouTube-8M.
 
     Attributes:
         path: an .npz file, or a folder of .npy files, with mean, eigenvectors and eigenvalues.
-        components: how many are kept; all by default.
-        rows: the matrix holds an eigenvector a row, as in YouTube-8M's published files.
+        components: the number of components to keep; all by default.
+        rows: whether the matrix has one eigenvector per row, as in YouTube-8M's published files.
     """
 
     path: str
@@ -43,16 +43,16 @@ class PcaSpec(Model):
 
 
 class TfrecordExport(Model):
-    """Shards in YouTube-8M's formats, by hash of the id; labels are those of the feature's source.
+    """Shards in YouTube-8M's formats, by hash of the id, with the labels of the feature's source.
 
     Attributes:
-        feature: exported whole; its rows have to be in the order of time.
-        format: ``yt8m_frame``: the rows of each uid (300 at the most) as 8-bit codes; ``yt8m_video``: their mean.
-        rgb, audio: which output goes where; by default ``rgb`` and ``audio`` where the feature has them, else its
+        feature: the feature to export completely; its rows must be ordered by time.
+        format: ``yt8m_frame``: the rows of each uid (at most 300) as 8-bit codes; ``yt8m_video``: their mean.
+        rgb, audio: the outputs to export as ``rgb`` and ``audio``; by default the outputs with these names, else the
             only output as ``rgb``.
-        pca: applied to each row of the output that becomes ``rgb``.
-        shards: number of files.
-        gzip: compress each file as a whole.
+        pca: a projection of each row of the output exported as ``rgb``.
+        shards: the number of files.
+        gzip: whether to compress each file.
     """
 
     kind: Literal["tfrecord"]
@@ -66,28 +66,28 @@ class TfrecordExport(Model):
 
     @property
     def output(self) -> str | None:
-        """What ``hdf5`` calls the one output to export."""
+        """The single output to export, in the terms of ``hdf5``."""
         return self.rgb
 
 
 class TakeSpec(Model):
-    """Keep so many rows of each window, evenly spread.
+    """Keeps a number of evenly spaced rows of each window.
 
     Attributes:
-        take: number of rows.
+        take: the number of rows.
     """
 
     take: Count
 
 
 class SplitSpec(Model):
-    """How videos are dealt out to splits; a video is never in two.
+    """How videos are assigned to splits; a video is never in two.
 
     Attributes:
-        shares: split -> share of the videos, by a hash of the uid with ``seed``; they add up to 100%.
-        lists: split -> file of uids or addresses, one a line, those of the texts or of the features; videos in no file
-            are dropped.
-        seed: of ``shares``.
+        shares: maps each split to its share of the videos, by a hash of the uid with ``seed``; they add up to 100%.
+        lists: maps each split to a file of uids or URLs, one per line, those of the texts or of the features; videos in
+            no file are dropped.
+        seed: the seed of ``shares``.
     """
 
     shares: Annotated[dict[Name, Share], Field(min_length=1)] | None = None
@@ -99,25 +99,25 @@ class SplitSpec(Model):
         if (self.shares is None) == (self.lists is None):
             raise ValueError("give exactly one of 'shares' and 'lists'")
         if self.shares is not None and abs(sum(self.shares.values()) - 1) > 1e-9:
-            raise ValueError(f"the shares add up to {sum(self.shares.values()):.4g}, not to 1; mend them")
+            raise ValueError(f"the shares add up to {sum(self.shares.values()):.4g}, not to 1; correct them")
         return self
 
 
 class PairsExport(Model):
-    """Narrations beside the clip features of their moments, for training.
+    """Narrations with the clip features of their moments, for training.
 
     Attributes:
-        feature: clip features on a grid (windows with ``fps``, ``every``, or precomputed); of any sampling where the
-            texts have no times, since these pair with the whole clip.
+        feature: clip features evenly spaced in time (windows with ``fps``, ``every``, or precomputed); of any sampling
+            if the texts have no times, since these pair with the whole clip.
         text: a feature of narrations.
-        output, text_output: may be left out when the features have one output each.
-        around: a moment stands for so much time to both sides.
+        output, text_output: the outputs; optional if the features have one output each.
+        around: the time to include on each side of a moment.
         pool: ``mean`` of the rows in that time, or ``{take: n}`` of them.
-        keep: filters, beside those of the source.
-        splits: how videos are dealt out; all are ``train`` by default.
+        keep: filters in addition to those of the source.
+        splits: how videos are assigned to splits; by default all are in ``train``.
         format: ``parquet`` or ``hdf5``: files by split and shard; ``tutorial``: one self-contained HDF5 file with whole
             clip features, text vectors and a list of {uid, txt, ts, idx, pass}.
-        shards: files a split.
+        shards: the number of files per split.
     """
 
     kind: Literal["pairs"]

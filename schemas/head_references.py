@@ -1,4 +1,4 @@
-"""What a spec says of heads, against the rest of the spec: names that exist, sources that agree, nothing in circles."""
+"""Checks of heads against the rest of the spec: names that exist, consistent sources, no cycles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliploom.schemas.vector_heads import DeviseSpec, TwoTowerSpec, VectorInput
 
 
 def head_problems(spec: Spec) -> list[str]:
-    """Sentences about everything that is wrong with heads, the encoders that apply them, and their features."""
+    """Yield sentences about all errors of heads, of encoders that apply them, and of their features."""
     problems: list[str] = []
     for name, head in spec.heads.items():
         if isinstance(head, ZeroShotSpec):
@@ -49,7 +49,7 @@ def head_problems(spec: Spec) -> list[str]:
                 f"{feature.source!r}; give the encoder 'inputs' of that source."
             )
         problems += [
-            f"features.{name}.{key}: a head reads the rows of other features and makes labels; leave {key!r} out."
+            f"features.{name}.{key}: a head reads the rows of other features and predicts labels; remove {key!r}."
             for key in ("sample", "outputs")
             if getattr(feature, key) is not None
         ]
@@ -59,10 +59,10 @@ def head_problems(spec: Spec) -> list[str]:
 
 
 def head_encoder(encoder: EncoderSpec) -> HeadEncoder:
-    """The node of an encoder of kind ``head``, checked.
+    """Return the checked node of an encoder of kind ``head``.
 
     Raises:
-        ValidationError: when its options are wrong.
+        ValidationError: its options are wrong.
     """
     return HeadEncoder.model_validate(encoder.model_dump(exclude_none=True))
 
@@ -120,7 +120,7 @@ def _inputs(spec: Spec, place: str, inputs: Iterable[HeadInput]) -> Iterator[str
 
 
 def two_tower_problems(spec: Spec, name: str, head: TwoTowerSpec) -> Iterator[str]:
-    """What is wrong with the pairs, or the features, that a head of kind two_tower names."""
+    """Yield errors in the pairs or features named by a head of kind two_tower."""
     place = f"heads.{name}"
     if head.pairs is not None:
         export = spec.exports.get(head.pairs)
@@ -142,7 +142,7 @@ def two_tower_problems(spec: Spec, name: str, head: TwoTowerSpec) -> Iterator[st
 
 
 def tower_inputs(spec: Spec, head: TwoTowerSpec) -> tuple[VectorInput, VectorInput]:
-    """The clip and the text feature of a head of kind two_tower."""
+    """Return the clip and the text feature of a head of kind two_tower."""
     if head.clip is not None and head.text is not None:
         return head.clip, head.text
     export = spec.exports[str(head.pairs)]
@@ -155,10 +155,10 @@ def tower_inputs(spec: Spec, head: TwoTowerSpec) -> tuple[VectorInput, VectorInp
 
 
 def projected_input(spec: Spec, feature: FeatureSpec) -> tuple[str, VectorInput]:
-    """The tower (``clip`` or ``text``) that a feature made by a head uses, and what it reads.
+    """Return the tower (``clip`` or ``text``) that a feature made by a head uses, and its input.
 
     Raises:
-        LookupError: when the head reads no feature of the feature's source; the message says which sources it could be.
+        LookupError: the head reads no feature of the feature's source; the message names the possible sources.
     """
     node = head_encoder(spec.encoders[str(feature.encoder)])
     head = spec.heads[node.head]
@@ -183,7 +183,7 @@ def _projection(spec: Spec, name: str, feature: FeatureSpec) -> Iterator[str]:
     place = f"features.{name}"
     for key in ("sample", "outputs"):
         if getattr(feature, key) is not None:
-            yield f"{place}.{key}: a head reads the rows of another feature; leave {key!r} out."
+            yield f"{place}.{key}: a head reads the rows of another feature; remove {key!r}."
     try:
         projected_input(spec, feature)
     except LookupError as error:
@@ -203,7 +203,7 @@ def _text_encoder(spec: Spec, place: str, name: str) -> Iterator[str]:
 
 
 def _used_as_vectors(spec: Spec) -> Iterator[str]:
-    """Indexes and exports of features that have none."""
+    """Yield errors about indexes and exports of features without vectors."""
     for group, nodes in (("indexes", spec.indexes), ("exports", spec.exports)):
         for name, node in nodes.items():
             text = node.text if isinstance(node, PairsExport) else None

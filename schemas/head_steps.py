@@ -1,4 +1,4 @@
-"""Steps between a head's input vectors and its regression, learned from the training videos by tf.Transform."""
+"""Steps between a head's input vectors and its regression, fitted to the training videos by tf.Transform."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from cliploom.schemas.units import Count
 
 
 class HeadStep(Model):
-    """What all steps say; those for numbers leave texts alone when they name no input."""
+    """Fields of all steps; numeric steps without an input skip texts."""
 
     input: Text | None = None
 
 
 class ZscoreStep(HeadStep):
-    """Each number less its mean, by its standard deviation; one that is always the same is only centred.
+    """Each number minus its mean, divided by its standard deviation; a constant one is only centred.
 
     Attributes:
-        input: that it is for, by its name in Examples, such as ``mean_rgb``; each of them, one by one, by default.
+        input: the name of the input in Examples, such as ``mean_rgb``; by default each input separately.
     """
 
     kind: Literal["zscore"]
 
 
 class RangeStep(HeadStep):
-    """Each number scaled so that its smallest becomes ``low`` and its largest ``high``; others may lie beyond.
+    """Each number scaled so that its smallest value becomes ``low`` and its largest ``high``; others may exceed them.
 
     Attributes:
-        input: that it is for, by its name in Examples, such as ``mean_rgb``; each of them, one by one, by default.
+        input: the name of the input in Examples, such as ``mean_rgb``; by default each input separately.
         low, high: what the smallest and the largest number become.
     """
 
@@ -62,7 +62,7 @@ class BucketsStep(HeadStep):
 
     Attributes:
         input: that it is for, by its name in Examples, such as ``mean_rgb``; each of them, one by one, by default.
-        count: of buckets, for each number.
+        count: the count of buckets, for each number.
     """
 
     kind: Literal["buckets"]

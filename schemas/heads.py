@@ -24,13 +24,13 @@ PREDICTED = "predicted:"
 
 
 class HeadInput(Model):
-    """Vectors that a head reads, or a text, which needs a ``vocabulary`` among the steps.
+    """The vectors that a head reads, or a text, which needs a ``vocabulary`` among the steps.
 
     Attributes:
-        feature: whose rows are averaged over a video; of a text its first row is taken.
-        output: may be left out when the feature has one.
-        name: of the feature in tf.train.Examples that the SavedModel is asked with; by default ``mean_`` and the
-            output, as YouTube-8M's video-level records have it. Of a text by default the output alone.
+        feature: the feature whose rows are averaged over a video; for a text its first row is used.
+        output: the output; optional if the feature has only one.
+        name: the name of the feature in tf.train.Examples for the SavedModel; by default ``mean_`` and the output, as
+            in YouTube-8M's video-level records, for a text only the output.
     """
 
     feature: Name
@@ -39,11 +39,11 @@ class HeadInput(Model):
 
 
 class HeadTransform(Model):
-    """What becomes of the input vectors before the regression, in training, in the pipeline and in the SavedModel.
+    """The transform of the input vectors before the regression, in training, in the pipeline and in the SavedModel.
 
     Attributes:
-        steps: one after the other; what they need to know is learned from all training videos by tf.Transform.
-        unit: after that, each input's vector is scaled to length 1.
+        steps: the steps in order; tf.Transform fits them to all training videos.
+        unit: whether to scale each input's vector to length 1 afterwards.
     """
 
     steps: list[Step] = []
@@ -51,12 +51,12 @@ class HeadTransform(Model):
 
 
 class Retrain(Model):
-    """When a run trains a head again before it publishes.
+    """When a run trains a head again before publishing.
 
     Attributes:
-        after: share of the training data that is new or gone since the last training.
-        margin: how much worse the validation figure of the new model may be, as a difference; beyond it the run stops
-            with exit code 3 and the old model stays (``--accept-worse`` publishes the new one).
+        after: the share of the training data that must be new or deleted since the last training.
+        margin: how much worse the new model's validation figure may be, as a difference; beyond it the run stops with
+            exit code 3 and the old model stays (``--accept-worse`` publishes the new one).
     """
 
     after: Share
@@ -67,21 +67,22 @@ class HeadSpec(Model):
     """A logistic regression from vectors to the labels of the table ``labels``, trained by ``cliploom train``.
 
     Attributes:
-        inputs: concatenated in this order; all of features of one source.
+        inputs: the inputs, concatenated in this order; all from features of one source.
         validation: inputs from another source, such as YouTube-8M's validation shards, instead of a holdout.
-        holdout: share of the videos, by hash of the uid with ``seed``, that is kept from training; 20% by default.
-        transform: of the vectors, kept with the model.
+        holdout: the share of the videos, by hash of the uid with ``seed``, that is held out; 20% by default.
+        transform: the transform of the vectors, stored with the model.
         loss: ``cross_entropy`` is averaged over classes, ``hamming`` summed, ``weighted_hamming`` summed with weights.
-        weight_scale: a class weighs (labels of all videos / (classes * videos with this one)) ^ scale.
-        class_weights: which videos count for the weights: ``videos``, the training videos that are there, where 0 is
-            taken for 1; ``vocabulary``, the column TrainVideoCount of the source's vocabulary, as the published system.
-        l2: times the sum of squared weights, added to the loss.
-        learning_rate: of Adam.
-        batch: videos a step.
-        epochs: the most.
-        patience: epochs without a smaller validation loss, after which training ends; the best epoch is kept.
-        seed: of the holdout and of the order of videos.
-        retrain: when a run trains it again; ``margin`` is of Hit@1.
+        weight_scale: the weight of a class is (labels of all videos / (classes * videos with this one)) ^ scale.
+        class_weights: the counts used for the weights: ``videos``, those of the training videos, with 0 replaced by 1;
+            ``vocabulary``, the column TrainVideoCount of the source's vocabulary, as in the published system.
+        l2: the factor of the sum of squared weights in the loss.
+        learning_rate: the learning rate of Adam.
+        batch: the number of videos per step.
+        epochs: the maximum number of epochs.
+        patience: the number of epochs without a smaller validation loss after which training ends; the best epoch is
+            kept.
+        seed: the seed of the holdout and of the order of videos.
+        retrain: when a run trains the head again; ``margin`` applies to Hit@1.
     """
 
     kind: Literal["logistic"] = "logistic"
@@ -116,31 +117,31 @@ class HeadSpec(Model):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What of the node a trained head depends on; keys that came later are left out at their defaults."""
+        """Return the fields that a trained head depends on; newer keys are omitted at their defaults."""
         later = {"kind", "retrain"} | ({"class_weights"} if self.class_weights == "videos" else set())
         return self.model_dump(mode="json", exclude=later)
 
     @property
     def held_out(self) -> float:
-        """Share of the training inputs' videos that is kept for validation."""
+        """The share of the training inputs' videos that is held out for validation."""
         if self.validation is not None:
             return 0.0
         return DEFAULT_HOLDOUT if self.holdout is None else self.holdout
 
 
 class ZeroShotSpec(Model):
-    """Class names against a feature that texts can be compared with; needs no training.
+    """Class names compared with a feature that supports texts; needs no training.
 
     Attributes:
-        feature: whose encoder has a text tower.
-        output: may be left out when the feature has one.
-        labels: a source of kind ``labels``: the class names and the templates that they are put into. The vectors of a
-            name's templates are each scaled to length 1, averaged, and scaled again.
+        feature: a feature whose encoder has a text tower.
+        output: the output; optional if the feature has only one.
+        labels: a source of kind ``labels``: the class names and the templates. The vectors of a name's templates are
+            each scaled to length 1, averaged, and scaled again.
         pool: ``before``: a video's rows are averaged, then compared. ``after``: each row is compared, and the
             similarities are averaged.
-        similarity: ``cosine``, or ``dot`` of the vectors as they are (S3D); templates are then averaged as they are.
+        similarity: ``cosine``, or ``dot`` of the unscaled vectors (S3D); templates are then averaged without scaling.
         scores: ``similarity``, or ``softmax`` over the classes of similarity / temperature.
-        temperature: of the softmax; CLIP's is 0.01.
+        temperature: the temperature of the softmax; CLIP's is 0.01.
     """
 
     kind: Literal["zero_shot"]
@@ -155,32 +156,32 @@ class ZeroShotSpec(Model):
     @model_validator(mode="after")
     def _temperature_of_softmax(self) -> ZeroShotSpec:
         if self.temperature != 1.0 and self.scores != "softmax":
-            raise ValueError("'temperature' is for scores: softmax; add it, or leave the temperature out")
+            raise ValueError("'temperature' is for scores: softmax; add it, or remove the temperature")
         return self
 
     @property
     def inputs(self) -> list[HeadInput]:
-        """The feature, as the inputs of other heads."""
+        """The feature, in the form of the inputs of other heads."""
         return [HeadInput(feature=self.feature, output=self.output)]
 
     @property
     def validation(self) -> None:
-        """Nothing is learned, so nothing is held back."""
+        """Empty: nothing is trained, so nothing is held out."""
         return None
 
 
 class HeadEncoder(Model):
     """A trained head as an encoder.
 
-    The feature of a logistic head names a source and this encoder, and fills the table ``labels``. That of a head of
+    A feature of a logistic head names a source and this encoder, and fills the table ``labels``. A feature of a head of
     kind ``two_tower`` or ``devise`` has a row with the output ``embedding`` for each row of the feature that it reads:
-    the head's clip or text feature, whichever is of the named source.
+    the head's clip or text feature, whichever has the named source.
 
     Attributes:
-        head: one of ``heads``.
+        head: the name of one of ``heads``.
         inputs: features to read instead of those that the head was trained on, of the same widths.
-        top: labels kept for a video, and for a segment.
-        segments: length of the stretches that get labels of their own.
+        top: the number of labels to keep per video, and per segment.
+        segments: the length of the segments that get labels of their own.
     """
 
     kind: Literal["head"]
@@ -192,13 +193,13 @@ class HeadEncoder(Model):
 
 @dataclass(frozen=True)
 class InputColumn:
-    """One input of a head, made definite.
+    """One input of a head, with all defaults resolved.
 
     Attributes:
-        name: in served Examples.
-        dim: numbers in a vector; 0 for a text.
-        space: that the vectors lie in.
-        type: of the values in served Examples, see ``cliploom.schemas.release.OutputEntry``.
+        name: the name in served Examples.
+        dim: the number of values of a vector; 0 for a text.
+        space: the vector space.
+        type: the type of the values in served Examples, see ``cliploom.schemas.release.OutputEntry``.
     """
 
     feature: str
@@ -210,7 +211,7 @@ class InputColumn:
 
     @property
     def is_text(self) -> bool:
-        """It is a text, not a vector."""
+        """Whether it is a text, not a vector."""
         return self.type == "text"
 
 
@@ -224,7 +225,7 @@ class HeadClass:
 
 @dataclass(frozen=True)
 class EpochFigures:
-    """What an epoch came to; ``hit_at_1`` is that of the validation videos."""
+    """The results of an epoch; ``hit_at_1`` is that of the validation videos."""
 
     epoch: int
     loss: float
@@ -238,22 +239,24 @@ class HeadCard:
     """Facts of a trained head; written as ``card.json`` last, so that a folder with a card is complete.
 
     Attributes:
-        name: in the spec.
-        digest: names the folder; covers the head's node, the vectors, the labels and the code's REVISION.
-        release: of the store, whose features and labels it was trained on; ``run`` published that release.
-        source: of the videos; ``validation_source`` of those that it was measured on.
-        inputs: in the order in which they are concatenated.
-        classes: in the order of the probabilities.
-        settings: the head's node of the spec, defaults filled in.
-        videos: ``train`` and ``validation``.
-        majority: Hit@1 of always naming the training videos' most frequent class.
-        metrics: of the validation videos, by the names of ``cliploom.transforms.metrics.labels.LabelMetrics``, and
-            ``previous_model``, the Hit@1 of the model that was in use.
-        figures: flat hit@k and mAP of the validation videos, as ``cliploom evaluate`` gives them, with intervals and
-            chance levels.
-        items, sketch: of what the training read, see ``cliploom.transforms.heads.sketches``.
-        seconds: that the training took.
-        epochs: every epoch; ``best`` is the number of the one that was kept.
+        name: the name in the spec.
+        digest: the digest that names the folder; covers the head's node, the vectors, the labels and the code's
+            REVISION.
+        release: the release whose features and labels it was trained on; published by ``run``.
+        source: the source of the training videos; ``validation_source`` that of the validation videos.
+        inputs: the inputs, in the order of concatenation.
+        classes: the classes, in the order of the probabilities.
+        settings: the head's node of the spec, with defaults filled in.
+        videos: the numbers of videos in ``train`` and ``validation``.
+        majority: the Hit@1 of always predicting the training videos' most frequent class.
+        metrics: the metrics on the validation videos, by the names of
+            ``cliploom.transforms.metrics.labels.LabelMetrics``, and ``previous_model``, the Hit@1 of the previous
+            model.
+        figures: flat hit@k and mAP on the validation videos, as from ``cliploom evaluate``, with intervals and chance
+            levels.
+        items, sketch: the size and sketch of the training data, see ``cliploom.transforms.heads.sketches``.
+        seconds: the duration of the training.
+        epochs: the results of every epoch; ``best`` is the number of the kept one.
     """
 
     name: str
@@ -280,31 +283,31 @@ class HeadCard:
 
     @property
     def key(self) -> str:
-        """The metric that says whether it is better than the last one."""
+        """The metric by which it is compared with the previous model."""
         return "hit_at_1"
 
     @property
     def spec(self) -> HeadSpec:
-        """The node that it was trained by."""
+        """The head's node at training time."""
         return HeadSpec.model_validate(self.settings)
 
     @property
     def zero_shot(self) -> ZeroShotSpec | None:
-        """The node of a head that compares class names; None for one that was trained."""
+        """The node of a zero-shot head; None for a trained one."""
         return ZeroShotSpec.model_validate(self.settings) if self.settings.get("kind") == "zero_shot" else None
 
     @property
     def width(self) -> int:
-        """Length of the joined vectors."""
+        """The length of the concatenated vectors."""
         return sum(each.dim for each in self.inputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> HeadCard:
-        """Read back what ``to_dict`` gave."""
+        """Create a card from the result of ``to_dict``."""
         inputs = tuple(InputColumn(**each) for each in value["inputs"])
         classes = tuple(HeadClass(**each) for each in value["classes"])
         epochs = tuple(EpochFigures(**each) for each in value["epochs"])
@@ -314,14 +317,14 @@ class HeadCard:
 
 @dataclass(frozen=True)
 class HeadJob:
-    """How a feature of predicted labels is made; workers need no more.
+    """How to compute a feature of predicted labels; workers need nothing else.
 
     Attributes:
-        name: of the feature.
-        model: folder of the trained head, relative to the store.
-        inputs: features and outputs to read, in the head's order.
-        config: digest of the model, of the inputs' configs, and of ``top`` and ``segment_s``.
-        recipe: what the config digest was made from, for readable reasons.
+        name: the name of the feature.
+        model: the folder of the trained head, relative to the store.
+        inputs: the features and outputs to read, in the head's order.
+        config: the digest of the model, of the inputs' configs, and of ``top`` and ``segment_s``.
+        recipe: the values behind the config digest, for readable reasons.
     """
 
     name: str
@@ -336,5 +339,5 @@ class HeadJob:
 
     @property
     def origin(self) -> str:
-        """What the table ``labels`` says of the rows' origin."""
+        """The origin of the rows in the table ``labels``."""
         return PREDICTED + self.name

@@ -32,7 +32,7 @@ class IndexRecipe:
         return self.kind in INVERTED
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -59,7 +59,7 @@ class IndexShard:
     parts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -81,7 +81,7 @@ class RowHit(NamedTuple):
     distance: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return self._asdict()
 
 
@@ -101,5 +101,5 @@ class MediaHit:
     hits: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self) | {"best": self.best.to_dict()}

@@ -138,7 +138,7 @@ class MediaFacts:
         return self.end_s - self.start_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and tables; rare facts are only included if they differ from the default."""
+        """Return plain values for JSON and tables; rare facts are only included if they differ from the default."""
         values = asdict(self)
         for name in ("aspect", "interlaced", "light", "corrected"):
             if not values[name]:

@@ -1,4 +1,4 @@
-"""What a prepared model folder says of itself: the card beside the graph."""
+"""The card of a prepared model, stored beside the graph."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Output:
     """One named output of an encoder.
 
     Attributes:
-        dim: length of the vector, float32.
-        space: name of the vector space; two outputs are comparable when their spaces are equal.
-        text: true when the encoder's text tower writes into this space, so that sentences can be asked.
-        labels: name of a text file beside the card with a class name a line, when the vector is one score a class.
+        dim: the length of the vector, float32.
+        space: the name of the vector space; outputs with equal spaces are comparable.
+        text: whether the encoder's text tower maps into this space, so that it supports text queries.
+        labels: the name of a text file beside the card with one class name per line, if the vector has a score per
+            class.
     """
 
     dim: int
@@ -36,19 +37,21 @@ class ModelCard:
     """Facts of a prepared model; written as ``card.json`` last, so that a folder with a card is complete.
 
     Attributes:
-        kind: registry name of the encoder's family.
-        digest: names the folder; covers options, weights, precision, text encoder and the family's REVISION.
-        modality: what ``encode`` takes: uint8 pictures [H, W, 3], clips [T, H, W, 3], sentences, or vectors of
+        kind: the kind of the encoder.
+        digest: the digest that names the folder; covers options, weights, precision, text encoder and the family's
+            REVISION.
+        modality: the input of ``encode``: uint8 pictures [H, W, 3], clips [T, H, W, 3], sentences, or vectors of
             another feature.
-        outputs: by name.
-        preprocess: None for text encoders.
-        clip_frames: T, for clip encoders.
-        text_tower: folder-relative name of the text graph, empty when there is none. A text encoder is its own.
-        sources: file name -> sha256 of what it was made from.
-        agreement: smallest cosine per output against the original implementation's golden outputs.
-        note: what a user should know of it, such as that no agreement was measured; mostly empty.
-        figures: of a quantised model against float32; None for others. ``agreement`` is then that of the float32 graph.
-        calibration: digest of the samples that it was calibrated with; empty where there are none.
+        outputs: the outputs by name.
+        preprocess: the preprocessing; None for text encoders.
+        clip_frames: the number T of frames, for clip encoders.
+        text_tower: the relative path of the text graph, empty if there is none. For a text encoder, its own graph.
+        sources: maps the names of source files to their sha256.
+        agreement: the smallest cosine per output against the original implementation's golden outputs.
+        note: a note for users, such as that no agreement was measured; usually empty.
+        figures: comparison of a quantised model with float32; else None. ``agreement`` is then that of the float32
+            graph.
+        calibration: the digest of the calibration samples; empty if there are none.
     """
 
     kind: str
@@ -66,13 +69,13 @@ class ModelCard:
     calibration: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what only quantised models have stands there only with them."""
+        """Return plain values for JSON; fields of quantised models are omitted for others."""
         value = asdict(self) | {"preprocess": None if self.preprocess is None else self.preprocess.to_dict()}
         return {key: each for key, each in value.items() if each or key not in ("figures", "calibration")}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ModelCard:
-        """Read back what ``to_dict`` gave."""
+        """Create a card from the result of ``to_dict``."""
         preprocess = value.get("preprocess")
         if preprocess is not None:
             preprocess = Preprocess.from_dict(preprocess)

@@ -33,7 +33,7 @@ class AgreementSpec(BaseModel):
     faster: _Ratio | None = None
 
     def limits(self, precision: str) -> dict[str, float]:
-        """The limits with the defaults of a precision filled in."""
+        """Return the limits with the defaults of a precision filled in."""
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         return DEFAULT_LIMITS[precision] | given
 
@@ -51,7 +51,7 @@ class OutputFigures:
     Attributes:
         mean, p5, least: of the cosines, over the held-back samples.
         recall: share of the 10 nearest float32 neighbours among all samples that are neighbours in the quantised
-            vectors, too; None where there are not more than 10 samples.
+            vectors, too; None if there are not more than 10 samples.
         top1: share of the samples with the same highest score; None for vectors that are not scores.
     """
 
@@ -72,7 +72,7 @@ class PrecisionFigures:
         calibrated: samples that ranges were calibrated with; 0 for ``int8_weights``.
         held_back: other samples, which the figures are of.
         items: inputs that the samples are from; 0 for sentences that come with the program.
-        settings: of the quantiser, with its version.
+        settings: the settings of the quantiser, with its version.
         processor: features of the processor that prepared the model.
         bytes_before, bytes_after: of the graph's weights.
     """
@@ -88,7 +88,7 @@ class PrecisionFigures:
     bytes_after: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -104,7 +104,7 @@ class SampleId:
 
     Attributes:
         item: digest of the item.
-        ordinal: of the row in the item.
+        ordinal: the ordinal of the row in the item.
         held_back: measured with, not calibrated with.
     """
 
@@ -132,7 +132,7 @@ class Calibration:
         return digest_of([QUANTISE_REVISION, used, self.overflow_fix])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "samples": [[sample.item, sample.ordinal, sample.held_back] for sample in self.samples],
             "overflow_fix": self.overflow_fix,

@@ -1,6 +1,6 @@
-"""Records that flow between the steps: what is listed, planned, computed and published.
+"""Records that are passed between steps: listed, planned, computed and published things.
 
-All are frozen and small: Beam shuffles them, never the bytes they describe.
+All are frozen and small: Beam shuffles them, never the data that they describe.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ ORDINAL_BITS = 24
 MAX_ORDINAL = (1 << ORDINAL_BITS) - 1
 MAX_ITEM_NO = (1 << (63 - ORDINAL_BITS)) - 1
 LABELS_KEY = "labels"
-"""Key of an item's metadata with its labels, a list of [index or null, name]."""
+"""Metadata key of an item's labels, a list of [index or null, name]."""
 
 
 def row_id(item_no: int, ordinal: int) -> int:
-    """The row's int64 id, also its vector's id in indexes: ``item_no << 24 | ordinal``.
+    """Return the row's int64 id, which is also its vector's id in indexes: ``item_no << 24 | ordinal``.
 
     >>> row_id(1, 2)
     16777218
 
     Raises:
-        ValueError: when either number does not fit.
+        ValueError: a number does not fit.
     """
     if not 0 <= ordinal <= MAX_ORDINAL or not 0 <= item_no <= MAX_ITEM_NO:
         raise ValueError(f"item {item_no}, row {ordinal}: a row id holds items to {MAX_ITEM_NO}, rows to {MAX_ORDINAL}")
@@ -33,14 +33,14 @@ def row_id(item_no: int, ordinal: int) -> int:
 
 @dataclass(frozen=True)
 class Listed:
-    """One input as a listing or a table gives it.
+    """One input from a listing or a table.
 
     Attributes:
-        uid: unique in its source.
-        uri: absolute path or URI.
-        size: bytes.
-        signature: changes when the file may have changed: size with mtime, or the store's etag.
-        metadata: JSON object text of further table columns.
+        uid: the uid, unique in its source.
+        uri: the absolute path or URI.
+        size: the size in bytes.
+        signature: changes if the file may have changed: size with mtime, or the object store's etag.
+        metadata: the other columns of the table, as a JSON object.
     """
 
     source: str
@@ -53,7 +53,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of an item in seconds from its start; ``number`` of ``of``; whole items are 0 of 1."""
+    """A time range of an item in seconds from its start; ``number`` of ``of``; a whole item is 0 of 1."""
 
     start_s: float = 0.0
     end_s: float = 0.0
@@ -62,32 +62,32 @@ class Segment:
 
     @property
     def whole(self) -> bool:
-        """The item is not split."""
+        """Whether the item is not split."""
         return self.of == 1
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """An item that gets the rows of an equal one: same bytes, its own uid and number."""
+    """An item with the same bytes as another one, which gets a copy of its rows with its own uid and number."""
 
     item_no: int
     uid: str
 
 
 REFRESHED = 1000
-"""What a full refresh adds to ``ShardItem.attempt``, times one more than the number of the release before it."""
+"""A full refresh adds this, times one more than the previous release's number, to ``ShardItem.attempt``."""
 
 
 @dataclass(frozen=True)
 class ShardItem:
-    """One item's segment inside a shard.
+    """A segment of an item in a shard.
 
     Attributes:
-        facts: JSON text of what probing found, such as a ``MediaFacts``; it says what the source's kind needs to know.
+        facts: the result of probing as JSON, such as ``MediaFacts``; depends on the kind of the source.
         duplicates: all items with these bytes, at least one; each gets its own rows.
-        attempt: 0 at first; raised when a failed item is tried again or ``REFRESHED``, so that its part gets a new
+        attempt: 0 at first; increased when a failed item is retried or by ``REFRESHED``, so that its part gets a new
             name.
-        cost_ms: estimated work in milliseconds of one core, for progress.
+        cost_ms: the estimated work in milliseconds of one core, for progress.
     """
 
     uri: str
@@ -101,30 +101,30 @@ class ShardItem:
 
     @property
     def tries(self) -> int:
-        """How often the item has failed before."""
+        """The number of earlier failures of the item."""
         return self.attempt % REFRESHED
 
     def recipe(self) -> list[Any]:
-        """What the item's rows are made from, for the part's name."""
+        """Return what the item's rows depend on, for the part's name."""
         segment = [self.segment.number, self.segment.of, self.segment.start_s, self.segment.end_s]
         return [self.digest, segment, [[twin.item_no, twin.uid] for twin in self.duplicates], self.attempt]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A bundle of work: items that all want the same features. The element that Beam distributes."""
+    """A unit of work: items that need the same features. The element that Beam distributes."""
 
     features: tuple[str, ...]
     items: tuple[ShardItem, ...]
 
     def part_name(self, config: str) -> str:
-        """Name of the part that holds this shard's rows of the feature with this config digest."""
+        """Return the name of the part that holds this shard's rows of the feature with this config digest."""
         return f"part-{digest_of(['compute', config, [item.recipe() for item in self.items]])}.parquet"
 
 
 @dataclass(frozen=True)
 class RowCopy:
-    """Rows of one item's segment in an existing part, and whose rows they become."""
+    """Rows of one item's segment in an existing part, and the item that they are copied for."""
 
     from_item_no: int
     segment: int
@@ -133,7 +133,7 @@ class RowCopy:
 
 @dataclass(frozen=True)
 class PartUse:
-    """What a rewrite takes from one existing part."""
+    """The rows that a rewrite copies from one existing part."""
 
     part: str
     copies: tuple[RowCopy, ...]
@@ -141,13 +141,13 @@ class PartUse:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Make one part from rows of others: deletes, renames, merging of small parts. Nothing is decoded."""
+    """A new part made from rows of others: after deletions and renames, or to merge small parts. Nothing is decoded."""
 
     feature: str
     uses: tuple[PartUse, ...]
 
     def part_name(self, config: str) -> str:
-        """Name of the part that comes out."""
+        """Return the name of the resulting part."""
         uses = [
             [use.part, [[t.from_item_no, t.segment, t.to.item_no, t.to.uid] for t in use.copies]] for use in self.uses
         ]
@@ -156,11 +156,11 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Content:
-    """What a part holds of one item.
+    """The content of a part for one item.
 
     Attributes:
-        planned: rows that the sampling asked for; ``rows`` of them are there, none when the item failed.
-        first_row: position of the item's first row in the part.
+        planned: the rows requested by the sampling; ``rows`` of them exist, none if the item failed.
+        first_row: the position of the item's first row in the part.
     """
 
     item_no: int
@@ -178,9 +178,9 @@ class Failure:
     """A row of the ``failures`` table.
 
     Attributes:
-        feature: empty for failures before any feature (listing, probing).
-        partial: some rows were made; ``got`` of ``expected``.
-        transient: trying again on another night may help.
+        feature: the name of the feature; empty for failures before computing features (listing, probing).
+        partial: whether some rows were computed; ``got`` of ``expected``.
+        transient: whether a later run may succeed.
     """
 
     source: str
@@ -202,12 +202,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Processor:
-    """What rows were computed on.
+    """The processor that rows were computed on.
 
     Attributes:
-        features: of the processor that change what quantised models give, such as ``x86_64 avx2 avx_vnni``.
-        agreement: smallest cosine between vectors of fixed inputs that this processor computed and those of the one
-            that prepared the model; None for models that are not quantised.
+        features: the processor features that affect quantised models, such as ``x86_64 avx2 avx_vnni``.
+        agreement: the smallest cosine between this processor's vectors of fixed inputs and those of the processor that
+            prepared the model; None for models that are not quantised.
     """
 
     features: str
@@ -216,13 +216,13 @@ class Processor:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """A finished part: what a worker reports, and what the part's own footer says.
+    """A finished part: reported by a worker, and stored in the part's footer.
 
     Attributes:
-        part: file name inside the feature's folder; parts without rows are kept for adoption but not listed in tables.
-        size, digest: of the file's bytes; not in the footer, which can't know them.
-        adopted: found finished, not computed now.
-        processors: that the rows were computed on; kept in the file beside the footer.
+        part: the file name in the feature's folder; parts without rows are kept for reuse but not listed in tables.
+        size, digest: of the file; not in the footer, which cannot contain them.
+        adopted: whether a finished part was reused.
+        processors: the processors that the rows were computed on; stored in the file beside the footer.
     """
 
     feature: str
@@ -237,7 +237,7 @@ class PartRecord:
     processors: tuple[Processor, ...] = field(default=(), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the footer."""
+        """Return plain values for the footer."""
         value = asdict(self)
         for key in ("adopted", "size", "digest", "processors"):
             del value[key]
@@ -245,7 +245,7 @@ class PartRecord:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], size: int, digest: str, adopted: bool) -> PartRecord:
-        """Read back a footer."""
+        """Create a record from a footer."""
         contents = tuple(Content(**content) for content in value["contents"])
         failures = tuple(Failure(**failure) for failure in value["failures"])
         return cls(**(value | {"contents": contents, "failures": failures}), size=size, digest=digest, adopted=adopted)

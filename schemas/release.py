@@ -1,4 +1,4 @@
-"""A release: what readers see, tables, indexes and exports that belong together; one row of ``releases``."""
+"""A release: tables, indexes and exports that belong together; one row of ``releases``."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ STORE_FORMAT = 1
 
 
 class StoreModel(BaseModel):
-    """Base of what is kept as JSON in the store; unknown keys are ignored, so older programs can list newer ones."""
+    """Base class of JSON models in the store; unknown keys are ignored, so older programs can list newer stores."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class ShortRepr(StoreModel):
-    """Base of what shows itself in a line: what it is and how much it holds; ``model_dump()`` gives everything."""
+    """Base class for a one-line representation with the main facts; ``model_dump()`` returns everything."""
 
     def _shown(self) -> dict[str, Any]:
-        """What is shown, by name."""
+        """Return the values to show, by name."""
         raise NotImplementedError
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """For pydantic's ``repr`` and ``str``."""
+        """Return the arguments for pydantic's ``repr`` and ``str``."""
         return self._shown().items()
 
 
@@ -38,11 +38,11 @@ class FileEntry(StoreModel):
 
 
 class OutputEntry(StoreModel):
-    """Width and vector space of one output.
+    """The width and vector space of one output.
 
     Attributes:
-        type: of the values in the records that it was read from: ``float32``, ``int64``, ``uint8``, or ``text``, which
-            is no vector.
+        type: the type of the values in the records that it was read from: ``float32``, ``int64``, ``uint8``, or
+            ``text``, which is not a vector.
     """
 
     dim: int
@@ -53,23 +53,23 @@ class OutputEntry(StoreModel):
 
 
 def text_columns(source: str, names: Iterable[str]) -> dict[str, OutputEntry]:
-    """Columns of texts as heads see them: of width 0, in a space of their own."""
+    """Return text columns in the form of heads' inputs: of width 0, in a space of their own."""
     return {name: OutputEntry(dim=0, space=f"{source}.{name}", type="text") for name in names}
 
 
 class FeatureEntry(ShortRepr):
-    """A feature's table at a version.
+    """A version of a feature's table.
 
     Attributes:
-        texts: columns of texts beside the outputs.
-        recipe: what the config digest was made from, for readable reasons when it changes.
-        model: folder of the prepared model, relative to the store.
+        texts: the text columns beside the outputs.
+        recipe: the values behind the config digest, for readable reasons when it changes.
+        model: the folder of the prepared model, relative to the store.
         model_files: its files and those of the models that it refers to.
-        repeated: rows that were dropped because they repeat the one before, of items without a failure.
-        precision: of the model.
-        figures: of a quantised model against float32, as its card has them; see ``PrecisionFigures``.
-        processors: features of the processors that rows were computed on, with the smallest cosine of what a quantised
-            model gives there to what it gives where it was prepared.
+        repeated: the number of rows dropped as repeats of the previous one, for items without a failure.
+        precision: the precision of the model.
+        figures: comparison of a quantised model with float32, from its card; see ``PrecisionFigures``.
+        processors: the processor features that rows were computed with, and the smallest cosine of a quantised model's
+            results there to those where it was prepared.
     """
 
     source: str
@@ -96,12 +96,12 @@ class FeatureEntry(ShortRepr):
 
     @property
     def columns(self) -> dict[str, OutputEntry]:
-        """What heads can read: the outputs, and texts as columns of width 0."""
+        """The columns that heads can read: the outputs, and texts as columns of width 0."""
         return self.outputs | text_columns(self.source, self.texts)
 
 
 class IndexShardEntry(StoreModel):
-    """One index file and the parts whose rows it holds."""
+    """One index file and the parts whose rows it contains."""
 
     file: FileEntry
     rows: int
@@ -109,21 +109,21 @@ class IndexShardEntry(StoreModel):
 
 
 class FitScale(StoreModel):
-    """How queries score that have nothing to do with a store: the fit of ``center`` is a half, more is better."""
+    """The score distribution of unrelated queries: a score of ``center`` has the fit one half, larger is better."""
 
     center: float
     scale: float
 
 
 class FitEntry(StoreModel):
-    """How unrelated queries score in an index, measured when it was built; see ``cliploom.transforms.index.fit``.
+    """The scores of unrelated queries in an index, measured when it was built; see ``cliploom.transforms.index.fit``.
 
     Attributes:
-        nouns: of a word's score above its likeness to the nearest known nouns.
-        noise: of the score of strings without meaning.
-        rows: of the score of rows of other items, for queries by a file or an item.
-        words: float16 vectors of the known nouns and of what was measured with; None where no text can ask.
-        known: how many of the vectors, the first ones, are the known nouns.
+        nouns: the scale of a word's score minus its similarity to the nearest known nouns.
+        noise: the scale of the scores of meaningless strings.
+        rows: the scale of the scores between rows of different items, for queries by a file or an item.
+        words: float16 vectors of the known nouns and of the measured texts; None without text support.
+        known: the number of known nouns, which come first among the vectors.
     """
 
     nouns: FitScale | None = None
@@ -137,10 +137,10 @@ class IndexEntry(ShortRepr):
     """An index over one output of a feature.
 
     Attributes:
-        recipe: digest of the declaration; another recipe means another index.
-        trained_rows: rows in the table when the centroids were trained.
-        trained_recall: recall@10 right after that; what bytes blur, no training mends.
-        d_miss: of searches that rank by ``bimatch``; None is the metric's default.
+        recipe: the digest of the declaration; another recipe means another index.
+        trained_rows: the number of rows in the table when the centroids were trained.
+        trained_recall: the recall@10 right after that; retraining cannot undo the loss from quantisation.
+        d_miss: the cost of a miss for searches with ``bimatch``; None for the metric's default.
     """
 
     feature: str
@@ -165,7 +165,7 @@ class IndexEntry(ShortRepr):
 
 
 class WordShardEntry(StoreModel):
-    """A file of the inverted index: which texts have which words."""
+    """A file of the inverted index: the words of texts."""
 
     file: FileEntry
     documents: int
@@ -173,7 +173,7 @@ class WordShardEntry(StoreModel):
 
 
 class ExportEntry(ShortRepr):
-    """An export: its files, the first of which is the one that readers open."""
+    """An export: its files, of which readers open the first."""
 
     kind: str
     feature: str
@@ -186,12 +186,12 @@ class ExportEntry(ShortRepr):
 
 
 class HeadEntry(ShortRepr):
-    """A feature of predicted labels; its rows stand in the table ``labels`` with the origin ``predicted:<name>``.
+    """A feature of predicted labels; its rows are in the table ``labels`` with the origin ``predicted:<name>``.
 
     Attributes:
-        head: name of the head; ``model`` is the folder of the one that was in use, relative to the store.
-        inputs: (feature, output) pairs that it read.
-        recipe: what the config digest was made from.
+        head: the name of the head; ``model`` is the folder of the model in use, relative to the store.
+        inputs: the (feature, output) pairs that it reads.
+        recipe: the values behind the config digest.
     """
 
     source: str
@@ -207,14 +207,14 @@ class HeadEntry(ShortRepr):
 
 
 class Release(ShortRepr):
-    """One release, whole.
+    """A complete release.
 
     Attributes:
-        spec: as written, variables not resolved.
-        declared: digest of what was asked of each index, export and evaluation, defaults spelled out and lists of uids
-            read.
-        figures: by evaluation, what was measured before the release was published.
-        prober: revision of the prober that all of its media were shown to.
+        spec: the spec as written, without variables filled in.
+        declared: the digest of the declared indexes, exports and evaluations, with defaults filled in and lists of uids
+            loaded.
+        figures: the results of evaluations before publishing, by name.
+        prober: the revision of the prober that all of its media were probed with.
     """
 
     release: int

@@ -1,8 +1,8 @@
-"""How a feature is sampled from a video: the models behind ``sample:`` in a spec.
+"""Sampling of features from videos: the models of ``sample:`` in a spec.
 
-Each sampling says which rows a feature has. A row is one frame, or a window of T frames for ``window`` and
-``first``. Ordinals number the planned rows from 0; a row whose frame fails, or that is dropped as a repeat, keeps its
-number free.
+A sampling determines the rows of a feature. A row is one frame, or a window of T frames for ``window`` and ``first``.
+Ordinals number the planned rows from 0; a row whose frame fails, or that is dropped as a repeat, leaves its number
+unused.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Similarity = Annotated[float, Field(gt=0, le=1, strict=False, allow_inf_nan=Fals
 
 
 class Distinct(BaseModel):
-    """Which rows are dropped because they repeat the last row that was kept of their item.
+    """Which rows are dropped as repeats of the last kept row of their item.
 
-    A number alone is ``vectors``. Exactly one of ``vectors`` and ``pictures`` is given.
+    A plain number means ``vectors``. Exactly one of ``vectors`` and ``pictures`` is given.
 
     Attributes:
-        vectors: drop a row whose vector has at least this cosine with the vector of the last kept row. All frames
-            are encoded.
-        pictures: drop a row, before it is encoded, whose picture differs from the last kept one nowhere by more than
-            one minus this, as a share of the range of a colour. Pictures are compared as 16 x 16 blocks, each the mean
-            of its pixels; windows frame by frame.
-        output: whose vectors are compared; by default the first by name of those that the feature keeps.
+        vectors: drop a row whose vector has at least this cosine with the vector of the last kept row. All frames are
+            encoded.
+        pictures: drop a row before encoding if its picture differs from the last kept one nowhere by more than one
+            minus this, as a share of the colour range. Pictures are compared as 16 x 16 blocks, each the mean of its
+            pixels; windows frame by frame.
+        output: the output whose vectors are compared; by default the first by name of the feature's outputs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -40,14 +40,14 @@ class Distinct(BaseModel):
         if (self.vectors is None) == (self.pictures is None):
             raise ValueError("give exactly one of 'vectors' and 'pictures', such as distinct: {pictures: 0.95}")
         if self.output is not None and self.vectors is None:
-            raise ValueError("'output' says whose 'vectors' are compared; leave it out with 'pictures'")
+            raise ValueError("'output' selects the 'vectors' to compare; remove it with 'pictures'")
         return self
 
 
 def _number_alone(value: Any) -> Any:
-    """A number stands for ``{vectors: number}``."""
+    """Accept a plain number as ``{vectors: number}``."""
     if isinstance(value, str):
-        raise ValueError("write a number, such as distinct: 0.95, or what is compared, such as {pictures: 0.95}")
+        raise ValueError("write a number, such as distinct: 0.95, or a mapping, such as {pictures: 0.95}")
     return {"vectors": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -55,10 +55,10 @@ MaybeDistinct = Annotated[Distinct | None, BeforeValidator(_number_alone)]
 
 
 class SamplingBase(BaseModel):
-    """Common to all samplings.
+    """Base class of all samplings.
 
     Attributes:
-        windowed: rows are windows of frames, not single frames.
+        windowed: whether rows are windows of frames, not single frames.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -66,17 +66,17 @@ class SamplingBase(BaseModel):
 
     @property
     def splittable(self) -> bool:
-        """The rows in a stretch of time are known without those before it, so long files may be cut into segments."""
+        """Whether rows do not depend on earlier ones, so that long files may be split into segments."""
         return False
 
     @property
     def repeats(self) -> Distinct | None:
-        """Which rows are dropped as repeats; None where the sampling keeps all."""
+        """Which rows are dropped as repeats; None if the sampling keeps all."""
         found: Distinct | None = getattr(self, "distinct", None)
         return found
 
     def values(self) -> dict[str, Any]:
-        """What a feature's config digest is made from; keys that are newer than stores stand in it only when used."""
+        """Return the values for a feature's config digest; newer keys are included only if they are used."""
         values = self.model_dump(mode="json")
         return {key: value for key, value in values.items() if key != "distinct" or value is not None}
 
@@ -85,9 +85,9 @@ class Every(SamplingBase):
     """The frame on screen at 0, d, 2d, ... seconds after the video's start.
 
     Attributes:
-        every: d, such as ``1s`` or ``500ms``.
-        max_frames: rows of a video at most, from its start.
-        distinct: which rows are dropped because they repeat the last kept one; none by default.
+        every: the interval d, such as ``1s`` or ``500ms``.
+        max_frames: the maximum number of rows of a video, from its start.
+        distinct: which rows are dropped as repeats of the last kept one; none by default.
     """
 
     every: PositiveSeconds
@@ -96,7 +96,7 @@ class Every(SamplingBase):
 
     @property
     def splittable(self) -> bool:
-        """Unless each row is compared with the one before it."""
+        """Whether rows are independent of the previous ones."""
         return self.distinct is None
 
 
@@ -104,9 +104,9 @@ class EveryFrames(SamplingBase):
     """Each k-th frame of the file: frame i is kept when ``i % k == 0``, up to frame index ``max_frames``.
 
     Attributes:
-        every_frames: k.
-        max_frames: frames of the file that are looked at, from its start.
-        distinct: which rows are dropped because they repeat the last kept one; none by default.
+        every_frames: the step k.
+        max_frames: the number of frames to consider, from the start of the file.
+        distinct: which rows are dropped as repeats of the last kept one; none by default.
     """
 
     every_frames: Count
@@ -115,12 +115,12 @@ class EveryFrames(SamplingBase):
 
 
 class WindowShape(BaseModel):
-    """Length, stride and rate of sliding windows, in frames at ``fps``.
+    """The length, stride and rate of sliding windows, in frames at ``fps``.
 
     Attributes:
-        frames: length of a window.
-        stride: from the start of a window to that of the next.
-        fps: frames a second that the video is resampled to; its own by default.
+        frames: the length of a window.
+        stride: the distance between the starts of consecutive windows.
+        fps: the frame rate to resample the video to; by default its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -132,14 +132,14 @@ class WindowShape(BaseModel):
 class Window(SamplingBase):
     """Sliding windows over the whole video.
 
-    With ``fps`` the video is resampled to that rate first; without it, windows are counted in the file's own
-    frames. ``pad`` says what happens at the end: ``shift`` moves the last window back to end on the last frame,
-    ``repeat`` repeats the last frame, ``zero`` fills with black.
+    With ``fps`` the video is resampled to that rate first; without it, windows are counted in the file's own frames.
+    ``pad`` determines the end: ``shift`` moves the last window back to end on the last frame, ``repeat`` repeats the
+    last frame, ``zero`` fills with black.
 
     Attributes:
         window: length, stride and rate, such as ``{frames: 32, stride: 16, fps: 30}``.
-        pad: what happens at the end.
-        distinct: which rows are dropped because they repeat the last kept one; none by default.
+        pad: the handling of the end.
+        distinct: which rows are dropped as repeats of the last kept one; none by default.
     """
 
     windowed: ClassVar[bool] = True
@@ -149,10 +149,10 @@ class Window(SamplingBase):
 
 
 class FirstFrames(BaseModel):
-    """How many frames.
+    """The number of frames.
 
     Attributes:
-        frames: length of the window.
+        frames: the length of the window.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -160,10 +160,10 @@ class FirstFrames(BaseModel):
 
 
 class First(SamplingBase):
-    """One window of the first frames; a shorter video repeats each frame ``ceil(frames / n)`` times, then is cut.
+    """One window of the first frames; a shorter video repeats each frame ``ceil(frames / n)`` times, then is truncated.
 
     Attributes:
-        first: such as ``{frames: 32}``.
+        first: the window, such as ``{frames: 32}``.
     """
 
     windowed: ClassVar[bool] = True
@@ -171,11 +171,11 @@ class First(SamplingBase):
 
 
 class Uniform(SamplingBase):
-    """``n`` frames in the middle of n equal stretches of the video.
+    """``n`` frames in the middle of n equal parts of the video.
 
     Attributes:
-        uniform: n.
-        distinct: which rows are dropped because they repeat the last kept one; none by default.
+        uniform: the number n.
+        distinct: which rows are dropped as repeats of the last kept one; none by default.
     """
 
     uniform: Count
@@ -183,11 +183,11 @@ class Uniform(SamplingBase):
 
 
 class Keyframes(SamplingBase):
-    """Each frame that can be decoded by itself (an intra-coded picture that the container marks as a key frame).
+    """Each frame that can be decoded independently (an intra-coded picture that the container marks as a key frame).
 
     Attributes:
         keyframes: true; ``sample: keyframes`` is short for it.
-        distinct: which rows are dropped because they repeat the last kept one; none by default.
+        distinct: which rows are dropped as repeats of the last kept one; none by default.
     """
 
     keyframes: Literal[True] = True
@@ -195,7 +195,7 @@ class Keyframes(SamplingBase):
 
 
 class Yt8m(SamplingBase):
-    """YouTube-8M's choice: frame 0, then the frame after the first that is 1 s past the last such one; 300 at most.
+    """YouTube-8M's sampling: frame 0, then the frame after the first that is 1 s after the last one; at most 300.
 
     Attributes:
         yt8m: true; ``sample: yt8m`` is short for it.
@@ -216,7 +216,7 @@ _KINDS = {
 
 
 def _spell_out(value: Any) -> Any:
-    """``keyframes`` and ``yt8m`` may stand as bare words."""
+    """Accept ``keyframes`` and ``yt8m`` as plain words."""
     if isinstance(value, str) and value in ("keyframes", "yt8m"):
         return {value: True}
     return value

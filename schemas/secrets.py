@@ -1,4 +1,4 @@
-"""Credentials belong into the environment of the process: they are refused in specs and masked in messages."""
+"""Credentials belong in the environment of the process: they are rejected in specs and masked in messages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LEAST_LENGTH = 8
 _SECRET_VARIABLE = re.compile(
     r"SECRET|TOKEN|PASSW|CREDENTIAL|ACCESS_KEY|API_?KEY|_KEY(?:_|$)|CONNECTION_STRING|_SAS(?:_|$)"
 )
-# These name a file that holds the secret; the file's name is what a person must read.
+# These variables name a file with the secret; users need to see the file's name.
 _NAMES_A_FILE = re.compile(r"(?:_FILE|_PATH|GOOGLE_APPLICATION_CREDENTIALS)$")
 _SECRET_OPTION = re.compile(r"secret|passw|session_token|access_key|account_key|connection_string", re.IGNORECASE)
 _SECRET_MEMBER = re.compile(r"private_key$|secret|refresh_token")
 _USER = re.compile(r"(?<=://)(?:[^/\s?#@:\[]+:(?!\d+(?:[/\s?#]|$))[^\s@]*@|[^/\s?#]*@)")
-"""User name or password before the host; a password may hold slashes, which ``//host:8080/a@b`` does not have."""
+"""User name or password before the host; a password may contain slashes, unlike ``//host:8080/a@b``."""
 _CONTAINERS = ("abfs", "abfss", "wasb", "wasbs", "adl")
-"""Schemes whose ``name@account`` names a container."""
+"""Schemes in which ``name@account`` is a container."""
 _PARAMETER = re.compile(r"(?<=[?&;#])([^=?&;#\s]+)=([^?&;#\s]+)")
 _IN_A_MESSAGE = re.compile(r"(?<=[?&;#])([^=?&;#\s'\"]+)=([^&;#\s'\"]+)")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -40,11 +40,11 @@ _SECRET_WORD = re.compile(
 )
 _LONGEST_WORD = 64
 _DEPTH = 3
-"""Addresses within values of addresses that are looked into."""
+"""Maximum depth of URLs nested in parameters of URLs."""
 
 
 def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The text without credentials: those of the environment, of URIs, and signatures of links.
+    """Return the text without credentials: those of the environment, of URIs, and signatures of links.
 
     >>> masked("s3://me:word@bucket/a?X-Amz-Signature=12ab", {})
     's3://***@bucket/a?X-Amz-Signature=***'
@@ -71,13 +71,13 @@ def _masked_parameter(found: re.Match[str]) -> str:
 
 
 def _is_container(user: re.Match[str]) -> bool:
-    """What stands before the host is the name of a container of Azure."""
+    """Return whether the part before the host is the name of an Azure container."""
     scheme = user.string[: user.start() - len("://")].lower()
     return ":" not in user[0] and re.search(rf"\b(?:{'|'.join(_CONTAINERS)})$", scheme) is not None
 
 
 def _forms(value: str) -> Iterator[str]:
-    """How a secret may stand in a text: as it is, percent-escaped in an address, or as a member of a JSON object."""
+    """Return the forms of a secret in a text: unchanged, percent-escaped in a URL, or as a member of a JSON object."""
     inside: list[str] = []
     if value.lstrip().startswith("{"):
         with suppress(ValueError):
@@ -88,7 +88,7 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def names_secret(parameter: str) -> bool:
-    """Whether a parameter of this name holds a secret, by the words that the name is made of.
+    """Return whether a parameter contains a secret, judging by the words in its name.
 
     >>> [names_secret(name) for name in ("api_key", "AccessKey", "clientsecret", "X-Amz-Signature", "auth[token]")]
     [True, True, True, True, True]
@@ -103,7 +103,7 @@ def names_secret(parameter: str) -> bool:
 
 
 def _decoded(name: str) -> str:
-    """The name without percent escapes, also where servers in a chain decode it more than once."""
+    """Return the name without percent escapes, even if it is escaped several times."""
     for _ in range(_DEPTH):
         name, before = unquote(name), name
         if name == before:
@@ -112,11 +112,11 @@ def _decoded(name: str) -> str:
 
 
 def secret_parameter(uri: str, allowed: Iterable[str] = ()) -> str | None:
-    """Name of the first parameter of a URI that holds a secret, in its query, path or fragment; None without one.
+    """Return the name of the first parameter of a URI that contains a secret, in query, path or fragment, or None.
 
     Args:
-        uri: also one whose parameters' values are addresses with parameters.
-        allowed: names of parameters that hold none, however they sound; upper and lower case are the same.
+        uri: the URI; values of its parameters may be URLs with parameters.
+        allowed: the names of parameters that are not secret, however they sound; letter case is ignored.
 
     >>> secret_parameter("https://host/a.mp4?size=2&api_key=abc"), secret_parameter("https://host/a;token=abc/b.mp4")
     ('api_key', 'token')
@@ -137,11 +137,11 @@ def _secret_parameter(uri: str, allowed: Collection[str], depth: int) -> str | N
 
 
 def carries_secret(uri: str, allowed: Iterable[str] = ()) -> bool:
-    """The URI has a user name, a password, a key or a signature in it.
+    """Return whether the URI contains a user name, a password, a key or a signature.
 
     Args:
-        uri: any text; one without ``://`` is no URI.
-        allowed: names of parameters that hold no secret.
+        uri: any text; one without ``://`` is not a URI.
+        allowed: the names of parameters that are not secret.
 
     >>> carries_secret("s3://key:word@bucket/a"), carries_secret("abfss://box@account.dfs.core.windows.net/a")
     (True, False)
@@ -152,40 +152,40 @@ def carries_secret(uri: str, allowed: Iterable[str] = ()) -> bool:
 
 
 def refuse_secret(uri: str, place: str = "", allowed: Iterable[str] = ()) -> None:
-    """Refuse a URI that carries credentials: it would be kept in plans, tables and releases.
+    """Reject a URI with credentials, since it would be kept in plans, tables and releases.
 
     Raises:
-        SpecError: without the credentials.
+        SpecError: the URI has credentials; the message masks them.
     """
     if carries_secret(uri, allowed):
         raise SpecError(
-            f"{place + ': ' if place else ''}{masked(uri)!r} carries credentials, which would be kept in the store; "
+            f"{place + ': ' if place else ''}{masked(uri)!r} contains credentials, which would be kept in the store; "
             "give them by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)."
         )
 
 
 def refuse_secrets(document: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
-    """Refuse credentials in a spec.
+    """Reject credentials in a spec.
 
     Args:
-        document: as written; options of a target may name a variable, but not hold what it holds.
-        resolved: with variables filled in.
+        document: the spec as written; options of a target may refer to a variable, but not contain its value.
+        resolved: the spec with variables filled in.
 
     Raises:
-        SpecError: naming the place.
+        SpecError: there is a credential; the message names its location.
     """
     for place, text in _texts(resolved, ""):
         refuse_secret(text, place)
     for place, text in _texts(document.get("targets"), "targets"):
         if _SECRET_OPTION.search(place.rpartition(".")[2]) and "${" not in text:
             raise SpecError(
-                f"{place} holds a credential, which would be kept in every release; leave it to the environment, "
+                f"{place} contains a credential, which would be kept in every release; put it in the environment, "
                 f"or write ${{VARIABLE}}."
             )
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """(place, text) of all texts in nested mappings and lists."""
+    """Yield (location, text) of all texts in nested mappings and lists."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Sources of a spec: named sets of inputs, by kind."""
+"""Sources in a spec: named sets of inputs, by kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _check_type(value: str) -> str:
     if value in ("media", *MEDIA_TYPES) or _EXTENSION.fullmatch(value):
         return value
     raise ValueError(
-        f"{value!r} is no type of file; write media, {', '.join(MEDIA_TYPES)}, or an extension such as .mp4"
+        f"{value!r} is not a type of file; write media, {', '.join(MEDIA_TYPES)}, or an extension such as .mp4"
     )
 
 
@@ -28,7 +28,7 @@ class LabelColumn(Model):
     """Labels from a column of the source's table: a text, several separated by ``;``, or a list.
 
     Attributes:
-        column: name of the column.
+        column: the name of the column.
     """
 
     column: str
@@ -38,9 +38,9 @@ class LabelFile(Model):
     """Labels from a CSV with the columns ``uid`` (or ``path``) and ``labels``, several separated by ``;``.
 
     Attributes:
-        csv: relative to the spec's folder; an item may have several lines. A uid without its extension is that of the
-            only item whose uid has one.
-        encoding: of the file; UTF-8 by default.
+        csv: the path relative to the spec's folder; an item may have several lines. A uid without its extension refers
+            to the only item whose uid has one.
+        encoding: the encoding of the file; UTF-8 by default.
     """
 
     csv: str
@@ -48,17 +48,17 @@ class LabelFile(Model):
 
 
 class FolderTexts(Model):
-    """Labels from the names of folders that are ids, such as WordNet's ``n02123045``: ``{folder, texts: words.txt}``.
+    """Labels from names of folders that are ids, such as WordNet's ``n02123045``: ``{folder, texts: words.txt}``.
 
-    The label of a file is that of the nearest folder above it whose name is in the list. Files below no such folder
-    have no label.
+    The label of a file is that of the nearest parent folder whose name is in the list. Files without such a folder have
+    no label.
 
     Attributes:
-        folder: no value, or ``true``: says where the ids stand.
-        texts: a file with an id, a tab and words on each line, synonyms separated by commas, as ImageNet's
+        folder: no value, or ``true``: says that the ids are folder names.
+        texts: a file with an id, a tab and words on each line, synonyms separated by commas, as in ImageNet's
             ``words.txt``; the words become the label's name.
-        ids: a file with one id a line, as ``wnids.txt``: the classes, numbered from 0 in this order. Without it all ids
-            of ``texts`` are classes, in the order of that file.
+        ids: a file with one id per line, such as ``wnids.txt``: the classes, numbered from 0 in this order. Without it
+            all ids in ``texts`` are classes, in the order of that file.
     """
 
     folder: Literal[True] | None
@@ -67,16 +67,18 @@ class FolderTexts(Model):
 
 
 class HttpSpec(Model):
-    """How files at http(s) addresses are fetched.
+    """Settings for downloading files at http(s) URLs.
 
     Attributes:
-        connect_timeout: for a connection to open, whatever number of addresses its host has.
-        read_timeout: longest silence of a server, and longest time for all headers of an answer.
-        timeout: for one file as a whole, with all attempts and the waits between them.
-        max_size: of one file; larger ones are failures.
-        attempts: after time-outs, cuts, answers 5xx, 408, 425 and 429; a server's Retry-After is honoured.
-        rate: requests a second to one host, by all workers of a machine together.
-        redirects: most to follow; never to another scheme than http(s), from https to http, or into a private network.
+        connect_timeout: the time limit for opening a connection, whatever number of IP addresses the host has.
+        read_timeout: the longest silence of a server, and the time limit for all headers of a response.
+        timeout: the time limit for a whole file, including retries and waiting.
+        max_size: the maximum size of a file; larger ones are failures.
+        attempts: the number of attempts after time-outs, broken connections, 5xx, 408, 425 and 429; honours
+            Retry-After.
+        rate: the requests per second to one host, by all workers on a machine together.
+        redirects: the maximum number; never to another scheme than http(s), from https to http, or into a private
+            network.
     """
 
     connect_timeout: PositiveSeconds = 10.0
@@ -89,32 +91,32 @@ class HttpSpec(Model):
 
 
 class MediaSource(Model):
-    """Videos, GIFs and images found by globs, or listed by a table.
+    """Videos, GIFs and images found by globs, or listed in a table.
 
     Attributes:
-        glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
-        types: of the files that ``glob`` finds, take only those with these extensions, in capitals or not: ``media``
-            (all below), ``videos``, ``gifs``, ``images``, or extensions such as ``.mp4``; one or a list.
-        table: CSV, TSV, Parquet or JSONL with a ``uri`` column (a path, an object in a bucket or an http(s) address),
-            optionally ``uid``, and any columns kept as metadata; the cells of a CSV are texts.
-        encoding: of a CSV or JSONL table; UTF-8 by default.
-        format: ``tgif``: the table is a list of addresses, one a line, each followed by a tab and a caption or by
-            nothing, as TGIF's list and its splits are; an address that comes again is the same file.
-        http: how files at http(s) addresses are fetched.
-        allow_parameters: names of parameters in the table's addresses that hold no secret though they sound like it,
-            such as ``code``; addresses with other such parameters are refused, since the store keeps addresses.
-        uid: ``path`` (relative to the glob's root, no extension; of an address host and path, then the query),
-            ``file`` (the same with the extension, so that ``a.jpg`` and ``a.mov`` are two items), ``stem`` (the file's
+        glob: patterns relative to the spec's folder, or URIs; ``**`` matches any depth of folders.
+        types: the types of files to use from ``glob``, in any letter case: ``media`` (all below), ``videos``, ``gifs``,
+            ``images``, or extensions such as ``.mp4``; one or a list.
+        table: a CSV, TSV, Parquet or JSONL file with a ``uri`` column (a path, an object in a bucket or an http(s)
+            URL), optionally ``uid``, and any columns kept as metadata; the cells of a CSV are texts.
+        encoding: the encoding of a CSV or JSONL table; UTF-8 by default.
+        format: ``tgif``: the table is a list of URLs, one per line, each optionally followed by a tab and a caption,
+            like TGIF's list and its splits; a repeated URL is the same file.
+        http: settings for downloading files at http(s) URLs.
+        allow_parameters: names of parameters in the table's URLs that are not secret although they sound like it, such
+            as ``code``; URLs with other such parameters are rejected, since the store keeps URLs.
+        uid: ``path`` (relative to the glob's root, without extension; for a URL host and path, then the query),
+            ``file`` (the same with the extension, so that ``a.jpg`` and ``a.mov`` are two items), ``stem`` (the file
             name without extension), or ``{regex: ...}``.
         stereo: ``left`` keeps the left half of side-by-side stereo pictures.
-        deinterlace: make progressive pictures of interlaced ones (default); ``false`` leaves both fields in a picture.
-        tone_map: show high dynamic range (PQ, HLG) and the wide colours of BT.2020 as ordinary video (default);
-            ``false`` takes the values as they are stored.
-        labels: what items are, into the table ``labels``: ``folder`` (the one that a file lies in),
-            ``{folder, texts: words.txt}`` (the same, where folders are named by ids such as WordNet's),
-            ``{column: ...}`` of the table, or ``{csv: ...}``.
-        vocabulary: CSV of classes with the columns Index and Name, which gives labels their numbers; without it
-            they are numbered in the order of their names.
+        deinterlace: whether to deinterlace interlaced pictures (default); ``false`` keeps both fields in a picture.
+        tone_map: whether to convert high dynamic range (PQ, HLG) and the wide gamut of BT.2020 to ordinary video
+            (default); ``false`` uses the stored values.
+        labels: the labels of items for the table ``labels``: ``folder`` (the name of a file's folder), ``{folder,
+            texts: words.txt}`` (the same for folders named by ids such as WordNet's), ``{column: ...}`` of the table,
+            or ``{csv: ...}``.
+        vocabulary: a CSV of classes with the columns Index and Name, which gives labels their numbers; without it they
+            are numbered in the order of their names.
     """
 
     own_vectors: ClassVar[bool] = False
@@ -138,13 +140,13 @@ class MediaSource(Model):
         if (self.glob is None) == (self.table is None):
             raise ValueError("give exactly one of 'glob' (patterns) and 'table' (a file that lists uris)")
         if self.types is not None and self.glob is None:
-            raise ValueError("'types' chooses among the files of a 'glob'; leave it out where a table lists them")
+            raise ValueError("'types' selects files of a 'glob'; remove it, since a table lists the files")
         if self.format is not None and self.table is None:
-            raise ValueError(f"'format: {self.format}' is how a 'table' is written; name the table")
+            raise ValueError(f"'format: {self.format}' is the format of a 'table'; add the table")
         if isinstance(self.labels, FolderTexts) and self.vocabulary is not None:
-            raise ValueError("'labels.texts' names and numbers the classes; leave 'vocabulary' out")
+            raise ValueError("'labels.texts' names and numbers the classes; remove 'vocabulary'")
         if self.encoding is not None and (self.table is None or self.format is not None):
-            raise ValueError("'encoding' is of a 'table' that is CSV or JSONL; leave it out")
+            raise ValueError("'encoding' applies to a CSV or JSONL 'table'; remove it")
         return self
 
 
@@ -155,9 +157,9 @@ class ExampleFieldSpec(Model):
     """A feature of tf.train.Example that becomes an output of the source, or a column of texts.
 
     Attributes:
-        width: numbers in it; left out for ``text``.
-        type: ``float32``; ``int64``, kept as float32, which is exact up to 16,777,216; ``uint8``: one string of raw
-            numbers, quantised as YouTube-8M does it; or ``text``: one UTF-8 string, which heads can read.
+        width: the number of values; omitted for ``text``.
+        type: ``float32``; ``int64``, stored as float32, which is exact up to 16,777,216; ``uint8``: one string of raw
+            bytes, quantised as in YouTube-8M; or ``text``: one UTF-8 string, which heads can read.
     """
 
     width: Count | None = None
@@ -166,7 +168,7 @@ class ExampleFieldSpec(Model):
     @model_validator(mode="after")
     def _numbers_have_a_width(self) -> ExampleFieldSpec:
         if self.type == "text" and self.width is not None:
-            raise ValueError("a text has no width; leave it out")
+            raise ValueError("a text has no width; remove it")
         if self.type != "text" and self.width is None:
             raise ValueError(f"type {self.type} needs the number of values, such as width: 512")
         return self
@@ -176,18 +178,18 @@ class TfrecordSource(Model):
     """TFRecord shards, compressed or not; rows get the ids of their records.
 
     Attributes:
-        format: ``yt8m_video`` (one row a record), ``yt8m_frame`` and ``yt8m_segment`` (one row a second), or
+        format: ``yt8m_video`` (one row per record), ``yt8m_frame`` and ``yt8m_segment`` (one row per second), or
             ``example``: tf.train.Example with the features named in ``fields``.
-        glob: patterns relative to the spec's folder, or URIs; ``**`` crosses folders.
-        rgb, audio: numbers a row in the outputs ``rgb`` and ``audio`` of YouTube-8M; ``audio: 0`` leaves it out.
-        vocabulary: CSV of classes with the columns Index and Name; labels get names, others are refused.
-        fields: for ``example``: name of the feature -> its width and type; each becomes an output, or a column of
-            texts.
-        id: for ``example``: the feature that names a record, unique in its shard.
+        glob: patterns relative to the spec's folder, or URIs; ``**`` matches any depth of folders.
+        rgb, audio: the widths of the outputs ``rgb`` and ``audio`` of YouTube-8M; ``audio: 0`` omits it.
+        vocabulary: a CSV of classes with the columns Index and Name; labels get names, unknown ones are rejected.
+        fields: for ``example``: maps the name of a feature to its width and type; each becomes an output, or a column
+            of texts.
+        id: for ``example``: the feature that identifies a record, unique in its shard.
         labels: for ``example``: an int64 feature with class indices.
-        quantized: ``decode`` stores 8-bit codes as the float32 numbers they stand for, ``keep`` as they are, in a
-            binary column of a quarter of the size.
-        uid: of a shard: ``path`` (relative to the glob's root, no extension), ``file`` (with it), ``stem``, or
+        quantized: ``decode`` stores 8-bit codes as the float32 numbers that they represent, ``keep`` stores the codes,
+            in a binary column of a quarter of the size.
+        uid: the uid of a shard: ``path`` (relative to the glob's root, no extension), ``file`` (with it), ``stem``, or
             ``{regex: ...}``.
     """
 
@@ -220,14 +222,14 @@ class TfrecordSource(Model):
 
 
 class TextColumns(Model):
-    """Which columns (CSV) or keys (JSONL) hold what; an empty name means that there is none.
+    """The columns (CSV) or keys (JSONL) of each value; an empty name means that it does not exist.
 
     Attributes:
-        uid: what names the video.
+        uid: the uid of the video.
         text: the sentence.
-        start, end: seconds; without ``start`` the texts are about whole videos.
-        pass: number of the annotation pass.
-        annotation_uid: the annotator's id.
+        start, end: the times in seconds; without ``start`` the texts are about whole videos.
+        pass: the number of the annotation pass.
+        annotation_uid: the id of the annotator.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
@@ -240,26 +242,27 @@ class TextColumns(Model):
 
 
 class NarrationsSource(Model):
-    """Timed texts about videos; one video's are one item, whose uid is the video's.
+    """Timed texts about videos; the texts of one video are one item, with the uid of the video.
 
     Attributes:
-        format: ``ego4d`` (both versions), ``tgif`` (address, tab, sentence), ``csv``, ``jsonl``, ``srt``, ``vtt``.
-        path: the one file.
+        format: ``ego4d`` (both versions), ``tgif`` (URL, tab, sentence), ``csv``, ``jsonl``, ``srt``, ``vtt``.
+        path: a single file.
         glob: patterns relative to the spec's folder, or URIs.
-        rows: of Ego4D's files: the narrations of moments, or the summaries of stretches.
-        columns: of CSV and JSONL.
-        delimiter: of CSV.
-        encoding: of CSV and subtitles; UTF-8 by default.
-        urls: the uid column of CSV or JSONL holds addresses.
-        allow_parameters: names of parameters in those addresses that hold no secret though they sound like it.
-        uid: what names the video in a subtitle file's path, or in an address.
-        offset: a narration is usable while its time plus this is not negative.
-        rules: replacements in the text before it is encoded; those of Ego4D for ``ego4d`` (#C, #O, #unsure), else none.
-        order: of a video's narrations: ``tutorial`` (pass, place in the file) or ``research`` (time).
-        keep: which narrations stay.
-        limit: take that many videos, chosen by a hash with ``seed``.
-        seed: of that choice.
-        uids: take these videos; a list, or a file with one a line.
+        rows: the rows of Ego4D's files: the narrations of moments, or the summaries of stretches.
+        columns: the columns of CSV and JSONL.
+        delimiter: the delimiter of CSV.
+        encoding: the encoding of CSV and subtitles; UTF-8 by default.
+        urls: whether the uid column of CSV or JSONL has URLs.
+        allow_parameters: names of parameters in those URLs that are not secret although they sound like it.
+        uid: how the uid is derived from a subtitle file's path, or from a URL.
+        offset: a narration is usable if its time plus this is not negative.
+        rules: replacements in the text before encoding; by default those of Ego4D for ``ego4d`` (#C, #O, #unsure), else
+            none.
+        order: the order of a video's narrations: ``tutorial`` (pass, position in the file) or ``research`` (time).
+        keep: filters for narrations.
+        limit: the number of videos to use, chosen by a hash with ``seed``.
+        seed: the seed of that choice.
+        uids: the videos to use; a list, or a file with one uid per line.
     """
 
     own_vectors: ClassVar[bool] = False
@@ -284,7 +287,7 @@ class NarrationsSource(Model):
 
     @property
     def timed(self) -> bool:
-        """The texts have times; without, each is about a whole video."""
+        """Whether the texts have times; otherwise each is about a whole video."""
         if self.format in ("csv", "jsonl"):
             return self.columns is None or self.columns.start != ""
         return self.format != "tgif"
@@ -303,19 +306,19 @@ class NarrationsSource(Model):
         for name, formats in owners.items():
             default = type(self).model_fields[name].default
             if getattr(self, name) != default and self.format not in formats:
-                raise ValueError(f"{name!r} is for {' and '.join(formats)}; leave it out for {self.format}")
+                raise ValueError(f"{name!r} is for {' and '.join(formats)}; remove it for {self.format}")
         if self.rules is not None and "" in self.rules:
-            raise ValueError("rules: an empty text can't be replaced")
+            raise ValueError("rules: cannot replace an empty text")
         return self
 
 
 class LabelsSource(Model):
-    """Class names put into prompts, as texts to encode; one class is one item, and its name is the uid.
+    """Class names inserted into prompts, as texts to encode; each class is one item, with its name as the uid.
 
     Attributes:
-        labels: the names.
-        path: a text file with one name a line.
-        templates: texts with ``{label}`` where the name goes.
+        labels: the class names.
+        path: a text file with one name per line.
+        templates: texts with ``{label}`` at the position of the name.
     """
 
     own_vectors: ClassVar[bool] = False
@@ -327,7 +330,7 @@ class LabelsSource(Model):
     @model_validator(mode="after")
     def _one_list(self) -> LabelsSource:
         if (self.labels is None) == (self.path is None):
-            raise ValueError("give exactly one of 'labels' (a list) and 'path' (a file with one a line)")
+            raise ValueError("give exactly one of 'labels' (a list) and 'path' (a file with one per line)")
         for template in self.templates:
             if "{label}" not in template:
                 raise ValueError(f"the template {template!r} has no {{label}}; write it where the class name goes")
@@ -335,12 +338,12 @@ class LabelsSource(Model):
 
 
 class WindowLawSpec(Model):
-    """The sliding windows that precomputed rows stand for, in frames at ``fps``; Ego4D's Omnivore: 30, 32, 16.
+    """The sliding windows of precomputed rows, in frames at ``fps``; for Ego4D's Omnivore features 30, 32, 16.
 
     Attributes:
-        fps: frames a second.
-        window: length of a window, in frames.
-        stride: from the start of a window to that of the next, in frames.
+        fps: the frames per second.
+        window: the length of a window, in frames.
+        stride: the distance between the starts of consecutive windows, in frames.
     """
 
     fps: Annotated[float, Field(gt=0, le=1000, strict=False)]
@@ -349,16 +352,16 @@ class WindowLawSpec(Model):
 
 
 class PrecomputedSource(Model):
-    """Feature files that others computed: ``<uid>.pt``, ``.npy``, ``.npz``, or HDF5 with one dataset a uid.
+    """Precomputed feature files: ``<uid>.pt``, ``.npy``, ``.npz``, or HDF5 with one dataset per uid.
 
     Attributes:
-        glob: patterns relative to the spec's folder, or URIs; files of other kinds are passed over.
-        window: which second each row stands for.
-        dim: numbers in a row.
-        output: name of the vectors' column.
-        key: name of the array in ``.npz`` files that hold several.
-        group: where in HDF5 files the datasets lie.
-        uid: what names the video in a file's path.
+        glob: patterns relative to the spec's folder, or URIs; files of other kinds are ignored.
+        window: the windows that the rows were computed on, which give their times.
+        dim: the length of a row.
+        output: the name of the vector column.
+        key: the name of the array in ``.npz`` files with several.
+        group: the group of the datasets in HDF5 files.
+        uid: how the uid is derived from a file's path.
     """
 
     own_vectors: ClassVar[bool] = True

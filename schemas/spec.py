@@ -1,8 +1,8 @@
-"""The spec: what is wanted, as pydantic models that mirror the YAML file.
+"""The spec: the desired state, as pydantic models that mirror the YAML file.
 
-Models are strict and refuse unknown keys. References between nodes are checked by ``Spec`` itself; what needs the
-registry of encoders (their options, modality, outputs) is checked by ``cliploom.transforms.encoders``. Values never
-hold secrets: credentials come from the environment of the process.
+Models are strict and reject unknown keys. ``Spec`` checks references between nodes; checks that need the registry of
+encoders (their options, modality, outputs) are in ``cliploom.transforms.encoders``. Values never contain secrets:
+credentials come from the environment of the process.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ RUNNERS = (
     "TestDirectRunner",
     "TestDataflowRunner",
 )
-"""Runners that Beam knows by a plain name; others are named with their module."""
+"""Runners with a plain name in Beam; others are given with their module."""
 
 
 class EncoderSpec(Model):
-    """A model by its kind; each kind has keys of its own, see "Kinds of encoders".
+    """A model by its kind; each kind has further keys, see "Kinds of encoders".
 
     Attributes:
-        kind: such as ``efficientnet_lite0``; a head that was trained on the store is of kind ``head``.
-        preset: name of a public model's settings, see ``cliploom models list``; keys beside it override them.
-        text_encoder: another encoder, whose space the kind's ``semantic`` output is in.
+        kind: the kind, such as ``efficientnet_lite0``; ``head`` for a head that was trained on the store.
+        preset: the name of a public model's settings, see ``cliploom models list``; other keys override them.
+        text_encoder: the name of another encoder, in whose space the kind's ``semantic`` output is.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -58,18 +58,18 @@ class EncoderSpec(Model):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The family's own options, ``precision`` among them."""
+        """The options of the encoder's kind, including ``precision``."""
         return dict(self.model_extra or {})
 
 
 class FeatureSpec(Model):
-    """What an encoder makes of a source.
+    """The result of applying an encoder to a source.
 
     Attributes:
-        source: name of a source.
-        sample: which frames or windows; for media.
-        encoder: name of an encoder; left out where the source brings vectors of its own.
-        outputs: names of the encoder's (or the source's) outputs to keep; all by default.
+        source: the name of a source.
+        sample: the frames or windows to use; for media.
+        encoder: the name of an encoder; omitted if the source has vectors of its own.
+        outputs: the names of the encoder's (or the source's) outputs to keep; all by default.
     """
 
     source: Name
@@ -82,16 +82,17 @@ class IndexSpec(Model):
     """An ANN index over one output of a feature.
 
     Attributes:
-        feature: name of a feature.
-        output: may be left out when the feature has one vector output.
-        metric: larger scores are better with all of them; ``l2`` shows distances.
-        kind: ``flat`` compares with every row; ``ivf_sq8`` and ``hnsw`` are approximate and quicker; ``ivf_rabitq`` is
-            ``ivf_sq8`` with a bit a number in memory, which finds the candidates that the bytes then score; ``auto``
-            takes ``flat`` up to 20,000 rows, ``ivf_sq8`` up to ``memory``, else ``ivf_rabitq``.
-        memory: what ``auto`` may keep busy when it is searched, such as ``2GB``; without it, any amount.
-        nprobe: fixes what is otherwise set to reach recall@10 of .95 on a held-back sample.
-        d_miss: what a miss costs when hits are ranked by ``bimatch``; by default 2 for cosine, else 2000.
-        shards: number of index files, of nearly equal rows; by default one for each 2,000,000 rows.
+        feature: the name of a feature.
+        output: the output; optional if the feature has one vector output.
+        metric: the metric; larger scores are always better, ``l2`` also shows distances.
+        kind: ``flat`` compares with every row; ``ivf_sq8`` and ``hnsw`` are approximate and faster; ``ivf_rabitq`` is
+            ``ivf_sq8`` with one bit per number in memory, which selects the candidates to score; ``auto`` uses ``flat``
+            up to 20,000 rows, ``ivf_sq8`` up to ``memory``, else ``ivf_rabitq``.
+        memory: the most memory that searching may use before ``auto`` chooses ``ivf_rabitq``, such as ``2GB``; by
+            default unlimited.
+        nprobe: a fixed value; by default it is chosen to reach recall@10 of .95 on held-out rows.
+        d_miss: the cost of a miss for the ranker ``bimatch``; by default 2 for cosine, else 2000.
+        shards: the number of index files, of nearly equal size; by default one per 2,000,000 rows.
     """
 
     feature: Name
@@ -109,7 +110,7 @@ class Target(Model):
 
     Attributes:
         runner: ``local``, or a Beam runner such as ``FlinkRunner`` or ``DataflowRunner``.
-        workers: processes of a local run; by default one for each core.
+        workers: the number of processes of a local run; by default one per core.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -125,18 +126,18 @@ class Target(Model):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Beam pipeline options by name."""
+        """The Beam pipeline options by name."""
         return dict(self.model_extra or {})
 
 
 class MediaLimitsSpec(Model):
-    """Files beyond these are failures, not work.
+    """Limits of media files; files beyond them become failures.
 
     Attributes:
-        max_bytes: of a file.
-        max_pixels: of a frame, width times height.
-        max_duration: of a video.
-        max_frames: of a video.
+        max_bytes: the maximum size of a file.
+        max_pixels: the maximum number of pixels of a frame.
+        max_duration: the maximum duration of a video.
+        max_frames: the maximum number of frames of a video.
     """
 
     max_bytes: Bytes = MediaLimits.max_bytes
@@ -145,25 +146,25 @@ class MediaLimitsSpec(Model):
     max_frames: LargeCount = MediaLimits.max_frames
 
     def to_limits(self) -> MediaLimits:
-        """As the record that the prober takes."""
+        """Return the record for the prober."""
         return MediaLimits(self.max_bytes, self.max_pixels, self.max_duration, self.max_frames)
 
 
 class Limits(Model):
-    """Guards that stop a run before it publishes, and what is refused as absurd.
+    """Limits that stop a run before it publishes, and limits of files.
 
     Attributes:
-        max_failed, max_deleted, max_recompute: shares of the items that failed and did not before, are gone, or are
+        max_failed, max_deleted, max_recompute: the maximum shares of items that newly failed, were deleted, or are
             computed again; beyond them the run ends with exit code 3.
-        max_failed_first: instead of ``max_failed``, where it is more, until there is a release of a run without
-            ``--limit``: a folder that is new may hold junk.
-        max_attempts: nights on which a transient failure is tried again.
-        segment: files longer than this are split in time where the sampling allows.
-        prepare_time, prepare_memory: of preparing one model of files that the spec names (kinds ``onnx`` and
-            ``sentence_transformer``); memory by default 4 GB and eight times the size of the files.
-        stall: an item that makes no progress for so long takes its worker process down; when it does so again, alone,
-            it is a failure `Stalled`.
-        media: which files are refused as absurd.
+        max_failed_first: used instead of ``max_failed``, if larger, until there is a release of a run without
+            ``--limit``: a new folder may contain junk.
+        max_attempts: the number of runs that retry a transient failure.
+        segment: files longer than this are split in time if the sampling allows it.
+        prepare_time, prepare_memory: limits for preparing one model from files in the spec (kinds ``onnx`` and
+            ``sentence_transformer``); the memory is by default 4 GB plus eight times the size of the files.
+        stall: an item without progress for this time ends its worker process; if it does so again in isolation, it
+            becomes a failure `Stalled`.
+        media: limits of media files.
     """
 
     max_failed: Share = 0.1
@@ -179,21 +180,21 @@ class Limits(Model):
 
 
 class Spec(Model):
-    """A whole spec. References between its parts are checked when the file is read.
+    """A complete spec. References between its parts are checked when the file is read.
 
     Attributes:
-        version: of the spec's format.
-        name: of the project, for messages and job names.
-        store: folder, ``s3://...`` or ``gs://...``; relative to the spec's folder.
-        sources: what is read.
-        encoders: models.
-        features: what an encoder makes of a source.
-        indexes: for search, each over one output of a feature.
+        version: the version of the spec's format.
+        name: the name of the project, for messages and job names.
+        store: the folder, ``s3://...`` or ``gs://...``; relative to the spec's folder.
+        sources: the inputs.
+        encoders: the models.
+        features: the results of applying encoders to sources.
+        indexes: the search indexes, each over one output of a feature.
         exports: files for training code, made from features.
-        heads: small models that are trained on the store, or zero-shot labels.
-        evaluations: figures that each release is measured by.
-        targets: where runs are executed; the first one by default, another by ``--target``.
-        limits: what stops a run, and what is refused.
+        heads: small models trained on the store, or zero-shot labels.
+        evaluations: the measurements on each release.
+        targets: where runs are executed; the first one by default, another with ``--target``.
+        limits: limits that stop a run, and limits of files.
     """
 
     version: Literal[1]
@@ -211,32 +212,32 @@ class Spec(Model):
 
     @property
     def tags(self) -> dict[str, FeatureSpec]:
-        """Features without rows, which an encoder of kind ``head`` makes: they fill the table ``labels``."""
+        """Features without rows, computed by an encoder of kind ``head``: they fill the table ``labels``."""
         heads, vectors = self._heads(), self._vector_heads()
         return {name: feature for name, feature in self.features.items() if feature.encoder in heads - vectors}
 
     @property
     def projections(self) -> dict[str, FeatureSpec]:
-        """Features whose rows an encoder of kind ``head`` makes from those of another feature."""
+        """Features whose rows are computed by an encoder of kind ``head`` from those of another feature."""
         vectors = self._vector_heads()
         return {name: feature for name, feature in self.features.items() if feature.encoder in vectors}
 
     @property
     def computed(self) -> dict[str, FeatureSpec]:
-        """Features with rows, made by other encoders or brought by their sources."""
+        """Features with rows, computed by other encoders or provided by their sources."""
         heads = self._heads()
         return {name: feature for name, feature in self.features.items() if feature.encoder not in heads}
 
     @property
     def with_vectors(self) -> dict[str, FeatureSpec]:
-        """Features with rows, however they are made."""
+        """All features with rows."""
         return self.computed | self.projections
 
     def _heads(self) -> set[str]:
         return {name for name, encoder in self.encoders.items() if encoder.kind == HEAD}
 
     def _vector_heads(self) -> set[str]:
-        """Encoders of kind ``head`` whose head gives vectors."""
+        """Return the encoders of kind ``head`` whose head returns vectors."""
         kinds = {name: head.kind for name, head in self.heads.items()}
         return {
             name for name in self._heads() if kinds.get(str(self.encoders[name].options.get("head"))) in VECTOR_KINDS

@@ -1,4 +1,4 @@
-"""What all parts of a spec share: strict models, names, and how a uid is made."""
+"""Shared by all parts of a spec: strict models, names, and the derivation of uids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 def _check_name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is not a name: a letter, then letters, digits, _ or -, 64 at the most")
+        raise ValueError(f"{value!r} is not a name: a letter, then letters, digits, _ or -, at most 64")
     return value
 
 
@@ -33,21 +33,21 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Model(BaseModel):
-    """Base of all spec models: frozen, strict, no unknown keys."""
+    """Base class of all spec models: frozen, strict, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def one_or_many(value: Any) -> Any:
-    """A text where a list of texts is wanted becomes a list of one."""
+    """Convert a single text to a list of one."""
     return [value] if isinstance(value, str) else value
 
 
 class UidRegex(Model):
-    r"""uid = the first group (or the group named ``uid``) of a search in the path relative to the glob's root.
+    r"""The uid is the first group (or the group named ``uid``) of a match in the path relative to the glob's root.
 
     Attributes:
-        regex: with at least one group, such as ``"(\d+)_take"``.
+        regex: a regular expression with at least one group, such as ``"(\d+)_take"``.
     """
 
     regex: str
@@ -73,12 +73,12 @@ UidLaw = Annotated[
 
 
 class KeepSpec(Model):
-    """Which narrations stay.
+    """Filters for narrations.
 
     Attributes:
-        min_tokens: fewest pieces between single spaces; Ego4D's research code takes 5.
-        min_spacing: videos whose narrations follow each other closer on average are dropped; there ``100ms``.
-        without: files of uids, one a line, whose videos are dropped, such as those of val and test.
+        min_tokens: the minimum number of pieces between single spaces; Ego4D's research code uses 5.
+        min_spacing: videos whose narrations are closer on average are dropped; ``100ms`` in that code.
+        without: files of uids, one per line, whose videos are dropped, such as those of val and test.
     """
 
     min_tokens: NonNegativeInt = 0

@@ -1,4 +1,4 @@
-"""Errors of the spec's models as sentences: the path in the file, the value, the mend."""
+"""Converts errors of the spec's models to sentences: the path in the file, the value, the fix."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _WANTED = {
 
 
 def explain(problem: ErrorDetails, document: Any, model: type[BaseModel] | None = None, prefix: str = "") -> str:
-    """One sentence for one pydantic error: path in the file, value, mend.
+    """Return a sentence for one pydantic error: path in the file, value, fix.
 
     Args:
-        problem: from ``ValidationError.errors()``.
-        document: what was validated.
-        model: what it was validated as, to tell the nearest key.
-        prefix: path of the document in the file.
+        problem: an error from ``ValidationError.errors()``.
+        document: the validated document.
+        model: the model that it was validated with, to find the nearest key.
+        prefix: the path of the document in the file.
     """
     path = real_path(problem["loc"], document, missing=problem["type"] == "missing")
     place = ".".join(map(str, (prefix, *path) if prefix else path)) or "spec"
@@ -73,13 +73,13 @@ def explain(problem: ErrorDetails, document: Any, model: type[BaseModel] | None 
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         said = _mapping_of(_models_at(problem["loc"], model), named=kind == "dict_type" and not tagged) or said
     if value is None:
-        return f"{place} is empty; give it a value, or leave the key out."
+        return f"{place} is empty; give it a value, or remove the key."
     verb = "" if said.startswith("is ") else "is wrong: "
     return f"{place}: {short(value)} {verb}{said.rstrip('.')}."
 
 
 def _discriminator(context: Mapping[str, Any]) -> str:
-    """The key that tells the members of a union apart; a function that does so looks at ``kind``."""
+    """Return the key that distinguishes the members of a union; for a function it is ``kind``."""
     name = str(context["discriminator"]).strip("'")
     return "kind" if name.endswith("()") else name
 
@@ -90,10 +90,10 @@ def _inside(prefix: str, path: Sequence[int | str]) -> str:
 
 
 def real_path(location: Sequence[int | str], document: Any, *, missing: bool = False) -> list[int | str]:
-    """The path in the file of a pydantic location, which also holds the tags of unions.
+    """Return the path in the file of a pydantic location, which also contains the tags of unions.
 
-    A tag may be spelled like a key (``every`` is both), so of all ways to leave steps out, the one that finds most
-    of them in the document is taken. With ``missing`` the last step is a key that is not there.
+    A tag may be spelled like a key (``every`` is both), so of all ways to omit steps, the one that matches the document
+    best is used. With ``missing`` the last step is a missing key.
     """
     return list(_longest(tuple(step for step in location if step != "[key]"), document, missing)[1])
 
@@ -113,11 +113,11 @@ def _longest(steps: tuple[int | str, ...], here: Any, missing: bool) -> tuple[in
 
 
 def _mapping_of(models: Sequence[type[BaseModel]], *, named: bool) -> str:
-    """What must stand where a mapping is wanted; empty where any mapping may.
+    """Return what is required in place of a mapping; empty if any mapping is allowed.
 
     Args:
-        models: that the mapping may be.
-        named: it maps names to these models.
+        models: the models that the mapping may be.
+        named: whether it maps names to these models.
     """
     if not models:
         return ""
@@ -138,7 +138,7 @@ def _mapping_of(models: Sequence[type[BaseModel]], *, named: bool) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names with commas and an "and".
+    """Return the names joined by commas and "and".
 
     >>> _listed(["a", "b", "c"])
     'a, b and c'
@@ -152,17 +152,17 @@ def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _known_keys(location: Sequence[int | str], model: type[BaseModel] | None) -> set[str]:
-    """Names that may stand where an unknown key stood."""
+    """Return the names that are allowed in place of an unknown key."""
     return {
         field.alias or name for each in _models_at(location[:-1], model) for name, field in each.model_fields.items()
     }
 
 
 def _models_at(location: Sequence[int | str], model: type[BaseModel] | None) -> list[type[BaseModel]]:
-    """The models that may stand at a place, by walking along the location; the last ones where the walk ends early."""
+    """Return the models that are possible at a location; the last ones if the walk along it ends early."""
     current: list[tuple[str, type[BaseModel]]] = [("", model)] if model else []
     for step in location:
-        # Members of a union are told apart by tag, or else by the names of their classes.
+        # Members of a union are distinguished by tag, or else by their class names.
         members = [(tag, candidate) for tag, candidate in current if step in (tag, candidate.__name__)]
         if len(current) > 1 and members:
             current = members
@@ -173,7 +173,7 @@ def _models_at(location: Sequence[int | str], model: type[BaseModel] | None) -> 
 
 
 def _models_in(annotation: Any, tag: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """The models that an annotation names, with the tags that tell them apart in a union."""
+    """Yield the models in an annotation, with the tags that distinguish them in a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield tag or str(next(iter(_kinds_of(annotation)), "")), annotation
         return

@@ -93,7 +93,7 @@ class Yt8mFrames:
         labels: class indices, empty in test shards.
         rgb: [N, D], uint8 if quantised, or float32 if the shard has float lists.
         audio: [N, A] in the same way; None without audio.
-        segments: of the segments data set, in file order.
+        segments: the segments of the segments data set, in file order.
         offset: position of the record in its shard.
     """
 

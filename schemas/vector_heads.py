@@ -1,7 +1,7 @@
-"""Heads that give vectors: two towers trained on pairs, and DeViSE. Their nodes, and what a trained one says of itself.
+"""Heads that return vectors: two towers trained on pairs, and DeViSE. Their nodes, and the cards of trained ones.
 
-Such a head projects the rows of another feature into a space that words can ask. Once ``cliploom train`` has made it,
-an encoder of kind ``head`` applies it, and the feature has rows, indexes and exports like any other.
+Such a head projects the rows of another feature into a space that supports text queries. After ``cliploom train``, an
+encoder of kind ``head`` applies it, and the feature has rows, indexes and exports like any other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cliploom.schemas.units import Count, NonNegativeSeconds, Share
 TWO_TOWER, DEVISE = "two_tower", "devise"
 VECTOR_KINDS = (TWO_TOWER, DEVISE)
 EMBEDDING = "embedding"
-"""The output of a feature that such a head makes."""
+"""The output of a feature computed by such a head."""
 
 CLIP, TEXT = "clip", "text"
-"""The two towers; DeViSE has the first one only."""
+"""The two towers; DeViSE only has the first one."""
 
 TRAIN, VALIDATION = "train", "validation"
 START_SCALE = math.log(1 / 0.07)
@@ -39,8 +39,8 @@ class VectorInput(Model):
     """One output of a feature.
 
     Attributes:
-        feature: name of a feature.
-        output: may be left out when the feature has one.
+        feature: the name of a feature.
+        output: the output; optional if the feature has only one.
     """
 
     feature: Name
@@ -48,44 +48,44 @@ class VectorInput(Model):
 
 
 class Negatives(Model):
-    """Hard negatives: which other pairs share a batch with a pair.
+    """Hard negatives: which other pairs are in the same batch as a pair.
 
     Attributes:
-        same_video: so many other pairs of its video in a batch, which teach the model to distinguish its moments.
+        same_video: the number of other pairs of its video in a batch, which teach the model to distinguish its moments.
     """
 
     same_video: NonNegativeInt = 0
 
 
 class TwoTowerSpec(Model):
-    """Two MLPs that bring clip features and text vectors into one space, trained on pairs by ``cliploom train``.
+    """Two MLPs that map clip features and text vectors into one space, trained on pairs by ``cliploom train``.
 
     The defaults are those of Ego4D's tutorial: two layers of 1536, no normalisation, a scale that starts at
     ln(1 / 0.07), AdamW with the printed settings and PyTorch's default weight decay of 0.01.
 
     Attributes:
         pairs: an export of kind ``pairs``, format ``parquet`` or ``hdf5``.
-        clip, text: instead of ``pairs``: the features to join; ``around``, ``pool``, ``keep`` and ``splits`` are those
-            of an export of pairs.
+        clip, text: instead of ``pairs``: the features to join; ``around``, ``pool``, ``keep`` and ``splits`` are as in
+            an export of pairs.
         around, pool, keep, splits: with ``clip`` and ``text``; as in an export of pairs.
-        validation: the split of the pairs that is not learned from, and measured on.
-        holdout: where there is no such split: share of the videos, by hash of the uid with ``seed``; 20% by default.
-        dims: widths of the layers of both towers; the last one is that of the new space.
-        dropout: share of the hidden values that are dropped in training.
-        normalize: projections are scaled to length 1, in training and in the feature.
-        scale: what the products are multiplied by: the learned number itself (``plain``, the tutorial), or its
-            exponential (``exp``, CLIP); it stays between 0 and ln 100.
-        learning_rate, weight_decay, betas, epsilon: of AdamW.
-        batch: pairs a step.
+        validation: the split of the pairs that is used for validation only.
+        holdout: without such a split: the share of the videos, by hash of the uid with ``seed``; 20% by default.
+        dims: the widths of the layers of both towers; the last one is that of the new space.
+        dropout: the share of the hidden values that are dropped in training.
+        normalize: whether projections are scaled to length 1, in training and in the feature.
+        scale: the factor of the products: the learned number itself (``plain``, the tutorial), or its exponential
+            (``exp``, CLIP); it stays between 0 and ln 100.
+        learning_rate, weight_decay, betas, epsilon: the settings of AdamW.
+        batch: the number of pairs per step.
         batch_by: ``pairs`` in any order, or ``videos``: a batch has pairs of as few videos as possible.
         negatives: hard negatives.
-        equal_texts: ``negative``: of pairs with the same text only the own clip counts; ``ignore``: the others count
-            neither way.
-        epochs: the most.
-        patience: epochs without a better mean of recall@10 in both directions, after which training ends.
-        most_validation: validation pairs that are measured after each epoch, a seeded choice.
-        seed: of the holdout, the weights, the dropout and the order of pairs.
-        retrain: when a run trains it again.
+        equal_texts: ``negative``: of pairs with the same text only the own clip is positive; ``ignore``: the others are
+            excluded from the loss.
+        epochs: the maximum number of epochs.
+        patience: the number of epochs without a better mean of both recall@10 after which training ends.
+        most_validation: the maximum number of validation pairs to measure after each epoch, a seeded choice.
+        seed: the seed of the holdout, the weights, the dropout and the order of pairs.
+        retrain: when a run trains the head again.
     """
 
     kind: Literal["two_tower"]
@@ -123,9 +123,9 @@ class TwoTowerSpec(Model):
         if (self.clip is None) != (self.text is None):
             raise ValueError("'clip' and 'text' belong together; give both, or 'pairs' instead")
         if self.pairs is not None and (self.around != 2.0 or self.keep != KeepSpec() or self.splits is not None):
-            raise ValueError("'around', 'keep' and 'splits' are said by the export of pairs; leave them out")
+            raise ValueError("'around', 'keep' and 'splits' are set by the export of pairs; remove them")
         if isinstance(self.pool, TakeSpec):
-            raise ValueError("pool takes 'mean' here: a tower projects one vector a moment")
+            raise ValueError("pool must be 'mean' here: a tower projects one vector per moment")
         if self.holdout is not None and not 0 < self.holdout < 1:
             raise ValueError(f"holdout is {self.holdout:.0%}; training and validation need some videos each")
         if self.negatives.same_video >= self.batch:
@@ -134,40 +134,40 @@ class TwoTowerSpec(Model):
 
     @property
     def held_out(self) -> float:
-        """Share of the videos that is kept from training where no split is named so."""
+        """The share of the videos that is held out if no split is named."""
         return 0.2 if self.holdout is None else self.holdout
 
     @property
     def group(self) -> int:
-        """Pairs of one video that stand together in a batch."""
+        """The number of consecutive pairs of one video in a batch."""
         return self.batch if self.batch_by == "videos" else 1 + self.negatives.same_video
 
 
 class DeviseSpec(Model):
-    """An MLP from vectors of items to the text vectors of their labels, so that words find classes never trained on.
+    """An MLP from vectors of items to the text vectors of their labels, so that words find untrained classes too.
 
     Attributes:
         inputs: one output of a feature of a labelled source; averaged over an item in training, applied to each row.
-        text_encoder: an encoder of texts, such as one of kind word_vectors or minilm; its space is the new one.
-        prompt: what a class is called in the text encoder; ``{label}`` stands for a synonym of its name. The vectors of
-            the synonyms (a name split at commas) are averaged, each of length 1.
-        unseen: labels that are kept from training, by name, to measure how well words find them.
-        holdout: share of the labels that is kept so, by hash of the name with ``seed``; 20% by default.
-        validation: share of the items of the other labels that is kept from training, to measure on; 20%.
+        text_encoder: a text encoder, such as one of kind word_vectors or minilm; its space is the new one.
+        prompt: the text for a class; ``{label}`` is replaced by a synonym of its name. The vectors of the synonyms (a
+            name split at commas) are averaged, each of length 1.
+        unseen: the names of labels to exclude from training, to measure how well words find them.
+        holdout: the share of the labels to exclude instead, by hash of the name with ``seed``; 20% by default.
+        validation: the share of the items of the other labels that is held out for measuring; 20%.
         method: ``head``: the MLP; ``ridge``: the linear map with the smallest squared error, whose penalty is chosen by
             leaving labels out, for few labels; ``conse``: the mean of the text vectors of the ten most probable trained
-            classes, by their probabilities under a linear classifier; ``auto``: the one by which the words of unseen
-            labels find their items best.
-        hidden: widths of the layers before the last one.
-        dropout: share of the hidden values that are dropped in training.
+            classes, weighted by their probabilities under a linear classifier; ``auto``: the method with which the
+            words of unseen labels find their items best.
+        hidden: the widths of the layers before the last one.
+        dropout: the share of the hidden values that are dropped in training.
         loss: ``cosine``: 1 - cosine to the label's text vector; ``hinge``: the paper's rank loss with ``margin``.
-        margin: of the hinge loss.
-        learning_rate: of Adam.
-        batch: items a step.
-        epochs: the most.
-        patience: epochs without a better hit@1 on validation items, after which training ends.
-        seed: of the holdouts, the weights, the dropout and the order of items.
-        retrain: when a run trains it again.
+        margin: the margin of the hinge loss.
+        learning_rate: the learning rate of Adam.
+        batch: the number of items per step.
+        epochs: the maximum number of epochs.
+        patience: the number of epochs without a better hit@1 on validation items after which training ends.
+        seed: the seed of the holdouts, the weights, the dropout and the order of items.
+        retrain: when a run trains the head again.
     """
 
     kind: Literal["devise"]
@@ -203,12 +203,12 @@ class DeviseSpec(Model):
 
     @property
     def held_out(self) -> float:
-        """Share of the labels that is kept from training."""
+        """The share of the labels that is excluded from training."""
         return 0.0 if self.unseen is not None else 0.2 if self.holdout is None else self.holdout
 
 
 def head_kind(value: Any) -> str:
-    """The kind of a head's node; ``logistic`` where it says none."""
+    """Return the kind of a head's node; ``logistic`` if there is none."""
     kind = value.get("kind", "logistic") if isinstance(value, dict) else getattr(value, "kind", "logistic")
     return str(kind)
 
@@ -225,11 +225,11 @@ VectorHead = TwoTowerSpec | DeviseSpec
 
 @dataclass(frozen=True)
 class TowerEpoch:
-    """What an epoch came to.
+    """The results of an epoch.
 
     Attributes:
-        loss: mean over its batches.
-        figures: of the validation data, by name.
+        loss: the mean loss over its batches.
+        figures: the figures of the validation data, by name.
     """
 
     epoch: int
@@ -240,12 +240,12 @@ class TowerEpoch:
 
 @dataclass(frozen=True)
 class TowerInput:
-    """What a tower takes: rows of this output of this feature.
+    """The input of a tower: rows of this output of this feature.
 
     Attributes:
-        source: of the feature.
-        dim: length of the vectors.
-        model: folder of the feature's prepared model, relative to the store; empty where its source brought them.
+        source: the source of the feature.
+        dim: the length of the vectors.
+        model: the folder of the feature's prepared model, relative to the store; empty for a source's own vectors.
     """
 
     feature: str
@@ -258,26 +258,26 @@ class TowerInput:
 
 @dataclass(frozen=True)
 class VectorHeadCard:
-    """Facts of a trained head that gives vectors; written as ``card.json`` last.
+    """Facts of a trained head that returns vectors; written as ``card.json`` last.
 
     Attributes:
-        name: in the spec.
+        name: the name in the spec.
         kind: ``two_tower`` or ``devise``.
-        digest: names the folder; covers the head's node, the data and the code's REVISION.
-        release: of the store, whose features it was trained on; ``run`` published that release.
-        inputs: by tower, ``clip`` and ``text``; DeViSE's text encoder is ``text_model``.
-        dim: of the new space.
-        space: its name.
-        settings: the head's node of the spec, defaults filled in.
-        counts: pairs, videos, classes, ... that were trained and measured on.
-        items: that the training read.
-        sketch: the smallest 4,096 hashes of them, by which a later run tells how many have changed.
-        text_model: folder of the prepared text encoder that queries go through; empty when there is none.
-        method: of DeViSE, what was chosen.
-        metrics: of the validation data, those of the epoch that was kept; ``key`` names the one that decides.
-        figures: the same measured as ``cliploom evaluate`` does, with intervals, chance levels and numbers of queries:
-            by part, see ``cliploom.transforms.metrics.retrieval.RetrievalMetrics.to_dict``.
-        labels: names of the labels that DeViSE was trained on; any other is one that it has not seen.
+        digest: the digest that names the folder; covers the head's node, the data and the code's REVISION.
+        release: the release whose features it was trained on; published by ``run``.
+        inputs: the inputs by tower, ``clip`` and ``text``; DeViSE's text encoder is ``text_model``.
+        dim: the width of the new space.
+        space: the name of the new space.
+        settings: the head's node of the spec, with defaults filled in.
+        counts: the numbers of pairs, videos, classes, ... for training and validation.
+        items: the number of items that the training read.
+        sketch: the smallest 4,096 hashes of them, by which a later run estimates how many have changed.
+        text_model: the folder of the prepared text encoder for queries; empty if there is none.
+        method: the chosen method of DeViSE.
+        metrics: the metrics on the validation data at the kept epoch; ``key`` names the deciding one.
+        figures: the same as measured by ``cliploom evaluate``, with intervals, chance levels and query counts: by part,
+            see ``cliploom.transforms.metrics.retrieval.RetrievalMetrics.to_dict``.
+        labels: the names of the labels that DeViSE was trained on; all others are unseen.
     """
 
     name: str
@@ -311,12 +311,12 @@ class VectorHeadCard:
         return self.kind == DEVISE or bool(self.settings["normalize"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> VectorHeadCard:
-        """Read back what ``to_dict`` gave."""
+        """Create a card from the result of ``to_dict``."""
         inputs = {side: TowerInput(**each) for side, each in value["inputs"].items()}
         epochs = tuple(TowerEpoch(**each) for each in value["epochs"])
         labels = tuple(value.get("labels", ()))
@@ -325,15 +325,15 @@ class VectorHeadCard:
 
 @dataclass(frozen=True)
 class ProjectionJob:
-    """How a feature is made from the rows of another one; workers need no more.
+    """How to compute a feature from the rows of another one; workers need nothing else.
 
     Attributes:
-        name: of the feature.
-        head: its name; ``trained`` is the folder of the trained head, relative to the store.
-        base: the feature that is read; ``output`` and ``dim`` say what of it.
-        config: digest of the model and of the base's config; ``table`` is the folder of the Delta table.
-        model: folder of the prepared model, relative to the store.
-        recipe: what the config digest was made from, for readable reasons.
+        name: the name of the feature.
+        head: the name of the head; ``trained`` is the folder of the trained head, relative to the store.
+        base: the feature to read; ``output`` and ``dim`` are its output and width.
+        config: the digest of the model and of the base's config; ``table`` is the folder of the Delta table.
+        model: the folder of the prepared model, relative to the store.
+        recipe: the values behind the config digest, for readable reasons.
     """
 
     name: str
@@ -351,12 +351,12 @@ class ProjectionJob:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """The one output and its width."""
+        """The only output and its width."""
         return {name: output.dim for name, output in self.card.outputs.items()}
 
     @property
     def columns(self) -> dict[str, OutputEntry]:
-        """What a release says of the output."""
+        """The output's entry in a release."""
         return {
             name: OutputEntry(dim=found.dim, space=found.space, text=found.text)
             for name, found in self.card.outputs.items()

@@ -1,1 +1,1 @@
-"""The page server: search, watch and predict over published releases, read-only."""
+"""The read-only page server: search, watch and predict over published releases."""

@@ -35,7 +35,7 @@ _KEEP_ALIVE_S = 10.0
 
 
 class LinkRequest(BaseModel):
-    """A link to predict."""
+    """A link to the file to predict labels for."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -46,21 +46,21 @@ class LinkRequest(BaseModel):
 
 @api.get("/healthz", tags=["operation"])
 async def health(request: Request) -> dict[str, Any]:
-    """Say that the server answers, and from which releases."""
+    """Report that the server is up, and which releases it serves."""
     slots = state_of(request).catalog.slots.values()
     return {"ok": True, "stores": {slot.name: slot.store.release.release for slot in slots}}
 
 
 @api.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
 async def metrics(request: Request) -> PlainTextResponse:
-    """Give figures in Prometheus text format."""
+    """Return metrics in the Prometheus text format."""
     state = state_of(request)
     return PlainTextResponse(state.metrics.text(state.gauges()), media_type="text/plain; version=0.0.4")
 
 
 @api.get("/api/stores", tags=["releases"])
 async def stores(request: Request) -> list[dict[str, Any]]:
-    """List the stores that are served."""
+    """List the served stores."""
     found = []
     for slot in state_of(request).catalog.slots.values():
         release = slot.store.release
@@ -86,7 +86,7 @@ async def search_by_address(
     rank: Annotated[str, Query(pattern="^(max|mean|bimatch)$")] = "max",
     where: Annotated[str | None, Query(max_length=20_000, description="SQL expression over columns.")] = None,
     in_uid: Annotated[str | None, Query(max_length=20_000, description="Only rows of this item.")] = None,
-    not_text: Annotated[list[str] | None, Query(max_length=10, description="Words that hits should be unlike.")] = None,
+    not_text: Annotated[list[str] | None, Query(max_length=10, description="Texts that hits should be unlike.")] = None,
     moments: Annotated[int, Query(ge=0, le=20, description="Moments of each hit.")] = 0,
     group: Annotated[str | None, Query(max_length=200, description="Metadata column to group by.")] = None,
     facets: Annotated[list[str] | None, Query(max_length=10, description="Columns whose values are counted.")] = None,
@@ -117,7 +117,7 @@ async def _searched(state: ServerState, asked: SearchRequest) -> JSONResponse:
 
 @api.get("/api/items/{uid:path}", tags=["items"])
 async def item(request: Request, uid: str, store: StoreName = None, source: Source = None) -> dict[str, Any]:
-    """Give all that the release knows of an item: facts, labels, narrations, rows, failures."""
+    """Return everything that the release knows about an item: facts, labels, narrations, rows, failures."""
     state = state_of(request)
     slot = state.catalog.get(store)
     check_uid(uid)
@@ -126,10 +126,10 @@ async def item(request: Request, uid: str, store: StoreName = None, source: Sour
 
 
 def known(store: ServedStore, uid: str, source: str | None, limits: ConversionLimits) -> dict[str, Any]:
-    """An item's view.
+    """Return the view of an item.
 
     Raises:
-        UnknownThingError: when there is no such item.
+        UnknownThingError: there is no such item.
     """
     try:
         return views.item_view(store, uid, source, limits)
@@ -145,7 +145,7 @@ async def curve(
     store: StoreName = None,
     source: Source = None,
 ) -> dict[str, Any]:
-    """Give the scores of an item's rows against words, by time."""
+    """Return the scores of an item's rows against a text, ordered by time."""
     state = state_of(request)
     check_request(SearchRequest(text=q), state.settings)
     slot = state.catalog.get(store)
@@ -168,7 +168,7 @@ async def releases(request: Request, store: StoreName = None) -> list[dict[str, 
 async def release(
     request: Request, number: int, store: StoreName = None, against: Annotated[int | None, Query()] = None
 ) -> dict[str, Any]:
-    """Give the DAG of a release with its counts, and what differs from another release."""
+    """Return the DAG of a release with its counts, and its differences from another release."""
     rows = state_of(request).catalog.get(store).store.releases
     try:
         chosen = views.release_of(rows, number)
@@ -184,7 +184,7 @@ async def release(
 
 @api.get("/api/failures", tags=["releases"])
 async def failures(request: Request, store: StoreName = None) -> dict[str, Any]:
-    """Give the failures that the release knows, by reason and one by one."""
+    """Return the failures recorded in the release, grouped by reason and one by one."""
     state = state_of(request)
     slot = state.catalog.get(store)
     return await state.listings.run(lambda: slot.answer(views.failure_summary))
@@ -192,7 +192,7 @@ async def failures(request: Request, store: StoreName = None) -> dict[str, Any]:
 
 @api.get("/api/runs", tags=["runs"])
 async def runs(request: Request, store: StoreName = None) -> dict[str, Any]:
-    """Say how far the newest run is, also one on a cluster."""
+    """Return the progress of the newest run, including runs on a cluster."""
     state = state_of(request)
     slot = state.catalog.get(store)
     return await state.listings.run(lambda: state.runs(slot))
@@ -200,7 +200,7 @@ async def runs(request: Request, store: StoreName = None) -> dict[str, Any]:
 
 @api.post("/api/search/file", tags=["search"])
 async def search_by_file(request: Request) -> dict[str, Any]:
-    """Search by a picture or clip: multipart form with ``file``, and ``top``, ``rank``, ``store`` where wanted."""
+    """Search by a picture or clip: multipart form with ``file`` and, optionally, ``top``, ``rank`` and ``store``."""
     state = state_of(request)
     fields, job = await _uploaded(request, state, "search")
     del fields
@@ -216,19 +216,19 @@ async def search_by_file(request: Request) -> dict[str, Any]:
 
 @api.post("/api/predict", tags=["predict"], status_code=202)
 async def predict(request: Request) -> dict[str, Any]:
-    """Queue a file (multipart form with ``file``) or a link (JSON with ``url``) to be labelled by a head."""
+    """Queue a file (multipart form with ``file``) or a link (JSON with ``url``) for label prediction."""
     state = state_of(request)
     job = await queue_prediction(request, state)
     return {"job": job.id, "events": f"/api/predict/{job.id}/events", "waiting": state.jobs.length}
 
 
 async def queue_prediction(request: Request, state: ServerState) -> FileJob:
-    """Put what a request sends into the queue: JSON with a link, or a form with a file or a link."""
+    """Queue the content of a request: JSON with a link, or a form with a file or a link."""
     if request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
         try:
             link = LinkRequest.model_validate_json(await request.body())
         except ValueError as error:
-            raise SpecError(f"The request is not as /openapi.json says: {str(error).splitlines()[0]}") from None
+            raise SpecError(f"The request does not match /openapi.json: {str(error).splitlines()[0]}") from None
         return _queue_link(state, link.url, link.head, link.store)
     fields, job = await _uploaded(request, state, "predict")
     del fields
@@ -237,7 +237,7 @@ async def queue_prediction(request: Request, state: ServerState) -> FileJob:
 
 def _queue_link(state: ServerState, url: str, head: str | None, store: str | None) -> FileJob:
     if not state.settings.links:
-        raise SpecError("This server downloads no links; send the file.")
+        raise SpecError("This server does not download links; send the file.")
     slot = state.catalog.get(store)
     task = _prediction(state, slot.name, head) | {"url": check_link(url), "max_bytes": state.settings.max_upload}
     name = PurePosixPath(url.partition("?")[0]).name[:100] or "link"
@@ -248,9 +248,9 @@ def _prediction(state: ServerState, store: str | None, head: str | None) -> dict
     slot = state.catalog.get(store)
     heads = state.heads(slot)
     if not heads:
-        raise SpecError("This store has no trained head; `cliploom train SPEC` makes one.")
+        raise SpecError("This store has no trained head; train one with `cliploom train SPEC`.")
     if head and head not in heads:
-        raise SpecError(f"There is no trained head {head[:60]!r}; there are: {', '.join(heads)}.")
+        raise SpecError(f"There is no trained head {head[:60]!r}; known: {', '.join(heads)}.")
     return {
         "kind": "predict",
         "store": slot.store.uri,
@@ -260,9 +260,9 @@ def _prediction(state: ServerState, store: str | None, head: str | None) -> dict
 
 
 async def _uploaded(request: Request, state: ServerState, kind: str) -> tuple[dict[str, str], FileJob]:
-    """Read a form with one file, written to disk as it comes, and queue it."""
+    """Write the one file of a form to disk while it arrives, and queue it."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "multipart/form-data":
-        raise SpecError("Send a multipart form with the field 'file', or for a prediction JSON with 'url'.")
+        raise SpecError("Send a form with the field 'file'; for a prediction, JSON with 'url' works too.")
     async with state.uploads.place(), request.form(max_files=1, max_fields=10, max_part_size=64 << 10) as form:
         fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
         file = next((value for _, value in form.multi_items() if isinstance(value, UploadFile)), None)
@@ -270,7 +270,7 @@ async def _uploaded(request: Request, state: ServerState, kind: str) -> tuple[di
             job = _queue_link(state, fields["url"], fields.get("head"), fields.get("store"))
             return fields, job
         if file is None or not file.size:
-            raise SpecError("The form has no file in the field 'file', or it is empty.")
+            raise SpecError("The field 'file' of the form is missing or empty.")
         slot = state.catalog.get(fields.get("store"))
         if kind == "predict":
             task = _prediction(state, slot.name, fields.get("head"))
@@ -302,27 +302,27 @@ def _write(file: UploadFile, path: Any) -> None:
 
 
 def job_of(request: Request, job_id: str) -> FileJob:
-    """A job that is still known.
+    """Return a job that is still known.
 
     Raises:
-        UnknownThingError: when it is not.
+        UnknownThingError: the job is unknown or has expired.
     """
     job = state_of(request).jobs.get(job_id)
     if job is None:
-        raise UnknownThingError("There is no such job any more; send the file again.")
+        raise UnknownThingError("This job is unknown or has expired; send the file again.")
     return job
 
 
 @api.get("/api/predict/{job_id}", tags=["predict"])
 async def prediction(request: Request, job_id: str) -> dict[str, Any]:
-    """Say how far a prediction is."""
+    """Return the state of a prediction."""
     job = job_of(request, job_id)
     return {"name": job.name, "ended": job.is_ended, "events": job.events}
 
 
 @api.get("/api/predict/{job_id}/events", tags=["predict"], response_class=Response)
 async def prediction_events(request: Request, job_id: str) -> StreamingResponse:
-    """Give status lines as they come, as server-sent events; the last one is ``done`` or ``error``."""
+    """Stream status lines as server-sent events; the last event is ``done`` or ``error``."""
     state = state_of(request)
     job = job_of(request, job_id)
     place = state.listeners.place()
@@ -352,7 +352,7 @@ async def prediction_events(request: Request, job_id: str) -> StreamingResponse:
 @api.head("/api/predict/{job_id}/media", include_in_schema=False)
 @api.get("/api/predict/{job_id}/media", tags=["predict"], response_class=Response)
 async def prediction_media(request: Request, job_id: str) -> Response:
-    """Give the file of a prediction, to be played while it is worked on."""
+    """Return the uploaded file of a prediction, so that the page can play it meanwhile."""
     state = state_of(request)
     job = job_of(request, job_id)
     place = state.streams.place()
@@ -361,6 +361,6 @@ async def prediction_media(request: Request, job_id: str) -> Response:
         file = job.path.open("rb")
     except OSError:
         await place.__aexit__(None, None, None)
-        raise UnknownThingError("The file is not there yet.") from None
+        raise UnknownThingError("The file has not arrived yet.") from None
     size = os.fstat(file.fileno()).st_size
     return await send_file(request, OpenMedia(size, file), job.media_type, f'"{job.id[:8]}-{size}"', state, place)

@@ -1,4 +1,4 @@
-"""The application: routes behind the guard, and what each kind of error becomes."""
+"""The ASGI application: the routes behind the guard, and the response to each kind of error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOG = logging.getLogger(LOGGER)
 
 
 def create_app(catalog: Catalog, settings: ServeSettings) -> ASGIApp:
-    """Make the application of opened stores."""
+    """Create the application for opened stores."""
     state = ServerState(catalog, settings)
 
     @asynccontextmanager
@@ -69,16 +69,16 @@ def _add_errors(app: FastAPI) -> None:
         if isinstance(error, UnknownThingError):
             return refuse(request, 404, str(error))
         if isinstance(error, MissingMediaError):
-            # The whole sentence may name a path of the server's machine.
+            # The full message may contain a path on the server's machine.
             _LOG.info("missing media", extra={"fields": {"error": str(error)}})
-            return refuse(request, 404, "There is no picture or file: it is gone, has changed, or can't be read.")
+            return refuse(request, 404, "The picture or file was deleted, has changed, or cannot be read.")
         if isinstance(error, SpecError):
             return refuse(request, 400, str(error))
         _LOG.error("error", extra={"fields": {"error": str(error)}})
         if isinstance(error, StoreError):
-            sentence = "The store can't be read at the moment; the server's log says why."
+            sentence = "The store cannot be read at the moment; see the server's log."
             return refuse(request, 503, sentence, {"Retry-After": "5"})
-        return refuse(request, 500, "The request can't be answered; the server's log says why.")
+        return refuse(request, 500, "The request failed; see the server's log.")
 
     @app.exception_handler(BusyError)
     @app.exception_handler(BusyQueueError)
@@ -100,4 +100,4 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
         _LOG.error("fault", exc_info=error, extra={"fields": {"path": request.url.path[:300]}})
-        return refuse(request, 500, "A fault of the server; its log says more.")
+        return refuse(request, 500, "Internal server error; see the server's log.")

@@ -1,4 +1,4 @@
-"""One search as the API and the page ask it: checked, bounded, answered from one release."""
+"""One search request of the API or the page: checked, bounded, and answered from one release."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Texts = Annotated[list[Text], Field(max_length=10)]
 
 
 class SearchRequest(BaseModel):
-    """What to search for.
+    """A search request.
 
     Attributes:
-        text: words.
-        like: a uid of the release, or ``uid@12.5s``.
-        vector: numbers, of the width of the indexes that are asked.
-        not_text, not_like: what hits should be unlike.
-        weights: one for each part, in the order text, like, vector, not_text, not_like.
-        where: SQL expression that items or rows must fulfil.
-        in_uid: only rows of this item.
-        moments: moments of each hit.
-        group: metadata column of which each value is shown once.
-        facets: columns whose values are counted.
-        offset: hits to skip.
-        index: names of indexes; all that can be asked by default.
-        top: how many hits.
-        rank: how rows make hits.
-        store: name of the store; the first one by default.
+        text: a text to search for.
+        like: a uid of the release, or ``uid@12.5s`` for one moment of it.
+        vector: a vector of the width of the searched indexes.
+        not_text, not_like: texts and uids that hits should be unlike.
+        weights: one weight per given part, in the order text, like, vector, not_text, not_like.
+        where: an SQL expression that items or rows must satisfy.
+        in_uid: a uid; only rows of this item are searched.
+        moments: the number of moments to return per hit.
+        group: a metadata column; one hit is returned per value.
+        facets: the columns whose values are counted.
+        offset: the number of hits to skip.
+        index: names of indexes; by default all that support the query.
+        top: the number of hits.
+        rank: the ranker that turns rows into hits.
+        store: the name of the store; the first one by default.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -61,29 +61,29 @@ class SearchRequest(BaseModel):
 
 
 def check_request(request: SearchRequest, settings: ServeSettings) -> None:
-    """Refuse what is too long or too much.
+    """Reject a request that exceeds the limits.
 
     Raises:
-        SpecError: naming the limit.
+        SpecError: a limit is exceeded; the message names it.
     """
     given = [("text", request.text), ("like", request.like), ("filter", request.where), ("item", request.in_uid)]
     given += [("text", each) for each in request.not_text or ()] + [("like", each) for each in request.not_like or ()]
     for name, value in given:
         if value is not None and len(value) > settings.max_text:
             raise SpecError(
-                f"The {name} to search for has {len(value):,} characters; at most {settings.max_text:,} are taken."
+                f"The {name} to search for has {len(value):,} characters; at most {settings.max_text:,} are accepted."
             )
         if value is not None and any(ord(c) < 32 and c not in "\t\n\r" for c in value):
-            raise SpecError(f"The {name} to search for holds control characters; leave them out.")
+            raise SpecError(f"The {name} to search for contains control characters; remove them.")
     if request.top > settings.max_top:
-        raise SpecError(f"top is {request.top}; at most {settings.max_top} hits are given at a time.")
+        raise SpecError(f"top is {request.top}; at most {settings.max_top} hits are returned at a time.")
 
 
 def search(store: ServedStore, request: SearchRequest) -> dict[str, Any]:
-    """Answer a search from a release.
+    """Run a search on a release.
 
     Returns:
-        The release, the hits, and milliseconds: ``model_ms`` for the vector of the words, ``took_ms`` in all.
+        The release, the hits, and times in milliseconds: ``model_ms`` for encoding the text, ``took_ms`` in total.
     """
     begun = time.perf_counter()
     modelled = begun

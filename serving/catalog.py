@@ -1,7 +1,7 @@
-"""The stores that are served, each at its newest release; a new release replaces the old one between requests.
+"""The served stores, each at its newest release; a new release replaces the old one between requests.
 
-A request takes the opened release once and answers from it alone; the old one is closed when the last request that
-uses it ends. An answer that a vacuum made impossible is made again, whole, from the newest release.
+A request takes a reference to the open release and answers from it alone; the old release is closed when the last
+request that uses it ends. If a vacuum deleted files during a request, it is answered again from the newest release.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class ServedRelease:
     """A store's slot in the catalog: the release that requests get now.
 
     Attributes:
-        name: by which addresses name the store.
-        swapped_at: seconds since 1970, when the present release was put in place.
-        trouble: why the last look for a new release failed; empty when it did not.
+        name: the store's name in URLs.
+        swapped_at: seconds since 1970 at which the current release was opened.
+        trouble: the reason why the last check for a new release failed; empty if it succeeded.
     """
 
     def __init__(self, name: str, uri: str) -> None:
@@ -43,14 +43,14 @@ class ServedRelease:
 
     @property
     def store(self) -> ServedStore:
-        """The opened release; keep the reference for all of one answer."""
+        """The open release; use one reference for a whole response."""
         return self._store
 
     def answer(self, ask: Callable[[ServedStore], T]) -> T:
-        """Answer from one release; from a newer one when files of the present one are gone.
+        """Call ``ask`` with the open release; if its files were deleted, with a newer one.
 
         Raises:
-            StoreError: when the newest release is damaged.
+            StoreError: the newest release is damaged.
         """
         store = self._store
         try:
@@ -62,7 +62,7 @@ class ServedRelease:
             return ask(self._store)
 
     def refresh(self, *, force: bool = False) -> bool:
-        """Open the newest release when it is another one; returns whether it was."""
+        """Open the newest release unless it is open already; return whether it was opened."""
         with self._lock:
             version = self._newest_version()
             if version == self._version and not force:
@@ -82,18 +82,18 @@ class ServedRelease:
         try:
             return int(table_at(self._store.objects, TABLE).version())
         except (DeltaError, OSError) as error:
-            raise StoreError(f"{self._store.uri} can't be read ({reason_of(error)}).") from None
+            raise StoreError(f"{self._store.uri} cannot be read ({reason_of(error)}).") from None
 
 
 class Catalog:
-    """All served stores by name, and the thread that looks for new releases."""
+    """All served stores by name, and the thread that checks for new releases."""
 
     def __init__(self, uris: Sequence[str], refresh_s: float) -> None:
         """Open every store.
 
         Raises:
-            SpecError: when no store is named.
-            StoreError: when one can't be opened.
+            SpecError: no store was given.
+            StoreError: a store cannot be opened.
         """
         if not uris:
             raise SpecError("Name a store to serve: cliploom serve STORE.")
@@ -106,10 +106,10 @@ class Catalog:
         self._thread = threading.Thread(target=self._watch, name="releases", daemon=True)
 
     def get(self, name: str | None) -> ServedRelease:
-        """The slot of a store, the first one by default.
+        """Return the slot of a store, the first one by default.
 
         Raises:
-            SpecError: naming the stores that there are.
+            SpecError: there is no such store; the message names the served stores.
         """
         if not name:
             return next(iter(self.slots.values()))
@@ -118,11 +118,11 @@ class Catalog:
         return self.slots[name]
 
     def start(self) -> None:
-        """Begin to look for new releases."""
+        """Start checking for new releases."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop checking."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -138,14 +138,14 @@ class Catalog:
                 _LOG.info("release", extra={"fields": {"store": slot.name, "release": slot.store.release.release}})
             slot.trouble = ""
         except Exception as error:
-            # Whatever it is, the release that is open stays, and the next look tries again.
+            # On any error the open release stays in use; the next check tries again.
             if not slot.trouble:
                 _LOG.warning("refresh", extra={"fields": {"store": slot.name, "error": str(error)}})
             slot.trouble = str(error)
 
 
 def _name_of(uri: str, taken: Sequence[str] | dict[str, ServedRelease]) -> str:
-    """A short name for addresses: the folder's, or its parent's where the folder is called ``store``.
+    """Return a short name for URLs: the folder's name, or its parent's if the folder is called ``store``.
 
     >>> _name_of("/data/demo/store", {}), _name_of("s3://bucket/films", {}), _name_of("b/films", {"films": 1})
     ('demo', 'films', 'films-2')

@@ -1,4 +1,4 @@
-"""Converted copies of videos that browsers do not play: made one at a time, kept in a cache of bounded size."""
+"""Browser-compatible copies of videos: converted one at a time and kept in a cache of bounded size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cliploom.transforms.store.local_folder import arriving, evict, private_fold
 from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 REVISION = 1
-"""Raised when conversions come out differently; part of their names in the cache."""
+"""Increase it when conversions produce different files; part of the names in the cache."""
 _LOG = logging.getLogger(LOGGER)
 _KEPT = 200
 _KEPT_FAILURE_S = 600.0
@@ -35,13 +35,13 @@ _KEPT_FAILURE_S = 600.0
 
 @dataclass
 class Conversion:
-    """One video on its way to be converted.
+    """The conversion of one video.
 
     Attributes:
-        name: of the file in the cache.
-        state: how far it is.
-        share: of it that is done, 0 to 1.
-        message: why it failed, for a person.
+        name: the name of the file in the cache.
+        state: the state of the conversion.
+        share: the completed fraction, 0 to 1.
+        message: the reason of a failure, shown to users.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Conversion:
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the conversion succeeded or failed."""
         return self.state in ("ready", "failed")
 
 
 class Conversions:
-    """Converts videos in the order in which they are asked for; what is in the cache is not converted again."""
+    """Converts videos in the order of their requests; a video in the cache is not converted again."""
 
     def __init__(self, limits: ConversionLimits, folder: Path | None = None) -> None:
-        """Nothing starts before the first request.
+        """Create the queue; nothing starts before the first request.
 
         Args:
-            limits: of each conversion, and of all.
-            folder: for converted files; this user's in the machine's temporary folder by default.
+            limits: the limits of each conversion, and of all together.
+            folder: the folder of converted files; by default this user's in the machine's temporary folder.
         """
         self.limits = limits
         self._folder = folder
@@ -79,16 +79,16 @@ class Conversions:
 
     @property
     def length(self) -> int:
-        """Conversions that wait or run."""
+        """The number of waiting and running conversions."""
         with self._changed:
             return sum(not each.is_ended for each in self._known.values())
 
     def request(self, store: ReleaseReader, media: MediaItem) -> Conversion:
-        """Return the conversion of an item, started unless it is there or under way.
+        """Return the conversion of an item; start it if there is neither a copy nor a running conversion.
 
         Raises:
-            BusyError: when too many wait.
-            MissingMediaError: when the item's file is gone or has changed.
+            BusyError: too many conversions are waiting.
+            MissingMediaError: the item's file was deleted or has changed.
         """
         if not is_remote(media.uri):
             check_local(store, media)
@@ -105,7 +105,7 @@ class Conversions:
             if self._path(name).exists():
                 conversion.state = "ready"
             elif len(self._waiting) >= self.limits.waiting:
-                raise BusyError(f"{len(self._waiting)} videos wait to be converted; try again in a minute.")
+                raise BusyError(f"{len(self._waiting)} videos are waiting for conversion; try again in a minute.")
             else:
                 self._waiting.append(conversion)
                 self._start()
@@ -119,20 +119,20 @@ class Conversions:
         """Open a converted file.
 
         Raises:
-            MissingMediaError: when the conversion failed, or its file was removed meanwhile.
+            MissingMediaError: the conversion failed, or its file was deleted meanwhile.
         """
         if conversion.state != "ready":
-            raise MissingMediaError(conversion.message or "It is not converted yet.")
+            raise MissingMediaError(conversion.message or "The video is not converted yet.")
         path = self._path(conversion.name)
         try:
             file = path.open("rb")
             os.utime(path)
         except OSError as error:
-            raise MissingMediaError(f"The converted copy can't be read: {error.strerror}.") from None
+            raise MissingMediaError(f"The converted copy cannot be read: {error.strerror}.") from None
         return file
 
     def close(self) -> None:
-        """End what is under way."""
+        """Stop the running conversion."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -144,7 +144,7 @@ class Conversions:
             thread.join(timeout=5)
 
     def _is_outdated(self, conversion: Conversion) -> bool:
-        """A copy that was removed from the cache is made again; a failure is tried again after a while."""
+        """Whether to convert again: the copy was removed from the cache, or the conversion failed some time ago."""
         if conversion.state == "ready":
             return not self._path(conversion.name).exists()
         return conversion.state == "failed" and time.monotonic() - conversion.ended_at > _KEPT_FAILURE_S
@@ -180,7 +180,7 @@ class Conversions:
                 self._changed.notify_all()
 
     def _made(self, conversion: Conversion) -> str:
-        """Convert a video; returns why that failed, empty when it did not."""
+        """Convert a video; return the reason of a failure, or an empty string."""
         media, target = conversion.media, self._path(conversion.name)
         try:
             with ExitStack() as stack:
@@ -192,7 +192,7 @@ class Conversions:
                 local = stack.enter_context(arriving(target))
                 message = self._run(conversion, source, local)
                 if message:
-                    # Nothing of a half-made file is kept.
+                    # Delete an incomplete file.
                     raise _FailedError(message)
                 if not is_remote(media.uri):
                     check_local(conversion.store, media)
@@ -201,7 +201,7 @@ class Conversions:
             return str(error)
         except (CliploomError, ItemError, OSError) as error:
             _LOG.info("conversion", extra={"fields": {"error": str(error)}})
-            return "The file is gone, has changed, or can't be read."
+            return "The file was deleted, has changed, or cannot be read."
         return ""
 
     def _run(self, conversion: Conversion, source: Path, target: Path) -> str:
@@ -241,11 +241,11 @@ class Conversions:
                 with self._changed:
                     self._children.discard(child)
         if late.is_set():
-            return f"Converting it takes longer than {self.limits.seconds:g} s; stills are shown."
+            return f"Its conversion exceeded {self.limits.seconds:g} s; stills are shown."
         if "error" in last:
             return str(last["error"]).replace(str(source), conversion.media.uid).replace(source.name, "the file")
-        return "" if "done" in last else "Converting it ended the process; the file may be damaged."
+        return "" if "done" in last else "The conversion process crashed; the file may be damaged."
 
 
 class _FailedError(Exception):
-    """A conversion failed; the message is for a person."""
+    """A conversion failed; the message is shown to users."""

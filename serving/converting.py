@@ -1,7 +1,7 @@
-"""The process that converts one video into an MP4 file that browsers play; progress as JSON lines on stdout.
+"""The process that converts one video to an MP4 file for browsers; reports progress as JSON lines on stdout.
 
-Packets of codecs that browsers play are copied; other pictures are decoded, made upright with square pixels, at most
-720 lines high, and encoded again. It runs apart from the server, within limits of memory and file size.
+Packets of codecs that browsers play are copied. Other videos are decoded, rotated upright, scaled to square pixels and
+at most 720 lines, and encoded again. It runs in a separate process with limits on memory and file size.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _LATE_FRAMES = 4
 
 
 class CopyError(Exception):
-    """The packets can't be copied as they are; decoding them may help."""
+    """The packets cannot be copied; decoding and encoding may still work."""
 
 
 def main(arguments: list[str]) -> None:
-    """Convert what the request says: ``source``, ``target``, ``facts``, ``limits``, ``parent``."""
+    """Convert the video of a request with ``source``, ``target``, ``facts``, ``limits`` and ``parent``."""
     request = json.loads(arguments[0])
     die_with(request["parent"])
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
@@ -82,27 +82,27 @@ def main(arguments: list[str]) -> None:
     except ItemError as error:
         tell({"error": str(error)})
     except MemoryError:
-        tell({"error": "Converting it takes more memory than it may."})
+        tell({"error": "Its conversion exceeded the memory limit."})
     except (av.FFmpegError, OSError, ValueError) as error:
-        tell({"error": f"It can't be converted ({type(error).__name__})."})
+        tell({"error": f"It cannot be converted ({type(error).__name__})."})
 
 
 def convert(source: Path, target: Path, facts: MediaFacts, limits: ConversionLimits, report: Report) -> str:
     """Convert a video into an MP4 file.
 
     Args:
-        source: a local video.
-        target: to write.
-        facts: what its probe found.
-        limits: only those of pixels are looked at here.
-        report: called with the share that is done, 0 to 1, once a percent.
+        source: the path of a local video.
+        target: the path to write to.
+        facts: the facts that its probe found.
+        limits: the limits; only those on pixels are checked here.
+        report: a callback that receives the completed fraction, 0 to 1, once per percent.
 
     Returns:
         ``copied`` or ``encoded``.
 
     Raises:
-        ItemError: when nothing of it can be decoded, or it is more than may be encoded.
-        av.FFmpegError: when the file can't be written.
+        ItemError: nothing can be decoded, or the video exceeds the limits.
+        av.FFmpegError: the file cannot be written.
     """
     try:
         _write(source, target, facts, report, copy=True)
@@ -110,7 +110,7 @@ def convert(source: Path, target: Path, facts: MediaFacts, limits: ConversionLim
     except (CopyError, av.FFmpegError, ValueError):
         too_much = refusal(facts, limits)
         if too_much:
-            raise MediaError("convert", f"The packets can't be copied, and {too_much}.") from None
+            raise MediaError("convert", f"The packets cannot be copied, and {too_much}.") from None
     _write(source, target, facts, report, copy=False)
     return "encoded"
 
@@ -143,24 +143,24 @@ def _write(source: Path, target: Path, facts: MediaFacts, report: Report, *, cop
                 for made in writer.end():
                     output.mux(made)
             if not writers[video.index].count:
-                raise MediaError("convert", "No frame of it can be decoded.")
+                raise MediaError("convert", "No frame can be decoded.")
 
 
 def _may_be_copied(source: Path, facts: MediaFacts) -> bool:
-    """Whether browsers play the packets as they are, by the codec and the first picture."""
+    """Whether browsers play the packets unchanged, judging by the codec and the first frame."""
     if facts.codec not in COPIED_CODECS:
         return False
     with open_container(source, "convert") as container:
         video = video_stream(container, source, "convert")
         video.codec_context.skip_frame = "DEFAULT"
         first = next(iter(container.decode(video)), None)
-        # AVI does not say when pictures that are reordered are shown.
+        # AVI stores no presentation times for reordered frames.
         ordered = container.format.name != "avi" or not video.codec_context.has_b_frames
     return first is not None and first.format.name in _PIXELS_COPIED and ordered
 
 
 def _times_of(source: Path, container: InputContainer) -> list[int] | None:
-    """When each frame is shown, in ticks of the clock, where decoders do not know it: in AVI."""
+    """Return the presentation time of each frame, in ticks, for containers whose decoders do not know it: AVI."""
     if container.format.name != "avi":
         return None
     timeline = probe_timeline(source, MediaLimits())[1]
@@ -174,7 +174,7 @@ def _percent(packet: AnyPacket, facts: MediaFacts) -> int:
 
 
 def _sound_of(container: InputContainer) -> AudioStream | None:
-    """The first stream of sound that can be decoded."""
+    """Return the first audio stream that can be decoded."""
     from av.stream import Discard
 
     for stream in container.streams.audio:
@@ -185,7 +185,7 @@ def _sound_of(container: InputContainer) -> AudioStream | None:
 
 
 class _Copied:
-    """Packets of a stream as they are, on a clock that starts with the video."""
+    """Copies the packets of a stream unchanged, with times relative to the start of the video."""
 
     def __init__(self, output: OutputContainer, stream: VideoStream | AudioStream, start_s: float) -> None:
         self._stream: Any = output.add_stream_from_template(stream)
@@ -197,12 +197,13 @@ class _Copied:
 
     def take(self, packet: AnyPacket) -> Iterator[AnyPacket]:
         if packet.dts is None and not packet.size:
-            return  # the end of the stream
+            return  # end of the stream
         if packet.pts is None or (packet.dts is None and self._last is not None):
             self._leave_out()
             return
         packet.pts -= self._shift
-        if packet.dts is None:  # Matroska says when packets are shown only; libav needs the first few to reckon
+        # Matroska stores presentation times only; libav needs the first few packets to derive decoding times
+        if packet.dts is None:
             self._undated.append(packet)
             return
         packet.dts -= self._shift
@@ -223,7 +224,7 @@ class _Copied:
         yield packet
 
     def _leave_out(self) -> None:
-        """A gap in sound is no matter; in a video it is."""
+        """Skip a packet: a gap in the audio is acceptable, in the video it is an error."""
         if self._is_video:
             raise CopyError
 
@@ -234,7 +235,7 @@ class _Copied:
 
 
 class _Pictures:
-    """Pictures that are decoded, laid upright with square pixels, and encoded again."""
+    """Decodes frames, rotates them upright, scales them to square pixels and encodes them again."""
 
     def __init__(self, output: OutputContainer, facts: MediaFacts, times: Sequence[int] | None) -> None:
         self._facts = facts
@@ -259,7 +260,7 @@ class _Pictures:
         try:
             frames: Any = packet.decode()
         except av.FFmpegError:
-            return  # a damaged packet; those that follow may be whole
+            return  # a damaged packet; the following ones may be intact
         for frame in frames:
             yield from self._encoded(frame)
 
@@ -268,7 +269,8 @@ class _Pictures:
         if shown is None:
             return
         if self._shift is None:
-            # The clocks of AVI and MPEG may be a few frames late; where more is missing, the first frames are damaged.
+            # Timestamps of AVI and MPEG may be a few frames late; a larger gap means that the first frames are
+            # damaged.
             start = round(Fraction(self._facts.start_s) / _CLOCK)
             self._shift = shown if abs(shown - start) <= _LATE_FRAMES / self._rate / _CLOCK else start
         frame.pts, frame.time_base = shown - self._shift, _CLOCK
@@ -279,7 +281,7 @@ class _Pictures:
         yield from self._filtered(frame)
 
     def _shown(self, frame: VideoFrame) -> int | None:
-        """When a frame is shown, in ticks of the clock."""
+        """Return the presentation time of a frame, in ticks."""
         self._decoded += 1
         if self._times is not None:
             return self._times[self._decoded - 1] if self._decoded <= len(self._times) else None
@@ -324,7 +326,7 @@ class _Pictures:
 
 
 class _Sound:
-    """Sound that is decoded and encoded as stereo AAC; what can't be decoded is left out."""
+    """Decodes audio and encodes it as stereo AAC; skips what cannot be decoded."""
 
     def __init__(self, output: OutputContainer, stream: AudioStream, start_s: float) -> None:
         self._encoder: Any = output.add_stream("aac", rate=_SOUND_RATE, layout="stereo")

@@ -1,4 +1,4 @@
-"""Small SVG drawings without scripts or inline styles: the DAG, lines over releases, scores over time."""
+"""SVG drawings without scripts or inline styles: the DAG, lines over releases, scores over time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _cut(text: str) -> str:
 
 
 def line_svg(values: Sequence[float], labels: Sequence[str], name: str) -> str:
-    """Draw one line over releases, with its first and last value named."""
+    """Draw one line over releases, labelled with its first and last value."""
     width, height, pad = 320, 96, 8
     top = max(values, default=0.0) or 1.0
     step = (width - 2 * pad) / max(1, len(values) - 1)
@@ -76,7 +76,7 @@ def line_svg(values: Sequence[float], labels: Sequence[str], name: str) -> str:
 
 
 def curve_svg(curve: Sequence[Any], duration_s: float) -> str:
-    """Draw scores over the time of an item as steps; the page's script makes it a slider of the player."""
+    """Draw an item's scores over time as steps; the page's script turns it into a slider of the player."""
     width, height = 800, 72
     scores = [point.score for point in curve]
     low, high = min(scores), max(scores)

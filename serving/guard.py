@@ -1,4 +1,4 @@
-"""The gate before every request: who may ask, how much may be sent and how slowly, and the headers of every answer."""
+"""Checks on every request: who may send it, how large and how slow it may be; and the headers of every response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _HEADERS = {
 
 
 class _BadBodyError(Exception):
-    """A body that is too large or too slow; status and sentence are the answer."""
+    """The body is too large or too slow; status and sentence form the response."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -48,7 +48,7 @@ class _BadBodyError(Exception):
 
 
 class Guard:
-    """ASGI middleware that refuses what must not reach the application, counts requests and logs them."""
+    """ASGI middleware that rejects invalid requests, counts all requests and logs them."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: RequestMetrics) -> None:
         self._app = app
@@ -70,7 +70,7 @@ class Guard:
         async def answer(message: Message) -> None:
             nonlocal status, answered
             if bad and not answered:
-                return  # whatever the application makes of half a body
+                return  # ignore the application's response to an incomplete body
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
                 headers = MutableHeaders(scope=message)
@@ -88,9 +88,9 @@ class Guard:
             else:
                 await self._app(scope, self._bounded(scope, receive, bad), answer)
         except Exception:
-            # The application has logged it and answered where it could.
+            # The application has logged the error and responded where it could.
             if not answered and not bad:
-                await _say(answer, 500, "A fault of the server; its log says more.")
+                await _say(answer, 500, "Internal server error; see the server's log.")
         finally:
             if bad and not answered:
                 first = bad.pop()
@@ -103,27 +103,27 @@ class Guard:
         if len(scope["headers"]) > _MOST_FIELDS or sum(map(_size, scope["headers"])) > _MOST_HEADERS:
             return 431, f"More than {_MOST_FIELDS} header fields or {_MOST_HEADERS:,} bytes of them; send fewer."
         if scope["method"] not in _METHODS:
-            return 405, f"{scope['method'][:20]!r} is not answered here; use GET or POST."
+            return 405, f"{scope['method'][:20]!r} is not supported; use GET or POST."
         if len(scope["raw_path"]) + len(scope["query_string"]) > _MOST_PATH + 4 * self._settings.max_text:
-            return 414, "The address is too long; ask less at once."
+            return 414, "The URL is too long; send a shorter query."
         if not self._knows_host(headers.get("host", "")):
             name = headers.get("host", "")[:60]
             return 421, f"The host name {name!r} is not served; start with --allow-host to add it."
         is_open = scope["path"] in _OPEN_PATHS or scope["path"].startswith("/static/")
         if self._token and not is_open and not self._has_token(headers):
-            return 401, "Give the token: in the header 'Authorization: Bearer TOKEN', or at /login."
+            return 401, "Send the token in the header 'Authorization: Bearer TOKEN', or at /login."
         if scope["method"] == "POST" and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return 403, "Requests of other sites are not answered."
+            return 403, "Requests from other sites are rejected."
         length = headers.get("content-length")
         if length is not None:
             if not (length.isascii() and length.isdigit()):
-                return 400, "The header Content-Length is no number."
+                return 400, "The header Content-Length is not a number."
             if int(length[:20]) > self._limit(scope):
-                return 413, f"The request is larger than {self._limit(scope):,} bytes; send less."
+                return 413, f"The request is larger than {self._limit(scope):,} bytes; send a smaller one."
         return None
 
     def _knows_host(self, given: str) -> bool:
-        """Whether the name is one of ours: a page elsewhere could point a name of its own at this machine."""
+        """Whether the Host header names this server: otherwise a foreign page could reach it through DNS rebinding."""
         if self._token and not self._settings.allowed_hosts:
             return True
         name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
@@ -138,7 +138,7 @@ class Guard:
             cookie = None
         if cookie is not None:
             given.append(cookie.value)
-        # No early end: how long this takes must not tell which of them was nearer.
+        # Compare all tokens without an early exit: the duration must not reveal which one matched best.
         same = [hmac.compare_digest(each.encode("utf-8", "replace"), self._token) for each in given]
         return any(same)
 
@@ -146,7 +146,7 @@ class Guard:
         return self._settings.max_upload if scope["path"] in _UPLOADS else self._settings.max_body
 
     def _bounded(self, scope: Scope, receive: Receive, bad: list[_BadBodyError]) -> Receive:
-        """The body as it comes, up to the first thing that is wrong with it, which goes into ``bad``."""
+        """Return a ``receive`` that passes the body on; when it violates a limit, the error goes into ``bad``."""
         limit, seen = self._limit(scope), 0
         deadline = time.monotonic() + self._settings.body_s
         whole = False
@@ -158,7 +158,7 @@ class Guard:
         async def bounded() -> Message:
             nonlocal seen, whole
             if whole:
-                return await receive()  # waits until the client leaves
+                return await receive()  # waits until the client disconnects
             try:
                 message = await asyncio.wait_for(receive(), max(0.01, deadline - time.monotonic()))
             except TimeoutError:
@@ -168,7 +168,7 @@ class Guard:
                 seen += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
                 if seen > limit:
-                    raise refuse(413, f"The request is larger than {limit:,} bytes; send less.")
+                    raise refuse(413, f"The request is larger than {limit:,} bytes; send a smaller one.")
             return message
 
         return bounded
@@ -219,7 +219,7 @@ async def _redirect(send: Send, where: str) -> None:
 
 
 def _wants_page(scope: Scope) -> bool:
-    """Whether a person's browser asks for a page, as opposed to a program that asks for data."""
+    """Whether the request comes from a browser's address bar, as opposed to a program that expects data."""
     return scope["method"] == "GET" and Headers(scope=scope).get("accept", "").startswith("text/html")
 
 

@@ -1,4 +1,4 @@
-"""A bounded queue of files to predict or to search by, and the worker process that takes them one at a time."""
+"""A bounded queue of uploaded files, and the worker process that handles them one at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEPT_S = 1800.0
 
 
 class BusyQueueError(Exception):
-    """The queue is full; the message says how long it is."""
+    """The queue is full; the message contains its length."""
 
 
 @dataclass
@@ -33,11 +33,11 @@ class FileJob:
     """One file to work on.
 
     Attributes:
-        id: what addresses name it by; not to be guessed.
-        task: for the worker.
-        path: of the file, in a folder of its own.
-        name: of the file, for people.
-        events: what has happened so far; the last has ``done`` or ``error``.
+        id: the random id in URLs; cannot be guessed.
+        task: the task for the worker.
+        path: the path of the file, in a folder of its own.
+        name: the file name to display.
+        events: the events so far; the last one has ``done`` or ``error``.
     """
 
     id: str
@@ -50,15 +50,15 @@ class FileJob:
 
     @property
     def is_ended(self) -> bool:
-        """Whether its last event has come."""
+        """Whether the last event has arrived."""
         return bool(self.events) and ("done" in self.events[-1] or "error" in self.events[-1])
 
 
 class JobQueue:
-    """Jobs in the order in which they came; more than ``settings.queue`` waiting ones are refused."""
+    """Jobs in order of arrival; at most ``settings.queue`` may wait, more are rejected."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        """Make the folder for files; the worker process starts with the first job."""
+        """Create the folder for files; the worker process starts with the first job."""
         self._settings = settings
         self.folder = Path(tempfile.mkdtemp(prefix="cliploom-serve-"))
         self._jobs: OrderedDict[str, FileJob] = OrderedDict()
@@ -70,24 +70,24 @@ class JobQueue:
         self._thread.start()
 
     def new_file(self) -> Path:
-        """A name for a file in a new private folder."""
+        """Return a path in a new private folder."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / "file"
 
     @property
     def length(self) -> int:
-        """Jobs that wait or are worked on."""
+        """The number of waiting and running jobs."""
         return sum(not job.is_ended for job in list(self._jobs.values()))
 
     def add(self, task: dict[str, Any], path: Path, name: str, media_type: str = "") -> FileJob:
-        """Put a job at the end.
+        """Append a job.
 
         Raises:
-            BusyQueueError: when too many wait already.
+            BusyQueueError: too many jobs are waiting.
         """
         job = FileJob(secrets.token_urlsafe(16), task | {"path": str(path), "name": name}, path, name, media_type)
         with self._changed:
             if len(self._waiting) >= self._settings.queue:
-                raise BusyQueueError(f"{len(self._waiting)} files wait already; try again in a minute.")
+                raise BusyQueueError(f"{len(self._waiting)} files are waiting; try again in a minute.")
             self._jobs[job.id] = job
             self._waiting.append(job)
             job.events.append({"stage": "waiting", "text": f"{len(self._waiting) - 1} before it"})
@@ -96,11 +96,11 @@ class JobQueue:
         return job
 
     def get(self, job_id: str) -> FileJob | None:
-        """The job of an id, when it is still known."""
+        """Return the job with this id if it is still known."""
         return self._jobs.get(job_id)
 
     def wait(self, job: FileJob, seen: int, timeout_s: float) -> list[dict[str, Any]]:
-        """Events after the first ``seen``; waits for one, at most ``timeout_s``."""
+        """Return the events after the first ``seen``; wait up to ``timeout_s`` seconds for one."""
         with self._changed:
             self._changed.wait_for(lambda: len(job.events) > seen or self._closed, timeout_s)
             return job.events[seen:]
@@ -136,7 +136,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def _run(self, job: FileJob) -> dict[str, Any]:
-        """Have the worker do a job; returns its last event."""
+        """Let the worker process a job; return its last event."""
         late = threading.Event()
 
         def stop() -> None:
@@ -163,8 +163,8 @@ class JobQueue:
             clock.cancel()
         self._kill()
         if late.is_set():
-            return {"error": f"It took longer than {self._settings.task_s:g} s; give a shorter file."}
-        return {"error": "The worker process ended while it read this file; the file may be damaged."}
+            return {"error": f"It took longer than {self._settings.task_s:g} s; send a shorter file."}
+        return {"error": "The worker process crashed on this file; the file may be damaged."}
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:

@@ -1,4 +1,4 @@
-"""How many requests of a kind are worked on at a time, and how many may wait."""
+"""Limits on concurrent and waiting requests per kind."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ T = TypeVar("T")
 
 
 class BusyError(Exception):
-    """Too many requests of a kind are under way; the message says of which."""
+    """Too many requests of one kind are running; the message names the kind."""
 
 
 class Lane:
-    """A number of threads and a bounded queue before them."""
+    """A thread pool with a bounded queue."""
 
     def __init__(self, name: str, running: int, waiting: int) -> None:
-        """Start nothing yet.
+        """Create the lane; threads start on demand.
 
         Args:
-            name: of what is done, for messages.
-            running: how many at a time.
-            waiting: how many more may wait; one more is refused.
+            name: the kind of work, for messages.
+            running: the number of concurrent calls.
+            waiting: the number of calls that may wait; further ones are rejected.
         """
         self.name = name
         self.busy = 0
@@ -33,13 +33,13 @@ class Lane:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Hold a place in the lane.
+        """Occupy a place in the lane.
 
         Raises:
-            BusyError: when none is free.
+            BusyError: no place is free.
         """
         if self.busy >= self._most:
-            raise BusyError(f"{self.busy} {self.name} are under way; try again in a moment.")
+            raise BusyError(f"{self.busy} {self.name} are running; try again in a moment.")
         self.busy += 1
         try:
             yield
@@ -50,7 +50,7 @@ class Lane:
         """Call a function in one of the lane's threads.
 
         Raises:
-            BusyError: when too many wait already.
+            BusyError: too many calls are waiting.
         """
         async with self.place():
             return await anyio.to_thread.run_sync(function, limiter=self.limiter)

@@ -1,4 +1,4 @@
-"""Pictures and videos of items over HTTP: thumbnails, files, and converted copies, with byte ranges."""
+"""Media of items over HTTP: thumbnails, files, and converted copies, with byte ranges."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ async def thumbnail(
     store: StoreName = None,
     source: Source = None,
 ) -> Response:
-    """Give the picture that is on screen at a moment, as WebP."""
+    """Return the frame shown at a given time, as WebP."""
     state = state_of(request)
     if width not in _WIDTHS:
-        raise SpecError(f"The width of a thumbnail is {width}; ask for {', '.join(map(str, _WIDTHS))}.")
+        raise SpecError(f"The width of a thumbnail is {width}; use one of {', '.join(map(str, _WIDTHS))}.")
     slot = state.catalog.get(store)
     check_uid(uid)
     data = await state.pictures.run(
@@ -55,7 +55,7 @@ async def thumbnail(
 @media_api.head("/api/media/{uid:path}", include_in_schema=False)
 @media_api.get("/api/media/{uid:path}", tags=["items"], response_class=Response)
 async def media(request: Request, uid: str, store: StoreName = None, source: Source = None) -> Response:
-    """Give an item's file, or one range of its bytes."""
+    """Return an item's file, or one byte range of it."""
     state = state_of(request)
     slot = state.catalog.get(store)
     check_uid(uid)
@@ -75,7 +75,7 @@ async def media(request: Request, uid: str, store: StoreName = None, source: Sou
 
 
 async def _conversion_of(request: Request, uid: str, store: str | None, source: str | None) -> Conversion:
-    """The conversion of an item, started where it is not there yet."""
+    """Return the conversion of an item; start it if necessary."""
     state = state_of(request)
     slot = state.catalog.get(store)
     check_uid(uid)
@@ -90,9 +90,9 @@ async def playback_of(
     uid: str,
     store: StoreName = None,
     source: Source = None,
-    convert: Annotated[bool, Query(description="Convert it although most browsers play it.")] = False,
+    convert: Annotated[bool, Query(description="Convert the file even if most browsers play it.")] = False,
 ) -> dict[str, Any]:
-    """Say how an item is played, and begin to convert it where browsers do not play it."""
+    """Return how an item can be played, and start its conversion if browsers do not play the file."""
     state = state_of(request)
     slot = state.catalog.get(store)
     check_uid(uid)
@@ -114,7 +114,7 @@ async def playback_of(
 @media_api.head("/api/converted/{uid:path}", include_in_schema=False)
 @media_api.get("/api/converted/{uid:path}", tags=["items"], response_class=Response)
 async def converted(request: Request, uid: str, store: StoreName = None, source: Source = None) -> Response:
-    """Give a video as MP4 that browsers play, or one range of its bytes; waits until it is converted."""
+    """Return a video as MP4 for browsers, or one byte range of it; wait until it is converted."""
     state = state_of(request)
     made = await _conversion_of(request, uid, store, source)
     async with state.listeners.place():
@@ -134,7 +134,7 @@ async def converted(request: Request, uid: str, store: StoreName = None, source:
 
 
 async def send_file(request: Request, file: OpenMedia, kind: str, tag: str, state: ServerState, place: Any) -> Response:
-    """Answer with a file's bytes, or with the range that is asked for."""
+    """Respond with a file, or with the requested byte range."""
     headers = {
         "Accept-Ranges": "bytes",
         "ETag": tag,

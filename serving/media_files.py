@@ -1,4 +1,4 @@
-"""Media of a release as byte ranges: of a file on disk through one open descriptor, of an object by ranged reads."""
+"""Media of a release as byte ranges, read from an open file or with range requests from an object store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Bytes ``start`` up to and without ``end`` of ``size``."""
+    """The bytes from ``start`` to ``end`` (excluded) of a file of ``size`` bytes."""
 
     start: int
     end: int
@@ -45,20 +45,20 @@ class ByteRange:
 
 
 class UnsatisfiableError(Exception):
-    """A range that lies outside of the file."""
+    """The range lies beyond the end of the file."""
 
 
 def parse_range(header: str | None, size: int) -> ByteRange | None:
-    """Return the range that a ``Range`` header asks for; None for the whole file.
+    """Return the byte range of a ``Range`` header; None for the whole file.
 
-    Headers with several ranges, other units or wrong syntax are ignored, as RFC 9110 allows, so that no request can
+    Headers with several ranges, other units or invalid syntax are ignored, as RFC 9110 allows, so that a request cannot
     ask for the same bytes many times.
 
     >>> parse_range("bytes=0-1", 10), parse_range("bytes=-3", 10).start, parse_range("bytes=0-1,0-1", 10)
     (ByteRange(start=0, end=2, size=10), 7, None)
 
     Raises:
-        UnsatisfiableError: for a range beyond the end.
+        UnsatisfiableError: the range starts beyond the end.
     """
     match = _RANGE.fullmatch((header or "").strip())
     if match is None or not any(match.groups()):
@@ -77,7 +77,7 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
 
 
 def content_type(uri: str, facts: MediaFacts | None) -> str:
-    """Return the media type to declare; never one that a browser runs as a page."""
+    """Return the media type to send; never one that a browser would render as a page."""
     name = urlsplit(uri).path if is_web(uri) else uri
     found = _TYPES.get(PurePosixPath(name).suffix.lower())
     if found is None and facts is not None:
@@ -87,7 +87,7 @@ def content_type(uri: str, facts: MediaFacts | None) -> str:
 
 @dataclass(frozen=True)
 class OpenMedia:
-    """An item's bytes: a file that is open, or an object to read ranges of."""
+    """An item's content: an open file, or an object to be read by ranges."""
 
     size: int
     file: BinaryIO | None
@@ -100,7 +100,7 @@ class OpenMedia:
             self.file.close()
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from ``start`` up to ``end``."""
+        """Return the bytes from ``start`` to ``end`` (excluded)."""
         if self.file is not None:
             return os.pread(self.file.fileno(), end - start, start)
         if self.objects is None:
@@ -111,17 +111,17 @@ class OpenMedia:
 
 
 def open_media(store: ReleaseReader, media: MediaItem) -> OpenMedia:
-    """Open an item's file as the release names it.
+    """Open the file of an item as recorded in the release.
 
     Raises:
-        MissingMediaError: when it is gone, can't be read, or is not the one that was listed any more.
+        MissingMediaError: the file was deleted, has changed since it was listed, or cannot be read.
     """
     if not is_remote(media.uri):
         check_local(store, media)
         try:
             file = uri_to_path(media.uri).open("rb")
         except OSError as error:
-            raise MissingMediaError(f"{media.uid!r} can't be read: {error.strerror}.") from None
+            raise MissingMediaError(f"{media.uid!r} cannot be read: {error.strerror}.") from None
         size = os.fstat(file.fileno()).st_size
         if size != media.size:
             file.close()
@@ -134,18 +134,18 @@ def open_media(store: ReleaseReader, media: MediaItem) -> OpenMedia:
     objects = ObjectStore(bucket)
     found = objects.size(key)
     if found is None or found != media.size:
-        raise MissingMediaError(f"{media.uid!r} is not there any more, or has changed.")
+        raise MissingMediaError(f"{media.uid!r} was deleted or has changed.")
     return OpenMedia(found, None, objects, key)
 
 
 async def stream(media: OpenMedia, start: int, end: int, limiter: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
-    """Yield bytes ``start`` up to ``end`` in chunks, and close the file at the end."""
+    """Yield the bytes from ``start`` to ``end`` (excluded) in chunks, then close the file."""
     try:
         at = start
         while at < end:
             block = await anyio.to_thread.run_sync(media.read, at, min(end, at + CHUNK), limiter=limiter)
             if not block:
-                return  # the file was cut while it was sent
+                return  # the file was truncated while it was being sent
             at += len(block)
             yield block
     finally:
@@ -154,6 +154,6 @@ async def stream(media: OpenMedia, start: int, end: int, limiter: anyio.Capacity
 
 
 def moments_of(facts: MediaFacts, count: int) -> Iterator[float]:
-    """Yield ``count`` times spread evenly over an item, in seconds from its start."""
+    """Return ``count`` times spread evenly over an item, in seconds from its start."""
     for number in range(count):
         yield round(facts.duration_s * (number + 0.5) / count, 3)

@@ -1,4 +1,4 @@
-"""The pages: search, item, store, runs, predict and login, rendered whole so that they work without JavaScript."""
+"""The pages: search, item, store, runs, predict and login; rendered on the server, usable without JavaScript."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SURE = 0.5
 
 @cache
 def _files() -> dict[str, tuple[bytes, str]]:
-    """The files beside pages, read once, with tags; no path from a request is ever opened."""
+    """Return the static files with their ETags, read once; paths in requests are never opened."""
     folder = Path(__file__).parent / "static"
     found = {name: (folder / name).read_bytes() for name in _STATIC}
     return {name: (data, hashlib.blake2b(data, digest_size=8).hexdigest()) for name, data in found.items()}
@@ -57,7 +57,7 @@ def _environment() -> Environment:
 
 
 def clock(seconds: float | None) -> str:
-    """Seconds as people read them.
+    """Return a duration in seconds in the form h:mm:ss.
 
     >>> clock(0), clock(75.25), clock(3661), clock(None)
     ('0:00', '1:15.2', '1:01:01', '')
@@ -71,7 +71,7 @@ def clock(seconds: float | None) -> str:
 
 
 def link(path: str, **parameters: Any) -> str:
-    """An address of this server; parameters that are None or empty are left out.
+    """Return a URL path of this server; parameters that are None or empty are omitted.
 
     >>> link("/item/a b", t=1.5, q="", store=None)
     '/item/a%20b?t=1.5'
@@ -97,7 +97,7 @@ def _page(request: Request, name: str, slot: ServedRelease, status: int = 200, *
 
 @pages.get("/static/{name}")
 async def static(request: Request, name: str) -> Response:
-    """Give the script, the style sheet or the icon."""
+    """Return the script, the style sheet or the icon."""
     if name not in _STATIC:
         raise UnknownThingError(f"There is no file {name[:40]!r}.")
     data, tag = _files()[name]
@@ -120,7 +120,7 @@ async def home(
     top: int = _TOP,
     store: StoreName = None,
 ) -> HTMLResponse:
-    """Search, with hits as a grid of moments."""
+    """Show the search page, with hits as a grid of moments."""
     state = state_of(request)
     slot = state.catalog.get(store)
     found: dict[str, Any] | None = None
@@ -147,7 +147,7 @@ async def home(
 
 
 def _examples(store: ServedStore) -> list[dict[str, Any]]:
-    """A few items to look at before anything was asked."""
+    """Return a few items to show before the first search."""
     rows = store.listed.filter(_has_facts()).head(400)
     frame = store.collected(rows)
     step = max(1, frame.height // 12)
@@ -174,7 +174,7 @@ async def item(
     store: StoreName = None,
     source: Source = None,
 ) -> HTMLResponse:
-    """Show an item: the player at a moment, scores over time, what is said and seen."""
+    """Show an item: the player at a moment, scores over time, narrations and labels."""
     state = state_of(request)
     slot = state.catalog.get(store)
     text = q.strip()[: state.settings.max_text]
@@ -205,7 +205,7 @@ def _facts_text(facts: dict[str, Any]) -> str:
 async def store_page(
     request: Request, store: StoreName = None, release: int | None = None, against: int | None = None
 ) -> HTMLResponse:
-    """Show a store: the DAG, its releases with figures over time, what differs between two, failures."""
+    """Show a store: the DAG, its releases with metrics over time, differences between two releases, failures."""
     state = state_of(request)
     slot = state.catalog.get(store)
     rows = slot.store.releases
@@ -228,7 +228,7 @@ async def store_page(
 
 
 def _plots(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Figures over the last releases, where there are at least two."""
+    """Return plots of metrics over the last releases if there are at least two."""
     rows = rows[-60:]
     labels = [f"release {row['release']}" for row in rows]
     wanted: list[tuple[str, list[float], str]] = [
@@ -248,7 +248,7 @@ def _plots(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pages.get("/runs")
 async def runs(request: Request, store: StoreName = None) -> HTMLResponse:
-    """Show the newest run, live, and the runs that published."""
+    """Show the newest run, updated live, and the runs that published."""
     state = state_of(request)
     slot = state.catalog.get(store)
     found = await state.listings.run(lambda: state.runs(slot))
@@ -274,7 +274,7 @@ async def _predict_page(
 
 @pages.post("/api/predict/form", response_model=None)
 async def predict_form(request: Request) -> Response:
-    """Queue what the form sends and show its page."""
+    """Queue a submitted form and redirect to its page."""
     state = state_of(request)
     try:
         job = await queue_prediction(request, state)
@@ -285,7 +285,7 @@ async def predict_form(request: Request) -> Response:
 
 @pages.get("/predict/{job_id}")
 async def prediction(request: Request, job_id: str) -> HTMLResponse:
-    """Show how far a prediction is, and its labels."""
+    """Show the state of a prediction, and its labels."""
     state = state_of(request)
     job = job_of(request, job_id)
     done = job.events[-1].get("done") if job.events else None
@@ -304,17 +304,17 @@ async def prediction(request: Request, job_id: str) -> HTMLResponse:
 
 @pages.get("/login")
 async def login(request: Request) -> HTMLResponse:
-    """Ask for the token."""
+    """Show the login form for the token."""
     return _page(request, "login", state_of(request).catalog.get(None), message="")
 
 
 @pages.post("/login", response_model=None)
 async def logged_in(request: Request, token: Annotated[str, Form(max_length=1000)] = "") -> Response:
-    """Keep the token in a cookie that scripts can't read."""
+    """Store the token in a cookie that scripts cannot read."""
     settings = state_of(request).settings
     if not settings.token or not same_token(token, settings.token):
         slot = state_of(request).catalog.get(None)
-        return _page(request, "login", slot, 401, message="That is not the token that the server was started with.")
+        return _page(request, "login", slot, 401, message="The token is wrong; copy it from the command `serve`.")
     answer = RedirectResponse("/", status_code=303)
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure, max_age=30 * 24 * 3600)
@@ -322,5 +322,5 @@ async def logged_in(request: Request, token: Annotated[str, Form(max_length=1000
 
 
 def error_page(request: Request, code: int, sentence: str) -> HTMLResponse:
-    """A refusal for a person."""
+    """Render an error as a page."""
     return _page(request, "error", state_of(request).catalog.get(None), code, code=code, sentence=sentence)

@@ -1,4 +1,4 @@
-"""How a page shows an item: its file as it is, converted for browsers, or as stills."""
+"""How a page shows an item: the original file, a copy converted for browsers, or stills."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _PLAYABLE = {
     "ogg": ("theora",),
 }
 COPIED_CODECS = ("h264", "av1", "vp9")
-"""Codecs that browsers play in MP4: their packets are copied into a new file, which takes no decoding."""
+"""Codecs that browsers play in MP4: their packets are copied into a new file without decoding."""
 
 
 @dataclass(frozen=True)
 class ConversionLimits:
-    """What a conversion may take; whatever needs more is shown as stills.
+    """Limits of a conversion; an item that exceeds them is shown as stills.
 
     Attributes:
-        running: conversions at a time; 0 switches them off.
-        waiting: conversions that may wait; one more is refused with 429.
-        seconds: wall-clock time of one.
-        memory: bytes of its process.
-        source_bytes: size of the file.
-        frame_pixels: pixels of one frame that is decoded.
-        all_pixels: pixels of all frames that are decoded.
+        running: concurrent conversions; 0 disables conversion.
+        waiting: waiting conversions; further requests are rejected with status 429.
+        seconds: wall-clock time of one conversion.
+        memory: memory of the conversion process, in bytes.
+        source_bytes: size of the source file.
+        frame_pixels: pixels of one decoded frame.
+        all_pixels: pixels of all decoded frames.
         result_bytes: size of the converted file.
-        cache_bytes: bound of the cache of converted files on disk.
+        cache_bytes: size of the cache of converted files on disk.
     """
 
     running: int = 1
@@ -53,7 +53,7 @@ class Playback:
 
     Attributes:
         how: ``as_is``, ``converted`` or ``stills``.
-        why: a sentence for a person that says why it is not ``as_is``; empty otherwise.
+        why: a sentence for users that explains why it is not ``as_is``; empty otherwise.
     """
 
     how: How
@@ -61,14 +61,14 @@ class Playback:
 
 
 def plays_in_browsers(facts: MediaFacts) -> bool:
-    """Return whether today's browsers play the file or show it as it is.
+    """Return whether current browsers play or show the file directly.
 
-    HEVC is not among what they play: some do, on some machines.
+    HEVC is excluded: only some browsers on some machines play it.
     """
     if facts.type != "video":
         return True
     containers = facts.container.split(",")
-    # libav has one name for Matroska and WebM; browsers play both where the codecs are those of WebM.
+    # libav has one name for Matroska and WebM; browsers play both if the codecs are those of WebM.
     return any(facts.codec in _PLAYABLE.get(container, ()) for container in containers)
 
 
@@ -76,9 +76,9 @@ def playback(facts: MediaFacts, size: int, limits: ConversionLimits) -> Playback
     """Return how an item is shown.
 
     Args:
-        facts: what the item's probe found.
-        size: of its file, bytes.
-        limits: of conversions.
+        facts: the facts that the item's probe found.
+        size: the size of its file, in bytes.
+        limits: the limits of conversions.
     """
     if plays_in_browsers(facts):
         return Playback("as_is")
@@ -86,12 +86,12 @@ def playback(facts: MediaFacts, size: int, limits: ConversionLimits) -> Playback
 
 
 def conversion_of(facts: MediaFacts, size: int, limits: ConversionLimits) -> Playback:
-    """Return ``converted`` with what it is converted from, or ``stills`` with the limit that forbids it."""
+    """Return ``converted`` with the original format as the reason, or ``stills`` with the limit that is exceeded."""
     what = f"Browsers may not play {facts.codec} in {facts.container.partition(',')[0]}"
     if facts.type != "video":
-        return Playback("stills", "It is no video.")
+        return Playback("stills", "It is not a video.")
     if not limits.running:
-        return Playback("stills", f"{what}, and this server converts no videos; stills are shown.")
+        return Playback("stills", f"{what}, and this server does not convert videos; stills are shown.")
     if size > limits.source_bytes:
         return Playback("stills", f"{what}, and the file is too large to be converted; stills are shown.")
     if facts.codec not in COPIED_CODECS:
@@ -102,7 +102,7 @@ def conversion_of(facts: MediaFacts, size: int, limits: ConversionLimits) -> Pla
 
 
 def refusal(facts: MediaFacts, limits: ConversionLimits) -> str:
-    """Return why the frames of a video are not decoded and encoded again; empty where they are.
+    """Return the reason why the frames of a video are not decoded and encoded again; empty if they are.
 
     >>> facts = MediaFacts("video", "avi", "mpeg4", 1280, 720, 0, 100_000, 100_000, 0.0, 4000.0, 25.0)
     >>> refusal(facts, ConversionLimits())

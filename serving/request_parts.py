@@ -1,4 +1,4 @@
-"""What routes have in common: the shared state, parameters, and the refusal of what is not there."""
+"""Parts that routes share: the state, common parameters, and the error for unknown things."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from cliploom.schemas.errors import SpecError
 from cliploom.serving.state import ServerState
 
 StoreName = Annotated[str | None, Query(max_length=200, description="Name of the store; the first one by default.")]
-Source = Annotated[str | None, Query(max_length=200, description="Source of the item, where several have its uid.")]
+Source = Annotated[str | None, Query(max_length=200, description="Source of the item, if several have this uid.")]
 
 
 class UnknownThingError(SpecError):
-    """What an address names is not there."""
+    """The URL names something that does not exist."""
 
 
 def state_of(request: Request) -> ServerState:
-    """What requests share."""
+    """Return the state that all requests share."""
     return request.app.state.server  # type: ignore[no-any-return]
 
 
 def check_uid(uid: str) -> None:
-    """Refuse what can be no uid.
+    """Reject a string that cannot be a uid.
 
     Raises:
-        UnknownThingError: always 404, as for other uids that there are not.
+        UnknownThingError: always status 404, as for uids that do not exist.
     """
     if not uid or len(uid) > 4000 or "\0" in uid:
-        raise UnknownThingError("An item is named by its uid, of at most 4,000 characters.")
+        raise UnknownThingError("The uid of an item has 1 to 4,000 characters.")

@@ -1,6 +1,6 @@
-"""A release opened for serving: whatever answers need is read when it is opened, so that a vacuum breaks none of them.
+"""A release opened for serving: it reads everything at opening, so that a later vacuum cannot break responses.
 
-Names in queries are uids of the release only: no file of the server's machine is opened because a request names it.
+Names in queries are uids of the release only: a request can never make the server open a file on its machine.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
     from cliploom.transforms.readers.release_tables import RowTimes
 
-# Tables of texts, labels and failures are kept in memory up to so many rows; longer ones are scanned.
+# Tables of texts, labels and failures with at most this many rows are kept in memory; longer ones are scanned.
 _KEPT_ROWS = 1_000_000
-# Feature rows whose times are read when a release is opened.
+# Maximum number of feature rows whose times are read when a release is opened.
 _KEPT_TIMES = 2_000_000
 _KEPT_TEXTS = 1_000
-# Times of more items than these are looked for in the whole feature.
+# For more items than this, times are looked up in the whole feature.
 _FEW_ITEMS = 200
 
 
@@ -52,12 +52,12 @@ class CurvePoint:
 
 
 class ServedStore(Store):
-    """A store at one release that answers from memory and from files that it holds open."""
+    """A store at one release that answers from memory and from open files."""
 
     opens_files = False
 
     def __init__(self, objects: ObjectStore, releases: Releases, number: int | None = None) -> None:
-        """Nothing is read yet but the releases."""
+        """Read the list of releases only; ``load`` reads the rest."""
         super().__init__(objects, releases, releases.get(number))
         self._frames: dict[str, pl.DataFrame] = {}
         self._kept_times: dict[str, KeptRows] = {}
@@ -66,22 +66,22 @@ class ServedStore(Store):
 
     @property
     def objects(self) -> ObjectStore:
-        """The store's bytes."""
+        """The object store."""
         return self._objects
 
     def know_releases(self, releases: Releases) -> None:
-        """Take a newer list of releases while this one stays the newest."""
+        """Replace the list of releases while the newest one stays the same."""
         self._releases = releases
 
     def load(self) -> None:
-        """Read the tables, open the indexes with their scales of fits, and the text towers."""
+        """Read the tables, and open the indexes with their calibration of fits and the text towers."""
         self._keep("narrations", NARRATIONS_TABLE)
         self._keep("labels", LABELS)
         self._keep("failures", FAILURES)
         if "labels" in self.release.tables:
             _ = self._predicted
         _ = self._contents
-        # Short tables are in memory already; longer ones stay where they are.
+        # Short tables are already in memory; longer ones are scanned in place.
         if self.collected(self._items.select(pl.len())).item() <= _KEPT_ROWS:
             self._kept_items = KeptRows(self.collected(self._items), "item_no")
         if self._frames and "narrations" in self.release.tables:
@@ -120,13 +120,13 @@ class ServedStore(Store):
         return super()._scan(files, schema)
 
     def items_with(self, *, uid: str | None = None, numbers: Collection[int] = ()) -> pl.DataFrame:
-        """The items of a uid (one a source), or those of these numbers."""
+        """Return the items with a uid (one per source), or those with these numbers."""
         if uid is None and self._kept_items is not None:
             return self._kept_items.find(numbers)
         return super().items_with(uid=uid, numbers=numbers)
 
     def times_of(self, feature: str, items: Collection[int]) -> pl.DataFrame:
-        """row_id, start_s, end_s and frame of the rows of some items, and perhaps of others."""
+        """Return row_id, start_s, end_s and frame of the rows of at least these items; others may be included."""
         kept = self._kept_times.get(feature)
         if kept is None:
             return super().times_of(feature, items)
@@ -136,35 +136,35 @@ class ServedStore(Store):
         return pl.concat(spans) if spans else kept.frame.clear()
 
     def row_times(self, feature: str, rows: Collection[int]) -> dict[int, RowTimes]:
-        """start_s, end_s and frame of rows by their ids; those that are not there are left out."""
+        """Return start_s, end_s and frame of rows by their ids; unknown ids are omitted."""
         kept = self._kept_times.get(feature)
         if kept is None:
             return super().row_times(feature, rows)
         return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in kept.find(rows).rows()}
 
     def narration_rows(self, rows: Collection[int]) -> list[tuple[int, float | None, float | None, str]]:
-        """row_id, start_s, end_s and text of narrations by their row ids."""
+        """Return row_id, start_s, end_s and text of narrations by their row ids."""
         return super().narration_rows(rows) if self._kept_texts is None else self._kept_texts.find(rows).rows()
 
     @property
     def text_indexes(self) -> list[str]:
-        """Indexes that words can ask."""
+        """Return the indexes that support text queries."""
         return [name for name in sorted(self.release.indexes) if self._takes_text(name)]
 
     @property
     def listed(self) -> pl.LazyFrame:
-        """The items, from memory where they are few."""
+        """Return the items, from memory if there are few."""
         return self._items
 
     def narrations_of(self, uid: str) -> pl.DataFrame:
-        """What is said in a video: start_s, end_s, text; by time."""
+        """Return the narrations of a video: start_s, end_s, text; ordered by time."""
         if "narrations" not in self.release.tables:
             return pl.DataFrame(schema={"start_s": pl.Float64, "end_s": pl.Float64, "text": pl.String})
         rows = self._scan(self._files("narrations"), NARRATIONS_TABLE).filter(pl.col("uid") == uid)
         return self.collected(rows.select("start_s", "end_s", "text").sort("start_s", nulls_last=True))
 
     def text_vector(self, model: str, text: str) -> NDArray[np.float32]:
-        """The vector of a text, float32 [1, dim]; recent ones are kept."""
+        """Return the vector of a text, float32 [1, dim]; recent ones are cached."""
         key = model, text
         found = self._texts_kept.get(key)
         if found is None:
@@ -178,10 +178,10 @@ class ServedStore(Store):
         return OrderedDict()
 
     def like_part(self, name: str, weight: float = 1.0, *, negative: bool = False) -> QueryPart:
-        """The part of a query that a uid of the release means, with or without a moment; files are never opened.
+        """Return the query part for a uid of the release, with or without a moment; files are never opened.
 
         Raises:
-            SpecError: for any other name, whatever file or address it may name.
+            SpecError: the name is anything else, whatever file or URL it may denote.
         """
         if name.strip() and self.items_with(uid=name).height:
             return QueryPart("uid", name, None, weight, negative)
@@ -190,13 +190,13 @@ class ServedStore(Store):
             found = split_moment(name)
             return QueryPart("uid", found.name, found.at_s, weight, negative)
         raise SpecError(
-            f"{name[:200]!r} is no uid of release {self.release.release}; drop the file on the page instead."
+            f"{name[:200]!r} is not a uid of release {self.release.release}; drop the file on the page instead."
         )
 
     def _item_vectors(
         self, like: Like, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]] | None:
-        """The item's vectors; of a moment in those indexes that have a row of it then, unless they were chosen."""
+        """Return the item's vectors; for a moment only of indexes with a row then, unless chosen explicitly."""
         if explicit or like.at_s is None:
             return super()._item_vectors(like, names, explicit=explicit)
         vectors: dict[str, NDArray[np.float32]] = {}
@@ -216,26 +216,26 @@ class ServedStore(Store):
         return (vectors, skips) if vectors else None
 
     def rows_by_feature(self, item_no: int) -> dict[str, int]:
-        """Rows of an item by feature, as the release's contents say."""
+        """Return the rows of an item by feature, according to the table ``contents``."""
         mine = self._contents.filter(pl.col("item_no") == item_no).group_by("feature").agg(pl.col("rows").sum())
         known = self.release.features
         return {name: rows for name, rows in sorted(self.collected(mine).rows()) if name in known}
 
     def scores_over_time(self, uid: str, text: str, source: str | None = None) -> list[CurvePoint]:
-        """Scores of an item's rows against a text, by time; none where no index of its source can be asked by words."""
+        """Return the scores of an item's rows against a text, by time; empty if no index of it supports text."""
         for name in self.text_indexes:
             if source is None or self._feature_of(name).source == source:
                 try:
                     return [CurvePoint(*point) for point in self.curve(uid, text, name, source)]
                 except SpecError:
-                    continue  # this index does not hold the item
+                    continue  # this index does not contain the item
         return []
 
     def item(self, uid: str, source: str | None = None) -> Mapping[str, Any]:
-        """The item of a uid, that of the source where it is given.
+        """Return the item with a uid, in the given source if there is one.
 
         Raises:
-            SpecError: when there is none.
+            UnknownNameError: there is no such item.
         """
         rows = self.items_with(uid=uid).sort("source").to_dicts()
         mine = [row for row in rows if source in (None, row["source"])]
@@ -246,7 +246,7 @@ class ServedStore(Store):
 
 
 def open_served(uri: str, number: int | None = None) -> ServedStore:
-    """Open a store for serving, at its newest release by default, and read what answers need."""
+    """Open a store for serving, at its newest release by default, and load it."""
     objects = existing_store(uri)
     store = ServedStore(objects, read_releases(objects), number)
     store.load()

@@ -24,13 +24,13 @@ _STOP_S = 10
 
 
 def serve(stores: Sequence[str], settings: ServeSettings) -> None:
-    """Serve stores until a signal ends it; requests under way are finished first.
+    """Serve stores until a signal arrives; running requests are finished first.
 
     Raises:
-        CliploomError: when a store can't be opened, or the address can't be listened to.
+        CliploomError: a store cannot be opened, or the address is not available.
     """
     log_to_stderr()
-    # Requests share the cores; a query that used all of them would only wait for the others.
+    # Concurrent requests share the cores; a query that used all of them would only wait for the others.
     faiss.omp_set_num_threads(1)
     listener = _listen(settings)
     with listener:
@@ -42,7 +42,7 @@ def serve(stores: Sequence[str], settings: ServeSettings) -> None:
 
 
 def make_server(catalog: Catalog, settings: ServeSettings) -> uvicorn.Server:
-    """A server that is not started yet."""
+    """Create a server that is not started yet."""
     config = uvicorn.Config(
         create_app(catalog, settings),
         http=_protocol(settings.header_s),
@@ -61,14 +61,14 @@ def make_server(catalog: Catalog, settings: ServeSettings) -> uvicorn.Server:
 
 
 def welcome(catalog: Catalog, settings: ServeSettings, port: int) -> list[str]:
-    """Say what is served, where, and who can reach it."""
+    """Return lines that say what is served, where, and who can reach it."""
     named = ", ".join(f"{name} (release {slot.store.release.release})" for name, slot in catalog.slots.items())
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    lines = [f"Serving {named} at http://{host}:{port}/ (Ctrl-C stops)."]
+    lines = [f"Serving {named} at http://{host}:{port}/ (stop it with Ctrl-C)."]
     if not settings.is_local:
-        reach = f"Everybody who can reach {settings.host} port {port}"
+        reach = f"Everyone who can reach {settings.host} port {port}"
         if settings.token:
-            lines.append(f"{reach} and has the token sees these stores; the token travels unencrypted without https.")
+            lines.append(f"{reach} and has the token sees these stores; the token is sent unencrypted without https.")
         else:
             lines.append(f"Warning: {reach} sees these stores and their media; add --token or use --host 127.0.0.1.")
     return lines
@@ -76,8 +76,8 @@ def welcome(catalog: Catalog, settings: ServeSettings, port: int) -> list[str]:
 
 def _listen(settings: ServeSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol named, asyncio switches Nagle's algorithm off for every connection; a client that delays its
-    # acknowledgements would wait 40 ms for each answer otherwise.
+    # With an explicit protocol number, asyncio sets TCP_NODELAY on every connection; otherwise a client with delayed
+    # acknowledgements would wait 40 ms for each response.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -85,16 +85,16 @@ def _listen(settings: ServeSettings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise CliploomError(
-            f"Port {settings.port} of {settings.host} can't be listened to ({error.strerror}); give another --port."
+            f"Port {settings.port} of {settings.host} is not available ({error.strerror}); choose another --port."
         ) from None
     return listener
 
 
 def _protocol(header_s: float) -> Any:
-    """The HTTP protocol with a bound on how long the first request's headers may take to arrive."""
+    """Return the HTTP protocol with a time limit for the headers of the first request."""
 
     class TimedProtocol(H11Protocol):
-        """Closes connections that send no whole request in time."""
+        """Closes connections that do not send a complete request in time."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)

@@ -1,4 +1,4 @@
-"""Settings of the page server: where it listens, who may ask, and how much of everything it takes."""
+"""Settings of the page server: its address, access control, and limits."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What the server listens to and the bounds of one request and of all requests together.
+    """The address of the server, and the limits of each request and of all requests together.
 
     Attributes:
-        host, port: the address that it listens to.
-        token: a secret that every request must give; empty for none.
-        allowed_hosts: names by which browsers may reach it beside loopback names, such as behind a proxy.
-        max_upload: bytes of a file that is dropped on the page.
-        max_body: bytes of any other request body.
-        max_text: characters of a query.
-        max_top: hits of one answer.
-        body_s: seconds within which a request must have arrived whole.
-        header_s: seconds within which its headers must have arrived.
-        searches, waiting: searches that are computed at a time, and that may wait; more are refused with 429.
-        streams: media files that are sent at a time.
+        host, port: the address to listen on.
+        token: the secret that every request must send; empty for none.
+        allowed_hosts: further host names that are accepted, such as that of a proxy; loopback names always are.
+        max_upload: maximum size of an uploaded file, in bytes.
+        max_body: maximum size of any other request body, in bytes.
+        max_text: maximum number of characters in a query.
+        max_top: maximum number of hits in a response.
+        body_s: seconds within which the complete request must arrive.
+        header_s: seconds within which its headers must arrive.
+        searches, waiting: concurrent searches, and waiting ones; more are rejected with status 429.
+        streams: media files that are sent concurrently.
         queue: predictions that may wait for the worker process.
-        task_s: seconds that one prediction may take.
-        refresh_s: seconds between looks for a new release.
-        thumbnail_bytes: bound of the cache of thumbnails on disk.
-        links: whether links may be predicted, which the server downloads.
-        conversion: of videos that browsers do not play.
+        task_s: time limit of one prediction, in seconds.
+        refresh_s: seconds between checks for a new release.
+        thumbnail_bytes: size of the thumbnail cache on disk.
+        links: whether predictions for links are allowed; the server downloads them.
+        conversion: limits for converting videos that browsers do not play.
     """
 
     host: str = "127.0.0.1"
@@ -56,12 +56,12 @@ class ServeSettings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach the server."""
+        """Whether the server is reachable from this machine only."""
         return is_loopback(self.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine's own.
+    """Return whether a host name or address is a loopback one.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
     (True, True, False)

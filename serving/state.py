@@ -1,4 +1,4 @@
-"""All that requests share: the served stores, the lanes, the job queue, thumbnails and metrics."""
+"""The state that all requests share: the served stores, lanes, job queue, thumbnails and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEPT_S = 2.0
 
 
 class ServerState:
-    """Made once, when the server starts."""
+    """The shared state, created once when the server starts."""
 
     def __init__(self, catalog: Catalog, settings: ServeSettings) -> None:
         self.catalog = catalog
@@ -45,10 +45,10 @@ class ServerState:
         self.conversions.close()
 
     def runs(self, slot: ServedRelease) -> dict[str, Any]:
-        """How far the newest run of a store is, and the runs that published; looked at every two seconds at most."""
+        """Return the progress of a store's newest run, and the runs that published; read at most every two seconds."""
 
         def look() -> dict[str, Any]:
-            from cliploom.pipelines.running.status import run_status  # brings Beam, which no search needs
+            from cliploom.pipelines.running.status import run_status  # imports Beam, which searches do not need
 
             try:
                 found: dict[str, Any] | None = asdict(run_status(slot.store.uri))
@@ -59,7 +59,7 @@ class ServerState:
         return self._recent("runs", slot, look)  # type: ignore[no-any-return]
 
     def heads(self, slot: ServedRelease) -> list[str]:
-        """Names of the heads that files can be labelled by."""
+        """Return the names of the heads that can predict labels."""
         return self._recent("heads", slot, lambda: heads_of(slot.store.objects))  # type: ignore[no-any-return]
 
     def _recent(self, kind: str, slot: ServedRelease, look: Any) -> Any:
@@ -70,15 +70,15 @@ class ServerState:
         return found[1]
 
     def gauges(self) -> Iterator[Gauge]:
-        """Figures beside those of requests."""
+        """Yield gauges in addition to the request metrics."""
         for name, slot in self.catalog.slots.items():
             labels = {"store": name}
-            yield "cliploom_serve_release", "Release that answers.", labels, slot.store.release.release
+            yield "cliploom_serve_release", "Release that is being served.", labels, slot.store.release.release
         for name, slot in self.catalog.slots.items():
-            text = "Whether the last look for a new release succeeded."
+            text = "Whether the last check for a new release succeeded."
             yield "cliploom_serve_refresh_ok", text, {"store": name}, float(not slot.trouble)
         for lane in (self.searches, self.pictures, self.streams, self.uploads, self.listings):
-            yield "cliploom_serve_busy", "Requests under way by kind.", {"kind": lane.name}, lane.busy
-        yield "cliploom_serve_jobs", "Files that wait for the worker process or are worked on.", {}, self.jobs.length
-        yield "cliploom_serve_conversions", "Videos that wait to be converted or are.", {}, self.conversions.length
-        yield "cliploom_serve_start_time_seconds", "When the server started.", {}, self.metrics.started_at
+            yield "cliploom_serve_busy", "Running requests by kind.", {"kind": lane.name}, lane.busy
+        yield "cliploom_serve_jobs", "Waiting and running jobs of the worker process.", {}, self.jobs.length
+        yield "cliploom_serve_conversions", "Waiting and running conversions of videos.", {}, self.conversions.length
+        yield "cliploom_serve_start_time_seconds", "Start time in seconds since 1970.", {}, self.metrics.started_at

@@ -1,4 +1,4 @@
-"""What the server says of itself: one line of JSON a request, and metrics in Prometheus text format."""
+"""Logs and metrics of the server: one line of JSON per request, and metrics in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Gauge = tuple[str, str, Mapping[str, str], float]
 
 
 class JsonLines(logging.Formatter):
-    """Log records as one JSON object a line."""
+    """Formats log records as one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return time, level, event and the record's ``fields``; control characters are escaped by JSON."""
@@ -43,7 +43,7 @@ def log_to_stderr() -> None:
 
 
 class RequestMetrics:
-    """Requests by route and status, and how long they took."""
+    """Request counts and durations by route and status."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class RequestMetrics:
         self.started_at = time.time()
 
     def add(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request; ``route`` is the pattern of a path, never a path, so that there are few."""
+        """Count a request; ``route`` is the pattern of the path, not the path, to keep the number of labels small."""
         with self._lock:
             self._requests[route, method, status] += 1
             self._seconds[route] += seconds  # type: ignore[assignment]
@@ -62,10 +62,10 @@ class RequestMetrics:
                     self._buckets[route, bound] += 1
 
     def text(self, gauges: Iterable[Gauge] = ()) -> str:
-        """Return all figures in Prometheus text format.
+        """Return all metrics in the Prometheus text format.
 
         Args:
-            gauges: further figures: name, help, labels, value.
+            gauges: further metrics: name, help, labels, value.
         """
         with self._lock:
             requests, buckets, seconds = dict(self._requests), dict(self._buckets), dict(self._seconds)
@@ -96,7 +96,7 @@ class RequestMetrics:
 
 
 def _labelled(labels: Mapping[str, str]) -> str:
-    r"""Return labels as Prometheus writes them.
+    r"""Return labels in Prometheus syntax.
 
     >>> _labelled({"route": 'a"b'})
     '{route="a\\"b"}'

@@ -1,6 +1,6 @@
-"""Videos of sites that show them in pages, such as YouTube, through yt-dlp where the extra ``[youtube]`` is installed.
+"""Downloads from video sites such as YouTube through yt-dlp, if the extra ``[youtube]`` is installed.
 
-Runs in the worker process, which resolves names to public addresses only and is ended when it takes too long.
+Runs in the worker process, which resolves names to public addresses only and has a time limit.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ VIDEO_SITES = (
     "tiktok.com", "instagram.com", "facebook.com", "x.com", "twitter.com", "reddit.com", "bilibili.com", "rumble.com",
     "odysee.com",
 )  # fmt: skip
-"""Sites whose addresses name pages, never files."""
-# One file over http(s), as yt-dlp would call other programs to join streams or to read HLS; 480 lines suffice.
+"""Sites whose URLs are always pages, never files."""
+# A single file over http(s): yt-dlp would start other programs to join streams or read HLS; 480 lines are enough.
 _FORMATS = "/".join(
     f"best{kind}[protocol={protocol}]"
     for kind in ("[ext=mp4][height<=480]", "[height<=480]", "")
@@ -31,7 +31,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def is_video_site(address: str) -> bool:
-    """Return whether an address is a page of a site for videos.
+    """Return whether a URL is a page of a video site.
 
     >>> is_video_site("https://www.youtube.com/watch?v=1"), is_video_site("https://notyoutube.com/a.mp4")
     (True, False)
@@ -41,18 +41,18 @@ def is_video_site(address: str) -> bool:
 
 
 def download_page(address: str, target: Path, max_bytes: int, on_text: Callable[[str], None]) -> None:
-    """Fetch the video that a page shows.
+    """Download the video of a page.
 
     Args:
-        address: of the page.
-        target: file to write.
-        max_bytes: bound of its size.
-        on_text: told how far it is.
+        address: the URL of the page.
+        target: the path to write to.
+        max_bytes: the maximum size of the file.
+        on_text: a callback that receives progress messages.
 
     Raises:
-        MissingExtraError: when yt-dlp is not installed.
-        SpecError: when yt-dlp knows no video there.
-        ItemError: when the video can't be fetched or is too large.
+        MissingExtraError: yt-dlp is not installed.
+        SpecError: yt-dlp finds no video on the page.
+        ItemError: the video cannot be downloaded or is too large.
     """
     try:
         yt_dlp: Any = importlib.import_module("yt_dlp")
@@ -92,9 +92,9 @@ def download_page(address: str, target: Path, max_bytes: int, on_text: Callable[
     except ItemError:
         raise
     except Exception as error:
-        # yt-dlp raises what its extractors raise; its sentences begin with ERROR and may be coloured.
+        # yt-dlp raises whatever its extractors raise; messages begin with ERROR and may contain colour codes.
         said = _COLOUR.sub("", str(error)).strip().partition("\n")[0].removeprefix("ERROR:").strip()[:300]
-        raise SpecError(f"The video of {shown(address)} can't be had: {said or type(error).__name__}") from None
+        raise SpecError(f"The video of {shown(address)} cannot be downloaded: {said or type(error).__name__}") from None
     if not target.exists() or not target.stat().st_size:
         raise UnreadableError(
             "download", f"{shown(address)} has no video of at most {max_bytes:,} bytes in one http(s) file."
@@ -102,9 +102,9 @@ def download_page(address: str, target: Path, max_bytes: int, on_text: Callable[
 
 
 class _Silent:
-    """Takes yt-dlp's log lines, which the exception repeats."""
+    """Discards yt-dlp's log lines; exceptions repeat them."""
 
     def debug(self, text: str) -> None:
-        """Ignore it."""
+        """Ignore the message."""
 
     info = warning = error = debug

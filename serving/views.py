@@ -1,4 +1,4 @@
-"""What pages and the API show of a release, as plain values: stores, releases, their difference, the DAG, items."""
+"""Plain values that pages and the API show: stores, releases, their differences, the DAG, items."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MOST_NARRATIONS = 500
 
 
 def hit_row(hit: Hit) -> dict[str, Any]:
-    """A hit as the API gives it: without the file's address, which is the server's own business."""
+    """Return a hit for the API, without the file's location on the server."""
     row = hit.to_dict()
     row.pop("uri")
     return row
 
 
 def release_row(release: Release, previous: Release | None) -> dict[str, Any]:
-    """A release in the figures that lists and plots show."""
+    """Return the figures of a release that lists and plots show."""
     recalls = {name: index.recall for name, index in release.indexes.items() if index.recall is not None}
     return {
         "release": release.release,
@@ -49,14 +49,14 @@ def release_row(release: Release, previous: Release | None) -> dict[str, Any]:
 
 
 def release_rows(releases: Sequence[Release]) -> list[dict[str, Any]]:
-    """All releases, newest first."""
+    """Return all releases, newest first."""
     previous = [None, *releases[:-1]]
     rows = [release_row(release, before) for release, before in zip(releases, previous, strict=True)]
     return rows[::-1]
 
 
 def release_difference(old: Release, new: Release) -> dict[str, Any]:
-    """What differs between two releases: counts, features, indexes and exports with their rows."""
+    """Return the differences between two releases: counts, features, indexes and exports with their rows."""
     rows = []
     for kind in ("features", "indexes"):
         before, after = getattr(old, kind), getattr(new, kind)
@@ -85,7 +85,7 @@ def release_difference(old: Release, new: Release) -> dict[str, Any]:
 
 
 def failure_summary(store: ServedStore) -> dict[str, Any]:
-    """Failures of a release: grouped by reason, and one by one up to a bound."""
+    """Return the failures of a release, grouped by reason, and individually up to a limit."""
     rows = store.collected(store.failures)
     groups = failure_reasons(rows).to_dicts() if rows.height else []
     each = rows.select("source", "feature", "uid", "stage", "type", "message", "transient", "partial", "attempts")
@@ -104,7 +104,7 @@ def _clean(row: dict[str, Any]) -> dict[str, Any]:
 def item_view(
     store: ServedStore, uid: str, source: str | None, limits: ConversionLimits | None = None
 ) -> dict[str, Any]:
-    """All that a release knows of an item, and how it is shown within the limits of conversions."""
+    """Return everything that a release knows about an item, and how it is shown under the limits of conversions."""
     item = store.item(uid, source)
     facts = media_facts(item["facts"])
     labels = store.item_labels([item["item_no"]], [uid]).get((item["source"], uid), ())
@@ -136,7 +136,7 @@ def item_view(
 
 
 def dag_view(release: Release, previous: Release | None) -> dict[str, Any]:
-    """The DAG of a release: its nodes with counts and what the run that made it did to each, and its edges."""
+    """Return the DAG of a release: nodes with counts and with what its run did to each, and edges."""
     spec, before = release.spec, previous or Release.model_construct(features={}, indexes={}, exports={}, heads={})
     nodes: list[dict[str, Any]] = []
     edges: list[tuple[str, str]] = []
@@ -180,10 +180,10 @@ def _row_change(before: int | None, after: int) -> str:
 
 
 def release_of(releases: Sequence[Release], number: int) -> Release:
-    """The release of a number.
+    """Return the release with a number.
 
     Raises:
-        SpecError: when there is none.
+        SpecError: there is no such release.
     """
     for release in releases:
         if release.release == number:

@@ -1,6 +1,6 @@
-"""The process that decodes and encodes files for the page server: tasks as JSON lines in, events as JSON lines out.
+"""The process that decodes and encodes files for the page server: reads tasks and writes events as JSON lines.
 
-It runs apart so that no file that somebody sends can take the web server down, and so that its memory is bounded.
+It is a separate process so that an uploaded file cannot crash the web server, and so that its memory is limited.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ DOWNLOADING, EXTRACTING, PREDICTING = "downloading", "extracting", "predicting"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Answer tasks until stdin ends."""
+    """Process tasks until stdin is closed."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    # Libraries that print must not disturb the events.
+    # Output printed by libraries must not mix with the events.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def report(event: dict[str, Any]) -> None:
@@ -40,21 +40,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def refuse_private_networks() -> None:
-    """Make this process resolve names to public addresses only, whatever redirect or name server says otherwise."""
+    """Make this process resolve names to public addresses only, regardless of redirects and DNS answers."""
     resolve = socket.getaddrinfo
 
     def public_only(host: Any, *arguments: Any, **options: Any) -> Any:
         found = resolve(host, *arguments, **options)
         public = [place for place in found if is_public(str(place[4][0]).partition("%")[0])]
         if not public:
-            raise socket.gaierror(socket.EAI_NONAME, "the host is in a private network, which is not asked")
+            raise socket.gaierror(socket.EAI_NONAME, "the host is in a private network, which is not allowed")
         return public
 
     socket.getaddrinfo = public_only
 
 
 def answer(task: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Do one task; its last event is ``{"done": ...}`` or ``{"error": a sentence}``."""
+    """Run one task; its last event is ``{"done": ...}`` or ``{"error": a sentence}``."""
     try:
         path = Path(task["path"])
         if task.get("url"):
@@ -67,18 +67,18 @@ def answer(task: dict[str, Any], report: Report) -> dict[str, Any]:
     except (CliploomError, ItemError) as error:
         return {"error": str(error).replace(str(task["path"]), task.get("name") or "the file")}
     except MemoryError:
-        return {"error": "The file needs more memory than a prediction may take."}
+        return {"error": "The file exceeds the memory limit of a prediction."}
     except Exception as error:
-        return {"error": f"The file can't be used ({type(error).__name__}); the server's log says more."}
+        return {"error": f"The file cannot be processed ({type(error).__name__}); see the server's log."}
 
 
 def download(address: str, target: Path, max_bytes: int, report: Report) -> None:
-    """Fetch a link within limits: a file by the project's own downloader, a page that shows a video through yt-dlp.
+    """Download a link within limits: a file with the built-in downloader, a page with a video through yt-dlp.
 
     Raises:
-        SpecError: when it is no http(s) address, holds a secret, or points into a private network.
-        MissingExtraError: for a page that shows a video, when yt-dlp is not installed.
-        ItemError: when it can't be had.
+        SpecError: it is not an http(s) URL, contains a secret, or points into a private network.
+        MissingExtraError: the page shows a video, and yt-dlp is not installed.
+        ItemError: the download failed.
     """
     from cliploom.serving.video_sites import download_page, is_video_site
 
@@ -107,14 +107,14 @@ def download(address: str, target: Path, max_bytes: int, report: Report) -> None
     try:
         fetcher.download(target, fetcher.look())
     except UnreadableError as error:
-        if "page of HTML" not in str(error):
+        if "HTML page" not in str(error):
             raise
         download_page(clean, target, max_bytes, tell)
 
 
 @lru_cache(maxsize=2)
 def _store(uri: str, release: int) -> Any:
-    """An opened release; when it is gone meanwhile, the newest."""
+    """Return the open release; if its files were deleted, the newest one."""
     from cliploom.schemas.errors import StoreError
     from cliploom.transforms.search.searching import Store
     from cliploom.transforms.store.object_store import existing_store
@@ -129,14 +129,14 @@ def _store(uri: str, release: int) -> Any:
 
 
 def search(task: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Hits that are like a file."""
+    """Return hits that are like a file."""
     store = _store(task["store"], task["release"])
     hits = store.search(like=str(path), top=task["top"], rank=task["rank"], index=task.get("index"))
     return {"release": store.release.release, "hits": [hit.to_dict() for hit in hits]}
 
 
 def predict(task: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
-    """The ten most probable labels of a file; of one that the store knows, those that it has."""
+    """Return the ten most probable labels of a file; for a file in the store, its stored predictions."""
     from cliploom.pipelines.training.predict import predict_any, score_kind
     from cliploom.schemas.digests import digest_file
     from cliploom.schemas.heads import PREDICTED
@@ -165,7 +165,7 @@ def predict(task: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
 
 
 def known_item(store: Any, digest: str) -> dict[str, Any] | None:
-    """The item of the release with these bytes."""
+    """Return the item of the release that has these bytes."""
     import polars as pl
 
     found = store.collected(store.items.filter(pl.col("digest") == digest).head(1))
@@ -174,7 +174,7 @@ def known_item(store: Any, digest: str) -> dict[str, Any] | None:
 
 
 def heads_of(objects: Any) -> list[str]:
-    """Names of the heads that were trained on a store."""
+    """Return the names of the heads trained on a store."""
     from cliploom.transforms.heads.published import CURRENT
 
     prefix = "models/head-"
@@ -188,13 +188,13 @@ def heads_of(objects: Any) -> list[str]:
 
 
 def check_link(address: str) -> str:
-    """The link, when it may be downloaded as far as its text tells.
+    """Return the link if its text is that of a permitted URL.
 
     Raises:
-        SpecError: when not.
+        SpecError: the link is not permitted.
     """
     if len(address) > 2000:
-        raise SpecError("The link is longer than 2,000 characters; give a shorter one.")
+        raise SpecError("The link is longer than 2,000 characters; send a shorter one.")
     return clean_address(address.strip(), "the link")
 
 

@@ -73,7 +73,7 @@ ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "init media --spec nowhere/x.yaml": (2, ("nowhere/x.yaml can't be written", "--spec")),
     "init media --spec empty --force": (2, ("empty can't be written", "--spec")),
     "demo hello.txt": (2, ("'hello.txt' is a file; name a folder for the demo",)),
-    "demo full": (2, ("'full' is not empty (it holds 'notes.txt'); name a new one",)),
+    "demo full": (2, ("'full' is not empty (it has 'notes.txt'); choose a new one",)),
     "demo hello.txt/x": (2, ("'hello.txt/x' can't be made", "name another")),
     "releases": (4, ("There is no store at", "store; `cliploom run SPEC` makes one")),
     "releases nowhere": (4, ("There is no store at", "nowhere; `cliploom run SPEC` makes one")),
@@ -109,7 +109,7 @@ PLANS: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "nothing found": ({"glob": "empty/*.mp4"}, 2, ("hold no files (clips)", "check their glob or table")),
     "glob by ftp": ({"glob": "ftp://host/*.mp4"}, 2, ("'ftp://host'", "s3://")),
     "table missing": ({"table": "no.csv"}, 2, ("sources.clips.table: there is no table", "no.csv")),
-    "table of no kind": ({"table": "hello.txt"}, 2, ("'hello.txt' is no table", ".csv, .parquet or .jsonl")),
+    "table of no kind": ({"table": "hello.txt"}, 2, ("'hello.txt' is not a table", ".csv, .parquet or .jsonl")),
     "table without uris": ({"table": "uris.csv"}, 2, ("no column 'uri'; it has url, uid",)),
     "table with a blank uri": ({"table": "blank.csv"}, 2, ("row 1 of", "has no uri")),
     "table with one uid twice": ({"table": "twice.csv"}, 2, ("a.mp4", "b.mp4", "same uid 'x'; rename one")),
@@ -128,7 +128,7 @@ QUERIES: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {
     (): (2, ("Search by a text or by --like", "neither is given")),
     ("",): (2, ("text to search for is empty ('')", "a few words")),
     (" \t",): (2, ("text to search for is empty", "a few words")),
-    ("cat", "--like", "page", "--index", "graph"): (2, ("'graph' is over 'pooled'", "no text can ask")),
+    ("cat", "--like", "page", "--index", "graph"): (2, ("'graph' is over 'pooled'", "without text queries")),
     ("cat", "--where", "yeer > 2020"): (2, ("There is no column 'yeer' to filter by", "known: duration")),
     ("cat", "--where", "uid = cat"): (2, ("in place of 'cat'", "label = 'cat'")),
     ("cat", "--in", "videos/cta"): (2, ("has no item 'videos/cta'; did you mean 'videos/cat'?",)),
@@ -136,13 +136,16 @@ QUERIES: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {
     ("cat", "--facet", "plce"): (2, ("There is no column 'plce' to count",)),
     ("cat", "--weight", "2", "--weight", "1"): (2, ("2 weights are given for 1 parts",)),
     ("cat", "--not", "cat"): (2, ("cancel each other out",)),
-    ("--not", "cat"): (2, ("only says what hits should be unlike",)),
+    ("--not", "cat"): (2, ("only has negative parts",)),
     ("--query", "{"): (2, ("can't be read as JSON",)),
     ("--query", "@nowhere.json"): (2, ("can't be read as JSON", "nowhere.json")),
     ("--query", '{"parts": [{"kind": "text", "value": "a"}], "wher": "x"}'): (2, ("did you mean 'where'?",)),
     ("cat", "dog"): (2, ("'dog' is one argument too many",)),
     ("cat", "--index", "framez"): (2, ("no index 'framez'; did you mean 'frames'?",)),
-    ("cat", "--index", "graph"): (2, ("'graph' is over 'pooled'", "no text can ask", "ask the index frames or lists")),
+    ("cat", "--index", "graph"): (
+        2,
+        ("'graph' is over 'pooled'", "without text queries", "ask the index frames or lists"),
+    ),
     ("cat", "--top", "0"): (2, ("--top: '0' is wrong",)),
     ("cat", "--rank", "maxx"): (2, ("no ranker 'maxx'; did you mean 'max'?",)),
     ("cat", "--release", "7"): (4, ("no release 7; the store has 1 to 1",)),
@@ -154,7 +157,7 @@ QUERIES: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {
     ("--like", "videos/cat@-1s"): (2, ("'-1s' is not a time", "UID@12.5s")),
     ("--like", "videos/cat@nan"): (2, ("'nan' is not a time", "UID@12.5s")),
     ("--like", "videos/cat@99s"): (2, ("no row at 99 s", "0 to 3 s")),
-    ("--like", "hello.txt"): (2, ("'hello.txt' can't be searched by", "has no video: it is text")),
+    ("--like", "hello.txt"): (2, ("'hello.txt' can't be used as a query", "has no video: it is text")),
     ("--like", "noise"): (2, ("'noise'",)),
 }
 
@@ -272,7 +275,7 @@ def test_folder_that_can_not_be_listed_is_told(here: Path) -> None:
     (here / "media").chmod(0o000)
     ended = python_without_override("-m", "cliploom", "plan", here / "cliploom.yaml")
     (here / "media").chmod(0o700)
-    assert_one_sentence(ended, 1, ("media' can't be listed: Permission denied; mend its rights",))
+    assert_one_sentence(ended, 1, ("media' can't be listed: Permission denied; check its permissions",))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_a_sound_machine_and_store_are_well_and_fit_80_columns(cliploom: Command
     assert max(map(len, ended.out.splitlines())) <= 80
     assert "precision bf16: " in ended.out
     assert "release 1: of " in ended.out
-    assert ended.out.endswith("All is well.\n")
+    assert ended.out.endswith("No problems found.\n")
 
 
 def test_json_has_stable_keys(cliploom: Command, built_store: SmallStore) -> None:
@@ -61,7 +61,7 @@ def test_a_store_that_is_not_there_is_a_problem(cliploom: Command, tmp_path: Pat
     ended = cliploom("doctor", tmp_path / "nowhere")
     assert ended.code == 1
     assert "There is no store at" in " ".join(ended.out.split())
-    assert ended.out.endswith("1 thing needs fixing.\n")
+    assert ended.out.endswith("1 problem found.\n")
 
 
 def test_a_spec_that_is_wrong_is_a_problem(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_the_digest_follows_the_content_not_the_path(tmp_path: Path) -> None:
     [
         ({"model": "none.onnx"}, "There is no ONNX file 'none.onnx'"),
         ({"outputs": {"v": {"node": "nope"}}}, "has no output 'nope'; it has 'y', 'map'"),
-        ({"outputs": {"v": {"node": "map"}}}, "so it is no vector; add pool: mean to outputs.v"),
+        ({"outputs": {"v": {"node": "map"}}}, "not a vector; add pool: mean to outputs.v"),
         ({"outputs": {"v": {"node": "map", "pool": "mean", "channel_axis": 9}}}, "channel_axis 9 is no axis"),
         ({"outputs": {"v": {"node": "map", "pool": "mean", "channel_axis": 0}}}, "channel_axis 0 is no axis"),
         ({"input": {"layout": "nhwc", "width": SIZE, "height": SIZE}}, "which is not 'nhwc' with h 8, w 8, c 3"),

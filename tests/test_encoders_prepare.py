@@ -150,7 +150,7 @@ def test_of_two_launchers_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_family_without_text_encoder_refuses_one(tmp_path: Path) -> None:
     folder, card = prepare_model("sized", SizedOptions(), tmp_path)
     text = PreparedText(folder, card, lambda texts: np.zeros((len(texts), 1), np.float32))
-    with pytest.raises(SpecError, match="'sized' takes no text_encoder"):
+    with pytest.raises(SpecError, match="'sized' does not support text_encoder"):
         prepare_model("sized", SizedOptions(), tmp_path, text)
     with pytest.raises(SpecError, match="'sized' encodes frames"):
         prepare_model("efficientnet_lite0", registry.family("efficientnet_lite0").Options(), tmp_path, text)

@@ -148,7 +148,7 @@ VECTOR = {"v": {"node": "y"}}
                 "outputs": VECTOR,
                 "text": {"model": "t", "tokenizer": "t.json", "max_tokens": 5, "output": "w"},
             },
-            "text.output 'w' is no output; known: v",
+            "text.output 'w' is not an output; known: v",
         ),
     ],
 )

@@ -191,7 +191,7 @@ def test_queries_are_items_that_share_a_label() -> None:
     queries, relevance, notes = chosen_queries(labels, 10, 0, ["a", "b", "c", "d", "e"])
     pairs = {(int(queries[q]), int(thing)) for q, thing in zip(relevance.queries, relevance.things, strict=True)}
     assert pairs == {(0, 2), (2, 0), (1, 2), (2, 1)}
-    assert notes == ("2 items share no label with another one; they are ranked, not asked with",)
+    assert notes == ("2 items share no label with another one; they are ranked, but not used as queries",)
 
 
 def test_a_release_has_the_figures_that_its_spec_declares(

@@ -133,7 +133,7 @@ def test_a_release_has_the_figures_of_seen_and_unseen_words(project: Path) -> No
 
 
 def test_a_head_of_vectors_is_measured_on_its_feature(project: Path) -> None:
-    with pytest.raises(SpecError, match=r"of kind devise and gives vectors; measure a feature .* --kind words"):
+    with pytest.raises(SpecError, match=r"of kind devise and returns vectors; measure a feature .* --kind words"):
         evaluate_head(str(project / "store"), "words")
 
 

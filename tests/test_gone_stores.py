@@ -57,5 +57,5 @@ def test_a_store_that_was_moved_is_named(small_store: SmallStore, tmp_path: Path
     for name in ("table", "items", "rows_of"):
         with pytest.raises(StoreError, match=said):
             asked_of(read)[name]()
-    with pytest.raises(StoreError, match="is not there: the store was moved"):
+    with pytest.raises(StoreError, match="does not exist: the store was moved"):
         windows["videos/cat", 0.0, 2.0]

@@ -240,7 +240,7 @@ def test_a_retrained_head_changes_its_feature_alone(applied: Project, tagged: Ta
     assert new.filter(given).sort("uid", "label").equals(old.filter(given).sort("uid", "label"))
     assert new.filter(~given).height == old.filter(~given).height
     assert not new.sort(old.columns).equals(old.sort(old.columns))
-    assert changes(before.release, after.release) == "labels of tags predicted anew"
+    assert changes(before.release, after.release) == "labels of tags predicted again"
     assert not applied.run().changed
     assert verify_release(str(applied.store)) == []
     vacuum_store(str(applied.store), 1, older_than=0)
@@ -342,7 +342,7 @@ def test_evaluate_prints_figures_and_json(project: Project, capsys: pytest.Captu
 
 def test_an_unknown_head_is_told_with_the_nearest(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     ended = command(capsys)("evaluate", project.store, "--head", "labels")
-    assert (ended.code, "`cliploom train SPEC --head labels` makes it" in ended.err) == (2, True)
+    assert (ended.code, "`cliploom train SPEC --head labels` trains it" in ended.err) == (2, True)
     project.put_head(1)
     ended = command(capsys)("evaluate", project.store, "--head", "label")
     assert (ended.code, "did you mean 'labels'" in ended.err) == (2, True)
@@ -437,7 +437,7 @@ def test_a_head_of_labels_is_trained_again_when_enough_has_changed(project: Proj
     before = current_model(objects, "labels")
     new = prepared(project, retrain)
     worse = replace(card, metrics={"hit_at_1": 0.5, "previous_model": 0.6})
-    with pytest.raises(LimitError, match=r"hit_at_1 0.5000 where the last model has 0.6000 .*--accept-worse"):
+    with pytest.raises(LimitError, match=r"hit_at_1 0.5000, the previous model has 0.6000 .*--accept-worse"):
         take_over(objects, new, worse, accept_worse=False)
     assert current_model(objects, "labels") == before
     take_over(objects, new, worse, accept_worse=True)
@@ -590,7 +590,7 @@ def test_media_are_tagged_and_labels_stand_beside_hits(
     for video_name, said in (
         ("none.mp4", "There is no file"),
         (small_store.media / "noise.mp4", "can't be labelled"),
-        ("https://example.org/clip.mp4", "is on the web, and predict fetches nothing from there; download it first"),
+        ("https://example.org/clip.mp4", "is on the web, and predict does not download files; download it first"),
     ):
         ended = command(capsys)("predict", small_store.store, video_name, "--head", "labels", "--json")
         assert (ended.code, ended.out) == (2, "")

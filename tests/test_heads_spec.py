@@ -92,7 +92,7 @@ def test_a_validation_source_leaves_no_holdout(path: Path) -> None:
         (["encoders.tagger.inputs=[{feature: yt, output: rgb}, {feature: yt, output: audio}]"], "2 inputs, but head"),
         (["encoders.lite0.text_encoder=tagger"], "'tagger' is a head and encodes no text"),
         (["features.tags.source=more"], "reads features of source 'clips', not of 'more'"),
-        (["features.tags.sample={every: 1s}"], "leave 'sample' out"),
+        (["features.tags.sample={every: 1s}"], "remove 'sample'"),
         (["indexes.near={feature: tags}"], "indexes.near.feature: feature 'tags' holds labels, not vectors"),
         (["exports.h5={kind: hdf5, feature: tags}"], "exports.h5.feature: feature 'tags' holds labels, not vectors"),
     ],

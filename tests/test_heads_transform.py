@@ -61,7 +61,7 @@ def test_a_vocabulary_of_texts_knows_its_words_alone() -> None:
     step = LearnedStep(VocabularyStep(kind="vocabulary", size=3), "channel", {}, ("Tänze", "news"))
     texts = np.array([["news"], ["new"], [""], ["Tänze"]], object)
     assert step.apply(texts).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
-    with pytest.raises(TypeError, match="zscore is for numbers, mean_rgb holds texts"):
+    with pytest.raises(TypeError, match="zscore is for numbers, but mean_rgb is a text"):
         ZSCORE.apply(texts)
 
 
@@ -175,5 +175,5 @@ def test_a_worker_applies_a_published_head_without_tensorflow(tmp_path: Path) ->
     assert head.probabilities(vectors)[0].tolist() == pytest.approx([0.7310586, 0.7310586])
     assert "tensorflow" not in sys.modules
     write_plain(folder, np.ones((3, 2), np.float32), bias)
-    with pytest.raises(StoreError, match=r"weights \(3, 2\) where \(2, 2\)"):
+    with pytest.raises(StoreError, match=r"weights \(3, 2\) instead of \(2, 2\)"):
         read_head(ObjectStore(tmp_path / "store"), model)

@@ -119,7 +119,7 @@ def test_a_picture_that_is_missing_says_why(small_store: SmallStore, tmp_path: P
     (small_store.media / "page-again.png").unlink()
     page = Page(hits_page(store, [hit], "like page", cache=ThumbnailCache(tmp_path / "cache")))
     assert "img" not in page.tags
-    assert "page-again.png is not there any more" in page.text
+    assert "page-again.png does not exist any more" in page.text
 
 
 def test_no_hits_are_said(built_store: SmallStore) -> None:

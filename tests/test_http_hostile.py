@@ -133,9 +133,9 @@ def test_what_a_server_packs_is_never_unpacked(server: WebServer, tmp_path: Path
     bomb = gzip.compress(bytes(20_000_000))
     error = downloading(fetcher(server, tmp_path, Page(bomb, encoding="gzip")))
     assert not error.transient
-    assert "the server packs the file (gzip) though asked not to" in str(error)
+    assert "the server compresses the file (gzip) although asked not to" in str(error)
     raw = OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + b"%x\r\n%s\r\n0\r\n\r\n" % (len(bomb), bomb)
-    assert "packs the file (gzip)" in str(downloading(fetcher(server, tmp_path, Page(raw=raw))))
+    assert "compresses the file (gzip)" in str(downloading(fetcher(server, tmp_path, Page(raw=raw))))
     assert not (tmp_path / "target").exists()
 
 

@@ -159,7 +159,7 @@ def test_hnsw_grows_but_does_not_shrink(tmp_path):
     assert must_rebuild("hnsw", 1)
     assert not must_rebuild("hnsw", 0)
     assert not must_rebuild("flat", 1)
-    with pytest.raises(ValueError, match="can't lose 1 rows"):
+    with pytest.raises(ValueError, match="cannot remove 1 rows"):
         build_shard(recipe, None, path, np.array([3]), [], path)
 
 

@@ -85,7 +85,7 @@ def test_recall_counts_places_and_forgives_ties():
     assert recall_at(1, [[2, 1], [4]], [np.array([1]), np.array([4])]) == 0.5
     assert recall_at(10, [[1]], [np.array([1])]) == 1
     assert recall_at(10, [], []) == recall_at(10, [[]], [NONE]) == 1
-    with pytest.raises(ValueError, match="1 queries against exact rows of 0"):
+    with pytest.raises(ValueError, match="approx has 1 queries, exact has 0"):
         recall_at(1, [[1]], [])
 
 

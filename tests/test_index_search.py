@@ -171,7 +171,7 @@ def test_wrong_queries_are_refused_with_their_values(cloud, tmp_path):
     opened = make(tmp_path, "flat", "cosine", ids, vectors)
     with pytest.raises(ValueError, match="k is 0"):
         search(opened, queries, 0)
-    with pytest.raises(ValueError, match=r"shape \(25, 5\); the index wants \[q, 24\]"):
+    with pytest.raises(ValueError, match=r"shape \(25, 5\); expected \[q, 24\]"):
         search(opened, queries[:, :5], 3)
     with pytest.raises(ValueError, match="row 1 has a value that is not finite"):
         search(opened, np.stack([queries[0], np.full(24, np.nan, np.float32)]), 3)

@@ -110,7 +110,7 @@ def test_all_uids_of_more_than_one_file_are_listed_at_once(tmp_path: Path) -> No
     with pytest.raises(SpecError) as caught:
         uids(tmp_path, glob="**/*.*")
     assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
-        "sources.clips: 2 uids are of more than one file:",
+        "sources.clips: 2 uids belong to more than one file:",
         "  IMG_1.jpg and IMG_1.mov have the same uid 'IMG_1'",
         "  b/IMG_2.gif, b/IMG_2.png and b/IMG_2.webp have the same uid 'b/IMG_2'",
         "For each, rename one, or write `uid: file` below sources.clips, which keeps the extension.",

@@ -85,7 +85,7 @@ def test_ids_of_jsonl_may_be_whole_numbers(tmp_path: Path) -> None:
     ("name", "data", "message"),
     [
         ("l.csv", b"uri,uid\na.mp4,caf\xe9\n", r"line 2 of .*l\.csv is not UTF-8 .*such as `encoding: cp1252`"),
-        ("l.csv", b"uri,uid\na.mp4,a\x00b\n", "line 2 of .* holds a NUL character"),
+        ("l.csv", b"uri,uid\na.mp4,a\x00b\n", "line 2 of .* contains a NUL character"),
         ("l.csv", b"uri,uid\na,b,c.mp4,x\n", "line 2 of .* has 4 columns where the header has 2"),
         ("l.csv", b'uri,uid\na.mp4,"x\n', "line 2 of .* is not a row of CSV"),
         ("l.csv", b"uri,uid,uid\na.mp4,x,y\n", "2 columns named 'uid'"),
@@ -94,9 +94,9 @@ def test_ids_of_jsonl_may_be_whole_numbers(tmp_path: Path) -> None:
         ("l.jsonl", b'{"uri": "a.mp4"}\n{"uri"\n', "line 2 of .* is not JSON"),
         ("l.jsonl", b"[1]\n", "line 1 of .* is not a JSON object"),
         ("l.jsonl", b'{"uri": 5}\n', "row 1 of .* has no uri"),
-        ("l.jsonl", b'{"uri": "a.mp4", "uid": 1.5}\n', "the uid in row 1 of .*, 1.5, is a number that is no id"),
+        ("l.jsonl", b'{"uri": "a.mp4", "uid": 1.5}\n', "the uid in row 1 of .*, 1.5, is a number that cannot be an id"),
         ("l.jsonl", b'{"uri": "a.mp4", "uid": true}\n', "the uid in row 1 of .*, True, is not text"),
-        ("l.jsonl", b'{"uri": "a.mp4", "uid": "a\\u0000b"}\n', "holds a NUL character"),
+        ("l.jsonl", b'{"uri": "a.mp4", "uid": "a\\u0000b"}\n', "contains a NUL character"),
     ],
 )
 def test_wrong_tables_name_the_line(tmp_path: Path, name: str, data: bytes, message: str) -> None:

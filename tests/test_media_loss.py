@@ -178,7 +178,7 @@ def test_a_gif_that_ends_in_its_middle_by_chance_is_told(tmp_path: Path) -> None
     starts = [place for place in range(len(whole)) if whole.startswith(b"!\xf9\x04", place)]
     assert lost(path) == ""
     path.write_bytes(whole[: starts[6]] + b";" + whole[starts[6] :])
-    assert f"pictures stand behind byte {starts[6] + 1:,}, where it ends" in lost(path)
+    assert f"pictures follow after byte {starts[6] + 1:,}, where it ends" in lost(path)
     # Another program's data behind the end is none of it, nor is a GIF joined to a GIF.
     path.write_bytes(whole + bytes(range(256)) * 40)
     assert lost(path) == ""

@@ -173,7 +173,7 @@ def test_wrong_shapes_and_numbers_are_refused() -> None:
         multi_hot([[3]], 3)
     with pytest.raises(ValueError, match="a score is inf"):
         ScoreHistogram().add([0], [np.inf], [True])
-    with pytest.raises(ValueError, match="class indices lie in"):
+    with pytest.raises(ValueError, match="class indices are in"):
         ScoreHistogram().add([-1], [0.0], [True])
     with pytest.raises(ValueError, match=r"not all \[M\]"):
         SegmentAccumulator().add([1, 2], [0.1], [True])

@@ -159,7 +159,7 @@ def test_parts_merge_in_any_order_to_the_same_figures() -> None:
 
 
 def test_ranks_that_can_not_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="outside of 1"):
+    with pytest.raises(ValueError, match="is outside 1"):
         RankAccumulator().add(ranked([1], [7], 6))
 
 

@@ -360,27 +360,27 @@ def hostile(folder: Path, case: str) -> Path:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("loop", "is no model"),
+        ("loop", "is not a model"),
         ("nowhere.pb", "is a link that leads nowhere"),
         ("pipe.onnx", "is neither a file nor a folder"),
-        ("pipes", "is no model"),
+        ("pipes", "is not a model"),
         ("damaged.pb", "is not a TensorFlow GraphDef"),
         (
             "many-nodes.pb",
-            "is no frozen graph|needs more than 1 GiB|is not a TensorFlow GraphDef|took down the process",
+            "is not a frozen graph|needs more than 1 GiB|is not a TensorFlow GraphDef|crashed the process",
         ),
         ("deep.onnx", "is not an ONNX file"),
         ("link.tar.gz", "is a link or leads out of its folder"),
         ("outside.tar.gz", "is a link or leads out of its folder"),
         ("bomb.keras", "is damaged"),
         ("pickle.pt2", "holds pickled objects"),
-        ("cut.safetensors", "is no safetensors file"),
-        ("nested.keras", "is damaged|can't be looked into"),
-        ("long.vec", "is no model"),
-        ("zeros.gz", "is no model"),
-        ("word2vec.bin", "binary format, which is not read; save them as text"),
+        ("cut.safetensors", "is not a safetensors file"),
+        ("nested.keras", "is damaged|cannot be inspected"),
+        ("long.vec", "is not a model"),
+        ("zeros.gz", "is not a model"),
+        ("word2vec.bin", "binary format, which is not supported; save them as text"),
         ("weights.h5", "HDF5 with weights alone"),
-        ("notes.txt", "is no model"),
+        ("notes.txt", "is not a model"),
         ("nothing.onnx", "is empty"),
         ("missing", "There is no model"),
     ],
@@ -396,16 +396,16 @@ def test_a_crowded_folder_is_no_model(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("cliploom.transforms.model_files.look.MOST_ENTRIES", 3)
     for number in range(4):
         (tmp_path / f"{number}.onnx").touch()
-    with pytest.raises(CliploomError, match="holds more than 3 files"):
+    with pytest.raises(CliploomError, match="has more than 3 files"):
         look(tmp_path, "crowd")
 
 
 def test_looking_takes_no_longer_than_it_may(tmp_path: Path) -> None:
-    with pytest.raises(CliploomError, match="took more than 0 s to look into"):
+    with pytest.raises(CliploomError, match="took more than 0 s to inspect"):
         look_apart(tmp_path, "folder", seconds=0)
 
 
-def test_a_file_of_a_mebibyte_in_nodes_is_looked_into_in_the_process_of_its_own(tmp_path: Path) -> None:
+def test_a_file_of_a_mebibyte_in_nodes_is_inspected_in_a_separate_process(tmp_path: Path) -> None:
     found = look_apart(written(tmp_path, "inception.pb"), "inception.pb")
     assert Found.from_dict(found.to_dict()) == found
 

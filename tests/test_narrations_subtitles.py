@@ -93,9 +93,9 @@ def test_a_blank_line_inside_an_srt_cue_does_not_end_it():
     [
         ("00:01 --> 00:02\ntext", "the times of the cue can't be read"),
         ("soon --> later\ntext", "the times of the cue can't be read"),
-        ("00:00:03,000 --> 00:00:02,000\ntext", "the end lies before the start (3 s)"),
+        ("00:00:03,000 --> 00:00:02,000\ntext", "the end is before the start (3 s)"),
         ("00:00:03,000 --> 00:00:04,000\n<i></i>", "there is no text"),
-        ("00:00:03,000 --> 00:00:04,000\na\0b", "the text holds a NUL character"),
+        ("00:00:03,000 --> 00:00:04,000\na\0b", "the text contains a NUL character"),
         ("00:61:30,000 --> 00:61:40,000\na", "a time of the cue has more than 59 minutes or seconds; write the hours"),
         ("00:00:61,000 --> 00:01:40,000\na", "a time of the cue has more than 59 minutes or seconds; write the hours"),
         ("00:00:03,000 --> 00:00:04,000\n00:00:01,000 to 00:00:02,000", "the times of the cue can't be read"),

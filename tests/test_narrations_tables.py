@@ -79,13 +79,13 @@ def test_csv_passes_over_a_byte_order_mark_and_blank_lines():
         ("v,1:00:00:12,a", "the start_s is not a number and not a time such as 00:01:30.500"),
         ("v,a:30,a", "the start_s is not a number and not a time such as 00:01:30.500"),
         ("v,1_0:30,a", "the start_s is not a number and not a time such as 00:01:30.500"),
-        ("v\0,1,a", "the uid holds a NUL character"),
-        ("v,1,a\0b", "the text holds a NUL character"),
+        ("v\0,1,a", "the uid contains a NUL character"),
+        ("v,1,a\0b", "the text contains a NUL character"),
         ('v,"1,234,5",a', "the start_s is not a number"),
         ('v,"1,234",a', "the start_s may have a comma for the point or for thousands; write it with a point"),
         ("v,1_0,a", "the start_s is not a number"),
         ("v,nan,a", "the start_s is not finite"),
-        ("v,-3,a", "the time lies more than 2 s before the video"),
+        ("v,-3,a", "the time is more than 2 s before the video"),
         ("v,1, ", "there is no text"),
         ('v,1,"a"b', "not a row of CSV"),
     ],
@@ -105,7 +105,7 @@ def test_a_bad_row_keeps_its_number():
 
 def test_an_end_before_its_start_is_bad():
     rows = csv_rows("video,t,until,caption,round,id\nv,5,4,a,0,\n", MAPPED)
-    assert bad(rows)[0].reason == "the end lies before the start (5 s)"
+    assert bad(rows)[0].reason == "the end is before the start (5 s)"
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "1.5", ""])
@@ -173,11 +173,14 @@ def test_jsonl_maps_its_keys():
         (b"[1]", "the line is not a JSON object"),
         (b"[" * 100_000, "not readable JSON (RecursionError)"),
         (b'{"uid": true, "start_s": 1, "text": "a"}', "the uid is not text"),
-        (b'{"uid": 7.5, "start_s": 1, "text": "a"}', "the uid is a number that is no id; write it as text, in quotes"),
+        (
+            b'{"uid": 7.5, "start_s": 1, "text": "a"}',
+            "the uid is a number that cannot be an id; write it as text, in quotes",
+        ),
         (b'{"uid": " ", "start_s": 1, "text": "a"}', "there is no uid"),
         (b'{"uid": "v", "start_s": "soon", "text": "a"}', "the start_s is not a number"),
         (b'{"uid": "v", "start_s": [1], "text": "a"}', "the start_s is not a number"),
-        (b'{"uid": "v", "start_s": 1, "text": "a\\u0000"}', "the text holds a NUL character"),
+        (b'{"uid": "v", "start_s": 1, "text": "a\\u0000"}', "the text contains a NUL character"),
         (b'{"uid": "v", "start_s": NaN, "text": "a"}', "the start_s is not finite"),
         (b'{"uid": "v", "start_s": 1}', "there is no text"),
         (b'{"uid": "v", "start_s": 1, "text": "\\ud83d"}', "the bytes are not UTF-8"),
@@ -283,7 +286,7 @@ def test_tgif_counts_the_captions_of_one_address():
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (GIF.encode(), "there is no tab between address and sentence"),
+        (GIF.encode(), "there is no tab between URL and sentence"),
         (b"tumblr_1.gif\ta cat", "not an http or https address"),
         (GIF.encode() + b"\t ", "there is no text"),
         (GIF.encode() + b"\tcaf\xe9", f"the bytes are not UTF-8 from byte {len(GIF) + 4} of the line on"),

@@ -43,8 +43,8 @@ def test_times_become_rows_as_published(t1, t2, rows):
         (3, 2, RATE, 100, "ends before it starts"),
         (1, 2, RATE, 0, "0 feature rows"),
         (1, 2, 0.0, 100, "not a number of feature rows"),
-        (math.nan, 2, RATE, 100, "not a stretch of time"),
-        (1, math.inf, RATE, 100, "not a stretch of time"),
+        (math.nan, 2, RATE, 100, "not a time range"),
+        (1, math.inf, RATE, 100, "not a time range"),
     ],
 )
 def test_times_that_answer_to_no_row_are_errors(t1, t2, rate, n, message):

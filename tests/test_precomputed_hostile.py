@@ -68,18 +68,18 @@ HOSTILE_HEADERS = {
     "fractions": (npy(header("<f4", "(5.0, 4)"), ROWS.tobytes()), "the shape"),
     "many dimensions": (npy(header("<f4", f"({'1, ' * 70})"), ROWS.tobytes()), "the shape"),
     "hexadecimal of 60,000 digits": (npy(header("<f4", f"(0x{'f' * 60000}, 4)")), "beyond 2\\^62"),
-    "no literal": (npy("__import__('os').system('touch x')\n"), "no literal"),
-    "half a literal": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (5,"), "no literal"),
-    "unbalanced": (npy("(" * 60000), "no literal"),
-    "no text": (npy("\udcff".encode("utf-8", "surrogatepass").decode("latin1")), "no literal"),
-    "empty header": (npy(""), "no literal"),
+    "not a literal": (npy("__import__('os').system('touch x')\n"), "not a Python literal"),
+    "half a literal": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (5,"), "not a Python literal"),
+    "unbalanced": (npy("(" * 60000), "not a Python literal"),
+    "no text": (npy("\udcff".encode("utf-8", "surrogatepass").decode("latin1")), "not a Python literal"),
+    "empty header": (npy(""), "not a Python literal"),
     "header alone, version 2": (npy(header(), version=2)[:14], "ends within its header"),
     "header of 4 GB": (b"\x93NUMPY\x03\x00\xff\xff\xff\xff" + b"x" * 100, "ends within its header"),
     "header of 1 MB": (npy(" " * 2**20 + header(), version=2), "its header has"),
-    "future version": (npy(header(), ROWS.tobytes(), 1)[:6] + b"\x09\x00" + b"x" * 100, "version 9"),
+    "future version": (npy(header(), ROWS.tobytes(), 1)[:6] + b"\x09\x00" + b"x" * 100, "version is 9"),
     "cut values": (npy(header(), ROWS.tobytes()[:-1]), "79 follow"),
-    "nothing": (b"", "no .npy file"),
-    "zip": (b"PK\x03\x04" + b"x" * 40, "no .npy file"),
+    "nothing": (b"", "not an .npy file"),
+    "zip": (b"PK\x03\x04" + b"x" * 40, "not an .npy file"),
 }
 
 
@@ -261,7 +261,7 @@ def test_groups_that_contain_one_another_are_not_walked_for_ever(tmp_path: Path)
             group = inner
         group["again"] = file["g0"]
     (failed,) = list_features([tmp_path / "v.h5"]).failed
-    assert "contains itself or stands in two places" in str(failed.error)
+    assert "contains itself or occurs in two places" in str(failed.error)
 
 
 def test_datasets_that_were_never_written_are_refused(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_datasets_of_other_types_are_refused(dtype: object, tmp_path: Path) -> N
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file.create_dataset("v", (5, 4), dtype)
         file["empty"] = h5py.Empty("<f4")
-    refused(the_h5(tmp_path), "no plain numbers")
+    refused(the_h5(tmp_path), "plain numbers")
     refused(FeatureItem("v", tmp_path / "v.h5", "/empty"), "empty dataset")
 
 

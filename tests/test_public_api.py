@@ -231,8 +231,8 @@ def test_release_rows_tell_what_changed(small_store: SmallStore) -> None:
     ]
     assert [row["changed"] for row in rows] == [
         "first release",
-        "-1 item, frames -1 row, feature looks computed anew",
-        "+1 item, frames +1 row, feature looks computed anew",
+        "-1 item, frames -1 row, feature looks recomputed",
+        "+1 item, frames +1 row, feature looks recomputed",
     ]
     assert rows[2]["note"] == "rollback to release 1"
     lines = release_table(rows).splitlines()

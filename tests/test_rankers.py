@@ -165,7 +165,7 @@ def test_a_store_of_before_d_miss_is_not_published_again(tmp_path: Path) -> None
         ({"rank": "bimatch", "d_miss": 0}, "d_miss is 0; it must be a number above 0"),
         ({"rank": "bimatch", "d_miss": float("nan")}, "d_miss is nan"),
         ({"rank": "bimatch", "d_miss": "2"}, "d_miss is '2'"),
-        ({"rank": "mean", "d_miss": 2.0}, "d_miss is for the ranker bimatch, not for 'mean'"),
+        ({"rank": "mean", "d_miss": 2.0}, "d_miss applies to the ranker bimatch, not to 'mean'"),
     ],
 )
 def test_a_d_miss_that_means_nothing_is_refused(built_store: SmallStore, options: dict, said: str) -> None:

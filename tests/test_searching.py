@@ -81,10 +81,10 @@ def test_a_vector_of_the_callers_finds_what_brute_force_finds(store: Store) -> N
 @pytest.mark.parametrize(
     ("vector", "said"),
     [
-        ([1.0, 2.0], "numbers; the one given has 2"),
+        ([1.0, 2.0], "numbers; the given one has 2"),
         ([float("nan")] * 384, "not finite"),
         ([], "shape"),
-        ("cat", "no list of numbers"),
+        ("cat", "not a list of numbers"),
     ],
 )
 def test_a_vector_that_cannot_be_asked_is_one_sentence(store: Store, vector: object, said: str) -> None:
@@ -196,7 +196,7 @@ def test_hits_have_stable_keys_and_are_json(store: Store, built_store: SmallStor
     ("question", "said"),
     [
         ({}, "neither is given"),
-        ({"text": "a", "like": CAT, "index": ["graph"]}, "whose space no text can ask"),
+        ({"text": "a", "like": CAT, "index": ["graph"]}, "without text queries"),
         ({"text": "  "}, "empty"),
         ({"text": "\ud800"}, "surrogate"),
         ({"like": ""}, "empty"),
@@ -228,7 +228,7 @@ def test_a_query_that_cannot_be_asked_is_one_sentence(store: Store, question: di
 
 
 def test_a_file_that_cannot_be_decoded_says_why(store: Store, built_store: SmallStore) -> None:
-    with pytest.raises(SpecError, match=r"noise\.mp4' can't be searched by"):
+    with pytest.raises(SpecError, match=r"noise\.mp4' can't be used as a query"):
         store.search(like=str(built_store.media / "noise.mp4"))
     with pytest.raises(SpecError, match="lasts 3 s, so nothing is on screen at 9 s"):
         store.search(like=f"{built_store.media / 'videos' / 'cat.mp4'}@9", index=["frames"])

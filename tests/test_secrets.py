@@ -35,7 +35,7 @@ SECRET = "abcdEFGH12345678"
 )
 def test_a_uri_with_credentials_is_refused_without_showing_them(uri: str) -> None:
     assert carries_secret(uri)
-    with pytest.raises(SpecError, match=r"carries credentials.*environment") as raised:
+    with pytest.raises(SpecError, match=r"contains credentials.*environment") as raised:
         refuse_secret(uri, "store")
     assert SECRET not in str(raised.value)
 
@@ -157,7 +157,7 @@ def test_a_short_value_is_not_masked_out_of_every_word() -> None:
 
 def test_a_target_may_name_a_variable_but_not_hold_a_secret() -> None:
     refuse_secrets({"targets": {"t": {"s3_secret_access_key": "${KEY}"}}}, {})
-    with pytest.raises(SpecError, match=r"targets\.t\.s3_secret_access_key holds a credential"):
+    with pytest.raises(SpecError, match=r"targets\.t\.s3_secret_access_key contains a credential"):
         refuse_secrets({"targets": {"t": {"s3_secret_access_key": SECRET}}}, {})
 
 
@@ -165,10 +165,10 @@ def test_a_spec_with_a_secret_in_a_list_names_the_place(tmp_path: Path) -> None:
     spec = tmp_path / "cliploom.yaml"
     glob = f"[a/*.mp4, 's3://k:{SECRET}@b/*.mp4']"
     spec.write_text(f"version: 1\nname: n\nstore: s\nsources: {{clips: {{kind: media, glob: {glob}}}}}\n")
-    with pytest.raises(SpecError, match=r"sources\.clips\.glob\[1\]: 's3://\*\*\*@b/\*\.mp4' carries"):
+    with pytest.raises(SpecError, match=r"sources\.clips\.glob\[1\]: 's3://\*\*\*@b/\*\.mp4' contains"):
         load_spec(spec)
 
 
 def test_no_store_is_opened_by_a_uri_with_a_secret() -> None:
-    with pytest.raises(SpecError, match="carries credentials"):
+    with pytest.raises(SpecError, match="contains credentials"):
         ObjectStore(f"s3://key:{SECRET}@bucket/store")

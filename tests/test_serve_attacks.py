@@ -340,7 +340,7 @@ def test_full_queue_says_its_length(server: PageServer, project: SmallStore) -> 
     answers = [server.post("/api/predict", files={"file": ("cat.mp4", data)}) for _ in range(8)]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
-    assert re.search(r"\d files wait already", refused[0].json()["error"])
+    assert re.search(r"\d files are waiting", refused[0].json()["error"])
     assert refused[0].headers["retry-after"]
     for answer in answers:
         if answer.status_code == 202:

@@ -154,7 +154,7 @@ def test_what_browsers_play_is_converted_only_when_asked(server: PageServer) -> 
     assert server.get("/api/playback/both").json()["how"] == "as_is"  # a GIF
     assert server.get("/api/playback/videos/cat?convert=true").json()["how"] == "converted"
     refused = server.get("/api/converted/page")
-    assert (refused.status_code, "no video" in refused.json()["error"]) == (404, True)
+    assert (refused.status_code, "not a video" in refused.json()["error"]) == (404, True)
     assert server.get("/api/converted/nothing").status_code in (400, 404)
 
 
@@ -164,7 +164,7 @@ def test_the_page_plays_converted_videos_without_javascript(server: PageServer, 
         page = stills.get("/item/old?t=1").text
         assert "<video" not in page
         assert 'id="still"' in page
-        assert "converts no videos" in page
+        assert "does not convert videos" in page
         assert stills.get("/api/converted/old").status_code == 404
         assert stills.get("/api/playback/old").json()["how"] == "stills"
 
@@ -179,8 +179,8 @@ def ended(conversions: Conversions, conversion: Conversion) -> Conversion:
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        (ConversionLimits(seconds=0.01), "longer than"),
-        (ConversionLimits(result_bytes=2000), "can't be converted"),
+        (ConversionLimits(seconds=0.01), "exceeded"),
+        (ConversionLimits(result_bytes=2000), "cannot be converted"),
         (ConversionLimits(memory=1_000_000), "memory"),
         (ConversionLimits(all_pixels=1), "too long"),
     ],
@@ -192,7 +192,7 @@ def test_limits_end_in_a_sentence_and_leave_nothing(
     conversions = Conversions(limits, tmp_path)
     found = ended(conversions, conversions.request(store, find_media(store, "old", None)))
     assert found.state == "failed"
-    assert said in found.message or "ended the process" in found.message
+    assert said in found.message or "process crashed" in found.message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,7 +203,7 @@ def test_more_than_may_wait_are_refused_and_the_cache_is_bounded(store: ServedSt
     old, other = (find_media(store, uid, None) for uid in ("old", "other"))
     waiting = conversions.request(store, old)
     assert conversions.request(store, old) is waiting
-    with pytest.raises(BusyError, match="1 videos wait"):
+    with pytest.raises(BusyError, match="1 videos are waiting"):
         conversions.request(store, other)
     del conversions._start
     conversions._start()

@@ -100,7 +100,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "name null": ({"name": None}, ("name is empty; give it a value",)),
     "name with a space": ({"name": "my demo"}, ("name: 'my demo' is not a name: a letter, then",)),
     "name in Unicode": ({"name": "d\xe9mo"}, ("name: 'd\xe9mo' is not a name", "a letter, then")),
-    "name too long": ({"name": "a" * 70}, ("is not a name", "64 at the most")),
+    "name too long": ({"name": "a" * 70}, ("is not a name", "at most 64")),
     "name with a line end": ({"name": "demo\n"}, ("is not a name", "a letter, then")),
     "name as date": ({"name": date(2020, 1, 1)}, ("'2020-01-01' is not a name", "letter")),
     "sources null": ({"sources": None}, ("sources is empty; give it a value",)),

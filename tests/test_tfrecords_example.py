@@ -52,7 +52,7 @@ def test_texts_are_read_as_such_and_may_be_empty() -> None:
         assert parse_example(encode_example({"name": text}), schema).values == {"name": text}
     for value, told in (
         (b"\xff", r"name: b'\\xff' is not UTF-8"),
-        (b"a\0b", r"name: b'a\\x00b' holds a NUL"),
+        (b"a\0b", r"name: b'a\\x00b' contains a NUL"),
         ((b"a", b"b"), "name: holds .*, not one text"),
     ):
         with pytest.raises(RecordError, match=told):
@@ -71,7 +71,7 @@ def test_ids_are_text_or_numbers_and_unique() -> None:
     found = list(read_examples(shard(*texts), "a", {}, id_field="key"))
     assert [record.id for record in found[:2] if isinstance(record, ExampleRecord)] == ["a", "b"]
     assert isinstance(found[2], BadRecord)
-    assert "id 'a' stands in this shard before" in found[2].reason
+    assert "id 'a' occurs in this shard before" in found[2].reason
     number = encode_example({"key": np.array([12])})
     assert parse_example(number, {}, id_field="key").id == "12"
     assert [record.id for record in read_examples(shard(number, number), "a", {})] == ["", ""]

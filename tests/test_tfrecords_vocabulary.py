@@ -69,9 +69,9 @@ def test_weights_times_counts_are_equal_for_all_classes() -> None:
         ("Index,Name\n0,a\nx,b\n", "line 3: Index 'x' is not a whole number"),
         ("Index,Name\n-1,a\n", "Index '-1'"),
         ("Index,Name\n1.5,a\n", "Index '1.5'"),
-        ("Index,Name\n1,a\0b\n", "holds a NUL character"),
+        ("Index,Name\n1,a\0b\n", "contains a NUL character"),
         ("Index,Name,Name\n1,a,b\n", "2 columns named 'Name'"),
-        ("Index,Name\n0,a\n0,b\n", "Index 0 was given before, to 'a'"),
+        ("Index,Name\n0,a\n0,b\n", "Index 0 is used before, for 'a'"),
         ("Index,Name,TrainVideoCount\n0,a,many\n", "TrainVideoCount 'many'"),
     ],
 )

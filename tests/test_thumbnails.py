@@ -115,7 +115,7 @@ def test_a_file_that_was_gone_or_changed_is_not_shown_even_if_cached(small_store
     with pytest.raises(MissingMediaError, match="has changed since release 2 was made"):
         cache.get(store, "page")
     path.unlink()
-    with pytest.raises(MissingMediaError, match=r"page\.png is not there any more"):
+    with pytest.raises(MissingMediaError, match=r"page\.png does not exist any more"):
         cache.get(store, "page")
 
 

@@ -124,7 +124,7 @@ def test_a_head_without_a_kind_is_logistic(path: Path) -> None:
         (["heads.joint.pairs=whole"], "has the tutorial's format; use format: hdf5"),
         (["exports.pairs.pool={take: 3}"], "takes several rows a pair; use pool: mean"),
         (["heads.joint.clip={feature: clips}"], "give exactly one of 'pairs'"),
-        (["heads.joint.around=3s"], "are said by the export of pairs; leave them out"),
+        (["heads.joint.around=3s"], "are set by the export of pairs; remove them"),
         (["heads.joint={kind: two_tower, clip: {feature: clips}}"], "'clip' and 'text' belong together"),
         (
             ["heads.joint={kind: two_tower, clip: {feature: clip}, text: {feature: speech}}"],
@@ -369,7 +369,7 @@ def test_pairs_are_read_joined_and_watched_for_changes(tmp_path: Path) -> None:
     texts = store.table("speech").collect()
     assert texts.height
     assert query.uid in rows["uid"].to_list()
-    with pytest.raises(SpecError, match="is of kind two_tower: it gives vectors, not labels"):
+    with pytest.raises(SpecError, match="is of kind two_tower: it returns vectors, not labels"):
         read_head(project.objects, str(current_model(project.objects, "joint")))
 
     project.write(8)
@@ -388,7 +388,7 @@ def test_a_model_that_got_worse_is_not_taken_over(tmp_path: Path) -> None:
     card = put_towers(tmp_path / "store", tmp_path / "head", towers, training.inputs, settings)
     before = current_model(project.objects, "joint")
     worse = type(card).from_dict(card.to_dict() | {"metrics": {"recall@10": 0.3, PREVIOUS: 0.5}})
-    with pytest.raises(LimitError, match=r"recall@10 0.3000 where the last model has 0.5000 .*--accept-worse") as found:
+    with pytest.raises(LimitError, match=r"recall@10 0.3000, the previous model has 0.5000 .*--accept-worse") as found:
         take_over(project.objects, training, worse, accept_worse=False)
     assert found.value.exit_code == 3
     assert current_model(project.objects, "joint") == before

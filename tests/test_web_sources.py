@@ -177,7 +177,7 @@ def test_uid_column_comes_before_the_law(tmp_path: Path) -> None:
 
 
 def test_credentials_in_an_address_are_refused_and_not_shown(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"row 1: the address of 'https://h/a.mp4' holds a user name") as told:
+    with pytest.raises(SpecError, match=r"row 1: the address of 'https://h/a.mp4' has a user name") as told:
         listed(tmp_path, ["https://me:sesame@h/a.mp4"])
     assert "sesame" not in str(told.value)
     assert "~/.netrc" in str(told.value)
@@ -210,7 +210,7 @@ def test_a_parameter_that_is_no_secret_may_be_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["uid", "page"])
 def test_secrets_in_columns_that_are_kept_are_refused(tmp_path: Path, column: str) -> None:
     (tmp_path / "list.csv").write_text(f"uri,{column}\nhttps://h/a.mp4,https://h/a?token=sesame\n")
-    with pytest.raises(SpecError, match=rf"row 1: the column '{column}' holds an address with a secret") as told:
+    with pytest.raises(SpecError, match=rf"row 1: the column '{column}' contains a URL with a secret") as told:
         list_source("clips", MediaSource(kind="media", table="list.csv"), tmp_path)
     assert "sesame" not in str(told.value)
 
@@ -228,7 +228,7 @@ def test_split_without_captions_is_a_list_too(tmp_path: Path) -> None:
 
 
 def test_web_servers_are_not_listed_by_globs(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"write the addresses into a table"):
+    with pytest.raises(SpecError, match=r"write the URLs into a table"):
         list_source("clips", MediaSource(kind="media", glob=["https://h/*.mp4"]), tmp_path)
 
 

@@ -84,10 +84,10 @@ def test_a_list_of_ids_says_which_are_classes_and_their_numbers(folder: Path) ->
             "n02123045 tabby\n",
             r"labels.texts: line 1 of words.txt is 'n02123045 tabby'; it needs an id",
         ),
-        ("words.txt", "n1\tcat\nn1\tdog\n", "line 2 of words.txt gives 'n1' other words than an earlier line"),
+        ("words.txt", "n1\tcat\nn1\tdog\n", "line 2 of words.txt has other words for 'n1' than an earlier line"),
         ("words.txt", "\n", "words.txt is empty"),
         ("words.txt", None, "labels.texts: there is no file '.*words.txt'"),
-        ("wnids.txt", "n02123045\nn02123045\n", "labels.ids: line 2 of wnids.txt has 'n02123045' again; leave it out"),
+        ("wnids.txt", "n02123045\nn02123045\n", "labels.ids: line 2 of wnids.txt repeats 'n02123045'; remove it"),
         ("wnids.txt", "n9\n", "labels.ids: 'n9' has no words in the list of texts; correct it, or add it to the list"),
     ],
 )
@@ -101,5 +101,5 @@ def test_bad_lists_are_explained_with_the_line(folder: Path, file: str, text: st
 
 
 def test_texts_and_a_vocabulary_do_not_go_together(folder: Path) -> None:
-    with pytest.raises(SpecError, match="leave 'vocabulary' out"):
+    with pytest.raises(SpecError, match="remove 'vocabulary'"):
         load_spec(folder / "spec.yaml", ["sources.pictures.vocabulary=v.csv"])

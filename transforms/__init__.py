@@ -1,1 +1,1 @@
-"""What is done: for each step a pure function on plain values and a thin PTransform or DoFn that calls it."""
+"""Data processing: for each step a pure function on plain values and a thin PTransform or DoFn that calls it."""

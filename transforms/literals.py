@@ -1,8 +1,8 @@
-"""Literals of Python, one thread at a time: headers of NumPy's files are such texts.
+"""Parses Python literals in one thread at a time, including the headers of NumPy files.
 
-CPython's parser counts the depth of its trees in a place that all threads share: a thread that parses while another
-does can end in ``SystemError: AST constructor recursion depth mismatch`` (seen with 3.11.7). Worker threads read all
-literals and NumPy's files through this module.
+CPython's parser counts the depth of its trees in a variable shared by all threads: concurrent parsing can end in
+``SystemError: AST constructor recursion depth mismatch`` (seen with 3.11.7). Worker threads read all literals and NumPy
+files through this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PARSING = threading.Lock()
 
 
 def parse_literal(text: str) -> Any:
-    """Return the value of a literal, as ``ast.literal_eval`` does.
+    """Return the value of a literal, like ``ast.literal_eval``.
 
     >>> parse_literal("{'shape': (2, 3)}")
     {'shape': (2, 3)}
@@ -29,20 +29,20 @@ def parse_literal(text: str) -> Any:
 
 
 def load_arrays(file: Path | BinaryIO) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file of our own, by name.
+    """Read all arrays of a trusted ``.npz`` file, by name.
 
     Raises:
-        OSError, ValueError, EOFError, BadZipFile: as ``numpy.load`` does, for a file that can't be read.
+        OSError, ValueError, EOFError, BadZipFile: the file cannot be read; as for ``numpy.load``.
     """
     with _PARSING, np.load(file, allow_pickle=False) as found:
         return {name: found[name] for name in found.files}
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """Map the array of an ``.npy`` file into memory, to be read only.
+    """Memory-map the array of an ``.npy`` file, read-only.
 
     Raises:
-        OSError, ValueError: as ``numpy.load`` does, for a file that can't be read.
+        OSError, ValueError: the file cannot be read; as for ``numpy.load``.
     """
     with _PARSING:
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)

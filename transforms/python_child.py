@@ -1,4 +1,4 @@
-"""Start a module of cliploom in a Python process of its own, whatever lies in the working folder."""
+"""Starts a module of cliploom in a separate Python process, independent of the working folder's files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-# cliploom is found where this process found it; after that one import its submodules follow from its __path__, so the
-# folder around it (site-packages, or a checkout with its own tests/) needs no place before the standard library.
+# The child finds cliploom where this process found it; after this import its submodules follow from its __path__, so #
+# the surrounding folder (site-packages, or a checkout with its own tests/) need not precede the standard library.
 _START = """
 import json, sys
 _ = json.loads(sys.argv.pop(1))
@@ -24,12 +24,12 @@ _.main(sys.argv[1:])
 def python_command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs ``main(arguments)`` of a module of cliploom in a new Python process.
 
-    The process neither sees the working folder nor the folder of the caller's script: a file ``random.py`` there would
-    be imported instead of the standard library's. Other entries of ``sys.path`` are handed on behind the usual ones.
+    The process sees neither the working folder nor the folder of the caller's script: a file ``random.py`` there would
+    be imported instead of the standard library's. Other entries of ``sys.path`` are appended to the usual ones.
 
     Args:
-        module: full name of a module with a function ``main(list[str])``.
-        arguments: what its ``main`` gets.
+        module: the full name of a module with a function ``main(list[str])``.
+        arguments: the arguments of its ``main``.
     """
     root = str(Path(str(sys.modules[__name__.partition(".")[0]].__file__)).parent.parent)
     script = getattr(sys.modules["__main__"], "__file__", None)

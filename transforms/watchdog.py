@@ -1,8 +1,8 @@
-"""The watchdog of a worker process: work that makes no progress ends the process, as a crash would.
+"""The watchdog of a worker process: ends the process if its work makes no progress, like a crash.
 
-Whoever works through an item calls ``alive`` now and then: for each packet, picture, block of bytes and row. A call
-that never returns can't be stopped from within Python, so the process ends itself; the notes of its items stay behind
-(``cliploom.transforms.work.inflight``), and the next process tries these alone.
+Code that processes an item calls ``alive`` regularly: for each packet, picture, block of bytes and row. A call that
+never returns cannot be stopped from within Python, so the process exits; the markers of its items remain
+(``cliploom.transforms.work.inflight``), and the next process tries these items in isolation.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import IO
 
 STALLED = 86
-"""Exit code of a process that the watchdog has ended."""
+"""Exit code of a process ended by the watchdog."""
 _LONGEST_LOOK_S = 5.0
 
 
 @dataclass
 class _Work:
-    """What a thread is working on: how long it may be silent, and when it was last heard of (monotonic seconds)."""
+    """A thread's work: the allowed silence, and the time of the last sign of progress (monotonic seconds)."""
 
     stall_s: float
     heard: float
@@ -36,7 +36,7 @@ _watching = False
 
 
 def alive() -> None:
-    """Say that this thread's work makes progress; does nothing where none is watched."""
+    """Report that this thread's work makes progress; does nothing if it is not watched."""
     work = _working.get(threading.get_ident())
     if work is not None:
         work.heard = time.monotonic()
@@ -44,12 +44,12 @@ def alive() -> None:
 
 @contextmanager
 def watched(stall_s: float, log: IO[str] | None = None) -> Iterator[None]:
-    """End this process when the block makes no progress for so long.
+    """End this process if the block makes no progress for ``stall_s`` seconds.
 
     Args:
-        stall_s: seconds without a call of ``alive`` in this thread.
-        log: where the threads' stacks are written before the process ends; standard error by default. A call that
-            holds the interpreter lets no thread of Python run: then the process ends with code 1.
+        stall_s: the seconds without a call of ``alive`` in this thread.
+        log: the file for the threads' stack traces before the process ends; standard error by default. If a call holds
+            the interpreter lock, no Python thread can run: then the process ends with code 1.
     """
     thread = threading.get_ident()
     outer = _working.get(thread)
@@ -84,14 +84,14 @@ def _watch(log: IO[str] | None) -> None:
                 _watching = False
                 return
         look_s = min(shortest / 4, _LONGEST_LOOK_S)
-        # Written by C: it also fires when a library never gives the interpreter back.
+        # Implemented in C: it also fires if a library never releases the interpreter lock.
         faulthandler.dump_traceback_later(shortest + look_s, exit=True, file=file)
         began = time.monotonic()
         time.sleep(look_s)
         now = time.monotonic()
         late = max(0.0, now - began - 2 * look_s)
         for work in list(_working.values()):
-            work.heard += late  # this process was stopped meanwhile, and nothing in it could move
+            work.heard += late  # this process was suspended meanwhile, so no progress was possible
             if now - work.heard > work.stall_s:
                 faulthandler.dump_traceback(file)
                 os._exit(STALLED)

@@ -1,8 +1,8 @@
-"""Elements as bytes: what crosses from one Beam stage to another is encoded by the step itself, before Beam sees it.
+"""Elements as bytes: a step encodes what crosses between Beam stages itself, before Beam sees it.
 
 Beam writes an element into a buffer that another thread may flush (``data_buffer_time_limit_ms``). A coder in Python,
-such as Beam's own for dataclasses and strings, lets that thread in after the element's header is written, and the
-reader then decodes rubbish. Plain ``bytes`` are written in one go by compiled code.
+such as Beam's own for dataclasses and strings, can be interrupted by that thread after the element's header is written,
+and the reader then decodes garbage. Plain ``bytes`` are written atomically by compiled code.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def encode_element(value: object) -> bytes:
 
 
 def decode_element(data: bytes) -> Any:
-    """Return the value of ``encode_element``. Only elements of this program's own workers may be decoded.
+    """Return the value encoded by ``encode_element``. Decode only elements of this program's own workers.
 
     Raises:
-        StoreError: when the bytes are not those that were sent.
+        StoreError: the bytes differ from those that were sent.
     """
     body = memoryview(data)[_CHECKSUM.size :]
     if len(data) < _CHECKSUM.size or _CHECKSUM.unpack_from(data)[0] != zlib.crc32(body):
@@ -47,7 +47,7 @@ def decode_element(data: bytes) -> Any:
 
 @beam.typehints.with_output_types(bytes)
 class EncodedDoFn(beam.DoFn):  # type: ignore[misc]
-    """A step whose elements and side inputs are encoded outside, and values inside."""
+    """A step whose elements and side inputs are bytes outside, and values inside."""
 
     def __init__(self, step: beam.DoFn) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class EncodedDoFn(beam.DoFn):  # type: ignore[misc]
         second: list[bytes] | None = None,
         third: list[bytes] | None = None,
     ) -> Iterator[bytes]:
-        """Decode, do the step, encode what it gives."""
+        """Decode the inputs, run the step, encode its outputs."""
         sides = [[decode_element(each) for each in side] for side in (first, second, third) if side is not None]
         for made in self._step.process(decode_element(element), *sides) or ():
             yield encode_element(made)

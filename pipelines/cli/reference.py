@@ -104,7 +104,7 @@ def spec_schema() -> dict[str, Any]:
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that an annotation names."""
+    """Yield the models that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
@@ -112,7 +112,7 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def nested_models(model: type[BaseModel], path: str = "") -> dict[type[BaseModel], str]:
-    """A model and all that stand in it, each with the path of a place where it stands."""
+    """Return a model and all that stand in it, each with the path of a place where it stands."""
     found = {model: path}
     for name, field in model.model_fields.items():
         inner = f"{path}.{field.alias or name}" if path else field.alias or name
@@ -145,7 +145,7 @@ def _untitled(titles: Collection[type[BaseModel]]) -> dict[type[BaseModel], str]
 
 
 def spec_markdown() -> str:
-    """The page ``docs/spec.md``."""
+    """Return the page ``docs/spec.md``."""
     lines = [
         "# The spec",
         "",
@@ -197,7 +197,7 @@ def _fields(model: type[BaseModel], titles: Mapping[type[BaseModel], str]) -> li
 
 
 def _anchor(title: str) -> str:
-    """The fragment that GitHub and MkDocs give a heading."""
+    """Return the fragment that GitHub and MkDocs give a heading."""
     return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
 
 

@@ -57,5 +57,5 @@ def specs(
 
 
 def _about(path: Path) -> str:
-    """The first line of a spec."""
+    """Return the first line of a spec."""
     return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")

@@ -1,1 +1,1 @@
-"""``cliploom demo``: real pictures in motion, with the truth about them."""
+"""``cliploom demo``: real pictures in motion, with ground truth."""

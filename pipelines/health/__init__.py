@@ -1,1 +1,1 @@
-"""What ``cliploom doctor`` finds out: this program, this machine, and a store."""
+"""``cliploom doctor``: diagnoses this program, this machine, and a store."""

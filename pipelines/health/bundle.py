@@ -1,4 +1,4 @@
-"""One file for a bug report: what the doctor found, the packages, the spec and the newest release, without secrets."""
+"""An archive for bug reports: findings of the doctor, packages, spec and newest release, without secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cliploom.schemas.secrets import masked
 _README = """\
 Written by `cliploom doctor --bundle` for a bug report.
 
-report.txt, report.json  what the doctor found on this machine and in the store
+report.txt, report.json  findings of the doctor about this machine and the store
 packages.txt             installed packages
 spec.yaml                the spec of the newest release, variables not filled in
 release.json             the newest release: tables, features, indexes, exports
@@ -33,15 +33,15 @@ def write_bundle(path: Path, findings: Sequence[Finding], store: str | None) -> 
     """Write a ZIP archive for a bug report.
 
     Args:
-        path: where to write it; a file that is there is not replaced.
-        findings: of the doctor.
-        store: whose newest release goes in, if any.
+        path: the path to write to; an existing file is not replaced.
+        findings: the findings of the doctor.
+        store: the store whose newest release is included, if any.
 
     Returns:
-        Names of its files.
+        The names of the files in the archive.
 
     Raises:
-        SpecError: when the file is there already or can't be written.
+        SpecError: the file exists already or cannot be written.
     """
     files = {"README.txt": _README} | {name: clean(text) for name, text in _contents(findings, store)}
     try:
@@ -49,9 +49,9 @@ def write_bundle(path: Path, findings: Sequence[Finding], store: str | None) -> 
             for name, text in files.items():
                 archive.writestr(name, text)
     except FileExistsError:
-        raise SpecError(f"{str(path)!r} is there already; name another file.") from None
+        raise SpecError(f"{str(path)!r} exists already; choose another file.") from None
     except OSError as error:
-        raise SpecError(f"{str(path)!r} can't be written ({error.strerror}); name another file.") from None
+        raise SpecError(f"{str(path)!r} can't be written ({error.strerror}); choose another file.") from None
     return list(files)
 
 
@@ -77,7 +77,7 @@ def _contents(findings: Sequence[Finding], store: str | None) -> Iterator[tuple[
 
 
 def clean(text: str) -> str:
-    """The text without secrets, and without the name of the home folder."""
+    """Return the text without secrets and without the name of the home folder."""
     home = str(Path.home())
     return masked(text if len(home) < 2 else text.replace(home, "~"))
 

@@ -1,4 +1,4 @@
-"""All that ``cliploom doctor`` looks at, in the order in which a fault in one explains those after it."""
+"""All checks of ``cliploom doctor``, ordered so that earlier problems explain later ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ SPEC = "cliploom.yaml"
 
 
 def store_of(target: str | None) -> str | None:
-    """The store that a person means.
+    """Return the store that the user means.
 
     Args:
-        target: a store, or a spec whose store it is; None: that of ``cliploom.yaml`` here, if there is one.
+        target: a store, or a spec, whose store is used; None: that of ``cliploom.yaml`` in this folder, if there is
+            one.
 
     Raises:
-        SpecError: for a spec that can't be read.
+        SpecError: the spec cannot be read.
     """
     if target is None:
         if not Path(SPEC).is_file():
@@ -37,14 +38,14 @@ def store_of(target: str | None) -> str | None:
 
 
 def diagnose(target: str | None) -> list[Finding]:
-    """Look at everything; what can't be looked at is a finding too.
+    """Run all checks; a check that fails becomes a finding.
 
     Args:
         target: a store or a spec; see ``store_of``.
     """
     found = [*_guarded("Program", packages.program), *_guarded("Packages", packages.packages)]
     if any(finding.state == "problem" for finding in found):
-        return found  # the rest would need them
+        return found  # the remaining checks need them
     found += _guarded("Extras", packages.extras)
     found += _guarded("Encoders", packages.weights)
     found += _guarded("Codecs", machine.codecs)
@@ -75,6 +76,6 @@ def _guarded(section: str, look: Callable[[], Iterable[Finding]]) -> list[Findin
     except CliploomError as error:
         found.append(Finding(section, "problem", "problem", masked(str(error))))
     except Exception as error:
-        reason = f"could not be looked at ({type(error).__name__}: {error})"
+        reason = f"could not be checked ({type(error).__name__}: {error})"
         found.append(Finding(section, section.lower(), "problem", masked(" ".join(reason.split()))[:500]))
     return found

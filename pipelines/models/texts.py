@@ -1,4 +1,4 @@
-"""Presets and files of models for a person, in 80 columns."""
+"""Texts about presets and model files, in 80 columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 100
 
 
 def list_text() -> str:
-    """All presets: name, kind, outputs, size, licence."""
+    """Return all presets as text: name, kind, outputs, size, licence."""
     rows = [(name, preset.kind, _dims(preset), preset.size, preset.licence) for name, preset in presets().items()]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [" ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
@@ -24,12 +24,12 @@ def list_text() -> str:
 
 
 def preset_values(name: str, preset: Preset) -> dict[str, Any]:
-    """A preset for JSON."""
+    """Return a preset for JSON."""
     return {"name": name} | preset.model_dump(mode="json")
 
 
 def show_text(name: str, preset: Preset) -> str:
-    """One preset: where it is published, what it expects and gives, and how a spec names it."""
+    """Return one preset as text: where it is published, its input and outputs, and how to use it in a spec."""
     hashes = ", ".join(f"{value}... ({file})" for file, value in preset.sha256.items())
     facts = {
         "published": preset.published,
@@ -55,7 +55,7 @@ def show_text(name: str, preset: Preset) -> str:
 
 
 def found_text(found: Found) -> str:
-    """What a file or folder is; where an encoder takes it, a spec that uses it, with the rest as comments."""
+    """Return a description of a model file or folder; if an encoder supports it, as comments of a complete spec."""
     lines = [f"{found.path}: {found.what}", *(f"- {fact}" for fact in found.facts)]
     lines += [_signature(each) for each in found.signatures[:_SHOWN]]
     lines += ["- ..."] if len(found.signatures) > _SHOWN else []
@@ -72,11 +72,11 @@ def found_text(found: Found) -> str:
 
 
 def _signature(each: dict[str, Any]) -> str:
-    def told(tensors: Sequence[dict[str, str]]) -> str:
+    def listed(tensors: Sequence[dict[str, str]]) -> str:
         shown = [f"{tensor['name'][:_LONGEST]} {tensor['type']} {tensor['shape']}" for tensor in tensors[:_SHOWN]]
         return ", ".join([*shown, *(["..."] if len(tensors) > _SHOWN else [])])
 
-    return f"- {each['name']}: {told(each['inputs'])} -> {told(each['outputs'])}"
+    return f"- {each['name']}: {listed(each['inputs'])} -> {listed(each['outputs'])}"
 
 
 def _dims(preset: Preset) -> str:
@@ -84,7 +84,7 @@ def _dims(preset: Preset) -> str:
 
 
 def _wrapped(line: str, further: str) -> list[str]:
-    """A line in the terminal's width; addresses and long words stay whole, what can't be printed is replaced."""
+    """Return a line wrapped to the terminal; URLs and long words stay whole, unprintable characters are replaced."""
     columns = width() or _USUAL_WIDTH
     line = "".join(letter if letter.isprintable() else "?" for letter in line)
     return textwrap.wrap(line, columns, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)

@@ -1,1 +1,1 @@
-"""Small models over a store's features: trained, measured, applied."""
+"""Trains, evaluates and applies small models over a store's features."""

@@ -21,12 +21,12 @@ _LESS_IS_BETTER = ("MedR", "MeanR")
 
 @dataclass(frozen=True)
 class ComparedFigure:
-    """One figure in both releases; None where a release does not have it.
+    """One figure in both releases; None for a release that lacks it.
 
     Attributes:
-        name: such as ``search: text to item R@1``.
-        apart: the intervals do not overlap: more than chance tells them apart. None where there are none.
-        better: the newer value is the better one.
+        name: the name, such as ``search: text to item R@1``.
+        apart: whether the intervals do not overlap, i.e. the difference is significant. None without intervals.
+        better: whether the newer value is better.
     """
 
     name: str
@@ -43,11 +43,11 @@ class ComparedFigure:
 
 
 def compare_releases(store: str, old: int, new: int) -> list[ComparedFigure]:
-    """Put the figures of two releases side by side: of evaluations, of trained heads, of indexes.
+    """Compare the figures of two releases: of evaluations, of trained heads, of indexes.
 
     Raises:
-        SpecError: when neither release has figures.
-        StoreError: when there is no store or no such release.
+        SpecError: neither release has figures.
+        StoreError: there is no store or no such release.
     """
     objects = existing_store(store)
     releases = read_releases(objects)
@@ -79,7 +79,7 @@ def release_figures(objects: ObjectStore, release: Release) -> Iterator[tuple[st
 
 
 def _of_head(name: str, metrics: Mapping[str, float]) -> Iterator[tuple[str, Figure]]:
-    """Yield the metrics of a head's card, but for that of the model before it."""
+    """Yield the metrics of a head's card, except those of the previous model."""
     for key, number in metrics.items():
         if key != PREVIOUS:
             yield f"{name}: {key}", Figure(number, number, number)
@@ -99,7 +99,7 @@ def _compared(name: str, old: Figure | None, new: Figure | None) -> ComparedFigu
 
 
 def compared_text(rows: list[ComparedFigure], old: int, new: int) -> str:
-    """Format the comparison for a person."""
+    """Return the comparison as text."""
     cells = [("", f"release {old}", f"release {new}", "")]
     for row in rows:
         verdict = "" if row.better is None else "better" if row.better else "worse"

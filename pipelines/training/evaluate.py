@@ -1,4 +1,4 @@
-"""``cliploom evaluate``: a trained head on the newest release's labelled videos, by the metrics of its field."""
+"""``cliploom evaluate``: measures a trained head on the labelled videos of the newest release."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Evaluation:
     """The figures of a head.
 
     Attributes:
-        head: its name; ``model`` is its folder in the store.
-        release: that was measured on, of ``source``.
-        labels: over whole videos.
-        segments: over rated segments, none of which there may be.
-        figures: flat hit@k and mean average precision over all classes, with intervals and chance levels; of ``sample``
-            videos the latter.
+        head: the name of the head; ``model`` is its folder in the store.
+        release: the release of ``source`` that was used.
+        labels: the metrics over whole videos.
+        segments: the metrics over rated segments, if there are any.
+        figures: flat hit@k and mean average precision over all classes, with intervals and chance levels; the latter
+            over ``sample`` videos.
     """
 
     head: str
@@ -51,25 +51,25 @@ class Evaluation:
     sample: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def evaluate_head(
     target: str, name: str, *, everything: bool = False, on_stage: Callable[[str], None] = lambda text: None
 ) -> Evaluation:
-    """Measure the head that was trained last.
+    """Measure the most recently trained head.
 
     Args:
         target: a store, or a spec file, whose first target then does the work.
-        name: of the head.
-        everything: measure also on the videos that it learned from.
-        on_stage: told what is being done.
+        name: the name of the head.
+        everything: whether to include the videos that it was trained on.
+        on_stage: a callback that receives progress messages.
 
     Raises:
-        SpecError: when there is no such head, nothing to measure on, or the store's vectors are no longer those that
-            the head was trained on.
-        StoreError: when there is no store, or it is damaged.
+        SpecError: there is no such head, nothing to measure on, or the store's vectors are no longer those that the
+            head was trained on.
+        StoreError: there is no store, or it is damaged.
     """
     from cliploom.transforms.heads.scoring import Scoring, build_scoring
 
@@ -80,7 +80,7 @@ def evaluate_head(
         kind = read_vector_card(objects, model).kind
         how = "--kind words" if kind == DEVISE else "--kind retrieval --truth captions.csv"
         raise SpecError(
-            f"Head {name!r} is of kind {kind} and gives vectors; measure a feature that it makes: "
+            f"Head {name!r} is of kind {kind} and returns vectors; measure a feature computed with it: "
             f"`cliploom evaluate STORE --feature FEATURE {how}`."
         )
     card = read_head(objects, model).card
@@ -120,7 +120,7 @@ def evaluate_head(
     labels, segments = LabelMetrics(**figures["labels"]), SegmentMetrics(**figures["segments"])
     if not labels.videos and not segments.rated:
         raise SpecError(
-            f"Release {release.release} has no labelled video of {source!r} that head {name!r} has not learned from; "
+            f"Release {release.release} has no labelled video of {source!r} that head {name!r} was not trained on; "
             "measure with --all."
         )
     more = {key: Figure(**value) for key, value in figures["figures"].items()}
@@ -128,7 +128,7 @@ def evaluate_head(
 
 
 def opened(target: str) -> tuple[ObjectStore, Target]:
-    """The store that a command names by itself or by its spec, and where to work."""
+    """Return the store that is given directly or by its spec, and where to run."""
     path = Path(target).expanduser()
     if "://" in target or not path.is_file():
         return existing_store(target), Target()
@@ -137,7 +137,7 @@ def opened(target: str) -> tuple[ObjectStore, Target]:
 
 
 def evaluation_text(found: Evaluation) -> str:
-    """The figures for a person."""
+    """Return the figures as text."""
     labels, segments = found.labels, found.segments
     lines = [
         f"Head {found.head} on {labels.videos} videos of {found.source}, release {found.release}:",

@@ -27,13 +27,13 @@ from cliploom.transforms.tfrecords.pca import save_pca
 
 @dataclass(frozen=True)
 class FittedPca:
-    """Matrices that were written.
+    """The fitted matrices.
 
     Attributes:
-        path: the .npz file.
-        rows: that they were learned from.
-        width, components: of vectors before and after.
-        kept: share of the variance that the components hold.
+        path: the path of the .npz file.
+        rows: the number of rows that they were fitted to.
+        width, components: the lengths of vectors before and after.
+        kept: the share of the variance that the components explain.
     """
 
     path: str
@@ -46,7 +46,7 @@ class FittedPca:
     kept: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
@@ -59,20 +59,20 @@ def fit_pca(
     components: int | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> FittedPca:
-    """Learn mean, eigenvectors and eigenvalues from all rows of a feature in the newest release.
+    """Fit mean, eigenvectors and eigenvalues to all rows of a feature in the newest release.
 
     Args:
         target: a store, or a spec file, whose first target then does the work.
-        feature: its name.
-        path: the .npz file to write; one that is there is replaced.
-        output: of the feature; may be left out when it has one.
-        components: how many to keep; all by default.
-        on_stage: told what is being done.
+        feature: the name of the feature.
+        path: the .npz file to write; an existing one is replaced.
+        output: the output of the feature; optional if it has only one.
+        components: the number of components to keep; all by default.
+        on_stage: a callback that receives progress messages.
 
     Raises:
-        SpecError: when there is no such feature or output, or too few rows or numbers for that many components.
-        MissingExtraError: without TensorFlow and tf.Transform.
-        StoreError: when there is no store, or it is damaged.
+        SpecError: there is no such feature or output, or too few rows or numbers for that many components.
+        MissingExtraError: TensorFlow or tf.Transform is not installed.
+        StoreError: there is no store, or it is damaged.
     """
     objects, runner = opened(target)
     release = read_releases(objects).get(None)
@@ -82,7 +82,7 @@ def fit_pca(
     if components is not None and components > dim:
         raise SpecError(f"{feature}.{chosen} has {dim} numbers, so there are no {components} components.")
     if entry.rows < 2:
-        raise SpecError(f"{feature} has {entry.rows} rows; components show from two on, and mean something from {dim}.")
+        raise SpecError(f"{feature} has {entry.rows} rows; at least two are required; {dim} make sense.")
     if importlib.util.find_spec("tensorflow_transform") is None:
         raise MissingExtraError("tensorflow", "cliploom fit-pca")
     from cliploom.transforms.tfrecords.pca_fit import PcaTask, build_fit, fitted
@@ -122,10 +122,10 @@ def _parts(objects: ObjectStore, release: Release, feature: str) -> tuple[str, .
 
 @contextmanager
 def _scratch(objects: ObjectStore, run: str, target: Target) -> Iterator[str]:
-    """A folder that all workers reach: on this machine where they run here, else in the store; gone afterwards.
+    """Provide a temporary folder that all workers can access: local if they run here, else in the store.
 
     Raises:
-        SpecError: for workers elsewhere and a bucket that TensorFlow, which writes there, has no file system for.
+        SpecError: workers are remote and TensorFlow has no file system for the store's bucket.
     """
     if is_local(target):
         with tempfile.TemporaryDirectory(prefix="cliploom-pca-") as local:
@@ -150,7 +150,7 @@ def _scratch(objects: ObjectStore, run: str, target: Target) -> Iterator[str]:
 
 
 def fitted_text(found: FittedPca) -> str:
-    """What was learned, for a person.
+    """Return the result as text.
 
     >>> print(fitted_text(FittedPca("pca.npz", "frames", "pooled", 3, 5000, 1280, 64, 0.8123)))
     pca.npz: 64 of 1280 components of frames.pooled, from 5,000 rows of release 3; they keep 81.2% of the variance

@@ -1,4 +1,4 @@
-"""``cliploom evaluate``: a release by the spec's evaluations, or by one given on the command line."""
+"""``cliploom evaluate``: runs evaluations from the spec, or one given on the command line, on a release."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _NODE: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
 def evaluate_declared(
     target: str, name: str | None, release: int | None, on_stage: Callable[[str], None]
 ) -> dict[str, Evaluated]:
-    """Measure a release by the evaluations of a spec.
+    """Run the evaluations of a spec on a release.
 
     Args:
         target: a spec file.
-        name: of one evaluation; None for all.
-        release: its number; None for the newest.
-        on_stage: told what is being done.
+        name: the name of one evaluation; None for all.
+        release: the number of the release; None for the newest.
+        on_stage: a callback that receives progress messages.
 
     Raises:
-        SpecError: when there is no such evaluation, or nothing to measure.
-        StoreError: when there is no store, or it is damaged.
+        SpecError: there is no such evaluation, or nothing to measure.
+        StoreError: there is no store, or it is damaged.
     """
     path = Path(target).expanduser()
     if "://" in target or not path.is_file():
         raise SpecError(
-            f"{target!r} is no spec file that could declare evaluations; give --feature, or --head for a trained head."
+            f"{target!r} is not a spec file with evaluations; give --feature, or --head for a trained head."
         )
     spec = load_spec(path)
     if not spec.evaluations:
@@ -69,23 +69,23 @@ def evaluate_declared(
 def evaluate_given(
     target: str, settings: Mapping[str, Any], release: int | None, on_stage: Callable[[str], None]
 ) -> Evaluated:
-    """Measure a release by an evaluation that no spec declares.
+    """Run an evaluation that is not declared in a spec.
 
     Args:
         target: a store or a spec file.
-        settings: of the evaluation, as a spec has them; paths start from the working folder.
-        release: its number; None for the newest.
-        on_stage: told what is being done.
+        settings: the settings of the evaluation, as in a spec; paths are relative to the working folder.
+        release: the number of the release; None for the newest.
+        on_stage: a callback that receives progress messages.
 
     Raises:
-        SpecError: for settings that make no evaluation, or when there is nothing to measure.
-        StoreError: when there is no store, or it is damaged.
+        SpecError: the settings are invalid, or there is nothing to measure.
+        StoreError: there is no store, or it is damaged.
     """
     try:
         node = _NODE.validate_python(dict(settings))
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SpecError(f"These options make no evaluation: {message}.") from None
+        raise SpecError(f"These options are not a valid evaluation: {message}.") from None
     objects, _ = opened(target)
     found = read_releases(objects).get(release)
     on_stage(f"measuring {settings['kind']} on release {found.release}")
@@ -93,7 +93,7 @@ def evaluate_given(
 
 
 def write_figures(found: Mapping[str, Evaluated], folder: Path) -> list[Path]:
-    """Write a JSON file and a picture for each evaluation; returns their paths."""
+    """Write a JSON file and a picture for each evaluation; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, each in found.items():

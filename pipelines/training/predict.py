@@ -1,4 +1,4 @@
-"""``cliploom predict``: the labels of one file that need not be in the store."""
+"""``cliploom predict``: predicts the labels of one file, which need not be in the store."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ScoreKind = Literal["probability", "similarity"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a head says of one file.
+    """The predictions of a head for one file.
 
     Attributes:
-        labels: best first.
-        scores: what their scores are: ``probability`` of each label, or ``similarity`` of names and texts to the file.
+        labels: the labels, best first.
+        scores: the meaning of the scores: ``probability`` of each label, or ``similarity`` of texts to the file.
     """
 
     labels: tuple[Label, ...]
@@ -40,9 +40,9 @@ class Prediction:
 
 
 def predict_any(store: str, name: str, video: str, on_stage: Callable[[str], None]) -> Prediction:
-    """The ten labels or texts that a head of any kind finds for a file; arguments and errors as for ``predict_file``.
+    """Return the ten best labels or texts for a file by a head of any kind; otherwise like ``predict_file``.
 
-    A head of kind ``two_tower`` or ``devise`` gives the texts nearest to the file, see ``nearest_texts``.
+    A head of kind ``two_tower`` or ``devise`` returns the texts nearest to the file, see ``nearest_texts``.
     """
     objects = existing_store(store)
     model = trained_model(objects, name)
@@ -56,7 +56,7 @@ def predict_any(store: str, name: str, video: str, on_stage: Callable[[str], Non
 
 
 def score_kind(objects: ObjectStore, name: str) -> ScoreKind:
-    """Return what the scores of a trained head are."""
+    """Return the meaning of the scores of a trained head."""
     model = trained_model(objects, name)
     if is_vector_head(objects, model):
         return "similarity"
@@ -65,17 +65,17 @@ def score_kind(objects: ObjectStore, name: str) -> ScoreKind:
 
 
 def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], None]) -> list[Label]:
-    """The ten most probable labels of a file, best first.
+    """Return the ten most probable labels of a file, best first.
 
     Args:
         store: a folder or URI.
-        name: of the head; the one that was trained last is used.
-        video: a file, or an object in a bucket.
-        on_stage: told what is being done.
+        name: the name of the head; the most recent training is used.
+        video: the path of a file, or an object in a bucket.
+        on_stage: a callback that receives progress messages.
 
     Raises:
-        SpecError: when there is no such file or head, or the file can't be decoded.
-        StoreError: when there is no store, or it is damaged.
+        SpecError: there is no such file or head, or the file cannot be decoded.
+        StoreError: there is no store, or it is damaged.
     """
     _refuse_links(video)
     objects = existing_store(store)
@@ -99,14 +99,14 @@ def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], No
 
 def _refuse_links(video: str) -> None:
     if video.startswith(("http://", "https://")):
-        raise SpecError(f"{masked(video)!r} is on the web, and predict fetches nothing from there; download it first.")
+        raise SpecError(f"{masked(video)!r} is on the web, and predict does not download files; download it first.")
 
 
 def file_inputs(head: PlainHead, release: Release) -> list[InputColumn]:
-    """The inputs by which a file can be seen: those that the head was trained on, or that a feature applies it to.
+    """Return the inputs computable from a file: those of the training, or of a feature that applies the head.
 
     Raises:
-        SpecError: when none of them is of media that the release samples.
+        SpecError: none of them is computed from media that the release samples.
     """
     card = head.card
     candidates = [[(each.feature, each.output) for each in card.inputs]]
@@ -131,7 +131,7 @@ def file_inputs(head: PlainHead, release: Release) -> list[InputColumn]:
 
 
 def prediction_text(labels: Sequence[Label], scores: str = "probability") -> str:
-    """Labels for a person.
+    """Return the labels as text.
 
     >>> print(prediction_text([Label(3, "cat", 0.9), Label(1, "dog", 0.1234)]))
     cat: 90.00% *

@@ -1,4 +1,4 @@
-"""What a head of kind two_tower or devise says of one file: the sentences or label names nearest to it in its space."""
+"""Predictions of a head of kind two_tower or devise: the sentences or label names nearest to a file."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from cliploom.transforms.work.models import local_model
 
 _ASKED = 100
 _MOST_NAMES = 10_000
-"""Label names that are encoded for one file."""
+"""Maximum number of label names to encode for one file."""
 
 
 def nearest_texts(
     store: Store, card: VectorHeadCard, video: str, count: int, on_stage: Callable[[str], None]
 ) -> list[Label]:
-    """The texts that are most similar to a file in the space of a head that gives vectors, best first.
+    """Return the texts most similar to a file in the space of a head that returns vectors, best first.
 
-    The texts are the rows of an index in that space whose source is no media; where there is none, the names of the
-    labels that items of the release have.
+    The texts are the rows of an index in that space whose source is not media; without such an index, the names of the
+    labels of the release's items.
 
     Args:
-        store: an open release, in which a feature applies the head to media.
-        card: of the head.
-        video: a file, or an object in a bucket.
-        count: texts that are wanted.
-        on_stage: told what is being done.
+        store: the open release, in which a feature applies the head to media.
+        card: the card of the head.
+        video: the path of a file, or an object in a bucket.
+        count: the number of texts.
+        on_stage: a callback that receives progress messages.
 
     Returns:
         Labels with the texts as names, numbered from 0, and similarities as scores.
 
     Raises:
-        SpecError: when no feature applies the head to media, or there are no texts to compare with.
+        SpecError: no feature applies the head to media, or there are no texts to compare with.
     """
     entry = _clip_feature(store, card)
     name, output, _ = entry.recipe["input"]
@@ -76,7 +76,7 @@ def nearest_texts(
 
 
 def _clip_feature(store: Store, card: VectorHeadCard) -> FeatureEntry:
-    """The feature of the release that applies the head to sampled media."""
+    """Return the feature of the release that applies the head to sampled media."""
     folder = f"{head_folder(card.name)}/"
     for entry in store.release.features.values():
         if str(entry.recipe.get("head", "")).startswith(folder) and entry.recipe.get("side") == CLIP:
@@ -90,7 +90,7 @@ def _clip_feature(store: Store, card: VectorHeadCard) -> FeatureEntry:
 
 
 def _text_indexes(store: Store, entry: FeatureEntry) -> Iterator[str]:
-    """Indexes of the head's space over rows that are texts."""
+    """Yield the indexes of the head's space over rows that are texts."""
     space = entry.outputs[EMBEDDING].space
     for name, index in sorted(store.release.indexes.items()):
         feature = store.release.features[index.feature]
@@ -110,7 +110,7 @@ def _from_index(store: Store, index: str, vector: NDArray[np.float32], count: in
 
 
 def _label_names(store: Store) -> list[str]:
-    """Names of the labels that items were given, without those that heads predict."""
+    """Return the names of the given labels of items, without predictions."""
     if "labels" not in store.release.tables:
         return []
     rows = store.table_rows("labels", LABELS).filter(pl.col("origin") == "given").select("name")

@@ -1,7 +1,7 @@
-"""Training heads again inside a nightly run, when enough of their data has changed.
+"""Retrains heads inside a nightly run if enough of their data has changed.
 
-What is learned from is the newest release, so the data of tonight is learned from on the next night. TensorFlow runs in
-a process of its own: its threads would not survive the processes that a run starts.
+Training uses the newest release, so today's new data is used on the next night. TensorFlow runs in a separate process:
+its threads would not survive the forks of a run.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _KINDS["MissingExtraError"] = SpecError
 
 @dataclass(frozen=True)
 class DueHead:
-    """A head that is to be trained again, and why, in a sentence.
+    """A head that is due for training, and the reason.
 
     Attributes:
-        share: of its data that has changed.
-        seconds: that its last training took; 0 when there was none.
+        share: the share of its data that has changed.
+        seconds: the duration of its last training; 0 if there was none.
     """
 
     name: str
@@ -51,7 +51,7 @@ class DueHead:
 
     @property
     def reason(self) -> str:
-        """For a person."""
+        """The reason as a sentence."""
         if not self.seconds:
             return f"head {self.name} is trained for the first time"
         took = format_duration(max(1.0, round(self.seconds)))
@@ -61,13 +61,13 @@ class DueHead:
 def due_heads(
     spec: Spec, base: Path, objects: ObjectStore, on_stage: Callable[[str], None] = lambda text: None
 ) -> list[DueHead]:
-    """The heads that a run trains before it plans, by their ``retrain``.
+    """Return the heads that a run trains before planning, by their ``retrain`` settings.
 
     Args:
-        spec: checked.
-        base: folder that its relative paths start from.
+        spec: the checked spec.
+        base: the folder that its relative paths are resolved against.
         objects: the store.
-        on_stage: called with sentences about heads that can't be trained yet.
+        on_stage: a callback that receives messages about heads that cannot be trained yet.
     """
     found = []
     if read_releases(objects).latest is None:
@@ -102,18 +102,18 @@ def retrain(
     *,
     accept_worse: bool,
 ) -> list[DueHead]:
-    """Train the heads that are due, each in a process of its own; returns them.
+    """Train the heads that are due, each in a separate process; return them.
 
     Args:
-        spec: checked.
-        document: the same, as it was written.
-        base: folder that its relative paths start from.
+        spec: the checked spec.
+        document: the spec as written.
+        base: the folder that its relative paths are resolved against.
         objects: the store.
-        on_stage: called with what is being done.
-        accept_worse: use a model that got worse, too.
+        on_stage: a callback that receives progress messages.
+        accept_worse: whether to use a model that became worse.
 
     Raises:
-        LimitError: when a model got worse than ``retrain.margin`` allows; the last one stays in use.
+        LimitError: a model became worse than ``retrain.margin`` allows; the previous one stays in use.
     """
     due = due_heads(spec, base, objects, on_stage)
     for each in due:
@@ -143,13 +143,13 @@ def _train_apart(request: dict[str, Any], on_stage: Callable[[str], None]) -> No
         raise _KINDS.get(found["kind"], CliploomError)(found["error"])
     if code != 0 or not found:
         raise CliploomError(
-            f"The training of head {request['head']!r} ended with exit code {code}, as when memory is short; "
+            f"The training of head {request['head']!r} ended with exit code {code}, possibly for lack of memory; "
             f"`cliploom train SPEC --head {request['head']}` shows what happens."
         )
 
 
 def main(arguments: list[str]) -> None:
-    """Train the head that the request file says, and write the answer that it names."""
+    """Train the head in the request file, and write the result to the file that it names."""
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     die_with(request["parent"])
     try:

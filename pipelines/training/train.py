@@ -1,6 +1,6 @@
-"""``cliploom train``: a head from a release's features and labels, published as a model of the store.
+"""``cliploom train``: trains a head on a release's features and labels, and publishes it in the store.
 
-What only training needs (Keras, TensorFlow) is imported by ``train_head``, after everything else has been checked.
+Packages that only training needs (Keras, TensorFlow) are imported by ``train_head``, after all checks.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ _BATCH = 1024
 
 @dataclass(frozen=True)
 class Training:
-    """Everything decided before anything is learned.
+    """All decisions made before the training.
 
     Attributes:
-        digest: of the head, the vectors and the labels; names the result.
-        readings: by split, where its videos come from.
-        sources: by split.
-        counts: training videos of each class, as the vocabulary has them; None to count those that are there.
-        sketch: of what is read, see ``cliploom.transforms.heads.sketches``.
+        digest: the digest of the head, the vectors and the labels; names the result.
+        readings: the origin of the videos, by split.
+        sources: the sources by split.
+        counts: the training videos of each class, from the vocabulary; None to count the labels.
+        sketch: the sketch of the data, see ``cliploom.transforms.heads.sketches``.
     """
 
     name: str
@@ -98,18 +98,18 @@ class Training:
 
     @property
     def training(self) -> Training:
-        """Itself, as other kinds of preparations have it."""
+        """This object; a common attribute of all kinds of preparations."""
         return self
 
     @property
     def model(self) -> str:
-        """Where the head will lie in the store."""
+        """The folder of the head in the store."""
         return f"{head_folder(self.name)}/{self.digest}"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained head, in the store; ``fresh`` when it was trained now and not found there."""
+    """A trained head in the store; ``fresh`` if it was trained now and did not exist before."""
 
     store: str
     model: str
@@ -134,22 +134,23 @@ def only_head(spec: Spec) -> str:
 def train_head(
     spec: Spec, base: Path, name: str, on_stage: Callable[[str], None], *, accept_worse: bool = False
 ) -> Trained:
-    """Train a head on the newest release, and make it the one in use.
+    """Train a head on the newest release, and make it the current one.
 
-    The same head over the same data is not trained again. A training that was killed goes on after its last epoch.
+    The same head on the same data is not trained again. An interrupted training resumes after its last epoch.
 
     Args:
-        spec: checked by itself.
-        base: folder that its relative paths start from.
-        name: of the head.
-        on_stage: told what is being done.
-        accept_worse: use the model also when it is worse than the last one by more than its ``retrain.margin``.
+        spec: the checked spec.
+        base: the folder that its relative paths are resolved against.
+        name: the name of the head.
+        on_stage: a callback that receives progress messages.
+        accept_worse: whether to use the model even if it is worse than the previous one by more than
+            ``retrain.margin``.
 
     Raises:
-        LimitError: when it is worse and that is not accepted; the last one stays in use.
-        SpecError: for an unknown head, or data that nothing can be learned from.
-        MissingExtraError: without TensorFlow.
-        StoreError: when the store has no release with the features, or another process trains this head.
+        LimitError: the model is worse and that is not accepted; the previous one stays in use.
+        SpecError: the head is unknown, or the data are unsuitable for training.
+        MissingExtraError: TensorFlow is not installed.
+        StoreError: the store has no release with the features, or another process is training this head.
     """
     if name not in spec.heads:
         raise UnknownNameError(f"There is no head {name!r}{nearest(name, spec.heads)}")
@@ -188,7 +189,7 @@ def train_vector_head(
     *,
     accept_worse: bool = False,
 ) -> Trained:
-    """Train a head that gives vectors; see ``train_head``."""
+    """Train a head that returns vectors; see ``train_head``."""
     prepared = prepare_vectors(spec, base, name, objects)
     training = prepared.training
     if is_published(objects, training.model):
@@ -208,10 +209,10 @@ def train_vector_head(
 def take_over(
     objects: ObjectStore, training: Training | VectorTraining, card: HeadCard | VectorHeadCard, *, accept_worse: bool
 ) -> None:
-    """Make a published head the one in use, unless it is worse than the last one and the spec says how much it may be.
+    """Make a published head the current one, unless it is worse than the previous one by more than the spec allows.
 
     Raises:
-        LimitError: naming both figures and how to go on.
+        LimitError: it is worse; the message has both figures and the next steps.
     """
     retrain, was, now = training.spec.retrain, card.metrics.get(PREVIOUS), card.metrics.get(card.key)
     in_use = current_model(objects, training.name)
@@ -219,18 +220,18 @@ def take_over(
     judged = retrain is not None and not accept_worse and replaces
     if judged and retrain is not None and was is not None and now is not None and was - now > retrain.margin:
         raise LimitError(
-            f"Head {training.name} got worse: {card.key} {now:.4f} where the last model has {was:.4f} on the same "
-            f"data, more than retrain.margin ({retrain.margin:g}) allows. The last model stays in use. Check the "
+            f"Head {training.name} became worse: {card.key} {now:.4f}, the previous model has {was:.4f} on the same "
+            f"data, more than retrain.margin ({retrain.margin:g}) allows. The previous model stays in use. Check the "
             "new data, or use the new model: --accept-worse."
         )
     use_head(objects, training.name, training.digest)
 
 
 def prepare_vectors(spec: Spec, base: Path, name: str, objects: ObjectStore) -> VectorTraining | DeviseData:
-    """Decide what a head that gives vectors is trained on."""
+    """Prepare the training of a head that returns vectors."""
     release = read_releases(objects).latest
     if release is None:
-        raise StoreError(f"{objects.uri} has no release to train on; `cliploom run SPEC` makes one.")
+        raise StoreError(f"{objects.uri} has no release to train on; create one with `cliploom run SPEC`.")
     if isinstance(spec.heads[name], DeviseSpec):
         return prepare_devise(spec, base, name, objects, release)
     return prepare_towers(spec, base, name, objects, release)
@@ -244,7 +245,7 @@ def learn_vectors(
     work: Path,
     on_stage: Callable[[str], None],
 ) -> VectorHeadCard:
-    """Train, measure, and write everything that is published into ``work/model``."""
+    """Train, measure, and write everything to publish into ``work/model``."""
     if isinstance(training, DeviseData):
         on_stage(f"reading release {training.training.release.release}")
         return learn_devise(training, objects, work, on_stage, last_towers(objects, training.training))
@@ -254,7 +255,7 @@ def learn_vectors(
 
 
 def last_towers(objects: ObjectStore, training: VectorTraining) -> dict[str, Tower] | None:
-    """The towers that are in use, where they take the same vectors: to be measured on the same data."""
+    """Return the current towers if they have the same input, to measure them on the same data."""
     model = current_model(objects, training.name)
     if model is None or not is_vector_head(objects, model):
         return None
@@ -266,7 +267,7 @@ def last_towers(objects: ObjectStore, training: VectorTraining) -> dict[str, Tow
 
 
 def last_head(objects: ObjectStore, training: Training) -> PlainHead | None:
-    """The logistic head that is in use, where it takes the same vectors: to be measured on the same data."""
+    """Return the current logistic head if it has the same input, to measure it on the same data."""
     model = current_model(objects, training.name)
     if model is None or is_vector_head(objects, model):
         return None
@@ -286,7 +287,7 @@ def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) ->
         raise TypeError(f"head {name} is of kind {head.kind}")
     release = read_releases(objects).latest
     if release is None:
-        raise StoreError(f"{objects.uri} has no release to train on; `cliploom run SPEC` makes one.")
+        raise StoreError(f"{objects.uri} has no release to train on; create one with `cliploom run SPEC`.")
     nodes = {TRAIN: head.inputs} | ({VALIDATION: head.validation} if head.validation else {})
     outputs = {feature: entry.columns for feature, entry in release.features.items()}
     columns = {split: input_columns(inputs, outputs) for split, inputs in nodes.items()}
@@ -317,7 +318,7 @@ def prepare_training(spec: Spec, base: Path, name: str, objects: ObjectStore) ->
 
 
 def labelled_items(objects: ObjectStore, release: Release, readings: Mapping[str, Reading]) -> list[tuple[str, ...]]:
-    """Split, feature, uid, digest and labels of all items that a training reads."""
+    """Return split, feature, uid, digest and labels of all items that a training reads."""
     found: list[tuple[str, ...]] = []
     for split, reading in readings.items():
         for each in reading.inputs:
@@ -330,7 +331,7 @@ def labelled_items(objects: ObjectStore, release: Release, readings: Mapping[str
 
 
 def reading_recipe(objects: ObjectStore, release: Release, reading: Reading) -> list[object]:
-    """What of the store a split is read from: columns, configs, parts, labels."""
+    """Return what a split depends on in the store: columns, configs, parts, labels."""
     groups = input_groups(objects, release, reading.inputs)
     parts = [part for group in groups for each in group.values() for part in each.parts]
     labels = digest_of([[uid, *labels] for uid, labels in sorted(reading.truths.given.items())])
@@ -338,7 +339,7 @@ def reading_recipe(objects: ObjectStore, release: Release, reading: Reading) -> 
 
 
 def vocabulary_of(spec: Spec, base: Path, sources: Mapping[str, str]) -> dict[int, str]:
-    """The classes that the training source's vocabulary lists, also those without a video."""
+    """Return the classes in the training source's vocabulary, including those without a video."""
     return {index: each.title for index, each in _vocabulary(spec, base, sources).items()}
 
 
@@ -354,33 +355,33 @@ def _vocabulary(spec: Spec, base: Path, sources: Mapping[str, str]) -> Mapping[i
 def vocabulary_counts(
     spec: Spec, base: Path, name: str, sources: Mapping[str, str], classes: Sequence[HeadClass]
 ) -> tuple[int, ...]:
-    """Training videos of each class, as the training source's vocabulary has them.
+    """Return the number of training videos of each class, from the training source's vocabulary.
 
     Raises:
-        SpecError: when there is no vocabulary, or it has no TrainVideoCount above 0 for a class.
+        SpecError: there is no vocabulary, or it has no TrainVideoCount above 0 for a class.
     """
     known = _vocabulary(spec, base, sources)
     place = f"heads.{name}.class_weights"
     if not known:
         raise SpecError(
             f"{place}: source {sources[TRAIN]!r} has no vocabulary to take TrainVideoCount from; add vocabulary: "
-            "vocabulary.csv to it, or leave class_weights out."
+            "vocabulary.csv to it, or remove class_weights."
         )
     counts = [known[each.label].count if each.label in known else 0 for each in classes]
     bad = [each for each, count in zip(classes, counts, strict=True) if count <= 0]
     if bad:
         raise SpecError(
             f"{place}: the vocabulary has no TrainVideoCount above 0 for {len(bad)} of {len(classes)} classes, such as "
-            f"{bad[0].label} ({bad[0].name!r}); fill them in, or leave class_weights out."
+            f"{bad[0].label} ({bad[0].name!r}); fill them in, or remove class_weights."
         )
     return tuple(counts)
 
 
 def check_videos(training: Training, videos: Mapping[str, Videos]) -> None:
-    """See to it that there is something to learn and something to measure on.
+    """Require videos both for training and for validation.
 
     Raises:
-        SpecError: naming what is missing.
+        SpecError: something is missing; the message names it.
     """
     for split in (TRAIN, VALIDATION):
         if not len(videos[split]):
@@ -397,7 +398,7 @@ def check_videos(training: Training, videos: Mapping[str, Videos]) -> None:
 
 
 def working_folder(objects: ObjectStore, head: str, digest: str) -> Path:
-    """Where a training keeps its state: beside the models, or in this machine's temporary folder for a bucket."""
+    """Return the folder of a training's state: beside the models, or for a bucket in the machine's temporary folder."""
     name = f"{head}-{digest[:SHORT]}"
     if objects.root is not None:
         return objects.root / "training" / name
@@ -411,7 +412,7 @@ def learn(
     on_stage: Callable[[str], None],
     last: PlainHead | None = None,
 ) -> HeadCard:
-    """Train, measure, and write everything that is published into ``work/model``; ``last`` is the head in use."""
+    """Train, measure, and write everything to publish into ``work/model``; ``last`` is the current head."""
     from cliploom.transforms.heads.report import write_report
 
     on_stage("loading TensorFlow")
@@ -464,13 +465,13 @@ def learn(
 def measure_labels(
     head: PlainHead, videos: Videos, training: Training, last: PlainHead | None
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics and the figures of a card, of validation videos.
+    """Return the metrics and figures of a card, on the validation videos.
 
     Args:
-        head: that was trained.
-        videos: to measure on.
-        training: names the classes.
-        last: the head in use, of which Hit@1 is measured, too.
+        head: the trained head.
+        videos: the videos to measure on.
+        training: the preparation, which has the classes.
+        last: the current head, whose Hit@1 is measured for comparison.
     """
     classes = training.classes
     accumulator = LabelAccumulator(len(classes))
@@ -502,7 +503,7 @@ def measure_labels(
 def learn_steps(
     training: Training, videos: Mapping[str, Videos], work: Path, on_stage: Callable[[str], None]
 ) -> tuple[LearnedStep, ...]:
-    """What the head's steps need to know of all training videos, by tf.Transform on Beam; once a training."""
+    """Return the learned steps of a head, from all training videos, by tf.Transform on Beam; cached per training."""
     declared, inputs = training.spec.transform.steps, training.readings[TRAIN].inputs
     done = work / STEPS_FILE
     if not declared:
@@ -523,7 +524,7 @@ def learn_steps(
 
 
 def card_of(training: Training, videos: Mapping[str, Videos]) -> HeadCard:
-    """The card before training: no metrics, no epochs."""
+    """Return the card before training: without metrics and epochs."""
     counts = Counter(label for labels in videos[TRAIN].labels for label in labels)
     frequent = min((-count, label) for label, count in counts.items())[1]
     column = [each.label for each in training.classes].index(frequent)
@@ -556,12 +557,12 @@ def card_of(training: Training, videos: Mapping[str, Videos]) -> HeadCard:
 
 
 def trained_text(trained: Trained) -> str:
-    """How a training ended, for a person."""
+    """Return the result of a training as text."""
     card = trained.card
     if isinstance(card, VectorHeadCard):
         return vector_text(trained, card)
     lines = [
-        f"Head {card.name} is {'trained' if trained.fresh else 'trained on just this already'}: "
+        f"Head {card.name} is {'trained' if trained.fresh else 'already trained on exactly this data'}: "
         f"{trained.store}/{trained.model}",
         f"  {card.videos['train']} videos, {len(card.classes)} classes, {len(card.epochs)} epochs (best: {card.best})",
         f"  on {card.videos['validation']} other videos: Hit@1 {card.metrics['hit_at_1']:.3f} (most frequent class: "
@@ -572,16 +573,16 @@ def trained_text(trained: Trained) -> str:
 
 
 def vector_text(trained: Trained, card: VectorHeadCard) -> str:
-    """How a training of a head that gives vectors ended, for a person."""
+    """Return the result of training a head that returns vectors as text."""
     from cliploom.transforms.heads.report import figure_lines
 
     method = f" ({card.method})" if card.method else ""
     lines = [
-        f"Head {card.name}{method} is {'trained' if trained.fresh else 'trained on just this already'}: "
+        f"Head {card.name}{method} is {'trained' if trained.fresh else 'already trained on exactly this data'}: "
         f"{trained.store}/{trained.model}",
         f"  {', '.join(f'{name}: {count}' for name, count in card.counts.items())}; {len(card.epochs)} epochs (best: "
         f"{card.best}) in {card.seconds:.0f} s",
-        f"  on data that it has not learned from: {card.key} {card.metrics.get(card.key, 0):.3f}",
+        f"  on held-out data: {card.key} {card.metrics.get(card.key, 0):.3f}",
         *(f"    {line}" for line in figure_lines(card.figures)),
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``cliploom train`` of a head of kind devise: from a feature and labels to vectors that words find."""
+"""``cliploom train`` for a head of kind devise: from a feature and labels to vectors searchable by words."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from cliploom.transforms.metrics.retrieval import RetrievalMetrics
 from cliploom.transforms.store.object_store import ObjectStore
 
 _MOST_LEARNED, _BLOCK = 4096, 4096
-"""Items that were learned from among which the words of unseen labels have to find theirs."""
+"""Maximum number of training items among which words of unseen labels are searched."""
 
 
 @dataclass(frozen=True)
 class DeviseData:
-    """What a training of this kind reads beside the head's node.
+    """The data of a training of this kind, besides the head's node.
 
     Attributes:
-        reading: features and labels; the validation share of the items is held out.
-        classes: all; ``unseen`` says which of them are kept from training.
-        vectors: unit text vectors, float32 [classes, dim].
+        reading: the features and labels; the validation share of the items is held out.
+        classes: all classes; ``unseen`` marks those excluded from training.
+        vectors: the unit text vectors of the classes, float32 [classes, dim].
     """
 
     training: VectorTraining
@@ -61,8 +61,8 @@ def prepare_devise(spec: Spec, base: Path, name: str, objects: ObjectStore, rele
     """Find the feature, the labels and the text vectors of the classes.
 
     Raises:
-        SpecError: for labels that can't be trained on.
-        StoreError: when the release lacks the feature.
+        SpecError: the labels are unsuitable for training.
+        StoreError: the release lacks the feature.
     """
     head = spec.heads[name]
     if not isinstance(head, DeviseSpec):
@@ -107,7 +107,7 @@ def prepare_devise(spec: Spec, base: Path, name: str, objects: ObjectStore, rele
 
 
 def _unseen(name: str, head: DeviseSpec, classes: tuple[HeadClass, ...]) -> NDArray[np.bool_]:
-    """Which classes are kept from training."""
+    """Return which classes are excluded from training."""
     names = [each.name for each in classes]
     if head.unseen is not None:
         missing = [each for each in head.unseen if each not in names]
@@ -133,14 +133,14 @@ def learn_devise(
     on_stage: Callable[[str], None],
     last: dict[str, Tower] | None = None,
 ) -> VectorHeadCard:
-    """Train, measure, and write everything that is published into ``work/model``.
+    """Train, measure, and write everything to publish into ``work/model``.
 
     Args:
-        data: what was decided before.
+        data: the preparation.
         objects: the store.
-        work: folder for the state.
-        on_stage: called with what is being done.
-        last: the tower in use, measured on the same items for comparison.
+        work: the folder for the state.
+        on_stage: a callback that receives progress messages.
+        last: the current tower, measured on the same items for comparison.
     """
     training = data.training
     head = training.spec
@@ -172,7 +172,7 @@ def learn_devise(
     width = int(trained.batch(np.zeros(1, np.int64))[0].shape[1])
     for method in methods_of(head, unseen=bool(data.unseen.any())):
         if method == "ridge" and head.method == "auto" and not fits_ridge(len(trained), width):
-            on_stage(f"ridge is left out: {len(trained)} items of {width} numbers are too many for a closed form")
+            on_stage(f"ridge is skipped: {len(trained)} items of {width} numbers are too many for a closed form")
             continue
         on_stage(f"training {method}")
         (work / method).mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ def learn_devise(
     for method in made:
         if method != chosen:
             metrics |= {f"{method}_{name}": value for name, value in short_figures(figures[method]).items()}
-    # A model of another text space can't be compared with this one.
+    # A model in another text space cannot be compared with this one.
     if last and len(held_out) and last[CLIP].apply(rows).shape[1] == classes.shape[1]:
         metrics[PREVIOUS] = measure_words(last[CLIP], held_out, classes, "seen")[key]
     counts = {
@@ -223,7 +223,7 @@ def learn_devise(
 
 
 def methods_of(head: DeviseSpec, *, unseen: bool) -> tuple[str, ...]:
-    """The methods to train: the one that is asked for, and ConSE beside it where labels were kept back."""
+    """Return the methods to train: the requested one, and ConSE for comparison if labels were held out."""
     if head.method == "auto":
         return "head", "ridge", "conse"
     return tuple(dict.fromkeys([head.method, "conse"] if unseen else [head.method]))
@@ -236,7 +236,7 @@ def _measured(
     unseen: NDArray[np.bool_],
     path: Path,
 ) -> NamedItems:
-    """All items that were held back, and some that were learned from, as the tower places them; in a file."""
+    """Return all held-out items, and some training items, mapped by the tower; in a file."""
     chosen: list[tuple[str, int, bool]] = []
     learned = 0
     for split, labels in hot.items():
@@ -263,7 +263,7 @@ def _measured(
 
 
 def short_figures(parts: Mapping[str, RetrievalMetrics]) -> dict[str, float]:
-    """The values of the parts under short names, such as ``unseen_hit@1`` and ``unseen_mAP``."""
+    """Return the values of the parts under short names, such as ``unseen_hit@1`` and ``unseen_mAP``."""
     short = {SEEN: "seen", UNSEEN: "unseen", BOTH: "both"}
     found = {
         f"{short[name]}_{key}": round(figure.value, 6)
@@ -277,9 +277,9 @@ def short_figures(parts: Mapping[str, RetrievalMetrics]) -> dict[str, float]:
 
 
 def better_method(figures: Mapping[str, Mapping[str, RetrievalMetrics]]) -> str:
-    """The method by which words of unseen labels find their items best; without such labels, that names seen ones best.
+    """Return the method by which words of unseen labels rank their items best; without them, the best on seen ones.
 
-    One unseen label is always the best among the unseen ones, so what counts is how its word ranks all items.
+    A single unseen label is always the best among the unseen ones, so the ranking of all items counts.
     """
 
     def quality(method: str) -> float:

@@ -1,4 +1,4 @@
-"""``cliploom train`` of a head of kind two_tower: from the pairs of a release to two towers."""
+"""``cliploom train`` for a head of kind two_tower: from the pairs of a release to two towers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare_towers(spec: Spec, base: Path, name: str, objects: ObjectStore, rele
     """Find the features, the pairs and the text encoder.
 
     Raises:
-        StoreError: when the release lacks a feature or the export.
+        StoreError: the release lacks a feature or the export.
     """
     head = spec.heads[name]
     if not isinstance(head, TwoTowerSpec):
@@ -71,7 +71,7 @@ def prepare_towers(spec: Spec, base: Path, name: str, objects: ObjectStore, rele
 def _tasks(
     spec: Spec, base: Path, name: str, head: TwoTowerSpec, objects: ObjectStore, release: Release
 ) -> list[PairsTask]:
-    """How an export of pairs would join the features that the head names itself."""
+    """Return the tasks by which an export of pairs would join the features that the head names itself."""
     clip, text = tower_inputs(spec, head)
     export = PairsExport(
         kind="pairs",
@@ -94,18 +94,18 @@ def pairs_of(
     folder: Path,
     on_stage: Callable[[str], None],
 ) -> dict[str, PairSet]:
-    """The pairs to learn from and to measure on.
+    """Return the pairs for training and for validation.
 
     Args:
-        training: what was decided before.
-        spec: whole.
-        base: folder that its relative paths start from.
+        training: the preparation.
+        spec: the whole spec.
+        base: the folder that its relative paths are resolved against.
         objects: the store.
-        folder: for the joined pairs of features that the head names itself.
-        on_stage: called with what is being done.
+        folder: the folder for joined pairs of features that the head names itself.
+        on_stage: a callback that receives progress messages.
 
     Raises:
-        SpecError: when there is nothing to learn from, or to measure on.
+        SpecError: there are no pairs for training or for validation.
     """
     head = training.spec
     if not isinstance(head, TwoTowerSpec):
@@ -134,14 +134,14 @@ def learn_towers(
     on_stage: Callable[[str], None],
     last: dict[str, Tower] | None = None,
 ) -> VectorHeadCard:
-    """Train, measure, and write everything that is published into ``work/model``.
+    """Train, measure, and write everything to publish into ``work/model``.
 
     Args:
-        training: what was decided before.
-        pairs: to learn from and to measure on.
-        work: folder for the state.
-        on_stage: called with what is being done.
-        last: towers in use, measured on the same pairs for comparison.
+        training: the preparation.
+        pairs: the pairs for training and for validation.
+        work: the folder for the state.
+        on_stage: a callback that receives progress messages.
+        last: the current towers, measured on the same pairs for comparison.
     """
     head = training.spec
     if not isinstance(head, TwoTowerSpec):

@@ -1,4 +1,4 @@
-"""What trainings of heads that give vectors share: the card, the golden rows, what is published."""
+"""Shared by trainings of heads that return vectors: the card, the golden rows, publishing."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import contents_of
 
 REVISION = 2
-"""Raised when the same data and settings give another head than before; part of a head's digest."""
+"""Increase it when the same data and settings give another head; part of a head's digest."""
 
 GOLDEN_ROWS = 64
 PREVIOUS = "previous_model"
-"""The deciding figure of the model that was in use, on the same validation data."""
+"""The deciding figure of the previous model, on the same validation data."""
 LIBRARIES = ("keras", "numpy", "tensorflow")
 Golden = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""By side, some rows and what the trained model gives for them."""
+"""By side, some rows and the trained model's results for them."""
 
 
 @dataclass(frozen=True)
 class VectorTraining:
-    """Everything decided before anything is learned.
+    """All decisions made before the training.
 
     Attributes:
-        made_from: what names the result: the head's node and the data.
-        sketch: of the data, see ``sketches``.
-        text_model: folder of the prepared text encoder that queries go through, relative to the store.
-        space: of the vectors, where it is not one of the head's own.
+        made_from: the values that name the result: the head's node and the data.
+        sketch: the sketch of the data, see ``sketches``.
+        text_model: the folder of the prepared text encoder for queries, relative to the store.
+        space: the space of the vectors, if it is not the head's own.
     """
 
     name: str
@@ -59,12 +59,12 @@ class VectorTraining:
 
     @property
     def training(self) -> VectorTraining:
-        """Itself, as other kinds of preparations have it."""
+        """This object; a common attribute of all kinds of preparations."""
         return self
 
     @property
     def digest(self) -> str:
-        """Names the result."""
+        """The digest that names the result."""
         node = self.spec.model_dump(mode="json", exclude={"retrain"})
         inputs = {side: asdict(each) for side, each in self.inputs.items()}
         return digest_of(
@@ -73,12 +73,12 @@ class VectorTraining:
 
     @property
     def model(self) -> str:
-        """Where the head will lie in the store."""
+        """The folder of the head in the store."""
         return f"{head_folder(self.name)}/{self.digest}"
 
 
 def tower_input(release: Release, feature: str, output: str | None) -> TowerInput:
-    """What a tower takes of a release, made definite."""
+    """Return the input of a tower in a release, with all defaults resolved."""
     entry = release.features[feature]
     chosen = output or ("semantic" if "semantic" in entry.outputs else next(iter(entry.outputs)))
     found = entry.outputs[chosen]
@@ -86,7 +86,7 @@ def tower_input(release: Release, feature: str, output: str | None) -> TowerInpu
 
 
 def items_read(objects: ObjectStore, release: Release, features: Mapping[str, TowerInput]) -> list[tuple[str, ...]]:
-    """Feature, uid and digest of all items that have rows of the inputs' features."""
+    """Return feature, uid and digest of all items that have rows of the inputs' features."""
     found: list[tuple[str, ...]] = []
     for side, each in features.items():
         contents = contents_of(objects, release, each.feature, ["uid", "digest", "rows"]).filter(pl.col("rows") > 0)
@@ -102,14 +102,14 @@ def write_vector_head(
     logs: Path,
     facts: Mapping[str, Any],
 ) -> VectorHeadCard:
-    """Write everything that is published into an empty folder, the card last.
+    """Write everything to publish into an empty folder, the card last.
 
     Args:
-        training: what was decided before.
-        folder: made anew.
-        towers: by side.
+        training: the preparation.
+        folder: the folder; created empty.
+        towers: the towers by side.
         golden: see ``Golden``.
-        logs: TensorBoard's, to be copied.
+        logs: the folder of TensorBoard's logs, which are copied.
         facts: further fields of the card: counts, metrics, key, epochs, best, method, seconds.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -145,7 +145,7 @@ def write_vector_head(
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of the packages that are installed."""
+    """Return the versions of the packages that are installed."""
     found = {}
     for name in names:
         try:

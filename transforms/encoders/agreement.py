@@ -1,4 +1,4 @@
-"""How closely a prepared model agrees with the implementation that it was made from."""
+"""Measures how closely a prepared model agrees with the original implementation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import Encoder
 
 LEAST = {"f32": 0.9999, "bf16": 0.99, "int8": 0.9999, "int8_weights": 0.9999}
-"""Of the graph before it is quantised; ``figures`` compares what quantisation makes of it."""
+"""Limits for the graph before quantisation; ``figures`` compares the quantised graph."""
 GOLDEN_SENTENCES = [  # short, long, other alphabets, odd spacing, longer than any model takes
     "A cup of coffee on a wooden table.",
     "cat",
@@ -25,7 +25,7 @@ GOLDEN_SENTENCES = [  # short, long, other alphabets, odd spacing, longer than a
 
 
 def golden_pictures(height: int, width: int, frames: int | None = None) -> NDArray[np.uint8]:
-    """Colour waves of whole-number arithmetic to measure on, uint8 [4, (frames,) height, width, 3]."""
+    """Return colour waves computed with integers, as test inputs: uint8 [4, (frames,) height, width, 3]."""
     items = np.stack([_waves(item, frames or 1, height, width) for item in range(4)])
     return items if frames is not None else items[:, 0]
 
@@ -38,15 +38,15 @@ def _waves(item: int, frames: int, height: int, width: int) -> NDArray[np.uint8]
 
 
 def agreement(encoder: Encoder, items: Sequence[Any], expected: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-    """Smallest cosine by output.
+    """Return the smallest cosine by output.
 
     Args:
-        encoder: just prepared.
-        items: golden inputs.
-        expected: golden outputs, float32 [n, dim] by output name.
+        encoder: the newly prepared encoder.
+        items: the golden inputs.
+        expected: the golden outputs, float32 [n, dim] by output name.
 
     Raises:
-        CliploomError: when an item can't be encoded.
+        CliploomError: an item cannot be encoded.
     """
     rows = []
     for row in encoder.encode(items):
@@ -57,7 +57,7 @@ def agreement(encoder: Encoder, items: Sequence[Any], expected: Mapping[str, NDA
 
 
 def smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """The smallest cosine between rows of two arrays [n, dim]; two zero rows agree, a NaN agrees with nothing.
+    """Return the smallest cosine between rows of two arrays [n, dim]; two zero rows agree, a NaN never does.
 
     >>> smallest_cosine(np.float32([[1, 0], [3, 4]]), np.float32([[2, 0], [4, 3]]))
     0.96
@@ -70,21 +70,21 @@ def smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) -
 
 
 def agrees(card: ModelCard) -> bool:
-    """Whether an agreement was measured and is as good as the precision must give."""
+    """Return whether an agreement was measured and is sufficient for the precision."""
     return bool(card.agreement) and min(card.agreement.values()) >= LEAST[card.precision]
 
 
 def check_agreement(card: ModelCard) -> None:
-    """Stop when a prepared model is not the one it claims to be.
+    """Raise an error if a prepared model disagrees with the original.
 
     Raises:
-        CliploomError: when an output agrees less than its precision must.
+        CliploomError: the agreement of an output is insufficient for its precision.
     """
     least = LEAST[card.precision]
     for name, cosine in card.agreement.items():
         if cosine < least:
-            mend = "use precision: f32" if card.precision == "bf16" else "the conversion or the weights are damaged"
+            fix = "use precision: f32" if card.precision == "bf16" else "the conversion or the weights are damaged"
             raise CliploomError(
                 f"The prepared model '{card.kind}' gives '{name}' with cosine {cosine:.6f} against the original, "
-                f"below {least} for {card.precision}; {mend}."
+                f"below {least} for {card.precision}; {fix}."
             )

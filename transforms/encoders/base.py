@@ -1,8 +1,8 @@
-"""What an encoder is: its options, its family, and the records that pass between them.
+"""The interface of encoders: options, families, and the records that they exchange.
 
-A *family* knows one kind of model: how to prepare a folder from weights (once, on the launcher) and how to open that
-folder (on every worker). A third party adds one by an entry point of the group ``cliploom.encoders``, named by the
-kind, that refers to a class such as this whole one, which gives each picture its mean colour::
+A *family* implements one kind of model: how to prepare a folder from weights (once, on the launcher) and how to open
+that folder (on every worker). A package adds one with an entry point of the group ``cliploom.encoders``, named by the
+kind, that refers to a class. This complete example returns the mean colour of each picture::
 
     class MeanColour(Family):
         kind = "mean_colour"
@@ -33,8 +33,8 @@ In the package's ``pyproject.toml``::
     [project.entry-points."cliploom.encoders"]
     mean_colour = "my_package:MeanColour"
 
-A family that writes an OpenVINO graph opens it with ``graph.GraphEncoder``: threads, pinned precision and checks come
-with it.
+A family that writes an OpenVINO graph opens it with ``graph.GraphEncoder``, which handles threads, pinned precision and
+checks.
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ if TYPE_CHECKING:
 
 
 class EncoderOptions(BaseModel):
-    """What a spec may say of an encoder, besides ``kind`` and ``text_encoder``; families add fields of their own.
+    """The options of an encoder in a spec, besides ``kind`` and ``text_encoder``; families add their own fields.
 
     Attributes:
-        precision: what the processor computes in; pinned, never chosen by the runtime. ``int8`` (pictures, clips) is
+        precision: the arithmetic precision, always explicit, never chosen by the runtime. ``int8`` (pictures, clips) is
             quantised with samples of the spec's own media, ``int8_weights`` keeps weights in a quarter of the memory.
-        agreement: the least that ``int8`` and ``int8_weights`` must reach against ``f32``, or the run stops.
-        VALUE_FREE: fields that change no vector or that ``Family.fingerprint`` says better; left out of the digest.
+        agreement: the minimum figures that ``int8`` and ``int8_weights`` must reach against ``f32``, else the run
+            stops.
+        VALUE_FREE: the fields that change no vector or are covered by ``Family.fingerprint``; excluded from the digest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -75,18 +76,18 @@ class EncoderOptions(BaseModel):
     agreement: AgreementSpec | None = None
 
     def values(self) -> dict[str, Any]:
-        """What of the options the vectors depend on, JSON-able."""
+        """Return the options that the vectors depend on, as JSON values."""
         return self.model_dump(mode="json", exclude={*self.VALUE_FREE, "agreement"})
 
 
 @dataclass
 class EncodeReport:
-    """Counts that an encoder adds to as it works; one per thread.
+    """Counters that an encoder increments; one report per thread.
 
     Attributes:
-        done: items encoded.
-        failed: items that came back as an ``EncodeError``.
-        truncated: sentences longer than the model takes; they are encoded from their beginning.
+        done: the number of encoded items.
+        failed: the number of items that gave an ``EncodeError``.
+        truncated: the number of sentences longer than the model's limit; only their beginning is encoded.
     """
 
     done: int = 0
@@ -95,28 +96,28 @@ class EncodeReport:
 
 
 class Encoder(Protocol):
-    """An opened model. Threads may share it."""
+    """An opened model; thread-safe."""
 
     def encode(self, batch: Sequence[Any], report: EncodeReport | None = None) -> list[Row | EncodeError]:
-        """Encode items, each by itself: a vector does not depend on its neighbours in the batch.
+        """Encode items independently: a vector does not depend on the other items in the batch.
 
         Args:
             batch: uint8 [H, W, 3] pictures, uint8 [T, H, W, 3] clips, or sentences, by the card's modality.
-            report: added to, when given.
+            report: the report to add to, if given.
 
         Returns:
-            For each item, in order, float32 [dim] by output name, or the error that this item alone gave.
+            For each item, in order, float32 [dim] by output name, or the error of this item.
         """
         ...
 
 
 class TextQueries(Protocol):
-    """An opened text tower. Threads may share it."""
+    """An opened text tower; thread-safe."""
 
     def encode(
         self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False
     ) -> NDArray[np.float32]:
-        """Vectors of sentences, float32 [n, dim]; ``query`` says that they are asked, not stored."""
+        """Return the vectors of sentences, float32 [n, dim]; ``query`` says that they are queries, not stored texts."""
         ...
 
 
@@ -125,9 +126,9 @@ class PreparedText:
     """A prepared text encoder that another encoder builds on.
 
     Attributes:
-        folder: of the prepared model.
-        card: that lies in it.
-        encode: sentences to float32 [n, dim].
+        folder: the folder of the prepared model.
+        card: the model card in the folder.
+        encode: a function from sentences to float32 [n, dim].
     """
 
     folder: Path
@@ -144,11 +145,11 @@ class Family(ABC):
     """One kind of encoder; stateless.
 
     Attributes:
-        kind: the name that a spec gives.
-        REVISION: raised when the same options and weights give other vectors than before. Where a custom encoder
-            declares none, the source of its class stands for it.
-        TEXT_ENCODER: whether a spec may name a ``text_encoder`` beside it.
-        Options: what a spec may say.
+        kind: the name of the kind in a spec.
+        REVISION: increased when the same options and weights give other vectors. For a custom encoder without one, the
+            source code of its class is used instead.
+        TEXT_ENCODER: whether a spec may combine it with a ``text_encoder``.
+        Options: the class of its options.
     """
 
     kind: ClassVar[str]
@@ -158,60 +159,60 @@ class Family(ABC):
 
     @abstractmethod
     def modality(self, options: Any) -> Modality:
-        """What the encoder takes; known from the options alone."""
+        """Return the type of input; determined by the options."""
 
     @abstractmethod
     def output_names(self, options: Any, text: bool) -> tuple[str, ...]:
-        """Names of the outputs, ``text`` saying whether a text encoder is named; known from the options alone."""
+        """Return the names of the outputs; ``text`` says whether there is a text encoder. Determined by the options."""
 
     def located(self, options: Any, base: Path) -> Any:
-        """The options with relative file paths made to start from ``base``, the spec's folder; most have none."""
+        """Return the options with file paths resolved against ``base``, the spec's folder."""
         return options
 
     @abstractmethod
     def fingerprint(self, options: Any) -> dict[str, str]:
-        """File name -> sha256 of all that the vectors depend on besides options, cheap enough for every plan.
+        """Return file name -> sha256 of everything besides options that the vectors depend on; cheap to compute.
 
         Raises:
-            CliploomError: when the weights are not there.
+            CliploomError: the weights are missing.
         """
 
     def wrapped(self, options: Any) -> Family | None:
-        """The family of another encoder that this one computes with, such as the one before a projection."""
+        """Return the family of another encoder that this one wraps, such as the one before a projection."""
         return None
 
     def foreign_bytes(self, options: Any) -> int | None:
-        """Bytes of the files that ``prepare`` reads where a spec may name any; None where they are a package's.
+        """Return the bytes of user-supplied files that ``prepare`` reads; None if they come from a package.
 
-        Foreign files are prepared in a process of its own, which ``limits.prepare_time`` and ``prepare_memory`` bound.
+        Such files are prepared in a separate process, limited by ``limits.prepare_time`` and ``prepare_memory``.
         """
         return None
 
     @abstractmethod
     def prepare(self, options: Any, folder: Path, text: PreparedText | None) -> ModelCard:
-        """Write into ``folder`` all that ``open`` needs, and measure agreement with the original.
+        """Write everything that ``open`` needs to ``folder``, and measure the agreement with the original.
 
         Args:
             options: an instance of ``Options``.
             folder: an empty folder.
-            text: the prepared text encoder, when the spec names one.
+            text: the prepared text encoder, if the spec has one.
 
         Returns:
-            The card, made with ``card``; its digest is filled in by the caller.
+            The card, created with ``card``; the caller fills in its digest.
         """
 
     @abstractmethod
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
-        """Open a prepared folder for ``threads`` concurrent callers; ``registry.load`` shares what this returns."""
+        """Open a prepared folder for ``threads`` concurrent callers; ``registry.load`` shares the result."""
 
     def text_tower(self, folder: Path, card: ModelCard) -> TextQueries:
-        """Open what turns queries into vectors, in a folder whose card names a ``text_tower``."""
+        """Open the text tower, in a folder whose card has ``text_tower``."""
         from cliploom.transforms.encoders.text import TextTower
 
         return TextTower(folder, card.precision, kept=True)
 
     def class_text(self, names: Sequence[str]) -> str:
-        """The sentence whose vector stands for a class with these synonyms, when this is a text encoder."""
+        """Return the sentence that represents a class with these synonyms, for text encoders."""
         from cliploom.transforms.encoders.conse import class_prompt
 
         return class_prompt(names)
@@ -225,7 +226,7 @@ class Family(ABC):
         clip_frames: int = 0,
         text_tower: str = "",
     ) -> ModelCard:
-        """The card of a model of this family, for ``prepare`` to complete with the measured agreement and return."""
+        """Return the card of a model of this family; ``prepare`` adds the measured agreement."""
         return ModelCard(
             kind=self.kind,
             digest="",

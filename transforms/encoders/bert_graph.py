@@ -25,15 +25,15 @@ def bert_graph(tensors: Tensors, heads: int, output: str) -> ov.Model:
     """Build the graph.
 
     Args:
-        tensors: the encoder's state dict, names as in ``BertModel``.
-        heads: attention heads of a layer.
-        output: name for the vectors.
+        tensors: the encoder's state dict, with the names of ``BertModel``.
+        heads: the number of attention heads per layer.
+        output: the name of the output.
 
     Returns:
-        int32 [batch, tokens] ids and mask to float32 [batch, hidden], rows of length 1.
+        A graph from int32 [batch, tokens] ids and mask to float32 [batch, hidden], rows of length 1.
 
     Raises:
-        KeyError: when a tensor is missing.
+        KeyError: a tensor is missing.
     """
     hidden = tensors["embeddings.word_embeddings.weight"].shape[1]
     layers = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.layer."))

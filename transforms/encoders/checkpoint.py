@@ -1,12 +1,12 @@
-"""Reading PyTorch checkpoints (``.pt``, ``.pth``) without PyTorch and without running code from them.
+"""Reads PyTorch checkpoints (``.pt``, ``.pth``) without PyTorch and without running code from them.
 
-A checkpoint is a pickle that refers to raw storages. Two containers exist: the zip archive of PyTorch 1.6 and later
-(``<name>/data.pkl`` and ``<name>/data/<key>``) and the older stream of five pickles followed by the storages. Both are
-described by ``torch/serialization.py``. The unpickler here admits nothing but tensor rebuilding, storage types and
-``OrderedDict``; any other name in the pickle refuses the file before anything is called.
+A checkpoint is a pickle that refers to raw storages. There are two container formats: the zip archive of PyTorch 1.6
+and later (``<name>/data.pkl`` and ``<name>/data/<key>``) and the older stream of five pickles followed by the storages.
+Both are described by ``torch/serialization.py``. This unpickler allows only tensor rebuilding, storage types and
+``OrderedDict``; any other name in the pickle is rejected before anything is called.
 
-It is Python's own unpickler, not the quicker one in C: that one takes as much memory as a pickle's memo numbers say,
-and the hash of a nested tuple, which a dict asks for, can take for ever. Sizes are checked before storages are read.
+It is based on Python's own unpickler, not the faster one in C, which allocates as much memory as memo numbers in the
+pickle say and hashes nested tuples in dicts, which can take forever. Sizes are checked before storages are read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cliploom.schemas.sizes import too_large
 from cliploom.transforms.store.zip_files import open_zip
 
 MAX_PICKLE_BYTES = 4 * 1024 * 1024
-"""Of the pickle alone, which only names the storages: 100 bytes a tensor."""
+"""Limit for the pickle, which only refers to the storages: about 100 bytes per tensor."""
 
 MAX_DIMENSIONS = 64
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -49,13 +49,13 @@ _DTYPES: Mapping[str, str] = {
 
 
 class CheckpointError(ValueError):
-    """The file is not a checkpoint, is damaged, or holds more than tensors and plain containers."""
+    """The file is not a checkpoint, is damaged, or contains more than tensors and plain containers."""
 
 
-# What a pickle can lay hands on has no __dict__, no __setstate__ and can't be called unless it is meant to be: pickle's
-# BUILD instruction would otherwise let a file change it.
+# Objects accessible to a pickle have no __dict__, no __setstate__ and are callable only if intended: otherwise
+# pickle's # BUILD instruction would let a file change them.
 class _StorageType(NamedTuple):
-    """Stands for ``torch.FloatStorage`` and the like."""
+    """A replacement for ``torch.FloatStorage`` and the like."""
 
     dtype: str
 
@@ -74,18 +74,18 @@ class _Tensor(NamedTuple):
 
 
 def load_checkpoint(path: Path) -> Any:
-    """Read what a checkpoint holds, with numpy arrays in the place of tensors.
+    """Read a checkpoint, with numpy arrays instead of tensors.
 
     Args:
-        path: a file written by ``torch.save`` in either container.
+        path: the path of a file written by ``torch.save`` in either container format.
 
     Returns:
-        The saved object: a read-only array, or dicts, lists and tuples of arrays, numbers and texts. bfloat16 comes
-        as float32, all else in its own dtype.
+        The saved object: a read-only array, or dicts, lists and tuples of arrays, numbers and texts. bfloat16 is
+        converted to float32, other dtypes are kept.
 
     Raises:
-        CheckpointError: when the file is no checkpoint, is cut short, or names anything but tensors.
-        OSError: when it can't be opened.
+        CheckpointError: the file is not a checkpoint, is truncated, or refers to anything but tensors.
+        OSError: the file cannot be opened.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -165,7 +165,7 @@ def _load_legacy(stream: IO[bytes]) -> Any:
 
 
 class _Bounded:
-    """A stream that gives at most ``MAX_PICKLE_BYTES``, and never takes memory for more than it has."""
+    """A stream that returns at most ``MAX_PICKLE_BYTES``, and never allocates more memory than it has bytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -189,7 +189,7 @@ def _unpickler(stream: IO[bytes]) -> _TensorUnpickler:
 
 
 class _TensorUnpickler(pickle._Unpickler):
-    """An unpickler whose whole vocabulary is ``_ALLOWED`` and the storage types."""
+    """An unpickler that only accepts names in ``_ALLOWED`` and the storage types."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
@@ -250,7 +250,7 @@ class _RebuildTensor:
 
 
 class _MakeDict:
-    """Stands for ``OrderedDict``, whose keys are checked before they are hashed."""
+    """A replacement for ``OrderedDict`` that checks keys before they are hashed."""
 
     __slots__ = ()
 
@@ -261,9 +261,9 @@ class _MakeDict:
 
 
 def _filled(target: Any, items: list[Any]) -> Any:
-    """The dict with (key, value, key, value, ...) in it."""
+    """Return the dict after inserting (key, value, key, value, ...)."""
     if not isinstance(target, dict) or len(items) % 2:
-        raise CheckpointError("it sets items of something that is no dict.")
+        raise CheckpointError("it sets items of something that is not a dict.")
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str | bytes | int | float | None):
             raise CheckpointError(
@@ -293,7 +293,7 @@ def _width(dtype: str) -> int:
 
 
 class _Resolver:
-    """Turns the unpickled tree into plain containers of arrays, each shared node once."""
+    """Converts the unpickled tree to plain containers of arrays, each shared node once."""
 
     def __init__(self, read: Callable[[_Storage], bytes]) -> None:
         self._read = read

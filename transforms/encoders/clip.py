@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and SigLIP2 as they are published: pictures and sentences in one space, converted once."""
+"""CLIP, SigLIP and SigLIP2 models as published: pictures and sentences in one space, converted once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class ClipOptions(EncoderOptions):
 
     Attributes:
         model: a folder of transformers, sentence-transformers or open_clip, an open_clip checkpoint with its
-            configuration beside it, or a name on the Hugging Face hub; ``hf-hub:`` before a name and ``local-dir:``
-            before a folder mean open_clip.
-        revision: commit or tag of a named model; name one, or the vectors follow the hub's newest.
-        tower: ``image`` encodes pictures, which sentences can be asked of; ``text`` encodes stored sentences.
-        prompt: put before each sentence, such as ``"a photo of "``.
-        batch: pictures computed together; a batch that is not full is filled up.
+            configuration in the same folder, or a name on the Hugging Face hub; the prefixes ``hf-hub:`` (a name) and
+            ``local-dir:`` (a folder) mean open_clip.
+        revision: the commit or tag of a model on the hub; without one, the vectors follow the hub's newest version.
+        tower: ``image`` encodes pictures, searchable with sentences; ``text`` encodes stored sentences.
+        prompt: a text put before each sentence, such as ``"a photo of "``.
+        batch: the number of pictures computed together; incomplete batches are padded.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "revision", "batch"})
@@ -44,21 +44,21 @@ class ClipOptions(EncoderOptions):
 
 
 class Clip(Family):
-    """``image`` of pictures or ``embedding`` of sentences, unit vectors of one space."""
+    """The output ``image`` of pictures or ``embedding`` of sentences: unit vectors of one space."""
 
     kind = "clip"
     Options: ClassVar[type[EncoderOptions]] = ClipOptions
 
     def modality(self, options: ClipOptions) -> Modality:
-        """Pictures, or sentences with ``tower: text``."""
+        """Return pictures, or sentences with ``tower: text``."""
         return "frame" if options.tower == "image" else "text"
 
     def output_names(self, options: ClipOptions, text: bool) -> tuple[str, ...]:
-        """The one output of the tower."""
+        """Return the one output of the tower."""
         return (OUTPUT[options.tower],)
 
     def located(self, options: ClipOptions, base: Path) -> ClipOptions:
-        """A folder or file from the spec's folder; what is none is a name on the hub."""
+        """Return the path resolved against the spec's folder; names on the hub are unchanged."""
         scheme, separator, rest = options.model.partition(":")
         if scheme == "local-dir":
             return options.model_copy(update={"model": f"{scheme}{separator}{beside(base, rest)}"})
@@ -66,20 +66,20 @@ class Clip(Family):
         return options.model_copy(update={"model": local}) if Path(local).exists() else options
 
     def fingerprint(self, options: ClipOptions) -> dict[str, str]:
-        """Hashes of configuration, tokenizer and weights."""
+        """Return the hashes of configuration, tokenizer and weights."""
         found = find_clip(options.model, options.revision)
         return {name: sha256_of(_file(found, name)) for name in found.files}
 
     def foreign_bytes(self, options: ClipOptions) -> int:
-        """Of configuration, tokenizer and weights."""
+        """Return the bytes of configuration, tokenizer and weights."""
         found = find_clip(options.model, options.revision)
         return sum(_file(found, name).stat().st_size for name in found.files)
 
     def prepare(self, options: ClipOptions, folder: Path, text: PreparedText | None) -> ModelCard:
-        """Convert both towers in a process of its own; see ``Family.prepare``.
+        """Convert both towers in a separate process; see ``Family.prepare``.
 
         Raises:
-            MissingExtraError: without transformers, or open_clip for a model of its.
+            MissingExtraError: transformers is not installed, or open_clip for one of its models.
         """
         from cliploom.transforms.encoders.isolated import run_isolated
         from cliploom.transforms.encoders.text import TEXT_GRAPH
@@ -135,7 +135,7 @@ def _file(found: ClipFolder, name: str) -> Path:
 
 
 def _agreement(folder: Path, card: ModelCard, open_encoder: Callable[[], Encoder]) -> dict[str, float]:
-    """Smallest cosine of either tower, one opened after the other, against the original's golden vectors."""
+    """Return the smallest cosine of each tower, opened one after the other, against the original's golden vectors."""
     import numpy as np
 
     from cliploom.transforms.encoders.agreement import GOLDEN_SENTENCES, agreement, smallest_cosine

@@ -1,4 +1,4 @@
-"""Conversion of transformers' CLIP, SigLIP and SigLIP2; needs the extra ``[text]``, in a process of its own."""
+"""Converts transformers' CLIP, SigLIP and SigLIP2; needs the extra ``[text]``, runs in a separate process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from cliploom.transforms.encoders.text import STEP, TOKENIZER, TextSettings
 
 
 def convert(source: str, weights: str, folder: str, tower: str, output: str, prompt: str, batch: int) -> dict[str, Any]:
-    """Write both towers of a folder of transformers; see ``clip_towers.Towers.write``.
+    """Write both towers of a transformers folder; see ``clip_towers.Towers.write``.
 
     Args:
-        source: folder of the model.
-        weights: unused; transformers finds them.
-        folder: where to write.
+        source: the folder of the model.
+        weights: unused; transformers finds the weights itself.
+        folder: the folder to write to.
         tower: ``image`` or ``text``.
-        output: name for the vectors of sentences.
-        prompt: put before each sentence.
-        batch: pictures computed together.
+        output: the name of the output for sentences.
+        prompt: a text put before each sentence.
+        batch: the number of pictures computed together.
 
     Raises:
-        CliploomError: when the model can't be loaded or converted.
+        CliploomError: the model cannot be loaded or converted.
     """
     family = find_clip(source).family
     preprocess = picture_settings(Path(source), family)
@@ -47,7 +47,7 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
     longest = int(config.text_config.max_position_embeddings)
     tokenizer = _tokenizer(Path(source))
     pad = tokenizer.pad_token_id or 0
-    full = family != "clip"  # trained on sentences of full length and without a mask
+    full = family != "clip"  # trained on sentences padded to full length, without a mask
     settings = TextSettings(
         output=output,
         max_tokens=longest,
@@ -69,7 +69,7 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
         return Unit(lambda ids: _vectors(model.get_text_features(input_ids=ids)), model)
 
     def image() -> tuple[torch.nn.Module, Patches | None]:
-        # Read once more: weights are mapped from their file, so those of the text tower take no memory any more.
+        # Load it again: weights are memory-mapped, so those of the text tower no longer take memory.
         model = _model(source)
         tower = Unit(_pictures(model, family, preprocess.patch), model)
         return tower, _patches(model) if family == "siglip2" else None
@@ -85,13 +85,13 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
 
 
 def _model(source: str) -> Any:
-    """The model of a folder, in evaluation mode.
+    """Return the model of a folder, in evaluation mode.
 
     Raises:
-        CliploomError: when it can't be loaded.
+        CliploomError: the model cannot be loaded.
     """
     try:
-        # weights_only: of a .bin only tensors are read, no code is unpickled; no code of the folder runs either
+        # weights_only: only tensors of a .bin are unpickled; no code from the folder runs either
         return AutoModel.from_pretrained(
             source, local_files_only=True, trust_remote_code=False, weights_only=True, dtype=torch.float32
         ).eval()
@@ -100,13 +100,13 @@ def _model(source: str) -> Any:
 
 
 def _vectors(found: Any) -> torch.Tensor:
-    """Transformers 5 gives an object with what 4 gave by itself."""
+    """Return the vectors; transformers 5 wraps them in an object, transformers 4 does not."""
     vectors: torch.Tensor = getattr(found, "pooler_output", found)
     return vectors
 
 
 def _pictures(model: torch.nn.Module, family: str, patch: int) -> Any:
-    """The image tower as transformers runs it, of normalised pictures [n, 3, H, W]."""
+    """Return the image tower, for normalised pictures [n, 3, H, W]."""
     if family != "siglip2":
         return lambda pixels: _vectors(model.get_image_features(pixel_values=pixels))
 
@@ -125,7 +125,7 @@ def _pictures(model: torch.nn.Module, family: str, patch: int) -> Any:
 
 
 def _patches(model: torch.nn.Module) -> Patches:
-    """SigLIP2's image tower of patches, with the positions given; ``PatchEncoder`` resizes them."""
+    """Return SigLIP2's image tower of patches, given positions; ``PatchEncoder`` resizes them."""
     embeddings = model.vision_model.embeddings
     side = embeddings.position_embedding_size
     grid = embeddings.position_embedding.weight.detach().reshape(side, side, -1).numpy().copy()
@@ -133,7 +133,8 @@ def _patches(model: torch.nn.Module) -> Patches:
     def tower(patches: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         embeddings.resize_positional_embeddings = lambda *_given, **_named: positions
         try:
-            shapes = torch.ones((len(patches), 2), dtype=torch.int64)  # what they are for is done already
+            # their purpose, resizing positions, is already done
+            shapes = torch.ones((len(patches), 2), dtype=torch.int64)
             return _vectors(
                 model.get_image_features(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes)
             )
@@ -144,7 +145,7 @@ def _patches(model: torch.nn.Module) -> Patches:
 
 
 def _tokenizer(folder: Path) -> Any:
-    """The library's tokenizer; SigLIP's needs sentencepiece, and ``tokenizer.json`` gives the same ids without."""
+    """Return the library's tokenizer; SigLIP's needs sentencepiece, but ``tokenizer.json`` gives the same ids."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Folders of image-text models as they are published: what lies where, and how the pictures are prepared."""
+"""Folders of published image-text models: their files and their picture preprocessing."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 
 @dataclass(frozen=True)
 class ClipFolder:
-    """A model on this machine.
+    """An image-text model on this machine.
 
     Attributes:
-        folder: that holds configuration and tokenizer.
-        family: which rules it follows.
-        files: relative names of all that the vectors depend on, sorted.
-        weights: file of an open_clip checkpoint; None where transformers finds its weights itself.
+        folder: the folder of configuration and tokenizer.
+        family: the model family.
+        files: the relative names of all files that the vectors depend on, sorted.
+        weights: the file of an open_clip checkpoint; None if transformers finds the weights itself.
     """
 
     folder: Path
@@ -44,16 +44,16 @@ class ClipFolder:
 
 
 def find_clip(model: str, revision: str | None = None) -> ClipFolder:
-    """Find a model and say what it is; one on the hub is fetched.
+    """Find and identify a model; one on the hub is downloaded.
 
     Args:
         model: a folder of transformers, sentence-transformers or open_clip, a checkpoint of open_clip with its
-            ``open_clip_config.json`` beside it, or a name on the hub; ``hf-hub:`` and ``local-dir:`` before it mean
-            open_clip, as they do there.
-        revision: of a name on the hub.
+            ``open_clip_config.json`` in the same folder, or a name on the hub; the prefixes ``hf-hub:`` and
+            ``local-dir:`` mean open_clip, as in open_clip itself.
+        revision: the revision of a name on the hub.
 
     Raises:
-        CliploomError: when it is none of these.
+        CliploomError: it is none of these.
     """
     scheme, _, rest = model.partition(":")
     if scheme == "hf-hub":
@@ -103,7 +103,7 @@ def _local(folder: Path, model: str) -> ClipFolder:
 
 
 def _transformers_folder(folder: Path) -> Path:
-    """The folder itself, or that of the CLIP module in a folder of sentence-transformers."""
+    """Return the folder itself, or that of the CLIP module in a folder of sentence-transformers."""
     modules = folder / "modules.json"
     if not modules.is_file():
         return folder
@@ -113,7 +113,7 @@ def _transformers_folder(folder: Path) -> Path:
 
 
 def _weights(folder: Path) -> list[str]:
-    """Names of the weights' files: safetensors, else PyTorch's, of which only tensors are read."""
+    """Return the names of the weight files: safetensors, else PyTorch's, of which only tensors are read."""
     found = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("open_clip"))
     return found or sorted(p.name for p in folder.glob("pytorch_model*.bin"))
 
@@ -136,10 +136,10 @@ def _open_clip(folder: Path, model: str, weights: Path | None = None) -> ClipFol
 
 
 def picture_settings(folder: Path, family: Family) -> Preprocess:
-    """How transformers prepares pictures for a model, from ``preprocessor_config.json`` or ``processor_config.json``.
+    """Return the preprocessing from ``preprocessor_config.json`` or ``processor_config.json``.
 
     Raises:
-        CliploomError: when neither is there, or for settings that give no fixed size.
+        CliploomError: neither exists, or the settings give no fixed size.
     """
     for name in ("preprocessor_config.json", "processor_config.json"):
         config = _json(folder / name)
@@ -150,12 +150,12 @@ def picture_settings(folder: Path, family: Family) -> Preprocess:
 
 
 def processor_settings(config: Mapping[str, Any], family: Family, source: str) -> Preprocess:
-    """A Hugging Face image processor's settings as a ``Preprocess``.
+    """Return a Hugging Face image processor's settings as a ``Preprocess``.
 
     Args:
-        config: of the processor; what it leaves out is as the family's processor has it.
-        family: of the model.
-        source: name of the file, for messages.
+        config: the configuration of the processor; missing values are the family's defaults.
+        family: the family of the model.
+        source: the name of the file, for messages.
 
     >>> clip = processor_settings({"size": 224, "crop_size": 224}, "clip", "preprocessor_config.json")
     >>> clip.width, clip.fit, clip.crop, clip.filter, clip.rounding
@@ -204,7 +204,7 @@ def processor_settings(config: Mapping[str, Any], family: Family, source: str) -
 
 
 def _patches(config: Mapping[str, Any], source: str) -> Preprocess:
-    """SigLIP2's settings: as many patches as fit, whatever the aspect."""
+    """Return SigLIP2's settings: as many patches as fit, at any aspect ratio."""
     patch, most = int(config.get("patch_size", 16)), int(config.get("max_num_patches", 256))
     offset, scale = _normalisation(config, True)
     chosen = _filter(config, source, 2)
@@ -234,7 +234,7 @@ def _filter(config: Mapping[str, Any], source: str, usual: int) -> Literal["bili
 def _normalisation(
     config: Mapping[str, Any], halves: bool
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """``offset`` and ``scale`` on 0..255 of a processor's factor, mean and deviation."""
+    """Return ``offset`` and ``scale`` on 0..255 for a processor's factor, mean and deviation."""
     factor = float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 1.0
     if not config.get("do_normalize", True):
         return (0.0,) * 3, (1 / factor,) * 3
@@ -244,17 +244,17 @@ def _normalisation(
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file; empty where there is none.
+    """Return the content of a JSON file; empty if there is none.
 
     Raises:
-        CliploomError: when it holds something else.
+        CliploomError: it has other content.
     """
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CliploomError(f"'{path}' is no JSON: {error}.") from None
+        raise CliploomError(f"'{path}' is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise CliploomError(f"'{path}' holds {type(value).__name__} where settings are expected.")
     return value

@@ -1,4 +1,4 @@
-"""Both towers of an image-text model, written as graphs; needs the extra ``[text]``, on the launcher."""
+"""Writes both towers of an image-text model as graphs; needs the extra ``[text]``, on the launcher."""
 
 from __future__ import annotations
 
@@ -33,38 +33,38 @@ _ASPECTS = ((640, 480), (480, 640), (1920, 800), (500, 500))
 
 
 class Unit(torch.nn.Module):  # type: ignore[misc]
-    """What a tower gives, scaled to length 1."""
+    """A tower with its output scaled to length 1."""
 
     def __init__(self, tower: Callable[..., torch.Tensor], model: torch.nn.Module) -> None:
         super().__init__()
-        self.model = model  # registered, so that tracing finds its weights
+        self.model = model  # registered as a submodule, so that tracing finds its weights
         self._tower = tower
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Unit vectors, [n, dim]."""
+        """Return unit vectors, [n, dim]."""
         vectors = self._tower(*inputs)
         return vectors / vectors.norm(p=2, dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Patches:
-    """An image tower that takes patches.
+    """An image tower for patches.
 
     Attributes:
-        tower: float patches [n, patches, side * side * 3], positions [n, patches, width] and an int64 mask
-            [n, patches] to [n, dim].
-        positions: float32 [rows, columns, width], to be resized to each picture.
+        tower: a module from float patches [n, patches, side * side * 3], positions [n, patches, width] and an int64
+            mask [n, patches] to [n, dim].
+        positions: float32 [rows, columns, width], to be resized for each picture.
     """
 
     tower: torch.nn.Module
     positions: NDArray[np.float32]
 
     def graph(self, source: str, want: Preprocess, batch: int) -> ov.Model:
-        """The graph that ``patches.PatchEncoder`` runs."""
+        """Return the graph for ``patches.PatchEncoder``."""
         most = (want.width // want.patch) * (want.height // want.patch)
         size = want.patch * want.patch * 3
         mask = torch.ones((batch, most), dtype=torch.int64)
-        mask[:, most - 1 :] = 0  # a mask of ones alone would be traced away
+        mask[:, most - 1 :] = 0  # a mask of ones would be removed by tracing
         example = [torch.zeros((batch, most, size)), torch.zeros((batch, most, self.positions.shape[2])), mask]
         model = traced_graph(self.tower, example, source)
         model.reshape({port: ov.PartialShape(list(one.shape)) for port, one in zip(model.inputs, example, strict=True)})
@@ -84,19 +84,19 @@ class Patches:
 
 @dataclass(frozen=True)
 class Towers:
-    """An image-text model as its own library runs it.
+    """An image-text model as run by its own library.
 
-    The towers are opened one after the other: the model, one tower's graph and what it computes with are in memory at
-    the same time, never both towers'.
+    The towers are opened one after the other: the model, one tower's graph and its temporary data are in memory at the
+    same time, never both towers'.
 
     Attributes:
-        open_text: gives the text tower, int64 ids [n, tokens] to [n, dim]; called once, first.
-        open_image: gives the image tower, float [n, 3, H, W], normalised, to [n, dim], and in a form that takes patches
-            of pictures of any aspect, where it has one; called once, when the text tower is no longer needed.
-        preprocess: how pictures are prepared.
-        tokenizer: gives the ids.
-        settings: lengths and padding.
-        tokenize: the library's own ids of sentences, int64 [n, tokens], padded.
+        open_text: returns the text tower, int64 ids [n, tokens] to [n, dim]; called once, first.
+        open_image: returns the image tower, normalised float [n, 3, H, W] to [n, dim], and its variant for patches of
+            pictures of any aspect ratio, if there is one; called once, when the text tower is no longer needed.
+        preprocess: the picture preprocessing.
+        tokenizer: the tokenizer.
+        settings: the text settings: lengths and padding.
+        tokenize: the library's own tokenization of sentences to padded ids, int64 [n, tokens].
     """
 
     open_text: Callable[[], torch.nn.Module]
@@ -110,10 +110,10 @@ class Towers:
         """Write the graphs, the tokenizer, its settings and golden vectors.
 
         Args:
-            source: name of the model, for messages.
-            folder: where to write.
-            tower: ``text`` writes the text tower alone.
-            batch: pictures computed together.
+            source: the name of the model, for messages.
+            folder: the folder to write to.
+            tower: ``text`` writes only the text tower.
+            batch: the number of pictures computed together.
 
         Returns:
             ``dim`` and ``preprocess``.
@@ -122,7 +122,7 @@ class Towers:
         self.settings.write(folder)
         golden = self._write_text(source, folder)
         if tower == "image":
-            gc.collect()  # modules refer to themselves; their memory is needed for the other tower
+            gc.collect()  # modules contain reference cycles; their memory is needed for the other tower
             golden |= self._write_image(source, folder, batch)
             if golden["image"].shape[1] != golden["text"].shape[1]:
                 raise CliploomError(
@@ -166,7 +166,7 @@ class Towers:
         return {"image": golden} | {f"picture_{number}": picture for number, picture in enumerate(pictures)}
 
     def _pixels(self, picture: NDArray[np.uint8]) -> torch.Tensor:
-        """Normalised, [1, 3, H, W]."""
+        """Return normalised pixels, [1, 3, H, W]."""
         values = (picture - np.array(self.preprocess.offset)) / np.array(self.preprocess.scale)
         return torch.from_numpy(values.astype(np.float32).transpose(2, 0, 1)[None].copy())
 

@@ -1,7 +1,7 @@
-"""Compiled graphs that OpenVINO keeps on this machine, so that a one-shot search opens its text tower sooner.
+"""A cache of graphs compiled by OpenVINO on this machine, so that a one-shot search opens its text tower faster.
 
-What is kept is the graph as OpenVINO has changed it for this processor, without its weights, which are mapped from the
-prepared model: less than 1 MB for CLIP's text tower, which then opens in .18 CPU s instead of .42.
+It stores the graph as optimised for this processor, without its weights, which are memory-mapped from the prepared
+model: less than 1 MB for CLIP's text tower, which then opens in .18 CPU s instead of .42.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MOST_GRAPHS = 64
 
 @contextlib.contextmanager
 def compile_cache(graph: Path, precision: Precision, processor: str) -> Iterator[dict[str, Any]]:
-    """Settings to compile a graph with; empty ones where nothing can be kept, or another process is at it.
+    """Return settings to compile a graph with the cache; empty if it is unusable or another process is writing to it.
 
-    One process at a time: OpenVINO writes its files in place. What a killed one left is removed.
+    Only one process at a time: OpenVINO writes its files in place. Files left by a killed process are removed.
 
     Args:
-        graph: an IR file of a prepared model, which never changes.
-        precision: that it is compiled in.
-        processor: name and abilities of this one.
+        graph: the IR file of a prepared model, which never changes.
+        precision: the precision to compile for.
+        processor: the name and features of this processor.
     """
     with contextlib.ExitStack() as stack:
         settings: dict[str, Any] = {}
@@ -56,13 +56,13 @@ def compile_cache(graph: Path, precision: Precision, processor: str) -> Iterator
 
 
 def forget_compiled(graph: Path, precision: Precision, processor: str) -> None:
-    """Remove what is kept of a graph: OpenVINO could not open it."""
+    """Remove the cached form of a graph that OpenVINO could not open."""
     with contextlib.suppress(OSError, StoreError):
         shutil.rmtree(_folder(graph, precision, processor), ignore_errors=True)
 
 
 def _folder(graph: Path, precision: Precision, processor: str) -> Path:
-    """The folder of a graph's compiled form, made when it is not there; the ones used longest ago make room."""
+    """Return the folder of a graph's compiled form; create it if missing and remove the least recently used ones."""
     import openvino
 
     files = [graph, graph.with_suffix(".bin")]

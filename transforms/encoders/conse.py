@@ -1,8 +1,8 @@
-"""ConSE: placing a picture among sentences by the classes that a classifier sees in it.
+"""ConSE: maps a picture to the space of sentences through the classes predicted by a classifier.
 
 Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings" (2014):
-``f(x) = sum_{k<=T} p_k s_k / sum_{k<=T} p_k`` over the T most probable classes, s = vector of the class's text. No
-training is needed. What the classes don't name can't be found well.
+``f(x) = sum_{k<=T} p_k s_k / sum_{k<=T} p_k`` over the T most probable classes, s = vector of the class's text. It
+needs no training. Things without a class are hard to find.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ TOP = 10
 
 
 def conse(probabilities: NDArray[np.float32], classes: NDArray[np.float32], top: int = TOP) -> NDArray[np.float32]:
-    """Unit vectors in the space of the class texts.
+    """Return unit vectors in the space of the class texts.
 
     Args:
         probabilities: float32 [n, classes], each row a distribution.
-        classes: float32 [classes, dim], one text vector a class.
-        top: T of the formula; of equal probabilities the lower class number is taken first.
+        classes: float32 [classes, dim], the text vector of each class.
+        top: T in the formula; of equal probabilities the lower class number comes first.
 
     Returns:
         float32 [n, dim], rows of length 1.
@@ -38,10 +38,10 @@ def conse(probabilities: NDArray[np.float32], classes: NDArray[np.float32], top:
 
 
 def class_prompt(names: Sequence[str]) -> str:
-    """The sentence whose vector stands for a class with these synonyms.
+    """Return the sentence that represents a class with these synonyms.
 
-    Of nine wordings tried with MiniLM, this one ranked the classes that belong to a general word (dog, fruit, ...)
-    best, without losing a photo: mean average precision .68, against .59 for the bare first name.
+    Of nine wordings tried with MiniLM, this one ranked the classes of a general word (dog, fruit, ...) best, without
+    losing a photo: mean average precision .68, compared with .59 for just the first name.
 
     >>> class_prompt(["tabby", "tabby cat"])
     'a photo of a tabby or tabby cat'

@@ -1,10 +1,10 @@
-"""Which code a custom encoder's vectors depend on, so that a change of it is noticed.
+"""The source code that a custom encoder's vectors depend on, so that changes to it are noticed.
 
-A custom encoder that declares ``REVISION`` says by hand when its vectors change. Without one, the digest of its model
-covers the source of its class: the whole file that holds it, with plain line endings.
+A custom encoder with ``REVISION`` declares by hand when its vectors change. Without one, the digest of its model covers
+the whole source file of its class, with normalised line endings.
 
-Versions before 0.2.0 left the source out. A model that such a version prepared keeps its name and thus its vectors as
-long as its source is the one that the first run of a later version found, which is noted beside the model.
+Versions before 0.2.0 ignored the source. A model prepared by such a version keeps its name and thus its vectors as long
+as its source is the one found by the first run of a later version, which is recorded beside the model.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from cliploom.transforms.encoders.prepare import model_digest
 from cliploom.transforms.store.object_store import ObjectStore
 
 CODE_FILE = "code.json"
-"""Lies in a prepared model's folder: module -> SHA-256 of its source when the model was prepared or first met."""
+"""In a prepared model's folder: module -> SHA-256 of its source when the model was prepared or first found."""
 
 MODELS = "models"
 
 
 def code_of(kind: Family, options: EncoderOptions, *, undeclared: bool = False) -> dict[str, str]:
-    """Return module name -> SHA-256 of the source of a custom encoder; empty for encoders of cliploom.
+    """Return module name -> SHA-256 of the source of a custom encoder; empty for built-in encoders.
 
     Args:
-        kind: the family.
-        options: checked, which name the encoder that this one wraps, if any.
-        undeclared: only of encoders that declare no ``REVISION``.
+        kind: the kind of the encoder.
+        options: the checked options, which name the wrapped encoder, if any.
+        undeclared: whether to include only encoders that declare no ``REVISION``.
     """
     wrapped = kind.wrapped(options)
     chosen = [each for each in (kind, wrapped) if each is not None]
@@ -48,14 +48,14 @@ def code_of(kind: Family, options: EncoderOptions, *, undeclared: bool = False) 
 
 
 def declares_revision(kind: Family) -> bool:
-    """Return whether ``REVISION`` stands in a custom encoder's class, or in a custom class that it extends."""
+    """Return whether a custom encoder's class, or a custom base class of it, declares ``REVISION``."""
     return any("REVISION" in vars(each) for each in type(kind).__mro__ if _is_custom(each))
 
 
 def code_in_digest(objects: ObjectStore, kind: Family, options: EncoderOptions, text_digest: str) -> dict[str, str]:
     """Return the code that the digest of an encoder's model covers.
 
-    None for a model that an earlier version prepared, while its code is as it was found first.
+    None for a model prepared by an earlier version, as long as its code is as first found.
     """
     code = code_of(kind, options, undeclared=True)
     if not code:
@@ -67,10 +67,10 @@ def code_in_digest(objects: ObjectStore, kind: Family, options: EncoderOptions, 
 
 
 def noted_code(objects: ObjectStore, digest: str, code: dict[str, str]) -> dict[str, str]:
-    """Return the code that is noted beside a prepared model; ``code`` is noted where none is.
+    """Return the code recorded beside a prepared model; record ``code`` if there is none.
 
     Raises:
-        StoreError: when the note is damaged.
+        StoreError: the record is damaged.
     """
     path = f"{MODELS}/{digest}/{CODE_FILE}"
     if objects.put_new(path, (json.dumps(code, indent=1, sort_keys=True) + "\n").encode()):
@@ -88,7 +88,7 @@ def changed_code(noted: dict[str, str], code: dict[str, str]) -> list[str]:
 
 
 def _custom_modules(kind: type[Family]) -> Iterator[str]:
-    """Modules of a class, of the classes that it extends, and of its options, without those of cliploom."""
+    """Yield the modules of a class, of its base classes, and of its options, excluding cliploom's."""
     for each in (*kind.__mro__, *kind.Options.__mro__):
         if _is_custom(each):
             yield each.__module__
@@ -100,7 +100,7 @@ def _is_custom(kind: type) -> bool:
 
 
 def _source(module: str) -> bytes | None:
-    """Source of a module with plain line endings; the bytes of a compiled one; None where there is no file."""
+    """Return the source of a module with normalised line endings; the bytes of a compiled one; None without a file."""
     found = sys.modules.get(module)
     try:
         name = inspect.getsourcefile(found) or inspect.getfile(found) if found is not None else None

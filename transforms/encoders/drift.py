@@ -1,4 +1,4 @@
-"""What another processor makes of a quantised model: vectors of fixed inputs, kept with the model, computed again."""
+"""Detects that a quantised model gives other vectors on another processor, from stored vectors of fixed inputs."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def check_inputs(card: ModelCard) -> Sequence[Any]:
 
 
 def write_check(folder: Path, card: ModelCard, encoder: Encoder) -> None:
-    """Keep the vectors of the fixed inputs beside a model, as this processor computes them."""
+    """Store the vectors of the fixed inputs, computed on this processor, beside a model."""
     np.savez(folder / CHECK_FILE, **_vectors(card, encoder))  # type: ignore[arg-type]
 
 
 def measure_drift(folder: Path, card: ModelCard, encoder: Encoder) -> float | None:
-    """Return the smallest cosine between this processor's vectors of the fixed inputs and the kept ones.
+    """Return the smallest cosine between this processor's vectors of the fixed inputs and the stored ones.
 
     Args:
-        folder: of a prepared model.
-        card: of it.
-        encoder: opened.
+        folder: the folder of a prepared model.
+        card: the card of the model.
+        encoder: the opened encoder.
 
     Returns:
-        None for a model that is not quantised, or keeps no vectors.
+        None for a model that is not quantised, or has no stored vectors.
     """
     if card.precision not in QUANTISED or not (folder / CHECK_FILE).exists():
         return None

@@ -1,4 +1,4 @@
-"""How a quantised model's vectors compare with float32's, and the gate that refuses a model that differs too much."""
+"""Compares a quantised model's vectors with float32's, and rejects models that differ too much."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def output_figures(
     """Compare the vectors of one output.
 
     Args:
-        before: float32's, [n, dim], of all samples.
-        after: the quantised model's, [n, dim].
-        held_back: places of the samples that the figures are of.
-        scores: the vectors are one score a class.
+        before: the float32 vectors of all samples, [n, dim].
+        after: the vectors of the quantised model, [n, dim].
+        held_back: the positions of the samples to measure on.
+        scores: whether the vectors are one score per class.
     """
     a, b = (values.astype(np.float64) for values in (before, after))
     chosen = np.asarray(held_back, np.int64)
@@ -44,7 +44,7 @@ def _rounded(value: float) -> float:
 
 
 def row_cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosines of the rows of two arrays [n, dim]; two zero rows agree, a value that is not finite agrees with nothing.
+    """Return cosines of the rows of two arrays [n, dim]; two zero rows agree, values that are not finite never do.
 
     >>> row_cosines(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [0.6, 1.0]
@@ -58,15 +58,15 @@ def row_cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.fl
 def neighbour_recall(
     a: NDArray[np.float64], b: NDArray[np.float64], queries: NDArray[np.int64], k: int = NEIGHBOURS
 ) -> float:
-    """Share of the ``k`` nearest rows by cosine in ``a`` that are among the ``k`` nearest in ``b``, without themselves.
+    """Return the share of the ``k`` nearest rows by cosine in ``a`` that are among the ``k`` nearest in ``b``.
 
-    Rows of ``a`` that are as near as the k-th one count as right, too: equal pictures have no order.
+    A row itself is excluded. Rows of ``a`` that tie with the k-th one count as correct: equal pictures have no order.
 
     Args:
-        a: [n, dim], the truth.
-        b: [n, dim], of the same n samples; queries and stored rows are both of ``b``.
-        queries: places of the rows that are asked for.
-        k: less than n.
+        a: the true vectors, [n, dim].
+        b: the vectors of the same n samples, [n, dim]; queries and stored rows are both from ``b``.
+        queries: the positions of the query rows.
+        k: the number of neighbours, less than n.
     """
     a, b = (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-30) for values in (a, b))
     found = 0.0
@@ -82,16 +82,16 @@ def neighbour_recall(
 
 
 def check_figures(name: str, card: ModelCard, agreement: AgreementSpec, outputs: Collection[str] | None = None) -> None:
-    """Refuse a quantised model that agrees too little with float32, or is not faster.
+    """Reject a quantised model that agrees too little with float32, or is not faster.
 
     Args:
-        name: of the encoder in the spec, or its kind, for the message.
-        card: of the model; nothing is asked of one without figures.
-        agreement: what the spec asks for.
-        outputs: that are used; all by default. Of scores (one a class) only the figures are kept.
+        name: the name of the encoder in the spec, or its kind, for the message.
+        card: the card of the model; one without figures is accepted.
+        agreement: the limits in the spec.
+        outputs: the outputs in use; all by default. Outputs of scores (one per class) are not checked.
 
     Raises:
-        CliploomError: with all figures and what to do.
+        CliploomError: the limits are not met; the message has all figures and the fix.
     """
     figures = card.figures
     if figures is None:
@@ -126,7 +126,7 @@ def _instead(card: ModelCard, figures: PrecisionFigures, limits: Mapping[str, fl
 
 
 def accepting(used: Mapping[str, OutputFigures], figures: PrecisionFigures, limits: Mapping[str, float]) -> str:
-    """The line of YAML with limits that these figures pass, rounded down."""
+    """Return a line of YAML with limits that these figures meet, rounded down."""
     values = {
         "p5": min((found.p5 for found in used.values()), default=1.0),
         "recall": min((found.recall for found in used.values() if found.recall is not None), default=1.0),
@@ -137,7 +137,7 @@ def accepting(used: Mapping[str, OutputFigures], figures: PrecisionFigures, limi
 
 
 def figures_text(figures: PrecisionFigures) -> str:
-    """The figures in one line."""
+    """Return the figures in one line."""
     said = []
     for output, found in figures.outputs.items():
         parts = [f"cosine mean {found.mean:.4f}, p5 {found.p5:.4f}, min {found.least:.4f}"]

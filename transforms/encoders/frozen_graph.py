@@ -14,18 +14,18 @@ from cliploom.transforms.encoders.weights import beside, sha256_of
 
 
 class FrozenGraph(PixelFamily):
-    """A `.pb` file from a tensor to feed to tensors to keep, converted once by OpenVINO; one item at a time."""
+    """A `.pb` file, from an input tensor to output tensors, converted once by OpenVINO; one item at a time."""
 
     kind = "frozen_graph"
     Options: ClassVar[type[EncoderOptions]] = FrozenGraphOptions
 
     def located(self, options: FrozenGraphOptions, base: Path) -> FrozenGraphOptions:
-        """Paths of the files from the spec's folder."""
+        """Return the paths of the files from the spec's folder."""
         golden = None if options.golden is None else beside(base, options.golden)
         return options.model_copy(update={"model": beside(base, options.model), "golden": golden})
 
     def fingerprint(self, options: FrozenGraphOptions) -> dict[str, str]:
-        """Hash of the file."""
+        """Return the hash of the file."""
         path = Path(options.model).expanduser()
         if not path.is_file():
             raise CliploomError(f"There is no frozen graph '{options.model}'; give the path of its .pb file.")
@@ -76,10 +76,10 @@ class FrozenGraph(PixelFamily):
 
 
 def _tensor(name: str, nodes: dict[str, Any], model: str) -> str:
-    """The full name of a tensor, ``node:0``.
+    """Return the full name of a tensor, ``node:0``.
 
     Raises:
-        CliploomError: when the graph has no such node, with the nearest that it has.
+        CliploomError: the graph has no such node; the message has the nearest one.
     """
     node, _, place = name.partition(":")
     if node not in nodes or not (place or "0").isdigit():
@@ -88,7 +88,7 @@ def _tensor(name: str, nodes: dict[str, Any], model: str) -> str:
 
 
 def _element_type(node: Any) -> Any:
-    """Element type of a node's output: whole numbers from decoders of pictures, else what the node says, or float."""
+    """Return the element type of a node's output: integers for picture decoders, else the node's type, or float."""
     import openvino as ov
 
     types = {1: ov.Type.f32, 2: ov.Type.f64, 3: ov.Type.i32, 4: ov.Type.u8, 9: ov.Type.i64, 19: ov.Type.f16}

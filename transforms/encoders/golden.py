@@ -1,4 +1,4 @@
-"""Items that a prepared model is measured with, and golden vectors that a user gives."""
+"""Items to measure a prepared model with, and golden vectors given by the user."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ MOST_BYTES = 1 << 30
 
 
 def golden_items(given: OnnxInput) -> NDArray[np.uint8]:
-    """Different pictures or clips without any file, uint8 [n, (T,) H, W, 3]."""
+    """Return distinct synthetic pictures or clips, uint8 [n, (T,) H, W, 3]."""
     return golden_pictures(given.height, given.width, given.frames)
 
 
 def laid_out(items: NDArray[np.uint8], given: OnnxInput) -> NDArray[np.float32]:
-    """Pixels as a file takes them, float32 [n, ...] with the file's axes, a batch's left out."""
+    """Return the pixels in the layout of a file, float32 [n, ...] with the file's axes, except the batch."""
     channels_last = "thwc" if given.frames else "hwc"
     order = [channels_last.index(axis) for axis in given.layout.removeprefix("n")]
     offset, scale = np.array(given.offset), np.array(given.scale)
-    # one by one: clips in float64 would take more memory than the model
+    # one by one: clips in float64 would need more memory than the model
     values = [((item - offset) / scale).astype(np.float32).transpose(order) for item in items]
     return np.stack(values)
 
 
 def pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32]:
-    """One item's value as the file gives it, [c, h, w] or [dim], as a vector."""
+    """Return the value of one item, [c, h, w] or [dim] in the file's layout, as a vector."""
     if output.pool != "mean":
         return value.reshape(-1)
     axis = output.channel_axis - 1 if output.channel_axis > 0 else output.channel_axis
@@ -42,13 +42,13 @@ def pooled(value: NDArray[np.float32], output: OnnxOutput) -> NDArray[np.float32
 
 @dataclass(frozen=True)
 class Expected:
-    """What the original gives.
+    """The results of the original.
 
     Attributes:
         items: uint8 [n, (T,) H, W, 3].
         vectors: float32 [n, dim] by output name.
-        sentences: for the text tower.
-        text: float32 [n, dim], or None.
+        sentences: the sentences for the text tower.
+        text: their vectors, float32 [n, dim], or None.
     """
 
     items: NDArray[np.uint8]
@@ -61,12 +61,12 @@ def read_golden(path: Path, outputs: tuple[str, ...]) -> Expected:
     """Read an ``.npz`` of golden vectors.
 
     Args:
-        path: of the file: ``items``, uint8; each output's vectors by its name, float32; for a text tower ``sentences``,
-            strings, and ``text``, float32.
-        outputs: names of the encoder's outputs; those that are missing are not compared.
+        path: the path of the file: ``items``, uint8; each output's vectors by its name, float32; for a text tower
+            ``sentences``, strings, and ``text``, float32.
+        outputs: the names of the encoder's outputs; those that the file lacks are not compared.
 
     Raises:
-        CliploomError: when it can't be read, or holds something else.
+        CliploomError: the file cannot be read, or has other content.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -80,15 +80,15 @@ def read_golden(path: Path, outputs: tuple[str, ...]) -> Expected:
     pairs += [(values[name], values.get("sentences")) for name in ("text",) if name in values]
     fits = bool(vectors) and "items" in values and values["items"].dtype == np.uint8
     if not fits or not all(_beside(vector, items) for vector, items in pairs):
-        held = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in values.items())
+        listed = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in values.items())
         raise CliploomError(
             f"The golden file '{path}' must hold items (uint8), float vectors [n, dim] for {', '.join(outputs)}, and "
-            f"for a text tower sentences and text; it holds {held or 'none of these'}."
+            f"for a text tower sentences and text; it holds {listed or 'none of these'}."
         )
     sentences = tuple(str(each) for each in values.get("sentences", ()))
     return Expected(values["items"], vectors, sentences, values.get("text"))
 
 
 def _beside(vectors: NDArray[Any], items: NDArray[Any] | None) -> bool:
-    """Whether there is a float vector an item."""
+    """Return whether there is one float vector per item."""
     return items is not None and vectors.ndim == 2 and vectors.dtype.kind == "f" and len(vectors) == len(items)

@@ -1,4 +1,4 @@
-"""An encoder of pictures or clips that is an OpenVINO graph from uint8 pixels to vectors."""
+"""An encoder of pictures or clips based on an OpenVINO graph from uint8 pixels to vectors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GraphEncoder:
     """Runs ``model.xml`` of a prepared folder.
 
     The graph takes uint8 [batch, H, W, 3] or [batch, T, H, W, 3]. Its batch size is fixed, so that an item is computed
-    by the same kernels whatever its neighbours; a batch that is not full is filled up with black.
+    by the same kernels whatever its neighbours; incomplete batches are padded with black.
     """
 
     def __init__(self, folder: Path, card: ModelCard, threads: int) -> None:
@@ -59,7 +59,7 @@ class GraphEncoder:
 
 
 def finite_row(row: Row) -> Row | EncodeError:
-    """The row with vectors of its own memory, or an error when a value is not finite."""
+    """Return the row with vectors in memory of its own, or an error if a value is not finite."""
     for name, vector in row.items():
         if not np.isfinite(vector).all():
             bad = int(np.flatnonzero(~np.isfinite(vector))[0])

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class EncoderHandler(ModelHandler):  # type: ignore[misc]
-    """Loads a prepared folder once a process and encodes batches.
+    """Loads a prepared folder once per process and encodes batches.
 
     A prediction is a row (float32 [dim] by output name) or the ``EncodeError`` of that item; one item never fails its
-    batch. ``inference_args`` may hold an ``EncodeReport`` under ``report``.
+    batch. ``inference_args`` may have an ``EncodeReport`` under ``report``.
     """
 
     def __init__(self, folder: Path, threads: int = 1, max_batch_size: int = 32) -> None:
-        """Describe the model; nothing is opened before ``load_model``.
+        """Store the settings; ``load_model`` opens the model.
 
         Args:
-            folder: a prepared folder on the worker's disk.
-            threads: worker threads of a process.
-            max_batch_size: items in a batch that RunInference makes.
+            folder: the prepared folder on the worker's disk.
+            threads: the number of worker threads per process.
+            max_batch_size: the maximum batch size for RunInference.
         """
         super().__init__(max_batch_size=max_batch_size)
         self._folder = folder
@@ -47,9 +47,9 @@ class EncoderHandler(ModelHandler):  # type: ignore[misc]
         return as_results(model.encode(batch, (inference_args or {}).get("report")), len(batch))
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
-        """Bytes of pixels or characters."""
+        """Return the number of bytes of pixels or characters."""
         return sum(item.nbytes if hasattr(item, "nbytes") else len(item) for item in batch)
 
     def get_metrics_namespace(self) -> str:
-        """Namespace of RunInference's counters."""
+        """Return the namespace of RunInference's counters."""
         return "cliploom_encoder"

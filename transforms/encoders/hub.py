@@ -1,4 +1,4 @@
-"""Model folders by name: the Hugging Face cache first, then the hub."""
+"""Model folders by name: from the Hugging Face cache, else downloaded from the hub."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cliploom.schemas.errors import CliploomError
 def hub_folder(
     what: str, name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str] = ()
 ) -> Path:
-    """Local folder of a model on the hub, fetched when the cache does not have it.
+    """Return the local folder of a model on the hub; download it if the cache does not have it.
 
     Args:
         what: the kind of model, for the message.
         name: ``owner/model``.
-        revision: commit or tag.
-        patterns: files to fetch.
-        ignored: files to leave out although a pattern names them.
+        revision: the commit or tag.
+        patterns: the patterns of files to download.
+        ignored: the patterns of files to skip nevertheless.
 
     Raises:
-        CliploomError: when the hub does not give it.
+        CliploomError: the hub does not provide it.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -39,6 +39,5 @@ def hub_folder(
         except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     raise CliploomError(
-        f"The {what} model '{name}' is neither a folder nor to be had from the hub ({reason.rstrip('.')}); "
-        "give a folder."
+        f"The {what} model '{name}' is neither a folder nor available on the hub ({reason.rstrip('.')}); give a folder."
     )

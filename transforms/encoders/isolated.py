@@ -1,4 +1,4 @@
-"""Runs a function in a process of its own: PyTorch and TensorFlow in one process abort, and memory comes back."""
+"""Runs a function in a separate process: PyTorch and TensorFlow crash in one process, and its memory is freed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def run_isolated(target: str, what: str, **arguments: Any) -> Any:
     """Call a function in a fresh Python process.
 
     Args:
-        target: ``module:function``.
-        what: what is being done, for the message when the process dies.
-        arguments: of the function; JSON values.
+        target: the function, as ``module:function``.
+        what: a description of the work, for the message if the process crashes.
+        arguments: the arguments of the function, as JSON values.
 
     Returns:
-        What the function returns, a JSON value.
+        The result of the function, a JSON value.
 
     Raises:
-        CliploomError: with the sentence of the function's own error, or when the process ends without an answer.
+        CliploomError: the function raised an error, whose message is kept, or the process crashed.
 
     >>> run_isolated("math:hypot", "A test")
     0.0
@@ -54,7 +54,7 @@ def run_isolated(target: str, what: str, **arguments: Any) -> Any:
 
 
 def main(arguments: list[str]) -> None:
-    """Call the function that the arguments name, and write its value or its error's sentence."""
+    """Call the function named in the arguments, and write its result or its error message."""
     target, answer = arguments
     module, _, function = target.partition(":")
     values = json.load(sys.stdin)

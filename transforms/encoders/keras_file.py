@@ -1,4 +1,4 @@
-"""Keras files as encoders of pictures or clips: exported once in a process of its own, then as a SavedModel."""
+"""Keras files as encoders of pictures or clips: exported once in a separate process, then used as a SavedModel."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _ENDINGS = (".keras", ".h5", ".hdf5")
 
 
 class KerasFile(PixelFamily):
-    """A `.keras` or `.h5` file; preparing it needs `cliploom[tensorflow]`, workers don't. Code in it is refused."""
+    """A `.keras` or `.h5` file; preparing it needs `cliploom[tensorflow]`. Files with code are rejected."""
 
     kind = "keras"
     Options: ClassVar[type[EncoderOptions]] = KerasOptions
 
     def located(self, options: KerasOptions, base: Path) -> KerasOptions:
-        """The path of the file from the spec's folder."""
+        """Return the path of the file from the spec's folder."""
         return options.model_copy(update={"model": beside(base, options.model)})
 
     def fingerprint(self, options: KerasOptions) -> dict[str, str]:
-        """Hash of the file."""
+        """Return the hash of the file."""
         path = Path(options.model).expanduser()
         if not path.is_file():
             hint = "; a folder is a SavedModel, use kind: saved_model" if path.is_dir() else "; give its path"
             raise CliploomError(f"There is no Keras file '{options.model}'{hint}.")
         if path.suffix not in _ENDINGS:
-            raise CliploomError(f"'{options.model}' does not end in .keras or .h5, so it is no Keras file; rename it.")
+            raise CliploomError(f"'{options.model}' does not end in .keras or .h5, and is not a Keras file; rename it.")
         return {"model": sha256_of(path)}
 
     def prepare(self, options: KerasOptions, folder: Path, text: PreparedText | None) -> ModelCard:
         """Export and convert the model; see ``Family.prepare``.
 
         Raises:
-            MissingExtraError: without TensorFlow.
+            MissingExtraError: TensorFlow is not installed.
         """
         from cliploom.transforms.encoders.measuring import measured
         from cliploom.transforms.encoders.saved_model import write_pixels

@@ -1,14 +1,14 @@
-"""Hashes of model files that were computed before, so that a plan reads gigabytes of weights once, not each night.
+"""Cached hashes of model files, so that gigabytes of weights are read once and not for every plan.
 
-The file ``models/.known-hashes.json`` of a store (of this machine's cache, for a store in a bucket) holds two things:
+The file ``models/.known-hashes.json`` of a store (of this machine's cache, for a store in a bucket) has two tables:
 
-* ``files``: by absolute path, what ``stat`` said of a file and what its content gave. A file whose size, times of
-  change, inode or device are others is read again. A file that was changed less than two seconds before it was read is
-  not kept: a change right afterwards might leave all of that as it was (as in git's index).
-* ``models``: by kind and options, the fingerprint of an encoder and the files that it came from. When all of these are
-  gone, a store that holds the prepared model goes on with it.
+* ``files``: by absolute path, the ``stat`` values of a file and a hash of its content. A file whose size, modification
+  or change time, inode or device differ is read again. A file that was changed less than two seconds before it was read
+  is not cached: a change right afterwards might leave all of these values unchanged (as in git's index).
+* ``models``: by kind and options, the fingerprint of an encoder and the files that it came from. If all of these are
+  deleted, a store that has the prepared model keeps using it.
 
-Whatever is wrong with the file, hashes are computed again; what it says is never needed.
+If the file is damaged, hashes are computed again; it is never required.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from cliploom.schemas.digests import digest_of
 
 KNOWN_FILE = ".known-hashes.json"
 RACY_S = 2.0
-"""Clocks of file systems tick this slowly."""
+"""Coarsest resolution of file system clocks."""
 MOST_FILES = 20_000
 _MOST_BYTES = 64 << 20
 _VERSION = 1
 
 
 class KnownHashes:
-    """What is known of model files; for one thread.
+    """Cached hashes of model files. Not thread-safe.
 
     Args:
-        folder: that holds the file; it may not be there yet.
+        folder: the folder of the file; it need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,12 +47,12 @@ class KnownHashes:
         self._used: list[str] = []
 
     def get(self, path: Path, what: str, compute: Callable[[], Any]) -> Any:
-        """What a file's content gives, a JSON value, computed when the file may have changed.
+        """Return a JSON value computed from a file's content; from the cache if the file did not change.
 
         Args:
-            path: of the file; what can't be looked at is left to ``compute``, which says why.
-            what: is computed; several things may be kept of one file.
-            compute: reads the file.
+            path: the path of the file; if it is inaccessible, ``compute`` raises the error.
+            what: the name of the value; a file may have several.
+            compute: a function that reads the file.
         """
         key = f"{what}:{os.path.abspath(path)}"
         self._used.append(os.path.abspath(path))
@@ -70,7 +70,7 @@ class KnownHashes:
     def fingerprint(
         self, kind: str, options: Mapping[str, Any], compute: Callable[[], dict[str, str]]
     ) -> dict[str, str]:
-        """The fingerprint of an encoder, whose files are kept with it."""
+        """Return the fingerprint of an encoder, and store its files with it."""
         self._used.clear()
         found = compute()
         entry = {"fingerprint": found, "files": sorted(set(self._used))}
@@ -81,14 +81,14 @@ class KnownHashes:
         return found
 
     def of_vanished(self, kind: str, options: Mapping[str, Any]) -> tuple[dict[str, str], list[str]] | None:
-        """The fingerprint that an encoder had, and its files, when none of these is there any more; else None."""
+        """Return the stored fingerprint and files of an encoder if none of its files exists any more; else None."""
         entry = self._models.get(_key(kind, options))
         if entry is None or any(os.path.lexists(name) for name in entry["files"]):
             return None
         return dict(entry["fingerprint"]), list(entry["files"])
 
     def save(self) -> None:
-        """Write the file, if there is something new; a folder that can't be written to is left alone."""
+        """Write the file if there is something new; a folder that is not writable is ignored."""
         if not self._changed:
             return
         files = dict(list(self._files.items())[-MOST_FILES:])
@@ -111,10 +111,10 @@ _KNOWN: ContextVar[KnownHashes | None] = ContextVar("known_hashes", default=None
 
 @contextlib.contextmanager
 def known_hashes(folder: Path) -> Iterator[KnownHashes]:
-    """Within the context, hashes of model files come from, and go to, a folder's file.
+    """Use the cache of a folder for all hashes of model files within the context.
 
     Args:
-        folder: of prepared models.
+        folder: the folder of prepared models.
     """
     known = KnownHashes(folder)
     token = _KNOWN.set(known)
@@ -126,7 +126,7 @@ def known_hashes(folder: Path) -> Iterator[KnownHashes]:
 
 
 def known(path: Path, what: str, compute: Callable[[], Any]) -> Any:
-    """What a file's content gives; see ``KnownHashes.get``. Outside of ``known_hashes`` it is computed each time."""
+    """Return a cached value; see ``KnownHashes.get``. Outside ``known_hashes`` it is computed each time."""
     found = _KNOWN.get()
     return compute() if found is None else found.get(path, what, compute)
 
@@ -136,7 +136,7 @@ def _key(kind: str, options: Mapping[str, Any]) -> str:
 
 
 def _state(path: Path) -> list[int] | None:
-    """Size, time of change of content and of the file, inode, device; None where there is no file."""
+    """Return size, modification and change time, inode and device; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -145,7 +145,7 @@ def _state(path: Path) -> list[int] | None:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both tables of the file; empty ones where it is missing, damaged or another program's."""
+    """Return both tables of the file; empty if it is missing, damaged or of another format."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             return {}, {}

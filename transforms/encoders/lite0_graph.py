@@ -1,7 +1,7 @@
 """The EfficientNet-Lite0 network as an OpenVINO graph, from the tensors of its PyTorch port.
 
 Architecture: Tan and Le, "EfficientNet" (2019), in the lite form: ReLU6, no squeeze-and-excitation, fixed stem, head.
-Padding is TensorFlow's SAME: where a stride of 2 meets an even size, the odd pixel is added after the picture.
+Padding is TensorFlow's SAME: for a stride of 2 and an even size, the extra pixel is added at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class _Stage:
-    """Blocks of one width; the first has the stride."""
+    """Blocks of one width; only the first has the stride."""
 
     repeats: int
     kernel: int
@@ -54,15 +54,15 @@ def lite0_graph(tensors: Tensors, batch: int, classes: NDArray[np.float32] | Non
 
     Args:
         tensors: the state dict: convolutions [out, in, k, k], batch norms, ``_fc``.
-        batch: fixed number of pictures in a run.
-        classes: float32 [1000, dim] text vectors of the classes, for the ConSE output ``semantic``.
+        batch: the fixed number of pictures per run.
+        classes: float32 [1000, dim], text vectors of the classes, for the ConSE output ``semantic``.
 
     Returns:
-        uint8 [batch, 224, 224, 3] RGB to ``pooled`` [batch, 1280], ``probs`` [batch, 1000] and, with ``classes``,
-        ``semantic`` [batch, dim] of length 1.
+        A graph from uint8 [batch, 224, 224, 3] RGB to ``pooled`` [batch, 1280], ``probs`` [batch, 1000] and, with
+        ``classes``, ``semantic`` [batch, dim] of length 1.
 
     Raises:
-        KeyError: when a tensor is missing.
+        KeyError: a tensor is missing.
     """
     pixels = op.parameter([batch, SIZE, SIZE, 3], np.uint8, name="pixels")
     x = op.transpose(op.convert(pixels, "f32"), [0, 3, 1, 2])
@@ -93,7 +93,7 @@ def lite0_graph(tensors: Tensors, batch: int, classes: NDArray[np.float32] | Non
 def _conv(
     x: Any, tensors: Tensors, weight: str, norm: str, kernel: int = 1, stride: int = 1, *, depthwise: bool = False
 ) -> Any:
-    """Convolution with SAME padding for even sizes, its batch norm folded in (in float64)."""
+    """Return a convolution with SAME padding for even sizes and its batch norm folded in (in float64)."""
     gamma, beta, mean, variance = (
         tensors[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
     )
@@ -114,7 +114,7 @@ def _relu6(x: Any) -> Any:
 
 
 def _conse(probs: Any, classes: NDArray[np.float32]) -> Any:
-    """The formula of ``conse.conse``; the division by the sum is left to the normalisation."""
+    """Return the formula of ``conse.conse``; normalisation makes the division by the sum unnecessary."""
     top = op.topk(probs, np.int32(TOP), 1, "max", "value", "i32", stable=True)
     vectors = op.gather(op.constant(classes), top.output(1), np.int32(0))
     mixed = op.reduce_sum(op.multiply(op.unsqueeze(top.output(0), np.int32(2)), vectors), [1], False)

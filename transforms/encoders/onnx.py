@@ -16,13 +16,13 @@ from cliploom.transforms.encoders.weights import beside, sha256_of
 
 
 class Onnx(PixelFamily):
-    """Outputs as the spec names them."""
+    """The outputs declared in the spec."""
 
     kind = "onnx"
     Options: ClassVar[type[EncoderOptions]] = OnnxOptions
 
     def located(self, options: OnnxOptions, base: Path) -> OnnxOptions:
-        """Paths of the files from the spec's folder."""
+        """Return the paths of the files from the spec's folder."""
         text = options.text
         if text is not None:
             text = text.model_copy(
@@ -31,7 +31,7 @@ class Onnx(PixelFamily):
         return options.model_copy(update={"model": beside(base, options.model), "text": text})
 
     def fingerprint(self, options: OnnxOptions) -> dict[str, str]:
-        """Hashes of the files, those with external weights (``model.onnx.data``, ``model.onnx_data``) among them."""
+        """Return the hashes of the files, including external weights (``model.onnx.data``, ``model.onnx_data``)."""
         hashes = _hashes("image", options.model)
         if options.text is not None:
             hashes |= _hashes("text", options.text.model)
@@ -39,12 +39,12 @@ class Onnx(PixelFamily):
         return hashes
 
     def foreign_bytes(self, options: OnnxOptions) -> int:
-        """Of all files, those with external weights among them."""
+        """Return the bytes of all files, including external weights."""
         models = [options.model] if options.text is None else [options.model, options.text.model]
         return sum(path.stat().st_size for model in models for path in _files(model))
 
     def prepare(self, options: OnnxOptions, folder: Path, text: PreparedText | None) -> ModelCard:
-        """Put the preprocessing into the graph; see ``Family.prepare``."""
+        """Add the preprocessing to the graph; see ``Family.prepare``."""
         from cliploom.transforms.encoders.agreement import agreement
         from cliploom.transforms.encoders.graph import GRAPH_FILE
         from cliploom.transforms.encoders.onnx_graph import image_graph, read_onnx
@@ -68,7 +68,7 @@ def _hashes(role: str, model: str) -> dict[str, str]:
 
 
 def _files(model: str) -> list[Path]:
-    """The file, and those beside it whose names begin with its."""
+    """Return the file, and those in its folder whose names begin with its name."""
     path = Path(model).expanduser()
     if not path.is_file():
         raise CliploomError(f"There is no ONNX file '{model}'; give its path.")
@@ -76,7 +76,7 @@ def _files(model: str) -> list[Path]:
 
 
 def _text_tower(options: OnnxOptions, text: OnnxText, output: str, folder: Path, dims: dict[str, int]) -> str:
-    """Write graph, tokenizer and settings of the text tower; gives its name for the card."""
+    """Write graph, tokenizer and settings of the text tower; return its name for the card."""
     from cliploom.transforms.encoders.onnx_graph import read_onnx
     from cliploom.transforms.encoders.runtime import save_graph
     from cliploom.transforms.encoders.text import (

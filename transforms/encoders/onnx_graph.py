@@ -1,4 +1,4 @@
-"""Files of pictures or clips (ONNX, TensorFlow) as OpenVINO graphs from uint8 pixels to vectors."""
+"""Converts files of pictures or clips (ONNX, TensorFlow) to OpenVINO graphs from uint8 pixels to vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_onnx(path: Path) -> ov.Model:
     """Read an ONNX file.
 
     Raises:
-        CliploomError: when it can't be.
+        CliploomError: the file cannot be read.
     """
     try:
         return ov.Core().read_model(path)
@@ -28,17 +28,17 @@ def read_onnx(path: Path) -> ov.Model:
 
 
 def image_graph(model: ov.Model, options: PixelOptions) -> tuple[ov.Model, dict[str, int]]:
-    """Put preprocessing before, and pooling after, the graph of a file.
+    """Add preprocessing before, and pooling after, the graph of a file.
 
     Args:
-        model: as read; changed in place.
-        options: what the spec says of it.
+        model: the model as read; modified in place.
+        options: the options in the spec.
 
     Returns:
-        uint8 [batch, (T,) H, W, 3] to float32 [batch, dim] by output name, and each dim.
+        A graph from uint8 [batch, (T,) H, W, 3] to float32 [batch, dim] by output name, and each dim.
 
     Raises:
-        CliploomError: when inputs or outputs are not as the spec says.
+        CliploomError: inputs or outputs differ from the spec.
     """
     port = input_port(model, options)
     shape = input_shape(port, options)
@@ -73,10 +73,10 @@ def image_graph(model: ov.Model, options: PixelOptions) -> tuple[ov.Model, dict[
 
 
 def input_port(model: ov.Model, options: PixelOptions) -> ov.Output:
-    """The one input of a file.
+    """Return the one input of a file.
 
     Raises:
-        CliploomError: when it has others, or not the one that the spec names.
+        CliploomError: it has several, or not the one named in the spec.
     """
     wanted = options.input.node
     found = [port for port in model.inputs if wanted is None or wanted in port.get_names()]
@@ -89,7 +89,7 @@ def input_port(model: ov.Model, options: PixelOptions) -> ov.Output:
 
 
 def input_shape(port: ov.Output, options: PixelOptions) -> list[int]:
-    """The shape to run the file with, checked against what the file fixes."""
+    """Return the shape to run the file with, checked against fixed sizes in the file."""
     sizes = {"h": options.input.height, "w": options.input.width, "c": 3, "t": options.input.frames}
     shape = port.partial_shape
     layout = options.input.layout
@@ -105,10 +105,10 @@ def input_shape(port: ov.Output, options: PixelOptions) -> list[int]:
 
 
 def check_values(kind: ov.Type, options: PixelOptions) -> None:
-    """Refuse values between whole numbers for a file that takes whole numbers.
+    """Reject fractional values for a file with integer input.
 
     Raises:
-        CliploomError: naming the keys to set.
+        CliploomError: the values are fractional; the message names the keys to set.
     """
     given = options.input
     if kind.is_integral() and not all(value == int(value) for value in (*given.offset, *(1 / s for s in given.scale))):
@@ -118,7 +118,7 @@ def check_values(kind: ov.Type, options: PixelOptions) -> None:
 
 
 def _vectors(port: ov.Output, output: OnnxOutput, name: str, batch: int) -> Any:
-    """Float32 [batch, dim] of an output."""
+    """Return an output as float32 [batch, dim]."""
     shape = port.get_partial_shape()
     if shape.is_dynamic or len(shape) < 2:
         raise CliploomError(f"The output '{output.node}' has the shape {shape}, which is not fixed [batch, ...].")
@@ -133,13 +133,13 @@ def _vectors(port: ov.Output, output: OnnxOutput, name: str, batch: int) -> Any:
         channel = output.channel_axis % len(sizes)
         if channel == 0 or not -len(sizes) <= output.channel_axis < len(sizes):
             raise CliploomError(
-                f"outputs.{name}.channel_axis {output.channel_axis} is no axis of {sizes} besides the batch."
+                f"outputs.{name}.channel_axis {output.channel_axis} is not an axis of {sizes} besides the batch."
             )
         others = [axis for axis in range(1, len(sizes)) if axis != channel]
         return op.reduce_mean(value, np.array(others, np.int64), False) if others else value
     if output.pool == "none" and max(sizes[1:]) != int(np.prod(sizes[1:])):
         raise CliploomError(
-            f"The output '{output.node}' has the shape {sizes}, so it is no vector; add pool: mean to outputs.{name}, "
+            f"The output '{output.node}' has the shape {sizes}, not a vector; add pool: mean to outputs.{name}, "
             "or pool: flatten."
         )
     return op.reshape(value, np.array([sizes[0], -1], np.int64), False)

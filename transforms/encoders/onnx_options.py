@@ -1,4 +1,4 @@
-"""What a spec says of an ONNX file: its input, its outputs, its text tower."""
+"""The options of an ONNX file in a spec: its input, its outputs, its text tower."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cliploom.transforms.encoders.base import EncoderOptions
 
 
 def _per_channel(value: Any) -> Any:
-    """One number stands for all three channels."""
+    """Repeat a single number for all three channels."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (float(value),) * 3
     return tuple(value) if isinstance(value, list) else value
@@ -44,22 +44,22 @@ class Part(BaseModel):
 
 
 class OnnxInput(Part):
-    """The picture or clip that the file takes.
+    """The picture or clip that the file takes as input.
 
     Attributes:
-        layout: order of the axes, n batch, t time, c channels, h height, w width; with t the encoder takes clips,
+        layout: the order of the axes, n batch, t time, c channels, h height, w width; with t the encoder takes clips,
             without n the file takes one picture.
-        node: name of the input, when the file has several.
+        node: the name of the input, if the file has several.
         frames: T of a clip.
-        width, height: of the picture that the file takes.
-        fit: ``crop``: scale so that the short side is ``min(width, height) / crop`` and cut the centre; ``squash``:
-            scale to the size whatever the aspect; ``square``: cut the centred square, then scale.
-        crop: the centre's share of the short side, for ``fit: crop``.
-        filter: how pictures are scaled.
-        order: of the colour channels.
+        width, height: the size of the picture in pixels.
+        fit: ``crop``: scale so that the short side is ``min(width, height) / crop`` and crop the centre; ``squash``:
+            scale to the size whatever the aspect; ``square``: crop the centred square, then scale.
+        crop: the share of the short side that is kept, for ``fit: crop``.
+        filter: the interpolation used for scaling.
+        order: the order of the colour channels.
         offset, scale: the encoder computes ``(x - offset) / scale`` on 0..255; one number, or one for each channel.
-        alpha: what transparent pixels are composited over: ``white``, ``black``, or ``drop`` (colours as stored).
-        rounding: how sizes and crops are rounded: ``nearest``, or as ``huggingface`` or ``torchvision`` rounds them.
+        alpha: the background for transparent pixels: ``white``, ``black``, or ``drop`` (colours as stored).
+        rounding: the rounding of sizes and crops: ``nearest``, or that of ``huggingface`` or ``torchvision``.
     """
 
     layout: Literal["nchw", "nhwc", "hwc", "nthwc", "ntchw", "ncthw"]
@@ -79,21 +79,21 @@ class OnnxInput(Part):
     @model_validator(mode="after")
     def _consistent(self) -> OnnxInput:
         if ("t" in self.layout) != (self.frames is not None):
-            mend = "give frames, the length of a clip" if "t" in self.layout else "leave frames out, or use nthwc"
-            raise ValueError(f"layout {self.layout!r} and frames {self.frames} don't fit together; {mend}")
+            fix = "give frames, the length of a clip" if "t" in self.layout else "leave frames out, or use nthwc"
+            raise ValueError(f"layout {self.layout!r} and frames {self.frames} don't fit together; {fix}")
         if 0 in self.scale:
             raise ValueError(f"scale {list(self.scale)} divides by zero")
         return self
 
     @model_serializer(mode="wrap")
     def _without_the_usual_rounding(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As all models were written, and digested, before there was another."""
+        """Omit the default rounding, so that models from before this option keep their digest."""
         values: dict[str, Any] = plain(self)
         return {key: value for key, value in values.items() if (key, value) != ("rounding", "nearest")}
 
     @property
     def preprocess(self) -> Preprocess:
-        """The same as a record."""
+        """Return the same as a record."""
         names = ("width", "height", "fit", "crop", "filter", "order", "offset", "scale", "alpha", "rounding")
         return Preprocess(**{name: getattr(self, name) for name in names})
 
@@ -102,10 +102,10 @@ class OnnxOutput(Part):
     """One output of the file.
 
     Attributes:
-        node: its name in the file.
-        pool: ``none`` for vectors, ``mean`` to average over all axes but batch and ``channel_axis``,
-            ``flatten`` for all numbers one after another.
-        channel_axis: of the file's output: 1 for [n, c, h, w], -1 for [n, tokens, c].
+        node: the name of the output in the file.
+        pool: ``none`` for vectors, ``mean`` to average over all axes but batch and ``channel_axis``, ``flatten`` for
+            all numbers one after another.
+        channel_axis: the axis of channels in the file's output: 1 for [n, c, h, w], -1 for [n, tokens, c].
     """
 
     node: str
@@ -114,16 +114,17 @@ class OnnxOutput(Part):
 
 
 class OnnxText(Part):
-    """A second file that puts sentences into the space of an output.
+    """A second file that maps sentences to the space of an output.
 
     Attributes:
-        model: ONNX file: token ids and, mostly, an attention mask [n, tokens].
-        tokenizer: a ``tokenizer.json`` of the Hugging Face tokenizers library.
-        max_tokens: longer sentences are cut; a file without a mask is always given so many.
-        node: name of its output, when it has several.
-        output: the encoder's output whose space it shares, when there are several.
-        pad_id: token that fills up.
-        prompt: put before each sentence.
+        model: the ONNX file, from token ids and, usually, an attention mask [n, tokens].
+        tokenizer: the file ``tokenizer.json`` of the Hugging Face tokenizers library.
+        max_tokens: the maximum number of tokens; longer sentences are truncated. A file without a mask always gets this
+            many.
+        node: the name of its output, if it has several.
+        output: the encoder's output whose space it shares, if there are several.
+        pad_id: the token used for padding.
+        prompt: a text put before each sentence.
     """
 
     model: str
@@ -136,12 +137,12 @@ class OnnxText(Part):
 
 
 class PixelOptions(EncoderOptions):
-    """Options of a file that takes pictures or clips.
+    """Options for a file that takes pictures or clips.
 
     Attributes:
         model: the file or folder.
-        input: what it takes.
-        outputs: what to keep, by the name it shall have.
+        input: the input of the file.
+        outputs: the outputs to keep, by the name to give them.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "batch"})
@@ -151,39 +152,40 @@ class PixelOptions(EncoderOptions):
 
     @property
     def together(self) -> int:
-        """How many items are computed together, where the file leaves that open."""
+        """The number of items computed together, if the file has no fixed batch size."""
         return 1
 
 
 class BatchedOptions(PixelOptions):
-    """Options of a file that may take several items.
+    """Options for a file that may take several items at a time.
 
     Attributes:
-        batch: items computed together, where the file leaves that open; a batch that is not full is filled up.
+        batch: the number of items computed together, if the file has no fixed batch size; incomplete batches are
+            padded.
     """
 
     batch: Annotated[int, Field(ge=1, le=256)] = 1
 
     @property
     def together(self) -> int:
-        """``batch``."""
+        """The value of ``batch``."""
         return self.batch
 
 
 def text_output(named: str | None, outputs: Collection[str]) -> str:
-    """The output whose space a text tower shares.
+    """Return the output whose space a text tower shares.
 
     Args:
-        named: as the spec says; may be left out when there is one output.
-        outputs: their names.
+        named: the output named in the spec; optional if there is only one output.
+        outputs: the names of all outputs.
 
     Raises:
-        ValueError: when it is missing or unknown.
+        ValueError: it is missing or unknown.
     """
     if named is None and len(outputs) > 1:
         raise ValueError(f"text.output is missing; name the output whose space it shares: {', '.join(outputs)}")
     if named is not None and named not in outputs:
-        raise ValueError(f"text.output {named!r} is no output; known: {', '.join(outputs)}")
+        raise ValueError(f"text.output {named!r} is not an output; known: {', '.join(outputs)}")
     return named or next(iter(outputs))
 
 
@@ -192,10 +194,11 @@ class OnnxOptions(BatchedOptions):
 
     Attributes:
         model: the ONNX file.
-        input: what it takes.
-        outputs: what to keep, by the name it shall have.
+        input: the input of the file.
+        outputs: the outputs to keep, by the name to give them.
         text: the text tower.
-        batch: items computed together, where the file leaves that open; a batch that is not full is filled up.
+        batch: the number of items computed together, if the file has no fixed batch size; incomplete batches are
+            padded.
     """
 
     text: OnnxText | None = None
@@ -211,7 +214,7 @@ class OnnxOptions(BatchedOptions):
         return None if self.text is None else text_output(self.text.output, self.outputs)
 
     def values(self) -> dict[str, Any]:
-        """Without the text tower's paths: its files stand in the fingerprint."""
+        """Return the values without the text tower's paths, whose files are in the fingerprint."""
         values = super().values()
         if self.text is not None:
             values["text"] = self.text.model_dump(mode="json", exclude={"model", "tokenizer"})

@@ -1,4 +1,4 @@
-"""What an ONNX file gives by itself, to measure a prepared model against."""
+"""The results of an unmodified ONNX file, to measure a prepared model against."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
 
 def reference(path: Path, options: OnnxOptions) -> tuple[list[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
-    """Items, and what the file as it is gives for them in float32: by ONNX Runtime where installed, else by OpenVINO.
+    """Return items, and the file's results for them in float32: by ONNX Runtime if installed, else by OpenVINO.
 
     Returns:
         uint8 [(T,) H, W, 3] items and float32 [n, dim] by output name.
@@ -39,7 +39,7 @@ def reference(path: Path, options: OnnxOptions) -> tuple[list[NDArray[np.uint8]]
 
 
 def onnx_runtime(path: Path, options: OnnxOptions) -> Run:
-    """The file under ONNX Runtime: floats in its layout to its outputs, in the order of the options."""
+    """Return a function that runs the file with ONNX Runtime: floats in its layout to its outputs, in option order."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -50,7 +50,7 @@ def onnx_runtime(path: Path, options: OnnxOptions) -> Run:
 
 
 def plain_openvino(path: Path, options: OnnxOptions) -> Run:
-    """The same under OpenVINO in f32, nothing put before or after the file."""
+    """Return the same function for OpenVINO in f32, with nothing added to the file."""
     model = read_onnx(path)
     port = input_port(model, options)
     dtype = port.get_element_type().to_dtype()

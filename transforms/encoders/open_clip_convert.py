@@ -1,4 +1,4 @@
-"""Conversion of open_clip's models; needs the extra ``[text]`` and open_clip, in a process of its own."""
+"""Converts open_clip's models; needs the extra ``[text]`` and open_clip, runs in a separate process."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from cliploom.transforms.encoders.clip_towers import Towers, Unit
 from cliploom.transforms.encoders.runtime import last_line
 from cliploom.transforms.encoders.text import TextSettings
 
-_QUOTES = {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"'}  # as ftfy does, which open_clip calls
+_QUOTES = {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"'}  # like ftfy, which open_clip calls
 
 
 def convert(source: str, weights: str, folder: str, tower: str, output: str, prompt: str, batch: int) -> dict[str, Any]:
     """Write both towers of an open_clip model; see ``clip_towers.Towers.write``.
 
     Args:
-        source: folder with ``open_clip_config.json``.
+        source: the folder with ``open_clip_config.json``.
         weights: the checkpoint.
-        folder: where to write.
+        folder: the folder to write to.
         tower: ``image`` or ``text``.
-        output: name for the vectors of sentences.
-        prompt: put before each sentence.
-        batch: pictures computed together.
+        output: the name of the output for sentences.
+        prompt: a text put before each sentence.
+        batch: the number of pictures computed together.
 
     Raises:
-        CliploomError: when the model can't be loaded or converted.
+        CliploomError: the model cannot be loaded or converted.
     """
     try:
         model = open_clip.create_model(
             f"local-dir:{source}", load_weights=False, pretrained_text=False, pretrained_image=False
         )
-        # weights_only: of a checkpoint only tensors are read, no code is unpickled
+        # weights_only: only tensors of a checkpoint are unpickled
         open_clip.load_checkpoint(model, weights, weights_only=True)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{source}")
     except Exception as error:
@@ -63,7 +63,7 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
     def image() -> tuple[torch.nn.Module, None]:
         for name in ("transformer", "token_embedding", "text"):
             if hasattr(model, name):
-                delattr(model, name)  # the text tower is written; its weights need not stay in memory
+                delattr(model, name)  # the text tower is written; its weights are no longer needed
         return Unit(model.encode_image, model), None
 
     return Towers(
@@ -77,7 +77,7 @@ def convert(source: str, weights: str, folder: str, tower: str, output: str, pro
 
 
 def _preprocess(config: Mapping[str, Any], source: str) -> Preprocess:
-    """open_clip's settings, which torchvision follows."""
+    """Return open_clip's preprocessing, which follows torchvision."""
     size = config["size"]
     width, height = (size, size) if isinstance(size, int) else (int(size[-1]), int(size[0]))
     fit = {"shortest": "crop", "squash": "squash"}.get(config.get("resize_mode") or "shortest")
@@ -99,7 +99,7 @@ def _preprocess(config: Mapping[str, Any], source: str) -> Preprocess:
 
 
 def _backend(tokenizer: Any, config: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer of workers; that it gives the same ids is what the agreement shows."""
+    """Return the tokenizer for workers; measuring the agreement verifies that it gives the same ids."""
     known = getattr(tokenizer, "tokenizer", None)
     if known is None:
         begin, end = (tokenizer.decoder[number] for number in tokenizer.all_special_ids[:2])
@@ -126,7 +126,7 @@ def _backend(tokenizer: Any, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def _canonical() -> list[Any]:
-    """As open_clip's ``canonicalize_text``: no ASCII punctuation, lower case, single blanks."""
+    """Return open_clip's ``canonicalize_text``: no ASCII punctuation, lower case, single blanks."""
     return [
         normalizers.Replace("_", " "),
         normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),

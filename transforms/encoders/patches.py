@@ -1,6 +1,6 @@
-"""Pictures of any aspect, cut into patches, as SigLIP2 (naflex) takes them.
+"""Pictures of any aspect ratio as patches, the input of SigLIP2 (naflex).
 
-A folder holds ``model.xml`` (uint8 [batch, patches, side * side * 3], float32 positions [batch, patches, width] and an
+A folder has ``model.xml`` (uint8 [batch, patches, side * side * 3], float32 positions [batch, patches, width] and an
 int32 mask [batch, patches] to float32 [batch, dim]) and ``positions.npy`` (float32 [rows, columns, width]), which are
 resized to each picture's rows and columns of patches.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cliploom.transforms.encoders.base import Row
 
 POSITIONS = "positions.npy"
-_SHAPES = 256  # different shapes whose positions are kept
+_SHAPES = 256  # number of distinct shapes whose positions are cached
 
 
 class PatchEncoder:
@@ -36,7 +36,7 @@ class PatchEncoder:
         """Open a folder.
 
         Raises:
-            CliploomError: when a file is missing or damaged.
+            CliploomError: a file is missing or damaged.
         """
         if card.preprocess is None:
             raise CliploomError(f"The model card in {folder} has no preprocessing; an encoder of patches needs it.")
@@ -84,7 +84,7 @@ class PatchEncoder:
 
 
 def patches_of(picture: NDArray[Any], side: int) -> NDArray[Any]:
-    """The patches of a picture [H, W, 3], row by row: [patches, side * side * 3].
+    """Return the patches of a picture [H, W, 3], row by row: [patches, side * side * 3].
 
     >>> patches_of(np.arange(12).reshape(2, 2, 3), 1).tolist()
     [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
@@ -95,14 +95,14 @@ def patches_of(picture: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def resized(grid: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
-    """A grid [h, w, width] resized to float32 [rows * columns, width], as torch's antialiased bilinear filter does."""
+    """Return a grid [h, w, width] resized to float32 [rows * columns, width], like torch's antialiased bilinear."""
     across = np.einsum("cw,hwd->hcd", _weights(grid.shape[1], columns), grid)
     both = np.einsum("rh,hcd->rcd", _weights(grid.shape[0], rows), across)
     return np.asarray(both.reshape(rows * columns, -1), np.float32)
 
 
 def _weights(size: int, wanted: int) -> NDArray[np.float64]:
-    """How much of each of ``size`` values goes into each of ``wanted``, [wanted, size]; rows add up to 1.
+    """Return the weight of each of ``size`` values in each of ``wanted``, [wanted, size]; rows sum to 1.
 
     >>> _weights(4, 2).round(3).tolist()
     [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]

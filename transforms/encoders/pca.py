@@ -1,7 +1,7 @@
-"""Another encoder's vectors, projected on principal components: the step that YouTube-8M takes after Inception.
+"""Another encoder's vectors, projected on principal components, as in YouTube-8M after Inception.
 
-The matrices become part of the prepared model, so the projection is applied wherever the model is: in runs, to queries,
-to what a head predicts of.
+The matrices become part of the prepared model, so the projection is applied wherever the model is used: in runs, for
+queries, and for the inputs of heads.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class PcaOptions(EncoderOptions):
     """A projected encoder.
 
     Attributes:
-        encoder: kind and options of the encoder before the projection, with its preset where it has one.
-        output: of that encoder; the only one that is kept. May be left out when it has one.
-        path: an .npz file, or a folder of .npy files, as ``cliploom fit-pca`` writes it.
-        components: how many are kept; all by default.
-        rows: the matrix holds an eigenvector a row, as in YouTube-8M's published files.
+        encoder: the kind and options of the encoder before the projection, optionally with its preset.
+        output: the output of that encoder to project; optional if it has only one.
+        path: an .npz file, or a folder of .npy files, as written by ``cliploom fit-pca``.
+        components: the number of components to keep; all by default.
+        rows: whether the matrix has one eigenvector per row, as in YouTube-8M's published files.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"encoder", "path"})
@@ -74,55 +74,55 @@ class PcaOptions(EncoderOptions):
 
     @property
     def family(self) -> Family:
-        """Of the encoder before the projection."""
+        """The family of the encoder before the projection."""
         return family(self.encoder["kind"])
 
     @property
     def inner(self) -> EncoderOptions:
-        """Options of the encoder before the projection."""
+        """The options of the encoder before the projection."""
         own = {name: value for name, value in self.encoder.items() if name not in ("kind", "preset")}
         given = with_preset(self.encoder["kind"], self.encoder.get("preset"), own)
         return self.family.Options.model_validate(given | {"precision": given.get("precision", self.precision)})
 
     @property
     def chosen(self) -> str:
-        """The output that is projected."""
+        """The output to project."""
         return self.output or self.family.output_names(self.inner, False)[0]
 
     def values(self) -> dict[str, Any]:
-        """With those of the encoder; the matrices are in the fingerprint."""
+        """Return the values, including those of the wrapped encoder; the matrices are in the fingerprint."""
         encoder = {"kind": self.encoder["kind"], "revision": self.family.REVISION, **self.inner.values()}
         return super().values() | {"output": self.chosen, "encoder": encoder}
 
 
 class Projected(Family):
-    """One output, in a space of its own that no text can ask."""
+    """One output in a space of its own, without text support."""
 
     kind = "pca"
     Options: ClassVar[type[EncoderOptions]] = PcaOptions
 
     def modality(self, options: PcaOptions) -> Modality:
-        """That of the encoder before the projection."""
+        """Return the type of input of the encoder before the projection."""
         return options.family.modality(options.inner)
 
     def output_names(self, options: PcaOptions, text: bool) -> tuple[str, ...]:
-        """The one that is projected."""
+        """Return the projected output."""
         return (options.chosen,)
 
     def wrapped(self, options: PcaOptions) -> Family | None:
-        """The encoder before the projection."""
+        """Return the encoder before the projection."""
         return options.family
 
     def located(self, options: PcaOptions, base: Path) -> PcaOptions:
-        """Paths from the spec's folder, those of the encoder before the projection too."""
+        """Return the options with paths resolved, including those of the encoder before the projection."""
         inner = options.family.located(options.inner, base)
         encoder = {"kind": options.encoder["kind"]} | inner.model_dump(exclude_unset=True)
         if "precision" not in options.encoder:
-            del encoder["precision"]  # that of the whole, which is not always the same
+            del encoder["precision"]  # replaced by that of the projected encoder, which may differ
         return options.model_copy(update={"path": beside(base, options.path), "encoder": encoder})
 
     def fingerprint(self, options: PcaOptions) -> dict[str, str]:
-        """Hashes of the encoder's weights and of the matrices."""
+        """Return the hashes of the encoder's weights and of the matrices."""
         path = Path(options.path).expanduser()
         if path.is_dir():
             matrices = {f"pca/{file.name}": sha256_of(file) for file in sorted(path.glob("*.npy"))}
@@ -131,11 +131,11 @@ class Projected(Family):
         return options.family.fingerprint(options.inner) | matrices
 
     def foreign_bytes(self, options: PcaOptions) -> int | None:
-        """Of the encoder before the projection."""
+        """Return the bytes of the files of the encoder before the projection."""
         return options.family.foreign_bytes(options.inner)
 
     def prepare(self, options: PcaOptions, folder: Path, text: PreparedText | None) -> ModelCard:
-        """Prepare the encoder before the projection in a folder inside; see ``Family.prepare``."""
+        """Prepare the wrapped encoder in a subfolder; see ``Family.prepare``."""
         inside = folder / ENCODER_FOLDER
         inside.mkdir()
         before = options.family.prepare(options.inner, inside, None)
@@ -162,7 +162,7 @@ class Projected(Family):
         )
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
-        """Open the encoder inside, and the matrices."""
+        """Open the wrapped encoder, and the matrices."""
         inside = folder / ENCODER_FOLDER
         before = read_card(inside)
         return ProjectedEncoder(
@@ -172,7 +172,7 @@ class Projected(Family):
 
 @dataclass(frozen=True)
 class ProjectedEncoder:
-    """An opened encoder, one of whose outputs is projected."""
+    """An opened encoder with a projection of one of its outputs."""
 
     encoder: Encoder
     output: str
@@ -186,5 +186,5 @@ class ProjectedEncoder:
         ]
 
     def _project(self, vector: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        # One at a time: a product of matrices rounds by the size of the batch, and a vector must not depend on that.
+        # One vector at a time: a matrix product rounds depending on the batch size, and vectors must not.
         return self.pca.apply(vector)

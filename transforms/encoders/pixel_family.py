@@ -1,4 +1,4 @@
-"""What the families of files that take pictures or clips have in common."""
+"""Common code of the families for files that take pictures or clips."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cliploom.transforms.encoders.weights import bytes_of
 
 
 class PixelFamily(Family):
-    """Outputs as the spec names them, from one graph of pixels."""
+    """A family whose outputs are declared in the spec and computed by one graph of pixels."""
 
     def modality(self, options: PixelOptions) -> Modality:
-        """Clips when the layout has a time axis, else frames."""
+        """Return clips if the layout has a time axis, else frames."""
         return "clip" if options.input.frames else "frame"
 
     def output_names(self, options: PixelOptions, text: bool) -> tuple[str, ...]:
-        """As the spec names them."""
+        """Return the outputs declared in the spec."""
         return tuple(options.outputs)
 
     def foreign_bytes(self, options: Any) -> int | None:
-        """Of the file or folder that the spec names."""
+        """Return the bytes of the file or folder in the spec."""
         return bytes_of(Path(options.model).expanduser())
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
@@ -36,13 +36,13 @@ class PixelFamily(Family):
     def pixel_card(
         self, options: PixelOptions, dims: dict[str, int], *, text_output: str | None = None, text_tower: str = ""
     ) -> ModelCard:
-        """The card, each output in a space of its own.
+        """Return the card, each output in a space of its own.
 
         Args:
-            options: of the encoder.
-            dims: length of the vectors by output name.
+            options: the options of the encoder.
+            dims: the length of the vectors by output name.
             text_output: the output whose space a text tower shares.
-            text_tower: file of that tower's graph.
+            text_tower: the file of that tower's graph.
         """
         space = f"{self.kind}/{digest_of(self.fingerprint(options))[:SHORT]}"
         outputs = {

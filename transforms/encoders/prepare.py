@@ -1,4 +1,4 @@
-"""Preparing a model once, on the launcher: a folder named by the digest of all that its vectors depend on."""
+"""Prepares a model once, on the launcher, in a folder named by the digest of everything its vectors depend on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cliploom.transforms.encoders.quantised_options import quantised
 from cliploom.transforms.encoders.registry import family, load_text_tower, not_ending, read_card
 
 PREPARING = ".preparing-"
-"""Start of the names of folders that are being written: then digest, process and chance."""
+"""Prefix of incomplete folders, followed by digest, process and a random part."""
 
 
 def model_digest(
@@ -32,18 +32,18 @@ def model_digest(
     fingerprint: Mapping[str, str] | None = None,
     calibration: str = "",
 ) -> str:
-    """Digest of a model before it is prepared.
+    """Return the digest of a model before it is prepared.
 
     Args:
-        kind: the family.
-        options: checked options; those that change no vector don't count.
-        text_digest: of the text encoder that it builds on.
-        code: module -> digest of a custom encoder's source, where the vectors depend on it.
-        fingerprint: of its files, where it is known.
-        calibration: digest of the samples that a quantised model is calibrated with.
+        kind: the kind of the encoder.
+        options: the checked options; those that change no vector are ignored.
+        text_digest: the digest of the text encoder that it builds on.
+        code: module -> digest of a custom encoder's source, if the vectors depend on it.
+        fingerprint: the fingerprint of its files, if known.
+        calibration: the digest of the samples that a quantised model is calibrated with.
 
     Raises:
-        CliploomError: when the weights are not there.
+        CliploomError: the weights are missing.
     """
     values = {
         "kind": kind.kind,
@@ -63,29 +63,29 @@ def prepare_model(
     text: PreparedText | None = None,
     code: Mapping[str, str] | None = None,
 ) -> tuple[Path, ModelCard]:
-    """Prepare a model, or find it prepared.
+    """Prepare a model, unless it is prepared already.
 
-    It is written under another name and renamed when whole, its card last: a folder with a card is complete, and of two
-    launchers one wins.
+    It is written under a temporary name, its card last, and renamed when complete: a folder with a card is complete,
+    and of two concurrent launchers one wins.
 
     Args:
-        kind: registry name.
+        kind: the kind of the encoder.
         options: an instance of the family's ``Options``.
-        models: local folder that holds model folders; made when missing.
-        text: the text encoder that the spec names, prepared in the same ``models``.
+        models: the local folder of model folders; created if missing.
+        text: the text encoder named in the spec, prepared in the same ``models``.
         code: see ``model_digest``.
 
     Returns:
         The folder ``models/<digest>`` and its card.
 
     Raises:
-        CliploomError: when weights are missing, or the result agrees too little with the original.
-        SpecError: when the family takes no text encoder.
-        StoreError: when something that is no folder stands in place of ``models``.
+        CliploomError: weights are missing, or the result agrees too little with the original.
+        SpecError: the family does not support a text encoder.
+        StoreError: ``models`` exists but is not a folder.
     """
     chosen = family(kind)
     if text is not None and not chosen.TEXT_ENCODER:
-        raise SpecError(f"The encoder kind '{kind}' takes no text_encoder; leave it out.")
+        raise SpecError(f"The encoder kind '{kind}' does not support text_encoder; remove it.")
     if text is not None and text.card.modality != "text":
         raise SpecError(f"text_encoder must be a text encoder; '{text.card.kind}' encodes {text.card.modality}s.")
     digest = model_digest(chosen, options, text.card.digest if text else "", code)
@@ -100,8 +100,8 @@ def prepare_model(
     try:
         models.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise StoreError(f"{models} is no folder (a file, or a link that leads nowhere); remove it.") from None
-    # beside the final folder, so that the relative path to the text encoder's holds while measuring, too
+        raise StoreError(f"{models} is not a folder (a file, or a link that leads nowhere); remove it.") from None
+    # beside the final folder, so that the relative path to the text encoder is valid while measuring too
     folder = models
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{digest[:SHORT]}-{os.getpid()}-", dir=models))
@@ -123,7 +123,7 @@ def prepare_model(
 
 
 def publish_folder(folder: Path, final: Path) -> None:
-    """Rename; a folder there without a card is a leftover and goes, one with a card is another launcher's and stays."""
+    """Rename a folder; an existing one without a card is replaced, one with a card, from another launcher, is kept."""
     if final.exists() and not (final / CARD_FILE).exists():
         shutil.rmtree(final)
     try:
@@ -134,5 +134,5 @@ def publish_folder(folder: Path, final: Path) -> None:
 
 
 def prepared_text(folder: Path, card: ModelCard) -> PreparedText:
-    """A prepared text encoder, for ``prepare_model`` of an encoder that builds on it."""
+    """Return a prepared text tower, for ``prepare_model`` of an encoder that builds on it."""
     return PreparedText(folder, card, load_text_tower(folder))

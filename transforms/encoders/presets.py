@@ -1,8 +1,8 @@
-"""Presets: settings of public models by name, where their files are published, and what must come out of them.
+"""Presets: named settings of public models, the locations of their published files, and expected results.
 
-They are data, in ``presets.yaml`` beside this module. An encoder of a spec names one, ``{kind: saved_model, preset:
-s3d_milnce, model: s3d.tar.gz}``, and gets its settings; any of them can be overridden. A digest covers the settings,
-not the preset's name, so a preset and its settings written out are one model.
+They are data, in ``presets.yaml`` beside this module. An encoder in a spec names one, ``{kind: saved_model, preset:
+s3d_milnce, model: s3d.tar.gz}``, and gets its settings, which can be overridden one by one. Digests cover the settings,
+not the preset's name, so a preset and the same settings written out give the same model.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from cliploom.schemas.errors import SpecError, nearest
 
 FILE = Path(__file__).with_name("presets.yaml")
 _MERGED = ("input", "text")
-"""Options whose keys are overridden one by one; all others are replaced as a whole."""
+"""Options whose keys are overridden individually; all others are replaced as a whole."""
 
 
 class Scores(BaseModel):
     """Published dot products of sentences and clips.
 
     Attributes:
-        output: of the encoder.
-        tolerance: largest difference that is still the published score.
-        sentences: in the order of the scores.
-        files: name of a media file -> its address and its score for each sentence.
+        output: the output of the encoder.
+        tolerance: the largest acceptable difference from a published score.
+        sentences: the sentences, in the order of the scores.
+        files: maps the name of a media file to its URL and its score for each sentence.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,23 +51,23 @@ class Preset(BaseModel):
     """One public model.
 
     Attributes:
-        title: what it is.
-        kind: of the encoder.
-        published: address of its files, or of the page that has them.
-        former: an earlier address.
-        licence: of the weights, as an SPDX identifier.
-        size: of the files, about.
-        files: names under which its files are looked for.
-        sha256: name of a file -> its SHA-256, or the beginning that the publisher prints.
-        takes: option that names the file.
+        title: a description of the model.
+        kind: the kind of the encoder.
+        published: the URL of its files, or of the page that has them.
+        former: an earlier URL.
+        licence: the licence of the weights, as an SPDX identifier.
+        size: the approximate size of the files.
+        files: the names by which its files are searched for.
+        sha256: maps the name of a file to its SHA-256, or to the prefix that the publisher prints.
+        takes: the option that names the file.
         expects: what the model computes on.
-        options: of the encoder.
-        dims: length of the vectors by output name.
-        signatures: of a SavedModel: signature -> output -> length.
-        nodes: of a frozen graph.
-        config: dotted path in ``config.json`` -> value.
-        sample, index: how the published system uses the model.
-        scores: published scores, which ``cliploom models check`` computes.
+        options: the options of the encoder.
+        dims: the length of the vectors by output name.
+        signatures: the signatures of a SavedModel: signature -> output -> length.
+        nodes: the nodes of a frozen graph.
+        config: maps a dotted path in ``config.json`` to its value.
+        sample, index: the sampling and index of the published system.
+        scores: published scores, which ``cliploom models check`` reproduces.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,16 +93,16 @@ class Preset(BaseModel):
 
 @functools.cache
 def presets() -> dict[str, Preset]:
-    """All presets by name, in the order of the file."""
+    """Return all presets by name, in the order of the file."""
     values = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return {name: Preset.model_validate(value) for name, value in values.items()}
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of a name.
+    """Return the preset with a name.
 
     Raises:
-        SpecError: for an unknown name, with the nearest known one.
+        SpecError: the name is unknown; the message has the nearest known one.
     """
     found = presets().get(name)
     if found is None:
@@ -111,16 +111,16 @@ def find_preset(name: str) -> Preset:
 
 
 def with_preset(kind: str, name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """An encoder's options, those of its preset among them.
+    """Return an encoder's options, completed by those of its preset.
 
     Args:
-        kind: of the encoder.
-        name: of its preset; None for none.
-        options: as the spec says; they override the preset's. Of ``input`` and ``text`` single keys are overridden, and
-            None leaves such a part out.
+        kind: the kind of the encoder.
+        name: the name of its preset; None for none.
+        options: the options in the spec; they override the preset's. Keys of ``input`` and ``text`` are overridden
+            individually; None removes such a part.
 
     Raises:
-        SpecError: for an unknown preset, or one of another kind.
+        SpecError: the preset is unknown, or of another kind.
 
     >>> options = with_preset("saved_model", "s3d_milnce", {"model": "s3d", "input": {"frames": 16}, "text": None})
     >>> options["input"]["frames"], options["input"]["layout"], "text" in options

@@ -1,4 +1,4 @@
-"""Features of the processor that change what quantised models give, or how fast they are."""
+"""Processor features that affect the results or the speed of quantised models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HIDDEN = {
     "AVX512_CORE_VNNI": {"avx512_bf16", "amx_bf16", "amx_int8"},
     "AVX512_CORE_BF16": {"amx_bf16", "amx_int8"},
 }
-"""Value of OV_CPU_MAX_ISA -> what it hides from OpenVINO."""
+"""Maps a value of OV_CPU_MAX_ISA to the features that it hides from OpenVINO."""
 
 
 @functools.cache
@@ -42,13 +42,13 @@ def _present(cpuinfo: Path) -> frozenset[str]:
 
 
 def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return what OpenVINO may use of this processor, such as ``x86_64 avx2 avx_vnni``; OV_CPU_MAX_ISA is heeded."""
+    """Return the features that OpenVINO may use, such as ``x86_64 avx2 avx_vnni``, respecting OV_CPU_MAX_ISA."""
     found = _present(cpuinfo) - _HIDDEN.get(os.environ.get("OV_CPU_MAX_ISA", "").upper(), set())
     return " ".join([platform.machine(), *(name for name in _NAMES if name in found)])
 
 
 def sums_exactly(features: str) -> bool:
-    """Return whether 8-bit products are added without overflow: VNNI, AMX or the dot products of Arm.
+    """Return whether 8-bit products are accumulated without overflow: VNNI, AMX or Arm's dot products.
 
     >>> sums_exactly("x86_64 avx2"), sums_exactly("x86_64 avx2 avx_vnni")
     (False, True)

@@ -1,4 +1,4 @@
-"""A text encoder with a learned projection behind it: how words ask the space of a trained head."""
+"""A text encoder followed by a learned projection: text queries in the space of a trained head."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 PROJECTION_FILE = "text_projection.xml"
-"""Graph of a folder whose text tower is another folder's, float32 [1, width] to [1, dim]."""
+"""Projection graph in a folder that uses another folder's text tower, float32 [1, width] to [1, dim]."""
 
 
 def project_texts(
     folder: Path, encode: Callable[[list[str]], NDArray[np.float32]]
 ) -> Callable[[list[str]], NDArray[np.float32]]:
-    """The text encoder's function, followed by the projection of ``folder`` where it has one."""
+    """Return the text tower's function, followed by the projection in ``folder`` if it has one."""
     from cliploom.transforms.encoders.runtime import CompiledGraph, shared_models
 
     path = folder / PROJECTION_FILE

@@ -1,4 +1,4 @@
-"""8-bit graphs by NNCF. Import this in a process of its own: NNCF takes memory and changes the logging of a process."""
+"""Quantises graphs to 8 bits with NNCF. Use it in a separate process: NNCF needs much memory and changes logging."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _BETWEEN = {"Reshape", "Convert", "Squeeze", "Unsqueeze", "Transpose"}
 
 @dataclass(frozen=True)
 class QuantiseSettings:
-    """How a graph is quantised.
+    """Settings of the quantisation.
 
     Attributes:
-        overflow_fix: weights keep to half of their range in all layers, so that pairs of products fit into 16 bits;
-            for processors without VNNI.
-        transformer: keep the parts of attention in float32 that 8 bits break.
-        per_channel: a scale for each channel of the weights; one for a whole tensor ruins depthwise convolutions.
-        symmetric: activations have no zero point; of convolutional networks that agreed as well and ran a third faster
-            (measured on EfficientNet-Lite0: 2.7 times as fast as float32 instead of 2.0).
-        layer_by_layer: correct the bias of each layer with those before it quantised already. It takes half as long
-            again, and the cosine that 95% reach rose from .959 to .987.
+        overflow_fix: whether weights use only half of their range, so that sums of two products fit into 16 bits; for
+            processors without VNNI.
+        transformer: whether to keep those parts of attention in float32 that 8 bits would break.
+        per_channel: whether each channel of the weights has its own scale; a common one ruins depthwise convolutions.
+        symmetric: whether activations have no zero point; for convolutional networks this agreed as well and was a
+            third faster (measured on EfficientNet-Lite0: 2.7 times as fast as float32 instead of 2.0).
+        layer_by_layer: whether to correct the bias of each layer with the previous layers already quantised. It takes
+            1.5 times as long, and the cosine that 95% reach rose from .959 to .987.
     """
 
     overflow_fix: bool
@@ -39,7 +39,7 @@ class QuantiseSettings:
 
 
 def is_transformer(graph: ov.Model) -> bool:
-    """Return whether a graph computes attention: a softmax that is multiplied by a matrix, or the fused operation."""
+    """Return whether a graph computes attention: a softmax multiplied by a matrix, or the fused operation."""
     for node in graph.get_ops():
         if node.get_type_name() == _ATTENTION:
             return True
@@ -49,7 +49,7 @@ def is_transformer(graph: ov.Model) -> bool:
 
 
 def _consumers(node: Any) -> set[str]:
-    """Types of the operations that take a node's value, also behind those that only rearrange it."""
+    """Return the types of the operations that use a node's value, looking through those that only rearrange it."""
     found: set[str] = set()
     waiting = [node]
     while waiting:
@@ -62,14 +62,14 @@ def _consumers(node: Any) -> set[str]:
 
 
 def require_nncf() -> Any:
-    """Import NNCF, without its reports of use.
+    """Import NNCF with its telemetry disabled.
 
     Raises:
-        MissingExtraError: when it is not installed.
+        MissingExtraError: it is not installed.
     """
     if importlib.util.find_spec("nncf") is None:
         raise MissingExtraError("int8", "Preparing an encoder with precision int8 or int8_weights")
-    os.environ.setdefault("NNCF_CI", "true")  # which switches its telemetry off
+    os.environ.setdefault("NNCF_CI", "true")  # disables its telemetry
     import nncf
 
     return nncf
@@ -78,12 +78,12 @@ def require_nncf() -> Any:
 def quantise(
     graph: ov.Model, items: Sequence[Any], transform: Callable[[Any], Any], settings: QuantiseSettings
 ) -> ov.Model:
-    """Quantise weights and activations, with ranges calibrated on items.
+    """Quantise weights and activations, with ranges calibrated on samples.
 
     Args:
-        graph: float32.
-        items: samples.
-        transform: from an item to the graph's input.
+        graph: the float32 graph.
+        items: the samples.
+        transform: a function from a sample to the graph's input.
         settings: see ``QuantiseSettings``.
     """
     nncf = require_nncf()
@@ -109,6 +109,6 @@ def quantise(
 
 
 def compress(graph: ov.Model) -> ov.Model:
-    """Keep the weights of matrix products, convolutions and tables in 8 bits, each channel with its own scale."""
+    """Store the weights of matrix products, convolutions and tables in 8 bits, with a scale per channel."""
     nncf = require_nncf()
     return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)

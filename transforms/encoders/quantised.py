@@ -1,4 +1,4 @@
-"""Preparing a quantised model: the float32 model is prepared as ever, its graphs are quantised, both are compared."""
+"""Prepares a quantised model: prepares the float32 model, quantises its graphs, and compares both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TEXT_TOWER = "text tower"
 CALIBRATION_FILE = "calibration.json"
-_INNER = "encoder"  # folder of the encoder that a projected one builds on
+_INNER = "encoder"  # folder of the wrapped encoder of a projected one
 _ROUNDS = 3
 _ROUND_S = 0.3
 _MOST_TIMED = 64
@@ -42,12 +42,12 @@ Vectors = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class DrawnSamples:
-    """Samples that a model is calibrated and measured with.
+    """Samples to calibrate and measure a model with.
 
     Attributes:
         items: uint8 pictures [H, W, 3], clips [T, H, W, 3], or sentences.
-        held_back: places of those that it is measured with; the others calibrate.
-        inputs: how many files or texts' items they are from; 0 for sentences that come with the program.
+        held_back: the positions of samples to measure with; the others are for calibration.
+        inputs: the number of files or text items that they come from; 0 for built-in sentences.
     """
 
     items: Sequence[Any]
@@ -56,13 +56,13 @@ class DrawnSamples:
 
     @property
     def calibrating(self) -> list[int]:
-        """Places of the samples to calibrate with."""
+        """The positions of the samples for calibration."""
         held = set(self.held_back)
         return [place for place in range(len(self.items)) if place not in held]
 
 
 def sentences_of_program() -> list[str]:
-    """Sentences to measure a text encoder with when the spec has none of its own: the names of a thousand classes."""
+    """Return sentences to measure a text encoder with if the spec has none: names of a thousand classes."""
     from cliploom.transforms.encoders.lite0 import class_names
 
     return [f"a photo of a {names[0]}." for names in class_names()][::2]
@@ -77,25 +77,25 @@ def prepare_quantised(
     calibration: Calibration | None,
     settings: QuantiseSettings | None = None,
 ) -> tuple[Path, ModelCard]:
-    """Prepare a model of precision ``int8`` or ``int8_weights``, with figures of how well it agrees with float32.
+    """Prepare a model of precision ``int8`` or ``int8_weights``, and measure its agreement with float32.
 
-    The figures are not judged here: what is asked of them is no property of the model.
+    The figures are not checked here: the limits are not a property of the model.
 
     Args:
-        kind: registry name.
-        options: with that precision.
-        models: local folder that holds model folders.
-        text: the text encoder that the spec names.
-        drawn: samples; those of ``calibration`` where there is one.
-        calibration: None for ``int8_weights``.
-        settings: of the quantiser, other than the calibration's and the graph's own; for tests.
+        kind: the kind of the encoder.
+        options: the options, with that precision.
+        models: the local folder of model folders.
+        text: the text encoder named in the spec.
+        drawn: the samples; those of ``calibration`` if there is one.
+        calibration: the calibration samples; None for ``int8_weights``.
+        settings: quantiser settings that override those of the calibration and the graph; for tests.
 
     Returns:
         The folder ``models/<digest>`` and its card.
 
     Raises:
-        MissingExtraError: without NNCF.
-        CliploomError: when the encoder has no graph that can be quantised, or no sample can be encoded.
+        MissingExtraError: NNCF is not installed.
+        CliploomError: the encoder has no graph that can be quantised, or no sample can be encoded.
     """
     chosen = family(kind)
     digest = model_digest(
@@ -144,7 +144,7 @@ def _quantise_folder(
     calibration: Calibration | None,
     settings: QuantiseSettings | None,
 ) -> dict[str, str]:
-    """Quantise the graphs of a prepared folder in place; gives what was set, for the card."""
+    """Quantise the graphs of a prepared folder in place; return the settings, for the card."""
     import openvino as ov
 
     from cliploom.transforms.encoders.graph import GRAPH_FILE
@@ -199,7 +199,7 @@ def _quantise_folder(
 
 
 def _batches(items: Sequence[Any], size: int) -> Callable[[list[int]], NDArray[np.uint8]]:
-    """From places of samples to a full batch; one that is not is filled up with its last sample."""
+    """Return a function from sample positions to a full batch; an incomplete one is padded with its last sample."""
 
     def batch(places: list[int]) -> NDArray[np.uint8]:
         filled = [*places, *places[-1:] * (size - len(places))]
@@ -253,7 +253,7 @@ def compare_models(
 
 
 def items_a_second(kind: str, folder: Path, card: ModelCard, drawn: DrawnSamples) -> float:
-    """Return how many samples a model encodes in a second of CPU time, one by one in one thread."""
+    """Return how many samples a model encodes per second of CPU time, one by one in one thread."""
     encode = _encoder(family(kind), folder, card)
     chosen = list(drawn.items[:_MOST_TIMED])
     encode(chosen[:1])
@@ -261,7 +261,7 @@ def items_a_second(kind: str, folder: Path, card: ModelCard, drawn: DrawnSamples
 
 
 def _encoder(kind: Family, folder: Path, card: ModelCard) -> Callable[[Sequence[Any]], list[Any]]:
-    """From samples to rows of vectors or errors; nothing is remembered from call to call."""
+    """Return a function from samples to rows of vectors or errors, without caching."""
     if card.modality != "text":
         encoder = kind.open(folder, card, 1)
         return lambda items: list(encoder.encode(items))
@@ -270,7 +270,7 @@ def _encoder(kind: Family, folder: Path, card: ModelCard) -> Callable[[Sequence[
 
 
 def _encoded(encode: Sequence[Callable[..., list[Any]]], items: Sequence[Any]) -> tuple[list[int], list[Vectors]]:
-    """Places of the samples that both can encode, and either's vectors, float32 [n, dim] by output."""
+    """Return the positions of the samples that both models can encode, and both models' float32 [n, dim] by output."""
     rows: list[list[Any]] = [[], []]
     usable = []
     for place, item in enumerate(items):
@@ -293,7 +293,7 @@ def _tower_figures(kind: Family, original: Path, before: ModelCard, folder: Path
 
 
 def _speed_ratio(encode: Sequence[Callable[..., list[Any]]], items: Sequence[Any]) -> float:
-    """CPU time of the first divided by that of the second, in turn; the best of some rounds of either."""
+    """Return the ratio of both CPU times, measured alternately; the best of several rounds of each."""
     best = [float("inf")] * 2
     for _ in range(_ROUNDS):
         for number, one in enumerate(encode):
@@ -302,7 +302,7 @@ def _speed_ratio(encode: Sequence[Callable[..., list[Any]]], items: Sequence[Any
 
 
 def _seconds_each(encode: Callable[..., list[Any]], items: Sequence[Any]) -> float:
-    """CPU seconds an item, of as many as take ``_ROUND_S``."""
+    """Return CPU seconds per item, for as many items as take ``_ROUND_S``."""
     done, began = 0, time.process_time()
     while done == 0 or (time.process_time() - began < _ROUND_S and done < len(items)):
         encode([items[done]])

@@ -1,4 +1,4 @@
-"""What options say of quantised precisions; loads nothing heavy."""
+"""Options of quantised precisions; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from cliploom.transforms.encoders.base import EncoderOptions, Family
 
 
 def quantised(options: EncoderOptions) -> bool:
-    """Return whether a model is made from a float32 one, with samples."""
+    """Return whether a model is derived from a float32 one, using samples."""
     return options.precision in QUANTISED
 
 
 def original_options(options: EncoderOptions) -> EncoderOptions:
-    """Return the options of the float32 model that a quantised one is made from."""
+    """Return the options of the float32 model from which a quantised one is derived."""
     return options.model_copy(update={"precision": "f32"})
 
 
@@ -22,9 +22,9 @@ def needs_calibration(options: EncoderOptions) -> bool:
 
 
 def check_quantisable(kind: Family, options: EncoderOptions) -> str:
-    """Return why an encoder can't be had in the precision that its options ask for; empty when it can."""
+    """Return why an encoder does not support the precision in its options; empty if it does."""
     if options.precision == "int8" and kind.modality(options) == "text":
         return "int8 is for pictures and clips; use int8_weights (a quarter of the memory) or f32"
     if quantised(options) and kind.kind == "word_vectors":
-        return f"word vectors are a table, which {options.precision} does not change; leave precision out"
+        return f"word vectors are a table, which {options.precision} does not change; remove precision"
     return ""

@@ -1,6 +1,6 @@
-"""Encoder families by kind: the built-in ones, and those that installed packages offer.
+"""Encoder families by kind: built-in ones, and those of installed packages.
 
-Importing this module, asking for a family and checking its options loads neither OpenVINO nor Beam.
+Importing this module, looking up a family and checking its options loads neither OpenVINO nor Beam.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _BUILT_IN: Mapping[str, str] = {
 
 
 def kinds() -> list[str]:
-    """All kinds that a spec may name, sorted."""
+    """Return all kinds of encoders, sorted."""
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def family(kind: str) -> Family:
-    """The family of a kind; a built-in one can't be replaced by an entry point.
+    """Return the family of a kind; entry points cannot replace built-in ones.
 
     Raises:
-        SpecError: for an unknown kind, with the nearest known one.
-        CliploomError: when an installed package's family can't be loaded or is none, or two packages offer the kind.
+        SpecError: the kind is unknown; the message has the nearest known one.
+        CliploomError: an installed package's family cannot be loaded or is invalid, or two packages offer the kind.
     """
     if kind in _BUILT_IN:
         module, _, name = _BUILT_IN[kind].partition(":")
@@ -72,10 +72,10 @@ def family(kind: str) -> Family:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card of a prepared folder.
+    """Return the card of a prepared folder.
 
     Raises:
-        StoreError: when it is missing or damaged.
+        StoreError: it is missing or damaged.
     """
     try:
         return ModelCard.from_dict(json.loads((folder / CARD_FILE).read_text(encoding="utf-8")))
@@ -90,11 +90,11 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def load(folder: Path, threads: int = 1) -> Encoder:
-    """Open a prepared model, once a process: all threads that ask for the same one share it.
+    """Open a prepared model once per process; all threads share it.
 
     Args:
-        folder: a prepared folder.
-        threads: how many will call it at a time.
+        folder: the prepared folder.
+        threads: the number of concurrent callers.
     """
     from cliploom.transforms.encoders.runtime import shared_models
 
@@ -110,11 +110,11 @@ def load(folder: Path, threads: int = 1) -> Encoder:
 
 @contextmanager
 def not_ending(kind: str, doing: str) -> Iterator[None]:
-    """Make an error of code that ends the program, which would end a run without a word.
+    """Convert an attempt of an encoder's code to exit the program to an error.
 
     Args:
         kind: the encoder.
-        doing: what is done with it, for the message.
+        doing: the operation, for the message.
     """
     try:
         yield
@@ -126,23 +126,23 @@ def not_ending(kind: str, doing: str) -> Iterator[None]:
 
 
 def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:
-    """What turns queries into vectors of the spaces whose outputs have ``text``.
+    """Return the function that encodes queries for the outputs that have ``text``.
 
     Args:
-        folder: a prepared folder; the text encoder that it builds on stands beside it (``referred_models``).
+        folder: a prepared folder; the text encoder that it builds on is beside it (``referred_models``).
 
     Returns:
         A function from sentences to float32 [n, dim].
 
     Raises:
-        CliploomError: when the model has no text tower.
+        CliploomError: the model has no text tower.
     """
     from cliploom.transforms.encoders.projected_text import project_texts
     from cliploom.transforms.encoders.runtime import shared_models
 
     card = read_card(folder)
     if not card.text_tower:
-        raise CliploomError(f"The encoder '{card.kind}' has no text tower and no text_encoder, so text can't ask it.")
+        raise CliploomError(f"The encoder '{card.kind}' has no text tower and no text_encoder: no text queries.")
     tower_folder = (folder / card.text_tower).resolve().parent
     its = read_card(tower_folder)
     tower = shared_models().get(("text", str(tower_folder)), lambda: family(its.kind).text_tower(tower_folder, its))
@@ -154,7 +154,7 @@ def load_text_tower(folder: Path) -> Callable[[list[str]], NDArray[np.float32]]:
 
 
 def referred_models(card: ModelCard) -> tuple[str, ...]:
-    """Digests of the other model folders that must stand beside this one for text queries."""
+    """Return the digests of the other model folders that text queries need beside this one."""
     parent, separator, rest = card.text_tower.partition("../")
     return (rest.split("/")[0],) if separator and not parent else ()
 

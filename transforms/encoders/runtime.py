@@ -1,7 +1,7 @@
-"""OpenVINO, set so that results can be repeated and threads don't fight: compile once a process, a request a thread.
+"""OpenVINO with reproducible results: compiles once per process, with one inference request per thread.
 
-As many streams as worker threads and one inference thread a stream: each calling thread has a core's worth of model to
-itself, and a sum is never split over threads, whose number would then show in the last bits.
+There are as many streams as worker threads and one inference thread per stream: each calling thread has one core to
+itself, and sums are never split over threads, whose number would affect the last bits.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from cliploom.transforms.encoders.mapped_files import drop_resident_pages
 
 T = TypeVar("T")
 
-# OpenVINO makes its tables of element types on first use, in C++ statics whose making calls Python. Two threads that
-# get there together wait for each other for ever, one for the table, one for the interpreter. Imports take turns.
+# OpenVINO creates its tables of element types on first use, in C++ statics whose initialisation calls Python. Two #
+# threads doing this concurrently deadlock, one on the table, one on the interpreter. Hence the lock around imports.
 ov.Type.f32.to_dtype()
 _ = ov.Tensor(np.zeros(1, np.float32), shared_memory=True).data
 
 
 class SharedModels:
-    """Opened models of one process by key; kept only as long as somebody holds them."""
+    """The opened models of a process by key; kept as long as they are referenced."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class SharedModels:
         self._held: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
 
     def get(self, key: Hashable, build: Callable[[], T]) -> T:
-        """The object of ``key``, built by the first of many concurrent callers; the others wait for it."""
+        """Return the object of ``key``, built by the first of several concurrent callers; the others wait for it."""
         with self._lock:
             building = self._building.setdefault(key, threading.Lock())
         with building:
@@ -52,12 +52,12 @@ class SharedModels:
 
 @functools.cache
 def shared_models() -> SharedModels:
-    """The opened models of this process."""
+    """Return the opened models of this process."""
     return SharedModels()
 
 
 class CompiledGraph:
-    """A graph compiled for ``threads`` concurrent callers, each with an infer request of its own."""
+    """A graph compiled for ``threads`` concurrent callers, each with its own inference request."""
 
     def __init__(
         self,
@@ -68,18 +68,18 @@ class CompiledGraph:
         *,
         kept: bool = False,
     ) -> None:
-        """Compile.
+        """Compile the graph.
 
         Args:
             graph: an IR file, or a model in memory.
-            outputs: names of those to return.
-            precision: pinned; OpenVINO would choose bf16 by itself where the processor has it.
-            threads: concurrent callers to be ready for.
-            kept: keep the compiled form on this machine for the next process; for an IR file that never changes.
+            outputs: the names of the outputs to return.
+            precision: the explicit precision; by default OpenVINO would choose bf16 on processors that support it.
+            threads: the number of concurrent callers.
+            kept: whether to cache the compiled graph on this machine; for an IR file that never changes.
 
         Raises:
-            PrecisionError: when the processor can't compute in that precision.
-            CliploomError: when the file is damaged.
+            PrecisionError: the processor does not support the precision.
+            CliploomError: the file is damaged.
         """
         core = ov.Core()
         if not can_compute_in(precision):
@@ -89,7 +89,7 @@ class CompiledGraph:
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            # Else 8-bit weights would have activations quantised as well, on some processors only.
+            # Otherwise, with 8-bit weights, activations would be quantised as well, on some processors only.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         try:
@@ -112,10 +112,10 @@ class CompiledGraph:
         """Run the graph in the calling thread.
 
         Args:
-            inputs: in the graph's order; read in place, so C-contiguous.
+            inputs: the inputs in the graph's order, C-contiguous; read in place.
 
         Returns:
-            Arrays by output name, the caller's own.
+            Arrays by output name, owned by the caller.
         """
         request = getattr(self._local, "request", None)
         if request is None:
@@ -125,7 +125,7 @@ class CompiledGraph:
 
 
 def _compiled(core: ov.Core, graph: Path, precision: Precision, settings: dict[str, Any]) -> Any:
-    """The graph as it was compiled before on this machine, or compiled now and kept."""
+    """Return the graph from the cache on this machine, or compile and cache it."""
     from cliploom.transforms.encoders.compile_cache import compile_cache, forget_compiled
 
     abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -139,7 +139,7 @@ def _compiled(core: ov.Core, graph: Path, precision: Precision, settings: dict[s
 
 
 def can_compute_in(precision: Precision) -> bool:
-    """Return whether this processor computes in a precision; OV_CPU_MAX_ISA=AVX2 hides bf16 from OpenVINO."""
+    """Return whether this processor supports a precision; OV_CPU_MAX_ISA=AVX2 hides bf16 from OpenVINO."""
     return precision != "bf16" or "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -149,14 +149,14 @@ def save_graph(model: ov.Model, path: Path) -> None:
 
 
 def named_result(node: Any, name: str) -> Any:
-    """A graph result that runs return under ``name``; ``node`` is a node or one of its outputs."""
+    """Return a graph result named ``name``; ``node`` is a node or one of its outputs."""
     result = op.result(node)
     result.output(0).get_tensor().set_names({name})
     return result
 
 
 def _place(ports: Sequence[Any], name: str, graph: Path | ov.Model) -> int:
-    """Number of the output of that name; a result shares its tensor, and so all names, with what feeds it."""
+    """Return the number of the output with a name; a result shares its tensor and names with its input."""
     for place, port in enumerate(ports):
         if name in port.get_names():
             return place
@@ -164,11 +164,11 @@ def _place(ports: Sequence[Any], name: str, graph: Path | ov.Model) -> int:
 
 
 def _shape(port: Any) -> tuple[int, ...]:
-    """Sizes of a port, -1 where they are not fixed."""
+    """Return the sizes of a port, -1 if they are not fixed."""
     return tuple(-1 if size.is_dynamic else size.get_length() for size in port.partial_shape)
 
 
 def last_line(error: Exception) -> str:
-    """What an OpenVINO or PyTorch error says at its end, without the full stop."""
+    """Return the end of an OpenVINO or PyTorch error message, without the full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__

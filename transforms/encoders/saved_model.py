@@ -25,7 +25,7 @@ class SavedModelFamily(PixelFamily):
     Options: ClassVar[type[EncoderOptions]] = SavedModelOptions
 
     def located(self, options: SavedModelOptions, base: Path) -> SavedModelOptions:
-        """Paths of the files from the spec's folder; a vocabulary may be a name in the model's assets."""
+        """Return the options with paths resolved; a vocabulary may be a name in the model's assets."""
         text = options.text
         if text is not None and text.vocabulary is not None and Path(beside(base, text.vocabulary)).exists():
             text = text.model_copy(update={"vocabulary": beside(base, text.vocabulary)})
@@ -33,7 +33,7 @@ class SavedModelFamily(PixelFamily):
         return options.model_copy(update={"model": beside(base, options.model), "text": text, "golden": golden})
 
     def fingerprint(self, options: SavedModelOptions) -> dict[str, str]:
-        """Hashes of graph, variables and assets, and of a vocabulary beside them."""
+        """Return the hashes of graph, variables and assets, and of a separate vocabulary."""
         from cliploom.transforms.encoders.saved_model_files import model_hashes
 
         hashes = model_hashes(options.model)
@@ -72,7 +72,7 @@ class SavedModelFamily(PixelFamily):
 
 
 def _expected(saved: SavedModel, signature: Signature, options: SavedModelOptions, folder: Path) -> Expected | None:
-    """What TensorFlow gives for golden items and sentences; None where it is not installed."""
+    """Return TensorFlow's results for golden items and sentences; None if it is not installed."""
     from cliploom.transforms.encoders.measuring import golden_sentences
     from cliploom.transforms.encoders.tensorflow_reference import has_tensorflow, tensorflow_expected
 
@@ -100,10 +100,10 @@ def _expected(saved: SavedModel, signature: Signature, options: SavedModelOption
 
 
 def _input_key(signature: Signature, options: PixelOptions) -> str:
-    """The signature's one input, or the one that the spec names.
+    """Return the signature's one input, or the one that the spec names.
 
     Raises:
-        CliploomError: when there are others, or it takes strings.
+        CliploomError: there are several, or it takes strings.
     """
     from cliploom.transforms.encoders.saved_model_signatures import STRING
 
@@ -117,16 +117,16 @@ def _input_key(signature: Signature, options: PixelOptions) -> str:
 
 
 def write_pixels(saved: SavedModel, signature: Signature, options: PixelOptions, folder: Path) -> dict[str, int]:
-    """Write the graph of pictures or clips; gives the length of the vectors by output name.
+    """Write the graph of pictures or clips; return the length of the vectors by output name.
 
     Args:
         saved: the SavedModel.
-        signature: that takes them.
-        options: of the encoder.
-        folder: to write into.
+        signature: the signature that takes pictures or clips.
+        options: the options of the encoder.
+        folder: the folder to write to.
 
     Raises:
-        CliploomError: when input or outputs are not as the spec says, or the graph can't be converted.
+        CliploomError: input or outputs differ from the spec, or the graph cannot be converted.
     """
     from cliploom.transforms.encoders.graph import GRAPH_FILE
     from cliploom.transforms.encoders.onnx_graph import image_graph
@@ -142,7 +142,7 @@ def write_pixels(saved: SavedModel, signature: Signature, options: PixelOptions,
 
 
 def _text_node(signature: Signature, text: SavedModelText, model: str) -> str:
-    """Key of the text signature's output."""
+    """Return the key of the text signature's output."""
     if text.node is not None:
         signature.check_outputs([text.node], model)
         return text.node
@@ -160,7 +160,7 @@ def _write_text(
     folder: Path,
     dims: dict[str, int],
 ) -> str:
-    """Write graph, words and settings of the text tower; gives its name for the card."""
+    """Write graph, words and settings of the text tower; return its name for the card."""
     from cliploom.transforms.encoders.runtime import save_graph
     from cliploom.transforms.encoders.saved_model_text import TextGraph
     from cliploom.transforms.encoders.saved_model_words import word_tokens

@@ -1,4 +1,4 @@
-"""The files of a SavedModel: found in a folder or in a hub's archive, hashed, and unpacked within limits."""
+"""The files of a SavedModel: located in a folder or an archive, hashed, and unpacked within limits."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from cliploom.transforms.encoders.known_hashes import known
 from cliploom.transforms.encoders.weights import sha256_of
 
 GRAPH = "saved_model.pb"
-# what vectors depend on; fingerprints, Keras' metadata and read-mes are left out
+# the files that vectors depend on; fingerprints, Keras metadata and read-mes are ignored
 _FOLDERS = ("variables", "assets")
 MOST_FILES = 10_000
 MOST_BYTES = 64 << 30
 MOST_DESCRIPTION = 1 << 30
-"""Bytes of a description that is only looked into."""
+"""Maximum size of a description that is only inspected."""
 _BLOCK = 1 << 20
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is that of a packed model."""
+    """Return whether a path is that of an archived model."""
     return path.name.endswith((".tar.gz", ".tgz", ".tar"))
 
 
 def model_hashes(model: str) -> dict[str, str]:
-    """Relative name -> sha256 of graph, variables and assets; equal for a folder and its archive.
+    """Return relative name -> sha256 of graph, variables and assets; the same for a folder and its archive.
 
     Raises:
-        CliploomError: when there is no SavedModel, or the archive is refused.
+        CliploomError: there is no SavedModel, or the archive is rejected.
     """
     path = Path(model).expanduser()
     if is_archive(path):
@@ -45,7 +45,7 @@ def model_hashes(model: str) -> dict[str, str]:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Size and time of a file; zeros where there is none."""
+    """Return size and time of a file; zeros if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -55,7 +55,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _archive_hashes(path: Path, size: int, time_ns: int) -> tuple[tuple[str, str], ...]:
-    """Names and hashes, sorted; a plan asks several times, and unpacking gigabytes takes a while."""
+    """Return the names and hashes, sorted; cached, since unpacking gigabytes takes long and a plan asks repeatedly."""
     hashes: dict[str, str] = {}
 
     def add(name: str, stream: IO[bytes]) -> None:
@@ -67,10 +67,10 @@ def _archive_hashes(path: Path, size: int, time_ns: int) -> tuple[tuple[str, str
 
 @contextlib.contextmanager
 def model_folder(model: str) -> Iterator[Path]:
-    """The folder of a model; an archive is unpacked into a temporary one, which goes when the context ends.
+    """Provide the folder of a model; an archive is unpacked to a temporary one for the duration of the context.
 
     Raises:
-        CliploomError: when there is no SavedModel, or the archive is refused.
+        CliploomError: there is no SavedModel, or the archive is rejected.
     """
     path = Path(model).expanduser()
     if not is_archive(path):
@@ -91,14 +91,14 @@ def model_folder(model: str) -> Iterator[Path]:
 
 
 class _FoundError(Exception):
-    """What was looked for in an archive is found."""
+    """The file searched for in an archive was found."""
 
 
 def description_of(path: Path) -> bytes:
-    """The ``saved_model.pb`` of an archive; files behind it are not read.
+    """Return the ``saved_model.pb`` of an archive; files after it are not read.
 
     Raises:
-        CliploomError: when there is none, or the archive is refused.
+        CliploomError: there is none, or the archive is rejected.
     """
     found = b""
 
@@ -116,7 +116,7 @@ def description_of(path: Path) -> bytes:
 
 
 def _files(folder: Path, model: str) -> list[str]:
-    """Relative names of the files that matter, sorted."""
+    """Return the relative names of the relevant files, sorted."""
     if not (folder / GRAPH).is_file():
         if folder.is_file():
             raise CliploomError(f"'{model}' is a file; give the folder that holds {GRAPH}, or its .tar.gz.")
@@ -131,10 +131,10 @@ def _files(folder: Path, model: str) -> list[str]:
 
 
 def _read_archive(path: Path, use: Callable[[str, IO[bytes]], None]) -> None:
-    """Call ``use`` with the name below the model's folder and the content of each file of an archive that matters.
+    """Call ``use`` with the relative name and the content of each relevant file of an archive.
 
-    Nothing else is unpacked. Links, absolute names and names with ``..`` are refused, also where they would not matter:
-    no publisher's archive has them.
+    Nothing else is unpacked. Links, absolute names and names with ``..`` are rejected, even for irrelevant files: no
+    published archive has them.
     """
     if not path.is_file():
         raise CliploomError(f"There is no archive '{path}'; give its path, or the folder that holds {GRAPH}.")
@@ -146,7 +146,7 @@ def _read_archive(path: Path, use: Callable[[str, IO[bytes]], None]) -> None:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts or not (member.isreg() or member.isdir()):
                     raise CliploomError(
-                        f"The archive '{path}' holds {member.name!r}, which is a link or leads out of its folder; "
+                        f"The archive '{path}' has {member.name!r}, which is a link or leads out of its folder; "
                         "unpack it yourself if you trust it, and give the folder."
                     )
                 files, total = files + 1, total + member.size
@@ -175,7 +175,7 @@ def _read_archive(path: Path, use: Callable[[str, IO[bytes]], None]) -> None:
 
 
 def _relative(name: PurePosixPath) -> PurePosixPath | None:
-    """The path below the model's folder, for files that matter.
+    """Return the path relative to the model's folder, for relevant files.
 
     >>> [str(_relative(PurePosixPath(n))) for n in ("./saved_model.pb", "s3d/1/variables/variables.index", "a/x.md")]
     ['saved_model.pb', 'variables/variables.index', 'None']

@@ -1,4 +1,4 @@
-"""What a spec says of a SavedModel, a frozen graph or a Keras file."""
+"""The options of a SavedModel, a frozen graph or a Keras file in a spec."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from cliploom.transforms.encoders.word_tokens import Step
 
 
 def _pair(value: Any) -> Any:
-    """A list of two strings."""
+    """Return a list of two strings."""
     return tuple(value) if isinstance(value, list) else value
 
 
 class SavedModelText(Part):
-    """A signature that takes strings. Keys that are left out are found in the graph, or the run says which to give.
+    """A signature that takes strings. Missing keys are read from the graph, or the run reports which are required.
 
     Attributes:
-        signature: its name.
-        node: its output, when it has several.
-        output: the encoder's output whose space it shares, when there are several.
-        vocabulary: a file with a word a line: a name in the model's ``assets``, or a path from the spec's folder.
-        lower: letters that are put into lower case first.
-        replace: then what these regular expressions of RE2 find is replaced, in this order: ``[pattern, replacement]``.
-        split: words are parted by this; by any white space when empty.
-        tokens: sentences are cut to so many words, and filled up to them.
-        first: number of the vocabulary's first word.
-        unknown: number of a word that is not in the vocabulary, or ``drop``.
-        pad_id: number that fills up.
-        prompt: put before each sentence.
+        signature: the name of the signature.
+        node: the name of its output, if it has several.
+        output: the encoder's output whose space it shares, if there are several.
+        vocabulary: a file with one word per line: a name in the model's ``assets``, or a path relative to the spec.
+        lower: which letters to convert to lower case first.
+        replace: regular expressions of RE2 to replace afterwards, in this order: ``[pattern, replacement]``.
+        split: the separator of words; any white space if empty.
+        tokens: the number of words that sentences are truncated or padded to.
+        first: the number of the vocabulary's first word.
+        unknown: the number for a word that is not in the vocabulary, or ``drop``.
+        pad_id: the number used for padding.
+        prompt: a text put before each sentence.
     """
 
     signature: str = "text"
@@ -48,7 +48,7 @@ class SavedModelText(Part):
 
     @property
     def steps(self) -> tuple[Step, ...] | None:
-        """``lower`` and ``replace`` as steps, or None when neither is declared."""
+        """The steps for ``lower`` and ``replace``, or None if neither is declared."""
         if self.lower is None and self.replace is None:
             return None
         lower = () if self.lower is None or self.lower == "none" else (Step(self.lower),)
@@ -59,13 +59,13 @@ class SavedModelOptions(BatchedOptions):
     """Options of ``saved_model``.
 
     Attributes:
-        model: folder of the SavedModel, or its ``.tar.gz``.
-        input: what the signature takes.
-        outputs: what to keep, by the name it shall have; ``node`` is a name in the signature's outputs.
-        tags: of the graph, when the file has several; by default ``serve``, or none.
-        signature: its name, when there are several.
+        model: the folder of the SavedModel, or its ``.tar.gz``.
+        input: the input of the signature.
+        outputs: the outputs to keep, by the name to give them; ``node`` is a name in the signature's outputs.
+        tags: the tags of the graph, if the file has several; by default ``serve``, or none.
+        signature: the name of the signature, if there are several.
         text: the text signature.
-        batch: items computed together; a batch that is not full is filled up.
+        batch: the number of items computed together; incomplete batches are padded.
         golden: an ``.npz`` with ``items`` (uint8), vectors by output name, and for a text signature ``sentences`` and
             ``text``, to measure against.
     """
@@ -89,7 +89,7 @@ class SavedModelOptions(BatchedOptions):
         return None if self.text is None else text_output(self.text.output, self.outputs)
 
     def values(self) -> dict[str, Any]:
-        """Without the vocabulary's path: its content stands in the fingerprint."""
+        """Return the values without the vocabulary's path, whose content is in the fingerprint."""
         values = super().values()
         if self.text is not None:
             values["text"] = self.text.model_dump(mode="json", exclude={"vocabulary"})
@@ -101,9 +101,9 @@ class FrozenGraphOptions(PixelOptions):
 
     Attributes:
         model: the ``.pb`` file of a GraphDef.
-        input: what it takes; ``node`` is required, the tensor to feed, such as ``Mul:0``, or ``DecodeJpeg:0`` with
-            ``layout: hwc``, ``offset: 0`` and ``scale: 1``.
-        outputs: what to keep, by the name it shall have; ``node`` is a tensor, such as ``pool_3:0``.
+        input: the input of the graph; ``node``, the tensor to feed, is required, such as ``Mul:0``, or ``DecodeJpeg:0``
+            with ``layout: hwc``, ``offset: 0`` and ``scale: 1``.
+        outputs: the outputs to keep, by the name to give them; ``node`` is a tensor, such as ``pool_3:0``.
         golden: an ``.npz`` with ``items`` (uint8) and vectors by output name, to measure against.
     """
 
@@ -122,9 +122,9 @@ class KerasOptions(BatchedOptions):
 
     Attributes:
         model: a ``.keras`` or ``.h5`` file.
-        input: what it takes.
-        outputs: what to keep, by the name it shall have; ``node`` is an output or a layer.
-        batch: items computed together; a batch that is not full is filled up.
+        input: the input of the model.
+        outputs: the outputs to keep, by the name to give them; ``node`` is an output or a layer.
+        batch: the number of items computed together; incomplete batches are padded.
     """
 
     @model_validator(mode="after")

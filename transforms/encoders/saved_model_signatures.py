@@ -1,4 +1,4 @@
-"""Signatures of a SavedModel: choosing a meta graph by its tags, and a signature with its input and outputs."""
+"""Signatures of a SavedModel: selects a meta graph by its tags, and a signature with its input and outputs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Tensor:
     """An input or an output of a signature.
 
     Attributes:
-        key: its name in the signature.
-        type: number of its TensorFlow type.
-        shape: as messages show it, such as ``[?, 512]``.
+        key: the name in the signature.
+        type: the number of the TensorFlow type.
+        shape: the shape for messages, such as ``[?, 512]``.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Tensor:
 
     @property
     def type_name(self) -> str:
-        """Name of its type."""
+        """The name of its type."""
         return _TYPES.get(self.type, "of another type")
 
     def __str__(self) -> str:
@@ -47,8 +47,8 @@ class Signature:
     """One signature.
 
     Attributes:
-        name: its key in the SavedModel.
-        inputs, outputs: in the order of their keys.
+        name: the key in the SavedModel.
+        inputs, outputs: the tensors, in the order of their keys.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Signature:
         return f"'{self.name}' ({', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))})"
 
     def check_outputs(self, keys: Sequence[str], model: str) -> None:
-        """Raise when one of ``keys`` is no output.
+        """Raise an error if one of ``keys`` is not an output.
 
         Raises:
-            CliploomError: naming those that there are, with their shapes.
+            CliploomError: it is not an output; the message lists the outputs with their shapes.
         """
         for key in keys:
             if key not in (output.key for output in self.outputs):
@@ -73,18 +73,18 @@ class Signature:
 
 
 class SavedModel:
-    """The description of a SavedModel, with one meta graph chosen."""
+    """The description of a SavedModel, with one selected meta graph."""
 
     def __init__(self, folder: Path, model: str, tags: Sequence[str] | None = None) -> None:
         """Read ``saved_model.pb``.
 
         Args:
-            folder: of the model.
-            model: its name in the spec, for messages.
-            tags: of the meta graph; by default the only one, else ``serve``, else the one without tags.
+            folder: the folder of the model.
+            model: the name in the spec, for messages.
+            tags: the tags of the meta graph; by default the only one, else ``serve``, else the one without tags.
 
         Raises:
-            CliploomError: when it can't be read, or no meta graph has these tags.
+            CliploomError: it cannot be read, or no meta graph has these tags.
         """
         self.folder, self.model = folder, model
         self._message = read_message("SavedModel", folder / GRAPH)
@@ -99,7 +99,7 @@ class SavedModel:
 
     @property
     def signatures(self) -> tuple[Signature, ...]:
-        """All signatures, by name."""
+        """All signatures by name."""
         return tuple(
             Signature(name, _tensors(each.inputs), _tensors(each.outputs))
             for name, each in sorted(self.graph.signature_def.items())
@@ -107,14 +107,14 @@ class SavedModel:
         )
 
     def signature(self, name: str | None, key: str = "signature") -> Signature:
-        """The signature of a name, or the only (or usual) one.
+        """Return the signature with a name, or the only (or usual) one.
 
         Args:
-            name: as the spec says, or None.
-            key: of the spec, for the message.
+            name: the name in the spec, or None.
+            key: the key in the spec, for the message.
 
         Raises:
-            CliploomError: naming those that there are, with their inputs and outputs.
+            CliploomError: there is no such signature; the message lists the signatures with their inputs and outputs.
         """
         found = {each.name: each for each in self.signatures}
         if name is None:
@@ -134,14 +134,14 @@ class SavedModel:
         raise CliploomError(f"'{self.model}' has no signature '{name}' ({key}){hint} has {listed}.")
 
     def changed_variables(self, signature: Signature) -> list[str]:
-        """Operations by which a signature changes variables as it runs; a converted one keeps those that are stored."""
+        """Return the operations by which a signature changes variables; a converted one keeps the stored values."""
         tensors = [info.name for info in self.graph.signature_def[signature.name].outputs.values()]
         return sorted(kind for kind in operations_of(self.graph.graph_def, tensors) if kind.startswith(_CHANGES))
 
     def write_alone(self, signature: str, folder: Path) -> None:
-        """Write a SavedModel of the chosen graph and one signature; its other files are links to those of this one.
+        """Write a SavedModel with only the selected graph and one signature; its other files are links.
 
-        So a reader can't take another meta graph, nor confuse outputs of one name in two signatures.
+        So a reader cannot select another meta graph, or confuse outputs of the same name in two signatures.
         """
         copy = type(self._message).FromString(self._message.SerializeToString())
         del copy.meta_graphs[:]
@@ -161,7 +161,7 @@ def _tensors(infos: Any) -> tuple[Tensor, ...]:
 
 
 def shape_text(shape: Any) -> str:
-    """A TensorShapeProto as messages show it."""
+    """Return a TensorShapeProto as text for messages."""
     if shape.unknown_rank:
         return "of any shape"
     return f"[{', '.join('?' if dim.size < 0 else str(dim.size) for dim in shape.dim)}]"

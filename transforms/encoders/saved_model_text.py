@@ -1,8 +1,8 @@
-"""The text signature of a SavedModel that takes strings: its vocabulary and rules, and the graph behind them.
+"""The text signature of a SavedModel that takes strings: its vocabulary and rules, and the graph after them.
 
-Operations on strings don't convert. They end where word numbers are looked up in a table of vectors; so the graph is
-cut there, and what comes before it is done in Python by rules that are read off the graph (``word_tokens``). What is
-not recognised has to be declared. Measuring against TensorFlow, or golden vectors, shows that the rules are right.
+String operations cannot be converted. They end where word numbers are looked up in a table of vectors; so the graph is
+split there, and the part before it is done in Python by rules derived from the graph (``word_tokens``). Rules that are
+not recognised must be declared. Measuring against TensorFlow, or golden vectors, verifies the rules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cliploom.transforms.encoders.word_tokens import Step
 
 _LOOKUPS = ("LookupTableFindV2", "LookupTableFind")
 _COMPARISONS = ("NotEqual", "Equal", "Greater", "GreaterEqual", "Less", "LessEqual")
-# operations that move numbers about and don't change them
+# operations that only rearrange numbers
 _MOVES = {
     *("Convert", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Broadcast", "Tile", "Pad", "Concat"),
     *("Gather", "GatherND", "StridedSlice", "Slice", "Split", "VariadicSplit", "NonZero"),
@@ -34,13 +34,13 @@ _STRIP = r"^[ \t\n\v\f\r]+|[ \t\n\v\f\r]+$"
 
 @dataclass
 class FoundRules:
-    """What the graph says of its tokens; None where it can't be told.
+    """The tokenization rules found in the graph; None for unknown ones.
 
     Attributes:
-        steps, split, keep_empty, any_of, unknown, pad_id, tokens: as in ``WordRules``.
-        offset: added to a word's number in the table.
-        dropped: unknown words are left out.
-        reasons: for each key of the spec that has to be declared, why.
+        steps, split, keep_empty, any_of, unknown, pad_id, tokens: see ``WordRules``.
+        offset: the number added to a word's number in the table.
+        dropped: whether unknown words are dropped.
+        reasons: for each key of the spec that must be declared, the reason.
     """
 
     steps: tuple[Step, ...] | None = None
@@ -59,15 +59,15 @@ class TextGraph:
     """A partially converted text signature."""
 
     def __init__(self, graph: ov.Model, graph_def: Any, model: str) -> None:
-        """Find the place where word numbers are looked up.
+        """Find the operation that looks up word numbers.
 
         Args:
-            graph: of one output, as ``convert_signature(partially=True)`` gives it.
-            graph_def: the GraphDef that it was made from.
-            model: name, for messages.
+            graph: the graph of one output, from ``convert_signature(partially=True)``.
+            graph_def: the GraphDef that it was converted from.
+            model: the name, for messages.
 
         Raises:
-            CliploomError: when there is no such place.
+            CliploomError: there is no such operation.
         """
         self._graph, self._model = graph, model
         self._nodes = nodes_by_name(graph_def)
@@ -83,15 +83,15 @@ class TextGraph:
 
     @property
     def rows(self) -> int | None:
-        """Rows of the table of word vectors, where the graph fixes it."""
+        """The number of rows in the table of word vectors, if the graph fixes it."""
         size = self._table.get_partial_shape()[0]
         return None if size.is_dynamic else int(size.get_length())
 
     def cut(self, tokens: int, output: str) -> ov.Model:
-        """The graph behind the tokens: int32 [batch, tokens] to float32 ``output``; changes this one.
+        """Return the graph after the tokens: int32 [batch, tokens] to float32 ``output``; modifies this one.
 
         Raises:
-            CliploomError: when operations on strings are left.
+            CliploomError: string operations are left.
         """
         ids = op.parameter(ov.PartialShape([-1, tokens]), np.int32, name="ids")
         kind = self.ids.get_element_type()
@@ -112,7 +112,7 @@ class TextGraph:
         return made
 
     def rules(self) -> FoundRules:
-        """Read the rules off the graph."""
+        """Derive the rules from the graph."""
         found = FoundRules()
         lookups = [node for node in self._before_ids if self._type(node) in _LOOKUPS]
         if len(lookups) != 1:
@@ -125,7 +125,7 @@ class TextGraph:
         return found
 
     def _ids(self) -> tuple[Any, Any]:
-        """The output that feeds the table of word vectors, and the table."""
+        """Return the output that feeds the table of word vectors, and the table."""
         found: dict[tuple[str, int], tuple[Any, Any]] = {}
         for node in self._order:
             if node.get_type_name() != "Gather" or node.get_name() not in self._from_text:
@@ -143,7 +143,7 @@ class TextGraph:
         return next(iter(found.values()))
 
     def _read_strings(self, lookup: Any, found: FoundRules) -> None:
-        """What happens between the sentence and the table of words."""
+        """Find the rules between the sentence and the table of words."""
         steps: list[Step] = []
         chain = self._ancestors(lookup.input_value(1).get_node())
         for node in chain:
@@ -191,7 +191,7 @@ class TextGraph:
             found.keep_empty = bool(separator)
 
     def _read_numbers(self, lookup: Any, found: FoundRules) -> None:
-        """What happens between the table of words and the table of vectors."""
+        """Find the rules between the table of words and the table of vectors."""
         default = _constant(lookup.input_value(2))
         values = self._descendants([lookup], lambda node: node.get_type_name() not in ("ShapeOf", *_COMPARISONS))
         offset, dropped = 0, False
@@ -231,7 +231,7 @@ class TextGraph:
             found.offset, found.dropped = offset, dropped
             found.unknown = None if default is None else default + offset
             if default is None:
-                found.reasons["unknown"] = "the graph's number of unknown words is no constant"
+                found.reasons["unknown"] = "the graph's number for unknown words is not a constant"
             if len(set(fills)) > 1 or None in fills:
                 found.reasons["pad_id"] = f"the graph fills up with several numbers ({fills})"
             else:
@@ -243,7 +243,7 @@ class TextGraph:
             found.reasons["tokens"] = f"the graph cuts its sentences to {listed}"
 
     def _definition(self, node: Any) -> Any:
-        """The TensorFlow node behind a node of the graph that was not converted, or None."""
+        """Return the TensorFlow node of an unconverted node of the graph, or None."""
         if "FrameworkNode" not in node.get_type_name():
             return None
         parts = node.get_friendly_name().split("/")
@@ -258,7 +258,7 @@ class TextGraph:
         return str(definition.op if definition is not None else node.get_type_name())
 
     def _string(self, reference: str) -> bytes | None:
-        """Value of a constant string that a TensorFlow node takes."""
+        """Return the value of a constant string that a TensorFlow node takes."""
         for node in self._nodes.get(reference.split(":")[0].lstrip("^"), []):
             if node.op == "Const":
                 values = node.attr["value"].tensor.string_val
@@ -266,7 +266,7 @@ class TextGraph:
         return None
 
     def _ancestors(self, node: Any) -> list[Any]:
-        """A node and all that it depends on, in the order of computing."""
+        """Return a node and everything it depends on, in the order of computation."""
         seen = {node.get_name()}
         waiting = [node]
         while waiting:
@@ -278,7 +278,7 @@ class TextGraph:
         return [each for each in self._order if each.get_name() in seen]
 
     def _descendants(self, nodes: Iterable[Any], passes: Callable[[Any], bool]) -> set[str]:
-        """Names of some nodes and of all that depend on them through nodes that pass."""
+        """Return the names of some nodes and of everything that depends on them through transparent nodes."""
         seen = {node.get_name() for node in nodes}
         for node in self._order:
             sources = (value.get_node() for value in node.input_values())
@@ -288,7 +288,7 @@ class TextGraph:
 
 
 def _constant(value: Any) -> int | None:
-    """A scalar constant, or None."""
+    """Return a scalar constant, or None."""
     node = value.get_node()
     if node.get_type_name() == "Convert":
         return _constant(node.input_value(0))
@@ -299,13 +299,13 @@ def _constant(value: Any) -> int | None:
 
 
 def _other(node: Any, values: set[str]) -> int | None:
-    """The constant that is added to word numbers."""
+    """Return the constant that is added to word numbers."""
     sources = [value for value in node.input_values() if value.get_node().get_name() not in values]
     return _constant(sources[0]) if len(sources) == 1 else None
 
 
 def _lengths(value: Any) -> set[int]:
-    """Numbers above 1 of a constant: a length, not an axis or a stride."""
+    """Return the numbers above 1 in a constant: lengths, not axes or strides."""
     node = value.get_node()
     if node.get_type_name() != "Constant" or not node.get_element_type().is_integral():
         return set()

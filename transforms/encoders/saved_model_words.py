@@ -1,4 +1,4 @@
-"""The vocabulary of a SavedModel's text signature, and its rules: what the spec declares before what the graph says."""
+"""The vocabulary and rules of a SavedModel's text signature: declarations in the spec override the graph."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MOST_BYTES = 1 << 28
 
 
 def word_tokens(saved: SavedModel, found: FoundRules, text: SavedModelText, rows: int | None) -> WordTokens:
-    """Words with their numbers, and the rules.
+    """Return the words with their numbers, and the rules.
 
     Args:
         saved: the SavedModel.
-        found: what its graph says.
-        text: what the spec declares.
-        rows: of the table of word vectors, where that is known.
+        found: the rules found in the graph.
+        text: the declarations in the spec.
+        rows: the number of rows in the table of word vectors, if known.
 
     Raises:
-        CliploomError: naming the key that has to be declared, and why.
+        CliploomError: a key must be declared; the message says which and why.
     """
 
     def needed(key: str, declared: Any, read: Any) -> Any:
@@ -61,13 +61,13 @@ def word_tokens(saved: SavedModel, found: FoundRules, text: SavedModelText, rows
 
 
 def _vocabulary(saved: SavedModel, text: SavedModelText, first: int) -> dict[str, int]:
-    """Words with their numbers, from the file that the spec names or the model's only one."""
+    """Return the words with their numbers, from the file in the spec or the model's only one."""
     path = _vocabulary_file(saved, text)
     if path.stat().st_size > MOST_BYTES:
         raise CliploomError(
             f"The vocabulary '{path}' is larger than {MOST_BYTES >> 20} MB; name another by text.vocabulary."
         )
-    # as TensorFlow reads lines: carriage returns are left out, other separators of lines are not
+    # like TensorFlow: carriage returns are dropped, and only line feeds separate lines
     content = path.read_bytes().replace(b"\r", b"").decode("utf-8", "surrogateescape")
     lines = content.split("\n")
     if lines and not lines[-1]:
@@ -86,7 +86,7 @@ def _vocabulary(saved: SavedModel, text: SavedModelText, first: int) -> dict[str
         numbers = range(len(rows)) if value == _LINE_NUMBER else [int(row[value]) for row in rows]
     except (IndexError, ValueError):
         raise CliploomError(
-            f"The vocabulary '{path}' has not the columns that the graph reads (word {key}, number {value}); name "
+            f"The vocabulary '{path}' lacks the columns that the graph reads (word {key}, number {value}); name "
             "another by text.vocabulary."
         ) from None
     return {word: first + number for word, number in zip(reversed(words), reversed(numbers), strict=True)}
@@ -116,7 +116,7 @@ def _vocabulary_file(saved: SavedModel, text: SavedModelText) -> Path:
 
 
 def _table_attributes(saved: SavedModel) -> dict[str, Any]:
-    """How the graph reads a vocabulary file; a declared one without such an operation has a word a line."""
+    """Return how the graph reads a vocabulary file; a declared file without such an operation has one word per line."""
     found: dict[str, Any] = {
         "vocab_size": -1, "key_index": _WHOLE_LINE, "value_index": _LINE_NUMBER, "offset": 0, "delimiter": "\t"
     }  # fmt: skip

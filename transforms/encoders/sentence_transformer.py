@@ -1,4 +1,4 @@
-"""Any sentence-transformers model, converted once; workers then need neither it nor PyTorch."""
+"""Any sentence-transformers model, converted once; workers need neither that library nor PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cliploom.transforms.encoders.hub import hub_folder
 from cliploom.transforms.encoders.weights import beside, sha256_of
 
 OUTPUT = "embedding"
-# what a model's vectors may depend on; pickled weights (.bin) are never read
+# files that a model's vectors may depend on; pickled weights (.bin) are never read
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
 _OTHER_FORMATS = ("onnx", "openvino")
 
@@ -24,8 +24,8 @@ class SentenceTransformerOptions(EncoderOptions):
 
     Attributes:
         model: a folder, or a name on the Hugging Face hub.
-        revision: commit or tag of a named model; name one, or the vectors follow the hub's newest.
-        prompt: name of the model's own prompt for stored sentences; by default what the model says, mostly none.
+        revision: the commit or tag of a model on the hub; without one, the vectors follow the hub's newest version.
+        prompt: the name of the model's own prompt for stored sentences; by default that of the model, usually none.
         query_prompt: the same for queries.
     """
 
@@ -37,31 +37,31 @@ class SentenceTransformerOptions(EncoderOptions):
 
 
 class SentenceTransformer(Family):
-    """One output, ``embedding``: what ``SentenceTransformer(model).encode`` gives."""
+    """The output ``embedding``, equal to ``SentenceTransformer(model).encode``."""
 
     kind = "sentence_transformer"
     Options = SentenceTransformerOptions
 
     def modality(self, options: SentenceTransformerOptions) -> Modality:
-        """Sentences."""
+        """Return sentences."""
         return "text"
 
     def output_names(self, options: SentenceTransformerOptions, text: bool) -> tuple[str, ...]:
-        """The one output."""
+        """Return the one output."""
         return (OUTPUT,)
 
     def located(self, options: SentenceTransformerOptions, base: Path) -> SentenceTransformerOptions:
-        """A folder from the spec's; what is no folder is a name on the hub."""
+        """Return the folder resolved against the spec's; names on the hub are unchanged."""
         folder = beside(base, options.model)
         return options.model_copy(update={"model": folder}) if Path(folder).is_dir() else options
 
     def fingerprint(self, options: SentenceTransformerOptions) -> dict[str, str]:
-        """Hashes of all files of the model that can matter."""
+        """Return the hashes of all relevant files of the model."""
         folder = model_folder(options)
         return {name: sha256_of(folder / name) for name in _model_files(folder)}
 
     def foreign_bytes(self, options: SentenceTransformerOptions) -> int:
-        """Of all files of the model that can matter."""
+        """Return the bytes of all relevant files of the model."""
         folder = model_folder(options)
         return sum((folder / name).stat().st_size for name in _model_files(folder))
 
@@ -69,7 +69,7 @@ class SentenceTransformer(Family):
         """Trace and convert the model; see ``Family.prepare``.
 
         Raises:
-            MissingExtraError: without sentence-transformers.
+            MissingExtraError: sentence-transformers is not installed.
         """
         if importlib.util.find_spec("sentence_transformers") is None:
             raise MissingExtraError("text", f"Preparing the encoder '{self.kind}'")
@@ -89,10 +89,10 @@ class SentenceTransformer(Family):
 
 
 def model_folder(options: SentenceTransformerOptions) -> Path:
-    """Local folder of the model; a named one is looked for in the Hugging Face cache first, then fetched.
+    """Return the local folder of the model; a name is looked up in the Hugging Face cache, else downloaded.
 
     Raises:
-        CliploomError: when it is neither a model folder nor to be had.
+        CliploomError: it is neither a model folder nor available.
     """
     local = Path(options.model).expanduser()
     if local.is_dir():
@@ -104,7 +104,7 @@ def model_folder(options: SentenceTransformerOptions) -> Path:
 
 
 def _model_files(folder: Path) -> list[str]:
-    """Relative names of the files that matter, sorted; none when there are no weights."""
+    """Return the relative names of the relevant files, sorted; empty if there are no weights."""
     found = {
         path.relative_to(folder).as_posix()
         for pattern in _FILES

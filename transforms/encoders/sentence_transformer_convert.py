@@ -1,4 +1,4 @@
-"""Conversion of a sentence-transformers model to an OpenVINO graph; needs the extra ``[text]``, on the launcher."""
+"""Converts a sentence-transformers model to an OpenVINO graph; needs the extra ``[text]``, on the launcher."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from cliploom.transforms.encoders.text_graph import text_graph
 from cliploom.transforms.encoders.torch_graph import traced_graph
 
 _LONGEST = 512
-_UNLIMITED = 1_000_000  # tokenizers say that they have no limit by a huge number
+_UNLIMITED = 1_000_000  # tokenizers use a huge number for "no limit"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted model and what the original says.
+    """A converted model and the results of the original.
 
     Attributes:
-        dim: length of the vectors.
-        documents, queries: float32 [n, dim], the original's vectors of the golden sentences.
+        dim: the length of the vectors.
+        documents, queries: the original's vectors of the golden sentences, float32 [n, dim].
     """
 
     dim: int
@@ -41,7 +41,7 @@ class Converted:
     queries: NDArray[np.float32]
 
     def agreement(self, folder: Path, precision: Precision) -> float:
-        """Smallest cosine of the converted model against the original, for stored sentences and for queries."""
+        """Return the smallest cosine of the converted model against the original, for stored sentences and queries."""
         tower = TextTower(folder, precision)
         return min(
             smallest_cosine(tower.encode(GOLDEN_SENTENCES), self.documents),
@@ -51,7 +51,7 @@ class Converted:
 
 @contextlib.contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Loading takes no time that a bar would be worth."""
+    """Disable progress bars, as loading is quick."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -84,15 +84,15 @@ def convert(source: Path, folder: Path, output: str, prompt: str | None, query_p
     """Convert a model and write graph, tokenizer and settings.
 
     Args:
-        source: folder of the model.
-        folder: where to write.
-        output: name for the vectors.
-        prompt: name of the model's prompt for stored sentences; None for what the model says itself.
+        source: the folder of the model.
+        folder: the folder to write to.
+        output: the name of the output.
+        prompt: the name of the model's prompt for stored sentences; None for the model's default.
         query_prompt: the same for queries.
 
     Raises:
-        SpecError: for a prompt that the model does not have.
-        CliploomError: when it can't be loaded or converted.
+        SpecError: the model does not have the prompt.
+        CliploomError: it cannot be loaded or converted.
     """
     try:
         with _no_progress_bar():
@@ -126,7 +126,7 @@ def convert(source: Path, folder: Path, output: str, prompt: str | None, query_p
 
 
 def _prompt(model: SentenceTransformer, option: str, name: str | None, usual: tuple[str, ...]) -> str:
-    """The text of a prompt: the named one, else what sentence-transformers would take by itself."""
+    """Return the text of a prompt: the named one, else the default of sentence-transformers."""
     prompts: dict[str, str] = model.prompts
     if name is not None and name not in prompts:
         raise SpecError(f"{option}: the model has no prompt '{name}'{nearest(name, prompts)}")
@@ -137,6 +137,6 @@ def _prompt(model: SentenceTransformer, option: str, name: str | None, usual: tu
 def _traced(pipeline: _Pipeline, output: str, source: Path) -> ov.Model:
     ids = torch.ones((2, 7), dtype=torch.int64)
     mask = torch.ones_like(ids)
-    mask[1, 4:] = 0  # a mask of ones alone would be traced away by models that look at it
+    mask[1, 4:] = 0  # models that inspect the mask would be traced without it if it were all ones
     model = traced_graph(pipeline, (ids, mask), str(source))
     return text_graph(model, output, name=str(source))

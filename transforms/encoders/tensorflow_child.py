@@ -1,4 +1,4 @@
-"""What needs TensorFlow itself: run by ``isolated.run_isolated``, in a process without OpenVINO and PyTorch."""
+"""Functions that need TensorFlow: called by ``isolated.run_isolated``, in a process without OpenVINO and PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALUES, TEXT = "values", "text"
 
 @contextlib.contextmanager
 def _said(model: str) -> Iterator[None]:
-    """Any error as one sentence."""
+    """Convert any error to one sentence."""
     try:
         yield
     except CliploomError:
@@ -41,18 +41,18 @@ def saved_model_vectors(
     found: str,
     text: dict[str, Any] | None = None,
 ) -> None:
-    """What a signature of a SavedModel gives for some items, one by one, and its text signature for sentences.
+    """Write a SavedModel signature's results for items, one by one, and those of its text signature for sentences.
 
     Args:
-        folder: of the SavedModel.
-        tags: of its meta graph.
-        signature: its name.
-        key: name of its input.
-        outputs: names of its outputs to keep.
-        given: ``.npz`` with ``values``, a row an item.
-        found: ``.npz`` to write, a row an item by output name.
+        folder: the folder of the SavedModel.
+        tags: the tags of its meta graph.
+        signature: the name of the signature.
+        key: the name of its input.
+        outputs: the names of the outputs to keep.
+        given: an ``.npz`` with ``values``, one row per item.
+        found: the ``.npz`` to write, one row per item by output name.
         text: ``signature``, ``key``, ``output``, ``prompt`` and ``sentences`` of the text signature; its vectors are
-            written, too.
+            written too.
     """
     with _said(folder):
         model = tf.saved_model.load(folder, tags=tags)
@@ -68,7 +68,7 @@ def saved_model_vectors(
 
 
 def frozen_vectors(path: str, node: str, batched: bool, outputs: list[str], given: str, found: str) -> None:
-    """What a frozen graph gives for some items, one by one; ``batched`` when its input has a batch's axis."""
+    """Write the results of a frozen graph for some items, one by one; ``batched`` if its input has a batch axis."""
     graph_def = tf.compat.v1.GraphDef.FromString(Path(path).read_bytes())
     with _said(path), tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(graph_def, name="")
@@ -82,13 +82,13 @@ def frozen_vectors(path: str, node: str, batched: bool, outputs: list[str], give
 
 
 def export_keras(path: str, folder: str, outputs: list[str], given: str, found: str) -> None:
-    """Save a Keras model as a SavedModel with the signature ``serving_default``, and compute what it gives.
+    """Save a Keras model as a SavedModel with the signature ``serving_default``, and write its results.
 
     Args:
-        path: a ``.keras`` or ``.h5`` file; code in it (Lambda layers) is refused.
-        folder: of the SavedModel to write.
-        outputs: names of outputs or of layers.
-        given: as in ``saved_model_vectors``.
+        path: a ``.keras`` or ``.h5`` file; files with code (Lambda layers) are rejected.
+        folder: the folder of the SavedModel to write.
+        outputs: the names of outputs or of layers.
+        given: see ``saved_model_vectors``.
         found: likewise.
     """
     import keras
@@ -115,7 +115,7 @@ def export_keras(path: str, folder: str, outputs: list[str], given: str, found: 
 
 
 def _layer_output(model: Any, name: str, path: str) -> Any:
-    """The output of that name, or that of the layer of that name."""
+    """Return the output with a name, or that of the layer with the name."""
     named = dict(zip(model.output_names, model.outputs, strict=True))
     layers = {layer.name: layer for layer in model.layers}
     if name in named:

@@ -1,4 +1,4 @@
-"""TensorFlow's models as OpenVINO graphs, by OpenVINO's front end: no TensorFlow is loaded."""
+"""Converts TensorFlow models to OpenVINO graphs with OpenVINO's front end: TensorFlow is not loaded."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def convert_signature(
 
     Args:
         saved: the SavedModel.
-        signature: one of it.
-        outputs: keys of those to keep.
-        partially: leave operations that can't be converted in the graph.
+        signature: one of its signatures.
+        outputs: the keys of the outputs to keep.
+        partially: whether to leave operations that cannot be converted in the graph.
 
     Returns:
-        A graph with the signature's inputs that these outputs need.
+        A graph with the inputs of the signature that these outputs need.
 
     Raises:
-        CliploomError: naming the operations that can't be converted and the way out.
+        CliploomError: an operation cannot be converted; the message names it and the alternatives.
     """
     front = FrontEndManager().load_by_framework("tf")
     with tempfile.TemporaryDirectory(prefix="cliploom-") as name:
@@ -58,15 +58,15 @@ def convert_frozen(
     """Convert the part of a frozen graph between an inner input and some outputs.
 
     Args:
-        path: of the ``.pb`` file.
-        model: its name in the spec.
-        node: tensor to feed, such as ``DecodeJpeg:0``.
-        outputs: tensors to keep, such as ``pool_3:0``.
-        shape: of the tensor to feed.
-        kind: its element type.
+        path: the path of the ``.pb`` file.
+        model: the name in the spec.
+        node: the tensor to feed, such as ``DecodeJpeg:0``.
+        outputs: the tensors to keep, such as ``pool_3:0``.
+        shape: the shape of the tensor to feed.
+        kind: the element type of the tensor to feed.
 
     Raises:
-        CliploomError: naming the operations that can't be converted and the way out.
+        CliploomError: an operation cannot be converted; the message names it and the alternatives.
     """
     front = FrontEndManager().load_by_framework("tf")
     try:
@@ -84,12 +84,12 @@ def convert_frozen(
 
 
 def left_over(graph: ov.Model) -> list[str]:
-    """Types of the operations that the front end left as they were, sorted."""
+    """Return the types of the operations that the front end did not convert, sorted."""
     return sorted({node.get_friendly_name() for node in graph.get_ops() if _FRAMEWORK_NODE in node.get_type_name()})
 
 
 def unconvertible(reason: str, model: str, signature: Signature | None = None) -> CliploomError:
-    """One sentence that says why a model can't be converted, and the way out."""
+    """Return a sentence that says why a model cannot be converted, and the alternatives."""
     part = "" if signature is None else f"the signature '{signature.name}' of "
     return CliploomError(
         f"OpenVINO can't convert {part}'{model}' ({reason}); export it as ONNX (python -m tf2onnx.convert "
@@ -99,6 +99,6 @@ def unconvertible(reason: str, model: str, signature: Signature | None = None) -
 
 
 def _reason(error: Exception) -> str:
-    """The operations that the front end names, or what it says at its end."""
+    """Return the operations that the front end names, or else the end of its message."""
     found = _UNTRANSLATED.search(str(error))
     return found.group(1).strip() if found else last_line(error)

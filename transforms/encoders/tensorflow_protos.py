@@ -1,9 +1,9 @@
-"""TensorFlow's SavedModel and GraphDef messages, read without TensorFlow.
+"""TensorFlow's SavedModel and GraphDef messages, parsed without TensorFlow.
 
-Only the fields that are used here are described; protobuf keeps the others as unknown fields, so that a message that is
-read, changed and written again loses nothing. They are described in proto2's syntax, which also keeps values that are
-written out although they are 0. The pool is private: TensorFlow's own descriptors are not touched.
-Source: tensorflow/core/protobuf/{saved_model,meta_graph}.proto and tensorflow/core/framework/*.proto.
+Only the fields in use are described; protobuf keeps the others as unknown fields, so that a message that is read,
+modified and written again loses nothing. They are described in proto2's syntax, which also preserves explicit zeros.
+The descriptor pool is private: TensorFlow's own descriptors are not affected. Source:
+tensorflow/core/protobuf/{saved_model,meta_graph}.proto and tensorflow/core/framework/*.proto.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 
 @functools.cache
 def message_class(name: str) -> Any:
-    """The class of a message, such as ``SavedModel``."""
+    """Return the class of a message, such as ``SavedModel``."""
     pool = descriptor_pool.DescriptorPool()
     file = descriptor_pb2.FileDescriptorProto(name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto2")
     for message, fields in _MESSAGES.items():
@@ -100,10 +100,10 @@ def _add_field(message: Any, name: str, number: int, kind: str) -> None:
 
 
 def read_message(name: str, path: Path) -> Any:
-    """Read a file that is one message.
+    """Read a file that consists of one message.
 
     Raises:
-        CliploomError: when it can't be read, is too large, or is no such message.
+        CliploomError: the file cannot be read, is too large, or is not such a message.
     """
     try:
         size = path.stat().st_size
@@ -119,7 +119,7 @@ def read_message(name: str, path: Path) -> Any:
 
 
 def nodes_by_name(graph: Any) -> dict[str, list[Any]]:
-    """All nodes of a GraphDef and of its functions, by their names; functions may repeat a name."""
+    """Return all nodes of a GraphDef and of its functions by name; functions may repeat a name."""
     found: dict[str, list[Any]] = {}
     for node in (*graph.node, *(node for function in graph.library.function for node in function.node_def)):
         found.setdefault(node.name, []).append(node)
@@ -127,19 +127,19 @@ def nodes_by_name(graph: Any) -> dict[str, list[Any]]:
 
 
 def touches_files(graph: Any) -> list[str]:
-    """Operations of a GraphDef and its functions that read or write files or call Python: they are never run here.
+    """Return the operations of a GraphDef that access files or call Python: such graphs are never run here.
 
-    Those that save and restore the model's own variables don't count: each SavedModel has them.
+    Operations that save and restore the model's own variables are excluded: each SavedModel has them.
     """
     return sorted({node.op for each in nodes_by_name(graph).values() for node in each} & _UNTRUSTED)
 
 
 def operations_of(graph: Any, tensors: Iterable[str]) -> set[str]:
-    """Types of all operations that tensors depend on, those of the functions that are called among them.
+    """Return the types of all operations that tensors depend on, including those in called functions.
 
     Args:
         graph: a GraphDef.
-        tensors: such as ``StatefulPartitionedCall:0``.
+        tensors: the names of tensors, such as ``StatefulPartitionedCall:0``.
     """
     nodes = {node.name: node for node in graph.node}
     functions = {function.signature.name: function for function in graph.library.function}
@@ -150,7 +150,7 @@ def operations_of(graph: Any, tensors: Iterable[str]) -> set[str]:
         found.add(node.op)
         for reference in node.input:
             name = reference.lstrip("^").split(":")[0]
-            # the names of a function's nodes are its own; all of its body is taken below
+            # node names in a function are local to it; its whole body is included below
             if name in nodes and name not in seen and node is nodes.get(node.name):
                 seen.add(name)
                 waiting.append(nodes[name])

@@ -1,4 +1,4 @@
-"""What TensorFlow gives, computed in a process of its own, to measure a prepared model against."""
+"""TensorFlow's results, computed in a separate process, to measure a prepared model against."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _CHILD = "cliploom.transforms.encoders.tensorflow_child"
 
 
 def has_tensorflow() -> bool:
-    """Whether TensorFlow is installed; it is never loaded here."""
+    """Return whether TensorFlow is installed, without loading it."""
     return importlib.util.find_spec("tensorflow") is not None
 
 
 def tensorflow_expected(
     function: str, options: PixelOptions, *, text: Mapping[str, Any] | None = None, **arguments: Any
 ) -> Expected:
-    """Golden items, and what the original gives for them.
+    """Return golden items, and the original's results for them.
 
     Args:
-        function: of ``tensorflow_child``; it is given the items' values and the outputs' names, too.
-        options: of the encoder.
-        text: what ``saved_model_vectors`` wants to know of a text signature.
-        arguments: others of the function.
+        function: the function of ``tensorflow_child``; it also gets the items' values and the outputs' names.
+        options: the options of the encoder.
+        text: the text signature, for ``saved_model_vectors``.
+        arguments: further arguments of the function.
 
     Raises:
-        CliploomError: when TensorFlow fails on it.
+        CliploomError: TensorFlow fails.
     """
     items = golden_items(options.input)
     nodes = sorted({output.node for output in options.outputs.values()})

@@ -1,8 +1,8 @@
-"""Sentences to vectors: a tokenizer, an OpenVINO graph and their settings, for text encoders and text towers alike.
+"""Encodes sentences with a tokenizer, an OpenVINO graph and their settings, for text encoders and text towers alike.
 
-A folder holds ``text.xml`` (int32 [batch, tokens] ids and, mostly, mask to float32 [batch, dim]), ``tokenizer.json``
-(or ``words.json``) and ``text.json``. A sentence is padded to a length that depends on the sentence alone, so that its
-vector does not depend on its neighbours; sentences of one length are computed together.
+A folder has ``text.xml`` (int32 [batch, tokens] ids and, usually, mask to float32 [batch, dim]), ``tokenizer.json`` (or
+``words.json``) and ``text.json``. A sentence is padded to a length that depends only on the sentence itself, so that
+its vector does not depend on its neighbours; sentences of equal length are computed together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TEXT_GRAPH = "text.xml"
 TEXT_SETTINGS = "text.json"
 TOKENIZER = "tokenizer.json"
 MAX_BATCH = 32
-# Of 1, 2, 4, 8 and 16, the fastest for batches of 64 as well as of 2,048 narrations: less padding, but more shapes.
+# Of 1, 2, 4, 8 and 16, the fastest for batches of 64 as well as 2,048 narrations: less padding means more shapes.
 STEP = 2
 RECENT_BYTES = 64_000_000
 LONGEST_RECENT = 500
@@ -41,16 +41,16 @@ LONGEST_RECENT = 500
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How sentences are turned into the graph's input.
+    """How to convert sentences to the graph's input.
 
     Attributes:
-        output: name of the graph's output.
-        max_tokens: longer sentences are cut, special tokens counted.
-        step: sentences are padded to a multiple of so many tokens, ``max_tokens`` at the most.
-        pad_id: token that fills up.
-        masked: the graph takes a mask beside the ids.
-        pad_left: what fills up stands before the sentence.
-        prompt, query_prompt: put before each stored sentence, and before each query.
+        output: the name of the graph's output.
+        max_tokens: the maximum number of tokens, including special ones; longer sentences are truncated.
+        step: sentences are padded to a multiple of this many tokens, but at most ``max_tokens``.
+        pad_id: the token used for padding.
+        masked: whether the graph takes a mask beside the ids.
+        pad_left: whether padding comes before the sentence.
+        prompt, query_prompt: texts put before each stored sentence, and before each query.
     """
 
     output: str
@@ -73,42 +73,42 @@ class TextSettings:
 
 
 class TextTower:
-    """Encodes sentences in the calling thread; threads may share it."""
+    """Encodes sentences in the calling thread; thread-safe."""
 
     def __init__(self, folder: Path, precision: Precision, threads: int = 1, *, kept: bool = False) -> None:
         """Open a folder.
 
         Args:
-            folder: of a prepared model.
-            precision: to compute in.
-            threads: concurrent callers to be ready for.
-            kept: keep the compiled graph on this machine, so that the next search opens it sooner.
+            folder: the folder of a prepared model.
+            precision: the precision to compute in.
+            threads: the number of concurrent callers.
+            kept: whether to cache the compiled graph on this machine, so that the next search opens it faster.
 
         Raises:
-            CliploomError: when a file is missing or damaged.
+            CliploomError: a file is missing or damaged.
         """
         try:
             self.settings = TextSettings.read(folder)
             self._tokenize = _tokenizer(folder, self.settings.max_tokens)
-        except Exception as error:  # tokenizers raises bare Exception
+        except Exception as error:  # the tokenizers library raises bare Exception
             raise CliploomError(f"The text model in '{folder}' can't be opened: {error}.") from error
         self._graph = CompiledGraph(folder / TEXT_GRAPH, [self.settings.output], precision, threads, kept=kept)
 
     def encode(
         self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False
     ) -> NDArray[np.float32]:
-        """Vectors of sentences.
+        """Return the vectors of sentences.
 
         Args:
-            texts: any; an empty one has a vector too.
-            report: told how many were truncated.
-            query: use the prompt for queries.
+            texts: any texts; an empty one has a vector too.
+            report: the report to add the number of truncated texts to.
+            query: whether to use the prompt for queries.
 
         Returns:
             float32 [n, dim].
 
         Raises:
-            EncodeError: for what is not Unicode text.
+            EncodeError: a text is not valid Unicode.
         """
         tokens = self._tokens(texts, report, self.settings.query_prompt if query else self.settings.prompt)
         by_length: dict[int, list[int]] = {}
@@ -123,7 +123,7 @@ class TextTower:
 
     @property
     def dim(self) -> int:
-        """Length of the vectors."""
+        """The length of the vectors."""
         return self._graph.output_shapes[self.settings.output][-1]
 
     def _tokens(self, texts: Sequence[str], report: EncodeReport | None, prompt: str) -> list[list[int]]:
@@ -151,10 +151,10 @@ class TextTower:
 
 
 def check_shared_space(tower: TextTower, output: str, dims: Mapping[str, int]) -> None:
-    """Compare the length of a text tower's vectors with that of the output whose space it shares.
+    """Check that a text tower's vectors are as long as those of the output whose space it shares.
 
     Raises:
-        CliploomError: when they differ.
+        CliploomError: the lengths differ.
     """
     found = tower.encode(["a cup of coffee", "a much longer sentence about nothing"])
     if found.shape[1] != dims[output]:
@@ -165,16 +165,16 @@ def check_shared_space(tower: TextTower, output: str, dims: Mapping[str, int]) -
 
 
 class RecentSentences:
-    """Vectors of the sentences encoded last, shared by the threads of a process: narrations repeat themselves."""
+    """A cache of vectors of recent sentences, shared by the threads of a process: narrations repeat themselves."""
 
     def __init__(self, most: int) -> None:
-        """Keep ``most`` sentences; those longer than ``LONGEST_RECENT`` letters seldom come again and are not kept."""
+        """Keep ``most`` sentences; those longer than ``LONGEST_RECENT`` characters rarely recur and are not kept."""
         self._most = most
         self._lock = threading.Lock()
         self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
     def known(self, texts: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """Those of the sentences that are kept, with their vectors."""
+        """Return the cached sentences among these, with their vectors."""
         with self._lock:
             found = {text: self._vectors[text] for text in texts if text in self._vectors}
             for text in found:
@@ -182,7 +182,7 @@ class RecentSentences:
         return found
 
     def keep(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take more; those that were asked for longest ago make room."""
+        """Add vectors; evict the least recently used ones."""
         with self._lock:
             self._vectors.update((text, each.copy()) for text, each in vectors.items() if len(text) <= LONGEST_RECENT)
             while len(self._vectors) > self._most:
@@ -197,7 +197,7 @@ class TextEncoder:
         self._recent = RecentSentences(RECENT_BYTES // (4 * max(self._tower.dim, 256)))
 
     def encode(self, batch: Sequence[Any], report: EncodeReport | None = None) -> list[Row | EncodeError]:
-        """Encode sentences; what is not text, or gives no finite vector, is that item's error."""
+        """Encode sentences; one that is not text, or has no finite vector, gives an error for that item."""
         refusals = [refusal(item) for item in batch]
         distinct = dict.fromkeys(text for text, refused in zip(batch, refusals, strict=True) if refused is None)
         vectors = self._recent.known(distinct)
@@ -214,7 +214,7 @@ class TextEncoder:
 
 
 def _tokenizer(folder: Path, most: int) -> Callable[[str], tuple[list[int], bool]]:
-    """What turns a sentence into at most ``most`` ids and says whether it was cut."""
+    """Return a function from a sentence to at most ``most`` ids, and whether it was truncated."""
     if (folder / WORDS).exists():
         return WordTokens.read(folder).ids
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
@@ -222,7 +222,7 @@ def _tokenizer(folder: Path, most: int) -> Callable[[str], tuple[list[int], bool
     tokenizer.enable_truncation(most)
 
     def ids(text: str) -> tuple[list[int], bool]:
-        # one by one: encode_batch would start threads of its own beside the workers'
+        # one by one: encode_batch would start threads beside the workers' own
         encoding = tokenizer.encode(text)
         return encoding.ids, bool(encoding.overflowing)
 
@@ -230,7 +230,7 @@ def _tokenizer(folder: Path, most: int) -> Callable[[str], tuple[list[int], bool
 
 
 def refusal(item: Any) -> EncodeError | None:
-    """Why an item can't be encoded as a sentence, if it can't."""
+    """Return why an item cannot be encoded as a sentence, or None."""
     if not isinstance(item, str):
         return EncodeError("encode", f"the encoder takes text, not {type(item).__name__}.")
     try:
@@ -241,7 +241,7 @@ def refusal(item: Any) -> EncodeError | None:
 
 
 def _halving_batches(members: list[int]) -> list[list[int]]:
-    """Cut into batches of MAX_BATCH, then of the powers of two below: few shapes, nothing wasted on filling up."""
+    """Split into batches of MAX_BATCH, then of the smaller powers of two: few shapes, no padding."""
     batches, begin = [], 0
     while begin < len(members):
         size = min(MAX_BATCH, 1 << ((len(members) - begin).bit_length() - 1))

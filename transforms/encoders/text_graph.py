@@ -1,4 +1,4 @@
-"""Bringing a converted text graph into the form that ``text.TextTower`` runs."""
+"""Converts a text graph to the form that ``text.TextTower`` runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cliploom.transforms.encoders.runtime import named_result
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Numbers of a text graph's inputs.
+    """The positions of a text graph's inputs.
 
     Attributes:
-        ids: token ids.
-        mask: attention mask, or None.
-        types: token types, or None; always 0 here.
-        tokens: length of a sentence, when the graph fixes it.
+        ids: the position of the token ids.
+        mask: that of the attention mask, or None.
+        types: that of the token types, or None; always 0 here.
+        tokens: the length of a sentence, if the graph fixes it.
     """
 
     ids: int
@@ -30,15 +30,15 @@ class TextInputs:
 
     @property
     def masked(self) -> bool:
-        """There is a mask."""
+        """Whether there is a mask."""
         return self.mask is not None
 
 
 def text_inputs(model: ov.Model, name: str) -> TextInputs:
-    """Tell the inputs of a text graph apart by their names.
+    """Identify the inputs of a text graph by their names.
 
     Raises:
-        CliploomError: when they are not ids, mask and types.
+        CliploomError: they are not ids, mask and types.
     """
     found: dict[str, int] = {}
     for number, port in enumerate(model.inputs):
@@ -58,19 +58,19 @@ def text_inputs(model: ov.Model, name: str) -> TextInputs:
 
 
 def text_graph(model: ov.Model, output: str, *, node: str | None = None, name: str = "model") -> ov.Model:
-    """Make a graph take int32 ids (and mask) and give one float32 output.
+    """Make a graph take int32 ids (and mask) and return one float32 output.
 
     Args:
-        model: changed in place.
-        output: name to give to the vectors.
-        node: name of the model's output to keep; by default its first.
-        name: of the model, for messages.
+        model: the model; modified in place.
+        output: the name to give to the output.
+        node: the name of the model's output to keep; by default its first.
+        name: the name of the model, for messages.
 
     Returns:
-        int32 [batch, tokens] inputs, ids first, to float32 ``output``.
+        A graph from int32 [batch, tokens] inputs, ids first, to float32 ``output``.
 
     Raises:
-        CliploomError: for inputs that are not text, or an unknown ``node``.
+        CliploomError: the inputs are not text, or ``node`` is unknown.
     """
     roles = text_inputs(model, name)
     old = model.get_parameters()
@@ -88,10 +88,10 @@ def text_graph(model: ov.Model, output: str, *, node: str | None = None, name: s
 
 
 def output_port(model: ov.Model, node: str | None, name: str) -> ov.Output:
-    """What feeds a result of the model: the one named ``node``, or the first.
+    """Return the source of a result of the model: the one named ``node``, or the first.
 
     Raises:
-        CliploomError: when there is none of that name, with those that there are.
+        CliploomError: there is none with that name; the message lists the names.
     """
     names = [next(iter(port.get_names()), "") for port in model.outputs]
     if node is None:
@@ -103,7 +103,7 @@ def output_port(model: ov.Model, node: str | None, name: str) -> ov.Output:
 
 
 def _rewire(old: ov.Node, new: ov.Node) -> None:
-    """Let all that read a parameter read ``new`` instead, in the element type they expect."""
+    """Replace all uses of a parameter by ``new``, converted to the element type that each expects."""
     source = op.convert(new, old.get_element_type().get_type_name())
     for target in old.output(0).get_target_inputs():
         target.replace_source_output(source.output(0))

@@ -1,4 +1,4 @@
-"""Conversion of PyTorch models; needs the extra ``[text]``, in a process of its own."""
+"""Converts PyTorch models; needs the extra ``[text]``, runs in a separate process."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def convert(options: dict[str, Any], program: str, folder: str) -> dict[str, Any
     """Write the graph of a model and golden vectors.
 
     Args:
-        options: of ``TorchOptions``, JSON.
+        options: the options of ``TorchOptions``, as JSON.
         program: ``pt2`` or ``torchscript``; empty for a model by name.
-        folder: where to write.
+        folder: the folder to write to.
 
     Returns:
         ``dims`` by output name.
 
     Raises:
-        CliploomError: when the model can't be loaded or converted, or an output is not there.
+        CliploomError: the model cannot be loaded or converted, or has no such output.
     """
     chosen = TorchOptions.model_validate(options)
     path = Path(chosen.model).expanduser()
@@ -78,7 +78,7 @@ def _sizes(options: TorchOptions) -> dict[str, int]:
 
 
 def _golden(picked: _Picked, options: TorchOptions) -> tuple[dict[str, Any], Any]:
-    """What PyTorch gives for the golden pictures, one at a time as a batch of its own."""
+    """Return PyTorch's results for the golden pictures, each as a batch of one."""
     given = options.input
     items = golden_pictures(given.height, given.width, given.frames)
     values = ((items - np.array(given.offset)) / np.array(given.scale)).astype(np.float32)
@@ -102,7 +102,7 @@ def _golden(picked: _Picked, options: TorchOptions) -> tuple[dict[str, Any], Any
 
 
 class _Picked(torch.nn.Module):  # type: ignore[misc]
-    """A model that gives the wanted outputs, in order."""
+    """A model that returns the requested outputs, in order."""
 
     def __init__(self, model: torch.nn.Module, nodes: list[str], source: str, inside: bool) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Picked(torch.nn.Module):  # type: ignore[misc]
         return catch
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The wanted outputs."""
+        """Return the requested outputs."""
         self._caught.clear()
         given = self.model(pixels)
         return tuple(self._pick(given, node) for node in self._nodes)
@@ -146,7 +146,7 @@ class _Picked(torch.nn.Module):  # type: ignore[misc]
 
 
 def _exported(path: Path) -> torch.nn.Module:
-    """A program of ``torch.export``; ``torch_model.program_kind`` has looked at the archive before."""
+    """Return a program of ``torch.export``; ``torch_model.program_kind`` has checked the archive before."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if "/data/sample_inputs/" in name:
@@ -154,7 +154,7 @@ def _exported(path: Path) -> torch.nn.Module:
                     torch.load(io.BytesIO(archive.read(name)), weights_only=True)
                 except Exception as error:
                     raise CliploomError(
-                        f"The example inputs in '{path}' are pickled objects, which could run anything; export it "
+                        f"The example inputs in '{path}' are pickled objects, which could run any code; export it "
                         "with tensors as examples."
                     ) from error
     program = torch.export.load(path)
@@ -162,7 +162,7 @@ def _exported(path: Path) -> torch.nn.Module:
 
 
 def _named(options: TorchOptions) -> torch.nn.Module:
-    """A model of a library, with weights from a file of tensors."""
+    """Return a model of a library, with weights from a file of tensors."""
     library, name = options.named or ("", "")
     weights = Path(options.weights or "").expanduser()
     if weights.suffix == ".safetensors":
@@ -170,7 +170,7 @@ def _named(options: TorchOptions) -> torch.nn.Module:
 
         state = load_file(weights)
     else:
-        # weights_only: nothing but tensors is unpickled
+        # weights_only: only tensors are unpickled
         state = torch.load(weights, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     if library == "torchvision":

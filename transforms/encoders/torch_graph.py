@@ -1,4 +1,4 @@
-"""PyTorch modules as OpenVINO graphs, by tracing; needs the extra ``[text]``, on the launcher."""
+"""Converts PyTorch modules to OpenVINO graphs by tracing; needs the extra ``[text]``, on the launcher."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def traced_graph(module: torch.nn.Module, example: Sequence[torch.Tensor], sourc
     """Trace a module and convert it.
 
     Args:
-        module: in evaluation mode.
-        example: its inputs; sizes that may change are those that the module reads from its input's shape.
-        source: name of the model, for the message.
+        module: the module in evaluation mode.
+        example: example inputs; the sizes that may vary are those that the module reads from its input's shape.
+        source: the name of the model, for the message.
 
     Raises:
-        CliploomError: when it can't be traced or converted.
+        CliploomError: it cannot be traced or converted.
     """
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            # of tracing: Python values become constants; that none of them matters is what the agreement shows
+            # tracing warns that Python values become constants; measuring the agreement shows that none of them
+            # matters
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(module, tuple(example), check_trace=False)
         return scripted_graph(traced, example)
@@ -38,7 +39,7 @@ def traced_graph(module: torch.nn.Module, example: Sequence[torch.Tensor], sourc
 
 def scripted_graph(scripted: Any, example: Sequence[torch.Tensor]) -> ov.Model:
     """Convert a TorchScript module."""
-    # the front end itself: openvino.convert_model wraps it in a tool that reports its use over the network
+    # the front end directly: openvino.convert_model would send telemetry
     front = FrontEndManager().load_by_framework("pytorch")
     decoder = TorchScriptPythonDecoder(scripted, example_input=tuple(example))  # must outlive the conversion
     return front.convert(front.load(decoder))

@@ -1,4 +1,4 @@
-"""PyTorch models as encoders of pictures or clips: exported programs, TorchScript, torchvision's and timm's by name."""
+"""PyTorch models as encoders of pictures or clips: exported programs, TorchScript, torchvision and timm models."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TorchOutput(OnnxOutput):
     """One output of the model.
 
     Attributes:
-        node: ``output`` for what the model gives; a number or key where it gives several; of a model by name also the
-            path of a module inside, such as ``features``.
+        node: ``output`` for the result of the model; a number or key if it returns several; for a model by name also
+            the path of an inner module, such as ``features``.
     """
 
     node: str = "output"
@@ -38,11 +38,11 @@ class TorchOptions(EncoderOptions):
 
     Attributes:
         model: a ``.pt2`` of ``torch.export`` or a TorchScript file, or ``torchvision:NAME`` or ``timm:NAME``.
-        weights: of a model by name: its state dict, ``.pth`` or ``.safetensors``; only tensors are read.
-        trusted: a ``.pt2`` or TorchScript file is a program; say ``true`` when you know where it comes from.
-        input: what it takes.
-        outputs: what to keep, by the name it shall have.
-        batch: items computed together; a batch that is not full is filled up.
+        weights: the weights of a model by name: its state dict, ``.pth`` or ``.safetensors``; only tensors are read.
+        trusted: a ``.pt2`` or TorchScript file is a program; set it to ``true`` if you trust its origin.
+        input: the input of the model.
+        outputs: the outputs to keep, by the name to give them.
+        batch: the number of items computed together; incomplete batches are padded.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"weights", "trusted", "batch"})
@@ -58,43 +58,43 @@ class TorchOptions(EncoderOptions):
         if self.named is not None and self.weights is None:
             raise ValueError(f"{self.model!r} needs weights, the file of its state dict; nothing is downloaded")
         if self.named is None and self.weights is not None:
-            raise ValueError(f"the file {self.model!r} has weights of its own; leave weights out")
+            raise ValueError(f"the file {self.model!r} has its own weights; remove weights")
         return self
 
     @property
     def named(self) -> tuple[str, str] | None:
-        """Library and name of the model; None for a file."""
+        """The library and name of the model; None for a file."""
         library, _, name = self.model.partition(":")
         return (library, name) if library in LIBRARIES and name else None
 
     def values(self) -> dict[str, Any]:
-        """Without the path of a file, which stands in the fingerprint."""
+        """Return the values without the path of a file, which is in the fingerprint."""
         values = super().values()
         return values if self.named is not None else {key: value for key, value in values.items() if key != "model"}
 
 
 class TorchModel(Family):
-    """Outputs as the spec names them."""
+    """The outputs declared in the spec."""
 
     kind = "torch"
     Options: ClassVar[type[EncoderOptions]] = TorchOptions
 
     def modality(self, options: TorchOptions) -> Modality:
-        """Clips when the layout has a time axis, else frames."""
+        """Return clips if the layout has a time axis, else frames."""
         return "clip" if options.input.frames else "frame"
 
     def output_names(self, options: TorchOptions, text: bool) -> tuple[str, ...]:
-        """As the spec names them."""
+        """Return the outputs declared in the spec."""
         return tuple(options.outputs)
 
     def located(self, options: TorchOptions, base: Path) -> TorchOptions:
-        """Paths of the files from the spec's folder."""
+        """Return the paths of the files from the spec's folder."""
         if options.weights is not None:
             return options.model_copy(update={"weights": beside(base, options.weights)})
         return options if options.named else options.model_copy(update={"model": beside(base, options.model)})
 
     def fingerprint(self, options: TorchOptions) -> dict[str, str]:
-        """Hash of the file with the weights."""
+        """Return the hash of the file with the weights."""
         name = options.weights or options.model
         path = Path(name).expanduser()
         if not path.is_file():
@@ -102,14 +102,14 @@ class TorchModel(Family):
         return {"model": sha256_of(path)}
 
     def foreign_bytes(self, options: TorchOptions) -> int:
-        """Of the file with the weights."""
+        """Return the bytes of the file with the weights."""
         return bytes_of(Path(options.weights or options.model).expanduser())
 
     def prepare(self, options: TorchOptions, folder: Path, text: PreparedText | None) -> ModelCard:
-        """Convert the model in a process of its own; see ``Family.prepare``.
+        """Convert the model in a separate process; see ``Family.prepare``.
 
         Raises:
-            MissingExtraError: without PyTorch.
+            MissingExtraError: PyTorch is not installed.
         """
         from cliploom.transforms.encoders.isolated import run_isolated
 
@@ -138,10 +138,10 @@ class TorchModel(Family):
         return GraphEncoder(folder, card, threads)
 
     def _program(self, options: TorchOptions) -> str:
-        """``pt2`` or ``torchscript``; empty for a model by name.
+        """Return ``pt2`` or ``torchscript``; empty for a model by name.
 
         Raises:
-            CliploomError: when a library is missing, or a file is no program or not trusted.
+            CliploomError: a library is missing, or a file is not a program or not trusted.
         """
         if options.named is not None:
             library = options.named[0]
@@ -158,10 +158,10 @@ class TorchModel(Family):
 
 
 def program_kind(path: Path) -> Literal["pt2", "torchscript"]:
-    """Which kind of program a file is, without running or unpickling anything.
+    """Identify the kind of program in a file, without running or unpickling anything.
 
     Raises:
-        CliploomError: when it is none, or a ``.pt2`` with pickled objects or compiled code inside.
+        CliploomError: it is none, or a ``.pt2`` with pickled objects or compiled code inside.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -172,7 +172,7 @@ def program_kind(path: Path) -> Literal["pt2", "torchscript"]:
                 _check_exported(archive, path)
                 return "pt2"
     except (zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise CliploomError(f"'{path}' is no PyTorch program: {error}; export it with torch.export.save.") from None
+        raise CliploomError(f"'{path}' is not a PyTorch program: {error}; export it with torch.export.save.") from None
     raise CliploomError(
         f"'{path}' holds weights without a program; name the model, such as model: torchvision:vgg16_bn with weights: "
         f"{path.name}, or export it with torch.export.save."
@@ -180,10 +180,10 @@ def program_kind(path: Path) -> Literal["pt2", "torchscript"]:
 
 
 def _check_exported(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse what ``torch.export.load`` would unpickle as anything but tensors, or load as machine code.
+    """Reject archives in which ``torch.export.load`` would unpickle more than tensors, or load machine code.
 
     torch 2.15 calls ``pickle`` for entries marked ``use_pickle``, for opaque constants and for weights of older
-    formats, and opens libraries of AOTInductor. The example inputs are checked where torch is at hand.
+    formats, and opens libraries of AOTInductor. The example inputs are checked later, when torch is loaded.
     """
     for name in archive.namelist():
         inner = name.partition("/")[2]
@@ -203,7 +203,7 @@ def _check_exported(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _agreement(folder: Path, encoder: Encoder) -> dict[str, float]:
-    """Smallest cosine by output against what PyTorch gave for the golden pictures, of which it removes the file."""
+    """Return the smallest cosine by output against PyTorch's golden vectors, and delete their file."""
     import numpy as np
 
     from cliploom.transforms.encoders.agreement import agreement

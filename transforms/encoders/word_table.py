@@ -1,9 +1,9 @@
-"""Word vectors as text (fastText ``.vec``, GloVe, word2vec, ``.gz``) read once, and the table that they become.
+"""Reads word vectors as text (fastText ``.vec``, GloVe, word2vec, ``.gz``) once, and writes them as a table.
 
-fastText and word2vec begin with ``N D``, GloVe does not. Then ``word v1 ... vD``, split at single blanks, a blank at
-the end allowed, words in UTF-8 with errors ignored. The table is memory-mapped: ``words.bin`` (the words sorted by
-their bytes, one after another), ``ends.npy`` (where each ends), ``rows.npy`` (its row) and ``vectors.npy`` (float32
-[n, dim] in the file's order).
+fastText and word2vec begin with ``N D``, GloVe does not. Then ``word v1 ... vD``, separated by single blanks, a blank
+at the end allowed, words in UTF-8 with errors ignored. The table is memory-mapped: ``words.bin`` (the words sorted by
+their bytes, concatenated), ``ends.npy`` (the end of each), ``rows.npy`` (its row) and ``vectors.npy`` (float32 [n, dim]
+in the file's order).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz-'"
 
 
 class WordTable:
-    """Words and their vectors, memory-mapped; threads may share it."""
+    """Words and their vectors, memory-mapped; thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder that ``write_table`` made.
+        """Open a folder written by ``write_table``.
 
         Raises:
-            CliploomError: when a file is missing or damaged.
+            CliploomError: a file is missing or damaged.
         """
         try:
             self._words = np.memmap(folder / WORDS, np.uint8, "r")
@@ -50,11 +50,11 @@ class WordTable:
 
     @property
     def dim(self) -> int:
-        """Length of the vectors."""
+        """The length of the vectors."""
         return int(self._vectors.shape[1])
 
     def vector(self, word: str) -> NDArray[np.float32] | None:
-        """The vector of a word as the file writes it, float32 [dim]; None when it is not there."""
+        """Return the vector of a word as spelled in the file, float32 [dim]; None if it is unknown."""
         wanted = word.encode("utf-8", "ignore")
         place = self._place(wanted)
         if place == len(self) or self._word(place) != wanted:
@@ -62,7 +62,7 @@ class WordTable:
         return np.asarray(self._vectors[self._rows[place]])
 
     def nearest(self, word: str, most: int = 3) -> list[str]:
-        """Known words that differ from this one by a letter or two, else those that begin alike."""
+        """Return known words that differ from this one by one edit, else those with the same prefix."""
         near = _one_edit(word)
         found = {other for other in near if self.vector(other) is not None}
         if not found and len(word) <= 12:
@@ -72,11 +72,11 @@ class WordTable:
             place = self._place(word.encode("utf-8", "ignore"))
             beside = [self._word(i).decode() for i in range(max(0, place - 2), min(len(self), place + 2))]
             found = {other for other in beside if other[:2] == word[:2]}
-        # the files begin with the most frequent words
+        # the files start with the most frequent words
         return sorted(found, key=lambda other: int(self._rows[self._place(other.encode())]))[:most]
 
     def _place(self, wanted: bytes) -> int:
-        """Number of the first word that is not before ``wanted``."""
+        """Return the number of the first word that is not before ``wanted``."""
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2
@@ -92,7 +92,7 @@ class WordTable:
 
 
 def _one_edit(word: str) -> set[str]:
-    """All strings that are a deletion, swap, change or insertion away."""
+    """Return all strings that are a deletion, swap, change or insertion away."""
     cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     found = {a + b[1:] for a, b in cuts if b} | {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
     found |= {a + letter + b[1:] for a, b in cuts if b for letter in _LETTERS}
@@ -103,34 +103,34 @@ def write_table(source: Path, folder: Path) -> int:
     """Read a file of word vectors, block by block, and write its table.
 
     Args:
-        source: the file.
-        folder: where to write.
+        source: the path of the file.
+        folder: the folder to write to.
 
     Returns:
         The length of the vectors.
 
     Raises:
-        CliploomError: when it is no such file, damaged, or shorter than it says.
+        CliploomError: it is not such a file, is damaged, or is shorter than its header says.
     """
     words: list[bytes] = []
-    told, dim = None, 0
+    stated, dim = None, 0
     with (folder / VECTORS).open("wb") as out:
         for number, block in enumerate(_blocks(source)):
             lines = block.split(b"\n")
             if lines and not lines[-1]:
                 lines.pop()
             if number == 0:
-                told, dim = _header(lines, source)
-                lines = lines[1:] if told is not None else lines
-                _write_head(out, 0, dim)  # its length stays the same when the count is filled in
-            found, values = _parsed(lines, dim, source, len(words) + (told is not None) + 1)
+                stated, dim = _header(lines, source)
+                lines = lines[1:] if stated is not None else lines
+                _write_head(out, 0, dim)  # keeps its length when the count is filled in
+            found, values = _parsed(lines, dim, source, len(words) + (stated is not None) + 1)
             words += found
             out.write(values.tobytes())
         if not words:
             raise CliploomError(f"'{source}' holds no words; give word vectors as text, a word and its numbers a line.")
-        if told is not None and len(words) < told:
+        if stated is not None and len(words) < stated:
             raise CliploomError(
-                f"'{source}' says that it holds {told:,} words and holds {len(words):,}; download it again."
+                f"'{source}' says that it holds {stated:,} words and holds {len(words):,}; download it again."
             )
         out.seek(0)
         _write_head(out, len(words), dim)
@@ -139,13 +139,13 @@ def write_table(source: Path, folder: Path) -> int:
 
 
 def _write_head(out: IO[bytes], count: int, dim: int) -> None:
-    """An ``npy`` header of 128 bytes."""
+    """Write an ``npy`` header of 128 bytes."""
     described = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {dim}), }}".ljust(117) + "\n"
     out.write(b"\x93NUMPY\x01\x00" + len(described).to_bytes(2, "little") + described.encode())
 
 
 def _write_words(words: list[bytes], folder: Path) -> None:
-    """The sorted words; of a word that stands there twice the first row counts."""
+    """Write the sorted words; of duplicates the first row counts."""
     order = sorted(range(len(words)), key=words.__getitem__)
     kept = [row for at, row in enumerate(order) if words[row] and (at == 0 or words[order[at - 1]] != words[row])]
     ends = np.cumsum([len(words[row]) for row in kept], dtype=np.uint64)
@@ -156,7 +156,7 @@ def _write_words(words: list[bytes], folder: Path) -> None:
 
 
 def _blocks(source: Path) -> Iterator[bytes]:
-    """Whole lines of a file, about 16 MB at a time."""
+    """Yield whole lines of a file, about 16 MB at a time."""
     try:
         with source.open("rb") as plain:
             zipped = plain.read(2) == b"\x1f\x8b"
@@ -177,28 +177,28 @@ def _blocks(source: Path) -> Iterator[bytes]:
 
 
 def _header(lines: list[bytes], source: Path) -> tuple[int | None, int]:
-    """How many words the first line says there are, if it does, and the length of the vectors."""
+    """Return the number of words in the first line, if it has one, and the length of the vectors."""
     parts = lines[0].split() if lines else []
     if len(parts) == 2 and all(part.isdigit() for part in parts):
-        told, dim = int(parts[0]), int(parts[1])
+        stated, dim = int(parts[0]), int(parts[1])
     else:
-        told, dim = None, len(parts) - 1
+        stated, dim = None, len(parts) - 1
     if not 2 <= dim <= _MOST_DIMS:
         raise CliploomError(
             f"'{source}' begins with {short(lines[0].decode('utf-8', 'replace') if lines else '')}, where 'N D' or a "
             "word and its numbers are expected; give word vectors as text (.vec, .txt, .gz)."
         )
-    return told, dim
+    return stated, dim
 
 
 def _parsed(lines: list[bytes], dim: int, source: Path, first: int) -> tuple[list[bytes], NDArray[np.float32]]:
-    """Words and float32 [n, dim] of lines; ``first`` is the number of the first line, for messages."""
+    """Return the words and float32 [n, dim] of lines; ``first`` is the number of the first line, for messages."""
     parts = [line.rstrip(b" \r").partition(b" ") for line in lines]
     if lines and all(numbers.count(b" ") == dim - 1 for _, _, numbers in parts):
         values = _numbers(b"\n".join([numbers for _, _, numbers in parts]).replace(b" ", b"\n"))
         if values is not None and len(values) == len(lines) * dim:
             return [_utf8(word) for word, _, _ in parts], values.reshape(-1, dim)
-    # some words of GloVe hold blanks: line by line, the numbers from the end
+    # some words in GloVe contain blanks: parse line by line, taking the numbers from the end
     words, rows = [], []
     for number, line in enumerate(lines, first):
         if not line.strip():
@@ -214,7 +214,7 @@ def _parsed(lines: list[bytes], dim: int, source: Path, first: int) -> tuple[lis
 
 
 def _numbers(joined: bytes) -> NDArray[np.float32] | None:
-    """Float32 of numbers a line; None when one is none or not finite."""
+    """Return the numbers of each line as float32; None if one is invalid or not finite."""
     try:
         found = pl.read_csv(io.BytesIO(joined), has_header=False, quote_char=None, schema={"v": pl.Float32})["v"]
     except pl.exceptions.PolarsError:

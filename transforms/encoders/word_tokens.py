@@ -1,4 +1,4 @@
-r"""Sentences to word numbers by a vocabulary, as text towers of the years before subword tokenizers do it.
+r"""Converts sentences to word numbers with a vocabulary, as text towers did before subword tokenizers.
 
 The rules are those of TensorFlow's string operations, computed by the same engine where there is a choice: regular
 expressions by RE2 (through Arrow), whose ``\w`` is ASCII.
@@ -23,13 +23,13 @@ WORDS = "words.json"
 
 @dataclass(frozen=True)
 class Step:
-    r"""One change of the whole sentence.
+    r"""One change to the whole sentence.
 
     Attributes:
-        kind: ``ascii`` and ``unicode`` put letters into lower case, ``replace`` replaces what a pattern finds.
+        kind: ``ascii`` and ``unicode`` convert letters to lower case, ``replace`` replaces matches of a pattern.
         pattern: a regular expression of RE2.
-        rewrite: what stands in its place; ``\1`` is the first group.
-        everywhere: or only the first match.
+        rewrite: the replacement; ``\1`` is the first group.
+        everywhere: whether to replace all matches, or only the first.
     """
 
     kind: Literal["ascii", "unicode", "replace"]
@@ -40,16 +40,16 @@ class Step:
 
 @dataclass(frozen=True)
 class WordRules:
-    """How a sentence becomes numbers.
+    """The rules that convert a sentence to numbers.
 
     Attributes:
-        tokens: sentences are cut to so many words, and filled up to them.
-        steps: what is done to the sentence first, in this order.
-        split: words are parted by this; by white space of any kind and length when empty.
-        keep_empty: nothing between two separators is a word, too.
-        any_of: ``split`` is a set of characters, each of which parts words.
-        unknown: number of a word that is not in the vocabulary; None drops it.
-        pad_id: number that fills up.
+        tokens: the number of words that sentences are truncated or padded to.
+        steps: the changes applied to the sentence first, in this order.
+        split: the separator of words; any white space if empty.
+        keep_empty: whether an empty string between two separators is a word.
+        any_of: whether ``split`` is a set of separator characters.
+        unknown: the number for a word that is not in the vocabulary; None drops it.
+        pad_id: the number used for padding.
     """
 
     tokens: int
@@ -61,12 +61,12 @@ class WordRules:
     pad_id: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> WordRules:
-        """Read back what ``to_dict`` gave."""
+        """Create rules from the result of ``to_dict``."""
         return cls(**{**value, "steps": tuple(Step(**each) for each in value["steps"])})
 
 
@@ -74,10 +74,10 @@ class WordTokens:
     """A vocabulary with its rules."""
 
     def __init__(self, words: Mapping[str, int], rules: WordRules) -> None:
-        """Take a vocabulary.
+        """Store a vocabulary.
 
         Raises:
-            CliploomError: for a regular expression that RE2 does not take.
+            CliploomError: a regular expression is not valid in RE2.
         """
         self._ids, self.rules = dict(words), rules
         self._any_of = re.compile(f"[{re.escape(rules.split)}]".encode()) if rules.any_of and rules.split else None
@@ -89,7 +89,7 @@ class WordTokens:
         return self._ids.keys()
 
     def ids(self, text: str) -> tuple[list[int], bool]:
-        r"""Numbers of a sentence, not filled up, and whether words were cut off.
+        r"""Return the numbers of a sentence without padding, and whether it was truncated.
 
         >>> rules = WordRules(3, (Step("ascii"), Step("replace", r"[^\w\s']+")), split=" ")
         >>> WordTokens({"playing": 1, "guitar": 2}, rules).ids("Playing the GUITAR, loudly!")
@@ -101,7 +101,7 @@ class WordTokens:
         return kept[: self.rules.tokens], len(kept) > self.rules.tokens
 
     def words(self, text: str) -> list[str]:
-        """The words of a sentence, before they are looked up."""
+        """Return the words of a sentence, before they are looked up."""
         value: Any = pa.scalar(text)
         for step in self.rules.steps:
             value = _changed(value, step)
@@ -126,7 +126,7 @@ class WordTokens:
 
 
 def numbered(lines: Sequence[str], first: int) -> dict[str, int]:
-    """Words of a vocabulary file, one a line, numbered from ``first``; of two equal lines the first counts."""
+    """Return the words of a vocabulary file, one per line, numbered from ``first``; of duplicates the first counts."""
     found: dict[str, int] = {}
     for number, word in enumerate(lines, first):
         found.setdefault(word, number)
@@ -134,11 +134,11 @@ def numbered(lines: Sequence[str], first: int) -> dict[str, int]:
 
 
 def _changed(value: Any, step: Step) -> Any:
-    """An Arrow string after a step."""
+    """Return an Arrow string after a step."""
     if step.kind == "ascii":
         return pc.ascii_lower(value)
     if step.kind == "unicode":
-        # Python's knows a sigma at a word's end, as TensorFlow's does and Arrow's does not
+        # like TensorFlow's and unlike Arrow's, Python's lower() handles a final sigma
         return pa.scalar(value.as_py().lower())
     most = None if step.everywhere else 1
     try:

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 OUTPUT = "embedding"
 _MOST_TOLD = 1000
-"""Unknown words for which near ones are looked for, by one opened model."""
+"""Maximum number of unknown words for which an opened model looks up similar words."""
 
 
 class UnknownWordsWarning(UserWarning):
-    """Some words of a query have no vector, and the others alone are searched for."""
+    """Some words of a query have no vector; only the others are searched for."""
 
 
 class WordVectorsOptions(EncoderOptions):
     """Options of ``word_vectors``.
 
     Attributes:
-        model: the file: fastText ``.vec``, GloVe or word2vec as text, also gzipped.
+        model: the file: fastText ``.vec``, GloVe or word2vec as text, optionally gzipped.
     """
 
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset({"model", "precision"})
@@ -51,30 +51,30 @@ class WordVectors(Family):
     Options: ClassVar[type[EncoderOptions]] = WordVectorsOptions
 
     def modality(self, options: WordVectorsOptions) -> Modality:
-        """Sentences."""
+        """Return sentences."""
         return "text"
 
     def output_names(self, options: WordVectorsOptions, text: bool) -> tuple[str, ...]:
-        """The one output."""
+        """Return the one output."""
         return (OUTPUT,)
 
     def located(self, options: WordVectorsOptions, base: Path) -> WordVectorsOptions:
-        """The file from the spec's folder."""
+        """Return the file from the spec's folder."""
         return options.model_copy(update={"model": beside(base, options.model)})
 
     def fingerprint(self, options: WordVectorsOptions) -> dict[str, str]:
-        """Hash of the file."""
+        """Return the hash of the file."""
         path = Path(options.model).expanduser()
         if not path.is_file():
             raise CliploomError(f"There is no file of word vectors '{options.model}'; give its path.")
         return {"words": sha256_of(path)}
 
     def foreign_bytes(self, options: WordVectorsOptions) -> int:
-        """Of the file, which may be packed."""
+        """Return the bytes of the file, which may be compressed."""
         return bytes_of(Path(options.model).expanduser())
 
     def prepare(self, options: WordVectorsOptions, folder: Path, text: PreparedText | None) -> ModelCard:
-        """Read the file into a table that is memory-mapped from then on; see ``Family.prepare``."""
+        """Convert the file to a memory-mapped table; see ``Family.prepare``."""
         from cliploom.transforms.encoders.word_table import WORDS, write_table
 
         dim = write_table(Path(options.model).expanduser(), folder)
@@ -83,19 +83,19 @@ class WordVectors(Family):
         return replace(card, outputs={OUTPUT: Output(dim=dim, space=space, text=True)})
 
     def open(self, folder: Path, card: ModelCard, threads: int) -> Encoder:
-        """Map the table."""
+        """Open the table."""
         from cliploom.transforms.encoders.word_table import WordTable
 
         return WordEncoder(Phrases(WordTable(folder)))
 
     def text_tower(self, folder: Path, card: ModelCard) -> TextQueries:
-        """Map the table."""
+        """Open the table."""
         from cliploom.transforms.encoders.word_table import WordTable
 
         return WordQueries(Phrases(WordTable(folder)))
 
     def class_text(self, names: Sequence[str]) -> str:
-        """All names of a class: its vector is the mean over those that are words."""
+        """Return all names of a class: its vector is the mean over those with a vector."""
         return ", ".join(names)
 
 
@@ -106,7 +106,7 @@ class WordEncoder:
         self._phrases = phrases
 
     def encode(self, batch: Sequence[Any], report: EncodeReport | None = None) -> list[Row | EncodeError]:
-        """Encode phrases; one without a known word is that item's error."""
+        """Encode phrases; one without a known word gives an error for that item."""
         from cliploom.transforms.encoders.graph import count
 
         done: list[Row | EncodeError] = []
@@ -120,7 +120,7 @@ class WordEncoder:
 
 
 class WordQueries:
-    """Encodes phrases that are searched for; see ``base.TextQueries``."""
+    """Encodes phrases of queries; see ``base.TextQueries``."""
 
     def __init__(self, phrases: Phrases) -> None:
         self._phrases = phrases
@@ -128,10 +128,10 @@ class WordQueries:
     def encode(
         self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False
     ) -> NDArray[np.float32]:
-        """Vectors of phrases, float32 [n, dim].
+        """Return the vectors of phrases, float32 [n, dim].
 
         Raises:
-            EncodeError: for a phrase without a known word.
+            EncodeError: a phrase has no known word.
         """
         import numpy as np
 
@@ -144,17 +144,17 @@ class WordQueries:
 
 
 class Phrases:
-    """Vectors of phrases by a table of words. Threads may share it."""
+    """Vectors of phrases from a table of words; thread-safe."""
 
     def __init__(self, table: WordTable) -> None:
         self._table = table
         self._told: dict[str, str] = {}
 
     def vector(self, phrase: Any) -> tuple[NDArray[np.float32], list[str]]:
-        """The mean of the known words, and the words that are not known.
+        """Return the mean of the known words, and the unknown words.
 
         Raises:
-            EncodeError: when no word is known.
+            EncodeError: no word is known.
         """
         import numpy as np
 
@@ -177,21 +177,21 @@ class Phrases:
         return np.asarray(np.mean(vectors, axis=0, dtype=np.float64), np.float32), unknown
 
     def _known(self, word: str) -> NDArray[np.float32] | None:
-        """The vector of a word in lower case, else as it is written."""
+        """Return the vector of a word in lower case, else in its original spelling."""
         found = self._table.vector(word.lower())
         return self._table.vector(word) if found is None else found
 
     def unknown(self, word: str) -> str:
-        """That a word has no vector, and which ones near it do."""
+        """Return a message that a word has no vector, with similar words that do."""
         if word not in self._told and len(self._told) < _MOST_TOLD:
-            # Looking for near words takes long, and many phrases may share an unknown one.
+            # Finding similar words takes long, and many phrases may share an unknown word.
             near = self._table.nearest(word.lower())
             self._told[word] = f"{word!r} is not known" + (f" (near: {', '.join(near)})" if near else "")
         return self._told.get(word, f"{word!r} is not known")
 
 
 def names_of(phrase: str) -> list[str]:
-    """The names in a class's name, as word vectors write them.
+    """Return the names in a class's name, in the spelling of word vectors.
 
     >>> names_of("Tiger shark, Galeocerdo cuvieri")
     ['Tiger-shark', 'Galeocerdo-cuvieri']
@@ -200,7 +200,7 @@ def names_of(phrase: str) -> list[str]:
 
 
 def words_of(phrase: str) -> list[str]:
-    """The words of a phrase.
+    """Return the words of a phrase.
 
     >>> words_of("A dog's ball, half-eaten.")
     ['A', "dog's", 'ball', 'half', 'eaten']

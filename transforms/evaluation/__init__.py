@@ -1,5 +1,5 @@
-"""Measuring a release: retrieval by text, items that look alike, predicted labels; each with intervals and chance.
+"""Evaluates a release: retrieval by text, similar items, predicted labels; each with intervals and chance levels.
 
-``truths`` finds what is right, ``gallery`` lays out a feature's rows, ``retrieval``, ``similar`` and ``predicted``
-measure, ``index_answers`` asks the release's index, ``results`` and ``picture`` show, ``measure`` chooses by kind.
+``truths`` finds the correct answers, ``gallery`` reads a feature's rows, ``retrieval``, ``similar`` and ``predicted``
+measure, ``index_answers`` queries the release's index, ``results`` and ``picture`` format, ``measure`` selects by kind.
 """

@@ -1,4 +1,4 @@
-"""A feature's rows in the order of their ids, on local disk, so that memory doesn't grow with the corpus."""
+"""A feature's rows sorted by id, on local disk, so that memory does not grow with the corpus."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _COLUMNS = ["row_id", "uid", "start_s", "end_s"]
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """All rows of one output of a feature, by row id; rows of a thing stand together.
+    """All rows of one output of a feature, sorted by row id, which keeps the rows of an item together.
 
     Attributes:
         vectors: float32 [rows, dim], a memory map.
-        row_ids: int64 [rows], rising.
-        start_s, end_s: float64 [rows], NaN where there is no time.
-        starts: int64 [things + 1], where the rows of each item (of each record, in shards of records) begin.
-        uids: of the things.
+        row_ids: int64 [rows], ascending.
+        start_s, end_s: float64 [rows], NaN for rows without time.
+        starts: int64 [things + 1], the first row of each item (or of each record, for shards of records).
+        uids: the uids of the items or records.
     """
 
     vectors: NDArray[np.float32]
@@ -42,16 +42,16 @@ class FeatureRows:
 
 
 def find_output(release: Release, feature: str, output: str | None, *, texts: bool = False) -> tuple[FeatureEntry, str]:
-    """Find a feature's entry and the output to measure.
+    """Find the entry of a feature and the output to measure.
 
     Args:
-        release: published, or the draft of one.
-        feature: its name.
-        output: None for the only one, ``semantic``, or the one that texts can be compared with.
-        texts: the output must be one that the encoder's text tower writes into.
+        release: a published release, or the draft of one.
+        feature: the name of the feature.
+        output: the output; None for the only one, ``semantic``, or the one that supports texts.
+        texts: whether the output must share a space with the encoder's text encoder.
 
     Raises:
-        SpecError: when there is no such feature or output.
+        SpecError: there is no such feature or output.
     """
     if feature not in release.features:
         raise UnknownNameError(
@@ -62,7 +62,7 @@ def find_output(release: Release, feature: str, output: str | None, *, texts: bo
     if texts and not able:
         raise SpecError(
             f"Feature {feature!r} can't be compared with texts: its encoder {entry.encoder!r} has no text tower; give "
-            "the encoder a text_encoder, or take an encoder with a text tower."
+            "the encoder a text_encoder, or use an encoder with a text tower."
         )
     if output is None:
         if len(able) > 1 and "semantic" not in able:
@@ -86,15 +86,15 @@ def chosen_similarity(release: Release, feature: str, output: str, declared: Sim
 def read_feature_rows(
     objects: ObjectStore, release: Release, feature: str, output: str, folder: Path, *, unit: bool
 ) -> FeatureRows:
-    """Copy a feature's vectors into a file in the order of their ids.
+    """Copy a feature's vectors into a file, sorted by id.
 
     Args:
         objects: the store.
-        release: published, or the draft of one.
-        feature: its name.
-        output: one of its vectors.
-        folder: for the file.
-        unit: scale each vector to length 1.
+        release: a published release, or the draft of one.
+        feature: the name of the feature.
+        output: the name of one of its vector columns.
+        folder: the folder for the file.
+        unit: whether to scale each vector to length 1.
     """
     entry = release.features[feature]
     dim = entry.outputs[output].dim

@@ -1,4 +1,4 @@
-"""Ranks as the release's index gives them, with all that its approximation loses."""
+"""Ranks from the release's index, including the losses of its approximation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUERIES_AT_ONCE = 1024
 
 
 def index_over(release: Release, feature: str, output: str, similarity: str) -> str | None:
-    """Return the first index over an output by this similarity."""
+    """Return the first index over an output with this similarity."""
     for name, index in release.indexes.items():
         if (index.feature, index.output, index.metric) == (feature, output, similarity) and index.rows:
             return name
@@ -37,16 +37,16 @@ def index_ranks(
     *,
     items: bool,
 ) -> Ranks:
-    """Rank things by what the index finds; a right answer that is not among the first 10 stands last.
+    """Rank items by an index search; a correct answer that is not among the first 10 ranks last.
 
     Args:
         objects: the store.
-        release: with the index.
-        index: its name.
+        release: the release that has the index.
+        index: the name of the index.
         queries: float32 [queries, dim].
         rows: the feature's rows.
-        relevance: texts, and things (rows, when ``items`` is false).
-        items: an item stands where its best row does.
+        relevance: the texts, and the items (or rows, if ``items`` is false) that answer them.
+        items: whether to rank items, each by its best row.
     """
     shards = open_index(objects, release, index)
     total = sum(shard.rows for shard in shards)
@@ -89,7 +89,7 @@ def open_index(objects: ObjectStore, release: Release, index: str) -> list[OpenS
 
 
 def _things(hits: list[RowHit], rows: FeatureRows, *, items: bool) -> list[int]:
-    """Return the things of some hits, best first, each once."""
+    """Return the items (or rows) of some hits, best first, without duplicates."""
     places = np.searchsorted(rows.row_ids, [hit.row_id for hit in hits])
     if items:
         places = np.searchsorted(rows.starts, places, "right") - 1

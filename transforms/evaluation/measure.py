@@ -1,4 +1,4 @@
-"""Measure a release by any kind of evaluation."""
+"""Runs an evaluation of any kind on a release."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cliploom.transforms.store.object_store import ObjectStore
 
 
 def measure(objects: ObjectStore, release: Release, node: Evaluation, name: str = "") -> Evaluated:
-    """Measure one evaluation on a release.
+    """Run one evaluation on a release.
 
-    Memory is that of the texts and of blocks of scores; the feature's vectors lie in a temporary file meanwhile.
+    Memory is bounded by the texts and blocks of scores; the feature's vectors are in a temporary file.
 
     Args:
         objects: the store.
-        release: published, or the draft of one with its indexes.
-        node: with its files in the store (``cliploom.transforms.evaluation.truths.with_stored_truth``).
-        name: of the evaluation in the spec, for messages.
+        release: a published release, or the draft of one with its indexes.
+        node: the evaluation with its files in the store (``cliploom.transforms.evaluation.truths.with_stored_truth``).
+        name: the name of the evaluation in the spec, for messages.
 
     Raises:
-        SpecError: when there is nothing to measure.
+        SpecError: there is nothing to measure.
     """
     with tempfile.TemporaryDirectory(prefix="cliploom-evaluate-") as folder:
         if isinstance(node, RetrievalEvaluation):

@@ -1,4 +1,4 @@
-"""Figures as a picture: a bar for each share, with its interval and its chance level."""
+"""Draws figures: a bar for each share, with its interval and chance level."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLOURS = (
 
 
 def bars(found: Evaluated) -> Image.Image:
-    """Draw all figures between 0 and 1; ranks are written below."""
+    """Draw all figures between 0 and 1; ranks are listed below."""
     shares = [
         (number, part, name, figure)
         for number, (part, metrics) in enumerate(found.parts.items())

@@ -1,4 +1,4 @@
-"""Predicted labels of whole items against the given ones, as a release's table ``labels`` has them."""
+"""Evaluates predicted labels of items against the given ones, from a release's table ``labels``."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ KS = (1, 2, 5, 10, 20)
 
 
 def evaluate_labels(objects: ObjectStore, release: Release, node: LabelsEvaluation) -> Evaluated:
-    """Measure accuracy among the first k labels and mean average precision.
+    """Measure top-k accuracy and mean average precision.
 
-    Classes are told apart by name. An item with several given labels counts as found when any of them is among the
-    first k (flat hit@k).
+    Classes are identified by name. An item with several given labels is correct if any of them is among the first k
+    (flat hit@k).
 
     Args:
         objects: the store.
-        release: published, or the draft of one.
-        node: with its files in the store.
+        release: a published release, or the draft of one.
+        node: the evaluation with its files in the store.
 
     Raises:
-        SpecError: when there is no such feature of predicted labels, or no item with a given label to measure on.
+        SpecError: there is no such feature of predicted labels, or no item with a given label to measure on.
     """
     if node.feature not in release.heads:
         raise SpecError(
@@ -104,7 +104,7 @@ def evaluate_labels(objects: ObjectStore, release: Release, node: LabelsEvaluati
 
 
 def learned_from(card: HeadCard, source: str, uid: str) -> bool:
-    """Tell whether a head was trained on an item, which then can't be measured on."""
+    """Return whether a head was trained on an item, which excludes the item from evaluation."""
     if card.source != source:
         return False
     held_out = card.spec.held_out

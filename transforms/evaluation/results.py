@@ -1,4 +1,4 @@
-"""The outcome of an evaluation, for JSON and for people."""
+"""The results of an evaluation, as plain values for JSON and as text."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cliploom.transforms.metrics.retrieval import RetrievalMetrics
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The figures of one evaluation.
+    """The results of one evaluation.
 
     Attributes:
-        kind: of the evaluation.
-        about: what was measured, such as ``frames.semantic``.
-        parts: figures by direction, such as ``text to item``.
-        settings: similarity, unit, and so on, as they were chosen.
-        notes: what was left out, and why.
+        kind: the kind of the evaluation.
+        about: the measured thing, such as ``frames.semantic``.
+        parts: the figures by direction, such as ``text to item``.
+        settings: the effective settings: similarity, unit, and so on.
+        notes: what was excluded, and why.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Evaluated:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Evaluated:
-        """Read back what ``to_dict`` gave."""
+        """Create results from the result of ``to_dict``."""
         parts = {
             name: RetrievalMetrics(
                 part["queries"],
@@ -53,7 +53,7 @@ class Evaluated:
         return cls(value["kind"], value["about"], parts, value["settings"], tuple(value["notes"]))
 
     def lines(self) -> Iterator[str]:
-        """Yield the figures for a person."""
+        """Yield the figures as lines of text."""
         chosen = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value not in (None, ""))
         yield f"{self.kind} of {self.about} ({chosen})"
         for name, part in self.parts.items():

@@ -1,4 +1,4 @@
-"""Text to item and back, over all rows of a feature: exact ranks, and recall as the release's index answers."""
+"""Retrieval from text to item and back, over all rows of a feature: exact ranks, and recall of the release's index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cliploom.transforms.store.object_store import ObjectStore
 
 _TEXTS_AT_ONCE = 4096
 _SLACK_S = 0.4
-"""MIL-NCE starts its last window so long before the last possible moment."""
+"""MIL-NCE starts its last window this many seconds before the last possible moment."""
 _MICRO = 1e-6
 
 
@@ -34,13 +34,13 @@ def evaluate_retrieval(
 
     Args:
         objects: the store.
-        release: published, or the draft of one with its indexes.
-        node: with its files in the store.
-        folder: for temporary files, as large as the feature.
-        spec_name: of the evaluation, for messages.
+        release: a published release, or the draft of one with its indexes.
+        node: the evaluation with its files in the store.
+        folder: the folder for temporary files, which are as large as the feature.
+        spec_name: the name of the evaluation, for messages.
 
     Raises:
-        SpecError: when there is nothing to measure.
+        SpecError: there is nothing to measure.
     """
     entry, output = find_output(release, node.feature, node.output, texts=True)
     similarity = chosen_similarity(release, node.feature, output, node.similarity)
@@ -49,7 +49,7 @@ def evaluate_retrieval(
             f"evaluations.{spec_name}: texts are compared by cosine or dot, and the index over {node.feature}.{output} "
             "measures l2; add similarity: cosine."
         )
-    # Windows are averaged as they are, not normalised.
+    # Windows are averaged without normalising them.
     rows = read_feature_rows(
         objects, release, node.feature, output, folder, unit=similarity == "cosine" and node.unit != "clip"
     )
@@ -81,14 +81,14 @@ def evaluate_retrieval(
 
 @dataclass(frozen=True)
 class RankedThings:
-    """What is ranked and what of it answers which text.
+    """The items, moments or clips to rank, and which of them answers which text.
 
     Attributes:
-        starts: as ``Gallery`` has them.
-        owner: int64 [things], the item of each.
-        relevance: texts and things.
-        vectors: float32 [things, dim]; None for the feature's own rows.
-        notes: what was left out.
+        starts: see ``FeatureRows``.
+        owner: int64 [things], the item of each thing.
+        relevance: the texts, and the things that answer them.
+        vectors: float32 [things, dim]; None for the feature's rows themselves.
+        notes: what was excluded.
     """
 
     starts: NDArray[np.int64]
@@ -99,10 +99,10 @@ class RankedThings:
 
 
 def ranked_things(rows: FeatureRows, found: DescribedThings, unit: str, windows: int) -> RankedThings:
-    """Lay out the items, moments or clips that texts are compared with.
+    """Build the items, moments or clips that texts are compared with.
 
     Raises:
-        SpecError: when moments are asked for where rows or texts have no times.
+        SpecError: moments were requested, but rows or texts have no times.
     """
     numbers = np.arange(len(found.texts), dtype=np.int64)
     if unit == "item":
@@ -130,7 +130,7 @@ def ranked_things(rows: FeatureRows, found: DescribedThings, unit: str, windows:
 
 
 def _stretches(rows: FeatureRows, found: DescribedThings) -> list[tuple[int, float, float]]:
-    """Return (thing, start, end) of each text; one about a whole thing has its first and last time."""
+    """Return (thing, start, end) of each text; a text about a whole item gets its first and last time."""
     stretches = []
     for thing, start_s, end_s in zip(found.things.tolist(), found.start_s.tolist(), found.end_s.tolist(), strict=True):
         mine = slice(rows.starts[thing], rows.starts[thing + 1])
@@ -141,7 +141,7 @@ def _stretches(rows: FeatureRows, found: DescribedThings) -> list[tuple[int, flo
 
 
 def overlapping(rows: FeatureRows, thing: int, start_s: float, end_s: float) -> NDArray[np.int64]:
-    """Return the rows of a thing that overlap [start_s, end_s]; a row without length counts when it lies within."""
+    """Return the rows of a thing that overlap [start_s, end_s]; a row without duration counts if it lies within."""
     first, end = int(rows.starts[thing]), int(rows.starts[thing + 1])
     starts, ends = rows.start_s[first:end], rows.end_s[first:end]
     within = (starts < end_s - _MICRO) & (ends > start_s + _MICRO)
@@ -172,10 +172,10 @@ def _clips(rows: FeatureRows, found: DescribedThings, windows: int) -> RankedThi
 
 
 def encode_texts(objects: ObjectStore, model: str, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Encode texts with a model's text tower, equal ones once: float32 [texts, dim].
+    """Encode texts with a model's text tower, duplicates once: float32 [texts, dim].
 
     Raises:
-        SpecError: for a text that can't be encoded.
+        SpecError: a text cannot be encoded.
     """
     from cliploom.transforms.encoders.registry import load_text_tower
     from cliploom.transforms.work.models import local_model
@@ -194,9 +194,9 @@ def metrics_of(ranks: Ranks, groups: NDArray[np.uint64], seed: int) -> Retrieval
     """Return the figures of one direction.
 
     Args:
-        ranks: of the queries that have a right answer.
+        ranks: the ranks of the queries that have a correct answer.
         groups: uint64 [queries], the item of every query.
-        seed: of the intervals.
+        seed: the seed of the intervals.
     """
     count = len(ranks.queries)
     accumulator = RankAccumulator(seed=seed)

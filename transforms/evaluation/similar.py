@@ -1,4 +1,4 @@
-"""Item to item by shared label or caption: mean reciprocal rank and precision among the nearest."""
+"""Item-to-item retrieval by shared label or caption: mean reciprocal rank and precision among the nearest."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _ITEMS_AT_ONCE = 4096
 
 
 def evaluate_similar(objects: ObjectStore, release: Release, node: SimilarEvaluation, folder: Path) -> Evaluated:
-    """Measure how well the items that share a label with a query stand among all others.
+    """Measure how highly items that share a label with a query rank among all others.
 
     Args:
         objects: the store.
-        release: published, or the draft of one.
-        node: with its files in the store.
-        folder: for temporary files, as large as the feature.
+        release: a published release, or the draft of one.
+        node: the evaluation with its files in the store.
+        folder: the folder for temporary files, which are as large as the feature.
 
     Raises:
-        SpecError: when no two items share a label.
+        SpecError: no two items share a label.
     """
     entry, output = find_output(release, node.feature, node.output)
     similarity = chosen_similarity(release, node.feature, output, node.similarity)
@@ -78,13 +78,13 @@ def evaluate_similar(objects: ObjectStore, release: Release, node: SimilarEvalua
 def chosen_queries(
     labels: Sequence[tuple[str, ...]], most: int, seed: int, uids: Sequence[str]
 ) -> tuple[NDArray[np.int64], Relevance, tuple[str, ...]]:
-    """Choose the items that are asked with, and find the others that share a label with each.
+    """Choose the items used as queries, and find the other items that share a label with each.
 
     Returns:
-        The items int64 [queries], the right answers of each, and notes.
+        The items int64 [queries], the correct answers of each, and notes.
 
     Raises:
-        SpecError: when no two items share a label.
+        SpecError: no two items share a label.
     """
     sharing: dict[str, list[int]] = {}
     for item, mine in enumerate(labels):
@@ -110,14 +110,14 @@ def chosen_queries(
     )
     if len(able) < len(labels):
         notes.append(
-            f"{len(labels) - len(able)} items share no label with another one; they are ranked, not asked with"
+            f"{len(labels) - len(able)} items share no label with another one; they are ranked, but not used as queries"
         )
     together = np.concatenate(pairs, axis=1)
     return np.array(chosen, np.int64), Relevance.of_pairs(together[0], together[1]), tuple(notes)
 
 
 def item_vectors(rows: FeatureRows, folder: Path, similarity: Similarity) -> NDArray[np.float32]:
-    """Average each item's rows: float32 [items, dim], a memory map."""
+    """Return the average of each item's rows: float32 [items, dim], a memory map."""
     count, dim = len(rows.uids), rows.vectors.shape[1]
     means = np.memmap(folder / "items.f32", np.float32, "w+", shape=(count, dim))
     for begin in range(0, count, _ITEMS_AT_ONCE):
@@ -139,7 +139,7 @@ def right_among_nearest(
     itself: NDArray[np.int64],
     similarity: Similarity,
 ) -> NDArray[np.int64]:
-    """Count the right answers among the nearest k of each query, itself left out: int64 [queries, ks]."""
+    """Count the correct answers among the nearest k of each query, the query itself excluded: int64 [queries, ks]."""
     metric = faiss.METRIC_L2 if similarity == "l2" else faiss.METRIC_INNER_PRODUCT
     k = min(max(KS) + 1, len(vectors))
     _, nearest = faiss.knn(asked, vectors, k, metric=metric)

@@ -1,4 +1,4 @@
-"""What is right: texts and the items that they describe, labels that items share."""
+"""Ground truth: texts and the items that they describe, labels that items share."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SCHEMA = {"uid": pl.String, "text": pl.String, "start_s": pl.Float64, "end_s": 
 
 @dataclass(frozen=True)
 class DescribedThings:
-    """Texts, and which thing of a gallery each is about.
+    """Texts, and the thing of a gallery that each describes.
 
     Attributes:
-        texts: one a query.
-        things: int64 [texts].
-        start_s, end_s: float64 [texts], NaN where a text is about the whole thing.
-        notes: what was left out.
+        texts: the texts, one per query.
+        things: the position of the described thing, int64 [texts].
+        start_s, end_s: float64 [texts], NaN if a text describes the whole thing.
+        notes: what was excluded.
     """
 
     texts: list[str]
@@ -47,7 +47,7 @@ class DescribedThings:
 
     @property
     def timed(self) -> bool:
-        """Tell whether any text is about a stretch of time."""
+        """Whether any text describes a time range."""
         return bool(np.isfinite(self.start_s).any())
 
 
@@ -55,13 +55,13 @@ def with_stored_truth(node: Evaluation, base: Path, objects: ObjectStore, place:
     """Return the evaluation with its files copied into the store, where workers can read them.
 
     Args:
-        node: as the spec declares it.
-        base: folder that its paths start from.
+        node: the evaluation as declared in the spec.
+        base: the folder that its paths are relative to.
         objects: the store.
-        place: of it in the spec, for messages.
+        place: the location of the evaluation in the spec, for messages.
 
     Raises:
-        SpecError: when a file can't be read.
+        SpecError: a file cannot be read.
     """
     update: dict[str, str] = {}
     if node.only is not None:
@@ -86,10 +86,10 @@ def _file(path: str, base: Path, place: str) -> Path:
 
 
 def read_truth_table(path: Path, place: str) -> pl.DataFrame:
-    """Read a table of uid, text, start_s and end_s.
+    """Read a table with the columns uid, text, start_s and end_s.
 
     Raises:
-        SpecError: when a column is missing, or a value is not what it should be.
+        SpecError: a column is missing, or a value is invalid.
     """
     table = read_input_table(path, place, tuple(_SCHEMA))
     missing = [name for name in ("uid", "text") if name not in table.columns]
@@ -129,17 +129,17 @@ def _seconds(value: object, what: str) -> float | None:
 def described_things(
     objects: ObjectStore, release: Release, node: TextTruth, rows: FeatureRows, source: str
 ) -> DescribedThings:
-    """Find the texts of an evaluation and the things that they are about.
+    """Find the texts of an evaluation and the things that they describe.
 
     Args:
         objects: the store.
-        release: published, or the draft of one.
-        node: with its files in the store (``with_stored_truth``).
+        release: a published release, or the draft of one.
+        node: the evaluation with its files in the store (``with_stored_truth``).
         rows: the gallery.
-        source: of the gallery's feature.
+        source: the source of the gallery's feature.
 
     Raises:
-        SpecError: when no text is about a thing of the gallery.
+        SpecError: no text describes a thing of the gallery.
     """
     if node.truth is not None:
         frame = pl.read_parquet(io.BytesIO(objects.get(node.truth)))
@@ -157,7 +157,7 @@ def described_things(
         notes.append(f"{total - frame.height} of {total} texts are about no item with rows in the feature")
     notes += joined.problems(what, source)
     if node.only is not None:
-        # Lists name items by the texts' uids or by their own.
+        # Lists name items by the texts' uids or by the items' own.
         wanted = read_uid_list(io.BytesIO(objects.get(node.only)))
         before = frame.height
         keep = [uid for uid, thing in means.items() if uid in wanted or rows.uids[thing] in wanted]
@@ -181,7 +181,7 @@ def described_things(
 
 
 def subset(found: DescribedThings, most: int | None, seed: int) -> DescribedThings:
-    """Return a seeded subset of the texts when there are more than ``most``; the order stays."""
+    """Return a seeded subset of at most ``most`` texts in their original order."""
     if most is None or len(found.texts) <= most:
         return found
     places = [seeded_place(f"{number}\0{text}", seed) for number, text in enumerate(found.texts)]
@@ -206,7 +206,7 @@ def _narrations(objects: ObjectStore, release: Release, source: str) -> pl.DataF
 
 
 def _known(objects: ObjectStore, release: Release, source: str, rows: FeatureRows) -> list[tuple[str, str]]:
-    """Uid and URI of the things; records of shards have no file of their own."""
+    """Return the uid and URI of the things; records of shards have no file of their own."""
     mine = pl.col("source") == source
     items = read_table(objects, "items", release.tables["items"], mine, ["source", "uid", "uri"])
     uris = dict(items.select("uid", "uri").iter_rows())
@@ -214,10 +214,10 @@ def _known(objects: ObjectStore, release: Release, source: str, rows: FeatureRow
 
 
 def shared_labels(objects: ObjectStore, release: Release, source: str, uids: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the given labels of each uid, by name or number; empty where it has none.
+    """Return the given labels of each uid, by name or number; empty if it has none.
 
     Raises:
-        SpecError: when the release has no labels of the source.
+        SpecError: the release has no labels of the source.
     """
     version = release.tables.get("labels")
     given = (pl.col("source") == source) & (pl.col("origin") == "given")

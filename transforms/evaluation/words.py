@@ -1,4 +1,4 @@
-"""Items and the words of their labels, by the vectors of a head of kind devise; ConSE and other methods beside it."""
+"""Evaluates heads of kind devise: labels of items by their words, and items by words, with ConSE for comparison."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class _Labelled:
-    """The items of a feature that have labels, and the labels.
+    """The labelled items of a feature, and their labels.
 
     Attributes:
-        things: int64 [n], their places in the feature's rows.
-        labels: places of each one's labels in ``names``.
-        learned: bool [n].
-        names: of all labels.
-        unseen: bool [names].
-        classes: unit text vectors float32 [names, dim].
+        things: int64 [n], the positions of the items among the feature's.
+        labels: the positions of each item's labels in ``names``.
+        learned: bool [n], whether the head was trained on the item.
+        names: the names of all labels.
+        unseen: bool [names], whether the head was not trained on the label.
+        classes: the unit text vectors of the labels, float32 [names, dim].
     """
 
     things: NDArray[np.int64]
@@ -55,17 +55,17 @@ class _Labelled:
 def evaluate_words(
     objects: ObjectStore, release: Release, node: WordsEvaluation, folder: Path, spec_name: str = ""
 ) -> Evaluated:
-    """Measure flat hit@k of labels for items, and how the words of labels that were not trained on find items.
+    """Measure flat hit@k of labels for items, and how well words of unseen labels retrieve items.
 
     Args:
         objects: the store.
-        release: published, or the draft of one with its indexes.
-        node: of the spec.
-        folder: for temporary files, as large as the feature.
-        spec_name: of the evaluation, for messages.
+        release: a published release, or the draft of one with its indexes.
+        node: the evaluation of the spec.
+        folder: the folder for temporary files, which are as large as the feature.
+        spec_name: the name of the evaluation, for messages.
 
     Raises:
-        SpecError: when the feature is not made by a head of kind devise, or its source has no labels.
+        SpecError: the feature is not made by a head of kind devise, or its source has no labels.
     """
     known = release.features.get(node.feature)
     model = "" if known is None else str(known.recipe.get("head", ""))
@@ -123,7 +123,7 @@ def _labelled(
     rows: FeatureRows,
     only: Collection[str] | None,
 ) -> _Labelled:
-    """Labels by name, which of them are new to the head, and which items it learned from."""
+    """Return the labels by name, which of them the head has not seen, and which items it was trained on."""
     from cliploom.transforms.encoders.registry import load_text_tower
     from cliploom.transforms.work.models import local_model
 
@@ -156,12 +156,12 @@ def _labelled(
 
 
 def _means(rows: FeatureRows, path: Path, tower: Tower | None = None) -> NDArray[np.float32]:
-    """Return the mean vector of each item's rows, of length 1, in a file: float32 [items, dim].
+    """Write the mean vector of each item's rows, scaled to length 1, to a file: float32 [items, dim].
 
     Args:
-        rows: of a feature.
-        path: of the file.
-        tower: what to apply to the rows before; None for the rows as they are.
+        rows: the rows of a feature.
+        path: the path of the file.
+        tower: a function to apply to the rows first; None for the rows themselves.
     """
     dim = rows.vectors.shape[1] if tower is None else tower.dim
     found = np.memmap(path, np.float32, "w+", shape=(len(rows.uids), dim))
@@ -194,7 +194,7 @@ def _parts(
 def _asked(
     objects: ObjectStore, release: Release, index: str, rows: FeatureRows, found: _Labelled, seed: int
 ) -> RetrievalMetrics:
-    """The words of unseen labels as queries to the release's index."""
+    """Measure the words of unseen labels as queries to the release's index."""
     labels = np.flatnonzero(found.unseen)
     query = {label: number for number, label in enumerate(labels.tolist())}
     pairs = [

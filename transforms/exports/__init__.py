@@ -1,1 +1,1 @@
-"""Exports: files that training code reads, made from parts. Kinds with a room of their own stand there."""
+"""Exports: files for training code, made from parts. Kinds with a package of their own are there."""

@@ -1,4 +1,4 @@
-"""What all kinds of exports have in common: files made from parts, a recipe, an entry in the release."""
+"""The common interface of all kinds of exports: files made from parts, a recipe, an entry in the release."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cliploom.transforms.store.tables import contents_of
 
 
 class FileTask(Protocol):
-    """A file to make: small, pickled, safe to run twice."""
+    """A file to create: small, pickled, safe to run twice."""
 
     @property
     def path(self) -> str:
-        """The file, relative to the store, named by what it is made from."""
+        """The path of the file relative to the store, which is named by its inputs."""
         ...
 
     def write(self, objects: ObjectStore) -> None:
-        """Make it."""
+        """Create the file."""
         ...
 
 
@@ -33,25 +33,25 @@ class Exporter(ABC):
     @property
     @abstractmethod
     def recipe(self) -> str:
-        """Digest of all that the export is made from."""
+        """Return the digest of all inputs of the export."""
 
     @abstractmethod
     def parts(self) -> Sequence[FileTask]:
-        """Files made from the feature's parts, by any worker in any order."""
+        """Return the files made from the feature's parts, by any worker in any order."""
 
     def files(self) -> Sequence[FileTask]:
-        """Files made from the parts, when these are all there."""
+        """Return the files made from the parts, once these all exist."""
         return ()
 
     @abstractmethod
     def finish(self) -> ExportEntry:
-        """Write what is left when all files are there, and list them with their digests."""
+        """Write the remaining files once all others exist, and list them with their digests."""
 
 
 def entries_of(objects: ObjectStore, paths: Iterable[str], base: Release | None, name: str) -> list[FileEntry]:
-    """Entries of an export's files, which are named by what they are made from.
+    """Return the entries of an export's files, which are named by their inputs.
 
-    Those that the last release has already are not read again: what became of them since is for `verify` to find.
+    Files that the last release has are not read again; `verify` finds later damage.
     """
     previous = base.exports.get(name) if base else None
     known = {entry.path: entry for entry in previous.files} if previous else {}
@@ -62,15 +62,15 @@ def entries_of(objects: ObjectStore, paths: Iterable[str], base: Release | None,
 
 
 def feature_contents(objects: ObjectStore, draft: Release, feature: str) -> pl.DataFrame:
-    """Contents with rows of one feature, from the tables of the draft."""
+    """Return the contents of one feature that have rows, from the tables of the draft."""
     return contents_of(objects, draft, feature).filter(pl.col("rows") > 0)
 
 
 def groups_of_parts(contents: pl.DataFrame) -> list[tuple[str, ...]]:
-    """Parts that share an item belong into one file, so that no file splits a uid.
+    """Return groups of parts that share items; each group goes into one file, so that no file splits a uid.
 
     Args:
-        contents: part, item_no of the contents that have rows.
+        contents: part and item_no of the contents that have rows.
     """
     leader: dict[str, str] = {part: part for part in contents["part"].unique().to_list()}
 

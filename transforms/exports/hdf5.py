@@ -1,4 +1,4 @@
-"""HDF5 exports: one file for whole parts, then a master that links them, or one file that holds all."""
+"""HDF5 exports: a file per group of whole parts and a master that links them, or a single file."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from cliploom.transforms.store.rates import rows_per_second
 
 @dataclass(frozen=True)
 class Hdf5Task:
-    """One HDF5 part to make.
+    """One HDF5 part to create.
 
     Attributes:
-        table: folder of the feature's table.
-        parts: feature parts whose items it holds; no other part holds rows of these items.
-        outputs: name and width of what is exported.
-        fps: rows a second, 0 when they are not on a grid.
+        table: the folder of the feature's table.
+        parts: the feature parts whose items it contains; no other part has rows of these items.
+        outputs: the names and widths of the exported outputs.
+        fps: the number of rows per second, 0 if they are not evenly spaced.
     """
 
     export: str
@@ -45,18 +45,18 @@ class Hdf5Task:
 
     @property
     def path(self) -> str:
-        """The file, relative to the store, named by what it is made from."""
+        """The path of the file relative to the store, which is named by its inputs."""
         recipe = [self.table, self.parts, self.outputs, self.fps, self.encoder]
         return f"hdf5/{self.export}/part-{digest_of(recipe)}.h5"
 
     def write(self, objects: ObjectStore) -> None:
-        """Make the file; memory is that of its longest item and a row group of each part."""
+        """Create the file; memory is bounded by its longest item and a row group of each part."""
         with objects.create_file(self.path) as local:
             write_hdf5_part(local, _items(objects, self), tuple(name for name, _ in self.outputs))
 
 
 def tasks_of(name: str, export: Hdf5Export, feature: FeatureEntry, contents: pl.DataFrame) -> list[Hdf5Task]:
-    """The parts of one export."""
+    """Return the parts of one export."""
     wanted = [export.output] if export.output else sorted(feature.outputs)
     outputs = tuple((output, feature.outputs[output].dim) for output in wanted)
     groups = groups_of_parts(contents.select("part", "item_no"))
@@ -82,13 +82,13 @@ def _items(objects: ObjectStore, task: Hdf5Task) -> Iterator[ItemVectors]:
 
 
 def places_of_uids(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
-    """Where each uid's rows are, in the order of their ids; found without reading a vector.
+    """Return the positions of each uid's rows, ordered by id, without reading vectors.
 
     Args:
-        paths: local parts that share items.
+        paths: the paths of local parts that share items.
 
     Yields:
-        uid, [(index of the part, first row, rows)]; uids in the order in which their first rows stand in the parts.
+        uid, [(index of the part, first row, rows)]; uids in the order of their first rows in the parts.
     """
     frames = [
         pl.read_parquet(path, columns=["row_id", "uid"])
@@ -101,7 +101,7 @@ def places_of_uids(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[int,
         .sort("row_id")
         .with_columns((pl.col("row").cast(pl.Int64) - pl.int_range(pl.len())).alias("step"))
     )
-    # Rows that stand behind one another have the same step.
+    # Consecutive rows have a common step.
     broken = pl.any_horizontal(pl.col(name) != pl.col(name).shift() for name in ("file", "item", "uid", "step"))
     runs = rows.with_columns(broken.fill_null(value=False).cum_sum().alias("run")).group_by("run", maintain_order=True)
     stretches = runs.agg(pl.first("item", "uid", "file", "row"), pl.len().alias("count"))
@@ -112,7 +112,7 @@ def places_of_uids(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[int,
 
 
 class Hdf5Exporter(Exporter):
-    """See ``cliploom.transforms.exports.base``."""
+    """The exporter of HDF5; see ``cliploom.transforms.exports.base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: ObjectStore, name: str, export: Hdf5Export) -> None:
         self._plan, self._objects, self._name, self._export = plan, objects, name, export
@@ -121,7 +121,7 @@ class Hdf5Exporter(Exporter):
 
     @property
     def recipe(self) -> str:
-        """Digest of the parts, and of how the file that readers open names them where there is one."""
+        """Return the digest of the parts, and of the master's naming scheme if there is one."""
         made_from: list[object] = [self._export.single, [task.path for task in self._tasks]]
         opened = self._export.single or self._objects.root is not None
         if self._tasks and opened and self._export.names == "readable":
@@ -129,7 +129,7 @@ class Hdf5Exporter(Exporter):
         return digest_of(made_from)
 
     def parts(self) -> list[Hdf5Task]:
-        """One for each group of feature parts that share items."""
+        """Return one for each group of feature parts that share items."""
         return self._tasks
 
     def finish(self) -> ExportEntry:
@@ -145,7 +145,7 @@ def link_parts(
 ) -> list[str]:
     """Write the file that readers open, and return its path.
 
-    On a bucket there is no master, since external links are file names; readers open the parts.
+    There is no master in a bucket, since external links are file names; readers open the parts.
     """
     outputs = tuple(output for output, _ in tasks[0].outputs) if tasks else ()
     file_of = {part: task.path for task in tasks for part in task.parts}
@@ -168,14 +168,14 @@ def link_parts(
 
 
 def refuse_clash(name: str, uids: pl.Series) -> None:
-    """Stop when readable names can't hold all uids.
+    """Raise an error if readable names cannot represent all uids.
 
     Args:
-        name: of the export.
-        uids: of the items that it holds.
+        name: the name of the export.
+        uids: the uids of the items in it.
 
     Raises:
-        SpecError: naming a uid that is also a folder of another, and the line of the spec that fixes it.
+        SpecError: a uid is also a folder of another; the message has the line of the spec that fixes it.
     """
     clash = folder_clash(uids)
     if clash is not None:

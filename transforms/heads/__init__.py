@@ -1,6 +1,6 @@
-"""Heads: small models over a store's features. What is trained here runs on workers with numpy alone.
+"""Heads: small models trained on a store's features; workers apply them with numpy alone.
 
-``pooling`` and ``dataset`` make a video's vectors of a feature's rows, ``truths`` finds what videos are labelled as,
-``training`` and ``saved_model`` (with TensorFlow) make a head, ``published`` keeps it in the store, ``plain`` applies
-it, ``tagging`` does so for every video of a source, ``scoring`` measures it.
+``pooling`` and ``dataset`` average a feature's rows to one vector per video, ``truths`` reads the labels of videos,
+``training`` and ``saved_model`` (with TensorFlow) train a head, ``published`` keeps it in the store, ``plain`` applies
+it, ``tagging`` applies it to every video of a source, ``scoring`` measures it.
 """

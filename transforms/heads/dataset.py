@@ -1,7 +1,7 @@
-"""The videos that a head learns from, on local disk: vectors as they are read, in the order of the parts.
+"""The training data of a head on local disk: vectors in reading order, in the order of the parts.
 
 Training reads them in any order through memory maps, so a data set may be larger than memory. A folder with
-``videos.json`` is complete and is taken up again after a kill.
+``videos.json`` is complete and is reused after an interruption.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cliploom.transforms.narrations.select import seeded_place
 from cliploom.transforms.store.object_store import ObjectStore
 
 REVISION = 1
-"""Raised when the same data and settings give another head than before; part of a head's digest."""
+"""Increase it when the same data and settings give another head; part of a head's digest."""
 
 TRAIN, VALIDATION = "train", "validation"
 TEXTS_FILE = "texts.arrow"
@@ -38,7 +38,7 @@ _EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Videos:
-    """One split: vectors float32 [n, dim] (a memory map), each video's class numbers, and its texts [n, texts]."""
+    """One split: vectors float32 [n, dim] (a memory map), the class numbers of each video, and its texts [n, texts]."""
 
     vectors: NDArray[np.float32]
     labels: list[tuple[int, ...]]
@@ -50,12 +50,12 @@ class Videos:
     def batches(
         self, classes: Sequence[HeadClass], size: int, order: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.object_] | None, NDArray[np.bool_]]]:
-        """(vectors [b, dim], texts, labels [b, classes]) of ``size`` videos at a time; by default as they lie."""
+        """Yield (vectors [b, dim], texts, labels [b, classes]) of ``size`` videos each, by default in file order."""
         order = np.arange(len(self), dtype=np.int64) if order is None else order
         for begin in range(0, len(order), size):
             chosen = order[begin : begin + size]
             labels = [self.labels[place] for place in chosen]
-            # In the order of the file, then back: neighbours on disk are read together.
+            # Read in file order, then restore the requested order: neighbours on disk are read together.
             ranks = np.argsort(chosen)
             vectors = np.empty((len(chosen), self.vectors.shape[1]), np.float32)
             vectors[ranks] = self.vectors[chosen[ranks]]
@@ -64,7 +64,7 @@ class Videos:
 
 @dataclass(frozen=True)
 class Reading:
-    """Where one split's videos come from: inputs of one source, its labels, and which of them are taken."""
+    """The origin of one split's videos: inputs of one source, its labels, and which videos are included."""
 
     inputs: tuple[InputColumn, ...]
     truths: Truths
@@ -72,7 +72,7 @@ class Reading:
 
 
 def split_of_video(uid: str, held_out: float, seed: int) -> str:
-    """``validation`` for that share of the videos, by seeded hash of the uid, else ``train``.
+    """Return ``validation`` for that share of the videos, by seeded hash of the uid, else ``train``.
 
     >>> [split_of_video(uid, 0.5, 0) for uid in ("cat", "dog", "cup", "tree")]
     ['train', 'train', 'validation', 'train']
@@ -88,15 +88,15 @@ def gather(
     folder: Path,
     on_stage: Callable[[str], None],
 ) -> dict[str, Videos]:
-    """Read the labelled videos of a release into a folder, or find them there.
+    """Read the labelled videos of a release into a folder, unless it has them already.
 
     Args:
         objects: the store.
-        release: whose features are read.
-        readings: by split; a reading with ``held_out`` fills both.
-        seed: of the holdout.
-        folder: for the files; made when missing.
-        on_stage: told how far it is.
+        release: the release whose features are read.
+        readings: the readings by split; one with ``held_out`` fills both splits.
+        seed: the seed of the holdout.
+        folder: the folder for the files; created if missing.
+        on_stage: a callback that receives progress messages.
     """
     if not (folder / _DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,13 +137,13 @@ def _write_labels(path: Path, labels: Sequence[tuple[int, ...]]) -> None:
 
 
 def write_texts(path: Path, names: Sequence[str], texts: Sequence[tuple[str, ...]]) -> None:
-    """Write each video's texts as an Arrow file, which is read through a memory map."""
+    """Write the texts of each video as an Arrow file, which is read through a memory map."""
     columns = [pa.array([each[place] for each in texts], pa.large_string()) for place in range(len(names))]
     pa.feather.write_feather(pa.table(columns, names=list(names)), path, compression="uncompressed")
 
 
 def read_texts(path: Path, first: int = 0, count: int | None = None) -> NDArray[np.object_]:
-    """Texts of the videos from ``first`` on, [n, texts]; equal ones are one object."""
+    """Return the texts of ``count`` videos from ``first`` on, [n, texts]; equal ones are one object."""
     rows = pa.feather.read_table(path, memory_map=True).slice(first, count)
     blocks = [column.combine_chunks().dictionary_encode() for column in rows.columns]
     words = [np.array(block.dictionary.to_pylist(), np.object_) for block in blocks]
@@ -160,13 +160,13 @@ def _open(folder: Path, split: str, dim: int) -> Videos:
 
 
 def mapped(path: Path, rows: int, dim: int) -> NDArray[np.float32]:
-    """A file of vectors as a memory map [rows, dim]; where it is empty there is nothing to map."""
+    """Return a file of vectors as a memory map [rows, dim]; an empty file gives an empty array."""
     return np.memmap(path, np.float32, "r", shape=(rows, dim)) if rows * dim else np.empty((rows, dim), np.float32)
 
 
 def reading_facts(release: Release, parts: Sequence[str], inputs: Sequence[InputColumn]) -> list[object]:
-    """What of a release a reading depends on, for the head's digest: columns, configs, parts."""
+    """Return what a reading depends on in a release, for the head's digest: columns, configs, parts."""
     configs = [release.features[each.feature].config for each in inputs]
-    # Types follow from the configs.
+    # Types are determined by the configs.
     columns = [{key: value for key, value in asdict(each).items() if key != "type"} for each in inputs]
     return [columns, configs, sorted(parts)]

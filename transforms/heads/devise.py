@@ -1,4 +1,4 @@
-"""Training DeViSE, as an MLP or in closed form, and ConSE beside it: from vectors of items to vectors of labels."""
+"""Trains DeViSE, as an MLP or in closed form, and ConSE for comparison: from item vectors to label vectors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LabelledItems:
 
     Attributes:
         vectors: float32 [n, D], may be a memory map.
-        places: int64 [m], the items that are meant, in ``vectors``.
+        places: int64 [m], the positions of the items in ``vectors``.
         labels: bool [m, classes].
     """
 
@@ -51,12 +51,12 @@ class LabelledItems:
         return len(self.places)
 
     def batch(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors and labels of some of the items."""
+        """Return the vectors and labels of some of the items."""
         return np.array(self.vectors[self.places[chosen]], np.float32), self.labels[chosen]
 
 
 def devise_loss(found: Any, labels: Any, classes: Any, spec: DeviseSpec) -> Any:
-    """The loss of a batch.
+    """Return the loss of a batch.
 
     Source: docs/formats.md section 5.
 
@@ -64,7 +64,7 @@ def devise_loss(found: Any, labels: Any, classes: Any, spec: DeviseSpec) -> Any:
         found: projections [B, D].
         labels: float32 [B, C], 1 for an item's labels.
         classes: unit text vectors [C, D] of the classes that are trained on.
-        spec: says which loss.
+        spec: the spec of the head, which selects the loss.
     """
     if spec.loss == "cosine":
         target = tf.math.l2_normalize(tf.matmul(labels, classes), axis=1)
@@ -76,7 +76,7 @@ def devise_loss(found: Any, labels: Any, classes: Any, spec: DeviseSpec) -> Any:
 
 
 def softmax_loss(logits: Any, labels: Any) -> Any:
-    """Cross-entropy of softmax probabilities, the labels of an item sharing the truth."""
+    """Return the softmax cross-entropy; the probability of 1 is shared among an item's labels."""
     truth = labels / tf.reduce_sum(labels, axis=1, keepdims=True)
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(truth, logits))
 
@@ -85,10 +85,10 @@ class DeviseLearner:
     """The MLP, or ConSE's linear classifier, and Adam; see ``tower_training.Learner``.
 
     Args:
-        spec: of the head.
+        spec: the spec of the head.
         method: ``head`` or ``conse``.
-        items: to learn from; their labels are of the trained classes.
-        validation: others of the same classes; may be empty.
+        items: the training items, with labels of the trained classes.
+        validation: other items of the same classes; may be empty.
         classes: unit text vectors float32 [C, D] of the trained classes.
     """
 
@@ -111,7 +111,7 @@ class DeviseLearner:
         dims = [*spec.hidden, classes.shape[1]] if method == "head" else [len(classes)]
         self.model = mlp(items.vectors.shape[1], dims, spec.dropout, seed=spec.seed, name=CLIP)
         if method == "conse":
-            # One optimum: start at zero, as a logistic head does.
+            # The problem is convex: start at zero, as a logistic head does.
             self.model.set_weights([np.zeros_like(each) for each in self.model.get_weights()])
         self.key = SEEN_KEY if len(validation) else LOSS_KEY
         self._optimizer = keras.optimizers.Adam(spec.learning_rate)
@@ -122,7 +122,7 @@ class DeviseLearner:
         self._loss = float("nan")
 
     def run_epoch(self, epoch: int) -> float:
-        """Learn from every item once."""
+        """Train on every item once."""
         order = np.random.default_rng([self._spec.seed, epoch]).permutation(len(self._items)).astype(np.int64)
         losses = []
         for begin in range(0, len(order), self._spec.batch):
@@ -143,7 +143,7 @@ class DeviseLearner:
         return loss
 
     def measure(self) -> dict[str, float]:
-        """Hits of the validation items among the trained classes; the loss where there are none."""
+        """Return the hits of the validation items among the trained classes; without validation items, the loss."""
         if self.key == LOSS_KEY:
             return {LOSS_KEY: -self._loss}
         return measure_words(
@@ -151,18 +151,18 @@ class DeviseLearner:
         )
 
     def weights(self) -> Weights:
-        """The layers."""
+        """Return the layers."""
         return layers_of(self.model, CLIP)
 
 
 @dataclass(frozen=True)
 class LearnedMethod:
-    """A method after training.
+    """A trained method.
 
     Attributes:
-        state: its epochs; the closed form has one.
-        tower: of the best epoch.
-        key: the figure that decided.
+        state: the state of all epochs; the closed form has one.
+        tower: the tower of the best epoch.
+        key: the figure that selected the epoch.
     """
 
     state: TowerState
@@ -182,13 +182,13 @@ def learn_method(
     """Train one method; see ``DeviseLearner`` for the arguments.
 
     Args:
-        spec: of the head.
+        spec: the spec of the head.
         method: ``head``, ``ridge`` or ``conse``.
-        items: to learn from.
-        validation: others of the same classes; may be empty.
+        items: the training items.
+        validation: other items of the same classes; may be empty.
         classes: unit text vectors float32 [C, D] of the trained classes.
-        folder: for the state and the logs.
-        on_stage: called with figures.
+        folder: the folder for the state and the logs.
+        on_stage: a callback that receives progress messages.
     """
     if method != "ridge":
         learner = DeviseLearner(spec, method, items, validation, classes)
@@ -210,12 +210,12 @@ def learn_method(
 
 
 def tower_of(weights: Weights, method: str, classes: NDArray[np.float32]) -> Tower:
-    """The trained tower."""
+    """Return the trained tower."""
     return Tower(tower_layers(weights, CLIP), classes if method == "conse" else None, unit=True)
 
 
 def measure_words(tower: Tower, items: LabelledItems, classes: NDArray[np.float32], name: str) -> dict[str, float]:
-    """Flat hit@k of items among classes by cosine, named ``<name>_hit@k``."""
+    """Return the flat hit@k of items among classes by cosine, as ``<name>_hit@k``."""
     vectors, labels = items.batch(np.arange(len(items), dtype=np.int64))
     found = hit_figures(tower.apply(vectors) @ unit_rows(classes).T, labels)
     return {f"{name}_{figure}": value for figure, value in found.items()}

@@ -1,4 +1,4 @@
-"""A trained head without TensorFlow: a matrix, a bias and the card that says what they mean."""
+"""A trained head without TensorFlow: a matrix, a bias and the model card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS_FILE = "transform.npz"
 
 @dataclass(frozen=True)
 class Label:
-    """A predicted label: the class's number and name, and the confidence, 0 to 1."""
+    """A predicted label: the number and name of the class, and the confidence, 0 to 1."""
 
     label: int
     name: str
@@ -36,12 +36,12 @@ class Label:
 
 @dataclass(frozen=True)
 class PlainHead:
-    """A head as workers and search run it.
+    """A head as applied by workers and search.
 
     Attributes:
-        kernel: float32 [width, classes], for vectors as ``transformed`` makes them.
+        kernel: float32 [width, classes], for vectors returned by ``transformed``.
         bias: float32 [classes].
-        steps: of the card's ``transform``, learned.
+        steps: the learned steps of the card's ``transform``.
     """
 
     card: HeadCard
@@ -52,7 +52,7 @@ class PlainHead:
     def probabilities(
         self, vectors: NDArray[np.float32], texts: NDArray[np.object_] | None = None
     ) -> NDArray[np.float32]:
-        """Confidence of every class: float32 [n, dim] of joined means, and texts, to float32 [n, classes]."""
+        """Return the confidence of every class: joined means float32 [n, dim] and texts to float32 [n, classes]."""
         node = self.card.zero_shot
         if node is not None:
             return compared(node, vectors, self.kernel)
@@ -60,7 +60,7 @@ class PlainHead:
         return sigmoid(logits)
 
     def top(self, probabilities: NDArray[np.float32], count: int) -> list[list[Label]]:
-        """For each row of [n, classes] the ``count`` most probable classes, best first; of equals the lower number."""
+        """Return the ``count`` most probable classes of each row of [n, classes], best first, ties by number."""
         places, ranked = self.best(probabilities, count)
         classes = self.card.classes
         return [
@@ -69,16 +69,16 @@ class PlainHead:
         ]
 
     def best(self, probabilities: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Places of the ``count`` most probable classes of each row, best first, and their scores: both [n, count].
+        """Return the positions of the ``count`` most probable classes of each row and their scores: both [n, count].
 
-        Of equals the lower number comes first.
+        Best first; of ties the lower number comes first.
         """
         width = probabilities.shape[1]
         count = min(count, width)
         if count == width:
             chosen = np.broadcast_to(np.arange(width), probabilities.shape)
         else:
-            # The last one kept and the best one left out: where they are equal, the lower number is kept.
+            # The last kept and the best omitted: if they are equal, keep the lower number.
             found = np.argpartition(probabilities, width - count - 1, axis=1)[:, width - count - 1 :]
             values = np.take_along_axis(probabilities, found, axis=1)
             chosen = np.sort(found[:, 1:], axis=1)
@@ -91,16 +91,16 @@ class PlainHead:
 
     @property
     def unit_rows(self) -> bool:
-        """Rows are scaled to length 1 before they are averaged: the mean of similarities is that of the mean then."""
+        """Whether rows are scaled to length 1 before they are averaged, so that similarities average linearly."""
         node = self.card.zero_shot
         return node is not None and node.pool == "after" and node.similarity == "cosine"
 
 
 def compared(node: ZeroShotSpec, vectors: NDArray[np.float32], kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores of class names for videos.
+    """Return the scores of class names for videos.
 
     Args:
-        node: of the head.
+        node: the node of the head.
         vectors: float32 [n, dim], means of rows.
         kernel: float32 [dim, classes], the names' vectors.
 
@@ -118,7 +118,7 @@ def compared(node: ZeroShotSpec, vectors: NDArray[np.float32], kernel: NDArray[n
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 / (1 + exp(-x)), float32, without overflow.
+    """Return 1 / (1 + exp(-x)), float32, without overflow.
 
     >>> sigmoid(np.float32([-1000, 0, 1000])).tolist()
     [0.0, 0.5, 1.0]
@@ -133,7 +133,7 @@ def transformed(
     steps: Sequence[LearnedStep] = (),
     texts: NDArray[np.object_] | None = None,
 ) -> NDArray[np.float32]:
-    """What the regression takes, by the card's ``transform``: float32 [n, dim], and texts, to [n, width]."""
+    """Return the input of the regression after the card's ``transform``: float32 [n, dim] and texts to [n, width]."""
     blocks = [np.asarray(block, np.float32) for block in apply_steps(steps, vectors, card.inputs, texts)]
     if card.spec.transform.unit:
         blocks = [unit_rows(block) for block in blocks]
@@ -143,29 +143,29 @@ def transformed(
 def write_plain(
     folder: Path, kernel: NDArray[np.float32], bias: NDArray[np.float32], steps: Sequence[LearnedStep] = ()
 ) -> None:
-    """Write the weights, and what the steps have learned, into a head's folder."""
+    """Write the weights, and the constants of the learned steps, into a head's folder."""
     np.savez(folder / WEIGHTS_FILE, kernel=kernel, bias=bias)
     if steps:
         write_steps(folder / STEPS_FILE, steps)
 
 
 def read_head(objects: ObjectStore, model: str) -> PlainHead:
-    """A trained head.
+    """Return a trained head.
 
     Args:
         objects: the store.
-        model: its folder, relative to the store.
+        model: the head's folder, relative to the store.
 
     Raises:
-        SpecError: for a head that gives vectors.
-        StoreError: when a file is missing or damaged.
+        SpecError: the head returns vectors, not labels.
+        StoreError: a file is missing or damaged.
     """
     try:
         facts = json.loads(objects.get(f"{model}/{CARD_FILE}"))
         if facts.get("kind") in VECTOR_KINDS:
             name, kind = facts.get("name"), facts["kind"]
             raise SpecError(
-                f"The head {name!r} is of kind {kind}: it gives vectors, not labels. Give a feature the encoder "
+                f"The head {name!r} is of kind {kind}: it returns vectors, not labels. Add a feature with the encoder "
                 f"{{kind: head, head: {name}}}, and search an index over it."
             )
         card = HeadCard.from_dict(facts)
@@ -187,5 +187,5 @@ def read_head(objects: ObjectStore, model: str) -> PlainHead:
     wanted = (width, len(card.classes))
     if kernel.shape != wanted or bias.shape != wanted[1:]:
         where = objects.uri_of(model)
-        raise StoreError(f"The head in {where} has weights {kernel.shape} where {wanted} are wanted; train it again.")
+        raise StoreError(f"The head in {where} has weights {kernel.shape} instead of {wanted}; train it again.")
     return PlainHead(card, kernel, bias, steps)

@@ -1,7 +1,7 @@
-"""Rows to one vector a video: means of the rows that start in a stretch of time, without holding the rows.
+"""Pools rows to one vector per video: means of the rows that start in a time window, in a streaming way.
 
-Rows of a video stand together in a part; a video that was split in time lies in several. Sums are taken in float64 and
-added up in the order of the parts, so that the mean does not depend on where a worker cut its batches.
+The rows of a video are contiguous in a part; a video that was split in time is in several parts. Sums are accumulated
+in float64 in the order of the parts, so that the mean does not depend on a worker's batches.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, read_rows
 
 UNTIMED = -1
-"""The window of rows that stand for a whole video."""
+"""The window of rows that represent a whole video."""
 _MICRO = 1e-6
 
 
 @dataclass(frozen=True)
 class PartsToRead:
-    """Parts of one feature, to be read together."""
+    """Parts of one feature that are read together."""
 
     feature: str
     table: str
@@ -38,7 +38,7 @@ class PartsToRead:
 
 @dataclass(frozen=True)
 class VideoKey:
-    """A video of a feature: the item that holds it, and its uid (a record's own in TFRecord shards)."""
+    """A video of a feature: its item, and its uid (in TFRecord shards, that of the record)."""
 
     item_no: int
     uid: str
@@ -46,11 +46,11 @@ class VideoKey:
 
 @dataclass
 class WindowSum:
-    """Rows of one video that start in one window.
+    """The rows of one video that start in one window.
 
     Attributes:
-        total: float64 [dim], the sum over ``rows`` of them.
-        end_s: the latest end of these rows.
+        total: the sum of the rows, float64 [dim].
+        end_s: the latest end of the rows.
     """
 
     total: NDArray[np.float64]
@@ -63,7 +63,7 @@ Windows = dict[int, WindowSum]
 
 @dataclass(frozen=True)
 class PooledSegment:
-    """A stretch of a video and its mean vector, float32 [dim]."""
+    """A segment of a video and its mean vector, float32 [dim]."""
 
     start_s: float
     end_s: float
@@ -72,10 +72,10 @@ class PooledSegment:
 
 @dataclass(frozen=True)
 class PooledVideo:
-    """A video as a head sees it: the mean of its rows, float32 [dim], and those of its windows, if it has times.
+    """The mean of a video's rows, float32 [dim], and the means of its windows, if it has times.
 
     Attributes:
-        texts: of the inputs that are texts, in their order.
+        texts: the texts of the text inputs, in their order.
     """
 
     key: VideoKey
@@ -85,14 +85,14 @@ class PooledVideo:
 
 
 def input_groups(objects: ObjectStore, release: Release, inputs: Sequence[InputColumn]) -> list[dict[str, PartsToRead]]:
-    """Which parts to read together, so that no video is torn apart: by feature, those that hold the same items.
+    """Return groups of parts to read together so that no video is split: by feature, the parts of the same items.
 
-    Groups follow the first input's feature; of the others the parts that hold its items.
+    Groups follow the parts of the first input's feature; other features contribute the parts of the same items.
 
     Args:
         objects: the store.
-        release: published, or the draft of one.
-        inputs: of a head, of features of one source.
+        release: a published release, or the draft of one.
+        inputs: the inputs of a head, features of one source.
     """
     names = list(dict.fromkeys(each.feature for each in inputs))
     contents = {name: feature_contents(objects, release, name).select("part", "item_no") for name in names}
@@ -115,14 +115,14 @@ def pool_group(
     *,
     unit: bool = False,
 ) -> list[PooledVideo]:
-    """The videos that all features of a group have, in the first feature's order.
+    """Return the videos that all features of a group have, in the first feature's order.
 
     Args:
         objects: the store.
-        group: of ``input_groups``.
-        inputs: in the order in which their vectors are joined.
-        window_s: length of the segments, which begin at its multiples.
-        unit: scale each row to length 1 before it is averaged.
+        group: one of the groups from ``input_groups``.
+        inputs: the inputs, in the order in which their vectors are joined.
+        window_s: the length of the segments in seconds; they start at its multiples.
+        unit: whether to scale each row to length 1 before averaging.
     """
     found: dict[tuple[str, str], dict[VideoKey, Windows]] = {}
     said: dict[tuple[str, str], dict[VideoKey, str]] = {}
@@ -151,13 +151,13 @@ def pool_group(
 
 
 def unit_rows(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors [n, dim] scaled to length 1; zeros stay zeros."""
+    """Return the vectors [n, dim] scaled to length 1; zero vectors stay zero."""
     norms = np.sqrt((block.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
     return np.asarray(block / np.where(norms == 0, 1.0, norms), np.float32)
 
 
 def add_texts(texts: Mapping[str, dict[VideoKey, str]], rows: pa.Table) -> None:
-    """Note the text of each video's first row, by column."""
+    """Add the text of each video's first row, by column."""
     if not texts:
         return
     items = (rows["row_id"].to_numpy() >> ORDINAL_BITS).tolist()
@@ -168,7 +168,7 @@ def add_texts(texts: Mapping[str, dict[VideoKey, str]], rows: pa.Table) -> None:
 
 
 def texts_of(videos: Sequence[PooledVideo]) -> NDArray[np.object_] | None:
-    """The texts of some videos, [n, texts]; None where there are none."""
+    """Return the texts of videos, [n, texts]; None if there are none."""
     return np.array([video.texts for video in videos], np.object_) if videos and videos[0].texts else None
 
 
@@ -183,11 +183,11 @@ def add_rows(
     """Add feature rows to the sums of their windows.
 
     Args:
-        sums: by output; added to.
-        rows: row_id, uid, start_s, end_s and the outputs; a video's rows stand together.
-        dims: length of each output's vectors.
-        window_s: length of a window.
-        unit: scale each row to length 1 first.
+        sums: the sums by output; modified in place.
+        rows: row_id, uid, start_s, end_s and the outputs; the rows of a video are contiguous.
+        dims: the vector length of each output.
+        window_s: the length of a window, in seconds.
+        unit: whether to scale each row to length 1 first.
     """
     if not rows.num_rows:
         return
@@ -222,13 +222,13 @@ def add_rows(
 
 
 def pooled_video(key: VideoKey, inputs: Sequence[Windows], window_s: float, texts: tuple[str, ...] = ()) -> PooledVideo:
-    """Means of a video and of its windows.
+    """Return the means of a video and of its windows.
 
     Args:
-        key: of the video.
-        inputs: for each input of vectors the video's sums by window.
-        window_s: length of a window.
-        texts: of the video.
+        key: the key of the video.
+        inputs: for each vector input, the video's sums by window.
+        window_s: the length of a window, in seconds.
+        texts: the texts of the video.
     """
     if not inputs:
         return PooledVideo(key, np.empty(0, np.float32), (), texts)
@@ -243,19 +243,19 @@ def pooled_video(key: VideoKey, inputs: Sequence[Windows], window_s: float, text
 
 
 def joined(inputs: Iterable[Sequence[WindowSum]]) -> NDArray[np.float32]:
-    """The means of several inputs one after the other, float32 [sum of dims].
+    """Return the concatenated means of several inputs, float32 [sum of dims].
 
     Raises:
-        StoreError: for a mean that is not finite.
+        StoreError: a mean is not finite.
     """
     means = [np.sum([each.total for each in sums], axis=0) / sum(each.rows for each in sums) for sums in inputs]
     vector = np.concatenate(means).astype(np.float32)
     if not np.isfinite(vector).all():
-        raise StoreError("a feature's rows hold a value that is not finite; `cliploom verify` lists all damage.")
+        raise StoreError("a feature's rows contain a value that is not finite; `cliploom verify` lists all damage.")
     return vector
 
 
 def pooled_within(video: PooledVideo, start_s: float, end_s: float) -> NDArray[np.float32] | None:
-    """Mean of the windows that begin in [start_s, end_s), float32 [dim]; exact where windows hold equally many rows."""
+    """Return the mean of the windows that start in [start_s, end_s), float32 [dim]; exact for windows of equal size."""
     chosen = [each.vector for each in video.segments if start_s - _MICRO <= each.start_s < end_s - _MICRO]
     return np.stack(chosen).mean(axis=0, dtype=np.float64).astype(np.float32) if chosen else None

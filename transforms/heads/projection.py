@@ -1,8 +1,8 @@
-"""A trained tower as a prepared model: an OpenVINO graph that workers run without TensorFlow, and its text tower.
+"""A trained tower as a prepared model: an OpenVINO graph for workers without TensorFlow, and its text tower.
 
-The folder ``models/<digest>/`` holds ``model.xml`` (float32 [64, width] to [64, dim]), the card and, where words ask
-the space through a tower of their own, ``text_projection.xml`` behind the text encoder that ``card.text_tower`` names.
-The batch is fixed and filled up with zeros, so that a row's vector does not depend on its neighbours.
+The folder ``models/<digest>/`` has ``model.xml`` (float32 [64, width] to [64, dim]), the card and, if texts have a
+tower of their own, ``text_projection.xml``, applied after the text encoder that ``card.text_tower`` names. The batch
+size is fixed and padded with zeros, so that a row's vector does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cliploom.transforms.literals import load_arrays
 from cliploom.transforms.store.object_store import ObjectStore
 
 REVISION = 1
-"""Raised when the same trained head gives other vectors than before."""
+"""Increase it when the same trained head gives other vectors."""
 
 GRAPH_FILE = "model.xml"
 BATCH = 64
@@ -42,7 +42,7 @@ _SMALLEST = 1e-12
 
 
 def tower_graph(tower: Tower, batch: int = BATCH) -> ov.Model:
-    """An OpenVINO graph of a tower: float32 [batch, width] in, ``embedding`` [batch, dim] out."""
+    """Return an OpenVINO graph of a tower: float32 [batch, width] in, ``embedding`` [batch, dim] out."""
     given = op.parameter([batch, tower.width], np.float32)
     node = given.output(0)
     for place, (kernel, bias) in enumerate(tower.layers):
@@ -63,22 +63,22 @@ def tower_graph(tower: Tower, batch: int = BATCH) -> ov.Model:
 
 
 def projection_digest(card: VectorHeadCard, side: str) -> str:
-    """Name of the prepared folder of one side of a trained head."""
+    """Return the name of the prepared folder of one side of a trained head."""
     return digest_of({"kind": HEAD, "revision": REVISION, "head": card.digest, "name": card.name, "side": side})
 
 
 def prepare_projection(objects: ObjectStore, model: str, side: str, models: Path) -> ModelCard:
-    """Prepare one side of a trained head, or find it prepared.
+    """Prepare one side of a trained head, unless it is prepared already.
 
     Args:
         objects: the store that has the head.
-        model: folder of the trained head, relative to the store.
+        model: the folder of the trained head, relative to the store.
         side: ``clip`` or ``text``.
-        models: local folder of prepared models; the text encoder stands there, too.
+        models: the local folder of prepared models, including the text encoder.
 
     Raises:
-        StoreError: when the head is damaged.
-        CliploomError: when the graph agrees too little with what the model gave in training.
+        StoreError: the head is damaged.
+        CliploomError: the graph's results differ too much from those of training.
     """
     card, towers = read_towers(objects, model)
     digest = projection_digest(card, side)
@@ -115,21 +115,21 @@ def prepare_projection(objects: ObjectStore, model: str, side: str, models: Path
 
 
 def _agreement(objects: ObjectStore, model: str, side: str, folder: Path) -> float:
-    """Smallest cosine between the graph's vectors and those that the trained model gave for the same rows."""
+    """Return the smallest cosine between the graph's vectors and the trained model's for the same rows."""
     with objects.local_copy(f"{model}/{GOLDEN_FILE}") as local:
         golden = load_arrays(local)
     given, wanted = golden[f"{side}.given"], golden[f"{side}.wanted"]
     least = smallest_cosine(Projection(folder).apply(given), wanted)
     if least < LEAST:
         raise CliploomError(
-            f"The head in {objects.uri_of(model)} gives vectors with cosine {least:.7f} against those of its training, "
+            f"The head in {objects.uri_of(model)} returns vectors with cosine {least:.7f} to those of its training, "
             f"below {LEAST}; its weights are damaged, train it again."
         )
     return least
 
 
 class Projection:
-    """An opened tower; threads may share it."""
+    """An opened tower; thread-safe."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self._graph = CompiledGraph(folder / GRAPH_FILE, [EMBEDDING], "f32", threads)
@@ -147,6 +147,6 @@ class Projection:
 
 
 def open_projection(folder: Path, threads: int = 1) -> Projection:
-    """Open a prepared tower, once a process."""
+    """Open a prepared tower, once per process."""
     key = ("projection", str(folder.resolve()), threads)
     return shared_models().get(key, lambda: Projection(folder, threads))

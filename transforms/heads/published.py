@@ -1,6 +1,6 @@
-"""Where trained heads lie in a store: ``models/head-<name>/<digest>/``, immutable, and which one is in use.
+"""The location of trained heads in a store, ``models/head-<name>/<digest>/``, immutable, and the current one.
 
-A vacuum leaves them alone: unlike other models they can't be made again from the spec.
+A vacuum keeps them: unlike other models they cannot be rebuilt from the spec.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _PREFIX = "models/head-"
 
 
 def head_folder(name: str) -> str:
-    """Folder of all trainings of a head, relative to the store."""
+    """Return the folder of all trainings of a head, relative to the store."""
     return f"{_PREFIX}{name}"
 
 
 def current_model(objects: ObjectStore, name: str) -> str | None:
-    """Folder of the head that was trained last, relative to the store; None when it was never trained.
+    """Return the folder of the head's latest training, relative to the store; None if it was never trained.
 
     Raises:
-        StoreError: when the note that says which one is damaged.
+        StoreError: the file that names it is damaged.
     """
     path = f"{head_folder(name)}/{CURRENT}"
     try:
@@ -38,10 +38,10 @@ def current_model(objects: ObjectStore, name: str) -> str | None:
 
 
 def trained_model(objects: ObjectStore, name: str) -> str:
-    """``current_model`` of a head that must have been trained.
+    """Return the ``current_model`` of a head that must have been trained.
 
     Raises:
-        SpecError: when it was not, naming those that were.
+        SpecError: it was not trained; the message names the trained heads.
     """
     found = current_model(objects, name)
     if found is None:
@@ -51,13 +51,13 @@ def trained_model(objects: ObjectStore, name: str) -> str:
             for entry in objects.list("models")
             if entry.path.startswith(_PREFIX) and entry.path.endswith(f"/{CURRENT}")
         )
-        hint = nearest(name, known) if known else f"; `cliploom train SPEC --head {name}` makes it."
+        hint = nearest(name, known) if known else f"; `cliploom train SPEC --head {name}` trains it."
         raise SpecError(f"{objects.uri} has no trained head {name!r}{hint}")
     return found
 
 
 def is_published(objects: ObjectStore, model: str) -> bool:
-    """The head is there, whole."""
+    """Return the head is there, whole."""
     return objects.size(f"{model}/{CARD_FILE}") is not None
 
 

@@ -39,7 +39,7 @@ def recall_metrics(
         clips: float32 [n, D], pair ``i`` is ``clips[i]`` and ``texts[i]``.
         texts: float32 [n, D].
         videos: int64 [n]; the intervals draw whole videos.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
     parts = {}
     count = len(clips)

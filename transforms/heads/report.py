@@ -1,4 +1,4 @@
-"""What a person reads of a trained head: a page of Markdown and its curves."""
+"""A readable report of a trained head: a Markdown page and its learning curves."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def write_report(card: HeadCard, folder: Path) -> None:
 
 
 def page(card: HeadCard) -> str:
-    """The model card as Markdown."""
+    """Return the model card as Markdown."""
     spec = card.spec
     inputs = ", ".join(
         f"{each.feature}.{each.output} {'(text)' if each.is_text else [each.dim]}" for each in card.inputs
     )
     names = [each.name for each in card.classes]
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    held = "" if card.source != card.validation_source else f" ({spec.held_out:.0%} by hash of the uid)"
+    note = "" if card.source != card.validation_source else f" ({spec.held_out:.0%} by hash of the uid)"
     lines = [
         f"# Head {card.name}",
         "",
@@ -42,7 +42,7 @@ def page(card: HeadCard) -> str:
         f"| inputs | {inputs} |",
         f"| classes | {len(names)}: {shown} |",
         f"| videos | {card.videos['train']} to learn from, {card.videos['validation']} of {card.validation_source} to "
-        f"measure on{held} |",
+        f"measure on{note} |",
         f"| loss | {spec.loss}, L2 {spec.l2:g}, learning rate {spec.learning_rate:g}, batch {spec.batch} |",
         f"| epochs | {len(card.epochs)}, the best is {card.best} |",
         f"| libraries | {', '.join(f'{name} {version}' for name, version in card.libraries.items())} |",
@@ -61,7 +61,7 @@ def page(card: HeadCard) -> str:
 
 
 def figure_rows(figures: Mapping[str, Any]) -> list[str]:
-    """A table in Markdown of a card's figures, with intervals, chance levels and numbers of queries; empty for none."""
+    """Return a Markdown table of a card's figures, with intervals, chance levels and query counts; may be empty."""
     if not figures:
         return []
     rows = ["| | figure | value | 95% interval | by chance | queries | candidates |", f"|{' --- |' * 7}"]
@@ -78,7 +78,7 @@ def figure_rows(figures: Mapping[str, Any]) -> list[str]:
 
 
 def figure_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the leading figure of each part for a terminal of 80 columns.
+    """Yield the main figure of each part, for a terminal of 80 columns.
 
     >>> figure = {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1}
     >>> part = {"queries": 9, "candidates": 10, "figures": {"hit@1": figure, "hit@5": figure}}
@@ -96,7 +96,7 @@ def figure_lines(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def curves(epochs: Sequence[EpochFigures]) -> Image.Image:
-    """Losses, each part of the largest, and Hit@1 by epoch, as a picture of 640 x 360."""
+    """Draw the losses, each relative to its maximum, and Hit@1 by epoch, as a picture of 640 x 360."""
     image = Image.new("RGB", _SIZE, "white")
     draw = ImageDraw.Draw(image)
     width, height = _SIZE[0] - 2 * _EDGE, _SIZE[1] - 2 * _EDGE

@@ -1,8 +1,8 @@
-"""Ridge regression from vectors of items to the text vectors of their labels, in closed form.
+"""Ridge regression from item vectors to the text vectors of their labels, in closed form.
 
-With few labels an MLP follows its training items exactly and knows no word beside them; the linear map with a penalty
-generalises better. The penalty is chosen by leaving labels out: it is the one with which the words of labels that a map
-has not seen rank their items best.
+With few labels an MLP fits its training items exactly and does not generalise to other words; the regularised linear
+map generalises better. The penalty is chosen by cross-validation over labels: the one with which the words of unseen
+labels rank their items best.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from cliploom.transforms.heads.towers import Layer
 from cliploom.transforms.metrics.average_precision import precision_of_ranking
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""As shares of the mean squared distance of a vector from the mean."""
+"""Penalties relative to the mean squared distance of a vector from the mean."""
 MOST_WIDTH = 8192
-"""Of the system that is solved: as wide as the vectors, or as many as the items where these are fewer."""
+"""Maximum size of the linear system: the vectors' width, or the number of items if that is smaller."""
 _FOLDS, _BLOCK, _GALLERY = 10, 4096, 2048
 
 Batch = Callable[[NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
-"""Places of items to their vectors float32 [b, D] and labels bool [b, C]."""
+"""Maps positions of items to their vectors float32 [b, D] and labels bool [b, C]."""
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """What a map is made from.
+    """The sums from which a map is computed.
 
     Attributes:
         squares: ``X^T X`` [D, D].
         products: ``X^T Y`` [D, E].
-        rows: sum of the rows of X, [D]; ``targets`` of those of Y, [E].
-        items: how many.
+        rows: the sum of the rows of X, [D]; ``targets`` that of Y, [E].
+        items: the number of items.
     """
 
     squares: NDArray[np.float64]
@@ -47,11 +47,11 @@ class _Sums:
 
     @classmethod
     def empty(cls, width: int, dim: int) -> _Sums:
-        """Of no items."""
+        """Return the sums of no items."""
         return cls(np.zeros((width, width)), np.zeros((width, dim)), np.zeros(width), np.zeros(dim))
 
     def plus(self, rows: NDArray[np.float64], targets: NDArray[np.float64]) -> _Sums:
-        """With some more items."""
+        """Return the sums with further items."""
         return _Sums(
             self.squares + rows.T @ rows,
             self.products + rows.T @ targets,
@@ -61,7 +61,7 @@ class _Sums:
         )
 
     def minus(self, other: _Sums) -> _Sums:
-        """Of the items that are not in ``other``."""
+        """Return the sums without the items in ``other``."""
         return _Sums(
             self.squares - other.squares,
             self.products - other.products,
@@ -84,7 +84,7 @@ class _Sums:
 
 
 def fits_ridge(count: int, width: int) -> bool:
-    """Whether a closed form of so many items, of vectors of this width, takes a bounded amount of memory."""
+    """Return whether the closed form for this many items, of vectors of this width, fits in memory."""
     return width <= MOST_WIDTH if count >= width else count * width <= MOST_WIDTH**2
 
 
@@ -95,20 +95,20 @@ def ridge_map(
 
     ``(X^T X + penalty * mean squared distance * I)^-1 X^T Y`` of centred X and Y, Y the mean text vector of an item's
     labels, of length 1.
-    Memory: eleven matrices [D, D + E] in float64 at most, whatever the number of items.
+    Memory: at most eleven matrices [D, D + E] in float64, whatever the number of items.
 
     Args:
-        count: of the items.
-        batch: reads some of them.
+        count: the number of items.
+        batch: a function that reads some of the items.
         classes: unit text vectors float32 [C, E] of the labels.
-        seed: of the parts that labels are left out in.
-        penalties: to choose from, rising.
+        seed: the seed of the cross-validation folds.
+        penalties: the penalties to choose from, ascending.
 
     Returns:
-        Kernel float32 [D, E] and bias [E], and the penalty.
+        The kernel float32 [D, E], the bias [E], and the penalty.
 
     Raises:
-        SpecError: for vectors that are too wide for it, and too many.
+        SpecError: the vectors are too wide and the items too many.
     """
     width = batch(np.zeros(1, np.int64))[0].shape[1]
     if not fits_ridge(count, width):
@@ -117,7 +117,7 @@ def ridge_map(
             f"{MOST_WIDTH}. Use method: head, or an output that is narrower."
         )
     if count < width:
-        # The map lies in the span of the items, which is smaller than their space.
+        # The map lies in the span of the items, whose dimension is smaller than that of the vectors.
         _, _, basis = np.linalg.svd(batch(np.arange(count, dtype=np.int64))[0].astype(np.float64), full_matrices=False)
         turn = np.asarray(basis.T, np.float32)
 

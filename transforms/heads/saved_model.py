@@ -1,4 +1,4 @@
-"""A trained head as a SavedModel, for servers that speak TensorFlow. Imported by ``cliploom train`` alone."""
+"""Exports a trained head as a SavedModel, for TensorFlow servers. Imported by ``cliploom train`` only."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ EXAMPLES, TENSORS = "serving_default", "tensors"
 def write_saved_model(head: PlainHead, folder: Path, graph: Path | None = None) -> None:
     """Write the SavedModel.
 
-    What comes before the regression is tf.Transform's own work, where the head has learned steps: ``graph`` is the
-    folder of its graphs.
+    If the head has learned steps, tf.Transform's own graphs precede the regression: ``graph`` is their folder.
 
     Its signature ``serving_default`` takes ``examples_bytes``, string [n] of serialized tf.train.Examples with each
-    input under its name, as the records hold it that it was learned from: a list of floats (also where it was learned
-    from no records) or of int64, a string of 8-bit codes, or a text. ``tensors`` takes the inputs themselves by name,
-    float32 [n, dim], or string [n, 1] for texts. Both give ``probabilities``, float32 [n, classes], in the order of the
-    card's classes.
+    input under its name in the type of the training records: a list of floats (also for training data that were not
+    records) or of int64, a string of 8-bit codes, or a text. ``tensors`` takes the inputs by name, float32 [n, dim], or
+    string [n, 1] for texts. Both return ``probabilities``, float32 [n, classes], in the order of the card's classes.
     """
     module = HeadModule(head, graph)
     inputs = head.card.inputs
@@ -48,14 +46,14 @@ def write_saved_model(head: PlainHead, folder: Path, graph: Path | None = None) 
 
 
 def _feature(column: InputColumn) -> Any:
-    """How Examples hold an input."""
+    """Return the feature description of an input in Examples."""
     if column.type in ("text", "uint8"):
         return tf.io.FixedLenFeature([1], tf.string)
     return tf.io.FixedLenFeature([column.dim], tf.int64 if column.type == "int64" else tf.float32)
 
 
 def _numbers(column: InputColumn, values: Any) -> Any:
-    """An input out of Examples as the signature ``tensors`` takes it."""
+    """Return an input from Examples as the signature ``tensors`` takes it."""
     if column.is_text:
         return values
     if column.type == "uint8":
@@ -65,7 +63,7 @@ def _numbers(column: InputColumn, values: Any) -> Any:
 
 
 class HeadModule(tf.Module):  # type: ignore[misc]
-    """The regression and what comes before it, in TensorFlow's operations."""
+    """The regression and its preceding steps, as TensorFlow operations."""
 
     def __init__(self, head: PlainHead, graph: Path | None) -> None:
         super().__init__()
@@ -82,14 +80,14 @@ class HeadModule(tf.Module):  # type: ignore[misc]
 
     @tf.function  # type: ignore[untyped-decorator]
     def of_examples(self, examples_bytes: Any) -> dict[str, Any]:
-        """From serialized Examples."""
+        """Compute probabilities from serialized Examples."""
         found = tf.io.parse_example(examples_bytes, {each.name: _feature(each) for each in self._inputs})
         tensors = {each.name: _numbers(each, found[each.name]) for each in self._inputs}
         return self.of_tensors(tensors)  # type: ignore[no-any-return]
 
     @tf.function  # type: ignore[untyped-decorator]
     def of_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """From the inputs by name."""
+        """Compute probabilities from the inputs by name."""
         blocks = [tensors[each.name] for each in self._inputs]
         if self._transform is not None:
             blocks = self._transform.blocks(blocks)

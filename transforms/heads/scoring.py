@@ -1,4 +1,4 @@
-"""Measuring a trained head on Beam: scores and truths of a release's videos, into the combiners of the metrics."""
+"""Scores a release's videos with a trained head on Beam, and combines scores and truths into metrics."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.wire import Spread
 
 MOST_SCORES = 1 << 24
-"""Scores that mean average precision is taken of: 4,300 videos of 3,862 classes, a sample where there are more."""
+"""Maximum number of scores for mean average precision, e.g. 4,300 videos of 3,862 classes; more are sampled."""
 _BATCH = 256
 _WINDOW_S = 1.0
-"""Rated segments begin and end at whole seconds."""
+"""Rated segments start and end at whole seconds."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is measured, on which videos.
+    """The videos to score, and the head to score them with.
 
     Attributes:
-        store: URI.
-        release: whose features and labels are taken.
-        model: folder of the trained head, relative to the store.
-        inputs: features of ``source``, in the head's order.
-        held_out: only that share of the videos, by hash of the uid with ``seed``; 0 for all.
-        classes: width of the scores: the head's classes, then those that only the labels have.
-        result: where the figures go, relative to the store.
+        store: the URI of the store.
+        release: the number of the release whose features and labels are used.
+        model: the folder of the trained head, relative to the store.
+        inputs: the features of ``source``, in the head's order.
+        held_out: the share of the videos to score, by hash of the uid with ``seed``; 0 for all.
+        classes: the number of scores per video: the head's classes, then those that only the labels have.
+        result: the path of the figures, relative to the store.
     """
 
     store: str
@@ -65,9 +65,9 @@ class Scoring:
 
 
 class ScoreVideos(beam.DoFn):  # type: ignore[misc]
-    """A group of parts in, ``Scored`` batches of its labelled videos out; on ``rated``, the rated segments' pairs.
+    """Maps a group of parts to ``Scored`` batches of its labelled videos; rated segments go to the output ``rated``.
 
-    A worker holds the labels of the source: about 200 bytes a video.
+    A worker keeps the labels of the source in memory: about 200 bytes per video.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -97,7 +97,7 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
         for begin in range(0, len(labelled), _BATCH):
             some = labelled[begin : begin + _BATCH]
             scores = self._head.probabilities(np.stack([video.vector for video in some]), texts_of(some))
-            # A class that the head does not know can't be found: it counts as missed.
+            # A class that the head does not know counts as missed.
             scores = np.pad(scores, ((0, 0), (0, len(self._classes) - scores.shape[1])))
             labels = hot_rows([truths.given[video.key.uid] for video in some], self._classes)
             yield scores, labels
@@ -126,7 +126,7 @@ class ScoreVideos(beam.DoFn):  # type: ignore[misc]
 
 
 def list_groups(scoring: Scoring) -> list[tuple[PartsToRead, ...]]:
-    """The parts that hold the videos, in groups that can be read apart."""
+    """Return the parts that contain the videos, in groups that can be read independently."""
     objects = ObjectStore(scoring.store)
     release = read_releases(objects).get(scoring.release)
     return [tuple(group.values()) for group in input_groups(objects, release, scoring.inputs)]
@@ -135,7 +135,7 @@ def list_groups(scoring: Scoring) -> list[tuple[PartsToRead, ...]]:
 def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
     """Score all videos and write the figures to ``scoring.result`` as JSON.
 
-    The graph stays the same whatever the number of parts: they are listed by a worker.
+    The graph does not depend on the number of parts: a worker lists them.
     """
     scored = (
         pipeline
@@ -166,7 +166,7 @@ def write_figures(
     precision: tuple[Figure, int, int],
     scoring: Scoring,
 ) -> None:
-    """Leave the figures in the store."""
+    """Write the figures to the store."""
     hits = {f"hit@{name[2:]}": figure for name, figure in ranks.figures.items() if name.startswith("R@")}
     mean, videos, _ = precision
     figures = {

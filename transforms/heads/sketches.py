@@ -1,4 +1,4 @@
-"""How much of a head's data has changed since it was trained, from a few thousand numbers that its card keeps."""
+"""Estimates how much of a head's data has changed since training, from a few thousand hashes stored in its card."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 MOST = 4096
-"""Hashes that are kept: exact for so few items, else right to about one part in 60."""
+"""Number of stored hashes: exact for up to this many items, else accurate to about 1/60."""
 
 
 def sketch_of(items: Iterable[Sequence[str]]) -> tuple[int, tuple[int, ...]]:
-    """Number of distinct items, and the smallest hashes among them.
+    """Return the number of distinct items, and the smallest hashes among them.
 
     Args:
-        items: each the texts that make it what it is: uid, digest, labels, ...
+        items: the texts that identify each item: uid, digest, labels, ...
     """
     hashes = {_hash(item) for item in items}
     return len(hashes), tuple(sorted(hashes)[:MOST])
 
 
 def changed_share(was: tuple[int, Sequence[int]], now: tuple[int, Sequence[int]]) -> float:
-    """Items that are new or gone, as a share of those that there were; an estimate beyond 4,096 items.
+    """Return the share of previous items that are new or gone; an estimate for more than 4,096 items.
 
     >>> changed_share((4, [1, 2, 3, 4]), (4, [1, 2, 3, 5]))
     0.5
@@ -37,5 +37,5 @@ def changed_share(was: tuple[int, Sequence[int]], now: tuple[int, Sequence[int]]
 
 def _hash(item: Sequence[str]) -> int:
     text = "\0".join(item).encode("utf-8", "surrogatepass")
-    # 52 bits, so that JSON's readers keep them whole.
+    # 52 bits, which JSON readers keep exactly.
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 12

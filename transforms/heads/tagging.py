@@ -1,6 +1,6 @@
-"""Predicted labels of a source's videos: a trained head over feature rows that are there, one file a group of parts.
+"""Predicted labels of a source's videos: applies a trained head to existing feature rows, one file per group of parts.
 
-A file is named by what it is made from, so that a new part or a retrained head makes new files and nothing is decoded.
+A file is named by its inputs, so that a new part or a retrained head gives new files without decoding anything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cliploom.transforms.store.releases import folder_entries
 from cliploom.transforms.store.tables import rows_file
 
 REVISION = 1
-"""Raised when the same head gives other labels than before."""
+"""Increase it when the same head gives other labels."""
 
 _BATCH = 256
 
@@ -35,9 +35,9 @@ class TagTask:
     """The predicted labels of the videos in a group of parts.
 
     Attributes:
-        feature: that has the labels; its job says how.
-        config: its config digest.
-        group: parts of its inputs.
+        feature: the feature of predicted labels; its job has the settings.
+        config: the config digest of the feature.
+        group: the parts of its inputs.
     """
 
     feature: str
@@ -46,12 +46,12 @@ class TagTask:
 
     @property
     def path(self) -> str:
-        """The file, relative to the store, named by what it is made from."""
+        """The path of the file relative to the store, named by its inputs."""
         parts = [[each.feature, each.table, *each.parts] for each in self.group]
         return f"labels/part-{digest_of([self.feature, self.config, parts])}.parquet"
 
     def write(self, objects: ObjectStore, plan: RunPlan) -> None:
-        """Make it."""
+        """Compute the labels and write the file."""
         job = plan.heads[self.feature]
         head = read_head(objects, job.model)
         group = {each.feature: each for each in self.group}
@@ -63,7 +63,7 @@ class TagTask:
 
 
 def tag_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[TagTask]:
-    """All files of predicted labels that a release has, given its tables."""
+    """Return all files of predicted labels of a release, given its tables."""
     return [
         TagTask(job.name, job.config, tuple(group.values()))
         for job in plan.heads.values()
@@ -72,7 +72,7 @@ def tag_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[TagTa
 
 
 def tag_files(objects: ObjectStore, release: Release) -> pl.DataFrame:
-    """Which files of predicted labels a release has for which items: path (relative to the store) and item_no."""
+    """Yield the files of predicted labels of a release with their items: path (relative to the store) and item_no."""
     frames = [pl.DataFrame(schema={"path": pl.String, "item_no": pl.Int64})]
     for name, entry in release.heads.items():
         inputs = [InputColumn(feature, output, output, 0, "") for feature, output in entry.inputs]
@@ -88,7 +88,7 @@ def tag_files(objects: ObjectStore, release: Release) -> pl.DataFrame:
 
 
 def head_entries(objects: ObjectStore, plan: RunPlan) -> dict[str, HeadEntry]:
-    """What a release says of its features of predicted labels."""
+    """Return the release entries of features of predicted labels."""
     known = {entry.model: entry.model_files for entry in plan.base.heads.values()} if plan.base else {}
     return {
         name: HeadEntry(
@@ -110,12 +110,12 @@ def _batches(videos: Sequence[PooledVideo]) -> Iterator[Sequence[PooledVideo]]:
 
 
 def labels_table(head: PlainHead, videos: Sequence[PooledVideo], job: HeadJob) -> pa.Table:
-    """Rows of ``LABELS``: for each video, then for each of its segments, the ``top`` labels, best first.
+    """Return the rows of ``LABELS``: for each video, then for each of its segments, the ``top`` labels, best first.
 
     Args:
-        head: to apply.
-        videos: at least one.
-        job: says which source and how many labels.
+        head: the head to apply.
+        videos: the videos; at least one.
+        job: the job, which has the source and the number of labels.
     """
     stretches = [
         (video, *stretch)

@@ -1,4 +1,4 @@
-"""The model card of a head that gives vectors, as a page and a picture of its epochs."""
+"""A report of a head that returns vectors: the model card as a page, and a picture of its epochs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_tower_report(card: VectorHeadCard, folder: Path) -> None:
 
 
 def page(card: VectorHeadCard) -> str:
-    """The model card as Markdown."""
+    """Return the model card as Markdown."""
     inputs = ", ".join(f"{side}: {each.feature}.{each.output} [{each.dim}]" for side, each in card.inputs.items())
     method = f", method {card.method}" if card.method else ""
     asked = "words, through the text encoder of the store" if card.text_model else "vectors only"
@@ -53,7 +53,7 @@ def page(card: VectorHeadCard) -> str:
 
 
 def curves(card: VectorHeadCard) -> Image.Image:
-    """Loss, as a part of the largest, and the deciding figure by epoch, as a picture of 640 x 360."""
+    """Draw the loss, relative to its maximum, and the deciding figure by epoch, as a picture of 640 x 360."""
     image = Image.new("RGB", _SIZE, "white")
     draw = ImageDraw.Draw(image)
     width, height = _SIZE[0] - 2 * _EDGE, _SIZE[1] - 2 * _EDGE

@@ -1,7 +1,7 @@
-"""Training heads that give vectors, with Keras 3 on TensorFlow: layers, steps, and epochs that go on after a kill.
+"""Trains heads that return vectors, with Keras 3 on TensorFlow: layers, steps, and resumable epochs.
 
-After every epoch all that training depends on is written to one file, and every random choice is drawn from (seed,
-epoch) or from a state that the file holds, so a training that was killed ends with the same bits.
+After every epoch the complete training state is written to one file, and every random choice is drawn from (seed,
+epoch) or from state in the file, so a resumed training gives bit-identical results.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ class Learner(Protocol):
     """What ``train_epochs`` trains.
 
     Attributes:
-        variables: all state that goes on from one epoch to the next.
-        key: the validation figure that decides; larger is better.
+        variables: all state that is carried from one epoch to the next.
+        key: the name of the deciding validation figure; larger is better.
     """
 
     variables: Sequence[Any]
     key: str
 
     def run_epoch(self, epoch: int) -> float:
-        """Learn from everything once; returns the mean loss."""
+        """Train on all data once; return the mean loss."""
         ...
 
     def measure(self) -> dict[str, float]:
-        """Figures of the validation data."""
+        """Return the figures of the validation data."""
         ...
 
     def weights(self) -> Weights:
-        """The trained arrays by name."""
+        """Return the trained arrays by name."""
         ...
 
 
 @dataclass
 class TowerState:
-    """All that goes on from one epoch to the next; ``weights`` are those after epoch ``best``."""
+    """The state carried from one epoch to the next; ``weights`` are those after epoch ``best``."""
 
     arrays: list[NDArray[Any]] = field(default_factory=list)
     epochs: list[TowerEpoch] = field(default_factory=list)
@@ -67,7 +67,7 @@ class TowerState:
     weights: Weights = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Replace the file in one step."""
+        """Replace the file atomically."""
         named = {f"array{number}": value for number, value in enumerate(self.arrays)}
         named |= {f"weight.{name}": value for name, value in self.weights.items()}
         figures = json.dumps({"best": self.best, "epochs": [asdict(each) for each in self.epochs]})
@@ -78,7 +78,7 @@ class TowerState:
 
     @classmethod
     def read(cls, path: Path) -> TowerState:
-        """Read back what ``write`` wrote."""
+        """Read a file that ``write`` wrote."""
         with np.load(path, allow_pickle=False) as file:
             figures = json.loads(str(file["figures"]))
             arrays = [file[f"array{number}"] for number in range(sum(name.startswith("array") for name in file.files))]
@@ -89,17 +89,17 @@ class TowerState:
 def train_epochs(
     learner: Learner, epochs: int, patience: int, folder: Path, on_stage: Callable[[str], None]
 ) -> TowerState:
-    """Train until the deciding figure no longer rises, or go on where a killed training was.
+    """Train until the deciding figure stops improving; resume an interrupted training.
 
     Args:
-        learner: what is trained.
-        epochs: the most.
-        patience: epochs without a better figure, after which training ends.
-        folder: for the state and TensorBoard's logs (``logs/``).
-        on_stage: called with figures of epochs, every few seconds.
+        learner: the model to train.
+        epochs: the maximum number of epochs.
+        patience: the number of epochs without improvement after which training ends.
+        folder: the folder for the state and TensorBoard's logs (``logs/``).
+        on_stage: a callback that receives figures of epochs, every few seconds.
 
     Raises:
-        CliploomError: when the loss is not finite any more.
+        CliploomError: the loss is not finite.
     """
     path = folder / STATE_FILE
     state = TowerState()
@@ -107,7 +107,7 @@ def train_epochs(
         state = TowerState.read(path)
         for variable, value in zip(learner.variables, state.arrays, strict=True):
             variable.assign(value)
-        on_stage(f"going on after epoch {len(state.epochs)}")
+        on_stage(f"resuming after epoch {len(state.epochs)}")
     shown_s = time.monotonic()
 
     def ended() -> bool:
@@ -134,14 +134,14 @@ def train_epochs(
 
 
 def mlp(width: int, dims: Sequence[int], dropout: float, *, seed: int, name: str) -> Any:
-    """Layers with ReLU and dropout between them; Xavier uniform with ReLU's gain, zero biases.
+    """Return a model of layers with ReLU and dropout between them; Xavier uniform with ReLU's gain, zero biases.
 
     Args:
-        width: of the vectors that go in.
-        dims: of each layer.
-        dropout: share of the hidden values that are dropped.
-        seed: of weights and dropout.
-        name: of the model.
+        width: the length of the input vectors.
+        dims: the output length of each layer.
+        dropout: the share of hidden values to drop.
+        seed: the seed of weights and dropout.
+        name: the name of the model.
     """
     layers: list[Any] = [keras.Input((width,))]
     for place, dim in enumerate(dims):
@@ -156,7 +156,7 @@ def mlp(width: int, dims: Sequence[int], dropout: float, *, seed: int, name: str
 
 
 def layers_of(model: Any, side: str) -> Weights:
-    """The arrays of a model's layers by name."""
+    """Return the arrays of a model's layers by name."""
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     found: Weights = {}
     for place, layer in enumerate(dense):
@@ -166,18 +166,18 @@ def layers_of(model: Any, side: str) -> Weights:
 
 
 def tower_layers(weights: Mapping[str, NDArray[np.float32]], side: str) -> tuple[Layer, ...]:
-    """Layers of one side from arrays by name."""
+    """Return the layers of one side from arrays by name."""
     count = sum(name.startswith(f"{side}.") and name.endswith(".kernel") for name in weights)
     return tuple((weights[f"{side}.{place}.kernel"], weights[f"{side}.{place}.bias"]) for place in range(count))
 
 
 def state_of(*models: Any) -> list[Any]:
-    """Variables of models and the states of their dropout, in order."""
+    """Return the variables of models and the states of their dropout, in order."""
     return [variable for model in models for variable in model.variables]
 
 
 def golden_rows(tower: Tower, given: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Some rows, and what the tower gives for them in TensorFlow: what the prepared graph is compared with."""
+    """Return some rows, and the tower's results for them in TensorFlow, to compare the prepared graph with."""
     found = tf.constant(given)
     for place, (kernel, bias) in enumerate(tower.layers):
         found = tf.matmul(found, kernel) + bias

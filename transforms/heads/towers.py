@@ -1,4 +1,4 @@
-"""A trained head that gives vectors, without TensorFlow: layers as arrays, and the card that says what they mean."""
+"""A trained head that returns vectors, without TensorFlow: layers as arrays, and the model card."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ TOWERS_FILE, GOLDEN_FILE = "towers.npz", "golden.npz"
 CONSE_TOP = 10
 
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Kernel [n, m] and bias [m]."""
+"""A layer's kernel [n, m] and bias [m]."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """Layers with ReLU between them; the last one has none.
+    """Layers with ReLU between them, without one after the last.
 
     Attributes:
-        layers: first to last.
-        classes: float32 [classes, dim], for ConSE: the layers give logits, and the vector is the mean of the rows of
+        layers: the layers, first to last.
+        classes: float32 [classes, dim], for ConSE: the layers return logits, and the vector is the mean of the rows of
             the ten most probable classes, weighted by their probabilities.
-        unit: vectors are scaled to length 1.
+        unit: whether vectors are scaled to length 1.
     """
 
     layers: tuple[Layer, ...]
@@ -42,12 +42,12 @@ class Tower:
 
     @property
     def width(self) -> int:
-        """Length of the vectors that go in."""
+        """The length of the input vectors."""
         return len(self.layers[0][0])
 
     @property
     def dim(self) -> int:
-        """Length of the vectors that come out."""
+        """The length of the output vectors."""
         last = self.layers[-1][0] if self.classes is None else self.classes
         return int(last.shape[1])
 
@@ -63,7 +63,7 @@ class Tower:
 
 
 def mix_classes(logits: NDArray[np.float32], classes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """ConSE: ``sum(p_k s_k) / sum(p_k)`` over the ten most probable classes, float32 [n, dim].
+    """Return ConSE's ``sum(p_k s_k) / sum(p_k)`` over the ten most probable classes, float32 [n, dim].
 
     Source: docs/formats.md section 5.
     """
@@ -87,10 +87,10 @@ def write_towers(folder: Path, towers: Mapping[str, Tower]) -> None:
 
 
 def is_vector_head(objects: ObjectStore, model: str) -> bool:
-    """Whether the trained head in this folder gives vectors and not labels.
+    """Return whether the trained head in this folder returns vectors instead of labels.
 
     Raises:
-        StoreError: when its card is missing or damaged.
+        StoreError: its card is missing or damaged.
     """
     try:
         return json.loads(objects.get(f"{model}/{CARD_FILE}")).get("kind") in VECTOR_KINDS
@@ -100,10 +100,10 @@ def is_vector_head(objects: ObjectStore, model: str) -> bool:
 
 
 def read_vector_card(objects: ObjectStore, model: str) -> VectorHeadCard:
-    """The card of a trained head.
+    """Return the card of a trained head.
 
     Raises:
-        StoreError: when it is missing or damaged.
+        StoreError: it is missing or damaged.
     """
     try:
         return VectorHeadCard.from_dict(json.loads(objects.get(f"{model}/{CARD_FILE}")))
@@ -113,14 +113,14 @@ def read_vector_card(objects: ObjectStore, model: str) -> VectorHeadCard:
 
 
 def read_towers(objects: ObjectStore, model: str) -> tuple[VectorHeadCard, dict[str, Tower]]:
-    """A trained head: its card, and its towers by side.
+    """Return a trained head: its card, and its towers by side.
 
     Args:
         objects: the store.
-        model: its folder, relative to the store.
+        model: the head's folder, relative to the store.
 
     Raises:
-        StoreError: when a file is missing or damaged.
+        StoreError: a file is missing or damaged.
     """
     card = read_vector_card(objects, model)
     try:
@@ -146,7 +146,7 @@ def _tower(arrays: Mapping[str, NDArray[np.float32]], side: str, *, unit: bool) 
 
 
 def _fits(tower: Tower, width: int, dim: int) -> bool:
-    """Whether all shapes fit each other."""
+    """Return whether the shapes of all layers match."""
     here = width
     for kernel, bias in tower.layers:
         if kernel.ndim != 2 or bias.shape != kernel.shape[1:] or len(kernel) != here:

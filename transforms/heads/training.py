@@ -1,7 +1,7 @@
-"""Training a head with Keras 3 on TensorFlow. Imported by ``cliploom train`` alone.
+"""Trains a head with Keras 3 on TensorFlow. Imported by ``cliploom train`` only.
 
-After every epoch all that training depends on is written to one file: weights, the optimizer's state, the figures so
-far. The order of videos is drawn from (seed, epoch), so a training that was killed goes on as if it had not been.
+After every epoch the complete training state is written to one file: weights, the optimizer's state, the figures so
+far. The order of videos is drawn from (seed, epoch), so a resumed training gives the same result.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Map = Callable[[NDArray[np.float32], NDArray[np.object_] | None], NDArray[np.flo
 
 @dataclass
 class TrainingState:
-    """All that goes on from one epoch to the next.
+    """The state carried from one epoch to the next.
 
     Attributes:
-        arrays: the model's and the optimizer's variables, in order.
-        best: epoch with the smallest validation loss; ``kernel`` and ``bias`` are those after it.
+        arrays: the variables of the model and the optimizer, in order.
+        best: the epoch with the smallest validation loss; ``kernel`` and ``bias`` are those after it.
     """
 
     arrays: list[NDArray[Any]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class TrainingState:
     bias: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def write(self, path: Path) -> None:
-        """Replace the file in one step."""
+        """Replace the file atomically."""
         named = {f"array{number}": value for number, value in enumerate(self.arrays)}
         figures = json.dumps({"best": self.best, "epochs": [asdict(each) for each in self.epochs]})
         staged = path.with_suffix(".writing")
@@ -58,7 +58,7 @@ class TrainingState:
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
-        """Read back what ``write`` wrote."""
+        """Read a file that ``write`` wrote."""
         with np.load(path, allow_pickle=False) as file:
             figures = json.loads(str(file["figures"]))
             arrays = [file[f"array{number}"] for number in range(sum(name.startswith("array") for name in file.files))]
@@ -67,7 +67,7 @@ class TrainingState:
 
 
 def class_weights(labels: Sequence[Sequence[int]], classes: Sequence[HeadClass]) -> NDArray[np.float64]:
-    """YouTube-8M's class weights from the labels that are there, float64 [classes]; counts of 0 are taken for 1."""
+    """Return YouTube-8M's class weights for the given labels, float64 [classes]; counts of 0 are replaced by 1."""
     counts = dict.fromkeys((each.label for each in classes), 0)
     for numbers in labels:
         for number in numbers:
@@ -87,13 +87,13 @@ def weights_of_counts(counts: Sequence[int]) -> NDArray[np.float64]:
 
 
 def loss_of(spec: HeadSpec, weights: NDArray[np.float64]) -> Callable[[Any, Any], Any]:
-    """The loss of truth and logits [B, C], averaged over the batch.
+    """Return the loss of truth and logits [B, C], averaged over the batch.
 
     Source: docs/formats.md section 4; ``cross_entropy`` is Keras's binary cross-entropy, averaged over classes.
 
     Args:
-        spec: says which.
-        weights: of the classes, for ``weighted_hamming``.
+        spec: the head's node, which selects the loss.
+        weights: the weights of the classes, for ``weighted_hamming``.
     """
     scale = np.asarray(weights**spec.weight_scale, np.float32)
 
@@ -109,7 +109,7 @@ def loss_of(spec: HeadSpec, weights: NDArray[np.float64]) -> Callable[[Any, Any]
 
 
 def regression(dim: int, classes: int, spec: HeadSpec, loss: Callable[[Any, Any], Any]) -> Any:
-    """The compiled Keras model: one layer to logits, started at zero, since the problem has one optimum."""
+    """Return the compiled Keras model: one layer to logits, initialised with zero, since the problem is convex."""
     keras.utils.set_random_seed(spec.seed)
     layer = keras.layers.Dense(
         classes, kernel_initializer="zeros", kernel_regularizer=keras.regularizers.L2(spec.l2), name="labels"
@@ -130,20 +130,20 @@ def train(
     on_stage: Callable[[str], None],
     counts: Sequence[int] | None = None,
 ) -> TrainingState:
-    """Train until the validation loss no longer falls, or go on where a killed training was.
+    """Train until the validation loss stops falling; resume an interrupted training.
 
     Args:
-        videos: to learn from.
-        validation: to decide by when to stop.
-        classes: in the order of the probabilities.
+        videos: the training videos.
+        validation: the validation videos for early stopping.
+        classes: the class numbers, in the order of the probabilities.
         spec: the head's node.
-        transform: what becomes of vectors [n, dim] and texts [n, texts] before the regression.
-        folder: for the state and TensorBoard's logs (``logs/``).
-        on_stage: told of epochs, every few seconds.
-        counts: training videos of each class, for the weights; None to count the labels of ``videos``.
+        transform: a function applied to vectors [n, dim] and texts [n, texts] before the regression.
+        folder: the folder for the state and TensorBoard's logs (``logs/``).
+        on_stage: a callback that receives figures of epochs, every few seconds.
+        counts: the training videos of each class, for the weights; None to count the labels of ``videos``.
 
     Returns:
-        The state after the last epoch; ``kernel`` [dim, classes] and ``bias`` are the best epoch's.
+        The state after the last epoch; ``kernel`` [dim, classes] and ``bias`` are those of the best epoch.
     """
     weights = class_weights(videos.labels, classes) if counts is None else weights_of_counts(counts)
     loss = loss_of(spec, weights)
@@ -157,7 +157,7 @@ def train(
         state = TrainingState.read(path)
         for variable, value in zip(variables, state.arrays, strict=True):
             variable.assign(value)
-        on_stage(f"going on after epoch {len(state.epochs)}")
+        on_stage(f"resuming after epoch {len(state.epochs)}")
     told_s = time.monotonic()
     with ScalarLog(folder / "logs") as log:
         while not ended(state, spec):
@@ -179,7 +179,7 @@ def train(
 
 
 def ended(state: TrainingState, spec: HeadSpec) -> bool:
-    """No epochs are left, or ``patience`` of them have not made the validation loss smaller."""
+    """Return whether no epochs are left, or ``patience`` of them have not reduced the validation loss."""
     done = len(state.epochs)
     return done >= spec.epochs or done - state.best >= spec.patience > 0
 
@@ -194,10 +194,10 @@ def run_epoch(
     transform: Map,
     epoch: int,
 ) -> EpochFigures:
-    """Learn from every video once, then measure.
+    """Train on every video once, then measure.
 
     Raises:
-        CliploomError: when the loss is not finite any more.
+        CliploomError: the loss is not finite.
     """
     began = time.perf_counter()
     order = np.random.default_rng([spec.seed, epoch]).permutation(len(videos))
@@ -220,7 +220,7 @@ def run_epoch(
 
 
 class ScalarLog:
-    """Figures for TensorBoard, written by TensorFlow's own operations: TensorBoard need not be installed."""
+    """Writes figures for TensorBoard with TensorFlow's own operations, so that TensorBoard need not be installed."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = tf.raw_ops.SummaryWriter(shared_name=str(folder), container="")
@@ -235,7 +235,7 @@ class ScalarLog:
         tf.raw_ops.CloseSummaryWriter(writer=self._writer)
 
     def add(self, figures: EpochFigures) -> None:
-        """Add an epoch of a logistic head."""
+        """Add the figures of an epoch of a logistic head."""
         names = ("loss", "validation_loss", "hit_at_1")
         self.write(figures.epoch, {name: getattr(figures, name) for name in names})
 

@@ -1,7 +1,7 @@
-"""A head's learned steps as plain numpy: the constants that tf.Transform found, and what is done with them.
+"""A head's learned steps in plain numpy: the constants that tf.Transform computed, and their application.
 
-The same steps stand in TensorFlow's operations in ``transform_fit``, whose graph is kept with the model and is part of
-its SavedModel; workers need this alone.
+``transform_fit`` has the same steps as TensorFlow operations; its graph is stored with the model and is part of its
+SavedModel. Workers need only this module.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _WORDS = "words"
 
 @dataclass(frozen=True)
 class LearnedStep:
-    """A step of one input.
+    """A learned step of one input.
 
     Attributes:
-        input: its name.
+        input: the name of the input.
         constants: float32, by name: ``mean`` and ``deviation`` [D] of zscore; ``low`` and ``high`` [D] of range;
             ``mean`` [D] and ``vectors`` [D, K] of pca; ``bounds`` [D, count - 1] of buckets; ``values`` [size] of
-            vocabulary, most frequent first, filled up with NaN.
-        words: of a vocabulary of texts, most frequent first.
+            vocabulary, most frequent first, padded with NaN.
+        words: the words of a text vocabulary, most frequent first.
     """
 
     step: Step
@@ -44,15 +44,15 @@ class LearnedStep:
     words: tuple[str, ...] = ()
 
     def apply(self, rows: Block) -> NDArray[np.float32]:
-        """float32 [n, D], or texts [n, 1], to float32 [n, K].
+        """Apply the step to float32 [n, D], or texts [n, 1]; returns float32 [n, K].
 
         Raises:
-            TypeError: for texts, when the step is for numbers.
+            TypeError: the input is a text, but the step is for numbers.
         """
         known = self.constants
         if rows.dtype == np.object_:
             if not isinstance(self.step, VocabularyStep):
-                raise TypeError(f"{self.step.kind} is for numbers, {self.input} holds texts")
+                raise TypeError(f"{self.step.kind} is for numbers, but {self.input} is a text")
             places = {word: place for place, word in enumerate(self.words)}
             found = np.array([places.get(text, -1) for text in rows[:, 0]], np.int64)
             return np.asarray(found[:, None] == np.arange(self.step.size), np.float32)
@@ -72,12 +72,12 @@ class LearnedStep:
 
 
 def divisor(spread: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What to divide by: 1 where there is no spread."""
+    """Return the divisor for a spread: 1 if it is zero."""
     return np.asarray(np.where(spread > 0, spread, np.float32(1)), np.float32)
 
 
 def one_hot(beyond: NDArray[np.bool_], rows: Block) -> NDArray[np.float32]:
-    """Buckets [n, D * count] from which bounds [n, D, count - 1] each number has reached."""
+    """Return one-hot buckets [n, D * count], given which bounds [n, D, count - 1] each number has reached."""
     places = beyond.sum(axis=2)
     hot = np.eye(beyond.shape[2] + 1, dtype=np.float32)[places]
     return np.asarray(hot.reshape(len(rows), -1), np.float32)
@@ -86,16 +86,16 @@ def one_hot(beyond: NDArray[np.bool_], rows: Block) -> NDArray[np.float32]:
 def steps_of_inputs(
     steps: Sequence[Step], inputs: Sequence[InputColumn], place: str = "transform.steps"
 ) -> list[tuple[Step, str]]:
-    """Each step with the name of one input, in order; one for all inputs stands there for each that it fits.
+    """Return each step with the name of one input, in order; a step for all inputs is repeated for each that it fits.
 
     Args:
-        steps: as declared.
-        inputs: of the head.
-        place: of the steps in the spec, for errors.
+        steps: the declared steps.
+        inputs: the inputs of the head.
+        place: the location of the steps in the spec, for errors.
 
     Raises:
-        SpecError: for an input that the head does not have, more components than numbers, or a text that no
-            vocabulary makes numbers of.
+        SpecError: the head does not have an input, has fewer numbers than components, or no vocabulary converts a text
+            to numbers.
     """
     widths = {each.name: each.dim for each in inputs}
     texts = {each.name for each in inputs if each.is_text}
@@ -122,7 +122,7 @@ def steps_of_inputs(
 
 
 def rounds_of(declared: Sequence[tuple[Step, str]]) -> list[list[int]]:
-    """Places of the steps that can be learned together: first those that come first for their input, and so on.
+    """Return the positions of the steps that can be learned together: first the first ones of each input, and so on.
 
     >>> one, two = ZscoreStep(kind="zscore"), PcaStep(kind="pca", components=2)
     >>> rounds_of([(one, "a"), (one, "b"), (two, "a")])
@@ -140,7 +140,7 @@ def rounds_of(declared: Sequence[tuple[Step, str]]) -> list[list[int]]:
 
 
 def width_after(step: Step, width: int) -> int:
-    """How long a step makes vectors of ``width`` numbers."""
+    """Return the vector length after a step for vectors of ``width`` numbers."""
     match step:
         case PcaStep(components=components):
             return components
@@ -158,13 +158,13 @@ def apply_steps(
     inputs: Sequence[InputColumn],
     texts: NDArray[np.object_] | None = None,
 ) -> list[Block]:
-    """Each input's block after its steps, float32 [n, K].
+    """Return each input's block after its steps, float32 [n, K].
 
     Args:
-        steps: learned; some or all of them.
-        vectors: joined, float32 [n, dim].
-        inputs: of the head.
-        texts: [n, texts], where inputs are texts; one stays as it is when no step has made numbers of it.
+        steps: some or all of the learned steps.
+        vectors: the joined vectors, float32 [n, dim].
+        inputs: the inputs of the head.
+        texts: [n, texts], for text inputs; a text stays unchanged until a step converts it to numbers.
     """
     ends = np.cumsum([each.dim for each in inputs])
     blocks: dict[str, Block] = {
@@ -179,14 +179,14 @@ def apply_steps(
 
 
 def blank_row(inputs: Sequence[InputColumn]) -> tuple[NDArray[np.float32], NDArray[np.object_] | None]:
-    """Joined vectors of one row of zeros, and empty texts."""
+    """Return the joined vector of one row of zeros, and empty texts."""
     texts = sum(each.is_text for each in inputs)
     vectors = np.zeros((1, sum(each.dim for each in inputs)), np.float32)
     return vectors, np.full((1, texts), "", np.object_) if texts else None
 
 
 def write_steps(file: Path | BinaryIO, steps: Sequence[LearnedStep]) -> None:
-    """Write the constants; the steps themselves are in the card. Words are UTF-8 JSON in an array of bytes."""
+    """Write the constants; the steps themselves are in the card. Words are stored as UTF-8 JSON in a byte array."""
     named: dict[str, NDArray[np.generic]] = {}
     for place, step in enumerate(steps):
         named |= {f"{place}.{name}": value for name, value in step.constants.items()}
@@ -196,10 +196,10 @@ def write_steps(file: Path | BinaryIO, steps: Sequence[LearnedStep]) -> None:
 
 
 def read_steps(file: Path | BinaryIO, steps: Sequence[Step], inputs: Sequence[InputColumn]) -> tuple[LearnedStep, ...]:
-    """Read back what ``write_steps`` wrote.
+    """Read constants that ``write_steps`` wrote.
 
     Raises:
-        ValueError: when the constants are not those of the steps.
+        ValueError: the constants do not match the steps.
     """
     declared = steps_of_inputs(steps, inputs)
     constants: list[dict[str, NDArray[np.float32]]] = [{} for _ in declared]

@@ -1,4 +1,4 @@
-"""Learning a head's steps with tf.Transform, and its transform graph in TensorFlow. Imported by ``cliploom train``."""
+"""Learns a head's steps with tf.Transform, and builds its TensorFlow graph. Imported by ``cliploom train`` only."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class StepsTask:
-    """What to learn from: a file of joined vectors, float32 [rows, dim], and where the transform graphs go.
+    """The data to learn steps from: a file of joined vectors, float32 [rows, dim], and the folder for transform graphs.
 
-    Steps that stand behind each other are learned in rounds, a pipeline and a graph each: Beam's local runner can't
-    schedule tf.Transform's analysis of more than two in a row.
+    Dependent steps are learned in rounds, with one pipeline and graph each: Beam's local runner cannot schedule
+    tf.Transform's analysis of more than two dependent steps.
 
     Attributes:
-        steps: as declared.
-        inputs: of the head, in the order in which they are joined.
-        folder: a folder in it for each round.
-        texts: a file of the rows' texts, where inputs are texts.
-        learned: steps of the rounds before.
+        steps: the declared steps.
+        inputs: the inputs of the head, in the order in which they are joined.
+        folder: the parent folder of one folder per round.
+        texts: the file of the rows' texts, for text inputs.
+        learned: the steps of earlier rounds.
     """
 
     vectors: str
@@ -51,40 +51,40 @@ class StepsTask:
 
     @property
     def declared(self) -> list[tuple[Step, str]]:
-        """Each step with its input."""
+        """The steps with their inputs."""
         return steps_of_inputs(self.steps, self.inputs)
 
     @property
     def places(self) -> list[int]:
-        """Places of this round's steps among those declared."""
+        """The positions of this round's steps among the declared ones."""
         return rounds_of(self.declared)[self.round]
 
     @property
     def graph(self) -> str:
-        """Folder of this round."""
+        """The folder of this round."""
         return f"{self.folder}/{self.round}"
 
     def blocks(self, rows: NDArray[np.float32], texts: NDArray[np.object_] | None) -> dict[str, Block]:
-        """Each input as this round finds it, by its column in the graph."""
+        """Return the blocks of each input before this round, by its column in the graph."""
         blocks = apply_steps(self.learned, rows, self.inputs, texts)
         return {column(place): block for place, block in enumerate(blocks)}
 
     def blank(self) -> dict[str, Block]:
-        """Blocks of one row of zeros and empty texts."""
+        """Return the blocks of one row of zeros and empty texts."""
         return self.blocks(*blank_row(self.inputs))
 
 
 def column(place: int) -> str:
-    """Name of an input in the transform graphs, and of its block after their steps."""
+    """Return the name of an input in the transform graphs, which is also that of its block after their steps."""
     return f"input_{place}"
 
 
 def learn(task: StepsTask, run: Callable[[Callable[[beam.Pipeline], None]], object]) -> tuple[LearnedStep, ...]:
-    """Learn all steps; their graphs stay in ``task.folder``.
+    """Learn all steps and write their graphs to ``task.folder``.
 
     Args:
-        task: of the first round.
-        run: runs a Beam graph, given what builds it.
+        task: the task of the first round.
+        run: a function that runs a Beam graph, given the function that builds it.
     """
     found: dict[int, LearnedStep] = {}
     for number in range(len(rounds_of(task.declared))):
@@ -95,14 +95,14 @@ def learn(task: StepsTask, run: Callable[[Callable[[beam.Pipeline], None]], obje
 
 
 class ReadRange(beam.DoFn):  # type: ignore[misc]
-    """The first of some rows in, a batch of them out."""
+    """Maps the number of a first row to a batch of rows from there."""
 
     def __init__(self, task: StepsTask) -> None:
         super().__init__()
         self._task = task
 
     def process(self, start: int) -> Iterator[pa.RecordBatch]:
-        """Read through a memory map."""
+        """Read rows through a memory map."""
         task = self._task
         rows = mapped(Path(task.vectors), task.rows, sum(each.dim for each in task.inputs))[start : start + _ROWS]
         texts = read_texts(Path(task.texts), start, _ROWS) if task.texts else None
@@ -121,7 +121,7 @@ def build_round(pipeline: beam.Pipeline, task: StepsTask) -> None:
 
 
 def graph_of(task: StepsTask, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The blocks after the round's steps, and what these have learned, once a row."""
+    """Return the blocks after the round's steps, and the learned constants, repeated per row."""
     blocks = dict(columns)
     known: dict[str, Any] = {}
     names = [each.name for each in task.inputs]
@@ -135,17 +135,17 @@ def graph_of(task: StepsTask, columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vocabulary_name(place: int) -> str:
-    """File of a vocabulary in the graph."""
+    """Return the file of a vocabulary in the graph."""
     return f"step_{place}"
 
 
 def in_tensorflow(step: Step, rows: Any, vocabulary: str) -> tuple[Any, dict[str, Any]]:
-    """What ``LearnedStep.apply`` does, on a tensor, and the constants, which tf.Transform finds.
+    """Apply ``LearnedStep.apply`` to a tensor; also return the constants that tf.Transform computes.
 
     Args:
-        step: as declared.
+        step: the declared step.
         rows: float32 [n, D], or texts [n, 1].
-        vocabulary: name of the file for one.
+        vocabulary: the file name of a vocabulary.
     """
     match step:
         case ZscoreStep():
@@ -178,7 +178,7 @@ def _flat(hot: Any, width: int) -> Any:
 
 
 def learned_steps(task: StepsTask) -> dict[int, LearnedStep]:
-    """This round's steps by place, with the constants out of the graph that ``build_round`` has left."""
+    """Return this round's steps by position, with the constants from the graph that ``build_round`` wrote."""
     blank = task.blank()
     found = read_graph(task.graph)(blank)
     names = [each.name for each in task.inputs]
@@ -199,11 +199,11 @@ def learned_steps(task: StepsTask) -> dict[int, LearnedStep]:
 
 
 class TransformGraph(tf.Module):  # type: ignore[misc]
-    """The graphs that tf.Transform wrote, as a part of another model.
+    """The graphs written by tf.Transform, as a part of another model.
 
     Args:
-        folder: with a folder for each round.
-        rounds: how many there are.
+        folder: the parent folder of one folder per round.
+        rounds: the number of rounds.
     """
 
     def __init__(self, folder: Path, rounds: int) -> None:
@@ -214,7 +214,7 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         ]
 
     def blocks(self, tensors: Sequence[Any]) -> list[Any]:
-        """Each input [n, dim] after all steps."""
+        """Return each input [n, dim] after all steps."""
         for layer in self._layers:
             found = layer({column(place): tensor for place, tensor in enumerate(tensors)})
             tensors = [found[column(place)] for place in range(len(tensors))]

@@ -1,4 +1,4 @@
-"""What videos are labelled as, for training and for measuring a head: the given labels of a release's table."""
+"""The given labels of videos from a release, for training and evaluating heads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cliploom.transforms.store.tables import read_table
 
 @dataclass(frozen=True)
 class RatedPair:
-    """A stretch of a video that people were asked a class about; ``confirmed`` when they saw it."""
+    """A stretch of a video that was rated for a class; ``confirmed`` if the raters saw it."""
 
     start_s: float
     end_s: float
@@ -31,9 +31,9 @@ class Truths:
     """The labels of one source's videos.
 
     Attributes:
-        given: uid -> class numbers of the whole video.
-        rated: uid -> rated stretches.
-        names: class number -> name, ``class 12`` where there is none.
+        given: maps uid to the class numbers of the whole video.
+        rated: maps uid to rated stretches.
+        names: maps class number to name; ``class 12`` for one without a name.
     """
 
     given: Mapping[str, tuple[int, ...]]
@@ -42,10 +42,10 @@ class Truths:
 
 
 def read_truths(objects: ObjectStore, release: Release, source: str) -> Truths:
-    """The given and rated labels of a source, as a release has them; predicted ones are left out.
+    """Return the given and rated labels of a source in a release, without predicted ones.
 
     Raises:
-        SpecError: when the release has no labels of the source, or two names share a number.
+        SpecError: the release has no labels of the source, or two names share a number.
     """
     version = release.tables.get("labels")
     known = pl.col("origin").is_in(["given", "rated"]) & pl.col("label").is_not_null()
@@ -73,10 +73,10 @@ def read_truths(objects: ObjectStore, release: Release, source: str) -> Truths:
 
 
 def classes_of(truths: Sequence[Truths], vocabulary: Mapping[int, str]) -> tuple[HeadClass, ...]:
-    """All classes that a vocabulary or the labels name, by number.
+    """Return all classes of a vocabulary or of the labels, by number.
 
     Raises:
-        SpecError: when the same number has two names.
+        SpecError: a number has two names.
     """
     names = dict(vocabulary)
     for truth in truths:
@@ -90,7 +90,7 @@ def classes_of(truths: Sequence[Truths], vocabulary: Mapping[int, str]) -> tuple
 
 
 def hot_rows(labels: Sequence[Collection[int]], classes: Sequence[HeadClass]) -> NDArray[np.bool_]:
-    """Class numbers of each video as bool [videos, classes]; numbers that no class has are left out."""
+    """Return the class numbers of each video as bool [videos, classes]; unknown numbers are ignored."""
     column = {each.label: place for place, each in enumerate(classes)}
     hot = np.zeros((len(labels), len(classes)), np.bool_)
     for row, numbers in enumerate(labels):

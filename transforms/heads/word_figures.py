@@ -1,6 +1,6 @@
-"""How well words find items by a head's vectors: flat hit@k of labels for items, and of items for unseen labels.
+"""Measures retrieval by words with a head's vectors: flat hit@k of labels for items, and of items for unseen labels.
 
-The same figures are measured by ``cliploom train`` on what was held back, and by ``cliploom evaluate`` on a release.
+``cliploom train`` measures them on held-out data, ``cliploom evaluate`` on a release.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SCORES = 1 << 22
 
 @dataclass(frozen=True)
 class NamedItems:
-    """Items with vectors in the space of words, and their labels.
+    """Items with vectors in the text space, and their labels.
 
     Attributes:
         vectors: float32 [n, dim], of length 1; may be a memory map.
-        labels: places of each item's labels among the classes, one or more.
-        keys: uint64 [n], hashes of the uids.
-        learned: bool [n], the items that the head was trained on.
+        labels: the positions of each item's labels among the classes, one or more.
+        keys: the hashes of the uids, uint64 [n].
+        learned: whether the head was trained on each item, bool [n].
     """
 
     vectors: NDArray[np.float32]
@@ -41,7 +41,7 @@ class NamedItems:
         return len(self.labels)
 
     def hot(self, places: NDArray[np.int64], classes: int) -> NDArray[np.bool_]:
-        """Labels of some items, bool [places, classes]."""
+        """Return the labels of some items, bool [places, classes]."""
         found = np.zeros((len(places), classes), np.bool_)
         for row, place in enumerate(places.tolist()):
             found[row, list(self.labels[place])] = True
@@ -51,20 +51,20 @@ class NamedItems:
 def word_figures(
     items: NamedItems, classes: NDArray[np.float32], unseen: NDArray[np.bool_], seed: int
 ) -> dict[str, RetrievalMetrics]:
-    """Measure what can be measured of four things.
+    """Measure up to four retrieval tasks.
 
-    *Item to label, seen*: items that were not learned from, among the labels that were trained on. *Unseen*: items of
-    other labels, among these. *Both*: all of them among all labels. *Label to item, unseen*: the words of the labels
-    that were not trained on, among all items, as a search is.
+    *Item to label, seen*: items outside the training data, among the trained labels. *Unseen*: items of other labels,
+    among these. *Both*: all of them among all labels. *Label to item, unseen*: the words of labels outside the training
+    data, among all items, as in a search.
 
     Args:
-        items: with their labels.
-        classes: unit text vectors float32 [C, dim]; of zeros where no word is known.
-        unseen: bool [C].
-        seed: of the intervals.
+        items: the items with their labels.
+        classes: unit text vectors float32 [C, dim]; zero if no word is known.
+        unseen: whether each class is outside the training data, bool [C].
+        seed: the seed of the intervals.
 
     Returns:
-        The parts that have queries. Chance levels are those of random scores.
+        The tasks that have queries. Chance levels are those of random scores.
     """
     strange = np.array([any(unseen[place] for place in labels) for labels in items.labels], np.bool_)
     fresh = ~items.learned
@@ -123,7 +123,7 @@ def _found(items: NamedItems, classes: NDArray[np.float32], unseen: NDArray[np.b
 def _columns(
     items: NamedItems, classes: NDArray[np.float32], chosen: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Yield the scores of all items for each class that has some, and which of them have its label."""
+    """Yield, for each class with items, the scores of all items and which of them have its label."""
     owners: dict[int, list[int]] = {}
     for place, labels in enumerate(items.labels):
         for label in labels:

@@ -1,4 +1,4 @@
-"""Classes by their words: text vectors of class names, and flat hit@k."""
+"""Text vectors of class names, and flat hit@k."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEPTHS = (1, 5, 10)
 
 
 def synonyms_of(name: str) -> list[str]:
-    """The synonyms in a class name, which WordNet's lists separate by commas.
+    """Return the synonyms in a class name; WordNet's lists separate them by commas.
 
     >>> synonyms_of("tabby, tabby cat")
     ['tabby', 'tabby cat']
@@ -25,14 +25,14 @@ def synonyms_of(name: str) -> list[str]:
 def class_vectors(
     names: Sequence[str], prompt: str, encode: Callable[[list[str]], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """Text vectors of classes: the mean of their synonyms' unit vectors, of length 1; float32 [classes, dim].
+    """Return the text vectors of classes, float32 [classes, dim]: normalised means of their synonyms' unit vectors.
 
     Args:
-        names: of the classes.
-        prompt: holds ``{label}``.
-        encode: texts to float32 [n, dim].
+        names: the names of the classes.
+        prompt: a template with ``{label}``.
+        encode: a function from texts to float32 [n, dim].
 
-    A class whose words the encoder does not know has a vector of zeros, which finds nothing.
+    A class without a word that the encoder knows gets a zero vector, which matches nothing.
     """
     texts = [[prompt.replace("{label}", each) for each in synonyms_of(name)] for name in names]
     flat = list(dict.fromkeys(text for each in texts for text in each))
@@ -41,7 +41,7 @@ def class_vectors(
 
 
 def _encoded(texts: list[str], encode: Callable[[list[str]], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Text vectors; zeros for texts of which the encoder knows no word."""
+    """Return the vectors of texts; zeros for texts without a word that the encoder knows."""
     try:
         return encode(texts)
     except EncodeError:
@@ -58,13 +58,13 @@ def _one(text: str, encode: Callable[[list[str]], NDArray[np.float32]]) -> NDArr
 
 
 def _known_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Mean of the vectors that are not zero: words out of the vocabulary don't count."""
+    """Return the mean of the nonzero vectors, which ignores out-of-vocabulary words."""
     known = [each for each in vectors if each.any()] or list(vectors)
     return np.asarray(np.mean(known, axis=0), np.float32)
 
 
 def hit_figures(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> dict[str, float]:
-    """Flat hit@1, 5 and 10: share of the rows whose k best classes hold one of their labels.
+    """Return flat hit@1, 5 and 10: the share of the rows whose k best classes include one of their labels.
 
     Args:
         scores: float32 [n, classes].

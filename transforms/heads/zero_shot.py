@@ -1,7 +1,7 @@
-"""Zero-shot classification: class names as vectors of a feature's space, kept in the store like a trained head.
+"""Zero-shot classification: class names as vectors in a feature's space, stored like a trained head.
 
-A name's vector is the mean of its templates', each scaled to length 1, scaled again: each vector by its own length. The
-published Kinetics and Charades code normalises across classes instead (docs/formats.md section 3); that is not copied.
+A name's vector is the mean of its templates' unit vectors, scaled to length 1 again. The published Kinetics and
+Charades code normalises across classes instead (docs/formats.md section 3), which is deliberately not reproduced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.models import local_model
 
 REVISION = 1
-"""Raised when the same names give other vectors than before."""
+"""Increase it when the same names give other vectors."""
 _TEXTS_AT_ONCE = 4096
 
 
@@ -42,17 +42,17 @@ def publish_zero_shot(
     templates: Sequence[str],
     program: str = "",
 ) -> str:
-    """Keep the vectors of class names in the store, unless they are there; returns their folder.
+    """Store the vectors of class names, unless the store has them; return their folder.
 
     Args:
         objects: the store.
-        name: of the head.
-        node: of the spec.
-        column: the feature's output that they are compared with.
-        model: folder of the feature's prepared model, which has the text tower.
+        name: the name of the head.
+        node: the node of the spec.
+        column: the feature's output to compare them with.
+        model: the folder of the feature's prepared model, which has the text tower.
         labels: the class names.
         templates: texts with ``{label}``.
-        program: that makes them, for the card.
+        program: the program version, for the card.
     """
     settings = node.model_dump(mode="json")
     digest = digest_of(
@@ -103,10 +103,10 @@ def name_vectors(
     """Encode class names in templates: float32 [labels, dim].
 
     Args:
-        tower: from sentences to float32 [n, dim].
+        tower: a function from sentences to float32 [n, dim].
         labels: the class names.
         templates: texts with ``{label}``.
-        unit: scale each template's vector to length 1, average them, scale again; else average them as they are.
+        unit: whether to normalise each template's vector and the mean; else plain averages.
     """
     texts = [each.text for each in label_texts(labels, templates)]
     blocks = [tower(texts[at : at + _TEXTS_AT_ONCE]) for at in range(0, len(texts), _TEXTS_AT_ONCE)]

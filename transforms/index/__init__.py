@@ -1,1 +1,1 @@
-"""ANN indexes: build shards, search them, rank media by their rows, measure and verify."""
+"""ANN indexes: build shards, search them, rank media by their rows, measure recall and verify."""

@@ -1,10 +1,9 @@
 """Build index shards with FAISS: choose a kind, train centroids, remove and add rows.
 
 A vector's id in an index is its row_id. Files are plain FAISS files: ``flat`` and ``hnsw`` are ``IndexIDMap2``
-over the full vectors, ``ivf_sq8`` is an inverted file with one byte a dimension, and ``ivf_rabitq`` is the same with
-compact codes behind it. Cosine indexes are inner-product
-indexes of unit vectors. FAISS runs in one thread while it builds: a graph is the same each time only then, and
-shards are built side by side anyway.
+over the full vectors, ``ivf_sq8`` is an inverted file with one byte per dimension, and ``ivf_rabitq`` is the same
+followed by compact codes. Cosine indexes are inner-product indexes of unit vectors. FAISS builds in one thread: only
+then is a graph reproducible, and shards are built in parallel anyway.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ HNSW_EF_CONSTRUCTION = 80
 
 
 def choose_kind(rows: int, kind: Literal["auto"] | Kind, mapped_rows: int | None = None) -> Kind:
-    """The kind of index for so many rows: ``auto`` is exact while that is cheap.
+    """Return the kind of index for this many rows: ``auto`` is exact while that is cheap.
 
     >>> choose_kind(20_000, "auto"), choose_kind(20_001, "auto"), choose_kind(5, "hnsw")
     ('flat', 'ivf_sq8', 'hnsw')
@@ -66,7 +65,7 @@ def rows_within(memory: int | None, dim: int) -> int | None:
 
 
 def lists_for(shard_rows: int) -> int:
-    """Inverted lists of a shard by the square-root law, ``2 sqrt(rows)``.
+    """Return the number of inverted lists of a shard by the square-root rule, ``2 sqrt(rows)``.
 
     With it, ranking centroids and scanning one list cost about the same.
 
@@ -77,7 +76,7 @@ def lists_for(shard_rows: int) -> int:
 
 
 def training_rows(shard_rows: int) -> int:
-    """How many vectors ``train`` makes use of; a larger sample is thinned by FAISS.
+    """Return the number of vectors that ``train`` uses; FAISS subsamples larger samples.
 
     >>> training_rows(2_000_000)
     180992
@@ -91,22 +90,22 @@ def train(sample: NDArray[np.float32], shard_rows: int, metric: Metric, seed: in
     The same sample and seed give the same bytes.
 
     Args:
-        sample: float32 [n, dim], a random choice of the rows; ``training_rows`` says how many are of use.
-        shard_rows: rows that a shard will hold, which sets the number of lists.
-        metric: of the index.
-        seed: of k-means.
+        sample: float32 [n, dim], a random sample of the rows; ``training_rows`` gives the useful number.
+        shard_rows: the number of rows that a shard will have, which determines the number of lists.
+        metric: the metric of the index.
+        seed: the seed of k-means.
 
     Returns:
-        A trained ``faiss.IndexIVFScalarQuantizer`` without rows; keep it with ``write_index``.
+        A trained ``faiss.IndexIVFScalarQuantizer`` without rows; save it with ``write_index``.
 
     Raises:
-        ValueError: for an empty sample or vectors that are not finite.
+        ValueError: the sample is empty, or has vectors that are not finite.
     """
     vectors = prepare(sample, metric)
     rows, dim = vectors.shape
     if rows == 0:
         raise ValueError("an index can't be trained on 0 vectors; give it at least one")
-    # FAISS asks for 39 vectors a centroid; fewer make lists that hold nothing.
+    # FAISS recommends 39 vectors per centroid; fewer lead to empty lists.
     lists = max(1, min(lists_for(shard_rows), rows // 39))
     index: Any = faiss.index_factory(dim, f"IVF{lists},SQ8", _faiss_metric(metric))
     index.cp.seed = seed
@@ -127,31 +126,31 @@ def build_shard(
     out: Path,
     parts: tuple[str, ...] = (),
 ) -> IndexShard:
-    """Write a shard: the previous one without some rows and with new ones.
+    """Write a shard: the previous one, minus some rows, plus new ones.
 
-    Rows are removed before any are added, because an inverted file accepts an id twice. To change a row, remove
-    its id and add it again. The same files and batches give the same bytes; the same rows added in another order,
-    or over several runs, give equal answers from other bytes.
+    Rows are removed before any are added, because an inverted file accepts an id twice. To change a row, remove its id
+    and add it again. The same files and batches give identical bytes; the same rows in another order, or added over
+    several runs, give equal results from different bytes.
 
     Args:
-        recipe: of the index.
-        trained: what ``train`` made; needed for the first shard of an inverted file, else not read.
-        previous: shard to start from, or None for an empty one.
-        remove_ids: int64 [r]; ids that are not there are passed over.
+        recipe: the recipe of the index.
+        trained: the result of ``train``; required for the first shard of an inverted file, otherwise ignored.
+        previous: the shard to start from, or None for an empty one.
+        remove_ids: int64 [r]; unknown ids are ignored.
         batches: (ids int64 [n], vectors float32 [n, dim]).
-        out: file to write; it appears when it is complete. May be ``previous``.
-        parts: feature parts whose rows the shard holds, for the record.
+        out: the file to write, atomically. May be ``previous``.
+        parts: the feature parts whose rows the shard contains, for its record.
 
     Returns:
-        The shard's facts; ``file`` is the name of ``out``.
+        The facts of the shard; ``file`` is the name of ``out``.
 
     Raises:
-        ValueError: for an id that would be there twice, vectors that are not finite or of another width, or removing
-            from ``hnsw``, which is rebuilt from all rows instead (see ``must_rebuild``).
-        StoreError: when ``trained`` or ``previous`` is damaged or belongs to another recipe.
+        ValueError: an id would occur twice, vectors are not finite or have another width, or rows are removed from
+            ``hnsw``, which must be rebuilt from all rows instead (see ``must_rebuild``).
+        StoreError: ``trained`` or ``previous`` is damaged or belongs to another recipe.
     """
     if previous is not None and must_rebuild(recipe.kind, remove_ids.size):
-        raise ValueError(f"an hnsw index can't lose {remove_ids.size} rows; build it anew from all rows, previous=None")
+        raise ValueError(f"cannot remove {remove_ids.size} rows from an hnsw index; rebuild it with previous=None")
     with _one_thread():
         index = _start(recipe, trained, previous)
         if remove_ids.size and index.ntotal:
@@ -173,12 +172,12 @@ def build_shard(
 
 
 def must_rebuild(kind: Kind, removed: int) -> bool:
-    """A shard can't be changed in place: HNSW has no removal."""
+    """Return whether a shard must be rebuilt to remove rows: HNSW does not support removal."""
     return kind == "hnsw" and removed > 0
 
 
 def write_index(index: Any, out: Path, *, compact: bool = False) -> None:
-    """Write a FAISS index; ``out`` appears when it is complete.
+    """Write a FAISS index atomically.
 
     Args:
         index: the index.
@@ -186,7 +185,7 @@ def write_index(index: Any, out: Path, *, compact: bool = False) -> None:
         compact: write compact codes behind it (see ``cliploom.transforms.index.compact``).
 
     Raises:
-        OSError: when the file can't be written whole.
+        OSError: the file cannot be written completely.
     """
     partial = out.with_name(out.name + ".partial")
     try:
@@ -202,15 +201,15 @@ def write_faiss_file(index: Any, path: Path) -> None:
     """Write a FAISS index to a file that nobody reads yet.
 
     Raises:
-        OSError: when the file can't be written whole. FAISS's own files only print a warning when their last bytes find
-            no room.
+        OSError: the file cannot be written completely. FAISS's own writer only prints a warning if the disk is full
+            when it flushes the last bytes.
     """
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def list_ids(index: Any) -> Iterator[NDArray[np.int64]]:
-    """The ids in each inverted list of an IVF index."""
+    """Yield the ids in each inverted list of an IVF index."""
     lists = index.invlists
     for number in range(index.nlist):
         size = lists.list_size(number)
@@ -248,7 +247,7 @@ def _faiss_metric(metric: Metric) -> int:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """FAISS in one thread; OpenMP keeps this number per calling thread, so that others are not slowed."""
+    """Run FAISS in one thread; OpenMP keeps this number per calling thread, so other threads are not slowed."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.errors import StoreError
-from cliploom.transforms.index.files import MEND, vectors_limited
+from cliploom.transforms.index.files import FIX, vectors_limited
 
 ROTATION_SEED = 2024
 QUERY_BITS = 8
@@ -64,7 +64,7 @@ class CompactCodes:
 
 
 def compact_codes(lists: Any) -> CompactCodes:
-    """Make the codes of an inverted file's rows, from what its bytes stand for.
+    """Compute the codes of the rows of an inverted file from its decoded bytes.
 
     Args:
         lists: a ``faiss.IndexIVFScalarQuantizer`` in memory.
@@ -85,7 +85,7 @@ def compact_codes(lists: Any) -> CompactCodes:
 
 
 def append_codes(path: Path, lists: Any) -> None:
-    """Write the codes of an inverted file behind it.
+    """Append the codes of an inverted file to it.
 
     Args:
         path: of the file of ``lists``, which nobody reads yet.
@@ -102,7 +102,7 @@ def append_codes(path: Path, lists: Any) -> None:
 
 
 def read_codes(path: Path, lists: Any) -> CompactCodes:
-    """Read the codes behind an inverted file.
+    """Read the codes that follow an inverted file.
 
     Args:
         path: of the file.
@@ -117,16 +117,16 @@ def read_codes(path: Path, lists: Any) -> CompactCodes:
         trailer = file.read()
         magic, place = _TRAILER.unpack(trailer) if len(trailer) == _TRAILER.size else (b"", 0)
         if magic != _MAGIC or place >= size:
-            raise StoreError(f"The index file {path} has no compact codes; {MEND}")
+            raise StoreError(f"The index file {path} has no compact codes; {FIX}")
         file.seek(place)
         try:
             with vectors_limited(size):
                 codes: Any = faiss.read_index(faiss.PyCallbackIOReader(file.read))  # type: ignore[attr-defined]
         except (RuntimeError, MemoryError) as error:
-            raise StoreError(f"The compact codes of the index file {path} are damaged; {MEND}") from error
+            raise StoreError(f"The compact codes of the index file {path} are damaged; {FIX}") from error
     found = (type(codes).__name__, codes.d, codes.nlist, codes.metric_type, codes.ntotal)
     if found != ("IndexIVFRaBitQ", lists.d, lists.nlist, lists.metric_type, lists.ntotal):
-        raise StoreError(f"The compact codes of the index file {path} are not of its rows; {MEND}")
+        raise StoreError(f"The compact codes of the index file {path} are not of its rows; {FIX}")
     return CompactCodes(codes, _rotation(lists.d))
 
 

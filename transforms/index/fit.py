@@ -1,15 +1,16 @@
-"""How well a hit fits its query, on one scale for all queries: measured against queries that are unrelated to the rows.
+"""Calibration of scores: how well a hit fits its query, measured against queries unrelated to the rows.
 
-Every search finds something, and a raw cosine does not say whether it is any good: it depends on the query, the encoder
+Every search finds something, and a raw cosine does not say whether it is relevant: it depends on the query, the encoder
 and the number of rows. Three scales are measured on a seeded sample of an index's rows:
 
-- ``nouns``: the score of a noun, less its mean likeness to the ``NEAREST`` known nouns (so that a noun which is near to
-  many others does not fit everything), over the rows that do not rank the noun among their best;
-- ``noise``: the score of strings without meaning;
+- ``nouns``: the score of a noun, minus its mean similarity to the ``NEAREST`` known nouns (so that a noun that is close
+  to many others does not fit everything), over the rows that do not rank the noun among their best;
+- ``noise``: the score of meaningless strings;
 - ``rows``: the score between rows of different items, for queries by a file or an item.
 
-A fit is logistic on these scales: one half is what the best twentieth of unrelated queries reach. Of the first two the
-smaller counts. Best scores grow with the number of rows, so what a sample shows is extrapolated by the logarithm.
+A fit is the logistic function on these scales; one half is the score that the best 5% of unrelated queries reach. The
+smaller fit of the first two counts. Best scores grow with the number of rows, so the sample's are extrapolated with its
+logarithm.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REVISION = 1
-"""Raised when other words are measured with or vectors are kept in another way; part of the name of their file."""
+"""Increase it when the measured words or the file format change; part of the file's name."""
 
 SAMPLE_ROWS = 4096
 SAMPLE_SEED = 2
 PROBES = 300
-"""Nouns that are searched for to measure with."""
+"""Number of nouns that are used as queries."""
 NEAREST = 10
 NOISE = 64
 
 _SEED = 0
-_RELATED = 0.02  # A row is about a noun that is among so many of its best; such rows are left out for it.
+# A row is related to a noun that is among this share of its best; such rows are excluded for that noun.
+_RELATED = 0.02
 _UNRELATED_BEST = 0.95
 _NOISE_SDS = 2.0
 _SAMPLE_PAIRS = 1024
@@ -49,13 +51,13 @@ _LEAST_SCALE = 1e-3
 
 @dataclass(frozen=True)
 class FitVectors:
-    """Unit vectors of texts to measure with, float32 [n, dim] each.
+    """Unit vectors of the texts used for calibration, float32 [n, dim] each.
 
     Attributes:
-        known: of the known nouns, each in a sentence.
-        probes: of the first ``PROBES`` chosen nouns as a person would type them; ``chosen`` are their places in
-            ``known``.
-        noise: of strings without meaning.
+        known: the vectors of the known nouns, each in a sentence.
+        probes: the vectors of the first ``PROBES`` chosen nouns as a user would type them; ``chosen`` has their
+            positions in ``known``.
+        noise: the vectors of meaningless strings.
     """
 
     known: NDArray[np.float32]
@@ -64,17 +66,17 @@ class FitVectors:
 
     @property
     def chosen(self) -> NDArray[np.int64]:
-        """Places of the probes among the known nouns."""
+        """The positions of the probes among the known nouns."""
         return chosen_nouns(len(self.known))
 
 
 def chosen_nouns(known: int) -> NDArray[np.int64]:
-    """Return the places of the nouns that are measured with: a seeded choice, ascending."""
+    """Return the positions of the nouns used for calibration: a seeded choice, ascending."""
     return np.sort(np.random.default_rng(_SEED).choice(known, min(PROBES, known), replace=False))
 
 
 def noise_strings(count: int = NOISE, seed: int = _SEED) -> list[str]:
-    """Return seeded strings without meaning: letters, several words of letters, digits and signs.
+    """Return seeded meaningless strings: letters, several words of letters, digits and signs.
 
     >>> noise_strings(3)
     ['ynbiqpmzjp', 'gqejey tz rwzt', '93@2=!(']
@@ -94,7 +96,7 @@ def noise_strings(count: int = NOISE, seed: int = _SEED) -> list[str]:
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the vectors at length 1; zeros stay."""
+    """Return the vectors scaled to length 1; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
 
@@ -103,9 +105,9 @@ def text_scales(words: FitVectors, rows: NDArray[np.float32], total: int) -> tup
     """Measure the scales ``nouns`` and ``noise``.
 
     Args:
-        words: to search with.
-        rows: float32 [n, dim], a sample of the index's rows, in random order.
-        total: rows in the index.
+        words: the vectors of the texts to search with.
+        rows: a sample of the index's rows in random order, float32 [n, dim].
+        total: the number of rows in the index.
     """
     rows = unit(rows)
     likeness = rows @ words.known.T
@@ -125,14 +127,14 @@ def text_scales(words: FitVectors, rows: NDArray[np.float32], total: int) -> tup
 
 
 def row_scale(ids: NDArray[np.int64], rows: NDArray[np.float32], total: int) -> FitScale | None:
-    """Measure the scale ``rows``; None where all rows are of one item.
+    """Measure the scale ``rows``; None if all rows belong to one item.
 
-    Most pairs are unrelated, but some are not, so median and median deviation stand for the unrelated ones.
+    Most pairs are unrelated but some are not, so median and median absolute deviation are used.
 
     Args:
         ids: int64 [n], row ids.
         rows: float32 [n, dim].
-        total: rows in the index.
+        total: the number of rows in the index.
     """
     items, rows = ids[:_SAMPLE_PAIRS] >> ORDINAL_BITS, unit(rows[:_SAMPLE_PAIRS])
     pairs = (rows @ rows.T)[items[:, None] < items[None, :]]
@@ -140,14 +142,14 @@ def row_scale(ids: NDArray[np.int64], rows: NDArray[np.float32], total: int) -> 
         return None
     middle = float(np.median(pairs))
     deviation = 1.4826 * float(np.median(np.abs(pairs - middle)))
-    # The largest of n values of a normal distribution lies about so many deviations above the middle; likeness ends at
-    # 1, so its tail does not go on for ever.
+    # The expected maximum of n normal values is about this many deviations above the mean; a similarity is at most 1,
+    # so # its tail is bounded.
     reach = min(_MOST_DEVIATIONS, float(np.sqrt(2 * np.log(max(2, total)))))
     return FitScale(center=middle + reach * deviation, scale=max(_LEAST_SCALE, deviation / 2))
 
 
 def above_known(queries: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the mean likeness of each query [q, dim] to the known nouns that are nearest to it, float64 [q]."""
+    """Return the mean similarity of each query [q, dim] to its nearest known nouns, float64 [q]."""
     nearest = min(NEAREST, len(known))
     likeness = queries @ known.T
     found = np.partition(likeness, -nearest, axis=1)[:, -nearest:]
@@ -155,7 +157,7 @@ def above_known(queries: NDArray[np.float32], known: NDArray[np.float32]) -> NDA
 
 
 def logistic(scores: NDArray[np.float64], scale: FitScale) -> NDArray[np.float64]:
-    """Return fits of 0 to 1 for scores [n].
+    """Return the fits, 0 to 1, of scores [n].
 
     >>> logistic(np.array([0.3, 0.5]), FitScale(center=0.3, scale=0.05)).round(2).tolist()
     [0.5, 0.98]
@@ -168,7 +170,7 @@ def _upper(values: NDArray[np.float32]) -> float:
 
 
 def _scale(measure: Callable[[slice], float | np.floating], sampled: int, total: int) -> float:
-    """What ``measure`` gives for all rows, from what it gives for a sample and for quarters of it."""
+    """Extrapolate ``measure`` to all rows from its results for a sample and for quarters of it."""
     whole = float(measure(slice(None)))
     if total <= sampled or sampled < 8:
         return whole

@@ -1,4 +1,4 @@
-"""Rows that a filter keeps: which they are in a shard, and how FAISS or an exact scan looks at them alone."""
+"""Filtered search: the rows of a shard that pass a filter, and how FAISS or an exact scan searches only them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     Found = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-# So many rows that a filter keeps are compared one by one: an index would have to look at most of itself to find them.
+# Up to this many filtered rows are compared exhaustively: an index would have to visit most of itself to find them.
 EXACT_ROWS = 8192
-# A graph leads to rows that a filter keeps only while they are at least this share of all.
+# A graph search reaches filtered rows only while they are at least this share of all.
 LEAST_SHARE_OF_GRAPH = 0.2
-# An exact scan holds the vectors of so many rows at a time, and keeps them for the next query when there are no more.
+# An exact scan reads the vectors of this many rows at a time, and caches them if there are no more.
 BLOCK = 8192
-# Bound of the error of float32 products, as a share of the product of the two vectors' lengths.
+# Bound on the error of float32 products, relative to the product of the two vectors' lengths.
 ROUNDING = 4e-6
 
 
@@ -34,15 +34,15 @@ class RowFilter:
     """The rows that a query may find.
 
     Attributes:
-        items: numbers of items, int64, ascending.
-        rows: row ids, int64, ascending; all rows of the items when None.
+        items: the numbers of the items, int64, ascending.
+        rows: the row ids, int64, ascending; None for all rows of the items.
     """
 
     items: NDArray[np.int64]
     rows: NDArray[np.int64] | None = None
 
     def keeps(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of some row ids are kept."""
+        """Return which of the given row ids pass."""
         if self.rows is None:
             return np.asarray(np.isin(ids >> ORDINAL_BITS, self.items), np.bool_)
         if not self.rows.size:
@@ -52,10 +52,10 @@ class RowFilter:
 
 
 class KeptRows:
-    """The rows of one shard that a filter keeps."""
+    """The rows of one shard that pass a filter."""
 
     def __init__(self, shard: OpenShard, row_filter: RowFilter) -> None:
-        """Find the rows; vectors and selectors are made when a query first needs them."""
+        """Find the rows; vectors and selectors are created when a query first needs them."""
         self.shard = shard
         self.row_filter = row_filter
         self.positions: NDArray[np.int64] = np.flatnonzero(row_filter.keeps(shard.row_ids))
@@ -63,23 +63,23 @@ class KeptRows:
 
     @property
     def rows(self) -> int:
-        """Number of kept rows."""
+        """The number of rows that pass."""
         return len(self.positions)
 
     @property
     def exact(self) -> bool:
-        """Whether the rows are compared one by one instead of searched for in the index."""
+        """Whether the rows are compared exhaustively instead of through the index."""
         few = self.rows <= EXACT_ROWS
         return few or (self.shard.recipe.kind == "hnsw" and self.rows < LEAST_SHARE_OF_GRAPH * self.shard.rows)
 
     @property
     def widening(self) -> float:
-        """How much more of the index a query looks at, as fewer of the rows that it meets are kept."""
+        """The factor by which a query visits more of the index, since fewer of the visited rows pass."""
         return float((self.shard.rows / max(self.rows, 1)) ** (1.0 if self.shard.recipe.kind == "hnsw" else 0.5))
 
     @cached_property
     def selector(self) -> Any:
-        """What tells FAISS the kept rows: ids in inverted lists, positions elsewhere."""
+        """The FAISS selector of the rows: ids in inverted lists, positions elsewhere."""
         if self.shard.recipe.kind == "ivf_sq8":
             return faiss.IDSelectorBatch(self.ids)
         bits = np.zeros(self.shard.rows, np.bool_)
@@ -91,7 +91,7 @@ class KeptRows:
         return self.shard.vectors_at(self.positions)
 
     def blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Row ids and vectors, a block at a time."""
+        """Yield row ids and vectors, one block at a time."""
         if self.rows <= BLOCK:
             yield self.ids, self._block
             return
@@ -99,7 +99,7 @@ class KeptRows:
             yield self.ids[at : at + BLOCK], self.shard.vectors_at(self.positions[at : at + BLOCK])
 
     def best(self, queries: NDArray[np.float32], k: int) -> list[Found]:
-        """Ids and scores of the best kept rows for each prepared query: those of brute force, ties by row id."""
+        """Return ids and scores of the best rows for each prepared query, as brute force does; ties by row id."""
         found = [(np.empty(0, np.int64), np.empty(0, np.float64)) for _ in queries]
         for ids, vectors in self.blocks():
             candidates = candidates_of(queries, vectors, k, self.shard.recipe.metric)
@@ -113,14 +113,14 @@ class KeptRows:
 
 
 def kept_rows(shards: Sequence[OpenShard], row_filter: RowFilter) -> list[KeptRows]:
-    """The rows of each shard that a filter keeps."""
+    """Return the rows of each shard that pass a filter."""
     return [KeptRows(shard, row_filter) for shard in shards]
 
 
 def candidates_of(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, metric: str
 ) -> list[NDArray[np.int64]]:
-    """Positions that surely hold the exact best of some vectors for each query."""
+    """Return, for each query, positions that certainly include the exact best of some vectors."""
     if len(vectors) <= k:
         return [np.arange(len(vectors)) for _ in queries]
     products = queries @ vectors.T

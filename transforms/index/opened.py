@@ -1,4 +1,4 @@
-"""Index files that are open for searching."""
+"""Index files opened for searching."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from cliploom.transforms.index.files import read_index
 
 @dataclass(frozen=True)
 class OpenShard:
-    """An index file that is open for searching.
+    """An index file opened for searching.
 
     Attributes:
-        index: what FAISS searches: the index inside the ``IndexIDMap2``, or the inverted file.
+        index: the FAISS index to search: the one inside the ``IndexIDMap2``, or the inverted file.
         owner: the object that keeps ``index``, ``ids`` and ``vectors`` alive.
         ids: int64 [rows], the row at each position; empty for inverted files, which know ids themselves.
         vectors: float32 [rows, dim], a view of what is stored; empty for inverted files.
@@ -42,24 +42,24 @@ class OpenShard:
 
     @property
     def rows(self) -> int:
-        """Rows in the shard."""
+        """The number of rows in the shard."""
         return int(self.index.ntotal)
 
     @cached_property
     def row_ids(self) -> NDArray[np.int64]:
-        """int64 [rows], the row at each position; inverted lists stand one after the other."""
+        """int64 [rows], the row at each position; inverted lists follow one another."""
         if not self.recipe.inverted:
             return self.ids
         return np.concatenate([np.empty(0, np.int64), *list_ids(self.index)])
 
     @cached_property
     def list_starts(self) -> NDArray[np.int64]:
-        """int64 [lists + 1], the position at which each inverted list starts."""
+        """The position at which each inverted list starts, int64 [lists + 1]."""
         sizes = [self.index.invlists.list_size(number) for number in range(self.index.nlist)]
         return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)
 
     def ids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows at some ascending positions, int64 [n], read from the lists alone that hold them."""
+        """Return the row ids at ascending positions, int64 [n], read only from the lists that contain them."""
         if not self.recipe.inverted:
             return self.ids[positions]
         ids = np.empty(len(positions), np.int64)
@@ -70,7 +70,7 @@ class OpenShard:
         return ids
 
     def vectors_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors at some ascending positions, float32 [n, dim]; of inverted files what their bytes stand for."""
+        """Return the vectors at some ascending positions, float32 [n, dim]; for inverted files decoded from the bytes."""
         if not self.recipe.inverted:
             return self.vectors[positions]
         if not positions.size:
@@ -98,16 +98,16 @@ class OpenShard:
 
 
 def open_shard(path: Path, recipe: IndexRecipe, shard: IndexShard | None = None) -> OpenShard:
-    """Open an index file; inverted lists stay on disk and are mapped, so that opening is fast at any size.
+    """Open an index file; inverted lists are memory-mapped, so that opening is fast at any size.
 
     Raises:
-        StoreError: naming the file, when it is missing, damaged, or not of the recipe or record.
+        StoreError: the file is missing, damaged, or does not match the recipe or record; the message names it.
     """
     vectors = np.empty((0, recipe.dim), np.float32)
     longest = 1.0
     if recipe.inverted:
         lists = read_index(path, recipe, shard, mapped=True)
-        # FAISS would start 32 threads a query to read ahead, which takes 20 times as long as the query.
+        # By default FAISS starts 32 prefetch threads per query, which takes 20 times as long as the query.
         mapped: Any = faiss.downcast_InvertedLists(lists.invlists)
         if lists.ntotal:
             mapped.prefetch_nthread = 0

@@ -1,4 +1,4 @@
-"""Pieces of parts: a part's name, or ``name[start:end]`` for some of its rows; which rows of a table a shard holds."""
+"""Pieces of parts: a part's name, or ``name[start:end]`` for some of its rows; they say which rows a shard contains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CUT = re.compile(r"(.+)\[(\d+):(\d+)\]")
 
 
 def part_of(piece: str) -> str:
-    """The part that a piece is of.
+    """Return the part that a piece belongs to.
 
     >>> part_of("part-a.parquet[5:9]"), part_of("part-a.parquet")
     ('part-a.parquet', 'part-a.parquet')
@@ -25,7 +25,7 @@ def part_of(piece: str) -> str:
 
 
 def range_of(piece: str) -> tuple[int, int | None]:
-    """First row and the row after the last one; None is the end of the part.
+    """Return the first row and the row after the last one; None means the end of the part.
 
     >>> range_of("part-a.parquet[5:9]"), range_of("part-a.parquet")
     ((5, 9), (0, None))
@@ -35,13 +35,13 @@ def range_of(piece: str) -> tuple[int, int | None]:
 
 
 def rows_in(piece: str, rows: Mapping[str, int]) -> int:
-    """Number of rows in a piece, from the rows of the parts."""
+    """Return the number of rows of a piece, given the number of rows of each part."""
     start, end = range_of(piece)
     return (rows[part_of(piece)] if end is None else end) - start
 
 
 def cut(parts: Iterable[str], rows: Mapping[str, int], shares: Sequence[int]) -> list[tuple[str, ...]]:
-    """Deal out the rows of parts in order, ``shares[k]`` rows to the k-th receiver.
+    """Distribute the rows of parts in order, ``shares[k]`` rows to the k-th receiver.
 
     >>> cut(["a", "b"], {"a": 5, "b": 2}, [3, 4])
     [('a[0:3]',), ('a[3:5]', 'b')]
@@ -64,7 +64,7 @@ def cut(parts: Iterable[str], rows: Mapping[str, int], shares: Sequence[int]) ->
 def iterate_pieces(
     objects: ObjectStore, table: str, pieces: Iterable[str], output: str, dim: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """(row ids int64 [n], vectors float32 [n, dim]) of the pieces, a row group at a time."""
+    """Yield (row ids int64 [n], vectors float32 [n, dim]) of the pieces, one row group at a time."""
     for piece in pieces:
         start, end = range_of(piece)
         seen = 0

@@ -1,4 +1,4 @@
-"""An inverted index of texts: which document has which word how often, and the BM25 score of documents for words.
+"""An inverted index of texts: the words of each document with their counts, and BM25 scores.
 
 Words are runs of letters and digits in lower case after compatibility normalisation (NFKC); each character of scripts
 without spaces is a word. A shard is a Parquet file sorted by word, so a query reads only the row groups of its words.
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from cliploom.schemas.digests import digest_stream
 
 REVISION = 1
-"""Raised when texts are cut into other words; part of the name of every shard."""
+"""Increase it when tokenisation changes; part of the name of every shard."""
 
 K1, B = 1.2, 0.75
 SCHEMA = pa.schema(
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         pa.field("length", pa.uint32(), nullable=False),
     ]
 )
-"""``length`` is how many words the document has."""
+"""``length`` is the number of words in the document."""
 
 _WORD = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[[\p{L}\p{M}\p{N}]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]+"
 _GROUP_ROWS = 32_768
@@ -41,7 +41,7 @@ _PHRASE = re.compile(r'"([^"]*)"')
 
 
 def words_expression(column: str) -> pl.Expr:
-    """Return the words of a column of texts, a list for each."""
+    """Return an expression for the words of a column of texts, a list for each."""
     return pl.col(column).str.normalize("NFKC").str.to_lowercase().str.extract_all(_WORD)
 
 
@@ -57,7 +57,7 @@ def words_of(text: str) -> list[str]:
 
 
 def phrases_of(text: str) -> list[list[str]]:
-    """Return the words of each part of a query that stands in double quotes.
+    """Return the words of each double-quoted part of a query.
 
     >>> phrases_of('red "fire engine" in "the snow"')
     [['fire', 'engine'], ['the', 'snow']]
@@ -66,7 +66,7 @@ def phrases_of(text: str) -> list[list[str]]:
 
 
 def has_phrase(words: list[str], phrase: list[str]) -> bool:
-    """Say whether the phrase stands in the words, unbroken.
+    """Return whether the words contain the phrase as consecutive words.
 
     >>> has_phrase(["a", "red", "fire", "engine"], ["fire", "engine"]), has_phrase(["fire", "red"], ["red", "fire"])
     (True, False)
@@ -75,12 +75,12 @@ def has_phrase(words: list[str], phrase: list[str]) -> bool:
 
 
 def item_text(metadata: str | None, labels: Iterable[str], skip: str) -> str:
-    """Return what a table says of an item, as one text: captions and other strings of its metadata, and its labels.
+    """Return one text from an item's table columns: captions and other strings of its metadata, and its labels.
 
     Args:
-        metadata: JSON object, as the items table has it.
-        labels: names.
-        skip: a key of the metadata that is left out.
+        metadata: the metadata as a JSON object, as in the items table.
+        labels: the names of the labels.
+        skip: a key of the metadata to omit.
     """
     found = json.loads(metadata or "{}")
     values = [value for key, value in found.items() if key != skip] if isinstance(found, dict) else []
@@ -89,7 +89,7 @@ def item_text(metadata: str | None, labels: Iterable[str], skip: str) -> str:
 
 
 def documents_digest(documents: pl.DataFrame) -> str:
-    """Return what names a shard: the digest of its documents (doc int64, text), sorted by doc."""
+    """Return the digest that names a shard, of its documents (doc int64, text) sorted by doc."""
     texts = documents["text"]
     lengths = texts.str.len_bytes().to_numpy().astype("<i8")
     chunks = (str(REVISION).encode(), documents["doc"].to_numpy().astype("<i8").tobytes(), lengths.tobytes())
@@ -97,7 +97,7 @@ def documents_digest(documents: pl.DataFrame) -> str:
 
 
 def write_postings(documents: pl.DataFrame, path: Path) -> None:
-    """Write the shard of these documents (doc int64, text)."""
+    """Write the shard of documents (doc int64, text)."""
     cut = documents.lazy().select("doc", words_expression("text").alias("word"))
     cut = cut.with_columns(pl.col("word").list.len().alias("length")).filter(pl.col("length") > 0)
     counted = cut.explode("word").group_by("word", "doc").agg(pl.len().alias("times"), pl.col("length").first())
@@ -110,18 +110,18 @@ def write_postings(documents: pl.DataFrame, path: Path) -> None:
 
 
 def counts_of(path: Path) -> tuple[int, int]:
-    """Return how many documents and words a shard has."""
+    """Return the number of documents and of words in a shard."""
     counts = json.loads((pq.read_metadata(path).metadata or {})[_COUNTS])
     return counts["documents"], counts["words"]
 
 
 def bm25(postings: pl.DataFrame, documents: int, words: int) -> pl.DataFrame:
-    """Return the documents that have any of the query's words: doc, score, distinct (words), best first.
+    """Return the documents that contain any word of the query: doc, score, distinct (words), best first.
 
     Args:
-        postings: of the query's words in all shards.
-        documents: of all shards.
-        words: of all documents.
+        postings: the postings of the query's words in all shards.
+        documents: the total number of documents in all shards.
+        words: the total number of words in all documents.
     """
     mean = max(1e-9, words / max(1, documents))
     times = pl.col("times").cast(pl.Float64)

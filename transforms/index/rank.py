@@ -1,7 +1,7 @@
-"""Make media hits of row hits, and one list of several.
+"""Ranks media by their row hits, and merges several ranked lists.
 
-A query is one sentence or picture (one row) or a whole item (one row a frame). Each of its rows has found rows of
-items; a ranker gives each item one score. ``rank`` scores what was found and counts the rest as missed, as Jina's
+A query is one sentence or picture (one row) or a whole item (one row per frame). Each query row has found rows of
+items; a ranker gives each item one score. ``rank`` scores the found rows and counts all others as missed, as Jina's
 rankers do; searches use it for ``max`` only, and ``cliploom.transforms.index.rank_items`` for the others.
 """
 
@@ -18,13 +18,13 @@ from cliploom.schemas.records import ORDINAL_BITS
 Ranker = Literal["max", "mean", "bimatch"]
 Key = TypeVar("Key", bound=Hashable)
 
-# Distance at which a row that met nothing is counted: the largest of cosine, elsewhere Jina's default.
+# Distance of a row without a match: the maximum for cosine, Jina's default elsewhere.
 D_MISS: Mapping[Metric, float] = {"cosine": 2.0, "dot": 2000.0, "l2": 2000.0}
 
 
 @dataclass(frozen=True)
 class _Match:
-    """One query row met one row of an item."""
+    """A match between one query row and one row of an item."""
 
     query_row: int
     hit: RowHit
@@ -41,22 +41,22 @@ def rank(
     """Rank items by the rows that a query found.
 
     - ``max``: the best score of any row.
-    - ``mean``: the mean score of all row hits. Only what was found is averaged, so an item with one good row may
-      come before one with that row and worse ones.
+    - ``mean``: the mean score of the item's row hits. Only found rows are averaged, so an item with one good row may
+      rank before one with that row and worse ones.
     - ``bimatch``: how well the item covers the query and the query covers the item; see ``bimatch``.
 
     Args:
-        found: for each row of the query its row hits.
-        ranker: which of the above.
-        metric: of the index; ``bimatch`` needs it.
-        rows_of: item_no -> rows that the item has in the index; ``bimatch`` needs it.
-        d_miss: what a row without a match costs in ``bimatch``; by default ``default_d_miss``.
+        found: the row hits of each query row.
+        ranker: one of the above.
+        metric: the metric of the index; required for ``bimatch``.
+        rows_of: maps item_no to the item's number of rows in the index; required for ``bimatch``.
+        d_miss: the cost of a row without a match in ``bimatch``; by default ``default_d_miss``.
 
     Returns:
-        One hit an item, best first, equal scores by item_no.
+        One hit per item, best first, equal scores by item_no.
 
     Raises:
-        ValueError: when ``bimatch`` lacks ``rows_of`` or an item in it, or ``d_miss`` is not above 0.
+        ValueError: ``bimatch`` lacks ``rows_of`` or an item in it, or ``d_miss`` is not above 0.
     """
     matches: dict[int, list[_Match]] = {}
     for query_row, hits in enumerate(found):
@@ -77,9 +77,9 @@ def rank(
 
 
 def default_d_miss(metric: Metric) -> float:
-    """What a row without a match costs in ``bimatch`` when nothing is said.
+    """Return the default cost of a row without a match in ``bimatch``.
 
-    Cosine distances end at 2. The others have no end; there it is 2000, the default of Jina's ranker.
+    Cosine distances are at most 2. The others are unbounded; for them it is 2000, the default of Jina's ranker.
 
     >>> default_d_miss("cosine"), default_d_miss("l2")
     (2.0, 2000.0)
@@ -90,26 +90,26 @@ def default_d_miss(metric: Metric) -> float:
 def bimatch(
     query: Mapping[int, float], query_rows: int, item: Mapping[int, float], item_rows: int, d_miss: float
 ) -> float:
-    """Jina's BiMatchRanker: the mean of how well each side is covered by the other.
+    """Return the score of Jina's BiMatchRanker: the mean coverage of each side by the other.
 
-    A side with c rows, h of which met a row of the other at smallest distances d, has
+    A side with c rows, h of which matched a row of the other side at smallest distances d, has the coverage
     ``1 - (sum(d) + d_miss * (c - h)) / (d_miss * c)``.
 
     >>> round(bimatch({1: 0.1, 2: 0.5}, 3, {11: 0.1}, 4, d_miss=1), 6)
     0.345833
 
     Args:
-        query: query row -> its smallest distance to a row of the item, for the rows that met one.
-        query_rows: rows of the query.
-        item: row of the item -> its smallest distance to a row of the query, for the rows that were met.
-        item_rows: rows of the item.
-        d_miss: distance at which a row without a match is counted.
+        query: maps each matched query row to its smallest distance to a row of the item.
+        query_rows: the number of query rows.
+        item: maps each matched row of the item to its smallest distance to a query row.
+        item_rows: the number of rows of the item.
+        d_miss: the distance assumed for a row without a match.
 
     Returns:
-        1 when all rows match at distance 0, 0 when none does; within 0..1 when no distance is above ``d_miss``.
+        1 if all rows match at distance 0, 0 if none does; between 0 and 1 unless a distance exceeds ``d_miss``.
 
     Raises:
-        ValueError: when a side has fewer rows than matches, or ``d_miss`` is not above 0.
+        ValueError: a side has fewer rows than matches, or ``d_miss`` is not above 0.
     """
     if not d_miss > 0:
         raise ValueError(f"d_miss is {d_miss}; it must be above 0")
@@ -117,7 +117,7 @@ def bimatch(
 
 
 def reciprocal_rank_fusion(lists: Sequence[Sequence[Key]], k: int = 60) -> list[tuple[Key, float]]:
-    """Merge ranked lists whose scores can't be compared: each place r gives ``1 / (k + r)``.
+    """Merge ranked lists whose scores are not comparable: rank r contributes ``1 / (k + r)``.
 
     Source: Cormack, Clarke, Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
     methods", SIGIR 2009, with its k = 60.
@@ -126,11 +126,11 @@ def reciprocal_rank_fusion(lists: Sequence[Sequence[Key]], k: int = 60) -> list[
     [('b', 0.8333333333333333), ('a', 0.5)]
 
     Args:
-        lists: of anything hashable, best first; a key counts once a list, at its best place.
-        k: the larger, the less the first places stand out.
+        lists: lists of hashable keys, best first; a key counts once per list, at its best rank.
+        k: the constant; the larger, the smaller the advantage of the first ranks.
 
     Returns:
-        All keys with their scores, best first; equal scores by best place, then by the order of the lists.
+        All keys with their scores, best first; equal scores by best rank, then by the order of the lists.
     """
     places: dict[Key, list[int]] = {}
     for ranked in lists:

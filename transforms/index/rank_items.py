@@ -1,7 +1,7 @@
-"""Rank items by all of their rows: ``mean`` and ``bimatch`` as brute force gives them, however deep a search went.
+"""Ranks items by all of their rows: ``mean`` and ``bimatch`` with the results of brute force.
 
-Rows that a search did not return are no misses here: every row of an item is compared with every row of the query, a
-block of rows at a time.
+Rows that a search did not return do not count as missed: every row of an item is compared with every row of the query,
+one block of rows at a time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     Block = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 BLOCK = 4096
-# Significant digits of scores: what differs by less is equal, since sums depend on where a row stands in a block.
+# Significant digits of scores; smaller differences are ties, since sums depend on a row's position in its block.
 DIGITS = 11
-# Below this share of their squared lengths, squared distances are computed again from the differences.
+# Below this share of their squared lengths, squared distances are recomputed from the differences.
 CANCELLED = 1e-6
 
 
 def items_in(shards: Sequence[OpenShard]) -> NDArray[np.int64]:
-    """Numbers of all items that have rows in an index, int64, ascending."""
+    """Return the numbers of all items that have rows in an index, int64, ascending."""
     found = [np.empty(0, np.int64)]
     for shard in shards:
         ids = list_ids(shard.index) if shard.recipe.inverted else [shard.ids]
@@ -40,7 +40,7 @@ def items_in(shards: Sequence[OpenShard]) -> NDArray[np.int64]:
 
 
 def stored_rows(shards: Sequence[OpenShard], items: NDArray[np.int64]) -> Iterator[Block]:
-    """(row ids, vectors) of some items, from shards that keep full vectors: ``flat`` and ``hnsw``."""
+    """Yield (row ids, vectors) of some items, from shards that store full vectors: ``flat`` and ``hnsw``."""
     for shard in shards:
         mine = np.flatnonzero(np.isin(shard.ids >> ORDINAL_BITS, items))
         for at in range(0, len(mine), BLOCK):
@@ -63,19 +63,19 @@ def rank_items(
       ``1 - mean distance / d_miss``, averaged over both sides. See ``cliploom.transforms.index.rank.bimatch``.
 
     Args:
-        blocks: all rows of the items, in any order: (row ids int64 [n], vectors float32 [n, dim]).
-        items: int64, ascending: the candidates.
+        blocks: (row ids int64 [n], vectors float32 [n, dim]) of all rows of the items, in any order.
+        items: the numbers of the candidates, int64, ascending.
         queries: float32 [q, dim].
-        ranker: which of the above.
-        metric: of the index.
-        d_miss: for ``bimatch``; by default ``default_d_miss``.
-        most: how many of the best to return; all by default.
+        ranker: one of the above.
+        metric: the metric of the index.
+        d_miss: the cost of a miss for ``bimatch``; by default ``default_d_miss``.
+        most: the maximum number of results; by default all.
 
     Returns:
-        One hit for each item that has rows, best first, equal scores by item_no. ``hits`` counts its rows.
+        One hit per item with rows, best first, equal scores by item_no. ``hits`` is its number of rows.
 
     Raises:
-        ValueError: when ``d_miss`` is not above 0.
+        ValueError: ``d_miss`` is not above 0.
     """
     miss = default_d_miss(metric) if d_miss is None else d_miss
     if not miss > 0:
@@ -92,9 +92,9 @@ def rank_items(
 
 
 def pair_scores(queries: NDArray[np.float64], vectors: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
-    """Scores of prepared rows for prepared queries, float64 [rows, queries], larger is better.
+    """Return the scores of prepared rows for prepared queries, float64 [rows, queries], larger is better.
 
-    Distances of rows that nearly are the query come from the differences, as squares would cancel out.
+    Distances of rows very close to the query are computed from the differences, since squares would cancel out.
     """
     products = vectors @ queries.T
     if metric != "l2":
@@ -109,14 +109,14 @@ def pair_scores(queries: NDArray[np.float64], vectors: NDArray[np.float64], metr
 
 
 class _Sums:
-    """What is known of each item after some blocks.
+    """Partial results of each item after some blocks.
 
     Attributes:
-        rows: int64 [items].
-        total: float64 [items], sum of the scores of all pairs.
-        nearest: float64 [items, queries], the best score of each query row.
-        row_distances: float64 [items], sum of the least distances of the item's rows.
-        best: float64 [items], the best score; ``best_row`` the row that has it.
+        rows: the number of rows, int64 [items].
+        total: the sum of the scores of all pairs, float64 [items].
+        nearest: the best score of each query row, float64 [items, queries].
+        row_distances: the sum of the smallest distances of the item's rows, float64 [items].
+        best: the best score, float64 [items]; ``best_row`` is its row.
     """
 
     def __init__(self, items: NDArray[np.int64], queries: int) -> None:
@@ -129,7 +129,7 @@ class _Sums:
         self.best_row = np.zeros(len(items), np.int64)
 
     def add(self, ids: NDArray[np.int64], scores: NDArray[np.float64], metric: Metric) -> None:
-        """Take in rows in the order of their ids; those of other items are left out."""
+        """Add rows sorted by id; rows of other items are ignored."""
         wanted = np.isin(ids >> ORDINAL_BITS, self.items)
         ids, scores = ids[wanted], scores[wanted]
         if not ids.size:
@@ -169,7 +169,7 @@ class _Sums:
 
 
 def _distances(scores: NDArray[np.float64], metric: Metric) -> NDArray[np.float64]:
-    """``distance_of`` for arrays."""
+    """Return ``distance_of`` for arrays."""
     if metric == "dot":
         return -scores
     distances: NDArray[np.float64] = np.maximum(0.0, (1.0 if metric == "cosine" else 0.0) - scores)
@@ -177,7 +177,7 @@ def _distances(scores: NDArray[np.float64], metric: Metric) -> NDArray[np.float6
 
 
 def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores cut to ``DIGITS`` digits of the largest."""
+    """Return the scores rounded to ``DIGITS`` digits of the largest."""
     largest = float(np.abs(scores[np.isfinite(scores)]).max(initial=0.0))
     rounded: NDArray[np.float64] = np.round(scores, DIGITS - math.ceil(math.log10(largest))) if largest else scores
     return rounded

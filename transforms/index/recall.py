@@ -1,7 +1,7 @@
-"""How much of the exact answer an index finds, and how far it must look for that.
+"""Measures the recall of an index, and finds the search depth that reaches a target.
 
-recall@k is the share of the k nearest rows that are among the k rows found. Where several rows tie for the k-th
-place, any of them counts: still frames repeat, and none of the equal ones is the right one.
+recall@k is the share of the k nearest rows that are among the k rows found. If several rows tie for the k-th place, any
+of them counts, since still frames repeat.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 K = 10
 TARGET = 0.95
 BLOCK = 8192
-# How many rows beyond k are kept for one query when they tie; those with the smallest row_ids.
+# Maximum number of tied rows kept beyond k for one query; those with the smallest row_ids.
 TIES = 1000
-# Scores that differ by less, relative to the vectors' lengths, are a tie: float32 products are no more exact.
+# Scores that differ by less, relative to the vectors' lengths, are ties: float32 products are not more exact.
 CLOSE = 2e-6
 HNSW_FIRST, HNSW_LAST = 16, 2048
 
@@ -38,20 +38,20 @@ def exact_top_k(
     metric: Metric,
     own: NDArray[np.int64] | None = None,
 ) -> list[NDArray[np.int64]]:
-    """The nearest rows by brute force, in blocks: memory is that of one batch and ``BLOCK`` scores a query.
+    """Return the nearest rows by brute force in blocks; memory is one batch and ``BLOCK`` scores per query.
 
     Args:
-        batches: all rows, once: (ids int64 [n], vectors float32 [n, dim]).
+        batches: (ids int64 [n], vectors float32 [n, dim]) of all rows, each once.
         queries: float32 [q, dim].
-        k: rows wanted for each query.
-        metric: of the index.
-        own: int64 [q], a row to leave out for each query: itself.
+        k: the number of nearest rows per query.
+        metric: the metric of the index.
+        own: int64 [q], the row to exclude for each query: the query itself.
 
     Returns:
-        For each query the ids of its k nearest rows, best first, then those that tie with the k-th.
+        For each query the ids of its k nearest rows, best first, then rows that tie with the k-th.
 
     Raises:
-        ValueError: for vectors or queries that are not finite.
+        ValueError: vectors or queries are not finite.
     """
     wanted = prepare(queries, metric)
     lengths = np.sqrt(np.einsum("qd,qd->q", wanted, wanted, dtype=np.float64))
@@ -68,7 +68,7 @@ def exact_top_k(
             slack = CLOSE * lengths * longest if metric != "l2" else CLOSE * (lengths + longest) ** 2
             table = (wanted @ block.T).astype(np.float64)
             if metric == "l2":
-                # Minus the squared distance, which orders as minus the distance does.
+                # Minus the squared distance, which has the same order as minus the distance.
                 table = 2 * table - squares - (lengths**2)[:, np.newaxis]
             if own is not None:
                 table[own[:, np.newaxis] == block_ids] = -np.inf
@@ -93,24 +93,24 @@ def exact_top_k(
 
 
 def recall_at(k: int, approx: Sequence[Sequence[int] | NDArray[np.int64]], exact: Sequence[NDArray[np.int64]]) -> float:
-    """recall@k averaged over queries.
+    """Return recall@k averaged over queries.
 
     >>> recall_at(2, [[5, 9]], [np.array([5, 7])])
     0.5
 
     Args:
-        k: places that count.
-        approx: for each query the ids found, best first.
-        exact: for each query the k nearest rows, then any that tie with the k-th (see ``exact_top_k``).
+        k: the number of places.
+        approx: the ids found for each query, best first.
+        exact: the k nearest rows of each query, then rows that tie with the k-th (see ``exact_top_k``).
 
     Returns:
-        0..1; 1 when there is nothing to find.
+        0 to 1; 1 if there is nothing to find.
 
     Raises:
-        ValueError: when the two are not of the same queries.
+        ValueError: the two have different numbers of queries.
     """
     if len(approx) != len(exact):
-        raise ValueError(f"found rows of {len(approx)} queries against exact rows of {len(exact)}")
+        raise ValueError(f"approx has {len(approx)} queries, exact has {len(exact)}")
     shares = []
     for found, right in zip(approx, exact, strict=True):
         places = min(k, len(right))
@@ -127,14 +127,14 @@ def measure(
     exact: Sequence[NDArray[np.int64]],
     k: int = K,
 ) -> float:
-    """recall@k of an index, with rows of it as queries; a row does not count as its own neighbour.
+    """Return the recall@k of an index for queries that are rows of it; a row does not count as its own neighbour.
 
     Args:
-        shards: of the index, open.
-        sample_ids: int64 [q], the queries' own rows, which ``exact`` leaves out as well.
-        sample: float32 [q, dim], their vectors.
-        exact: what ``exact_top_k`` gave for them with ``own=sample_ids``.
-        k: places that count.
+        shards: the open shards of the index.
+        sample_ids: int64 [q], the row ids of the queries, which ``exact`` excludes as well.
+        sample: float32 [q, dim], the vectors of the queries.
+        exact: the result of ``exact_top_k`` for them with ``own=sample_ids``.
+        k: the number of places.
     """
     found = search(shards, sample, k + 1)
     rows = [[hit.row_id for hit in hits if hit.row_id != own] for own, hits in zip(sample_ids, found, strict=True)]
@@ -149,19 +149,19 @@ def tune_nprobe(
     k: int = K,
     target: float = TARGET,
 ) -> tuple[int, float]:
-    """The least ``nprobe`` that reaches the target on a sample held back from training.
+    """Return the smallest ``nprobe`` that reaches the target on a held-out sample.
 
     Args:
-        shards: of the index, open, with any ``nprobe``.
+        shards: the open shards of the index, with any ``nprobe``.
         sample_ids: int64 [q], as for ``measure``.
         sample: float32 [q, dim].
         exact: as for ``measure``.
-        k: places that count.
-        target: recall to reach.
+        k: the number of places.
+        target: the recall to reach.
 
     Returns:
-        ``nprobe`` for the recipe (0 for ``flat``) and the recall@k measured with it. When no value reaches the
-        target, because bytes blur what full vectors tell apart, the least that is within .001 of the best.
+        ``nprobe`` for the recipe (0 for ``flat``) and the recall@k measured with it. If quantisation prevents every
+        value from reaching the target, the smallest that is within .001 of the best.
     """
     if not shards:
         return 0, 1.0
@@ -179,7 +179,7 @@ def tune_nprobe(
 
 
 def _least(recall_with: Callable[[int], float], first: int, last: int, target: float) -> tuple[int, float]:
-    """Double from ``first`` until the target is reached, then halve the gap to the value before."""
+    """Double from ``first`` until the target is reached, then bisect."""
     recalls = {first: recall_with(first)}
     high = first
     while recalls[high] < target and high < last:

@@ -1,4 +1,4 @@
-"""Search index shards: every shard is asked, the answers are merged and sorted.
+"""Searches index shards: queries every shard, merges and sorts the results.
 
 ``flat`` is exact and repeatable to the last bit: FAISS proposes candidates, their scores are computed again in
 float64, and rows with equal scores come by row_id, also where a tie straddles the last place. ``ivf_sq8`` scores are
@@ -27,7 +27,7 @@ from cliploom.transforms.index.vectors import distance_of, exact_scores, prepare
 if TYPE_CHECKING:
     from cliploom.schemas.index import Metric
 
-    # Ids and scores (larger is better) that one shard gives for one query.
+    # Ids and scores (larger is better) of one shard for one query.
     Found = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -41,19 +41,19 @@ def search(
     k: int,
     kept: Sequence[KeptRows] | None = None,
 ) -> list[list[RowHit]]:
-    """The best rows for each query.
+    """Return the best rows for each query.
 
     Args:
-        shards: of one index.
+        shards: the shards of one index.
         queries: float32 [q, dim].
-        k: hits wanted; with fewer rows than that, all of them.
-        kept: of each shard the rows that may be found; all rows when None.
+        k: the number of hits; with fewer rows, all of them.
+        kept: the rows of each shard that may be found; all rows if None.
 
     Returns:
-        For each query at most ``k`` hits, best first, equal scores by row_id.
+        For each query at most ``k`` hits, best first, ties ordered by row_id.
 
     Raises:
-        ValueError: for queries of another width or not finite, ``k`` below 1, or shards of different recipes.
+        ValueError: the queries have another width or are not finite, ``k`` is below 1, or the shards differ in recipe.
     """
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least 1 hit")
@@ -66,7 +66,7 @@ def search(
                 f"{shard.path} is of {shard.recipe}, {shards[0].path} of {recipe}; search one index at a time"
             )
     if queries.ndim != 2 or queries.shape[1] != recipe.dim:
-        raise ValueError(f"queries have shape {queries.shape}; the index wants [q, {recipe.dim}]")
+        raise ValueError(f"queries have shape {queries.shape}; expected [q, {recipe.dim}]")
     prepared = prepare(queries, recipe.metric)
     if not len(prepared):
         return []
@@ -111,7 +111,7 @@ def _search_shard(shard: OpenShard, queries: NDArray[np.float32], k: int, kept: 
             positions = _with_ties(shard, query, positions, approximate, parameters)
         positions = positions[positions >= 0]
         if kept is not None and len(positions) < min(k, rows):
-            # The graph leads to too few of the kept rows.
+            # The graph reaches too few of the filtered rows.
             answers += kept.best(query[np.newaxis], k)
             continue
         exact = exact_scores(query, shard.vectors[positions], shard.recipe.metric)
@@ -126,7 +126,7 @@ def _with_ties(
     scores: NDArray[np.float32],
     parameters: Any,
 ) -> NDArray[np.int64]:
-    """Candidates that surely hold the exact best: when the last place is tied, all that may share it."""
+    """Return candidates that certainly include the exact best: if the last place is tied, all that may share it."""
     length = float(np.linalg.norm(query.astype(np.float64)))
     last, beyond = float(scores[-2]), float(scores[-1])
     if shard.recipe.metric == "l2":
@@ -137,7 +137,7 @@ def _with_ties(
         radius = last - slack
     if abs(last - beyond) > slack:
         return positions[:-1]
-    # Outward by one float, as FAISS keeps what is strictly within the radius.
+    # Enlarge the radius by one float: FAISS returns only what is strictly within it.
     outward = np.inf if shard.recipe.metric == "l2" else -np.inf
     _, _, within = shard.index.range_search(
         query[np.newaxis], float(np.nextafter(np.float32(radius), np.float32(outward))), params=parameters
@@ -153,7 +153,7 @@ def _search_lists(
     found: NDArray[np.int64],
     kept: KeptRows | None,
 ) -> list[Found]:
-    """Finish a search of inverted lists: look further where the lists visited held too few rows, then settle ties."""
+    """Finish a search of inverted lists: visit more lists if too few rows were found, then resolve ties."""
     ask = scores.shape[1]
     nprobe = _lists_visited(shard, kept)
     visited: dict[int, int] = {}
@@ -162,7 +162,7 @@ def _search_lists(
         nprobe = min(2 * nprobe, shard.index.nlist)
         scores[short], found[short] = shard.index.search(queries[short], ask, params=_visiting(nprobe, kept))
         visited |= dict.fromkeys(short.tolist(), nprobe)
-    # Whole answers without ties are in order as they come.
+    # Complete results without ties are already in order.
     whole = (found[:, last] >= 0) & (scores[:, 1:] != scores[:, :-1]).all(axis=1)
     exact_all = scores.astype(np.float64)
     if shard.recipe.metric == "l2":
@@ -216,7 +216,7 @@ def _parameters(shard: OpenShard, ask: int, kept: KeptRows | None) -> Any:
     if shard.recipe.kind == "hnsw":
         depth = math.ceil(max(shard.recipe.nprobe, ask) * (1.0 if kept is None else kept.widening))
         selector = {} if kept is None else {"sel": kept.selector}
-        # FAISS's stubs lag behind its parameters.
+        # FAISS's type stubs lack these parameters.
         return faiss.SearchParametersHNSW(efSearch=depth, **selector)  # type: ignore[attr-defined]
     return None if kept is None else faiss.SearchParameters(sel=kept.selector)  # type: ignore[call-arg]
 

@@ -1,9 +1,9 @@
-"""Index upkeep: which shards of an index stay, change or are built, as a pure function of parts.
+"""Index upkeep: decides which shards of an index stay, change or are built, as a pure function of parts.
 
-Without ``shards: n`` a shard holds the rows of whole parts: parts that left the table take their rows out of their
-shard, new parts go to the smallest shard until it is full. With ``shards: n`` there are n shards of equal size, so a
-part may be cut: a *piece* is a part's name, or ``name[start:end]`` for some of its rows. Centroids are kept until the
-rows double, recall falls below the bar, or a row leaves that they give away (see ``cliploom.transforms.index.traces``).
+Without ``shards: n`` a shard has the rows of whole parts: parts that left the table are removed from their shard, new
+parts go to the smallest shard until it is full. With ``shards: n`` there are n shards of equal size, so a part may be
+split: a *piece* is a part's name, or ``name[start:end]`` for some of its rows. Centroids are kept until the rows
+double, recall falls below the target, or a row that they reveal is deleted (see ``cliploom.transforms.index.traces``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from cliploom.transforms.index.pieces import cut, part_of, rows_in
 from cliploom.transforms.index.recall import TARGET
 
 SLACK = 0.005
-"""How far recall may wander below the bar between measurements without training again."""
+"""How far recall may fall below the target without training again, since measurements vary."""
 UNEVEN = 0.1
-"""How far the largest of ``shards: n`` files may exceed the smallest, as a share of their mean size."""
+"""Maximum difference between the largest and smallest of ``shards: n`` files, relative to their mean size."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class IndexTask:
     """One shard to build.
 
     Attributes:
-        index: name of the index.
-        table: folder of the feature's table, relative to the store.
-        previous: shard file to start from, or None.
-        trained: file with the centroids, or None.
-        remove: parts whose rows leave, still readable.
-        add: pieces whose rows are added.
-        parts: all pieces that the shard then holds.
+        index: the name of the index.
+        table: the folder of the feature's table, relative to the store.
+        previous: the shard file to start from, or None.
+        trained: the file with the centroids, or None.
+        remove: the parts whose rows are removed; still readable.
+        add: the pieces whose rows are added.
+        parts: all pieces of the resulting shard.
     """
 
     index: str
@@ -52,14 +52,14 @@ class IndexTask:
 
 @dataclass(frozen=True)
 class IndexUpkeep:
-    """What becomes of one index.
+    """The changes to one index.
 
     Attributes:
-        keep: shards that stay as they are.
+        keep: the unchanged shards.
         change: (old shard, remaining pieces, new pieces) of shards that change.
         build: pieces of new shards.
-        retrain: centroids are trained anew; everything is then in ``build``.
-        reason: why, for the report.
+        retrain: whether centroids are trained again; ``build`` then has all pieces.
+        reason: the reason, for the report.
     """
 
     kind: Kind
@@ -83,7 +83,7 @@ def plan_upkeep(
     """Decide what to build.
 
     Args:
-        rows: part name -> rows, of the next table.
+        rows: maps part names to rows, for the new table.
         wanted_kind: ``auto`` or a kind, from the spec.
         recipe: digest of the index's declaration and its feature's config.
         shards: number of shards asked for, or None for one for each 2,000,000 rows.
@@ -138,7 +138,7 @@ def plan_upkeep(
 
 
 def _whole(parts: Iterable[str], rows: Mapping[str, int]) -> list[tuple[str, ...]]:
-    """Shards of whole parts, each filled before the next is begun."""
+    """Return shards of whole parts, each filled before the next one starts."""
     shards: list[tuple[str, ...]] = []
     current: list[str] = []
     size = 0
@@ -152,13 +152,13 @@ def _whole(parts: Iterable[str], rows: Mapping[str, int]) -> list[tuple[str, ...
 
 
 def _equal(rows: Mapping[str, int], shards: int) -> list[tuple[str, ...]]:
-    """``shards`` shards whose sizes differ by one row at most; fewer where there are fewer rows."""
+    """Return ``shards`` shards whose sizes differ by at most one row; fewer if there are fewer rows."""
     total = sum(rows.values())
     return cut(sorted(rows), rows, _shares([0] * min(shards, total), total))
 
 
 def _fill(sizes: Sequence[int], fresh: list[str], rows: Mapping[str, int]) -> list[tuple[str, ...]]:
-    """Take new parts off ``fresh`` for each shard that has room, the smallest (of equal ones the last) first."""
+    """Move new parts from ``fresh`` to shards with free space, to the smallest (of equal ones the last) first."""
     added: list[tuple[str, ...]] = [()] * len(sizes)
     for number in sorted(range(len(sizes)), key=lambda number: (sizes[number], -number)):
         mine: list[str] = []
@@ -171,7 +171,7 @@ def _fill(sizes: Sequence[int], fresh: list[str], rows: Mapping[str, int]) -> li
 
 
 def _shares(sizes: Sequence[int], new: int) -> list[int]:
-    """How many of ``new`` rows each shard gets so that their sizes come as close as they can.
+    """Return how many of ``new`` rows each shard gets so that their sizes become as equal as possible.
 
     >>> _shares([5, 0, 2], 4), _shares([0, 0], 3)
     ([0, 3, 1], [2, 1])
@@ -197,10 +197,10 @@ def tasks_of(
     dim: int,
     trained: FileEntry | None,
 ) -> list[IndexTask]:
-    """The shards to build, as elements of work."""
+    """Return the shards to build as work elements."""
     tasks = []
     for shard, stay, added in upkeep.change:
-        # An id that is not in the shard is passed over, so a cut part is removed by its whole name.
+        # Ids that are not in the shard are ignored, so a split part is removed by its full name.
         removed = tuple(part_of(piece) for piece in shard.parts if piece not in stay)
         everything = (*stay, *added)
         rebuild = upkeep.kind == "flat" or must_rebuild(upkeep.kind, len(removed))

@@ -1,4 +1,4 @@
-"""What the metrics ask of vectors: checked, float32, and of unit length for cosine."""
+"""Vectors as the metrics require them: validated, float32, and of unit length for cosine."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 # Squared distances of vectors below this length stay finite in float32.
 MAX_NORM = 2.0**62
 
-# Rows that are held in float64 at a time.
+# Number of rows that are converted to float64 at a time.
 BLOCK = 4096
 
 
 def prepare(
     vectors: NDArray[np.floating[Any]], metric: Metric, names: Sequence[object] | NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Make vectors ready for an index or a query.
+    """Validate and convert vectors for an index or a query.
 
-    Cosine is the inner product of unit vectors; a zero vector has no direction and stays zero, so that its cosine
-    with anything is 0 and never NaN.
+    Cosine is the inner product of unit vectors; a zero vector has no direction and stays zero, so that its cosine with
+    anything is 0 and never NaN.
 
     >>> prepare(np.float32([[3, 4], [0, 0]]), "cosine").tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
 
     Args:
         vectors: float [n, dim].
-        metric: of the index.
-        names: what to call the vectors in an error (row ids); their positions by default.
+        metric: the metric of the index.
+        names: names of the vectors for errors (row ids); their positions by default.
 
     Returns:
-        float32 [n, dim], C-contiguous; the input itself when nothing had to be done.
+        float32 [n, dim], C-contiguous; the input itself if nothing had to be changed.
 
     Raises:
-        ValueError: for another shape, a value that is not finite, or values too large for float32 arithmetic.
+        ValueError: the shape is wrong, a value is not finite, or values are too large for float32 arithmetic.
     """
     if vectors.ndim != 2:
         raise ValueError(f"vectors have shape {vectors.shape}; [n, dim] is needed")
     squares = _squares(vectors)
-    # A NaN fails every comparison, so this finds it as well.
+    # A NaN fails every comparison, so this detects it too.
     bad = np.flatnonzero(~(squares < (np.inf if metric == "cosine" else MAX_NORM**2)))
     if bad.size:
         at = int(bad[0])
@@ -60,7 +60,7 @@ def prepare(
 
 
 def _squares(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Squared lengths in float64, which keeps them exact enough for very long and very short vectors."""
+    """Return the squared lengths in float64, which keeps them exact enough for very long and very short vectors."""
     squares = np.empty(len(vectors), np.float64)
     for at in range(0, len(vectors), BLOCK):
         block = np.array(vectors[at : at + BLOCK], np.float64, order="C")
@@ -70,15 +70,15 @@ def _squares(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def exact_scores(query: NDArray[np.float32], vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
-    """Scores (larger is better, see ``RowHit``) of prepared vectors for one prepared query, in float64.
+    """Return the scores (larger is better, see ``RowHit``) of prepared vectors for one prepared query, float64.
 
-    Each row is summed in the same order whatever its position, so equal vectors get equal scores: a matrix product
-    does not promise that.
+    Each row is summed in the same order whatever its position, so equal vectors get equal scores, which a matrix
+    product does not guarantee.
 
     Args:
         query: float32 [dim].
         vectors: float32 [n, dim].
-        metric: of the index.
+        metric: the metric of the index.
 
     Returns:
         float64 [n].
@@ -96,7 +96,7 @@ def exact_scores(query: NDArray[np.float32], vectors: NDArray[np.float32], metri
 
 
 def distance_of(score: float, metric: Metric) -> float:
-    """The distance (smaller is better, see ``RowHit``) that goes with a score; rounding never makes it negative.
+    """Return the distance (smaller is better, see ``RowHit``) for a score; never negative through rounding.
 
     >>> distance_of(0.75, "cosine"), distance_of(-2.0, "l2")
     (0.25, 2.0)

@@ -1,4 +1,4 @@
-"""What ``verify`` asks of index files: which rows they hold, and whether sampled vectors find themselves."""
+"""Checks of index files for ``verify``: which rows they contain, and whether sampled vectors find themselves."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TOLERANCE = {"flat": 1e-5, "hnsw": 1e-5, "ivf_sq8": 0.03, "ivf_rabitq": 0.03}
 
 
 def shard_ids(path: Path, recipe: IndexRecipe) -> NDArray[np.int64]:
-    """The row ids in an index file, ascending; an id that is there twice is given twice.
+    """Return the row ids in an index file, ascending, with duplicates.
 
     Raises:
-        StoreError: naming the file, when it is missing, damaged or not of the recipe.
+        StoreError: the file is missing, damaged or of another recipe; the message names it.
     """
     index = read_index(path, recipe, mapped=recipe.inverted)
     if recipe.inverted:
@@ -34,18 +34,18 @@ def shard_ids(path: Path, recipe: IndexRecipe) -> NDArray[np.int64]:
 
 
 def check_finds_itself(shards: Sequence[OpenShard], ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> list[int]:
-    """Sampled rows that a search for their own vectors should find, and does not.
+    """Return the sampled rows that a search for their own vectors does not find.
 
-    A row passes when it is among the first ten hits, or when all ten score at least as well as the row itself does:
-    equal frames repeat, and under ``dot`` longer vectors come first.
+    A row passes if it is among the first ten hits, or if all ten score at least as well as the row itself: equal frames
+    repeat, and with ``dot`` longer vectors rank first.
 
     Args:
-        shards: of the index, open.
-        ids: int64 [n], rows sampled from the table.
+        shards: the open shards of the index.
+        ids: the ids of rows sampled from the table, int64 [n].
         vectors: float32 [n, dim], their vectors in the table.
 
     Returns:
-        Row ids that don't find themselves; empty when all is well.
+        The ids of rows that do not find themselves; empty if the index is correct.
     """
     if not ids.size:
         return []

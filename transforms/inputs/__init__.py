@@ -1,1 +1,1 @@
-"""What a run starts from: which files a source has, where they lie, and local copies of those in buckets."""
+"""The inputs of a run: lists the files of a source, and provides local copies of remote ones."""

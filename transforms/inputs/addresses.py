@@ -1,7 +1,6 @@
-"""Addresses on the web: which are taken, how they are shown, what uid they give, what tells that a file is the same.
+"""Http(s) URLs: which are accepted, how they are shown, their uids, and how to detect that a file is unchanged.
 
-No user name, password or signature may stand in an address: addresses are written into tables and shown in hits and
-messages.
+A URL must not contain a user name, password or signature: URLs are written to tables and shown in hits and messages.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from cliploom.schemas.secrets import secret_parameter
 
 SCHEMES = ("http", "https")
 UNASKED = "unasked"
-"""Signature of an address whose server has not answered yet."""
+"""Signature of a URL whose server has not answered yet."""
 ADDRESS = "address"
-"""Kind of a row of a listing whose server is asked for a signature."""
+"""Kind of a listing row whose signature must be requested from its server."""
 
 MISSING = "missing"
-"""Signature of an address where nothing stands."""
+"""Signature of a URL whose file does not exist."""
 
 _PATH_PARAMETERS = re.compile(r";[^/]*")
 _EMBEDDED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
-"""IPv6 networks whose last 32 bits are an IPv4 address: NAT64 (RFC 6052) and IPv4-compatible addresses."""
+"""IPv6 networks that embed an IPv4 address in the last 32 bits: NAT64 (RFC 6052) and IPv4-compatible addresses."""
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 """Translation within a private network (RFC 8215)."""
 
 
 def is_web(uri: str) -> bool:
-    """The uri is an http(s) address.
+    """Return whether the uri is an http(s) URL.
 
     >>> is_web("https://example.org/a.gif"), is_web("s3://bucket/a.gif"), is_web("a.gif")
     (True, False, False)
@@ -46,10 +45,10 @@ def is_web(uri: str) -> bool:
 
 
 def parse_address(text: str) -> SplitResult:
-    """The parts of an http(s) address.
+    """Return the parts of an http(s) URL.
 
     Raises:
-        ValueError: saying what is wrong with it, when it is none.
+        ValueError: it is invalid; the message says why.
     """
     address = text.strip()
     try:
@@ -63,15 +62,15 @@ def parse_address(text: str) -> SplitResult:
 
 
 def clean_address(text: str, place: str, allowed: Collection[str] = ()) -> str:
-    """The address without its fragment, as it is written into tables.
+    """Return the URL without its fragment, as it is written to tables.
 
     Args:
-        text: as a table gives it.
-        place: where it stands, for messages.
-        allowed: names of parameters that hold no secret, however they sound.
+        text: the text in a table.
+        place: its location, for messages.
+        allowed: the names of parameters that are not secret, however they sound.
 
     Raises:
-        SpecError: when it is no http(s) address, or holds a user name, password, signature or token.
+        SpecError: it is not an http(s) URL, or contains a user name, password, signature or token.
     """
     try:
         parts = parse_address(text)
@@ -79,21 +78,21 @@ def clean_address(text: str, place: str, allowed: Collection[str] = ()) -> str:
         raise SpecError(f"{place}: {shown(text)!r} is {error}; correct it.") from None
     if "@" in parts.netloc:
         raise SpecError(
-            f"{place}: the address of {shown(text)!r} holds a user name or password, which tables and messages would "
-            "show; put it into ~/.netrc on the machines that fetch, and leave it out here."
+            f"{place}: the address of {shown(text)!r} has a user name or password, which tables and messages would "
+            "/.netrc~/.netrc on the machines that fetch, and leave it out here."
         )
     address = parts._replace(fragment="").geturl()
     if (name := secret_parameter(address, allowed)) is not None:
         raise SpecError(
-            f"{place}: the address of {shown(text)!r} holds a secret by its parameter {name!r}, which tables would "
+            f"{place}: the address of {shown(text)!r} contains a secret in the parameter {name!r}, which tables would "
             "keep; name the object as s3:// or gs:// with credentials in the environment, fetch the file first, or, "
-            f"if it holds no secret, add allow_parameters: [{name}] to the source."
+            f"if it is not secret, add allow_parameters: [{name}] to the source."
         )
     return address
 
 
 def shown(address: str) -> str:
-    """The address as messages show it: without user name, password and parameters, which may hold a key.
+    """Return the URL for messages, without user name, password and parameters, which may contain secrets.
 
     >>> shown("https://me:secret@example.org/a;token=1/b.gif?key=1")
     'https://example.org/a;.../b.gif?...'
@@ -108,12 +107,12 @@ def shown(address: str) -> str:
 
 
 def uid_of_address(address: str, rule: str = "path") -> str:
-    """The uid of what stands at an http(s) address, NFC.
+    """Return the uid of the file at an http(s) URL, in NFC.
 
     Args:
-        address: percent escapes are decoded, the fragment is no part of what it names.
-        rule: ``path`` (host and path without extension, then the query where there is one), ``file`` (the same with the
-            extension) or ``stem`` (the last piece of the path without extension).
+        address: the URL; percent escapes are decoded, the fragment is ignored.
+        rule: ``path`` (host and path without extension, then the query if there is one), ``file`` (the same with the
+            extension) or ``stem`` (the last component of the path without extension).
 
     >>> uid_of_address("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
     '38.media.tumblr.com/9ead028/tumblr_ni2l89_500'
@@ -121,7 +120,7 @@ def uid_of_address(address: str, rule: str = "path") -> str:
     'tumblr_ni2l89_500'
 
     Raises:
-        ValueError: when the text is no http(s) address.
+        ValueError: the text is not an http(s) URL.
     """
     parts = parse_address(address)
     path = PurePosixPath(unquote(parts.path, errors="surrogateescape"))
@@ -133,16 +132,16 @@ def uid_of_address(address: str, rule: str = "path") -> str:
 
 
 def next_address(first: str, current: str, location: str) -> str:
-    """Where a redirect leads.
+    """Return the target of a redirect.
 
     Args:
-        first: the address that was asked for.
-        current: the one that answered.
-        location: what it said, absolute or not.
+        first: the requested URL.
+        current: the URL that responded.
+        location: the value of ``Location``, absolute or relative.
 
     Raises:
-        ValueError: saying why it is not followed: another scheme, from https to http, or from a public host to one
-            that is not public, where only the machines of a network can look.
+        ValueError: the redirect is not followed; the message says why: another scheme, from https to http, or from a
+            public host to a private one, which could expose an internal network.
     """
     target = urljoin(current, location)
     parts = parse_address(target)
@@ -155,7 +154,7 @@ def next_address(first: str, current: str, location: str) -> str:
 
 
 def _public(host: str | None) -> bool:
-    """All addresses of the host are of the public network; so is one whose name says nothing."""
+    """Return whether all IP addresses of the host are public, or its name does not tell."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -164,7 +163,7 @@ def _public(host: str | None) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Whether anybody can reach an IP address, also where an IPv6 address stands for an IPv4 address.
+    """Return whether an IP address is public, including IPv6 addresses that embed an IPv4 address.
 
     >>> is_public("93.184.216.34"), is_public("64:ff9b::7f00:1"), is_public("2002:7f00:1::")
     (True, False, False)
@@ -181,12 +180,12 @@ def is_public(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Validators:
-    """What a server says of a file without sending it (RFC 9110, section 8.8).
+    """The validators of a file in a server's response (RFC 9110, section 8.8).
 
     Attributes:
-        etag: entity tag as sent; a weak one starts with ``W/``.
+        etag: the entity tag as sent; a weak one starts with ``W/``.
         modified: ``Last-Modified`` as sent.
-        length: bytes; None when it does not say.
+        length: the length in bytes; None if unknown.
     """
 
     etag: str = ""
@@ -195,17 +194,17 @@ class Validators:
 
     @classmethod
     def of(cls, headers: Mapping[str, str], length: int | None) -> Validators:
-        """From an answer's headers; ``length`` is that of the whole file."""
+        """Create validators from response headers; ``length`` is that of the whole file."""
         return cls(headers.get("ETag", "").strip()[:500], headers.get("Last-Modified", "").strip()[:100], length)
 
     def signature(self, address: str) -> str:
-        """What the items table keeps; it changes with the address and whenever the file may have changed.
+        """Return the signature for the items table, which changes with the URL and whenever the file may have changed.
 
         >>> Validators('"a"', length=3).signature("http://h/a.gif") == Validators('"b"', length=3).signature("http://h/a.gif")
         False
 
         Returns:
-            JSON text, empty when the server said nothing.
+            JSON text, empty if the server sent no validator.
         """
         if not (self.etag or self.modified or self.length is not None):
             return ""
@@ -214,7 +213,7 @@ class Validators:
 
     @classmethod
     def read(cls, signature: str) -> Validators:
-        """From a signature; of any other text, validators that say nothing."""
+        """Parse a signature; any other text gives empty validators."""
         try:
             said = json.loads(signature)
         except ValueError:
@@ -224,7 +223,7 @@ class Validators:
         return cls(said.get("etag", ""), said.get("modified", ""), said.get("length"))
 
     def agrees(self, other: Validators) -> bool:
-        """Nothing that both say differs; entity tags, where both have one, are asked instead of times.
+        """Return whether the common validators are equal; entity tags take precedence over times.
 
         >>> Validators('W/"a"', length=3).agrees(Validators('"a"')), Validators('"a"').agrees(Validators('"b"'))
         (True, False)
@@ -237,5 +236,5 @@ class Validators:
 
     @property
     def strong(self) -> str:
-        """What may stand in ``If-Range``: a strong entity tag, or else a time; empty when there is neither."""
+        """Return the value for ``If-Range``: a strong entity tag, else a time, else an empty string."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified

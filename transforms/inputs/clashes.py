@@ -1,4 +1,4 @@
-"""The message about files that share a uid: all of them at once, each with how to tell them apart."""
+"""The message about files with the same uid: lists all of them and how to distinguish them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ MOST_SHOWN = 100
 
 
 def clash_message(place: str, clashes: Mapping[str, Sequence[str]], advice: str) -> str:
-    """Return the message that names every uid of more than one file.
+    """Return the message that names every uid shared by several files.
 
     Args:
-        place: of the source in the spec, such as ``sources.clips``.
-        clashes: uid -> URIs, at least two each.
-        advice: how to fix it, without a full stop.
+        place: the location of the source in the spec, such as ``sources.clips``.
+        clashes: maps a uid to its URIs, at least two each.
+        advice: how to fix it, without a final full stop.
 
     >>> clash_message("sources.clips", {"a": ["a.gif", "a.mp4"]}, "rename one")
     "sources.clips: a.gif and a.mp4 have the same uid 'a'; rename one."
@@ -25,7 +25,7 @@ def clash_message(place: str, clashes: Mapping[str, Sequence[str]], advice: str)
     if len(clashes) == 1:
         return f"{place}: {said[0]}; {advice}."
     more = len(clashes) - len(said)
-    lines = [f"{place}: {len(clashes)} uids are of more than one file:", *(f"  {line}" for line in said)]
+    lines = [f"{place}: {len(clashes)} uids belong to more than one file:", *(f"  {line}" for line in said)]
     lines += [f"  and {more} more uids"] if more else []
     return "\n".join([*lines, f"For each, {advice}."])
 
@@ -44,5 +44,5 @@ def _listed(uris: Sequence[str]) -> str:
 
 
 def _twins(uris: Sequence[str]) -> bool:
-    """Some of the names differ only in how Unicode composes their letters, so that they look the same."""
+    """Return whether some names differ only in Unicode composition, so that they look the same."""
     return len({unicodedata.normalize("NFC", uri) for uri in uris}) < len(set(uris))

@@ -1,8 +1,8 @@
-"""Files at http(s) addresses: asked about without reading them, and downloaded with retries, limits and resumption.
+"""Files at http(s) URLs: requests their metadata, and downloads them with retries, limits and resumption.
 
-What a server answers decides what a failure is: 404, 410 and other refusals last, time-outs, cuts, 5xx, 408, 425 and
-429 may pass and are tried again, after the time that ``Retry-After`` asks for where it is given. Messages never hold
-what an address may keep secret. Names and passwords come from ``~/.netrc``; proxies from the environment.
+The response determines the kind of failure: 404, 410 and other rejections are permanent; time-outs, broken connections,
+5xx, 408, 425 and 429 are transient and retried, after the time in ``Retry-After`` if there is one. Messages never
+contain parts of a URL that may be secret. Credentials come from ``~/.netrc``, proxies from the environment.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _PAGE = (b"<!doctype html", b"<html", b"<head")
 
 @dataclass
 class _RefusedError(Exception):
-    """Why an attempt came to nothing.
+    """The reason why an attempt failed.
 
     Attributes:
-        wait_s: what the server asks for.
-        again: whether another attempt of this run may help.
+        wait_s: the wait time that the server requested, in seconds.
+        again: whether another attempt in this run may help.
     """
 
     reason: str
@@ -67,14 +67,14 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Asks for one address.
+    """Requests one URL.
 
     Attributes:
-        address: absolute, http or https.
-        spec: limits.
-        folder: where the machine's processes keep their pace.
-        stage: for failures.
-        sleep: waits so many seconds.
+        address: an absolute http or https URL.
+        spec: the limits.
+        folder: the folder of the rate limiter shared by the machine's processes.
+        stage: the stage, for failures.
+        sleep: a function that waits the given number of seconds.
     """
 
     address: str
@@ -84,23 +84,23 @@ class Fetcher:
     sleep: Callable[[float], None] = time.sleep
 
     def look(self) -> Validators:
-        """What the server says of the file, which is not read.
+        """Return the file's validators without reading the file.
 
         Raises:
-            UnreadableError: when it is not there, or the server can't be asked.
+            UnreadableError: the file does not exist, or the server is unreachable.
         """
         return self._persist(self._look)
 
     def download(self, target: Path, wanted: Validators) -> None:
-        """Write the file to ``target``, going on from what is there already.
+        """Download the file to ``target``, resuming from its current content.
 
         Args:
-            target: what an earlier attempt left, or nothing; after a failure that may pass it is left for the next.
-            wanted: what the server said when it was asked; a file that disagrees is another one.
+            target: the content of an earlier attempt, or nothing; kept after a transient failure.
+            wanted: the expected validators; a file that differs has changed.
 
         Raises:
-            UnreadableError: when it can't be had, is another file by now, or is a page of HTML.
-            TooLargeError: when it is larger than ``max_size``.
+            UnreadableError: the download failed, the file has changed, or it is an HTML page.
+            TooLargeError: it is larger than ``max_size``.
         """
         self._persist(lambda deadline: self._download(target, wanted, deadline))
 
@@ -140,7 +140,7 @@ class Fetcher:
         with self._opened("GET", headers, deadline) as response:
             if response.status == 416 and have:
                 target.unlink()
-                raise _RefusedError("the server has less than it sent before", transient=True, wait_s=0.0)
+                raise _RefusedError("the server has fewer bytes than it sent before", transient=True, wait_s=0.0)
             if response.status not in (200, 206):
                 raise _refusal(response)
             total = number(response.headers.get("Content-Length"))
@@ -148,16 +148,16 @@ class Fetcher:
                 begin, total = content_range(response.headers.get("Content-Range", ""))
                 if begin != have:
                     target.unlink(missing_ok=True)
-                    reason = "the server sent another part than it was asked for"
+                    reason = "the server sent a different range than requested"
                     raise _RefusedError(reason, transient=True, wait_s=0.0)
             else:
                 have = 0
             if packed := coding(response.headers):
-                raise _RefusedError(f"the server packs the file ({packed}) though asked not to", transient=False)
+                raise _RefusedError(f"the server compresses the file ({packed}) although asked not to", transient=False)
             found = Validators.of(response.headers, total)
             if not wanted.agrees(found):
                 target.unlink(missing_ok=True)
-                reason = "it changed since it was asked about, or the server contradicts itself; the next run takes it"
+                reason = "it changed since it was listed, or the server contradicts itself; the next run retries it"
                 raise _RefusedError(f"{reason} ({_difference(wanted, found)})", transient=True, again=False)
             if total is not None:
                 self._check_size(total)
@@ -170,12 +170,12 @@ class Fetcher:
             raise _RefusedError(f"the connection was cut after {size} of {expected} bytes", transient=True)
 
     def _copy(self, response: urllib3.BaseHTTPResponse, file: BinaryIO) -> int:
-        """Write the answer's body; returns the size of the file."""
+        """Write the response body; return the size of the file."""
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         while chunk := response.read1(CHUNK):
             alive()
             if file.tell() == 0 and (kind in ("text/html", "application/xhtml+xml") or _is_page(chunk)):
-                raise _RefusedError("the server sent a page of HTML instead of a file", transient=False)
+                raise _RefusedError("the server sent an HTML page instead of a file", transient=False)
             self._check_size(file.tell() + len(chunk))
             file.write(chunk)
         return file.tell()
@@ -187,7 +187,7 @@ class Fetcher:
 
     @contextmanager
     def _opened(self, method: str, headers: dict[str, str], deadline: float) -> Iterator[urllib3.BaseHTTPResponse]:
-        """The answer after redirects; its body is read by the caller."""
+        """Return the response after redirects; the caller reads its body."""
         address = self.address
         for _ in range(self.spec.redirects + 1):
             with self._asked(method, address, headers, deadline) as response:
@@ -206,7 +206,7 @@ class Fetcher:
     def _asked(
         self, method: str, address: str, headers: dict[str, str], deadline: float
     ) -> Iterator[urllib3.BaseHTTPResponse]:
-        """One request; what can go wrong while its answer is read becomes ``_RefusedError``."""
+        """Send one request; convert errors while its response is read to ``_RefusedError``."""
         parts, spec = urlsplit(address), self.spec
         if (wait := take_turn(self.folder, parts.netloc, spec.rate)) > 0:
             self.sleep(wait)
@@ -228,7 +228,7 @@ class Fetcher:
                 )
                 yield response
                 if response.length_remaining is not None and response.length_remaining <= CHUNK:
-                    # What is left is little, such as a page that says why; then the connection can be used again.
+                    # The rest is short, such as an error page; after reading it the connection can be reused.
                     response.drain_conn()
                     response.release_conn()
         except HTTPError as error:
@@ -244,19 +244,19 @@ class Fetcher:
 
 
 def _trouble(error: Exception) -> _RefusedError:
-    """What a failed request means; the library's own words may quote the whole address."""
+    """Return the meaning of a failed request; the library's own message may quote the whole URL."""
     if isinstance(error, NameResolutionError):
         return _RefusedError("the name of its host is not known", transient=True)
     if isinstance(error, NewConnectionError):
         return _RefusedError("no connection to its host", transient=True)
     if isinstance(error, TimeoutError):
-        return _RefusedError("the server kept silent for too long", transient=True)
+        return _RefusedError("the server did not respond in time", transient=True)
     if isinstance(error, SSLError):
-        return _RefusedError("no secure connection, such as for a certificate that is not trusted", transient=False)
+        return _RefusedError("no secure connection, e.g. because of an untrusted certificate", transient=False)
     if isinstance(error, InvalidHeader):
-        return _RefusedError("the headers of the server's answer contradict each other", transient=True)
+        return _RefusedError("the headers of the response contradict each other", transient=True)
     if isinstance(error, LocationParseError):
-        return _RefusedError("not an address that can be asked", transient=False)
+        return _RefusedError("not a URL that can be requested", transient=False)
     return _RefusedError("the connection was cut", transient=True)
 
 
@@ -269,7 +269,7 @@ def _refusal(response: urllib3.BaseHTTPResponse) -> _RefusedError:
 
 
 def _backoff(failed: int) -> float:
-    """Seconds before the next attempt: doubling, and by chance up to half more, so that workers come apart."""
+    """Return the delay before the next attempt: exponential backoff in seconds, with up to 50% jitter."""
     wait: float = min(MOST_WAIT_S, FIRST_WAIT_S * 2**failed)
     return wait * random.uniform(1, 1.5)  # noqa: S311
 
@@ -291,7 +291,7 @@ def _proxy(scheme: str, host: str) -> str | None:
 
 
 def _login(host: str) -> dict[str, str]:
-    """The header with name and password that ``~/.netrc`` has for this very host."""
+    """Return the authorization header for exactly this host from ``~/.netrc``."""
     try:
         found = netrc.netrc().hosts.get(host)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Headers of a server's answer, of which nothing is believed: numbers are bounded, texts cut."""
+"""Parses response headers without trusting them: numbers are bounded, texts truncated."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 MOST_BYTES = 10**15
-"""What a server says beyond this is a petabyte too."""
+"""Larger values are replaced by this, a petabyte."""
 _DIGITS = len(str(MOST_BYTES))
 _CODING = 20
 
 
 def number(text: str | None) -> int | None:
-    """A number of bytes, at most ``MOST_BYTES``: sizes are added up in 64 bits.
+    """Return a number of bytes, at most ``MOST_BYTES``, so that sums of sizes fit in 64 bits.
 
     >>> number("12"), number("9" * 5000) == MOST_BYTES, number("-1"), number("1, 1")
     (12, True, None, None)
@@ -25,7 +25,7 @@ def number(text: str | None) -> int | None:
 
 
 def content_range(text: str) -> tuple[int, int | None]:
-    """First byte and size of the whole, of ``bytes 5-9/10``; -1 for what says neither.
+    """Return the first byte and the total size from ``bytes 5-9/10``; -1 for a missing value.
 
     >>> content_range("bytes 5-9/10"), content_range("bytes 5-9/*"), content_range("")
     ((5, 10), (5, None), (-1, None))
@@ -37,7 +37,7 @@ def content_range(text: str) -> tuple[int, int | None]:
 
 
 def coding(headers: Mapping[str, str]) -> str:
-    """How a body is packed, by the first header that says so; empty when it is not.
+    """Return the compression of a body by the first header that states one; empty if uncompressed.
 
     >>> coding({"Transfer-Encoding": "gzip, chunked"}), coding({"Transfer-Encoding": "chunked"})
     ('gzip', '')
@@ -48,7 +48,7 @@ def coding(headers: Mapping[str, str]) -> str:
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds that a server asks to wait: a number or a date (RFC 9110, section 10.2.3); None for anything else.
+    """Return the seconds that a server asks to wait: a number or a date (RFC 9110, 10.2.3); None for anything else.
 
     >>> retry_after("120"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
     (120.0, None, 0.0)

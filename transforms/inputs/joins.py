@@ -1,7 +1,7 @@
-"""Joining by uid: which item of a source a text, label or list means.
+"""Joins by uid: finds the item of a source that a text, label or list refers to.
 
-A uid means the item that has exactly this uid, else the only one that has it but for the extension of its file: with
-``uid: file`` the narrations of ``P01_03`` belong to ``P01_03.mp4``, unless there is a ``P01_03.jpg``, too.
+A uid refers to the item with exactly this uid, else to the only one that has it except for its file extension: with
+``uid: file`` the narrations of ``P01_03`` belong to ``P01_03.mp4``, unless there is also a ``P01_03.jpg``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _HDF5_DATASET = (".h5::", ".hdf5::", ".hdf::")
 
 @dataclass(frozen=True)
 class JoinedUids:
-    """What uids mean among the items of a source.
+    """The items of a source that uids refer to.
 
     Attributes:
-        found: uid that was asked for -> uid of the item.
-        ambiguous: uid that was asked for -> the items that it may mean.
-        unmatched: uids that mean no item, in the order in which they were asked for.
+        found: maps a requested uid to the uid of the item.
+        ambiguous: maps a requested uid to the items that it may refer to.
+        unmatched: the uids without an item, in the order of the requests.
     """
 
     found: Mapping[str, str]
@@ -33,15 +33,15 @@ class JoinedUids:
 
     @property
     def meant(self) -> frozenset[str]:
-        """All items that were asked for, also by uids that may mean another one."""
+        """All items that uids may refer to, including ambiguous ones."""
         return frozenset(self.found.values()).union(*self.ambiguous.values())
 
     def problems(self, what: str, source: str) -> Iterator[str]:
-        """Sentences that count the uids without an item, with examples.
+        """Yield sentences with the number of uids without an item, with examples.
 
         Args:
-            what: was asked for, such as ``labels.csv``.
-            source: name of the source of the items.
+            what: the origin of the uids, such as ``labels.csv``.
+            source: the name of the source of the items.
         """
         if self.unmatched:
             some = ", ".join(map(repr, self.unmatched[:3]))
@@ -53,7 +53,7 @@ class JoinedUids:
 
 
 def ambiguous_text(joined: JoinedUids) -> str:
-    """The end of a sentence that counts ambiguous uids, empty when there are none."""
+    """Return the end of a sentence with the number of ambiguous uids, empty if there are none."""
     return f", {len(joined.ambiguous)} ambiguous{_example(joined.ambiguous)}" if joined.ambiguous else ""
 
 
@@ -63,11 +63,11 @@ def _example(ambiguous: Mapping[str, tuple[str, ...]]) -> str:
 
 
 def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]) -> JoinedUids:
-    """Find the item that each uid means; memory is that of the uids, not of all names that items may have.
+    """Find the item that each uid refers to; memory grows with the uids, not with all possible names of items.
 
     Args:
-        asked: uid, and URI of the file that it names where it names one, else empty; an address means what is there.
-        items: uid and URI of each item.
+        asked: the uid and, if it names a file, the file's URI, else empty; a URL refers to the file at it.
+        items: the uid and URI of each item.
 
     >>> join_uids([("a", ""), ("b", "")], [("a.mp4", "/m/a.mp4"), ("b.gif", "/m/b.gif"), ("b.png", "/m/b.png")])
     JoinedUids(found={'a': 'a.mp4'}, ambiguous={'b': ('b.gif', 'b.png')}, unmatched=())
@@ -90,7 +90,7 @@ def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]
         names = (uid, *_other_names(uid, uri))
         means = {one for name in names for one in by_name.get(name, ())}
         if uid in by_stem and _suffix(uri).lower() not in MEDIA_SUFFIXES:
-            # "a.mp4" may mean the features or texts of "a", but not the picture a.jpg.
+            # "a.mp4" may refer to the features or texts of "a", but not to the picture a.jpg.
             means.update(by_stem[uid])
         for one in means:
             candidates[one].append(uid)
@@ -102,7 +102,7 @@ def join_uids(asked: Iterable[tuple[str, str]], items: Iterable[tuple[str, str]]
 
 
 def _other_names(uid: str, uri: str) -> Iterator[str]:
-    """The uid without the extension of its file, or with it when it lacks it; of an address, the uids that it gives."""
+    """Yield the uid without its file extension, or with it if it lacks it; for a URL, the uids that it gives."""
     suffix = _suffix(uri)
     if not suffix:
         return
@@ -134,7 +134,7 @@ def _path(uri: str) -> str:
 
 
 def _suffix(uri: str) -> str:
-    """The extension of a file, empty for a dataset of an HDF5 file."""
+    """Return the extension of a file, empty for a dataset of an HDF5 file."""
     if any(mark in uri for mark in _HDF5_DATASET):
         return ""
     return PurePosixPath(_path(uri)).suffix

@@ -1,4 +1,4 @@
-"""What files a media source has: globs and tables, on disk and in buckets. Nothing is opened, only listed."""
+"""Lists the files of a media source: globs and tables, on disk and in buckets. No file is opened."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WILD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Found:
-    """A listed file: path relative to the glob's root, absolute path or URI, bytes, signature."""
+    """A listed file: path relative to the glob's root, absolute path or URI, size in bytes, signature."""
 
     relative: str
     uri: str
@@ -50,12 +50,12 @@ class Found:
 
 @dataclass(frozen=True)
 class KnownListing:
-    """What a source holds when listing it tells digests too, so that nothing needs to be probed.
+    """The content of a source whose listing includes digests, so that probing is unnecessary.
 
     Attributes:
         items: the columns of ``LISTING``, ``digest`` and ``facts``.
-        failures: what can't be used; ``item_no`` is still 0.
-        notes: sentences about the source for the person who runs.
+        failures: the items that cannot be used; ``item_no`` is still 0.
+        notes: messages about the source for the user.
     """
 
     items: pl.DataFrame
@@ -64,15 +64,15 @@ class KnownListing:
 
 
 def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
-    """All items of a source with the columns of ``LISTING``, sorted by uid.
+    """Return all items of a source with the columns of ``LISTING``, sorted by uid.
 
     Args:
-        name: the source's name.
-        source: its declaration.
-        base: folder that relative patterns start from (the spec's).
+        name: the name of the source.
+        source: the declaration of the source.
+        base: the folder that relative patterns are resolved against (that of the spec).
 
     Raises:
-        SpecError: for two files with one uid, a missing folder or table, or a table without uris.
+        SpecError: two files share a uid, a folder or table is missing, or a table has no uris.
     """
     frame = listed_frame(_from_table(name, source, base) if source.table else _from_globs(name, source, base))
     if source.table is None and len(source.glob or ()) > 1:
@@ -87,7 +87,7 @@ def list_source(name: str, source: MediaSource, base: Path) -> pl.DataFrame:
 
 
 def _advice(name: str, source: MediaSource, base: Path, clashes: int) -> str:
-    """How files that share a uid can be told apart."""
+    """Return advice on how to distinguish files that share a uid."""
     if source.table is not None:
         return "rename one in the table's column uid, or remove its row"
     rest = "narrow the glob, or choose another uid (uid: {regex: ...} or a table with a uid column)"
@@ -120,16 +120,16 @@ def _from_globs(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
 
 
 def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
-    """Files that match a glob; ``**`` crosses folders, hidden files need a pattern that names the dot.
+    """Yield the files that match a glob; ``**`` matches any depth, hidden files need an explicit dot.
 
     Raises:
-        SpecError: when the folder that the pattern starts from does not exist.
+        SpecError: the folder at the start of the pattern does not exist.
     """
     root, rest = split_pattern(pattern)
     matcher = glob_regex(rest)
     if is_web(pattern):
         raise SpecError(
-            f"{place}: {shown(pattern)!r} can't be listed, as web servers say no names; write the addresses into a "
+            f"{place}: {shown(pattern)!r} can't be listed, as web servers do not list files; write the URLs into a "
             "table (table: list.csv with the column uri)."
         )
     if is_remote(pattern):
@@ -150,7 +150,7 @@ def find(pattern: str, base: Path, place: str) -> Iterator[Found]:
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:
-    """The longest folder prefix without wildcards, and the rest.
+    """Return the longest folder prefix without wildcards, and the rest.
 
     >>> split_pattern("media/**/*.mp4")
     ('media', '**/*.mp4')
@@ -165,13 +165,13 @@ def split_pattern(pattern: str) -> tuple[str, str]:
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """Regular expression of a glob over ``/`` paths.
+    """Return the regular expression of a glob over ``/`` paths.
 
     >>> bool(glob_regex("**/*.mp4").match("a/b/c.mp4")), bool(glob_regex("*.mp4").match("a/c.mp4"))
     (True, False)
 
     Raises:
-        SpecError: for a range that runs backwards, such as ``[z-a]``.
+        SpecError: a range is reversed, such as ``[z-a]``.
     """
     out = ""
     steps = pattern.split("/")
@@ -207,7 +207,7 @@ def _step_regex(step: str) -> str:
 
 
 def walk_folder(root: Path) -> Iterator[tuple[str, Path, bool]]:
-    """All entries below ``root``; linked folders are followed once."""
+    """Yield all entries below ``root``; links to folders are followed once."""
     visited: set[tuple[int, int]] = set()
     pending: list[tuple[str, Path]] = [("", root)]
     while pending:
@@ -225,12 +225,12 @@ def walk_folder(root: Path) -> Iterator[tuple[str, Path, bool]]:
                     if is_folder:
                         pending.append((f"{relative}/", Path(entry.path)))
         except OSError as error:
-            # Going on would take the folder's items for deleted.
-            raise CliploomError(f"{str(folder)!r} can't be listed: {error.strerror}; mend its rights.") from None
+            # Continuing would treat the folder's items as deleted.
+            raise CliploomError(f"{str(folder)!r} can't be listed: {error.strerror}; check its permissions.") from None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """False also for a link that leads to itself: an item that will fail."""
+    """Return whether it is a folder; False for a link to itself, which becomes an item that fails."""
     try:
         return entry.is_dir()
     except OSError:
@@ -254,7 +254,7 @@ def _find_remote(root: str, matcher: re.Pattern[str]) -> Iterator[Found]:
 
 
 def clean_uid(text: str) -> str:
-    r"""NFC Unicode; bytes that are no UTF-8 become percent escapes.
+    r"""Return the text in NFC; bytes that are not UTF-8 become percent escapes.
 
     >>> clean_uid("caf\u0065\u0301"), clean_uid("bad\udcff")
     ('café', 'bad%FF')
@@ -273,10 +273,10 @@ def clean_uid(text: str) -> str:
 
 
 def uid_of(relative: str, rule: str | UidRegex, place: str) -> str:
-    """The uid of a file by its path relative to the glob's root.
+    """Return the uid of a file by its path relative to the glob's root.
 
     Raises:
-        SpecError: when a regex rule does not match the path.
+        SpecError: a regex rule does not match the path.
     """
     relative = clean_uid(relative)
     if isinstance(rule, UidRegex):
@@ -308,7 +308,7 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
             raise SpecError(f"{place}: {where} of {path} has no uri ({given!r}).")
         uri = given.strip()
         if is_web(uri):
-            # Its server is asked by workers; see transforms.inputs.http.
+            # Workers request its metadata; see transforms.inputs.http.
             address = clean_address(uri, f"{place}, {where}", allowed)
             found = Found(address, address, 0, UNASKED)
             derived = _uid_of_address(address, source.uid, place)
@@ -318,13 +318,13 @@ def _from_table(name: str, source: MediaSource, base: Path) -> Iterator[Listed]:
             try:
                 size = ObjectStore(bucket).size(key)
             except ValueError as error:
-                raise SpecError(f"{place}: {uri[:200]!r} in {where} of {path} is no address ({error}).") from None
+                raise SpecError(f"{place}: {uri[:200]!r} in {where} of {path} is not a valid URL ({error}).") from None
             found = Found(key, uri, size or 0, "missing" if size is None else f"{size}:{uri}")
             derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
         else:
             found = _local(uri, path.parent / uri_to_path(uri))
             if found.signature == "missing" and uri != given:
-                found = _local(given, path.parent / uri_to_path(given))  # a name that ends in a blank
+                found = _local(given, path.parent / uri_to_path(given))  # a name that ends with a blank
             derived = uid_of(uri.split("://")[-1].lstrip("/"), source.uid, place)
         try:
             uid = clean_uid(id_text(row.get("uid"))) or derived
@@ -340,31 +340,31 @@ def _table_of(source: MediaSource, path: Path, place: str) -> InputTable:
 
 
 def _refuse_kept_secrets(row: Mapping[str, object], source: MediaSource, where: str) -> None:
-    """Refuse addresses with secrets in columns of a table that the store keeps."""
+    """Reject URLs with secrets in table columns that the store keeps."""
     for column, value in row.items():
         if isinstance(value, str) and carries_secret(value, source.allow_parameters):
             raise SpecError(
-                f"{source.table}, {where}: the column {column!r} holds an address with a secret in it "
-                f"({shown(value)}), which tables would keep; leave the column out, or, if it is no secret, add the "
+                f"{source.table}, {where}: the column {column!r} contains a URL with a secret in it "
+                f"({shown(value)}), which tables would keep; remove the column, or, if it is not secret, add the "
                 "parameter's name to the source's allow_parameters."
             )
 
 
 def _uid_of_address(address: str, rule: str | UidRegex, place: str) -> str:
-    """As ``cliploom.transforms.narrations.uids`` names the video of a caption, so that both meet."""
+    """Return the uid that ``cliploom.transforms.narrations.uids`` gives the same URL, so that captions match."""
     if isinstance(rule, UidRegex):
         return _by_regex(address, rule.regex, place)
     return clean_uid(uid_of_address(address, rule))
 
 
 def read_addresses(path: Path, place: str, allowed: Collection[str] = ()) -> InputTable:
-    """The column ``uri`` of a list with an address in each line, and after a tab maybe a caption.
+    """Return the column ``uri`` of a list with a URL per line, optionally followed by a tab and a caption.
 
     Raises:
-        SpecError: when it is missing, or a line does not start with an http(s) address.
+        SpecError: the file is missing, or a line does not start with an http(s) URL.
     """
     try:
-        # Only ends of lines end a line: captions may hold other characters that str.splitlines() takes for one.
+        # Split at line feeds only: str.splitlines() would also split at other characters in captions.
         lines = re.split(r"\r\n|\r|\n", path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except OSError as error:
         raise SpecError(f"{place}: {path} can't be read ({error.strerror}).") from None

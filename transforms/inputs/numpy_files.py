@@ -1,7 +1,7 @@
-"""Reading ``.npy`` and ``.npz`` files whose headers are checked before memory is taken; nothing is unpickled.
+"""Reads ``.npy`` and ``.npz`` files, checking headers before allocating memory; nothing is unpickled.
 
-numpy itself takes the memory that a header claims, keeps a run busy with elements of no bytes, and fails on damaged
-headers with errors of Python's tokenizer. The layout is described in ``numpy.lib.format``.
+numpy itself allocates what a header claims, loops over elements of zero bytes, and raises tokenizer errors on damaged
+headers. The layout is described in ``numpy.lib.format``.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ _CHUNK = 16 * 1024 * 1024
 
 
 class ArrayFileError(ValueError):
-    """The file holds no array that can be read; the message is a sentence that names the file."""
+    """The file has no readable array; the message is a sentence that names the file."""
 
 
 class NoSuchArrayError(ArrayFileError):
-    """The archive has no array of that name."""
+    """The archive has no array with that name."""
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """Read a ``.npy`` file of plain numbers.
+    """Read a ``.npy`` file of numbers.
 
     Raises:
-        ArrayFileError: when the file is damaged, holds objects or records, or unpacks to too much.
-        OSError: when it can't be read.
+        ArrayFileError: the file is damaged, has objects or records, or is too large when unpacked.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
         return _read(stream, os.fstat(stream.fileno()).st_size, str(path))
 
 
 def npy_shape(path: Path) -> tuple[int, ...]:
-    """The shape that a ``.npy`` file claims; raises as ``read_npy`` does."""
+    """Return the shape in a ``.npy`` header; raises the errors of ``read_npy``."""
     with path.open("rb") as stream:
         return _checked_shape(stream, os.fstat(stream.fileno()).st_size, str(path))
 
 
 def npz_names(path: Path) -> list[str]:
-    """The names of the arrays in an ``.npz`` file, in its order.
+    """Return the names of the arrays in an ``.npz`` file, in file order.
 
     Raises:
-        ArrayFileError: when the file is no zip archive.
-        OSError: when it can't be read.
+        ArrayFileError: the file is not a zip archive.
+        OSError: the file cannot be read.
     """
     with _open(path) as archive:
         return list(_members(archive, path))
@@ -70,9 +70,9 @@ def read_npz(path: Path, name: str) -> NDArray[Any]:
     """Read one array of an ``.npz`` file.
 
     Raises:
-        NoSuchArrayError: when there is no array of that name.
-        ArrayFileError: as for ``read_npy``.
-        OSError: when the file can't be read.
+        NoSuchArrayError: there is no array with that name.
+        ArrayFileError: see ``read_npy``.
+        OSError: the file cannot be read.
     """
     with _open(path) as archive:
         info = _member(archive, path, name)
@@ -87,7 +87,7 @@ def read_npz(path: Path, name: str) -> NDArray[Any]:
 
 
 def npz_shape(path: Path, name: str) -> tuple[int, ...]:
-    """The shape that an array of an ``.npz`` file claims; raises as ``read_npz`` does."""
+    """Return the shape in the header of an array in an ``.npz`` file; raises the errors of ``read_npz``."""
     with _open(path) as archive:
         info = _member(archive, path, name)
         try:
@@ -101,7 +101,7 @@ def _broken_zip() -> tuple[type[Exception], ...]:
     import lzma
     import zlib
 
-    # RuntimeError: an encrypted member; NotImplementedError: a method of compression that is not known.
+    # RuntimeError: an encrypted member; NotImplementedError: an unknown compression method.
     return (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
 
 
@@ -147,7 +147,7 @@ def _read(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
 
 
 def _claimed(dtype: np.dtype[Any], shape: tuple[int, ...], left: int, name: str) -> tuple[int, int]:
-    """(values, bytes) that a header claims, which have to be there and within the limit."""
+    """Return (values, bytes) from a header, after checking that they exist and are within the limit."""
     count = math.prod(shape)
     wanted = count * dtype.itemsize
     if wanted > left:
@@ -167,13 +167,13 @@ def _checked_shape(stream: IO[bytes], size: int, name: str) -> tuple[int, ...]:
 
 
 def _header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
-    """(dtype, shape, columns first, where the values start), all checked, without taking memory for values."""
+    """Return (dtype, shape, column-major, offset of the values), all checked, without allocating memory for values."""
     magic = stream.read(8)
     if len(magic) < 8 or not magic.startswith(_MAGIC):
-        raise ArrayFileError(f"{name} can't be read: it is no .npy file, whose first bytes are \\x93NUMPY.")
+        raise ArrayFileError(f"{name} can't be read: it is not an .npy file, which starts with \\x93NUMPY.")
     width = _LENGTH_BYTES.get(magic[6])
     if width is None:
-        raise ArrayFileError(f"{name} can't be read: it has version {magic[6]} of the .npy format; 1 to 3 are known.")
+        raise ArrayFileError(f"{name} can't be read: its .npy format version is {magic[6]}; 1 to 3 are supported.")
     field = stream.read(width)
     length = int.from_bytes(field, "little")
     start = 8 + width + length
@@ -183,10 +183,10 @@ def _header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tup
         raise ArrayFileError(f"{name} can't be read: its header has {length} bytes, more than {MAX_HEADER_BYTES}.")
     text = stream.read(length).decode("utf-8" if magic[6] == 3 else "latin1", "replace")
     try:
-        # Python 2 wrote whole numbers as 3L.
+        # Python 2 wrote integers as 3L.
         found = parse_literal(_LONG.sub(r"\1", text).strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise ArrayFileError(f"{name} can't be read: its header is no literal of Python ({text[:60]!r}).") from None
+        raise ArrayFileError(f"{name} can't be read: its header is not a Python literal ({text[:60]!r}).") from None
     if not isinstance(found, dict) or found.keys() != {"descr", "fortran_order", "shape"}:
         raise ArrayFileError(f"{name} can't be read: its header lacks descr, fortran_order, shape ({text[:60]!r}).")
     return _dtype(found["descr"], name), _shape(found["shape"], name), found["fortran_order"] is True, start
@@ -200,7 +200,7 @@ def _dtype(descr: object, name: str) -> np.dtype[Any]:
             dtype = np.dtype("V0")
         if dtype.itemsize and not dtype.hasobject:
             return dtype
-    raise ArrayFileError(f"{name} holds {_shown(descr)} values; plain numbers are read: save a float32 array.")
+    raise ArrayFileError(f"{name} has {_shown(descr)} values; only plain numbers are supported: save a float32 array.")
 
 
 def _shape(shape: object, name: str) -> tuple[int, ...]:
@@ -215,6 +215,6 @@ def _shape(shape: object, name: str) -> tuple[int, ...]:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # an integer with thousands of digits
         return "unreadable"
     return text if len(text) <= 60 else f"{text[:57]}..."

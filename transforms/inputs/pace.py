@@ -1,4 +1,4 @@
-"""A polite pace: all processes of a machine together ask one host no oftener than so many times a second."""
+"""A rate limiter per host, shared by all processes on a machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MOST_AHEAD_S = 3600.0
 
 
 def take_turn(folder: Path, host: str, rate: float) -> float:
-    """Take the host's next free moment.
+    """Reserve the host's next free time slot.
 
-    The moment after it is kept in a file that one process at a time may change.
+    The time of the following slot is stored in a file that one process at a time may change.
 
     Args:
-        folder: shared by the processes that should keep the pace together.
-        host: name and port.
-        rate: turns a second.
+        folder: the folder shared by the processes that share the limit.
+        host: the host name and port.
+        rate: the number of requests per second.
 
     Returns:
-        Seconds from now until the turn.
+        Seconds from now until the slot.
     """
     with (folder / f"{PREFIX}{digest_of(host)}").open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -33,7 +33,7 @@ def take_turn(folder: Path, host: str, rate: float) -> float:
             free = float(file.read() or 0)
         except ValueError:
             free = now
-        # A clock that was put back must not keep everybody waiting.
+        # If the clock was set back, do not make every process wait.
         turn = free if now < free < now + MOST_AHEAD_S else now
         file.truncate(0)
         file.write(repr(turn + 1 / rate).encode())

@@ -1,7 +1,7 @@
-"""Input files as local paths: themselves on disk, or one spooled copy of an object in a bucket or of a file on the web.
+"""Input files as local paths: in place if on disk, else a spooled copy of the object or web file.
 
-A spooled file is kept for the next step on the same machine (probe, then decode) in a cache of bounded size, so a
-first run reads each remote file once. What a cut download from the web has left is kept too, and gone on from.
+A spooled file is kept for the next step on the same machine (probe, then decode) in a cache of bounded size, so a first
+run reads each remote file once. Incomplete web downloads are kept and resumed.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 SPOOL_BYTES = 4_000_000_000
 PART = ".part-"
-# A hidden file that nobody has written to for so long is no download under way.
+# A hidden file that has not been written to for this long is not an active download.
 
 
 @contextmanager
 def open_input(uri: str, signature: str, stage: str, http: HttpSpec | None = None, digest: str = "") -> Iterator[Path]:
-    """A local path with the bytes that were listed.
+    """Provide a local path with the bytes that were listed.
 
     Args:
-        uri: path, object or address.
-        signature: as listed.
-        stage: for failures.
-        http: how addresses are fetched.
-        digest: of the item, where it has been probed; bytes that are fetched again from the web are compared with it.
+        uri: the path, object or URL.
+        signature: the signature from the listing.
+        stage: the stage, for failures.
+        http: the settings for web downloads.
+        digest: the digest of the item if it was probed; web files that are downloaded again are compared with it.
 
     Raises:
-        UnreadableError: when the file is gone, can't be read, or is not the one that was listed any more.
-        TooLargeError: for files on the web beyond ``http.max_size``.
+        UnreadableError: the file was deleted, has changed since it was listed, or cannot be read.
+        TooLargeError: a web file exceeds ``http.max_size``.
     """
     if is_remote(uri):
         with _spooled(uri, signature, stage, http or HttpSpec(), digest) as path:
@@ -51,7 +51,7 @@ def open_input(uri: str, signature: str, stage: str, http: HttpSpec | None = Non
     try:
         yield path
     except Exception:
-        # A file that changed meanwhile is no damaged file: what the reader made of the mixture is of no interest.
+        # The file changed while it was read, so the reader's error is meaningless; report the change instead.
         _check_unchanged(path, signature, stage)
         raise
     _check_unchanged(path, signature, stage)
@@ -73,7 +73,7 @@ def _check_unchanged(path: Path, signature: str, stage: str) -> None:
 
 
 def spool_folder() -> Path:
-    """Where fetched files lie on this machine."""
+    """Return the folder of fetched files on this machine."""
     return private_folder("spool")
 
 
@@ -107,7 +107,7 @@ def _fetch_object(uri: str, path: Path, stage: str) -> None:
 
 
 def _fetch_address(uri: str, signature: str, path: Path, stage: str, http: HttpSpec, digest: str) -> None:
-    """Download into a file that one process at a time may write; what it holds after a failure that passes stays."""
+    """Download to a file that one process at a time may write; keep its content after a transient failure."""
     from cliploom.transforms.inputs.http import Fetcher
 
     part = path.with_name(f"{PART}{path.name}")
@@ -130,7 +130,7 @@ def _fetch_address(uri: str, signature: str, path: Path, stage: str, http: HttpS
             fault = machine_fault(error)
             if fault is not None:
                 raise fault from error
-            reason = f"the folder {path.parent} can't be written to: {error.strerror}; check its rights"
+            reason = f"the folder {path.parent} can't be written to: {error.strerror}; check its permissions"
             raise UnreadableError(stage, f"{shown(uri)}: {reason}.", transient=True) from None
         finally:
             if not stay:

@@ -1,6 +1,6 @@
-"""Tables that list media or their labels: CSV, TSV, JSONL and Parquet, row by row.
+"""Tables that list media or labels: CSV, TSV, JSONL and Parquet, read row by row.
 
-Every cell of a CSV is text: an id such as ``00042`` keeps its zeros. JSONL and Parquet keep the types that they have.
+Every CSV cell is text: an id such as ``00042`` keeps its zeros. JSONL and Parquet keep their types.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from cliploom.schemas.errors import SpecError
 
 DELIMITERS = (",", "\t", ";")
 Row = tuple[str, dict[str, Any]]
-"""Where a row is, such as ``row 3`` of those that are not blank, and its values by column."""
+"""The location of a row, such as ``row 3`` (not counting blank ones), and its values by column."""
 
 
 @dataclass(frozen=True)
 class InputTable:
-    """A table whose rows are read as they are asked for.
+    """A table whose rows are read on demand.
 
     Attributes:
-        columns: their names, without blanks around them.
-        rows: in the file's order; a cell that is not there, or empty, is None.
+        columns: the column names, stripped.
+        rows: the rows in file order; a missing or empty cell is None.
     """
 
     columns: tuple[str, ...]
@@ -37,16 +37,16 @@ class InputTable:
 
 
 def read_table(path: Path, place: str, keys: Sequence[str], encoding: str | None = None) -> InputTable:
-    """Open a table by the ending of its name.
+    """Open a table; its format is determined by the file extension.
 
     Args:
-        path: a .csv, .tsv, .jsonl, .ndjson or .parquet file.
-        place: of it in the spec, for errors.
-        keys: columns that the caller may use; they tell the delimiter of a CSV, and none may be there twice.
-        encoding: of a CSV or JSONL file; UTF-8 by default, or UTF-16 where the file begins with its mark.
+        path: the path of a .csv, .tsv, .jsonl, .ndjson or .parquet file.
+        place: the location of the table in the spec, for errors.
+        keys: the columns that the caller uses; they determine a CSV's delimiter, and must not be duplicated.
+        encoding: the encoding of a CSV or JSONL file; UTF-8 by default, or UTF-16 if there is a byte order mark.
 
     Raises:
-        SpecError: when it is missing, of another kind, or can't be parsed; rows raise it, too.
+        SpecError: the file is missing, of another format, or cannot be parsed; reading rows may raise it too.
     """
     readers: dict[str, Callable[[], InputTable]] = {
         ".csv": lambda: _csv(path, place, keys, encoding),
@@ -57,7 +57,7 @@ def read_table(path: Path, place: str, keys: Sequence[str], encoding: str | None
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise SpecError(f"{place}: {path.name!r} is no table; its name must end in .tsv, .csv, .parquet or .jsonl.")
+        raise SpecError(f"{place}: {path.name!r} is not a table; its name must end in .tsv, .csv, .parquet or .jsonl.")
     try:
         return reader()
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def read_table(path: Path, place: str, keys: Sequence[str], encoding: str | None
 
 
 def encoding_of(head: bytes, declared: str | None) -> str:
-    """Return the encoding of a text file: as declared, by its byte order mark, or UTF-8.
+    """Return the encoding of a text file: the declared one, that of its byte order mark, or UTF-8.
 
     >>> encoding_of("a".encode("utf-16"), None), encoding_of(b"a", None), encoding_of(b"a", "cp1252")
     ('utf-16', 'utf-8-sig', 'cp1252')
@@ -79,7 +79,7 @@ def encoding_of(head: bytes, declared: str | None) -> str:
 
 
 def clean_name(name: str) -> str:
-    r"""The name of a column without blanks and byte order marks around it.
+    r"""Return the name of a column without surrounding blanks and byte order marks.
 
     >>> clean_name("\ufeff uid ")
     'uid'
@@ -88,7 +88,7 @@ def clean_name(name: str) -> str:
 
 
 def spaced(header: str, delimiter: str) -> bool:
-    """A blank follows each delimiter of the header, so that ``a, "b c"`` is a quoted cell.
+    """Return whether a blank follows each delimiter of the header, so that ``a, "b c"`` has a quoted cell.
 
     >>> spaced("uid, text", ","), spaced("uid,text", ","), spaced("uid", ",")
     (True, False, False)
@@ -97,7 +97,7 @@ def spaced(header: str, delimiter: str) -> bool:
 
 
 def delimiter_of(header: str, keys: Sequence[str], default: str = ",") -> str:
-    """Return the first delimiter that makes one of the names a column of the header.
+    """Return the first delimiter with which one of the names is a column of the header.
 
     >>> delimiter_of("uri;uid", ["uri"]), delimiter_of("uri,uid", ["uri"]), delimiter_of("x", ["uri"])
     (';', ',', ',')
@@ -125,7 +125,7 @@ def _csv(path: Path, place: str, keys: Sequence[str], encoding: str | None) -> I
     for number, name in enumerate(names):
         if name in keys and seen[name]:
             raise SpecError(f"{place}: {path} has {names.count(name)} columns named {name!r}; rename all but one.")
-        if name:  # a spreadsheet's empty columns have no names
+        if name:  # empty columns of spreadsheets have no names
             columns[number] = f"{name}_duplicated_{seen[name] - 1}" if seen[name] else name
         seen[name] += 1
 
@@ -136,7 +136,7 @@ def _csv(path: Path, place: str, keys: Sequence[str], encoding: str | None) -> I
             if any(cell.strip() for cell in cells[len(names) :]):
                 raise SpecError(
                     f"{place}: {where} of {path} has {len(cells)} columns where the header has {len(names)}; "
-                    "put a cell that holds the delimiter in quotes."
+                    "put cells that contain the delimiter in quotes."
                 )
             values = {name: (cells[at] or None) if at < len(cells) else None for at, name in columns.items()}
             yield f"row {number}", values
@@ -146,7 +146,7 @@ def _csv(path: Path, place: str, keys: Sequence[str], encoding: str | None) -> I
 
 @dataclass(frozen=True)
 class _Again:
-    """Rows that may be read more than once."""
+    """Rows that can be read repeatedly."""
 
     make: Callable[[], Iterator[Row]]
 
@@ -157,7 +157,7 @@ class _Again:
 def _records(
     path: Path, place: str, encoding: str, delimiter: str, skip_blanks: bool
 ) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV with where they are, the header first; blank ones are left out."""
+    """Yield the rows of a CSV with their locations, the header first; blank rows are skipped."""
     reader = csv.reader(_lines(path, place, encoding), delimiter=delimiter, strict=True, skipinitialspace=skip_blanks)
     while True:
         where = f"line {reader.line_num + 1}"
@@ -168,16 +168,16 @@ def _records(
         except csv.Error as error:
             raise SpecError(f"{place}: {where} of {path} is not a row of CSV ({error}); correct it.") from None
         if any("\0" in cell for cell in cells):
-            raise SpecError(f"{place}: {where} of {path} holds a NUL character; remove it.")
+            raise SpecError(f"{place}: {where} of {path} contains a NUL character; remove it.")
         if any(cell.strip() for cell in cells):
             yield where, cells
 
 
 def _lines(path: Path, place: str, encoding: str) -> Iterator[str]:
-    """The lines of a text file with their ends.
+    """Yield the lines of a text file with their line ends.
 
     Raises:
-        SpecError: for an unknown encoding, or bytes that are none of it.
+        SpecError: the encoding is unknown, or bytes are invalid in it.
     """
     try:
         with path.open(encoding=encoding, newline="") as file:
@@ -195,7 +195,7 @@ def _lines(path: Path, place: str, encoding: str) -> Iterator[str]:
 
 
 def _bad_line(path: Path, encoding: str) -> str:
-    """Where the first bytes stand that can't be decoded, as far as that can be told."""
+    """Return the location of the first undecodable bytes, if it can be determined."""
     if encoding == "utf-8-sig":
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -225,7 +225,7 @@ def _jsonl(path: Path, place: str, encoding: str | None) -> InputTable:
                 raise SpecError(f'{place}: line {number} of {path} is not a JSON object such as {{"uri": ...}}.')
             yield f"row {rows}", {clean_name(name): each for name, each in value.items()}
 
-    # A key that some rows lack is None there, so all of them are to be known first.
+    # A key missing in some rows is None there, so all keys must be known first.
     columns = tuple(dict.fromkeys(name for _, row in objects() for name in row))
     return InputTable(columns, _Again(lambda: ((where, {c: row.get(c) for c in columns}) for where, row in objects())))
 

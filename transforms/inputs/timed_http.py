@@ -1,8 +1,8 @@
-"""Connections whose every wait is bounded: connecting, TLS, each byte of the headers and each byte of the body.
+"""HTTP connections with a time limit on every wait: connecting, TLS, each byte of the headers and of the body.
 
-A time-out of a socket starts again with each byte, so a server that drips its headers would never meet one. Here the
-time that is left is set before every read, whatever layer asks for the bytes: a proxy's answer, 1xx answers, headers,
-sizes of chunks, trailers.
+A socket's time-out restarts with each byte, so a server that sends headers slowly would never exceed it. Here the
+remaining time is set before every read, whichever layer reads: a proxy's response, 1xx responses, headers, chunk sizes,
+trailers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ KEPT_OPEN = 8
 
 
 class _Clock(threading.local):
-    """When the calling thread's request must have got where it is.
+    """The deadlines of the calling thread's request.
 
     Attributes:
-        until: monotonic time.
-        silence: longest wait for a single read, in seconds.
+        until: the monotonic time of the deadline.
+        silence: the longest wait for a single read, in seconds.
     """
 
     until = float("inf")
@@ -45,11 +45,11 @@ _CLOCK = _Clock()
 
 @contextmanager
 def waiting(until: float, silence: float) -> Iterator[None]:
-    """Bound all reads of the calling thread within the block.
+    """Limit all reads of the calling thread within the block.
 
     Args:
-        until: monotonic time at which they fail with TimeoutError.
-        silence: longest wait for one read, in seconds.
+        until: the monotonic time at which they fail with TimeoutError.
+        silence: the longest wait for one read, in seconds.
     """
     before = _CLOCK.until, _CLOCK.silence
     _CLOCK.until, _CLOCK.silence = min(until, _CLOCK.until), silence
@@ -60,7 +60,7 @@ def waiting(until: float, silence: float) -> Iterator[None]:
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket, never longer than the clock allows."""
+    """Reads a socket within the clock's limits."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class _TimedReader(io.RawIOBase):
         self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
-        """A reader always is."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int | None:
-        """Read what is there, or wait for the next bytes.
+        """Read available bytes, or wait for the next ones.
 
         Raises:
-            TimeoutError: when the time is over.
+            TimeoutError: the time is over.
         """
         left = _CLOCK.until - time.monotonic()
         if left <= 0:
@@ -85,13 +85,13 @@ class _TimedReader(io.RawIOBase):
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
-        """Close the file; the socket is the connection's."""
+        """Close the file, but not the socket, which belongs to the connection."""
         self._raw.close()
         super().close()
 
 
 class _TimedSocket:
-    """What an answer reads from: a socket of which only ``makefile`` is used."""
+    """A socket for responses; only ``makefile`` is used."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -107,7 +107,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Timed:
-    """All addresses of a host are tried within one time-out together, and all headers come within one silence."""
+    """Tries all addresses of a host within one time-out together, and reads all headers within one time limit."""
 
     def _new_conn(self: Any) -> socket.socket:
         name, limit = self._dns_host, self.timeout
@@ -155,10 +155,10 @@ class _HttpsPool(HTTPSConnectionPool):
 
 @functools.cache
 def connections(proxy: str | None) -> urllib3.PoolManager:
-    """Connections of this process, kept open between files.
+    """Return the HTTP connections of this process, which are kept open between files.
 
     Args:
-        proxy: address of the proxy to go through.
+        proxy: the URL of the proxy to use.
     """
     manager = urllib3.ProxyManager(proxy, maxsize=KEPT_OPEN) if proxy else urllib3.PoolManager(maxsize=KEPT_OPEN)
     manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}

@@ -1,1 +1,1 @@
-"""Videos, GIFs and images: what a file is, which of its frames are wanted, and those frames as pixels."""
+"""Videos, GIFs and images: probe a file, choose frames by sampling, and decode those frames to pixels."""

@@ -1,6 +1,6 @@
-"""Containers that are blocks in a row, without an index of the whole: what shows that they are cut or damaged.
+"""Containers that are sequences of blocks without a global index: signs that they are truncated or damaged.
 
-Only lengths, marks and positions are read, never the pictures: Matroska and WebM (RFC 9559), Ogg (RFC 3533), FLV and
+Reads only lengths, markers and positions, never the pictures: Matroska and WebM (RFC 9559), Ogg (RFC 3533), FLV and
 SWF (Adobe's specifications), ASF, MPEG transport streams (ISO 13818-1), DV.
 """
 
@@ -20,7 +20,7 @@ _ASF_DATA_HEAD = 50
 _ASF_CORRECTED = 0x80
 _SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
-# EBML, SeekHead, Info, Tracks, Cues, Chapters, Attachments, Tags; Void, CRC-32 and what a cluster holds.
+# EBML, SeekHead, Info, Tracks, Cues, Chapters, Attachments, Tags; Void, CRC-32 and the elements in a cluster.
 _ELEMENTS = frozenset(
     {_SEGMENT, _CLUSTER, 0x1A45DFA3, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1043A770, 0x1941A469, 0x1254C367}
 )
@@ -33,21 +33,21 @@ _OGG_LAST = 4
 _TAG_HEAD = 11
 _TAGS = frozenset({8, 9, 18})
 _TS_SYNC = 0x47
-# Length of a packet and where in it the mark stands: plain, with a time before it (Blu-ray), with parity behind it.
+# Packet length, and offset of the sync byte in it: plain, after a timestamp (Blu-ray), before parity bytes.
 _TS_LAYOUTS = ((188, 0), (192, 4), (204, 0))
 
 _DV = b"\x1f\x07\x00"
-# Bytes of a frame of 525 and of 625 lines (IEC 61834-2).
+# Frame sizes in bytes for 525 and for 625 lines (IEC 61834-2).
 _DV_FRAMES = (120_000, 144_000)
 
 
 def missing(expected: int, size: int) -> str:
-    """Of a file whose header says how long it is."""
+    """Return the reason if a file is shorter than its header says, else an empty string."""
     return f"it is cut off: {size:,} of {expected:,} bytes are there" if expected > size else ""
 
 
 def damaged_within(path: Path) -> str:
-    """Where the blocks of a Matroska file, of which there is one for each picture, are no longer a chain; or empty."""
+    """Return where the blocks of a Matroska file stop forming a chain, as the end of a sentence; empty if nowhere."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         return _matroska(file, size, enter=True)
@@ -66,17 +66,17 @@ def _matroska(file: BinaryIO, size: int, *, enter: bool = False) -> str:
         if at >= end:
             break
         kind, length, content = _element(file, at)
-        # One element of a kind that is not known here may be passed over; two are no elements.
+        # One element of an unknown kind may be skipped; two in a row are not elements.
         strange = 0 if kind in _ELEMENTS or kind in _SMALL_ELEMENTS else strange + 1
         if not kind or strange > 1:
             return f"it is damaged before byte {at:,}"
-        # A cluster of unknown length, from a live recording, is entered; its blocks follow like anything else.
+        # A cluster of unknown length, from a live recording, is entered; its blocks follow like other elements.
         at = content if enter and kind == _CLUSTER else content + max(0, length)
     return f"it is cut off within its last block, {at - end:,} bytes before that ends" if at > end else ""
 
 
 def _element(file: BinaryIO, at: int) -> tuple[int, int, int]:
-    """Id, length (-1 where it was not known when written) and content's place of an EBML element; id 0 for none."""
+    """Return id, length (-1 if unknown) and content offset of an EBML element; id 0 for none."""
     file.seek(at)
     head = file.read(_ELEMENT_HEAD)
     if not head or head[0] < 0x10:
@@ -96,7 +96,7 @@ def _ogg(file: BinaryIO, size: int) -> str:
     tail = file.read()
     page = tail.rfind(b"OggS\0")
     if page < 0 or len(tail) < page + _OGG_HEAD:
-        return "it is damaged: its end is no Ogg page"
+        return "it is damaged: its end is not an Ogg page"
     segments = tail[page + _OGG_HEAD :][: tail[page + 26]]
     end = page + _OGG_HEAD + tail[page + 26] + sum(segments)
     if end > len(tail) or not tail[page + 5] & _OGG_LAST:
@@ -112,7 +112,7 @@ def _flv(file: BinaryIO, size: int) -> str:
     tag = file.read(_TAG_HEAD)
     if tag[0] & 0x1F in _TAGS and int.from_bytes(tag[1:4], "big") + _TAG_HEAD == length:
         return ""
-    # Some writers give other lengths behind the tags, or none behind the last; those before the tags are right.
+    # Some writers store wrong lengths after tags, or none after the last; those before the tags are correct.
     file.seek(5)
     at = int.from_bytes(file.read(4), "big") + 4
     while at + _TAG_HEAD <= size:
@@ -133,14 +133,14 @@ def _asf(file: BinaryIO, size: int) -> str:
     head = file.read(_ASF_DATA_HEAD + 1)
     if not head.startswith(_ASF_DATA):
         return ""
-    # A live recording does not say how long its data are.
+    # A live recording does not state the length of its data.
     end = data + int.from_bytes(head[16:24], "little")
     properties = header.find(_ASF_PROPERTIES)
     length = int.from_bytes(header[properties + 92 :][:4], "little") if properties >= 0 else 0
     steady = properties >= 0 and header[properties + 92 :][:4] == header[properties + 96 :][:4]
     if end > size or not length or not steady or not head[-1] & _ASF_CORRECTED:
         return missing(end, size)
-    # All packets that carry data for error correction begin with the same flags.
+    # All packets with error correction data start with the same flags.
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         others = sum(mapped[at] != head[-1] for at in range(data + _ASF_DATA_HEAD, end, length))
     return f"{others:,} of its data packets are damaged" if others else ""
@@ -152,7 +152,7 @@ def _transport(file: BinaryIO, size: int) -> str:
         if size > 2 * length and all(byte == _TS_SYNC for byte in head[mark::length]):
             rest = size % length
             file.seek(size - rest + mark)
-            # Bytes that begin no packet may follow the video.
+            # Bytes after the video need not belong to a packet.
             cut = rest > mark and file.read(1)[0] == _TS_SYNC
             return f"it is cut off within its last packet, after {rest} of {length} bytes" if cut else ""
     return ""
@@ -176,4 +176,4 @@ CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], str]], ..
     (lambda head: head.startswith(_DV), _dv),
     (lambda head: head[0] == _TS_SYNC or head[4:5] == b"\x47", _transport),
 )
-"""Which first 16 bytes tell a container, and what tells from the file and its size why it must have been longer."""
+"""Pattern of a container's first 16 bytes, and the function that explains from file and size what is missing."""

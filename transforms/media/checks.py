@@ -1,4 +1,4 @@
-"""Checks of a file's content against checksums and sizes that its format has: damage that decoders do not notice.
+"""Checks a file's content against checksums and sizes in its format: damage that decoders do not notice.
 
 Matroska and WebM (RFC 9559, CRC-32 elements), Ogg (RFC 3533, page checksums), GIF (sizes of pictures).
 """
@@ -16,18 +16,18 @@ from cliploom.transforms.watchdog import alive
 _EBML_CRC = b"\xbf\x84"
 _SEGMENT = 0x18538067
 _BLOCKS = frozenset({0x1F43B675, 0x1654AE6B})
-"""Clusters, which hold the pictures, and tracks, which hold the codecs' headers."""
+"""Clusters, which contain the pictures, and tracks, which contain the codec headers."""
 _MOST_BLOCKS = 1_000_000
 _OGG_HEAD = 27
 _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def damaged_content(path: Path, container: str) -> str:
-    """Sentence's end about damage that checksums or sizes show; empty when they show none, or there are none.
+    """Describe damage that checksums or sizes show, as the end of a sentence; empty if they show none.
 
     Args:
         path: a local file.
-        container: libav's name of its format.
+        container: libav's name of the format.
     """
     if container == "gif":
         return damaged_pictures(path)
@@ -42,13 +42,13 @@ def damaged_content(path: Path, container: str) -> str:
 
 
 def has_checksums(path: Path) -> bool:
-    """A Matroska file was written with checksums, as FFmpeg does unless it writes to a stream."""
+    """Return whether a Matroska file has checksums, as FFmpeg writes them unless it writes to a stream."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return next(_matroska(data), None) is not None
 
 
 def _matroska(data: mmap.mmap) -> Iterator[bool]:
-    """Whether each cluster with a checksum fits it."""
+    """Yield whether the checksum matches, for each cluster that has one."""
     _, length, at = _element(data, 0)
     kind, length, at = _element(data, at + max(0, length))
     if kind != _SEGMENT:
@@ -67,7 +67,7 @@ def _matroska(data: mmap.mmap) -> Iterator[bool]:
 
 
 def _element(data: mmap.mmap, at: int) -> tuple[int, int, int]:
-    """Id, length (-1 where it is unknown) and content's place of an EBML element; id 0 for none."""
+    """Return id, length (-1 if unknown) and content offset of an EBML element; id 0 for none."""
     if at >= len(data) or data[at] < 0x10:
         return 0, 0, at
     used = 9 - data[at].bit_length()
@@ -81,7 +81,7 @@ def _element(data: mmap.mmap, at: int) -> tuple[int, int, int]:
 
 
 def _ogg(data: mmap.mmap) -> Iterator[bool]:
-    """Whether each page fits its checksum."""
+    """Yield whether the checksum matches, for each page."""
     at = 0
     while at + _OGG_HEAD <= len(data):
         if data[at : at + 4] != b"OggS":
@@ -99,14 +99,14 @@ def _ogg(data: mmap.mmap) -> Iterator[bool]:
         page[22:26] = bytes(4)
         fits = crc32_from_the_top(bytes(page)) == stated
         yield fits
-        # The length of a damaged page may be damaged, too.
+        # The length of a damaged page may be damaged too.
         at = end if fits else at + 4
 
 
 def crc32_from_the_top(data: bytes) -> int:
-    """CRC-32 with the polynomial 0x04C11DB7 from the highest bit on, beginning with 0, as in Ogg and FFV1.
+    """Return the CRC-32 with the polynomial 0x04C11DB7, most significant bit first, start value 0, as in Ogg and FFV1.
 
-    It is zlib's of the mirrored bytes, mirrored.
+    It equals zlib's CRC of the bit-reversed bytes, bit-reversed.
 
     >>> hex(crc32_from_the_top(b"123456789"))
     '0x89a1897f'

@@ -1,4 +1,4 @@
-"""The clock of a stream, which may be set anew, be damaged, or jump: presentation times in one line."""
+"""Repairs the clock of a stream, which may restart, be damaged, or jump: monotonic presentation times."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_TIME = -(2**63)
-"""What libav calls a missing timestamp."""
+"""libav's value for a missing timestamp."""
 
 MOST_HELD_S = 60
-"""Seconds that a frame may stay beyond the rhythm of an even clock; what is more is taken for a jump of the clock."""
+"""Seconds that a frame may last beyond the period of a regular clock; a longer time counts as a jump."""
 
 _BACKWARD_JUMP_S = 10
 _BACKWARD_KEY_JUMP_S = Fraction(1, 2)
 _MOST_WAITING = 16
-"""Pictures that may be decoded before one that is shown first (H.264, H.265: the size of the buffer of pictures)."""
+"""Maximum number of pictures decoded before one that is shown first (decoded picture buffer of H.264, H.265)."""
 
 _LEAP_S = 13 * 3600
-"""Half of what MPEG's clocks count before they wrap; no two neighbouring frames are so far apart."""
+"""Half the range of MPEG clocks before they wrap; neighbouring frames are never this far apart."""
 _FEWEST = 20
 _UNEVEN_SHARE = 0.01
 _UNEVEN_LEAST = 2
@@ -31,15 +31,15 @@ _RHYTHMS = 10
 def without_jumps(
     pts: NDArray[np.int64], duration: NDArray[np.int64], time_base: Fraction
 ) -> tuple[NDArray[np.int64], tuple[tuple[float, float], ...]]:
-    """Presentation times without jumps ahead of a clock that is even otherwise; uneven clocks may have pauses.
+    """Return presentation times without jumps ahead of an otherwise regular clock; irregular clocks may have pauses.
 
     Args:
-        pts: int64 [N], presentation times of the shown frames in the order of decoding.
-        duration: int64 [N] ticks, 0 where unknown; a frame may stay for as long as its container says.
+        pts: int64 [N], presentation times of the shown frames in decoding order.
+        duration: int64 [N] ticks, 0 where unknown; a frame may last as long as its container says.
         time_base: seconds per tick.
 
     Returns:
-        The times, and (seconds from the start, seconds) of each jump that was closed.
+        The times, and (seconds from the start, seconds) of each removed jump.
     """
     if len(pts) < _FEWEST:
         return pts, ()
@@ -62,19 +62,19 @@ def without_jumps(
 
 
 def follows_keys(pts: NDArray[np.int64], key: NDArray[np.bool_]) -> bool:
-    """No key frame is shown before a frame that was decoded before it; no codec allows that, but broken clocks say it.
+    """Return whether no key frame is shown before a frame decoded before it, which only broken clocks violate.
 
     Args:
-        pts: int64 [N], presentation times of the shown frames in the order of decoding.
+        pts: int64 [N], presentation times of the shown frames in decoding order.
         key: bool [N].
     """
     return not (key[1:] & (pts[1:] < np.maximum.accumulate(pts)[:-1])).any()
 
 
 def references_last(pts: NDArray[np.int64], dts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Presentation times of MPEG-1 and MPEG-2 pictures, of which none comes before those that it waits for.
+    """Return presentation times of MPEG-1 and MPEG-2 pictures such that none precedes the pictures it depends on.
 
-    Program streams give not every picture a time, and libav then gives some reference pictures that of a picture which
+    Program streams do not time every picture, and libav then gives some reference pictures the time of a picture that
     is shown before them. A reference picture is shown when the next one is decoded (ISO 13818-2, 6.1.1.11).
     """
     references = np.flatnonzero(pts > dts)
@@ -97,19 +97,19 @@ def joined(
     time_base: Fraction,
     key: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Presentation times in one line where a stream's clock was set anew, as in joined recordings, or is damaged.
+    """Return continuous presentation times for a stream whose clock restarts, as in joined recordings, or is damaged.
 
-    A decoding time that falls by more than 10 s, or at a key frame (``key``) by half a second, begins a new part; it is
-    moved to where the part before ended. So does a leap of 13 hours: libav takes the fall of a clock that wraps (every
-    26.5 h in MPEG streams) for one, and a flipped bit in a timestamp makes one forth and another back.
+    A decoding time that falls by more than 10 s, or at a key frame (``key``) by half a second, starts a new part; it is
+    moved to the end of the previous part. So does a leap of 13 hours: libav reports one when a clock wraps (every 26.5
+    h in MPEG streams), and a flipped bit in a timestamp causes one forward and one back.
     """
     leap, back, back_at_key = (int(s / time_base) for s in (_LEAP_S, _BACKWARD_JUMP_S, _BACKWARD_KEY_JUMP_S))
-    # Frames wait for others by seconds at most; a presentation time far from its decoding time is a damaged one.
+    # Frames are reordered by a few seconds at most; a presentation time far from its decoding time is damaged.
     stray = (dts != NO_TIME) & (np.abs(pts - dts) > leap)
     pts = np.where(stray, dts, pts)
     clock = np.where(dts != NO_TIME, dts, pts)
     steps = np.diff(clock)
-    # Where decoding times are not stated, those of pictures that wait for others fall, and far in slow recordings.
+    # Without explicit decoding times, those of reordered pictures fall, by much in slow recordings.
     usual = int(np.median(np.abs(steps))) if len(steps) else 0
     fell = (steps < -max(back, _MOST_WAITING * usual)) | (steps > leap)
     if key is not None:

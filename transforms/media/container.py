@@ -1,7 +1,7 @@
-"""Opening media containers: which formats are accepted, which stream is the picture, what an error means.
+"""Opens media containers: accepted formats, choice of the video stream, meaning of errors.
 
-A file's kind is found from its bytes. Formats that name other files or addresses (playlists, concat scripts) and
-those that libav recognises only by a file's name (text art) are not accepted.
+The format of a file is determined from its bytes. Formats that refer to other files or URLs (playlists, concat scripts)
+and those that libav recognises only by file name (text art) are rejected.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _OTHER_KINDS = {
         rb"\0\0\0\x0c(jP  |JXL )|\xff\x0a|8BPS|\0\0\x01\0(?!\0\0)|P[1-7]\s|\x76\x2f\x31\x01|qoif|DDS |icns"
     ),
 }
-# Libav finds these in any file that has their marks somewhere, such as a document with photographs.
+# libav recognises these in any file that contains their markers, such as a document with photographs.
 _FOUND_ANYWHERE = frozenset({"mjpeg", "h261", "h263", "m4v", "mpegvideo", "dirac", "vc1"})
 _SELF_ORDERED = frozenset({"hevc", "vp8", "vp9", "av1"})
 
 
 @contextmanager
 def explained(path: Path, stage: str) -> Iterator[None]:
-    """Turn an operating system's refusal into an ``UnreadableError`` with a sentence."""
+    """Convert an error of the operating system to an ``UnreadableError`` with a clear message."""
     try:
         yield
     except av.FFmpegError:
@@ -60,7 +60,7 @@ def explained(path: Path, stage: str) -> Iterator[None]:
     except IsADirectoryError:
         raise UnreadableError(stage, f"'{path.name}' is a directory, not a media file.") from None
     except FileNotFoundError:
-        raise UnreadableError(stage, f"'{path.name}' is not there any more.") from None
+        raise UnreadableError(stage, f"'{path.name}' does not exist any more.") from None
     except PermissionError:
         raise UnreadableError(stage, f"'{path.name}' may not be read: permission denied.") from None
     except OSError as error:
@@ -68,10 +68,10 @@ def explained(path: Path, stage: str) -> Iterator[None]:
 
 
 def read_head(path: Path, stage: str, length: int = 64) -> tuple[bytes, int]:
-    """First bytes of a regular file, and its size in bytes.
+    """Return the first bytes of a regular file, and its size in bytes.
 
     Raises:
-        UnreadableError: it can't be opened, or is a directory, a pipe or a device.
+        UnreadableError: it cannot be opened, or is a directory, a pipe or a device.
         NoVideoError: it is empty.
     """
     with explained(path, stage):
@@ -89,8 +89,8 @@ def open_container(path: Path, stage: str) -> InputContainer:
     """Open a video or GIF for reading; close it when done.
 
     Raises:
-        NoVideoError: the bytes are no media that this build knows.
-        UnreadableError: they can't be read.
+        NoVideoError: the bytes are not media that this build supports.
+        UnreadableError: the file cannot be read.
     """
     container = _opened(path, stage, {"skip_frame": "all"})
     if _tells_enough(container):
@@ -100,13 +100,13 @@ def open_container(path: Path, stage: str) -> InputContainer:
 
 
 def _opened(path: Path, stage: str, options: dict[str, str]) -> InputContainer:
-    # "file:" keeps names such as "http:x.mp4" from being taken for addresses.
+    # "file:" keeps names such as "http:x.mp4" from being interpreted as URLs.
     name = "file:" + os.fspath(path)
     try:
         with explained(path, stage):
             container: InputContainer = av.open(
                 name,
-                # By its name, first picture or first 2 kB, libav may take it for a still picture.
+                # By its name, first picture or first 2 kB, libav may take the file for a still picture.
                 format="mjpeg" if is_motion_jpeg(path) else "apng" if is_animated_png(path) else None,
                 options=options,
                 container_options={"format_whitelist": _FORMATS},
@@ -123,10 +123,10 @@ def _opened(path: Path, stage: str, options: dict[str, str]) -> InputContainer:
 
 
 def _tells_enough(container: InputContainer) -> bool:
-    """The headers alone say all that decoding needs, so libav need not decode pictures to open the file.
+    """Return whether the headers suffice for decoding, so that libav need not decode frames to open the file.
 
-    What it finds out that way for h264 is how far pictures are reordered; streams with B-frames mostly say it.
-    (Measured on 720p: 1 to 2 ms instead of 7 to 14.)
+    Otherwise libav decodes h264 frames to find the reordering depth; most streams with B-frames state it. (Measured on
+    720p: 1 to 2 ms instead of 7 to 14.)
     """
     if container.format.name not in _WITH_HEADERS:
         return False
@@ -140,9 +140,9 @@ def _tells_enough(container: InputContainer) -> bool:
 
 
 def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStream:
-    """The stream with the picture; all other streams are set to be passed over without reading.
+    """Return the video stream; all other streams are set to be skipped without reading.
 
-    Cover art is no video. Of several streams one of more than one picture is taken, then the one marked default, then
+    Cover art is not a video. Among several streams, one with more than one picture is preferred, then the default, then
     the largest.
 
     Raises:
@@ -158,7 +158,7 @@ def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStre
     if not usable:
         codec = codec_name(path) or "unnamed"
         raise UnsupportedCodecError(stage, f"'{path.name}' has a video codec that this build can't decode: {codec}.")
-    # An animated AVIF has its first picture as a stream of its own.
+    # An animated AVIF has its first picture in a separate stream.
     best = max(
         usable,
         key=lambda s: (s.frames != 1, bool(s.disposition & Disposition.default), s.width * s.height, -s.index),
@@ -170,7 +170,7 @@ def video_stream(container: InputContainer, path: Path, stage: str) -> VideoStre
 
 
 def _refusal(path: Path, stage: str, error: av.FFmpegError) -> MediaError:
-    """What it means that libav refused to open a file that the operating system could open."""
+    """Return the error that explains why libav rejected a file that the operating system could open."""
     other = _other_kind(path)
     if other:
         return NoVideoError(stage, f"'{path.name}' has no video: it is {other}.")
@@ -183,13 +183,13 @@ def _refusal(path: Path, stage: str, error: av.FFmpegError) -> MediaError:
 
 
 def _other_kind(path: Path) -> str:
-    """What a file is that is no picture, where its first bytes say so; else empty."""
+    """Describe a file that is not a picture, if its first bytes identify it; else empty."""
     with open(path, "rb") as file:
         head = file.read(_TEXT_WITHIN)
     for kind, pattern in _OTHER_KINDS.items():
         if pattern.match(head):
             return kind
-    # ASCII or UTF-8 without control characters, the last letter perhaps cut.
+    # ASCII or UTF-8 without control characters; the last character may be truncated.
     text = head.decode("utf-8", "ignore")
     plain = len(head) - len(text.encode()) < 4 and all(letter.isprintable() or letter in "\t\r\n\f" for letter in text)
     return "text" if plain else ""

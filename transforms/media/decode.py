@@ -1,7 +1,7 @@
-"""Decode once: the frames that several features want of a file, each as its encoder wants it.
+"""Decodes a file once for all features that need frames of it, each in the format of its encoder.
 
-``decode`` chooses the frames of all requests, decodes their union once in the order of presentation, scales each
-frame once for each different ``Preprocess``, and hands on rows as soon as they are complete.
+``decode`` chooses the frames of all requests, decodes their union once in presentation order, scales each frame once
+for each distinct ``Preprocess``, and yields rows as soon as they are complete.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ Picture = tuple[int, "VideoFrame", Appearance]
 
 @dataclass(frozen=True)
 class Request:
-    """What one feature wants of a file.
+    """The frames and the format that one feature needs.
 
     Attributes:
-        sampling: which frames.
-        preprocess: as what pixels.
+        sampling: the sampling, which selects the frames.
+        preprocess: the pixel format.
         stereo: ``left`` keeps the left half of each upright picture.
-        deinterlace: make progressive pictures of interlaced ones; the same for all requests of one call.
-        tone_map: map high dynamic range and wide colours to BT.709.
+        deinterlace: whether to deinterlace interlaced pictures; the same for all requests of one call.
+        tone_map: whether to map high dynamic range and wide gamut to BT.709.
     """
 
     sampling: Sampling
@@ -76,23 +76,23 @@ def decode(
     segment: tuple[float, float] | None = None,
     report: DecodeReport | None = None,
 ) -> Iterator[Sampled]:
-    """Rows of all requests, in the order in which their last frames are shown.
+    """Yield the rows of all requests, in the order in which their last frames are shown.
 
-    Holds one window of pixels a request, at most. A row whose frame can't be decoded is left out, its ordinal
-    stays free.
+    Keeps at most one window of pixels per request in memory. A row whose frame cannot be decoded is omitted; its
+    ordinal stays unused.
 
     Args:
         path: a local file.
         facts: what the probe found.
-        requests: answered by their place in this sequence.
-        segment: (start_s, end_s) relative to the video's start: only the rows that start in it, bit for bit those
-            of the whole file; for splittable samplings.
-        report: filled in while rows are drawn.
+        requests: the requests; rows refer to them by position.
+        segment: (start_s, end_s) relative to the video's start: yields only the rows that start in it, bit-identical to
+            those of the whole file; for splittable samplings.
+        report: filled in while rows are yielded.
 
     Raises:
-        NoVideoError: nothing that was wanted could be decoded.
-        MediaError: the file can't be opened, or is not the one that was probed.
-        ValueError: a segment of a sampling that can't be split.
+        NoVideoError: none of the requested frames can be decoded.
+        MediaError: the file cannot be opened, or has changed since it was probed.
+        ValueError: the sampling cannot be split, but a segment is given.
     """
     report = DecodeReport() if report is None else report
     with ExitStack() as opened:
@@ -114,7 +114,7 @@ def _choose(request: Request, timeline: Timeline, segment: tuple[float, float] |
 
 
 def _conclude(path: Path, facts: MediaFacts, trouble: str, report: DecodeReport) -> None:
-    """Say what is lost; raise when all is."""
+    """Report what is lost; raise if everything is."""
     missing = report.frames_expected - report.frames_got
     if report.frames_expected and not report.frames_got:
         why = trouble or facts.lost or "none of its wanted frames can be decoded"
@@ -136,7 +136,7 @@ def _conclude(path: Path, facts: MediaFacts, trouble: str, report: DecodeReport)
 def _answer(
     requests: Sequence[Request], chosen: Sequence[Samples], pictures: Iterator[Picture], report: DecodeReport
 ) -> Iterator[Sampled]:
-    """Scale each picture for those who want it, and hand on the rows that it completes."""
+    """Scale each picture for the requests that need it, and yield the rows that it completes."""
     keys = [(scaler_key(r.preprocess, r.stereo), r.tone_map) for r in requests]
     scalers = {key: Scaler(r.preprocess, r.stereo, tone_map=r.tone_map) for key, r in zip(keys, requests, strict=True)}
     gatherers = [_Gatherer(number, r, s) for number, (r, s) in enumerate(zip(requests, chosen, strict=True))]
@@ -155,7 +155,7 @@ def _answer(
 
 
 class _Gatherer:
-    """Collects one request's frames until rows are complete. Frames come in ascending order, with gaps."""
+    """Collects the frames of one request until rows are complete. Frames arrive in ascending order, with gaps."""
 
     def __init__(self, number: int, request: Request, samples: Samples) -> None:
         self._number = number
@@ -177,7 +177,7 @@ class _Gatherer:
         yield from self._complete(np.iinfo(np.int64).max)
 
     def _complete(self, shown: int) -> Iterator[Sampled]:
-        """Rows whose last frame is ``shown`` or came before; then forget the frames that no later row has."""
+        """Yield the rows whose last frame is ``shown`` or earlier, then drop the frames that no later row needs."""
         first = self._row
         while self._row < len(self._samples) and self._last[self._row] <= shown:
             sampled = self._sampled(self._row)
@@ -212,7 +212,7 @@ class _Gatherer:
 
 
 class _ImageSource:
-    """Still images, and animations that libav can't read."""
+    """Still images, and animations that libav does not support."""
 
     def __init__(self, path: Path) -> None:
         read_head(path, STAGE)
@@ -263,7 +263,7 @@ class _ContainerSource:
             self.timeline = replace(self.timeline, key=self._shown_keys())
 
     def _shown_keys(self) -> NDArray[np.bool_]:
-        """Which frames are key frames, by the order in which they come out; packets without times don't tell it."""
+        """Return which frames are key frames, in output order; packets without times do not say."""
         key = np.zeros(len(self.timeline.ticks), np.bool_)
         came = self._decoder.shown_order()[: len(key)]
         key[: len(came)] = self._table.key[came] & (came >= 0)
@@ -273,7 +273,7 @@ class _ContainerSource:
         return self
 
     def _lenient_decoder(self) -> VideoCodecContext:
-        """A second decoder of the stream, which shows what it can of damaged packets."""
+        """Return a second decoder of the stream, which shows as much as possible of damaged packets."""
         self._lenient = open_container(self._path, STAGE)
         return picture_decoder(video_stream(self._lenient, self._path, STAGE), alpha=False)
 
@@ -330,10 +330,10 @@ _Source = _ImageSource | _ContainerSource
 def _segment_table(
     container: InputContainer, stream: VideoStream, facts: MediaFacts, segment: tuple[float, float]
 ) -> tuple[PacketTable, Timeline] | None:
-    """The packets around a segment, where the container can tell which frames they are."""
+    """Return the packets around a segment, if the container identifies their frames."""
     base = stream.time_base
     if base is None or base < _COARSE_TICK_S:
-        # The facts' microseconds don't tell which tick the video starts on.
+        # The microseconds in the facts do not determine the tick at which the video starts.
         return None
     origin, end = round(facts.start_s / base), round(facts.end_s / base)
     first = origin + int(segment[0] / base)

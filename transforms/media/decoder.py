@@ -47,16 +47,16 @@ class DecodeReport:
     """What a decode did; filled in while it runs.
 
     Attributes:
-        planned: rows that each request should give.
-        frames_expected: distinct frames that the requests want.
-        frames_got: of these, how many came out.
-        frames_damaged: of these, how many the decoder had to patch.
-        frames_decoded: pictures that came out of the decoder, wanted or not.
-        packets_sent: packets that went into it.
-        errors: packets that it refused.
-        refused: stretches of packets that a strict decoder refused and a lenient one showed as far as it could.
-        references_damaged: pictures that no request wants but that others may refer to, and that had to be patched.
-        lost: sentence that says what is missing, or empty.
+        planned: the number of rows that each request should give.
+        frames_expected: the number of distinct frames that the requests need.
+        frames_got: how many of these were decoded.
+        frames_damaged: how many of these the decoder had to conceal errors in.
+        frames_decoded: the number of pictures decoded, needed or not.
+        packets_sent: the number of packets decoded.
+        errors: the number of packets that the decoder rejected.
+        refused: the number of packet ranges that a strict decoder rejected and a lenient one decoded in part.
+        references_damaged: the number of damaged pictures that no request needs but that others may refer to.
+        lost: a sentence that says what is missing, or empty.
     """
 
     planned: list[int] = field(default_factory=list)
@@ -72,10 +72,10 @@ class DecodeReport:
 
 
 def plan_runs(table: PacketTable, positions: NDArray[np.int64]) -> list[range]:
-    """Stretches of packets to decode for the frames at ``positions`` (int64, any order), ascending and apart.
+    """Return ranges of packets to decode for the frames at ``positions`` (int64, any order), ascending and disjoint.
 
-    Each begins at a key frame. A frame that is shown before its group's key frame, or at its time, may refer to the
-    group before, so that one is decoded too.
+    Each starts at a key frame. A frame that is shown before its group's key frame, or at its time, may refer to the
+    previous group, so that one is decoded too.
     """
     keys = np.flatnonzero(table.key)
     runs: list[range] = []
@@ -94,11 +94,11 @@ def plan_runs(table: PacketTable, positions: NDArray[np.int64]) -> list[range]:
 
 
 def picture_decoder(stream: VideoStream, alpha: bool) -> VideoCodecContext:
-    """The stream's decoder, on one thread: shards, not frames, are what runs in parallel.
+    """Return the stream's decoder, single-threaded: shards are processed in parallel, not frames.
 
     Args:
-        stream: opened.
-        alpha: transparency is wanted; libav's own VP8 and VP9 decoders pass over it.
+        stream: the open stream.
+        alpha: whether transparency is needed; libav's own VP8 and VP9 decoders ignore it.
     """
     context = stream.codec_context
     other = _ALPHA_DECODERS.get(context.codec.canonical_name)
@@ -109,10 +109,10 @@ def picture_decoder(stream: VideoStream, alpha: bool) -> VideoCodecContext:
 
 
 def strict_decoder(context: VideoCodecContext) -> VideoCodecContext | None:
-    """A decoder that refuses damaged packets which ``context`` shows in silence; None where there is none.
+    """Return a decoder that rejects damaged packets which ``context`` conceals; None if there is none.
 
     Args:
-        context: of a stream; where its own codec can be strict, it becomes so.
+        context: the context of a stream; if its own codec can be strict, it is switched to that.
     """
     name = context.codec.canonical_name
     other = _STRICT_DECODERS.get(name)
@@ -127,7 +127,7 @@ def strict_decoder(context: VideoCodecContext) -> VideoCodecContext | None:
 
 
 def is_deep_vp9(packet: bytes | memoryview) -> bool:
-    """A packet of VP9 of profile 2 or 3, with more than 8 bits a value: builds of libvpx mostly do not read these.
+    """Return whether it is VP9 of profile 2 or 3 (more than 8 bits per value), which most libvpx builds cannot read.
 
     >>> is_deep_vp9(bytes([0x82])), is_deep_vp9(bytes([0x92]))
     (False, True)
@@ -136,28 +136,29 @@ def is_deep_vp9(packet: bytes | memoryview) -> bool:
 
 
 class _RefusedError(Exception):
-    """A strict decoder refused a packet."""
+    """A strict decoder rejected a packet."""
 
 
 class _UnknownError(_RefusedError):
-    """It refused a packet since it does not know its kind."""
+    """A strict decoder rejected a packet of an unknown kind."""
 
 
 def drops_unreferenced(context: VideoCodecContext, container: str) -> bool:
-    """Leaving out unreferenced pictures is known not to change the others."""
+    """Return whether skipping unreferenced pictures is known not to change the others."""
     name = context.codec.canonical_name
     if name == "hevc":
-        # A picture unreferenced in its own temporal layer may serve a higher one; hvcC tells when there is one only.
+        # A picture unreferenced in its own temporal layer may serve a higher one; hvcC says whether there is only
+        # one.
         extra = context.extradata or b""
         return len(extra) > 21 and extra[0] == 1 and (extra[21] >> 3) & 7 == 1
     if name == "h264" and container in _FIELD_CONTAINERS and context.field_order not in _PROGRESSIVE:
-        # The second field of a picture may come in a packet of its own.
+        # The second field of a picture may be in a separate packet.
         return False
     return name in _DROPS_UNREFERENCED
 
 
 def in_turn(numbered: Iterable[tuple[int, T]], wanted: Sequence[int]) -> Iterator[tuple[int, T]]:
-    """Those of ``wanted`` (ascending), in that order, of what comes nearly so: clocks may be wrong by some pictures.
+    """Yield the wanted items (ascending) in order from an almost sorted stream; clocks may be off by a few pictures.
 
     >>> list(in_turn([(1, "b"), (0, "a"), (7, "x"), (4, "d")], [0, 1, 2, 4]))
     [(0, 'a'), (1, 'b'), (4, 'd')]
@@ -177,16 +178,16 @@ def in_turn(numbered: Iterable[tuple[int, T]], wanted: Sequence[int]) -> Iterato
 
 
 class FrameDecoder:
-    """Decodes frames of one stream by their index in the file. For one thread.
+    """Decodes frames of one stream by their index in the file. Not thread-safe.
 
     Args:
-        reader: gives the packets.
-        table: what they are.
-        context: decoder.
-        droppable: from ``drops_unreferenced``.
-        report: counted into.
-        strict: tried first, from ``strict_decoder``.
-        lenient: makes the decoder for what ``strict`` refuses, where it is the same as ``context``.
+        reader: the reader of the packets.
+        table: the table of the packets.
+        context: the decoder.
+        droppable: the result of ``drops_unreferenced``.
+        report: the report to count in.
+        strict: the decoder from ``strict_decoder``, which is tried first.
+        lenient: creates the decoder for packets that ``strict`` rejects, if ``context`` cannot be used.
     """
 
     def __init__(
@@ -201,12 +202,12 @@ class FrameDecoder:
     ) -> None:
         self._reader, self._table, self._context = reader, table, context
         self._strict, self._lenient = strict, lenient
-        # Which packets hold second fields is told by headers of slices, and unreferenced fields may be dropped singly.
+        # Slice headers tell which packets have second fields, and unreferenced fields may be dropped singly.
         self._droppable = droppable and not table.in_fields
         self._report = report
 
     def frames(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
-        """(index, picture) of the wanted frames (int64, ascending), in that order; those that fail are left out."""
+        """Yield (index, picture) of the wanted frames (int64, ascending) in order; omit frames that fail."""
         if not len(wanted):
             return
         if not self._table.in_order:
@@ -215,7 +216,7 @@ class FrameDecoder:
         yield from in_turn(self._numbered(wanted), wanted.tolist())
 
     def _numbered(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
-        """(index, picture) of the wanted frames, and of those that share their times, as the decoder gives them."""
+        """Yield (index, picture) of the wanted frames, and of those with the same times, in decoder order."""
         positions, numbers = self._with_same_timestamp(wanted)
         came: Counter[int] = Counter()
         for run in plan_runs(self._table, positions):
@@ -226,9 +227,9 @@ class FrameDecoder:
                 came[lowest] += 1
 
     def _with_same_timestamp(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions (ascending) of the wanted frames and of all that share a time with one; the lowest index of each.
+        """Return positions (ascending) of all frames that share a time with a wanted one, and their lowest index.
 
-        Which of several frames with one time is shown first only the decoder knows; they are numbered as they come.
+        Only the decoder knows which of several frames with one time is shown first; they are numbered as they come.
         """
         order, first = self._table.order, self._table.first_frame
         times = self._table.pts[order]
@@ -239,7 +240,7 @@ class FrameDecoder:
         return positions[stored], lowest[stored]
 
     def shown_order(self) -> NDArray[np.int64]:
-        """int64 [N], positions of the packets in the order in which their frames come out: decodes everything."""
+        """Return packet positions in the order in which their frames are output, int64 [N]; decodes everything."""
         return np.array([p for p, _ in self._pictures(range(len(self._table)), None)], np.int64)
 
     def _run(self, run: range, index: dict[int, int]) -> Iterator[tuple[int, VideoFrame]]:
@@ -256,7 +257,7 @@ class FrameDecoder:
             yield from pictures
 
     def _counted(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, VideoFrame]]:
-        """Frames without times: decode all and count."""
+        """Yield frames without times: decode all and count."""
         needed = set(wanted.tolist())
         last = int(wanted[-1])
         for index, (_, frame) in enumerate(self._pictures(range(len(self._table)), None)):
@@ -266,7 +267,7 @@ class FrameDecoder:
                 return
 
     def _pictures(self, run: range, wanted: dict[int, int] | None) -> Iterator[tuple[int, VideoFrame]]:
-        """(position, picture) of what the decoder gives for the packets of ``run``, in its order."""
+        """Yield (position, picture) of the packets of ``run`` in decoder order."""
         if self._strict is None:
             yield from self._pass(self._context, run, wanted)
             return
@@ -289,10 +290,10 @@ class FrameDecoder:
     def _pass(
         self, context: VideoCodecContext, run: range, wanted: dict[int, int] | None
     ) -> Iterator[tuple[int, VideoFrame]]:
-        """(position, picture) of what one decoder gives.
+        """Yield (position, picture) from one decoder.
 
         Raises:
-            _RefusedError: when it is the strict one, and refuses a packet.
+            _RefusedError: it is the strict decoder, and rejects a packet.
         """
         report = self._report
         context.flush_buffers()
@@ -304,21 +305,21 @@ class FrameDecoder:
                 packet.set_sidedata(state)
             if self._droppable and wanted is not None:
                 context.skip_frame = "DEFAULT" if position in wanted else "NONREF"
-            # The number that a packet takes in stands on the picture that comes out, however late.
+            # The decoder copies a packet's number to its picture, however late the picture is output.
             packet.pts = position
             report.packets_sent += 1
             for frame in self._decoded(context, packet):
                 number = -1 if frame.pts is None else frame.pts
                 if frame.is_corrupt and sound and wanted is not None and number not in wanted:
                     report.references_damaged += 1
-                # Pictures in front of the first key frame lack what they refer to; that is no damage.
+                # Pictures before the first key frame lack their references; that is not damage.
                 sound = sound or not frame.is_corrupt
                 yield number, frame
         for frame in self._decoded(context, None):
             yield (-1 if frame.pts is None else frame.pts), frame
 
     def _states(self, run: range) -> dict[int, list[PacketSideData]]:
-        """What the packets of a run must bring along: the last states before it, and those that change within it."""
+        """Return the decoder state that a run needs: the last states before it, and those that change within it."""
         before: dict[str, PacketSideData] = {}
         states: dict[int, list[PacketSideData]] = {}
         for position, state in self._table.states:

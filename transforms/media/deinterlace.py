@@ -1,6 +1,6 @@
-"""One progressive picture for each interlaced one, by libav's ``bwdif``, which reads a picture and its two neighbours.
+"""Deinterlaces pictures with libav's ``bwdif``, which reads a picture and its two neighbours.
 
-Fields are half a frame apart in time; a picture that shows both has combs along all that moves.
+The two fields are half a frame apart in time, so a picture that shows both has combing artefacts on moving edges.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ASKED = "mode=send_frame:parity=auto:deint=interlaced"
 
 
 def with_neighbours(wanted: NDArray[np.int64], first: int, count: int) -> NDArray[np.int64]:
-    """The wanted frames (ascending indices) and those before and after each, of ``count`` from ``first`` on.
+    """Return the wanted frames (ascending indices) and their neighbours, of ``count`` frames from ``first`` on.
 
     >>> with_neighbours(np.array([0, 5]), 0, 6).tolist()
     [0, 1, 4, 5]
@@ -30,9 +30,9 @@ def with_neighbours(wanted: NDArray[np.int64], first: int, count: int) -> NDArra
 
 
 def deinterlaced(pictures: Iterable[tuple[int, VideoFrame]]) -> Iterator[tuple[int, VideoFrame]]:
-    """(index, picture) of the same pictures, in order; those that are not marked as interlaced come as they are.
+    """Yield (index, picture) of the same pictures, in order; pictures not marked as interlaced are unchanged.
 
-    A picture comes out the same whatever else was decoded, as long as its neighbours are among ``pictures``.
+    A picture's result does not depend on what else was decoded, as long as its neighbours are among ``pictures``.
     """
     run: _Run | None = None
     for index, frame in pictures:

@@ -1,4 +1,4 @@
-"""All that a person may want to know of a video, GIF or image, and what samplings would take of it."""
+"""Describes a video, GIF or image in detail, including what samplings would select."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _RANGES = {int(ColorRange.MPEG): "limited", int(ColorRange.JPEG): "full"}
 def describe_media(
     path: Path, limits: MediaLimits, samplings: Sequence[Sampling], *, shown: int, decoded: bool
 ) -> dict[str, Any]:
-    """A media file as plain values.
+    """Return a media file as plain values.
 
     Args:
         path: a local file.
-        limits: what is too absurd to look at.
-        samplings: whose rows are counted.
-        shown: rows of each sampling that are listed one by one.
-        decoded: decode the frames of the samplings, which finds damage that headers and packets do not show.
+        limits: the limits beyond which a file is rejected.
+        samplings: the samplings whose rows are counted.
+        shown: the number of rows of each sampling to list.
+        decoded: whether to decode the frames of the samplings, which finds damage that headers and packets do not show.
 
     Raises:
-        MediaError: it is no media, or can't be used.
+        MediaError: it is not a media file, or cannot be used.
     """
     facts, timeline = probe_timeline(path, limits)
     found: dict[str, Any] = {
@@ -81,7 +81,7 @@ def describe_media(
 
 
 def _gaps(timeline: Timeline) -> dict[str, Any]:
-    """Shortest and longest time between frames; the rate is constant when they differ by the clock's rounding."""
+    """Return the shortest and longest time between frames; the rate is constant if they differ only by rounding."""
     if len(timeline.ticks) < 2:
         return {"constant_rate": None, "shortest_gap_s": None, "longest_gap_s": None}
     gaps = np.diff(timeline.ticks)
@@ -96,7 +96,7 @@ def _gaps(timeline: Timeline) -> dict[str, Any]:
 def _sample(
     path: Path, facts: MediaFacts, timeline: Timeline, sampling: Sampling, shown: int, decoded: bool
 ) -> dict[str, Any]:
-    """What a sampling takes."""
+    """Return what a sampling selects."""
     samples = choose(sampling, timeline)
     found: dict[str, Any] = {
         "sample": sampling.model_dump(mode="json", exclude_defaults=True),
@@ -164,7 +164,7 @@ def _container(path: Path) -> dict[str, Any]:
 
 
 def _stream(stream: Stream) -> dict[str, Any]:
-    """What the header says of one stream."""
+    """Return what the header says about one stream."""
     context = stream.codec_context
     found: dict[str, Any] = {
         "index": stream.index,
@@ -190,7 +190,7 @@ def _is_cover(stream: VideoStream) -> bool:
 
 
 def _name(kind: type[IntEnum], value: int | None) -> str:
-    """Name of a number of a colour standard; empty for none."""
+    """Return the name of a value of a colour standard; empty for none."""
     try:
         name = kind(value).name if value is not None else ""
     except ValueError:

@@ -1,6 +1,6 @@
-"""Fields of H.264 pictures that come in packets of their own (ITU-T H.264, 7.3 and 7.4.1.2.4).
+"""Fields of H.264 pictures in separate packets (ITU-T H.264, 7.3 and 7.4.1.2.4).
 
-Interlaced recordings (AVCHD, broadcast) may code the two fields of a frame one after the other. Demuxers then give a
+Interlaced recordings (AVCHD, broadcast) may code the two fields of a frame one after the other. Demuxers then return a
 packet for each, and the decoder one frame for both. Only headers are read here.
 """
 
@@ -21,7 +21,7 @@ _MOST_MISSING = 1
 
 @dataclass(frozen=True)
 class Field:
-    """What the first slice header of a picture says: its frame's number, whether it is a field, and which."""
+    """Contents of the first slice header of a picture: the frame number, whether it is a field, and which."""
 
     frame: int
     single: bool
@@ -30,14 +30,14 @@ class Field:
 
 @dataclass
 class FieldPairs:
-    """Tells which packets of an H.264 stream hold the second field of the picture before.
+    """Identifies the packets of an H.264 stream that contain the second field of the previous picture.
 
     Args:
         header: the decoder's configuration (Annex B or ISO 14496-15).
 
     Attributes:
-        lone: the last packet but one holds a field whose other is missing, which decoders do not show; after two in a
-            row they show each field by itself.
+        lone: the packet before the last one has a field without its partner, which decoders do not show; after two in a
+            row they show each field separately.
     """
 
     header: bytes
@@ -60,11 +60,11 @@ class FieldPairs:
 
     @property
     def possible(self) -> bool:
-        """The parameter sets seen so far allow fields, or none were seen yet."""
+        """Whether the parameter sets seen so far allow fields, or none were seen yet."""
         return not self._sequences or any(not each.frames_only for each in self._sequences.values())
 
     def is_second(self, packet: bytes | memoryview, *, key: bool) -> bool:
-        """Whether a packet, the next in the order of decoding, completes the picture of the one before."""
+        """Return whether a packet, the next in decoding order, completes the picture of the previous one."""
         if not self.possible and not (key and not self._length):
             return False
         found = self._picture(bytes(packet[:_HEAD]))
@@ -84,7 +84,7 @@ class FieldPairs:
 
     @property
     def ends_alone(self) -> bool:
-        """The last packet holds a field whose other is missing."""
+        """Whether the last packet has a field without its partner."""
         return self._first is not None and self._missing < _MOST_MISSING
 
     def _picture(self, data: bytes) -> Field | None:
@@ -98,7 +98,7 @@ class FieldPairs:
         return None
 
     def _take(self, unit: bytes) -> None:
-        """Keep a parameter set; a damaged one is left out."""
+        """Store a parameter set; ignore a damaged one."""
         try:
             bits = _Bits(unit[1:])
             if unit[0] & 31 == _SPS:
@@ -129,7 +129,7 @@ class FieldPairs:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Of a sequence parameter set, what slice headers are read by."""
+    """The values of a sequence parameter set that are needed to parse slice headers."""
 
     frames_only: bool
     frame_bits: int
@@ -137,21 +137,21 @@ class _Sequence:
 
 
 class _Bits:
-    """Bits of a NAL unit's payload, without the bytes that keep start codes out of it."""
+    """The bits of a NAL unit's payload, without emulation prevention bytes."""
 
     def __init__(self, data: bytes) -> None:
         data = data.replace(b"\0\0\3", b"\0\0")
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
     def read(self, count: int) -> int:
-        """The next bits as a number; IndexError behind the last."""
+        """Return the next bits as a number; raise IndexError at the end."""
         self._left -= count
         if self._left < 0:
             raise IndexError
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def golomb(self) -> int:
-        """An unsigned Exp-Golomb code."""
+        """Return an unsigned Exp-Golomb code."""
         zeros = 0
         while not self.read(1):
             zeros += 1
@@ -201,7 +201,7 @@ def _skip_scaling(bits: _Bits, size: int) -> None:
 
 
 def _marked_units(data: bytes) -> Iterator[bytes]:
-    """NAL units between start codes."""
+    """Return the NAL units between start codes."""
     at = data.find(_START)
     while at >= 0:
         following = data.find(_START, at + 3)
@@ -210,7 +210,7 @@ def _marked_units(data: bytes) -> Iterator[bytes]:
 
 
 def _sized_units(data: bytes, length: int) -> Iterator[bytes]:
-    """NAL units behind their sizes."""
+    """Return the NAL units after their sizes."""
     at = 0
     while at + length < len(data):
         size = int.from_bytes(data[at : at + length], "big")
@@ -219,7 +219,7 @@ def _sized_units(data: bytes, length: int) -> Iterator[bytes]:
 
 
 def _listed_units(header: bytes) -> Iterator[bytes]:
-    """Parameter sets of an AVCDecoderConfigurationRecord (ISO 14496-15)."""
+    """Return the parameter sets of an AVCDecoderConfigurationRecord (ISO 14496-15)."""
     at = 5
     for mask in (31, 255):
         if at >= len(header):

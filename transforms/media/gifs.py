@@ -1,7 +1,7 @@
-"""GIFs whose canvas is cleared between pictures, drawn as browsers do: cleared parts are transparent.
+"""Renders GIFs whose canvas is cleared between pictures like browsers do: cleared parts are transparent.
 
-Libav, like the letter of GIF89a, paints them in the header's background colour. Each picture is decoded by itself, and
-put on the canvas here.
+libav, following GIF89a literally, fills them with the header's background colour. Here each picture is decoded
+separately and composed onto the canvas.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_BITS = 11
 
 @dataclass(frozen=True)
 class _Piece:
-    """One picture: what becomes of it, where it lies, and a GIF of it alone."""
+    """One picture: its disposal method, its position, and a GIF that contains only it."""
 
     disposal: int
     transparent: int
@@ -38,14 +38,14 @@ class _Piece:
 
 
 def clears_otherwise(path: Path) -> bool:
-    """Some picture but the last is cleared to what browsers draw otherwise than libav."""
+    """Return whether a picture other than the last is cleared differently by browsers and libav."""
     with _mapped(path) as data:
         pieces = [(piece.disposal, piece.transparent) for piece in _pieces(data)]
         return any(disposal == _CLEARED and transparent != data[11] for disposal, transparent in pieces[:-1])
 
 
 def damaged_pictures(path: Path) -> str:
-    """Sentence's end about the pictures whose data unpack to more or less than their size; or empty."""
+    """Describe pictures whose data decompress to a wrong size, as the end of a sentence; empty if there are none."""
     with _mapped(path) as data:
         sizes = [_matches(data, *found) for found in _images(data)]
     damaged = sizes.count(False)
@@ -54,7 +54,7 @@ def damaged_pictures(path: Path) -> str:
 
 
 def _images(data: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Pixels of each picture that is there as a whole, and where its data begin."""
+    """Yield the number of pixels of each complete picture, and the offset of its data."""
     at = _HEAD + _palette(data[10]) if len(data) > _HEAD and data[:4] == b"GIF8" else len(data)
     while at < len(data) and data[at] != 0x3B:
         if data[at] == 0x21:
@@ -70,7 +70,7 @@ def _images(data: mmap.mmap) -> Iterator[tuple[int, int]]:
 
 
 def _matches(data: mmap.mmap, pixels: int, at: int) -> bool:
-    """The data of a picture unpack to its size."""
+    """Return whether the data of a picture decompress to its size."""
     alive()
     bits, blocks, at = data[at], [], at + 1
     while at < len(data) and data[at]:
@@ -83,7 +83,7 @@ def _matches(data: mmap.mmap, pixels: int, at: int) -> bool:
 
 
 def draw(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """The canvas after each picture: uint8 [H, W, 4]; ends before a damaged picture."""
+    """Yield the canvas after each picture: uint8 [H, W, 4]; stops before a damaged picture."""
     with _mapped(path) as data:
         width, height = struct.unpack("<HH", data[6:10])
         canvas = np.zeros((height, width, 4), np.uint8)
@@ -110,7 +110,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
 
 
 def _pieces(data: mmap.mmap) -> Iterator[_Piece]:
-    """The pictures of a GIF, each as a GIF of its own size; ends where the blocks do."""
+    """Yield the pictures of a GIF, each as a GIF of its own size; stops at the last block."""
     if data[:4] != b"GIF8" or len(data) < _HEAD:
         return
     at = _HEAD + _palette(data[10])

@@ -1,7 +1,7 @@
-"""What a file's outermost structure promises, against what is there: silent truncation, found without decoding.
+"""Detects truncated files without decoding, by comparing the outermost structure with the file's size.
 
-Demuxers stop at the end of a cut file as if it were the video's end. These readers follow only lengths and markers:
-ISO base media boxes (ISO 14496-12), RIFF, GIF blocks (GIF89a), PNG chunks, JPEG markers, and those of ``chains``.
+Demuxers treat the end of a truncated file as the end of the video. These readers follow only lengths and markers: ISO
+base media boxes (ISO 14496-12), RIFF, GIF blocks (GIF89a), PNG chunks, JPEG markers, and those of ``chains``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FRAGMENT_HEAD = 24
 _NUMBERED = 0.8
 _JPEGS_OF_A_VIDEO = 3
 _JPEG_WITHIN = 1 << 28
-# A graphic control extension and the picture that follows it.
+# A graphic control extension and the picture after it.
 _GIF_PICTURE = re.compile(rb"\0!\xf9\x04[\0-\x1f].{3}\0,", re.DOTALL)
 _STRAY_LIMIT = 1 << 16
 _NAME_WITHIN = 1 << 20
@@ -34,7 +34,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof"
 
 
 def cut_short(path: Path) -> str:
-    """Why the file must have been longer once, as the end of a sentence; empty when nothing shows it.
+    """Explain why the file must be truncated, as the end of a sentence; empty if there is no sign of it.
 
     Args:
         path: a readable, regular file.
@@ -50,13 +50,13 @@ def cut_short(path: Path) -> str:
 
 
 def gif_frames(path: Path) -> int:
-    """Number of pictures whose header stands in a GIF, whole or not."""
+    """Return the number of pictures with a header in a GIF, complete or not."""
     with open(path, "rb") as file:
         return _walk_gif(file)[0]
 
 
 def apng_delays(path: Path) -> list[tuple[int, int]]:
-    """Numerator and denominator, as they are stored, of each picture's seconds in an animated PNG (``fcTL`` chunks)."""
+    """Return numerator and denominator, as stored, of each picture's delay in an animated PNG (``fcTL`` chunks)."""
     found = []
     with open(path, "rb") as file:
         at, size = 8, file.seek(0, 2)
@@ -71,7 +71,7 @@ def apng_delays(path: Path) -> list[tuple[int, int]]:
 
 
 def is_animated_png(path: Path) -> bool:
-    """An animation control chunk of more than one picture stands before the picture's data, behind whatever else."""
+    """Return whether an animation control chunk for more than one picture precedes the picture data."""
     with open(path, "rb") as file:
         head, at, size = file.read(8), 8, file.seek(0, 2)
         while head == _PNG and at + 8 <= size:
@@ -86,7 +86,7 @@ def is_animated_png(path: Path) -> bool:
 
 
 def codec_name(path: Path) -> str:
-    """What a video calls its codec (ISO sample entry, Matroska codec id), or empty; for codecs unknown to libav."""
+    """Return a video's codec (ISO sample entry, Matroska codec id), or empty; for codecs unknown to libav."""
     with open(path, "rb") as file:
         data = file.read(_NAME_WITHIN)
         file.seek(max(0, file.seek(0, 2) - _NAME_WITHIN))
@@ -96,10 +96,10 @@ def codec_name(path: Path) -> str:
 
 
 def is_motion_jpeg(path: Path) -> bool:
-    """JPEG pictures one right after the other and no directory of them (CIPA DC-007), which photographs have."""
+    """Return whether the file is a sequence of JPEGs without a directory of them (CIPA DC-007), unlike photographs."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = 0
-        # A photograph may have one more picture, a preview, behind it without a directory.
+        # A photograph may have one more picture after it, a preview, without a directory.
         for _ in range(_JPEGS_OF_A_VIDEO):
             scan = _jpeg_scan(data, at)
             if data[at : at + 3] != b"\xff\xd8\xff" or not _is_scan(data, scan) or data.find(b"MPF\0", at, scan) >= 0:
@@ -111,7 +111,7 @@ def is_motion_jpeg(path: Path) -> bool:
 
 
 def is_jpeg_without_picture(path: Path) -> bool:
-    """A JPEG's first bytes, but no picture data after its headers; readers would look for them byte by byte."""
+    """Return whether a file starts like a JPEG but has no picture data, which readers would search for byte by byte."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:3] != b"\xff\xd8\xff":
             return False
@@ -119,7 +119,7 @@ def is_jpeg_without_picture(path: Path) -> bool:
 
 
 def is_tiled(path: Path) -> bool:
-    """An HEIF picture that is put together from tiles (ISO 23008-12, item type ``grid``)."""
+    """Return whether an HEIF picture consists of tiles (ISO 23008-12, item type ``grid``)."""
     with open(path, "rb") as file:
         head = file.read(12)
         is_heif = head[4:8] == b"ftyp" and head[8:] in _PICTURE_BRANDS
@@ -127,7 +127,7 @@ def is_tiled(path: Path) -> bool:
 
 
 def has_film(path: Path) -> bool:
-    """A motion photo: a JPEG with an MP4 behind its end, or a HEIF picture with one in its box ``mpvd``."""
+    """Return whether it is a motion photo: a JPEG followed by an MP4, or HEIF with one in its box ``mpvd``."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[4:8] == b"ftyp":
             return next(_inside(data, 0, len(data), b"mpvd"), None) is not None
@@ -136,13 +136,13 @@ def has_film(path: Path) -> bool:
 
 
 def in_fragments(path: Path) -> bool:
-    """An ISO media file has its samples in fragments, each with times of its own."""
+    """Return whether an ISO media file has its samples in fragments, each with its own times."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return next(_inside(data, 0, len(data), b"moof"), None) is not None
 
 
 def track_matrix(path: Path) -> bytes | None:
-    """Display matrix of the first video track of an ISO media file: nine int32, little-endian as libav gives them."""
+    """Return the display matrix of the first video track of an ISO file: nine int32, little-endian as from libav."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for moov in _inside(data, 0, len(data), b"moov"):
             for trak in _inside(data, *moov, b"trak"):
@@ -159,7 +159,7 @@ def track_matrix(path: Path) -> bytes | None:
 
 
 def _inside(data: mmap.mmap, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
-    """(start, end) of the content of each box of a kind between two places."""
+    """Yield (start, end) of the content of each box of a kind between two offsets."""
     while start + 8 <= end:
         length, header = int.from_bytes(data[start : start + 4], "big"), 8
         if length == 1:
@@ -184,10 +184,10 @@ def _boxes(file: BinaryIO, size: int) -> str:
         if length == 1 and len(header) >= 16:
             length = int.from_bytes(header[8:16], "big")
         if not header[4:8].isalnum() or (at + length > size and header[4:8] not in _BOXES):
-            # Bytes behind the last box.
+            # Bytes after the last box.
             break
         if length == 0:
-            # The last box may say that it goes on to the end.
+            # The last box may declare that it extends to the end of the file.
             at = size
             break
         seen.add(header[4:8])
@@ -197,7 +197,7 @@ def _boxes(file: BinaryIO, size: int) -> str:
             return "it is damaged: a box has no length" if b"moov" not in seen else ""
         at += length
     else:
-        # What comes behind so many boxes is not looked at.
+        # Boxes beyond this number are ignored.
         at = size
     if not seen & {b"moov", b"meta"}:
         return "it is cut off or was never finished: its index (moov) is missing"
@@ -205,24 +205,24 @@ def _boxes(file: BinaryIO, size: int) -> str:
 
 
 def _fragments_lost(numbers: list[int], unread: int) -> str:
-    """Of a recording in fragments, which has no index of the whole: those that their numbers miss, and a broken chain.
+    """Explain what a fragmented recording, which has no index, lacks: missing fragment numbers, or a broken chain.
 
     Args:
-        numbers: of the fragments, in the order of the file.
-        unread: bytes behind the last box; an index at the end (mfra) is followed by nothing.
+        numbers: the numbers of the fragments, in the order of the file.
+        unread: the number of bytes after the last box; an index at the end (mfra) is followed by nothing.
     """
     if numbers and unread > 0:
         return f"it is damaged: no fragment begins where the last one ends, {unread:,} bytes before the end"
     steps = [later - earlier for earlier, later in pairwise(numbers)]
     gone = sum(step - 1 for step in steps if step > 1)
-    # Some writers number fragments by other laws than one after the other.
+    # Some writers do not number fragments consecutively.
     if gone and steps.count(1) >= _NUMBERED * len(steps):
         return f"{gone:,} fragments are not there, by the numbers of those that are"
     return ""
 
 
 def _riff(file: BinaryIO, size: int) -> str:
-    # OpenDML files have several RIFF chunks; the first one's length is the promise that can be checked.
+    # OpenDML files have several RIFF chunks; only the length of the first can be checked.
     head = file.read(12)
     promised = 8 + int.from_bytes(head[4:8], "little")
     if promised > size or head[8:] != b"WEBP":
@@ -232,7 +232,7 @@ def _riff(file: BinaryIO, size: int) -> str:
 
 
 def webp_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Kind and end of each chunk that is there as a whole; the file stands at its content."""
+    """Yield the kind and end of each complete chunk; the file is positioned at its content."""
     size = file.seek(0, 2)
     at = 12
     while at + 8 <= size:
@@ -250,21 +250,21 @@ def _gif(file: BinaryIO, size: int) -> str:
         _, end = _walk_gif_bytes(data)
         if not end:
             return f"it is cut off: its {size:,} bytes end before the GIF trailer"
-        # Damaged lengths of blocks lead the walk, and players, to a byte that is a trailer by chance.
+        # With damaged block lengths the walk, like a player, may reach a byte that looks like a trailer by chance.
         behind = _GIF_PICTURE.search(data, end)
         if behind is not None and data[end : end + 4] != b"GIF8":
-            return f"it is damaged: pictures stand behind byte {end:,}, where it ends"
+            return f"it is damaged: pictures follow after byte {end:,}, where it ends"
     return ""
 
 
 def _walk_gif(file: BinaryIO) -> tuple[int, int]:
-    """Pictures begun, and where the trailer ends; 0 where none was reached."""
+    """Return the number of pictures started, and the end of the trailer; 0 if there is none."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _walk_gif_bytes(data)
 
 
 def has_picture(blocks: bytes) -> bool:
-    """Some blocks of a GIF, with or without the header before them, hold an image."""
+    """Return whether some blocks of a GIF, with or without the header before them, contain an image."""
     return _walk_gif_bytes(blocks)[0] > 0
 
 
@@ -281,7 +281,7 @@ def _walk_gif_bytes(data: mmap.mmap | bytes) -> tuple[int, int]:
         elif block == 0x21:
             at += 2
         else:
-            # Bytes between blocks: players skip to the next block they know.
+            # Bytes between blocks: players skip to the next known block.
             at += 1
             stray += 1
             continue
@@ -319,14 +319,14 @@ def _jpeg(file: BinaryIO, size: int) -> str:
 
 
 def _jpeg_scan(data: mmap.mmap, start: int = 0) -> int:
-    """Where the picture data begin of a JPEG at ``start``.
+    """Return the offset of the picture data of a JPEG at ``start``.
 
-    Markers with a length come first; thumbnails there have end markers too.
+    Markers with a length come first; the thumbnails in them have end markers too.
     """
     at = start + 2
     while at + 4 <= len(data) and data[at : at + 2] != b"\xff\xda":
         if data[at] != 0xFF or data[at + 1] in (0, 0xFF):
-            # Stray bytes between markers are passed over, as by other readers.
+            # Stray bytes between markers are skipped, as by other readers.
             at = data.find(b"\xff", at + 1, at + _STRAY_LIMIT)
             if at < 0:
                 return len(data)

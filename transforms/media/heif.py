@@ -1,6 +1,6 @@
-"""Pictures stored in tiles (HEIF grids, ISO 23008-12), as phones take them: decoded tile by tile and put together.
+"""Pictures stored in tiles (HEIF grids, ISO 23008-12), as phones write them: decodes the tiles and assembles them.
 
-Libav gives such a file as one stream for each tile and PyAV not how they lie, so the boxes that say it are read here.
+libav returns one stream per tile, and PyAV not their positions, so the boxes are parsed here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cliploom.transforms.media.scale import colour_matrix
 
 _DECODERS = {b"hvc1": "hevc", b"av01": "av1"}
 _CONFIGURATIONS = (b"hvcC", b"av1C")
-# Turns of ``irot`` are anticlockwise.
+# Rotations of ``irot`` are counterclockwise.
 _TURNS = {1: from_exif(8), 2: from_exif(3), 3: from_exif(6)}
 _MOST_TILES = 1 << 16
 _FULL_RANGE, _LIMITED_RANGE = 2, 1
@@ -30,15 +30,15 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Grid:
-    """A picture of tiles.
+    """A picture made of tiles.
 
     Attributes:
-        width: of the whole, before it is turned.
-        height: likewise.
-        columns: tiles in a row.
-        tiles: numbers of the items, row by row.
+        width: the width of the whole picture, before it is rotated.
+        height: its height, likewise.
+        columns: the number of tiles in a row.
+        tiles: the item numbers of the tiles, row by row.
         codec: libav's name of the tiles' codec.
-        orientation: how the whole is turned.
+        orientation: the orientation of the whole picture.
     """
 
     width: int
@@ -50,17 +50,17 @@ class Grid:
 
 
 def read_grid(path: Path, stage: str) -> Grid:
-    """What the boxes say of the primary picture.
+    """Read the grid of the primary picture from the boxes.
 
     Raises:
-        NoVideoError: they are damaged, or say something else.
+        NoVideoError: they are damaged, or the primary picture is not a grid.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _grid(_Items(data), path, stage)
 
 
 def decode_grid(path: Path, stage: str) -> tuple[NDArray[np.uint8], str]:
-    """The whole picture, uint8 [H, W, 3], not yet turned upright, and what of it is lost.
+    """Return the whole picture, uint8 [H, W, 3], before rotation, and what of it is lost.
 
     Raises:
         NoVideoError: no tile can be decoded.
@@ -75,7 +75,7 @@ def decode_grid(path: Path, stage: str) -> tuple[NDArray[np.uint8], str]:
             if pixels is None:
                 lost += 1
                 continue
-            # All tiles have one size, and the first says whether they can be as much as the header promises.
+            # All tiles have one size; the first one shows whether they cover the size in the header.
             if canvas is None:
                 if grid.width > grid.columns * pixels.shape[1] or grid.height > rows * pixels.shape[0]:
                     raise NoVideoError(stage, f"'{path.name}' can't be decoded: its tiles do not fill its size.")
@@ -116,7 +116,7 @@ def _orientation(items: _Items, item: int) -> Orientation:
             x, y = (found.flip_y, found.flip_x) if turn.transpose else (found.flip_x, found.flip_y)
             found = Orientation(turn.transpose ^ found.transpose, turn.flip_x ^ x, turn.flip_y ^ y)
         elif name == b"imir":
-            # 0 exchanges top and bottom, 1 left and right (ISO 23008-12:2022; the first edition had it otherwise).
+            # 0 mirrors top to bottom, 1 left to right (ISO 23008-12:2022; reversed in the first edition).
             down = not items.data[start] & 1
             found = Orientation(found.transpose, found.flip_x ^ (not down), found.flip_y ^ down)
     return found
@@ -147,7 +147,7 @@ def _tile(items: _Items, tile: int, codec: str) -> NDArray[np.uint8] | None:
 
 @dataclass
 class _Items:
-    """The items of a ``meta`` box: kinds, where their bytes are, which are tiles of which, and their properties."""
+    """The items of a ``meta`` box: kinds, locations, tiles of grids, and properties."""
 
     data: mmap.mmap
     primary: int = -1
@@ -169,11 +169,11 @@ class _Items:
             self._iloc(*boxes[b"iloc"], boxes.get(b"idat", (0, 0)))
 
     def content(self, item: int) -> bytes:
-        """Bytes of an item."""
+        """Return the bytes of an item."""
         return b"".join(self.data[start:end] for start, end in self._places.get(item, ()))
 
     def properties_of(self, item: int) -> Iterator[tuple[bytes, Span]]:
-        """Name and place of each property, in order."""
+        """Yield the name and offset of each property, in order."""
         for number in self._associated.get(item, ()):
             if 0 < number <= len(self._listed):
                 yield self._listed[number - 1]
@@ -239,7 +239,7 @@ class _Items:
 
 
 def _boxes(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[bytes, Span]]:
-    """Name and content's place of each box between two places."""
+    """Yield the name and content offset of each box between two offsets."""
     while start + 8 <= end:
         size, head = int.from_bytes(data[start : start + 4], "big"), 8
         if size == 1:

@@ -1,6 +1,6 @@
 """Still images (JPEG, PNG, WebP, BMP, TIFF, AVIF) and animated WebP, through Pillow.
 
-Pillow is used here and not libav because it reads what libav gets wrong: CMYK and EXIF-rotated JPEGs, 16-bit
+Pillow is used instead of libav because it handles what libav decodes wrongly: CMYK and EXIF-rotated JPEGs, 16-bit
 greyscale PNGs, animated WebP.
 """
 
@@ -33,25 +33,25 @@ from cliploom.transforms.media.scale import frame_of
 from cliploom.transforms.media.still_damage import undecodable
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
-# The spec's limit holds (limits.media.max_pixels), not a second one of Pillow's that no spec can change.
+# Disable Pillow's own limit: the spec's applies (limits.media.max_pixels).
 Image.MAX_IMAGE_PIXELS = None
 _MS = Fraction(1, 1000)
 _BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
-"""Lengths of the headers behind a BMP's first 14 bytes, of which some writers fill the reserved four."""
+"""Header lengths after a BMP's first 14 bytes; some writers use the four reserved bytes among these."""
 
 _DEEP = frozenset({"F", "I"})
 _RANGES = (1.0, 255.0, 65535.0)
-# What Pillow raises on damaged bytes.
+# The exceptions that Pillow raises on damaged bytes.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, RuntimeError, struct.error)
 
 
 @dataclass(frozen=True)
 class ImageHead:
-    """What an image's header says.
+    """The contents of an image's header.
 
     Attributes:
-        durations_ms: one entry a picture when it is animated.
-        deep: values are floating-point numbers or 32-bit integers.
+        durations_ms: one entry per picture of an animation.
+        deep: whether values are floating-point numbers or 32-bit integers.
     """
 
     format: str
@@ -63,7 +63,7 @@ class ImageHead:
 
     @property
     def timeline(self) -> Timeline:
-        """Presentation times; a still image is one frame that lasts no time."""
+        """Return the presentation times; a still image is one frame of duration 0."""
         if not self.durations_ms:
             return Timeline(np.zeros(1, np.int64), _MS, 0, np.ones(1, np.bool_))
         durations = browser_durations(np.array(self.durations_ms, np.int64), _MS)
@@ -74,7 +74,7 @@ class ImageHead:
 
 
 def is_image(head: bytes) -> bool:
-    """The first bytes (32 are enough) are those of an image that is read here; animated PNGs are not."""
+    """Return whether the first bytes (32 are enough) are those of a supported image; animated PNGs are not."""
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
         or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
@@ -84,7 +84,7 @@ def is_image(head: bytes) -> bool:
 
 
 def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> ImageHead:
-    """Header of an image.
+    """Read the header of an image.
 
     Raises:
         NoVideoError: the header is damaged.
@@ -106,7 +106,7 @@ def read_head(path: Path, stage: str, limits: MediaLimits | None = None) -> Imag
 
 
 def is_tiled_image(path: Path) -> bool:
-    """An HEIF picture of tiles that Pillow does not read."""
+    """Return whether it is an HEIF picture of tiles, which Pillow does not support."""
     with open(path, "rb") as file:
         return not is_image(file.read(32)) and is_tiled(path)
 
@@ -120,10 +120,10 @@ def _check_pixels(path: Path, stage: str, width: int, height: int, limits: Media
 
 
 def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
-    """Each picture as an RGB or RGBA frame, not yet turned upright, and what of it is lost (mostly nothing).
+    """Yield each picture as an RGB or RGBA frame, before rotation, and what of it is lost (usually nothing).
 
     Raises:
-        NoVideoError: nothing of it can be decoded.
+        NoVideoError: nothing can be decoded.
     """
     if is_tiled_image(path):
         pixels, lost = heif.decode_grid(path, stage)
@@ -147,7 +147,7 @@ def read_pictures(path: Path, stage: str) -> Iterator[tuple[VideoFrame, str]]:
 
 
 def refused_by_pillow(path: Path, stage: str) -> RareStill | None:
-    """The header of a picture that Pillow refuses and that is read otherwise."""
+    """Return the header of a picture that Pillow rejects but another reader supports."""
     still = rare_still(path)
     if still is None:
         return None
@@ -187,13 +187,13 @@ def _opened(path: Path, stage: str) -> Iterator[Image.Image]:
 
 
 def _load(image: Image.Image) -> str:
-    """Decode; keep the rows that came out of a cut file."""
+    """Decode a picture; keep the decoded rows of a truncated file."""
     try:
         image.load()
     except (OSError, SyntaxError) as error:
         if not hasattr(image, "tile") or image.format == "WEBP":
             raise
-        # The rows decoded so far are in place; without tiles left, Pillow takes the picture as loaded.
+        # The rows decoded so far are kept; without remaining tiles, Pillow considers the picture loaded.
         image.tile = []
         image.load()
         if all(low == high for low, high in np.atleast_2d(image.getextrema())):
@@ -214,7 +214,7 @@ def _frame(image: Image.Image) -> VideoFrame:
 
 
 def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Levels of the narrowest usual range that holds the values: 0 to 1, to 255, to 65,535, or to the largest.
+    """Scale values to the smallest usual range that contains them: 0 to 1, to 255, to 65,535, or to the largest.
 
     >>> _levels(np.array([[0.0, 0.5, 1.0]])).tolist(), _levels(np.array([[-1.0, 30.0, 255.0]])).tolist()
     ([[0, 128, 255]], [[0, 30, 255]])
@@ -226,14 +226,14 @@ def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _orientation(image: Image.Image) -> Orientation:
-    # Not by Pillow's getexif: it warns on the terminal of damaged EXIF.
+    # Pillow's getexif prints warnings about damaged EXIF on the terminal.
     if image.format == "TIFF":
         return from_exif(getattr(image, "tag_v2", {}).get(ORIENTATION_TAG))
     return from_exif(orientation_tag(image.info.get("exif", b"")))
 
 
 def _webp_durations(path: Path) -> tuple[int, ...]:
-    """Milliseconds of each whole frame: the ``ANMF`` chunks of the WebP container; empty for a still image."""
+    """Return the milliseconds of each complete frame: ``ANMF`` chunks of the WebP file; empty for a still."""
     with open(path, "rb") as file:
         chunks = [(kind, file.read(15)) for kind, _ in webp_chunks(file) if kind == b"ANMF"]
     durations = [int.from_bytes(head[12:15], "little") for _, head in chunks]
@@ -241,7 +241,7 @@ def _webp_durations(path: Path) -> tuple[int, ...]:
 
 
 def _whole_webp(file: BinaryIO) -> BytesIO | None:
-    """The whole frames of a cut animation as a file of their own; libwebp refuses what is not all there."""
+    """Return the complete frames of a truncated animation as a file; libwebp rejects incomplete ones."""
     file.seek(0)
     head = file.read(12)
     ends = [end for kind, end in webp_chunks(file) if kind == b"ANMF"] if head[8:] == b"WEBP" else []

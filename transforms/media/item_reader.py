@@ -1,4 +1,4 @@
-"""Media items for shards: one decode for all features that want the item."""
+"""Reads media items for shards: decodes an item once for all features that need it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timin
 def read_media_item(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
-    """Decode one item and hand each sample to the feature that wants it; see ``work.compute.ItemReader``."""
+    """Decode one item and pass each sample to the features that need it; see ``work.compute.ItemReader``."""
     facts = MediaFacts.from_json(item.facts)
     report = DecodeReport()
     requests = [request_of(builder.job) for builder in builders]
@@ -35,7 +35,7 @@ def read_media_item(
 
 
 def request_of(job: FeatureJob) -> Request:
-    """What the decoder is asked for on behalf of a feature."""
+    """Return the decoder request of a feature."""
     if job.sampling is None or job.card is None or job.card.preprocess is None:
         raise ValueError(f"feature {job.name!r} has no sampling or no picture encoder; it can't be computed from media")
     settings = json.loads(job.settings)

@@ -1,4 +1,4 @@
-"""Labels of one's own media, found while listing: in a CSV, a column of the source's table, or folders' names."""
+"""Labels of your own media, found while listing: in a CSV, a column of the source's table, or folder names."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ KEY = LABELS_KEY
 
 
 def _ignore(sentence: str) -> None:
-    """Drop a note."""
+    """Ignore a message."""
 
 
 def list_media(name: str, source: MediaSource, base: Path, note: Callable[[str], object] = _ignore) -> pl.DataFrame:
-    """The items of a media source as ``list_source`` lists them, with labels where it has some.
+    """Return the items of a media source as ``list_source`` lists them, with labels where it has some.
 
     Args:
-        name: of the source.
-        source: its declaration.
-        base: folder that relative paths start from.
-        note: takes sentences about labels that match no item.
+        name: the name of the source.
+        source: the declaration of the source.
+        base: the folder that relative paths are resolved against.
+        note: a callback that receives messages about labels that match no item.
     """
     frame = list_source(name, source, base)
     return frame if source.labels is None else with_labels(frame, name, source, base, note)
@@ -44,17 +44,17 @@ def list_media(name: str, source: MediaSource, base: Path, note: Callable[[str],
 def with_labels(
     frame: pl.DataFrame, name: str, source: MediaSource, base: Path, note: Callable[[str], object] = _ignore
 ) -> pl.DataFrame:
-    """The listing with each item's labels in its metadata, as [index, name].
+    """Return the listing with each item's labels in its metadata, as [index, name].
 
     Args:
-        frame: columns of ``cliploom.transforms.inputs.listing.LISTING``.
+        frame: a dataframe with the columns of ``cliploom.transforms.inputs.listing.LISTING``.
         name: the source's name.
-        source: its declaration, which has ``labels``.
-        base: folder that relative paths start from.
-        note: takes sentences about labels that match no item.
+        source: the declaration of the source, which has ``labels``.
+        base: the folder that relative paths are resolved against.
+        note: a callback that receives messages about labels that match no item.
 
     Raises:
-        SpecError: for a missing file or column, or a label that the vocabulary does not have.
+        SpecError: a file or column is missing, or the vocabulary lacks a label.
     """
     place = f"sources.{name}.labels"
     uids, uris, metadata = (frame[column].to_list() for column in ("uid", "uri", "metadata"))
@@ -81,7 +81,7 @@ def with_labels(
 
 
 def _with_metadata(frame: pl.DataFrame, labels: Mapping[str, list[tuple[int, str]]]) -> pl.DataFrame:
-    """The listing with labels (number and name) in the metadata, by uid."""
+    """Return the listing with labels (number and name) in the metadata, by uid."""
     written = [
         json.dumps(json.loads(text) | {KEY: [list(each) for each in labels.get(uid, ())]}, sort_keys=True)
         for uid, text in zip(frame["uid"].to_list(), frame["metadata"].to_list(), strict=True)
@@ -90,20 +90,20 @@ def _with_metadata(frame: pl.DataFrame, labels: Mapping[str, list[tuple[int, str
 
 
 def split_labels(value: object) -> list[str]:
-    """The labels that a cell holds, without blanks and repetitions.
+    """Return the labels in a cell, without blanks and duplicates.
 
     >>> split_labels("dog; cat;dog;"), split_labels(7.0), split_labels([1, "b", True, 0.5])
     (['dog', 'cat'], ['7'], ['1', 'b', 'True', '0.5'])
 
     Raises:
-        ValueError: saying what is wrong with a label.
+        ValueError: a label is invalid; the message says why.
     """
     parts = value if isinstance(value, list) else _label_text(value).split(SEPARATOR)
     return list(dict.fromkeys(text for part in parts if (text := _label_text(part))))
 
 
 def _label_text(value: object) -> str:
-    """A label as text; JSONL and Parquet may have yes or no, or any number."""
+    """Return a label as text; JSONL and Parquet may contain booleans or numbers."""
     return str(value) if isinstance(value, bool | float) and not _is_whole(value) else id_text(value)
 
 
@@ -128,7 +128,7 @@ def _from_column(place: str, column: str, metadata: Mapping[str, str]) -> dict[s
 def _from_csv(
     name: str, labels: LabelFile, base: Path, items: list[tuple[str, str]], note: Callable[[str], object]
 ) -> dict[str, list[str]]:
-    """Labels by uid; a ``path`` is one of the listed files, absolute or relative to the CSV."""
+    """Return the labels by uid; a ``path`` is one of the listed files, absolute or relative to the CSV."""
     place = f"sources.{name}.labels.csv"
     path = absolute(base / Path(labels.csv).expanduser())
     table = read_table(path, place, ("uid", "path", "labels", "label"), labels.encoding)
@@ -158,20 +158,20 @@ def _from_csv(
 
 
 def _file_named(cell: str, folder: Path) -> str:
-    """The URI of a file that a cell names, in NFC."""
+    """Return the URI of a file that a cell names, in NFC."""
     uri = cell if is_remote(cell) else path_to_uri(absolute(folder / uri_to_path(cell)))
     return unicodedata.normalize("NFC", uri)
 
 
 def _join_files(uris: Iterable[str], items: Iterable[tuple[str, str]], folder: Path) -> JoinedUids:
-    """Which item each file is."""
+    """Return the item of each file."""
     uid_of = {_file_named(uri, folder): uid for uid, uri in items}
     found = {uri: uid_of[uri] for uri in uris if uri in uid_of}
     return JoinedUids(found, {}, tuple(uri for uri in uris if uri not in uid_of))
 
 
 def _numbers(place: str, source: MediaSource, base: Path, labels: Iterable[str]) -> dict[str, int]:
-    """Index of each label."""
+    """Return the index of each label."""
     if source.vocabulary is None:
         return {label: number for number, label in enumerate(sorted(labels))}
     vocabulary = read_vocabulary_file(source.vocabulary, base, place.rpartition(".")[0])

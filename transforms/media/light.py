@@ -1,7 +1,7 @@
-"""Pictures of high dynamic range or wide colours as ordinary ones: from PQ, HLG and BT.2020 to BT.709.
+"""Tone mapping of pictures with high dynamic range or wide gamut: from PQ, HLG and BT.2020 to BT.709.
 
-This is the inverse of the published way to put SDR into HDR (ITU-R BT.2408): diffuse white is 203 cd/m2, values up to
-85% of it come back unchanged, and brighter ones are rolled off. Curves: BT.2100 (PQ, HLG), BT.1886 (displays);
+This is the inverse of the published mapping of SDR into HDR (ITU-R BT.2408): diffuse white is 203 cd/m2, values up to
+85% of it are restored unchanged, and brighter ones are compressed. Curves: BT.2100 (PQ, HLG), BT.1886 (displays);
 primaries: BT.2087.
 """
 
@@ -22,26 +22,26 @@ _HLG_PEAK = 1_000.0
 _HLG_GAMMA = 1.2
 _DISPLAY_GAMMA = 2.4
 _KNEE = 0.85
-"""Share of white above which highlights are rolled off."""
+"""Share of white above which highlights are compressed."""
 
-# BT.2087, and of BT.2020's luminance.
+# Matrix of BT.2087, and BT.2020's luminance weights.
 _TO_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 
 def to_bt709(pixels: NDArray[np.uint16], light: Light) -> NDArray[np.uint8]:
-    """Pixels of BT.709 for a display of today.
+    """Return the pixels in BT.709 for a standard display.
 
     Args:
         pixels: uint16 [H, W, 3], red, green and blue of the signal, full range.
-        light: how the signal stands for light.
+        light: the transfer characteristics and primaries of the signal.
 
     Returns:
         uint8 [H, W, 3].
     """
     linear = _linear(light)[pixels]
     if light == "hlg":
-        # The opto-optical transfer of a display of 1000 cd/m2.
+        # The opto-optical transfer function of a display of 1000 cd/m2.
         scene = np.maximum(linear @ _LUMINANCE, np.float32(1e-6))
         linear = linear * (scene ** np.float32(_HLG_GAMMA - 1) * np.float32(_HLG_PEAK / _WHITE))[..., None]
     linear = np.maximum(linear @ _TO_709.T, 0)
@@ -57,7 +57,7 @@ def to_bt709(pixels: NDArray[np.uint16], light: Light) -> NDArray[np.uint8]:
 
 @cache
 def _linear(light: Light) -> NDArray[np.float32]:
-    """Light of each of 65,536 levels: PQ and BT.2020 on a display, in shares of diffuse white; HLG in the scene."""
+    """Return the light of 65,536 levels: PQ and BT.2020 on a display, relative to diffuse white; HLG in the scene."""
     signal = np.arange(_LEVELS) / (_LEVELS - 1)
     if light == "pq":
         m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
@@ -73,6 +73,6 @@ def _linear(light: Light) -> NDArray[np.float32]:
 
 @cache
 def _shown() -> NDArray[np.uint8]:
-    """Level of a BT.1886 display for each of 65,536 shares of light."""
+    """Return the level of a BT.1886 display for each of 65,536 shares of light."""
     shares = np.arange(_LEVELS) / (_LEVELS - 1)
     return np.round(255 * shares ** (1 / _DISPLAY_GAMMA)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a walk of the packets shows to be lost, where no header tells: packets in part, a clock with holes."""
+"""Detects loss from the packets, where no header shows it: incomplete packets, gaps in the clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from cliploom.transforms.media.clock import NO_TIME
 from cliploom.transforms.media.packets import INDEXED, PacketTable
 
-# Their indexes and frame durations say outright how long a picture stays.
+# Containers whose indexes and frame durations state explicitly how long a picture lasts.
 _STATES_DURATIONS = frozenset({INDEXED, "avi", "gif", "apng"})
 _FEWEST = 20
 _SLOWEST_S = 0.2
@@ -21,11 +21,11 @@ _LEAP = 2.5
 
 
 def signs_of_loss(table: PacketTable, container: str) -> str:
-    """Why the file must have held more, as the end of a sentence; empty when nothing shows it.
+    """Explain why frames must be missing, as the end of a sentence; empty if there is no sign of it.
 
     Args:
-        table: of the whole file.
-        container: libav's name of its format.
+        table: the table of the whole file.
+        container: libav's name of the format.
     """
     holes = "" if container in _STATES_DURATIONS else _holes(table)
     damaged = _damaged(table)
@@ -33,12 +33,12 @@ def signs_of_loss(table: PacketTable, container: str) -> str:
 
 
 def repeats(table: PacketTable, claimed: int) -> int:
-    """Chunks of an AVI without bytes: the picture before stays. Its clock counts them, as its header does.
+    """Return the number of empty chunks of an AVI, which repeat the previous picture; clock and header count them.
 
     Args:
-        table: of the whole file.
-        claimed: chunks by the header. Those behind the last picture leave no trace in the clock; as many as between
-            the others are taken to be there.
+        table: the table of the whole file.
+        claimed: the number of chunks by the header. Those after the last picture leave no trace in the clock; as many
+            as between the others are assumed.
     """
     known = np.sort(table.dts[table.dts != NO_TIME])
     if not len(known):
@@ -50,10 +50,10 @@ def repeats(table: PacketTable, claimed: int) -> int:
 
 
 def _damaged(table: PacketTable) -> int:
-    """Packets that came in part; not those where parts of a recording were joined, whose counters begin anew.
+    """Count incomplete packets, except where parts of a recording were joined and counters restart.
 
-    Such a part begins with a key frame, and libav marks a packet that is up to two before it. Where the clock leaps
-    ahead there too, pictures are gone between the two.
+    Such a part starts with a key frame, and libav marks a packet up to two before it. If the clock also leaps ahead
+    there, pictures are missing between the parts.
     """
     steps = np.diff(table.dts, prepend=table.dts[:1])
     known = steps[(table.dts != NO_TIME) & (steps > 0)]
@@ -64,7 +64,7 @@ def _damaged(table: PacketTable) -> int:
 
 
 def _holes(table: PacketTable) -> str:
-    """Half a second or more without a picture, in a clock that is even but for that; uneven clocks may have pauses."""
+    """Describe gaps of half a second or more in an otherwise regular clock; irregular clocks may have pauses."""
     clock = np.sort(table.pts[table.shown] if table.in_order else table.dts)
     if len(clock) < _FEWEST or clock[0] == NO_TIME:
         return ""

@@ -1,7 +1,7 @@
-"""How much an LZW stream unpacks to, without unpacking it: a damaged one gives too much or too little.
+"""The unpacked length of an LZW stream, without unpacking it; a wrong length reveals damage.
 
 GIF (GIF89a, appendix F) and TIFF (TIFF 6.0, section 13) have no checksums, but a picture's size is known. The width of
-each code depends only on its place behind the last clear code, so that all codes between two of them are read at once.
+each code depends only on its position after the last clear code, so all codes between two clear codes are read at once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _AT_ONCE = 1 << 14
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What a stream gives.
+    """The length and validity of a stream.
 
     Attributes:
-        length: values until the end code, or until the data end or make no sense.
-        valid: every code stands for something.
+        length: the number of values until the end code, or until the data end or become invalid.
+        valid: whether every code is defined.
     """
 
     length: int
@@ -31,12 +31,12 @@ class Unpacked:
 
 
 def unpacked(data: bytes, bits: int, *, tiff: bool = False) -> Unpacked:
-    """Return the length of what an LZW stream unpacks to.
+    """Return the unpacked length of an LZW stream.
 
     Args:
-        data: of one GIF picture with its blocks joined, or of one TIFF strip.
-        bits: of a value: GIF's minimum code size; 8 in TIFF.
-        tiff: codes begin at the highest bit, and get wider one code earlier.
+        data: the data of one GIF picture with its blocks joined, or of one TIFF strip.
+        bits: the number of bits per value: GIF's minimum code size; 8 in TIFF.
+        tiff: whether codes start at most significant bit and become wider one code earlier.
     """
     padded = np.frombuffer(data + b"\0\0\0", np.uint8).astype(np.uint32)
     offsets, widths = _codes_behind_clear(bits, tiff)
@@ -46,7 +46,7 @@ def unpacked(data: bytes, bits: int, *, tiff: bool = False) -> Unpacked:
         codes, begins = _read(padded, at + offsets, widths, total, tiff)
         last = _first((codes == end_code) | (codes == end_code - 1))
         while last == len(codes) and len(codes) and begins[-1] + 2 * _WIDEST <= total:
-            # The table is full, and codes keep their width until the next clear code.
+            # Once the table is full, codes keep their width until the next clear code.
             more = begins[-1] + _WIDEST * (1 + np.arange(_AT_ONCE))
             some, places = _read(padded, more, np.full(_AT_ONCE, _WIDEST), total, tiff)
             codes, begins = np.concatenate([codes, some]), np.concatenate([begins, places])
@@ -63,10 +63,10 @@ def unpacked(data: bytes, bits: int, *, tiff: bool = False) -> Unpacked:
 
 @cache
 def _codes_behind_clear(bits: int, tiff: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bits from the clear code's end to each code until the table is full, and each code's width."""
+    """Return the bit offset from the clear code's end to each code until the table is full, and the code widths."""
     end_code = (1 << bits) + 1
     places = np.arange(_FULL - end_code + 1)
-    # Entries there are when a code is read: the first code behind a clear code makes none.
+    # Number of entries when a code is read: the first code after a clear code adds none.
     entries = end_code + np.maximum(places, 1) + int(tiff)
     widths = np.array([min(max(bits + 1, int(count).bit_length()), _WIDEST) for count in entries], np.int64)
     return np.concatenate([[0], np.cumsum(widths)[:-1]]), widths
@@ -75,7 +75,7 @@ def _codes_behind_clear(bits: int, tiff: bool) -> tuple[NDArray[np.int64], NDArr
 def _read(
     data: NDArray[np.uint32], places: NDArray[np.int64], widths: NDArray[np.int64], total: int, tiff: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The codes that are whole, and where they begin, in bits."""
+    """Return the complete codes, and their bit offsets."""
     count = int(np.searchsorted(places + widths, total, side="right"))
     places, widths = places[:count], widths[:count].astype(np.uint32)
     first, shift = places >> 3, (places & 7).astype(np.uint32)
@@ -89,15 +89,15 @@ def _read(
 
 
 def _first(found: NDArray[np.bool_]) -> int:
-    """Place of the first True; the length without one."""
+    """Return the position of the first True, or the length."""
     return int(found.argmax()) if found.any() else len(found)
 
 
 def _lengths(codes: NDArray[np.int64], end_code: int) -> NDArray[np.int64] | None:
-    """Values that each code behind a clear code stands for; None where one stands for nothing.
+    """Return the number of values of each code after a clear code; None if a code is undefined.
 
-    An entry is the string of the code before the one that made it, and one value more: a chain of codes whose length
-    is found by doubling.
+    An entry is the string of the code before the one that added it, plus one value: a chain of codes whose length is
+    found by pointer doubling.
     """
     places = np.arange(len(codes))
     entry = codes - end_code

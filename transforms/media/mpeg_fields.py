@@ -1,6 +1,6 @@
-"""Fields of MPEG-2 pictures that come in packets of their own (ISO 13818-2, 6.2.3).
+"""Fields of MPEG-2 pictures in separate packets (ISO 13818-2, 6.2.3).
 
-Parsers of MPEG streams join them; MXF, Matroska, MP4 and AVI may have a packet for each, and the decoder gives one
+Parsers of MPEG streams join them; MXF, Matroska, MP4 and AVI may have a packet for each, and the decoder returns one
 frame for both. Only headers are read here.
 """
 
@@ -15,7 +15,7 @@ _FRAME = 3
 
 @dataclass(frozen=True)
 class MpegField:
-    """The only field in a packet: the place of its frame in its group, and which field it is."""
+    """The single field in a packet: the temporal reference of its frame, and which field it is."""
 
     frame: int
     structure: int
@@ -23,14 +23,14 @@ class MpegField:
 
 @dataclass
 class MpegFieldPairs:
-    """Tells which packets of an MPEG-2 stream hold the second field of the picture before; see ``FieldPairs``."""
+    """Identifies the packets of an MPEG-2 stream with the second field of a picture; see ``FieldPairs``."""
 
     lone: bool = False
     ends_alone: bool = False
     _first: MpegField | None = None
 
     def is_second(self, packet: bytes | memoryview, *, key: bool) -> bool:
-        """Whether a packet, the next in the order of decoding, completes the picture of the one before."""
+        """Return whether a packet, the next in decoding order, completes the picture of the previous one."""
         found, first = single_field(bytes(packet)), self._first
         second = (
             found is not None
@@ -43,7 +43,7 @@ class MpegFieldPairs:
 
 
 def single_field(data: bytes) -> MpegField | None:
-    """The field in a packet that holds one only; None for frames, pairs of fields and anything else."""
+    """Return the field in a packet that has only one; None for frames, pairs of fields and anything else."""
     at = data.find(_PICTURE)
     coding = data.find(_EXTENSION, at)
     if at < 0 or coding < 0 or len(data) < coding + 9 or data[coding + 4] >> 4 != _CODING_EXTENSION:

@@ -1,4 +1,4 @@
-"""How a stored picture is turned and mirrored to stand upright."""
+"""Rotation and mirroring that make a stored picture upright."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways to lay a picture, applied in this order.
+    """One of the eight orientations, applied in this order.
 
     Attributes:
-        transpose: rows become columns.
-        flip_x: then mirror left to right.
-        flip_y: then mirror top to bottom.
+        transpose: whether rows become columns.
+        flip_x: whether to mirror left to right afterwards.
+        flip_y: whether to mirror top to bottom afterwards.
     """
 
     transpose: bool = False
@@ -31,13 +31,13 @@ class Orientation:
 
     @property
     def rotation(self) -> int:
-        """Clockwise degrees to turn the stored picture: 0, 90, 180 or 270; for mirrored pictures, those of the turn."""
+        """Return the clockwise rotation of the stored picture: 0, 90, 180 or 270 degrees, ignoring mirroring."""
         if self.transpose:
             return 90 if self.flip_x else 270
         return 180 if self.flip_x and self.flip_y else 0
 
     def apply(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """The picture [H, W, ...] upright, as a view."""
+        """Return the picture [H, W, ...] upright, as a view."""
         if self.transpose:
             picture = picture.swapaxes(0, 1)
         if self.flip_x:
@@ -50,12 +50,12 @@ UPRIGHT = Orientation()
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a decoded picture needs to look as it is meant.
+    """What is needed to display a decoded picture correctly.
 
     Attributes:
-        orientation: how it is turned.
-        aspect: width of a stored pixel divided by its height.
-        light: how its values stand for light, when they are mapped to BT.709.
+        orientation: the orientation of the stored picture.
+        aspect: the width of a stored pixel divided by its height.
+        light: the transfer characteristics and primaries, if values are mapped to BT.709.
     """
 
     orientation: Orientation = UPRIGHT
@@ -80,11 +80,11 @@ _EXIF = {
 
 _EXIF_OF_TURNS = {90: 6, 180: 3, 270: 8}
 _NAMED_PROFILES = frozenset({"png", "apng"})
-"""Codecs whose colour profiles have names. PyAV frees such side data twice, which ends the process: not looked at."""
+"""Codecs whose colour profiles have names. PyAV frees such side data twice and crashes, so it is not read."""
 
 
 def from_exif(value: object) -> Orientation:
-    """Of an EXIF orientation tag (1 to 8); upright for anything else.
+    """Return the orientation of an EXIF tag (1 to 8); upright for anything else.
 
     >>> from_exif(6).rotation
     90
@@ -93,7 +93,7 @@ def from_exif(value: object) -> Orientation:
 
 
 def orientation_tag(exif: bytes) -> int:
-    r"""The orientation that an EXIF block states (TIFF 6.0, first directory), or 1.
+    r"""Return the orientation that an EXIF block states (TIFF 6.0, first directory), or 1.
 
     >>> orientation_tag(b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0")
     6
@@ -109,9 +109,9 @@ def orientation_tag(exif: bytes) -> int:
 
 
 def from_matrix(matrix: bytes | None) -> Orientation:
-    """Of a display matrix: nine int32 of ISO 14496-12, which takes (x, y) to (a x + c y, b x + d y), y downwards.
+    """Return the orientation of a display matrix: nine int32 of ISO 14496-12, (x, y) to (a x + c y, b x + d y), y down.
 
-    Angles between the quarter turns are laid to the nearest mirror image or quarter turn.
+    Angles between quarter turns are rounded to the nearest mirror image or quarter turn.
     """
     if matrix is None or len(matrix) < 36:
         return UPRIGHT
@@ -122,19 +122,19 @@ def from_matrix(matrix: bytes | None) -> Orientation:
 
 
 def of_frame(frame: VideoFrame, codec: str) -> Orientation:
-    """Of a decoded picture, by the display matrix that came with it.
+    """Return the orientation of a decoded picture by its display matrix.
 
     Args:
-        frame: as the decoder gave it.
+        frame: the frame returned by the decoder.
         codec: libav's name of the codec.
     """
     if codec in _NAMED_PROFILES:
         return from_exif(_EXIF_OF_TURNS.get(round(-frame.rotation) % 360))
     try:
-        # The stubs know only side data with literal names.
+        # The type stubs only allow side data with literal names.
         data: Any = frame.side_data
     except ValueError:
-        # PyAV has no names for kinds that its libav knows, such as Exif, and then gives none of them.
+        # PyAV lacks names for some kinds that its libav knows, such as Exif, and then returns none at all.
         return UPRIGHT
     matrix = data.get("DISPLAYMATRIX")
     return from_matrix(None if matrix is None else bytes(matrix))

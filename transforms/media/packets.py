@@ -1,6 +1,6 @@
-"""The packets of a video stream, walked once without decoding.
+"""The packets of a video stream, read once without decoding.
 
-Walking gives every frame's presentation time, so the frames to decode are known before the first is decoded.
+This gives every frame's presentation time, so the frames to decode are known before decoding starts.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
-"""The container whose index lists every packet, so that a packet's number is known without reading what precedes it."""
+"""The container with an index of every packet, so that a packet's number is known without reading earlier ones."""
 
 _ANIMATIONS = frozenset({"gif", "apng"})
 _DECODE_ORDER_CONTAINERS = frozenset({"avi"})
-# Every picture of these may be called a key frame, by libav's parsers or by their encoder; an index may know better.
+# libav's parsers or encoders may mark every picture of these as a key frame; an index is more accurate.
 _KEYS_UNTOLD = frozenset({"h261", "h263", "rpza"})
 _MPEG_VIDEO = frozenset({"mpeg1video", "mpeg2video"})
 _GIF_SLOW = 10
@@ -41,28 +41,28 @@ _GIF_SLOW = 10
 
 @dataclass(frozen=True)
 class PacketTable:
-    """Packets in the order of the file, which is the order of decoding; P of them.
+    """P packets in file order, which is decoding order.
 
     Attributes:
         pts: int64 [P], presentation times in ticks, ``NO_TIME`` where missing.
         dts: int64 [P], decoding times, the same.
         duration: int64 [P] ticks, 0 where unknown.
         size: int64 [P] bytes.
-        key: bool [P], decoding can begin here.
-        shown: bool [P], gives a frame: not cut away by an edit list, not a hidden reference picture, not the second
-            field of a frame.
-        second: bool [P], holds the second field of the picture whose first is in the packet before.
+        key: bool [P], whether decoding can start here.
+        shown: bool [P], whether the packet gives a frame: it is not removed by an edit list, not a hidden reference
+            picture, and not the second field of a frame.
+        second: bool [P], whether it has the second field of the picture whose first field is in the previous packet.
         time_base: seconds per tick.
-        rate: frames per second by the header, or 0.
-        in_order: the presentation times are usable; if not, only decoding tells the frames' order.
-        times_hold: the presentation times are usable when sorted, though not as those of their packets.
-        first_frame: shown packets of the file before these.
-        broken: why reading stopped before the end, or empty.
-        jumps: (seconds from the start, seconds) of each jump of the clock that was closed.
-        undelayed: an animated PNG states no delay for some pictures.
-        damaged: int64, positions of the packets that libav says it read only in part.
-        states: (position, palette or codec header) that the decoder needs from that packet on. Demuxers hand them on
-            once, with the packet where they change, so that a decoder that begins later must be told.
+        rate: the number of frames per second by the header, or 0.
+        in_order: whether the presentation times are usable; if not, only decoding gives the order of the frames.
+        times_hold: whether the sorted presentation times are usable, although not as those of their packets.
+        first_frame: the number of shown packets in the file before these.
+        broken: the reason why reading stopped before the end, or empty.
+        jumps: (seconds from the start, seconds) of each removed jump of the clock.
+        undelayed: whether an animated PNG has no delay for some pictures.
+        damaged: int64, positions of the packets that libav reports as incomplete.
+        states: (position, palette or codec header) that the decoder needs from that packet on. Demuxers return them
+            only with the packet at which they change, so a decoder that starts later needs them separately.
     """
 
     pts: NDArray[np.int64]
@@ -85,7 +85,7 @@ class PacketTable:
 
     @property
     def in_fields(self) -> bool:
-        """Some frames are made of two packets."""
+        """Whether some frames consist of two packets."""
         return bool(self.second.any())
 
     def __len__(self) -> int:
@@ -93,20 +93,21 @@ class PacketTable:
 
     @property
     def order(self) -> NDArray[np.int64]:
-        """int64 [N], positions of the shown packets in the order of presentation."""
+        """Return the positions of the shown packets in presentation order, int64 [N]."""
         shown = np.flatnonzero(self.shown)
         if not self.in_order:
             return shown
-        # Of two packets with one time (MPEG program streams end so), the one that need not wait is shown first.
+        # Of two packets with one time (at the end of MPEG program streams), the one that is not reordered is shown
+        # first.
         wait = np.where(self.dts[shown] == NO_TIME, 0, self.pts[shown] - self.dts[shown])
         return shown[np.lexsort((shown, wait, self.pts[shown]))]
 
     def timeline(self, origin: int | None = None, end_tick: int | None = None) -> Timeline:
-        """Presentation times of the shown frames.
+        """Return the presentation times of the shown frames.
 
         Args:
-            origin: start of the whole video, when these packets are a stretch of it.
-            end_tick: its end, likewise.
+            origin: the start of the whole video, if these packets are a part of it.
+            end_tick: the end of the whole video, likewise.
         """
         order = self.order
         ticks = np.sort(self.pts[order]) if self.times_hold else self._even_ticks(order)
@@ -115,7 +116,7 @@ class PacketTable:
         return Timeline(ticks, self.time_base, end_tick, self.key[order], origin, self.first_frame)
 
     def _even_ticks(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times for frames that have none of their own: decoding times put in order, or one duration after another."""
+        """Return times for frames without valid times: sorted decoding times, or one duration after another."""
         dts = np.sort(self.dts[order])
         if len(dts) and dts[0] != NO_TIME and (np.diff(dts) > 0).all():
             return np.asarray(dts - dts[0], np.int64)
@@ -152,18 +153,18 @@ def walk(container: InputContainer, stream: VideoStream, name: str, max_frames: 
     except (av.FFmpegError, OSError) as error:
         broken = f"reading stopped at packet {len(columns.size)}: {error.strerror or error}"
     except IndexError:
-        # PyAV knows only the streams that were there when the file was opened.
+        # PyAV only knows the streams that existed when the file was opened.
         broken = f"reading stopped at packet {len(columns.size)}: a stream begins in the middle of the file"
     return columns.table(broken)
 
 
 def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, last_tick: int) -> PacketTable | None:
-    """Read only the packets that frames on screen from ``first_tick`` to ``last_tick`` need.
+    """Read only the packets that are needed for frames on screen from ``first_tick`` to ``last_tick``.
 
     Returns:
-        None when the container's index doesn't say how many frames come before, or the seek went astray.
+        None if the container's index does not give the number of frames before them, or the seek failed.
     """
-    # A palette comes with the first packet only.
+    # Only the first packet has the palette.
     if container.format.name != INDEXED or not len(stream.index_entries) or _state_kinds(container, stream)[0]:
         return None
     try:
@@ -171,7 +172,7 @@ def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, l
         first = next((packet for packet in container.demux(stream) if packet.size), None)
         if first is None or first.dts is None:
             return None
-        # One key frame earlier, for pictures that are not whole when decoding begins at the nearest.
+        # Start one key frame earlier, for pictures that are incomplete if decoding starts at the nearest.
         if first.dts > stream.index_entries[0].timestamp:
             container.seek(first.dts - 1, stream=stream)
         else:
@@ -186,7 +187,7 @@ def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, l
                 continue
             if packet.pts is None or (not columns.size and not packet.is_keyframe):
                 return None
-            # A key frame beyond the stretch ends it, once the frames shown before it have passed.
+            # A key frame beyond the range ends it once the frames shown before it have passed.
             if covered != NO_TIME and packet.pts > covered:
                 break
             columns.add(packet)
@@ -201,20 +202,20 @@ def walk_near(container: InputContainer, stream: VideoStream, first_tick: int, l
 
 
 def _numbered(table: PacketTable, stream: VideoStream, place: tuple[int, int]) -> PacketTable | None:
-    """Count the shown packets before ``table``'s first by the container's index."""
+    """Return the number of shown packets before ``table``'s first, from the container's index."""
     entries = stream.index_entries
     near = entries.search_timestamp(place[0], any_frame=True)
     if near < 0 or (entries[near].timestamp, entries[near].pos) != place:
         return None
     before = sum(not entry.is_discard for entry in entries[:near])
-    # What is shown before the first key frame but stored after it can't be decoded from here.
+    # Frames shown before the first key frame but stored after it cannot be decoded from here.
     shown = table.shown & (table.pts >= table.pts[0])
     leading = int(np.count_nonzero(table.shown & ~shown))
     return replace(table, shown=shown, first_frame=before + leading)
 
 
 class _Columns:
-    """Gathers packets into the columns of a ``PacketTable``."""
+    """Collects packets into the columns of a ``PacketTable``."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self.size, self._duration = array("q"), array("q")
@@ -266,7 +267,7 @@ class _Columns:
         )
 
     def table(self, broken: str) -> PacketTable:
-        """The columns as arrays, with times put right."""
+        """Return the columns as arrays, with corrected times."""
         if self._fields is not None and self._fields.ends_alone and not broken:
             self._shown[-1] = False
         pts, dts = np.array(self._pts, np.int64), np.array(self._dts, np.int64)
@@ -278,7 +279,7 @@ class _Columns:
         # A frame lasts as long as both of its fields.
         duration[:-1] += np.where(second[1:], duration[1:], 0)
         if self._container in _DECODE_ORDER_CONTAINERS and second.any():
-            # An AVI has no durations; libav makes them up from the rate of the fields.
+            # AVI has no durations; libav derives them from the field rate.
             duration[:] = 0
         if self._codec in _KEYS_UNTOLD and (self._container != INDEXED or key.all()):
             key[1:] = False
@@ -288,7 +289,7 @@ class _Columns:
         times_hold = in_order
         jumps: tuple[tuple[float, float], ...] = ()
         if self._container == "mxf" and self._reorders and (pts == dts).all():
-            # An index without offsets: the times are those of decoding, and right when sorted.
+            # An index without composition offsets: the times are decoding times, which are correct when sorted.
             in_order = False
         if self._container in _ANIMATIONS:
             duration = self._stated_delays(duration, base)
@@ -297,7 +298,7 @@ class _Columns:
         elif in_order:
             if self._codec in _MPEG_VIDEO:
                 pts = references_last(pts, dts)
-            # Clocks of what is not shown fall back where an edit list comes to its next part; that is no new recording.
+            # Times of hidden frames fall where an edit list starts its next part; that is not a new recording.
             times = joined(pts[shown], dts[shown], duration[shown], base, key[shown])
             pts[shown], jumps = without_jumps(times, duration[shown], base)
             in_order = follows_keys(pts[shown], key[shown])
@@ -321,7 +322,7 @@ class _Columns:
         )
 
     def _stated_delays(self, duration: NDArray[np.int64], base: Fraction) -> NDArray[np.int64]:
-        """Durations of an animated PNG with those that are stated as none, which libav takes for 1/15 s."""
+        """Return the durations of an animated PNG, with 0 for unstated ones, which libav replaces by 1/15 s."""
         delays = apng_delays(self._path) if self._container == "apng" else []
         none = np.array([not numerator for numerator, _ in delays], np.bool_)
         if len(none) != len(duration):
@@ -331,7 +332,7 @@ class _Columns:
 
 
 def _state_kinds(container: InputContainer, stream: VideoStream) -> tuple[bool, tuple[PktSideDataT, ...]]:
-    """Whether pictures have palettes, and which changes of the decoder's state the container hands on with packets."""
+    """Return whether pictures have palettes, and which decoder state the container attaches to packets."""
     name, picture = container.format.name, stream.codec_context.format
     paletted = picture is not None and picture.has_palette and name in (INDEXED, "avi")
     kinds: list[PktSideDataT] = []
@@ -343,7 +344,7 @@ def _state_kinds(container: InputContainer, stream: VideoStream) -> tuple[bool, 
 
 
 def gives_frame(codec: str, packet: Packet[VideoStream]) -> bool:
-    """False for packets of VP8 and VP9 that hold only a hidden reference picture, and of GIF that hold none.
+    """Return False for packets with only a hidden reference picture (VP8, VP9) or without a picture (GIF).
 
     VP8: ``show_frame`` is bit 4 of the frame tag (RFC 6386, 9.1). VP9: the fifth or sixth bit of the uncompressed
     header; a superframe (index marker 0b110 in the last byte) always ends in a shown frame.
@@ -358,12 +359,12 @@ def gives_frame(codec: str, packet: Packet[VideoStream]) -> bool:
         existing, show = (0x04, 0x01) if data[0] & 0x30 == 0x30 else (0x08, 0x02)
         return bool(data[0] & (existing | show))
     if codec == "gif":
-        # Libav makes a packet of a comment behind the last picture.
+        # libav makes a packet of a comment after the last picture.
         return has_picture(bytes(packet))
     return True
 
 
 def browser_durations(duration: NDArray[np.int64], time_base: Fraction) -> NDArray[np.int64]:
-    """Durations as browsers play them: 0 and 10 ms last 100 ms."""
+    """Return the durations as browsers apply them: 0 and 10 ms become 100 ms."""
     fast = duration * float(time_base) < 1.5 / 100
     return np.where(fast, round(_GIF_SLOW / 100 / time_base), duration)

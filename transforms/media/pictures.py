@@ -1,4 +1,4 @@
-"""How a stream's pictures are meant to be seen, as its header or its first picture says: aspect, fields, light."""
+"""Display properties of a stream's pictures, from its header or first picture: aspect, fields, light."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FIRST_PACKETS = 8
 _ANIMATIONS = frozenset({"gif", "apng"})
-# Stills, and codecs of which neither header nor decoder knows fields.
+# Stills, and codecs for which neither header nor decoder indicates fields.
 _ALWAYS_PROGRESSIVE = frozenset({
     "av1", "vp8", "vp9", "vp6", "vp6f", "theora", "gif", "apng", "png", "flv1", "h261", "h263", "hevc", "mpeg1video",
     "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "rv10", "rv20", "rv30", "rv40", "svq1", "svq3", "cinepak",
@@ -31,16 +31,16 @@ _FIELDS = frozenset({2, 3, 4, 5})
 _PROGRESSIVE = 1
 _HDR_CODECS = frozenset({"hevc", "av1", "vp9", "h264", "prores", "dnxhd", "ffv1", "vvc"})
 _WITH_ASPECT = frozenset({"h264", "hevc", "vvc"})
-"""Codecs whose headers may say the aspect where the container doesn't."""
+"""Codecs whose headers may have the aspect if the container does not."""
 _WIDEST = 8
-"""Aspects of a pixel beyond this are slips of a writer, not meant."""
+"""Pixel aspects beyond this are errors of the writer."""
 _LIGHTS: dict[int, Light] = {int(ColorTrc.SMPTE2084): "pq", int(ColorTrc.ARIB_STD_B67): "hlg"}
 _MOST_PARTS = 1 << 15
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What of a stream's pictures is not as in most files; see ``MediaFacts``."""
+    """Unusual properties of a stream's pictures; see ``MediaFacts``."""
 
     aspect: str = ""
     interlaced: bool = False
@@ -48,15 +48,15 @@ class PictureFacts:
 
 
 def picture_facts(container: InputContainer, stream: VideoStream, first: VideoFrame | None) -> PictureFacts:
-    """Facts of a stream's pictures.
+    """Return the facts of a stream's pictures.
 
     Args:
         container: opened.
-        stream: of the pictures.
-        first: its first picture, where one was decoded; it tells more than the header.
+        stream: the stream of the pictures.
+        first: its first picture if one was decoded; it tells more than the header.
     """
     if container.format.name in _ANIMATIONS:
-        # Browsers show these in square pixels.
+        # Browsers show these with square pixels.
         return PictureFacts()
     context = stream.codec_context
     source = context if first is None else first
@@ -71,7 +71,7 @@ def picture_facts(container: InputContainer, stream: VideoStream, first: VideoFr
 
 
 def needs_picture(stream: VideoStream) -> bool:
-    """The header alone may not say all that ``picture_facts`` tells."""
+    """Return whether the header may lack something that ``picture_facts`` needs."""
     context = stream.codec_context
     codec = context.codec.canonical_name
     deep = context.format is None or any(part.bits > 8 for part in context.format.components)
@@ -87,7 +87,7 @@ def needs_picture(stream: VideoStream) -> bool:
 
 
 def first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
-    """The first picture that can be decoded from the start; None where the beginning is damaged."""
+    """Return the first picture that can be decoded from the start; None if the beginning is damaged."""
     context: VideoCodecContext = picture_decoder(stream, alpha=False)
     context.skip_frame = "DEFAULT"
     try:
@@ -101,13 +101,13 @@ def first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame 
             if sent >= _FIRST_PACKETS:
                 break
     except (av.FFmpegError, OSError):
-        # A damaged beginning is for the decoder to report.
+        # The decoder reports a damaged beginning later.
         return None
     return None
 
 
 def _aspect(stream: VideoStream) -> str:
-    """Width of a pixel divided by its height, by the container or else the codec; empty for square ones."""
+    """Return the pixel aspect ratio from the container or else the codec; empty for square pixels."""
     found = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     if not found or found <= 0 or found == 1:
         return ""
@@ -117,6 +117,6 @@ def _aspect(stream: VideoStream) -> str:
 
 
 def _told(source: object, name: str) -> int:
-    """A number of a colour standard; 0 where it is not said (0 is reserved, 2 means unspecified)."""
+    """Return a number of a colour standard; 0 if unspecified (0 is reserved, 2 means unspecified)."""
     value = int(getattr(source, name, 0) or 0)
     return 0 if value == int(ColorTrc.UNSPECIFIED) else value

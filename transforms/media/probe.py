@@ -1,6 +1,6 @@
-"""What a media file is, found without decoding more than one picture.
+"""Probes a media file without decoding more than one picture.
 
-All packets are walked, so frames, start, end and rate are those that are there, not those that a header claims.
+All packets are read, so the number of frames, start, end and rate are the actual ones, not those in the header.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _IMAGE_BYTES_A_PIXEL = 16
 
 
 def probe(path: Path, limits: MediaLimits) -> MediaFacts:
-    """Facts of a local video, GIF or image.
+    """Return the facts of a local video, GIF or image.
 
     Args:
-        path: a local file; its kind is found from its content, not from its name.
-        limits: what is too absurd to decode.
+        path: a local file; its format is determined from its content, not from its name.
+        limits: the limits beyond which a file is rejected.
 
     Raises:
         MediaError: see ``probe_timeline``.
@@ -56,17 +56,17 @@ def probe(path: Path, limits: MediaLimits) -> MediaFacts:
 
 
 def probe_timeline(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timeline]:
-    """Facts of a local video, GIF or image, and when each of its frames appears.
+    """Return the facts of a local video, GIF or image, and the time of each of its frames.
 
     Args:
         path: a local file.
-        limits: what is too absurd to decode.
+        limits: the limits beyond which a file is rejected.
 
     Raises:
-        UnreadableError: the bytes can't be had.
-        NoVideoError: there is nothing to see in them.
-        UnsupportedCodecError: this build can't decode them.
-        TooLargeError: they are beyond ``limits``.
+        UnreadableError: the file cannot be read.
+        NoVideoError: it has no picture.
+        UnsupportedCodecError: this build cannot decode it.
+        TooLargeError: it exceeds ``limits``.
     """
     head, size = read_head(path, STAGE)
     if size > limits.max_bytes:
@@ -119,7 +119,7 @@ def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timel
         if claimed and table.in_fields:
             claimed -= int(table.second.sum())
         if name == "ivf" and timeline.end_tick >= claimed:
-            # Some writers count ticks, not frames.
+            # Some writers count ticks instead of frames.
             claimed = 0
         found = len(timeline.ticks)
         if not found:
@@ -146,7 +146,7 @@ def _probe_container(path: Path, limits: MediaLimits) -> tuple[MediaFacts, Timel
 
 
 def _nothing_shown(container: str, stream: VideoStream, table: PacketTable) -> str:
-    """Why a stream without cuts or faults in reading gives no frame."""
+    """Explain why a stream that was read without errors gives no frame."""
     if container != INDEXED or not stream.frames:
         return "its video stream has no frames"
     if len(table) or not len(stream.index_entries):
@@ -155,9 +155,9 @@ def _nothing_shown(container: str, stream: VideoStream, table: PacketTable) -> s
 
 
 def _signs(table: PacketTable, container: str, path: Path) -> str:
-    """What the packets show to be lost; of Matroska the chain of blocks, since a hole in its clock may be a pause.
+    """Describe loss that the packets show; for Matroska the chain of blocks, since a gap in its clock may be a pause.
 
-    The chain is walked block by block, so not where checksums of clusters tell the same at once.
+    The chain is followed block by block, unless checksums of clusters give the same answer faster.
     """
     told = signs_of_loss(table, container)
     if container != "matroska,webm":
@@ -166,14 +166,14 @@ def _signs(table: PacketTable, container: str, path: Path) -> str:
 
 
 def _corrected(table: PacketTable, container: str, path: Path) -> tuple[str, ...]:
-    """What of the timeline is not as libav gives it; see ``MediaFacts.corrected``."""
+    """Describe differences between the timeline and libav's; see ``MediaFacts.corrected``."""
     canvas = table.undelayed or (container == "gif" and clears_otherwise(path))
     found = {"fields": table.in_fields, "clock": bool(table.jumps), "canvas": canvas}
     return tuple(name for name, there in found.items() if there)
 
 
 def _jumps(table: PacketTable) -> str:
-    """Sentence about jumps of the clock, which are no part of the timeline; or empty."""
+    """Describe jumps of the clock, which are removed from the timeline; or empty."""
     if not table.jumps:
         return ""
     at, by = table.jumps[0]
@@ -182,20 +182,20 @@ def _jumps(table: PacketTable) -> str:
 
 
 def _out_of_order(table: PacketTable, container: str, path: Path) -> str:
-    """Sentence about fragments of an MP4 whose times lie before those of the fragment in front, which nobody shows."""
+    """Describe MP4 fragments with times before those of the previous fragment, which players do not show."""
     timed = table.dts != NO_TIME
     if container != INDEXED or table.shown.all() or not timed.all():
         return ""
     back = table.dts < np.maximum.accumulate(table.dts)
     hidden = int(np.count_nonzero(back & ~table.shown & ~table.second))
-    # Edit lists of files in one piece may repeat and hide what they like.
+    # Edit lists of unfragmented files may repeat and hide frames freely.
     if not hidden or not in_fragments(path):
         return ""
     return f"{hidden:,} frames are not shown: the times of their fragments are wrong."
 
 
 def _grown(container: InputContainer, timeline: Timeline) -> str:
-    """Sentence about a clock that goes far beyond what a Matroska header says, as after flipped bits; or empty."""
+    """Describe a clock that goes far beyond the duration in a Matroska header, as after flipped bits; or empty."""
     if container.format.name != "matroska,webm" or not container.duration:
         return ""
     stated, found = container.duration / MICRO, float(timeline.end_tick * timeline.time_base)
@@ -214,14 +214,14 @@ def _check_pixels(path: Path, stream: VideoStream, limits: MediaLimits) -> None:
 
 
 def _claimed(container: InputContainer, stream: VideoStream, path: Path) -> int:
-    """Frames that the header promises, or 0 where it doesn't say."""
+    """Return the number of frames that the header claims, or 0 if it has none."""
     if container.format.name == INDEXED:
-        # The index after edit lists; the header's own number counts what they cut away.
+        # Use the index after edit lists; the header's own number includes frames that they remove.
         return sum(not entry.is_discard for entry in stream.index_entries)
     if container.format.name == "gif":
         return gif_frames(path)
     if container.format.name == "mxf":
-        # Tracks are measured in frames; the header partition of a closed file says how many.
+        # Track positions are counted in frames; the header partition of a closed file has their number.
         return max(0, stream.duration or 0)
     return max(0, stream.frames)
 

@@ -1,7 +1,7 @@
-"""Valid stills that Pillow refuses: BMPs of rarer depths and masks, TIFFs of RGB as floating-point numbers.
+"""Valid stills that Pillow rejects: BMPs of unusual depths and masks, TIFFs of RGB as floating-point numbers.
 
-BMP: 2 bits a pixel (Windows CE), 16 and 32 bits with any masks, 64 bits of linear light (GDI+, 13 bits behind the
-point). TIFF 6.0 with SampleFormat 3, which libav decodes.
+BMP: 2 bits per pixel (Windows CE), 16 and 32 bits with any masks, 64 bits of linear light (GDI+, 13 fractional bits).
+TIFF 6.0 with SampleFormat 3, which libav decodes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _FLOAT_FORMATS = frozenset({"rgbf32le", "rgbf32be", "rgbaf32le", "rgbaf32be"})
 
 @dataclass(frozen=True)
 class RareStill:
-    """What the header of such a picture says.
+    """The header of such a picture.
 
     Attributes:
-        name: of the format.
-        bits: of a pixel.
-        top_down: the first row stored is the top one.
-        start: where the pixels begin.
-        masks: bits of red, green, blue and alpha in a pixel; empty where there are none.
+        name: the name of the format.
+        bits: the number of bits per pixel.
+        top_down: whether the first row stored is the top one.
+        start: the offset of the pixels.
+        masks: the bit masks of red, green, blue and alpha; empty if there are none.
         palette: uint8 [N, 3], or empty.
-        deep: values are floating-point numbers.
+        deep: whether values are floating-point numbers.
     """
 
     name: str
@@ -51,7 +51,7 @@ class RareStill:
 
 
 def rare_still(path: Path) -> RareStill | None:
-    """The header of a picture that ``read_rare`` reads; None for any other."""
+    """Return the header of a picture that ``read_rare`` supports; None for any other."""
     with open(path, "rb") as file:
         head = file.read(1 << 12)
         try:
@@ -67,10 +67,10 @@ def rare_still(path: Path) -> RareStill | None:
 
 
 def read_rare(path: Path, still: RareStill) -> NDArray[np.uint8] | NDArray[np.float64]:
-    """Its pixels: uint8 [H, W, 3 or 4], or float64 [H, W, 3] where it is deep.
+    """Return the pixels: uint8 [H, W, 3 or 4], or float64 [H, W, 3] if it is deep.
 
     Raises:
-        ValueError: when they are not there as a whole.
+        ValueError: they are incomplete.
     """
     return _float_pixels(path) if still.deep else _bmp_pixels(path, still)
 
@@ -118,7 +118,7 @@ def _bmp_pixels(path: Path, still: RareStill) -> NDArray[np.uint8]:
 
 
 def _masked(values: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]:
-    """The bits of a mask as 0 to 255."""
+    """Return the bits of a mask as 0 to 255."""
     lowest = (mask & -mask).bit_length() - 1
     largest = mask >> lowest
     levels = (values.astype(np.uint32) & np.uint32(mask)) >> np.uint32(lowest)
@@ -126,7 +126,7 @@ def _masked(values: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]
 
 
 def _from_linear(values: NDArray[np.int16], still: RareStill) -> NDArray[np.uint8]:
-    """Linear light, 13 bits behind the point, blue first, as sRGB (IEC 61966-2-1) with alpha."""
+    """Convert linear light with 13 fractional bits, blue first, to sRGB (IEC 61966-2-1) with alpha."""
     shares = np.clip(values.reshape(still.height, still.width, 4)[:, :, [2, 1, 0, 3]] / _ONE, 0, 1)
     light = shares[:, :, :3]
     shares[:, :, :3] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
@@ -143,7 +143,7 @@ def _tiff(directory: bytes, order: str) -> RareStill | None:
             struct.unpack(f"{order}H", value[:2])[0] if kind == _SHORT else struct.unpack(f"{order}I", value)[0],
             length,
         )
-    # The formats of three channels do not fit into the directory; libav says what they are.
+    # Three-channel formats do not fit into the directory entry; libav identifies them.
     if {_WIDTH, _HEIGHT, _SAMPLES, _FORMAT} - tags.keys() or tags[_SAMPLES][0] not in (3, 4) or tags[_FORMAT][1] < 3:
         return None
     return RareStill("tiff", tags[_WIDTH][0], tags[_HEIGHT][0], deep=True)

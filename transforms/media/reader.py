@@ -1,4 +1,4 @@
-"""Reading the packets of a walked stream again, from wherever a wanted frame needs them."""
+"""Reads the packets of a known stream again, from any position."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _LOOK_FOR = 1000
 
 
 class LostPlaceError(Exception):
-    """A seek led to packets that aren't where the walk found them."""
+    """A seek led to packets at other positions than expected."""
 
 
 class PacketReader:
-    """Gives packets by their position in a table; reads on, seeks, or begins anew, whatever gets there exactly.
+    """Returns packets by their position in a table; reads on, seeks, or restarts, whichever is exact.
 
     Args:
-        path: the file.
-        container, stream: opened; closed by the caller.
-        table: what walking this file gave.
-        stage: for errors.
+        path: the path of the file.
+        container, stream: the open container and its stream; the caller closes them.
+        table: the packet table of this file.
+        stage: the stage, for errors.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PacketReader:
         self._whole = table.first_frame == 0
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
-        """(position, packet) from ``start`` up to, not including, ``stop``."""
+        """Yield (position, packet) from ``start`` up to, not including, ``stop``."""
         at = start
         try:
             for position, packet in self._from(start):
@@ -77,7 +77,7 @@ class PacketReader:
             try:
                 packet = next(self._packets, None)
             except (av.FFmpegError, OSError, IndexError):
-                # After a seek, perhaps a false start; from the beginning, it is where the walk ended too.
+                # After a seek it may be a failed one; from the beginning, it is the end of the stream.
                 if self._reopened is None:
                     raise LostPlaceError from None
                 packet = None
@@ -99,7 +99,7 @@ class PacketReader:
             try:
                 self._container.seek(int(target), stream=self._stream)
                 packets = self._container.demux(self._stream)
-                # Some containers are entered before or within a picture; read on to one that the walk saw.
+                # Some containers seek to a place before or within a picture; read on to a known packet.
                 for packet in islice(packets, _LOOK_FOR):
                     place = self._place(packet) if packet.size else None
                     if place is not None and place > start:
@@ -112,7 +112,7 @@ class PacketReader:
         self._begin_anew()
 
     def _place(self, packet: Packet[VideoStream]) -> int | None:
-        """Position of a packet in the table; None when it is not there, or more than once."""
+        """Return the position of a packet in the table; None if it is missing or not unique."""
         pts = NO_TIME if packet.pts is None else packet.pts
         found = np.flatnonzero((self._table.pts == pts) & (self._table.size == packet.size))
         return int(found[0]) if len(found) == 1 else None

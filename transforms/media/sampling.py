@@ -1,4 +1,4 @@
-"""Which frames make the rows of a feature: every sampling of the spec as arithmetic on presentation times.
+"""Samplings: which frames form the rows of a feature, computed from presentation times.
 
 All grids are computed with integers (ticks of the container's time base, microseconds), so that a frame rate of
 30000/1001 or ten hours of video move no sample by a frame. The frame *on screen* at time t is the last one whose
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cliploom.schemas.media import MediaFacts
 
 REVISION = 1
-"""Raised when a sampling chooses other frames than before; part of every feature's config digest."""
+"""Increase it when a sampling chooses other frames; part of every feature's config digest."""
 
 BLACK = -1
 """Frame index of the black frames with which ``pad: zero`` fills a window."""
@@ -34,15 +34,15 @@ _SAFE = 2**62
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each frame of a video, or of a stretch of it, appears.
+    """The presentation times of the frames of a video, or of a part of it.
 
     Attributes:
         ticks: int64 [N], presentation times in units of ``time_base``, ascending.
         time_base: seconds per tick.
-        end_tick: when the video's last frame leaves the screen.
-        key: bool [N], true for frames that can be decoded by themselves.
-        origin: tick of the whole video's start, from which samples are timed; None: the first of ``ticks``.
-        first_frame: index in the whole file of the first of ``ticks``.
+        end_tick: the tick at which the video's last frame ends.
+        key: bool [N], true for frames that can be decoded independently.
+        origin: the tick of the whole video's start, from which samples are timed; None: the first of ``ticks``.
+        first_frame: the index in the whole file of the first of ``ticks``.
     """
 
     ticks: NDArray[np.int64]
@@ -54,12 +54,12 @@ class Timeline:
 
     @property
     def start_tick(self) -> int:
-        """Tick of the video's start."""
+        """The tick of the video's start."""
         return int(self.ticks[0]) if self.origin is None else self.origin
 
     @property
     def duration_us(self) -> int:
-        """Whole microseconds from the start to the end."""
+        """The whole microseconds from the start to the end."""
         return int(Fraction(self.end_tick - self.start_tick) * self.time_base * MICRO)
 
 
@@ -68,8 +68,8 @@ class Samples:
     """The rows of a feature: R samples of T frames each, in order.
 
     Attributes:
-        ordinals: int64 [R], number of the row in the whole item.
-        start_us, end_us: int64 [R], the stretch that the row stands for, relative to the video's start.
+        ordinals: int64 [R], the number of each row in the whole item.
+        start_us, end_us: int64 [R], the time range of each row, relative to the video's start.
         frames: int64 [R, T], indices in the file in presentation order; ``BLACK`` for a black frame.
     """
 
@@ -89,18 +89,18 @@ class Samples:
 
 
 def choose(sampling: Sampling, timeline: Timeline, ordinals: range | None = None) -> Samples:
-    """Rows of ``sampling`` on ``timeline``.
+    """Return the rows of ``sampling`` on ``timeline``.
 
     Args:
-        sampling: from the spec.
-        timeline: of the whole video; of a stretch that covers the rows' times when ``ordinals`` is given.
-        ordinals: only these rows (clipped to those that exist); for splittable samplings.
+        sampling: the sampling from the spec.
+        timeline: the timeline of the whole video; of a stretch that covers the rows' times when ``ordinals`` is given.
+        ordinals: only these rows, as far as they exist; for splittable samplings.
 
     Returns:
         The rows; none for a video without frames.
 
     Raises:
-        ValueError: when ``ordinals`` is given for a sampling that can't be split.
+        ValueError: ``ordinals`` is given for a sampling that cannot be split.
 
     >>> second = Timeline(np.arange(50), Fraction(1, 25), 50, np.zeros(50, bool))
     >>> choose(Every(every="500ms"), second).frames.ravel().tolist()
@@ -131,9 +131,9 @@ def choose(sampling: Sampling, timeline: Timeline, ordinals: range | None = None
 
 
 def planned(sampling: Sampling, facts: MediaFacts) -> int:
-    """Number of rows that ``choose`` will give, from a probe's facts alone.
+    """Return the number of rows that ``choose`` will return, from a probe's facts only.
 
-    Exact, but for ``yt8m`` of a video with a variable frame rate.
+    Exact, except for ``yt8m`` on a video with a variable frame rate.
     """
     duration_us = round(facts.duration_s * MICRO)
     match sampling:
@@ -157,13 +157,13 @@ def planned(sampling: Sampling, facts: MediaFacts) -> int:
 
 
 def segment_ordinals(sampling: Sampling, start_s: float, end_s: float) -> range:
-    """Ordinals of the rows that start in [start_s, end_s), seconds relative to the video's start.
+    """Return the ordinals of the rows that start in [start_s, end_s), seconds relative to the video's start.
 
     >>> segment_ordinals(Every(every="2s"), 3.0, 8.0)
     range(2, 4)
 
     Raises:
-        ValueError: for a sampling that can't be split.
+        ValueError: the sampling cannot be split.
     """
     if not isinstance(sampling, Every):
         raise ValueError(f"{sampling!r} can't be split: its ordinals aren't known without decoding from the start")
@@ -223,7 +223,7 @@ def _yt8m(timeline: Timeline) -> NDArray[np.int64]:
 
 
 def _first(timeline: Timeline, length: int) -> Samples:
-    """The S3D tutorial's clip: a short video's frames are repeated ``ceil(length / n)`` times, then cut."""
+    """Return the S3D tutorial's clip: a short video's frames are repeated ``ceil(length / n)`` times, then cut."""
     available = min(length, len(timeline.ticks))
     frames = np.arange(length, dtype=np.int64) // -(-length // available)
     return _extent(timeline, frames[None, :])
@@ -254,12 +254,12 @@ def _window(sampling: Window, timeline: Timeline) -> Samples:
 
 
 def _window_count(frames: int, length: int, stride: int, pad: str) -> int:
-    """Windows that cover ``frames``: one, plus one for each started stride of what it leaves.
+    """Return the windows that cover ``frames``: one, plus one for each started stride of what it leaves.
 
     The published counts for windows of 32 by 16: 31 -> 1, 32 -> 1, 33 -> 2, 48 -> 2, 49 -> 3, 300 -> 18, 900 -> 56.
     """
     count = 1 + max(0, -(-(frames - length) // stride))
-    # A stride longer than the window may step over the end; only ``shift`` can move such a window back.
+    # A stride longer than the window may step past the end; only ``shift`` can move such a window back.
     return count if pad == "shift" else min(count, 1 + (frames - 1) // stride)
 
 
@@ -272,24 +272,24 @@ def _resampled_count(duration_us: int, rate: Fraction) -> int:
 
 
 def _on_screen(timeline: Timeline, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64 [R] file indices of the frames shown at ``ticks`` (int64 [R], from the start, ascending)."""
+    """Return file indices of the frames on screen at ``ticks`` (int64 [R], from the start, ascending), int64 [R]."""
     found = np.searchsorted(timeline.ticks, ticks + timeline.start_tick, side="right") - 1
     return timeline.first_frame + np.maximum(found, 0)
 
 
 def _frames(timeline: Timeline, picked: NDArray[np.int64], ends: NDArray[np.int64]) -> Samples:
-    """Rows of single frames, each lasting until frame ``ends`` (or the video's end) comes."""
+    """Return rows of single frames, each lasting until frame ``ends`` (or the video's end)."""
     start, end = _frame_start(timeline, picked), _frame_start(timeline, ends)
     return _samples(picked[:, None].astype(np.int64), start, end)
 
 
 def _extent(timeline: Timeline, frames: NDArray[np.int64]) -> Samples:
-    """Windows that last from their first frame's appearance to their last one's end."""
+    """Return windows that last from the start of their first frame to the end of their last one."""
     return _samples(frames, _frame_start(timeline, frames[:, 0]), _frame_start(timeline, frames.max(axis=1) + 1))
 
 
 def _frame_start(timeline: Timeline, frames: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64 [R] microseconds at which ``frames`` appear; the video's end for indices beyond it."""
+    """Return the microseconds at which ``frames`` start, int64 [R]; the video's end for indices beyond it."""
     inside = np.minimum(frames, len(timeline.ticks) - 1)
     shown = _micros(timeline, timeline.ticks[inside] - timeline.start_tick, 1)
     return np.where(frames < len(timeline.ticks), shown, timeline.duration_us)
@@ -301,7 +301,7 @@ def _micros(timeline: Timeline, ticks: NDArray[np.int64], divisor: int) -> NDArr
 
 
 def _scaled(values: NDArray[np.int64], factor: int, divisor: int, *, nearest: bool = False) -> NDArray[np.int64]:
-    """``values * factor / divisor``, floored or rounded to nearest (halves up), whatever the size of the product."""
+    """Return ``values * factor / divisor``, floored or rounded to nearest (halves up), without overflow."""
     if nearest:
         factor, half, divisor = 2 * factor, divisor, 2 * divisor
     else:

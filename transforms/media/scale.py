@@ -1,7 +1,7 @@
-"""From a decoded picture to an encoder's pixels: colours, alpha, one scaling, orientation, crop.
+"""Converts a decoded picture to an encoder's pixels: colours, alpha, one scaling step, orientation, crop.
 
-libswscale scales straight to the encoder's size, to planar RGB (its fastest exact path: measured 1.0 ms for 720p to
-456x256 against 2.2 ms for packed RGB of the same quality); numpy turns, crops and interleaves what is left.
+libswscale scales directly to the encoder's size, to planar RGB (its fastest exact path: measured 1.0 ms for 720p to
+456x256 against 2.2 ms for packed RGB of the same quality); numpy rotates, crops and interleaves the result.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REVISION = 1
-"""Raised when pixels come out differently than before; part of every media feature's config digest."""
+"""Increase it when pixels change; part of every media feature's config digest."""
 
 HD_HEIGHT = 720
-"""Pictures of this height and more are BT.709 when nothing says otherwise; smaller ones BT.601."""
+"""Untagged pictures of at least this height are BT.709, smaller ones BT.601."""
 
-# The same bits on every processor, chroma at full width, correct rounding.
+# Bit-identical on every processor, full chroma resolution, correct rounding.
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 _FILTERS = {name: int(Interpolation[name.upper()] | _EXACT) for name in ("bicubic", "bilinear", "area")}
-# AVCOL_SPC values that swscale knows: 709, FCC, 470BG, 170M, 240M, 2020NCL.
+# AVCOL_SPC values that swscale supports: 709, FCC, 470BG, 170M, 240M, 2020NCL.
 _TAGGED = frozenset({1, 4, 5, 6, 7, 9})
 _BACKGROUND = {"white": 255, "black": 0}
 _TALLEST = 8
@@ -39,7 +39,7 @@ _TALLEST = 8
 
 @dataclass(frozen=True)
 class Geometry:
-    """Size to scale the upright picture to, and the corner of the part that is kept."""
+    """The size to scale the upright picture to, and the corner of the part to keep."""
 
     width: int
     height: int
@@ -48,11 +48,11 @@ class Geometry:
 
 
 def geometry(width: int, height: int, want: Preprocess) -> Geometry:
-    """Where an upright picture of this size goes.
+    """Return the geometry for an upright picture of this size.
 
-    ``crop``: the short side becomes ``min(want.width, want.height) / want.crop`` (more, where the wanted part would
-    not be covered); ``square``: the centred square fills the wanted size; ``squash``: the picture does.
-    ``want.rounding`` says how ``crop`` rounds.
+    ``crop``: the short side becomes ``min(want.width, want.height) / want.crop`` (more if the wanted part would not be
+    covered); ``square``: the centred square fills the wanted size; ``squash``: the whole picture does.
+    ``want.rounding`` determines how ``crop`` rounds.
 
     >>> geometry(640, 427, Preprocess(224, 224, rounding="huggingface"))
     Geometry(width=335, height=224, left=55, top=0)
@@ -84,9 +84,9 @@ def geometry(width: int, height: int, want: Preprocess) -> Geometry:
 
 
 def patch_grid(width: int, height: int, patch: int, most: int) -> tuple[int, int]:
-    """Columns and rows of at most ``most`` patches, as SigLIP2's processor finds them.
+    """Return the columns and rows of at most ``most`` patches, as computed by SigLIP2's processor.
 
-    The largest scale is searched for, to 1e-5; sides are rounded up to whole patches.
+    It searches for the largest scale, to 1e-5; sides are rounded up to whole patches.
 
     >>> patch_grid(640, 480, 16, 256)
     (18, 14)
@@ -104,18 +104,18 @@ def patch_grid(width: int, height: int, patch: int, most: int) -> tuple[int, int
 
 
 def _rounded_down(width: int, height: int, factor: float) -> tuple[int, int]:
-    """The short side scaled to the nearest whole number, and the long side in proportion to that, rounded down."""
+    """Return the short side rounded to the nearest integer, and the long side in proportion to it, rounded down."""
     short = round(min(width, height) * factor)
     return (short, short * height // width) if width <= height else (short * width // height, short)
 
 
 class Scaler:
-    """Makes pixels for one ``Preprocess``; keeps libswscale's tables between pictures of one size. For one thread.
+    """Creates pixels for one ``Preprocess``; keeps libswscale's tables between pictures of one size. Not thread-safe.
 
     Args:
-        want: what the encoder takes.
+        want: the format that the encoder requires.
         stereo: ``left`` keeps the left half of the upright picture.
-        tone_map: map pictures of high dynamic range and wide colours to BT.709.
+        tone_map: whether to map high dynamic range and wide gamut to BT.709.
     """
 
     def __init__(self, want: Preprocess, stereo: Literal["", "left"] = "", *, tone_map: bool = True) -> None:
@@ -127,7 +127,7 @@ class Scaler:
         self._channels = (2, 0, 1) if want.order == "rgb" else (1, 0, 2)
 
     def __call__(self, picture: VideoFrame, appearance: Appearance = PLAIN) -> NDArray[np.uint8]:
-        """Uint8 [want.height, want.width, 3] (of ``fit: patches``, of its own size), contiguous."""
+        """Return uint8 [want.height, want.width, 3] (for ``fit: patches``, of its own size), contiguous."""
         want, orientation = self._want, appearance.orientation
         aspect, light = appearance.aspect, appearance.light if self._tone_map else ""
         if want.alpha != "drop" and has_alpha(picture):
@@ -162,7 +162,7 @@ class Scaler:
         return _stretched(pixels) if _is_limited_grey(picture) else pixels
 
     def _cut(self, picture: VideoFrame, orientation: Orientation) -> VideoFrame:
-        """The left half; of a strip, the middle, since scaling it whole would cost more than it gives."""
+        """Return the left half; of a strip, the middle, since scaling all of it would cost more than it gains."""
         rgb = self._to_rgb.reformat(picture, format="rgb24", src_colorspace=colour_matrix(picture), threads=1)
         pixels = orientation.apply(rgb.to_ndarray())
         if self._stereo:
@@ -174,38 +174,38 @@ class Scaler:
             pixels = pixels[top : top + longest, left : left + longest]
         frame = frame_of(pixels, "rgb24")
         if self._want.fit == "squash" and max(width, height) > longest:
-            # libswscale refuses to shrink one side of a strip and stretch the other in one step.
+            # libswscale cannot shrink one side of a strip and stretch the other in one step.
             narrow, low = min(width, 2 * self._want.width), min(height, 2 * self._want.height)
             frame = self._to_rgb.reformat(frame, narrow, low, interpolation=_FILTERS[self._want.filter], threads=1)
         return frame
 
 
 def frame_of(pixels: NDArray[np.uint8], layout: str) -> VideoFrame:
-    """A frame with these pixels [H, W, channels], in libav's ``layout`` (``rgb24``, ``rgba``)."""
+    """Return a frame with these pixels [H, W, channels], in libav's ``layout`` (``rgb24``, ``rgba``)."""
     frame: VideoFrame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)
     return frame
 
 
 def scaler_key(want: Preprocess, stereo: str) -> tuple[Preprocess, str]:
-    """Two requests with the same key want the same pixels; what is computed from pixels later doesn't count."""
+    """Return the key of the scaling; requests with equal keys need the same pixels."""
     return replace(want, offset=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0)), stereo
 
 
 def has_alpha(picture: VideoFrame) -> bool:
-    """The picture's format can say how transparent a pixel is."""
+    """Return whether the picture's format has an alpha channel."""
     layout = picture.format
     return layout.has_palette or any(component.is_alpha for component in layout.components)
 
 
 def colour_matrix(picture: VideoFrame) -> Colorspace | None:
-    """The matrix to assume for an untagged (or unusably tagged) YUV picture; None where the picture says it."""
+    """Return the matrix to assume for an untagged (or unusably tagged) YUV picture; None if it is tagged."""
     if picture.format.is_rgb or picture.format.has_palette or picture.colorspace in _TAGGED:
         return None
     return Colorspace.ITU709 if picture.height >= HD_HEIGHT else Colorspace.ITU601
 
 
 def _is_limited_grey(picture: VideoFrame) -> bool:
-    """Greyscale of 16 to 235; libswscale takes all greyscale for 0 to 255."""
+    """Return whether it is greyscale of 16 to 235; libswscale treats all greyscale as 0 to 255."""
     return picture.format.name.startswith("gray") and picture.color_range == ColorRange.MPEG
 
 
@@ -215,7 +215,7 @@ def _stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _composited(picture: VideoFrame, background: int) -> VideoFrame:
-    """The picture over a plain background, at its own size, so that scaling mixes no hidden colours in."""
+    """Return the picture over a plain background, at its own size, so that scaling mixes in no hidden colours."""
     rgba = np.asarray(
         picture.reformat(format="rgba", src_colorspace=colour_matrix(picture), threads=1).to_ndarray(), np.uint8
     )

@@ -1,7 +1,7 @@
-"""Damage of JPEG and TIFF pictures that Pillow does not report, since its libraries only count or swallow warnings.
+"""Damage of JPEG and TIFF pictures that Pillow does not report, since its libraries only count or ignore warnings.
 
-JPEG: libjpeg-turbo and libav's decoder read the picture once more, at an eighth of its size and strictly; each notices
-what the other lets pass. TIFF: strips and tiles that are deflated have checksums (RFC 1950), and those of LZW unpack to
+JPEG: libjpeg-turbo and libav's decoder read the picture again, at an eighth of its size and strictly; each detects
+damage that the other accepts. TIFF: deflated strips and tiles have checksums (RFC 1950), and those of LZW decompress to
 a known size (TIFF 6.0).
 """
 
@@ -28,7 +28,7 @@ _STRIPS, _TILES, _TILE_SIZE = (273, 279), (324, 325), (322, 323)
 
 
 def undecodable(image: Image.Image, path: Path) -> str:
-    """Sentence about data of a picture that could not be decoded, though Pillow gave a whole one; or empty."""
+    """Describe data that could not be decoded although Pillow returned a whole picture; or empty."""
     if image.format in ("JPEG", "MPO") and image.mode in _COLOURS:
         return _jpeg(path.read_bytes(), image)
     if image.format == "TIFF":
@@ -43,7 +43,7 @@ def _jpeg(data: bytes, image: Image.Image) -> str:
     if image.format == "MPO" or image.mode == "CMYK":
         return ""
     if _decodes(data, _STRICT) or not _decodes(data, {"lowres": "3"}):
-        # What libav can't read at all, such as arithmetic coding, it can't judge.
+        # Formats that libav cannot read at all, such as arithmetic coding, cannot be checked.
         return ""
     return "the picture is damaged: some of its data can't be decoded"
 
@@ -94,7 +94,7 @@ def _tiff(image: Image.Image, path: Path) -> str:
 
 
 def _pieces(tags: dict[int, object]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """Place, length and possible unpacked sizes of each strip or tile; sizes are empty where they are not known."""
+    """Return offset, length and possible unpacked sizes of each strip or tile; no sizes if they are unknown."""
     starts, lengths = next(
         ((tags[first], tags[second]) for first, second in (_STRIPS, _TILES) if first in tags and second in tags),
         ((), ()),
@@ -106,7 +106,7 @@ def _pieces(tags: dict[int, object]) -> Iterator[tuple[int, int, tuple[int, ...]
 
 
 def _sizes(tags: dict[int, object], number: int, count: int) -> tuple[int, ...]:
-    """Bytes that a piece unpacks to; some writers fill up the last strip."""
+    """Return the unpacked bytes of a piece; some writers pad the last strip."""
     bits, samples, planar = tags.get(_BITS, (1,)), tags.get(_SAMPLES, 1), tags.get(_PLANAR, 1)
     width, height, rows = tags.get(_WIDTH), tags.get(_HEIGHT), tags.get(_ROWS)
     if not isinstance(bits, tuple) or not isinstance(samples, int) or not isinstance(width, int) or planar != 1:
@@ -126,7 +126,7 @@ def _sizes(tags: dict[int, object], number: int, count: int) -> tuple[int, ...]:
 
 def _lzw_fits(data: bytes, sizes: tuple[int, ...]) -> bool:
     if not sizes or (data[:1] == b"\0" and data[1:2] and data[1] & 1):
-        # Sizes that are not known here, or the first form of LZW, of before TIFF 6.0.
+        # Unknown sizes, or the old form of LZW from before TIFF 6.0.
         return True
     found = unpacked(data, 8, tiff=True)
     return found.length in sizes or (found.length > min(sizes) and not found.valid)

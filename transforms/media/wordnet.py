@@ -1,7 +1,7 @@
-"""Names of folders that are ids, such as WordNet's, and the words that a published list gives them.
+"""Folder names that are ids, such as WordNet's, and their words from a published list.
 
-ImageNet's ``words.txt`` has ``n02123045<TAB>tabby, tabby cat`` a line, synonyms separated by commas; ``wnids.txt`` has
-an id a line, in the order of the classes (docs/formats.md section 5).
+ImageNet's ``words.txt`` has lines like ``n02123045<TAB>tabby, tabby cat``, with synonyms separated by commas;
+``wnids.txt`` has an id per line, in the order of the classes (docs/formats.md section 5).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def read_words(path: str, base: Path, place: str) -> dict[str, str]:
     """Read the words of ids, in the order of the file.
 
     Args:
-        path: of a file like ``words.txt``.
-        base: folder that it starts from.
-        place: in the spec, for messages.
+        path: the path of a file like ``words.txt``.
+        base: the folder that it is relative to.
+        place: the location in the spec, for messages.
 
     Raises:
-        SpecError: for a file that is not there, not such a list, or above 64 MB.
+        SpecError: the file does not exist, is not such a list, or exceeds 64 MB.
     """
     found: dict[str, str] = {}
     for where, line in _lines(path, base, place):
@@ -36,29 +36,29 @@ def read_words(path: str, base: Path, place: str) -> dict[str, str]:
             )
         name = clean_uid(name.strip())
         if found.setdefault(name, words.strip()) != words.strip():
-            raise SpecError(f"{place}: {where} gives {name!r} other words than an earlier line; leave one of them out.")
+            raise SpecError(f"{place}: {where} has other words for {name!r} than an earlier line; remove one of them.")
     if not found:
         raise SpecError(f"{place}: {path} is empty; it needs an id, a tab and words on each line.")
     return found
 
 
 def read_ids(path: str, base: Path, place: str) -> list[str]:
-    """Read a list of ids, one a line, each once.
+    """Read a list of unique ids, one per line.
 
     Raises:
-        SpecError: for a file that is not there, or an id that comes twice.
+        SpecError: the file does not exist, or an id occurs twice.
     """
     found: dict[str, str] = {}
     for where, line in _lines(path, base, place):
         name = clean_uid(line.strip())
         if name in found:
-            raise SpecError(f"{place}: {where} has {name!r} again; leave it out.")
+            raise SpecError(f"{place}: {where} repeats {name!r}; remove it.")
         found[name] = where
     return list(found)
 
 
 def _lines(path: str, base: Path, place: str) -> Iterable[tuple[str, str]]:
-    """Yield each line that is not blank, and where it stands."""
+    """Yield each nonblank line and its location."""
     local = absolute(base / Path(path).expanduser())
     if not local.is_file():
         raise SpecError(f"{place}: there is no file '{local}'.")
@@ -76,19 +76,19 @@ def _lines(path: str, base: Path, place: str) -> Iterable[tuple[str, str]]:
 def folder_labels(
     items: Iterable[tuple[str, str]], words: Mapping[str, str], ids: Iterable[str] | None, place: str
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """Find each item's id: the name of the nearest folder above it that is one.
+    """Find each item's id: the name of the nearest parent folder that is an id.
 
     Args:
-        items: uid and URI.
-        words: of all ids.
-        ids: those that are classes, in the order of their numbers; None for all of ``words``.
-        place: in the spec, for messages.
+        items: the uid and URI of each item.
+        words: the words of all ids.
+        ids: the ids that are classes, in the order of their numbers; None for all of ``words``.
+        place: the location in the spec, for messages.
 
     Returns:
-        The ids of each item by uid, none or one, and the number of each id.
+        The ids of each item by uid (none or one), and the number of each id.
 
     Raises:
-        SpecError: for a class without words.
+        SpecError: a class has no words.
 
     >>> folder_labels([("a", "file:///t/n1/images/a.jpg"), ("b", "file:///t/x/b.jpg")], {"n1": "dog"}, None, "labels")
     ({'a': ['n1'], 'b': []}, {'n1': 0})

@@ -1,7 +1,7 @@
 """Mean average precision of multi-label classification over all scores, with a bootstrap interval.
 
-Predictions of equal score are one step of the ranking, as in scikit-learn's ``average_precision_score``. Classes
-without a positive are left out.
+Predictions with tied scores are one step of the ranking, as in scikit-learn's ``average_precision_score``. Classes
+without a positive are excluded.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _LEAST_REPEATS, _MOST_REPEATS = 100, 1000
 
 
 class AveragePrecisionAccumulator:
-    """Gathers scores of videos; parts merge in any order to the same figure.
+    """Accumulates scores of videos; partial results merge in any order to the same figure.
 
-    Memory: 5 bytes for each video and class, for at most twice ``MOST_CELLS`` of them (640 MiB). Of more videos a
-    sample is kept: those with the smallest keys.
+    Memory: 5 bytes per video and class, up to twice ``MOST_CELLS`` of them (640 MiB). Of more videos a sample is kept:
+    those with the smallest keys.
     """
 
     def __init__(self, classes: int, seed: int = 0, most_cells: int = MOST_CELLS) -> None:
-        """Start empty for score vectors of ``classes`` numbers."""
+        """Create an empty accumulator for score vectors of ``classes`` numbers."""
         self.classes, self.seed = classes, seed
         self.videos = 0
         self._most = max(1, most_cells // max(1, classes))
@@ -36,12 +36,12 @@ class AveragePrecisionAccumulator:
         """Add videos.
 
         Args:
-            keys: uint64 [n], hashes of the uids.
+            keys: the hashes of the uids, uint64 [n].
             scores: float32 [n, classes].
             labels: bool [n, classes].
 
         Raises:
-            ValueError: for other shapes or scores that are NaN.
+            ValueError: the shapes differ, or a score is NaN.
         """
         if scores.shape != labels.shape or scores.shape != (len(keys), self.classes):
             raise ValueError(f"scores {scores.shape} and labels {labels.shape} are not both [videos, {self.classes}]")
@@ -55,7 +55,7 @@ class AveragePrecisionAccumulator:
             self._trim()
 
     def merge(self, other: AveragePrecisionAccumulator) -> None:
-        """Add what ``other`` gathered."""
+        """Add the content of another accumulator."""
         self.videos += other.videos
         self._keys += other._keys
         self._scores += other._scores
@@ -71,7 +71,7 @@ class AveragePrecisionAccumulator:
         self._labels = [np.concatenate(self._labels)[order]]
 
     def result(self) -> tuple[Figure, int, int]:
-        """Return the figure, the videos that it is of, and the classes that have a positive; NaN for no videos."""
+        """Return the figure, the number of videos behind it, and of classes with a positive; NaN without videos."""
         if not self.videos:
             return Figure(float("nan"), float("nan"), float("nan")), 0, 0
         self._trim()
@@ -110,7 +110,7 @@ def precision_of_ranking(scores: NDArray[np.float32], labels: NDArray[np.bool_])
 
 
 class _Ranking:
-    """One class's videos by falling score."""
+    """The videos of one class by descending score."""
 
     def __init__(self, scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> None:
         self._order = np.argsort(-scores, kind="stable")
@@ -119,7 +119,7 @@ class _Ranking:
         self._ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
 
     def average_precision(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Average precision for each row of weights [repeats, videos]; NaN where no positive has weight."""
+        """Return the average precision for each row of weights [repeats, videos]; NaN if no positive has weight."""
         ranked = weights[:, self._order]
         hits = np.cumsum(ranked * self._labels, axis=1)[:, self._ends]
         counts = np.cumsum(ranked, axis=1)[:, self._ends]

@@ -1,4 +1,4 @@
-"""What random scores come to, exactly: the best of ``m`` right answers among ``n`` candidates in random order."""
+"""Expected figures of random rankings, exactly: the best of ``m`` correct answers among ``n`` candidates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def misses(candidates: int, relevant: int) -> NDArray[np.float64]:
-    """Return the probability that no right answer is among the first k, for k from 0 to ``candidates``.
+    """Return the probability that no correct answer is among the first k, for k from 0 to ``candidates``.
 
     >>> misses(4, 1).tolist()
     [1.0, 0.75, 0.5, 0.25, 0.0]
@@ -20,9 +20,9 @@ def misses(candidates: int, relevant: int) -> NDArray[np.float64]:
 
 
 def chance_of_precision(candidates: int, relevant: int) -> float:
-    """Return the expected average precision of ``relevant`` right answers among ``candidates`` in random order.
+    """Return the expected average precision of ``relevant`` correct answers among ``candidates`` in random order.
 
-    The right answer at rank r has a precision of (1 + right ones before it) / r, and each rank is equally likely.
+    The correct answer at rank r has a precision of (1 + correct ones before it) / r, and each rank is equally likely.
 
     >>> round(chance_of_precision(2, 1), 4), chance_of_precision(3, 3)
     (0.75, 1.0)
@@ -34,15 +34,15 @@ def chance_of_precision(candidates: int, relevant: int) -> float:
 
 
 def chance_of_ranks(candidates: NDArray[np.int64], relevant: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
-    """Return the expected figures of queries whose things stand in random order.
+    """Return the expected figures of queries with randomly ranked candidates.
 
     Args:
-        candidates: int64 [n], at least one query.
-        relevant: int64 [n], right answers of each.
-        ks: of the R@k.
+        candidates: the number of candidates of each query, int64 [n], n > 0.
+        relevant: the number of correct answers of each query, int64 [n].
+        ks: the values of k for R@k.
 
     Returns:
-        ``R@k``, ``MedR``, ``MeanR`` and ``MRR``; the median is that of all queries' ranks together.
+        ``R@k``, ``MedR``, ``MeanR`` and ``MRR``; the median is over the ranks of all queries together.
     """
     pairs, counts = np.unique(np.stack([candidates, relevant]), axis=1, return_counts=True)
     longest = int(candidates.max())

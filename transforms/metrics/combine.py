@@ -1,7 +1,7 @@
-"""The metrics on Beam.
+"""The metrics as Beam transforms.
 
-``LabelMetricsFn`` and ``SegmentMetricsFn`` gather in one accumulator: right for up to some million videos.
-``EvaluateLabels`` spreads the rankings over workers, so that no worker holds more than a fixed number of bytes for GAP.
+``LabelMetricsFn`` and ``SegmentMetricsFn`` use one accumulator, suitable for up to a few million videos.
+``EvaluateLabels`` distributes the rankings over workers, so that GAP needs a fixed amount of memory per worker.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ RatedPairs = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]
 """Classes, scores and hits of rated segments, all [M]."""
 
 BAND_BITS = 12
-"""A GAP band has at most 2 ** 20 different scores: 32 MiB with hits and misses."""
+"""A GAP band has at most 2 ** 20 distinct scores: 32 MiB with hits and misses."""
 CLASS_GROUPS = 64
 _FLUSH_ROWS = 1 << 20
 
 
 class LabelMetricsFn(beam.CombineFn):  # type: ignore[misc]
-    """``Scored`` batches to ``LabelMetrics``; memory: see ``LabelAccumulator``."""
+    """Combines ``Scored`` batches to ``LabelMetrics``; memory: see ``LabelAccumulator``."""
 
     def __init__(self, classes: int, top: int = TOP) -> None:
-        """For score vectors of ``classes`` numbers, pooling each video's best ``top``."""
+        """Combine score vectors of ``classes`` numbers, pooling the best ``top`` of each video."""
         self._classes = classes
         self._top = top
 
     def create_accumulator(self) -> LabelAccumulator:
-        """Nothing yet."""
+        """Return an empty accumulator."""
         return LabelAccumulator(self._classes, self._top)
 
     def add_input(self, mutable_accumulator: LabelAccumulator, element: Scored) -> LabelAccumulator:
@@ -49,26 +49,26 @@ class LabelMetricsFn(beam.CombineFn):  # type: ignore[misc]
         return mutable_accumulator
 
     def merge_accumulators(self, accumulators: Iterable[LabelAccumulator]) -> LabelAccumulator:
-        """Add up parts."""
+        """Merge accumulators."""
         whole = self.create_accumulator()
         for part in accumulators:
             whole.merge(part)
         return whole
 
     def extract_output(self, accumulator: LabelAccumulator) -> LabelMetrics:
-        """The figures."""
+        """Return the figures."""
         return accumulator.result()
 
 
 class SegmentMetricsFn(beam.CombineFn):  # type: ignore[misc]
-    """``RatedPairs`` to ``SegmentMetrics``; memory: see ``SegmentAccumulator``."""
+    """Combines ``RatedPairs`` to ``SegmentMetrics``; memory: see ``SegmentAccumulator``."""
 
     def __init__(self, top: int = SEGMENT_TOP) -> None:
-        """For MAP@``top``."""
+        """Combine pairs for MAP@``top``."""
         self._top = top
 
     def create_accumulator(self) -> SegmentAccumulator:
-        """Nothing yet."""
+        """Return an empty accumulator."""
         return SegmentAccumulator(self._top)
 
     def add_input(self, mutable_accumulator: SegmentAccumulator, element: RatedPairs) -> SegmentAccumulator:
@@ -77,29 +77,28 @@ class SegmentMetricsFn(beam.CombineFn):  # type: ignore[misc]
         return mutable_accumulator
 
     def merge_accumulators(self, accumulators: Iterable[SegmentAccumulator]) -> SegmentAccumulator:
-        """Add up parts."""
+        """Merge accumulators."""
         whole = self.create_accumulator()
         for part in accumulators:
             whole.merge(part)
         return whole
 
     def extract_output(self, accumulator: SegmentAccumulator) -> SegmentMetrics:
-        """The figures."""
+        """Return the figures."""
         return accumulator.result()
 
 
 class EvaluateLabels(beam.PTransform):  # type: ignore[misc]
-    """``Scored`` batches to one ``LabelMetrics``, equal to ``LabelMetricsFn``'s but spread over workers.
+    """Combines ``Scored`` batches to one ``LabelMetrics``, equal to that of ``LabelMetricsFn`` but distributed.
 
-    GAP's ranking is cut into bands of scores. What a band adds depends on the ones above only through how many
-    predictions and hits they hold, so bands are summed apart. Memory a worker, some times more for the
-    moment that parts are merged: 32 MiB for a band, whatever the number of videos; for MAP 16 bytes for each distinct
-    (class, score, hit or miss) in one of 64 groups of classes, on average 5 MB a million videos; while
-    reading, 16 MiB.
+    GAP's ranking is split into bands of scores. A band's contribution depends on the bands above it only through their
+    numbers of predictions and hits, so bands are summed independently. Memory per worker, temporarily a multiple while
+    parts are merged: 32 MiB for a band, whatever the number of videos; for MAP 16 bytes for each distinct (class,
+    score, hit or miss) in one of 64 groups of classes, on average 5 MB per million videos; for reading, 16 MiB.
     """
 
     def __init__(self, classes: int, top: int = TOP) -> None:
-        """For score vectors of ``classes`` numbers, pooling each video's best ``top``."""
+        """Combine score vectors of ``classes`` numbers, pooling the best ``top`` of each video."""
         super().__init__()
         self._classes = classes
         self._top = top
@@ -119,7 +118,7 @@ class EvaluateLabels(beam.PTransform):  # type: ignore[misc]
 
 
 class _Rank(beam.DoFn):  # type: ignore[misc]
-    """Gathers a bundle's videos and hands on a few histograms instead of each prediction."""
+    """Combines a bundle's videos to a few histograms before the shuffle."""
 
     def __init__(self, classes: int, top: int) -> None:
         self._classes = classes
@@ -189,7 +188,7 @@ class _CountsFn(beam.CombineFn):  # type: ignore[misc]
 
 
 def _totals(band: tuple[int, ScoreHistogram]) -> tuple[int, tuple[int, int]]:
-    """Hits and predictions in a band."""
+    """Return the number of hits and predictions in a band."""
     steps = band[1].steps()
     return band[0], (int(steps.hits.sum()), int(steps.counts.sum()))
 
@@ -205,5 +204,5 @@ def _class_sums(group: tuple[int, ScoreHistogram]) -> Iterable[tuple[int, float]
 
 
 def _metrics(counts: LabelCounts, gap_sums: list[float], class_sums: list[tuple[int, float]]) -> LabelMetrics:
-    # fsum is exact, so the order in which workers finish doesn't matter.
+    # fsum is exact, so the order in which workers finish does not matter.
     return counts.metrics(math.fsum(gap_sums), class_sums)

@@ -1,4 +1,4 @@
-"""Retrieval figures and mean average precision on Beam; memory: see the accumulators."""
+"""Retrieval metrics and mean average precision as Beam transforms; memory: see the accumulators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KeyedScores = tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]
 
 
 class RankMetricsFn(beam.CombineFn):  # type: ignore[misc]
-    """``RankedQueries`` to ``RetrievalMetrics``."""
+    """Combines ``RankedQueries`` to ``RetrievalMetrics``."""
 
     def __init__(self, ks: Sequence[int] = KS, precision: Sequence[int] = (), seed: int = 0) -> None:
         """Set the k of R@k and of P@k, and the seed of the intervals."""
@@ -33,7 +33,7 @@ class RankMetricsFn(beam.CombineFn):  # type: ignore[misc]
         return mutable_accumulator
 
     def merge_accumulators(self, accumulators: Iterable[RankAccumulator]) -> RankAccumulator:
-        """Add up parts."""
+        """Merge accumulators."""
         whole = self.create_accumulator()
         for part in accumulators:
             whole.merge(part)
@@ -45,10 +45,10 @@ class RankMetricsFn(beam.CombineFn):  # type: ignore[misc]
 
 
 class AveragePrecisionFn(beam.CombineFn):  # type: ignore[misc]
-    """``KeyedScores`` to (mean average precision, videos that it is of, classes with a positive)."""
+    """Combines ``KeyedScores`` to (mean average precision, number of videos, number of classes with a positive)."""
 
     def __init__(self, classes: int, seed: int = 0, most_cells: int = MOST_CELLS) -> None:
-        """Set the length of the score vectors, the seed of the interval and how many scores are held."""
+        """Set the length of the score vectors, the seed of the interval and the maximum number of scores to keep."""
         self._settings = (classes, seed, most_cells)
 
     def create_accumulator(self) -> AveragePrecisionAccumulator:
@@ -63,7 +63,7 @@ class AveragePrecisionFn(beam.CombineFn):  # type: ignore[misc]
         return mutable_accumulator
 
     def merge_accumulators(self, accumulators: Iterable[AveragePrecisionAccumulator]) -> AveragePrecisionAccumulator:
-        """Add up parts."""
+        """Merge accumulators."""
         whole = self.create_accumulator()
         for part in accumulators:
             whole.merge(part)

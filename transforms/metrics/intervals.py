@@ -1,6 +1,6 @@
-"""Bootstrap intervals: what a figure would be on other videos of the same kind.
+"""Bootstrap confidence intervals: how a figure would vary on other videos of the same kind.
 
-Queries of one video say much the same, so whole videos are drawn, with repetition. The draws depend on the seed alone.
+Queries of one video are correlated, so whole videos are resampled. The draws depend on the seed only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _WEIGHTS = 1 << 22
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure with what is needed to judge it.
+    """A figure with its interval and chance level.
 
     Attributes:
-        value: of all queries.
-        low, high: the 95% bootstrap interval.
-        chance: what random scores would come to; None where it is not known.
+        value: the value over all queries.
+        low, high: the bounds of the 95% bootstrap interval.
+        chance: the expected value for random scores; None if unknown.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Figure:
 
 
 def resamples(groups: int, seed: int, repeats: int = REPEATS) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each group is drawn: float64 [some repeats, groups], ``repeats`` rows in all."""
+    """Yield how often each group is drawn, in blocks float64 [n, groups], ``repeats`` rows in total."""
     rng = np.random.default_rng(seed)
     at_once = max(1, _WEIGHTS // max(1, groups))
     for begin in range(0, repeats, at_once):
@@ -54,8 +54,8 @@ def mean_figures(
     Args:
         values: float64 [n, figures], at least one row.
         group_of: int64 [n], the video of each row, numbered from 0 without gaps.
-        seed: of the draws.
-        chance: float64 [figures].
+        seed: the seed of the draws.
+        chance: the chance level of each column, float64 [figures].
     """
     groups = int(group_of.max()) + 1
     sums = np.zeros((groups, values.shape[1]))
@@ -72,7 +72,7 @@ def mean_figures(
 def median_figure(
     values: NDArray[np.float64], group_of: NDArray[np.int64], seed: int, chance: float | None = None
 ) -> Figure:
-    """Return the median with its interval; of an even number the mean of the middle two."""
+    """Return the median with its interval; for an even number of values the mean of the middle two."""
     order = np.argsort(values, kind="stable")
     rising, groups = values[order], group_of[order]
     drawn = [_median(rising, w[groups]) for some in resamples(int(group_of.max()) + 1, seed) for w in some]
@@ -89,11 +89,11 @@ def statistic_figure(
     """Return any statistic with its interval.
 
     Args:
-        statistic: from weights float64 [repeats, groups] to float64 [repeats]; NaN where it is not defined.
-        groups: how many there are.
-        seed: of the draws.
-        chance: of random scores.
-        repeats: draws.
+        statistic: a function from weights float64 [repeats, groups] to float64 [repeats]; NaN where it is undefined.
+        groups: the number of groups.
+        seed: the seed of the draws.
+        chance: the expected value for random scores.
+        repeats: the number of draws.
     """
     drawn = np.concatenate([statistic(w) for w in resamples(groups, seed, repeats)])
     value = float(statistic(np.ones((1, groups)))[0])

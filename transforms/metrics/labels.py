@@ -1,4 +1,4 @@
-"""YouTube-8M's metrics of predicted labels; formulas: docs/formats.md section 4, laws: the package's docstring."""
+"""YouTube-8M's label metrics; formulas: docs/formats.md section 4, conventions: the package's docstring."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """Figures over all videos; all 0 for no videos.
+    """The figures over all videos; all 0 without videos.
 
     Attributes:
-        hit_at_1: share of videos whose best class is one of their labels.
-        perr: precision among a video's best n, n = its number of labels, averaged over videos.
-        gap: average precision over all videos' top predictions pooled; every label counts in the denominator.
-        map: average precision per class over the same predictions, averaged over classes that have a label.
-        precision, recall: over all (video, class) pairs, predicted when the score is above .5.
-        predicted: classes above .5 a video, mean.
-        labels: true labels a video, mean.
-        classes: how many classes have a label, hence enter ``map``.
+        hit_at_1: the share of videos whose best class is one of their labels.
+        perr: the precision among a video's best n, with n its number of labels, averaged over videos.
+        gap: the average precision over the pooled top predictions of all videos; the denominator includes all labels.
+        map: the average precision per class over the same predictions, averaged over classes that have a label.
+        precision, recall: over all (video, class) pairs; scores above .5 count as predicted.
+        predicted: the mean number of classes above .5 per video.
+        labels: the mean number of true labels per video.
+        classes: the number of classes with a label, which are averaged in ``map``.
     """
 
     videos: int
@@ -44,16 +44,16 @@ class LabelMetrics:
 
 
 class LabelCounts:
-    """All but the rankings: whole numbers only, so that sums don't depend on their order.
+    """The counts for everything but the rankings: integers only, so that sums do not depend on their order.
 
-    Memory: 16 bytes a class.
+    Memory: 16 bytes per class.
     """
 
     def __init__(self, classes: int) -> None:
         """Start at zero for score vectors of ``classes`` numbers."""
         self.videos = self.hits = self.predicted = self.correct = 0
         self.positives: NDArray[np.int64] = np.zeros(classes, np.int64)
-        # Hits in the top n, added up by n: PERR is a sum of fractions, and so it is taken only at the end.
+        # Hits in the top n, summed by n: PERR is a sum of fractions, so it is computed only at the end.
         self.top_hits: NDArray[np.int64] = np.zeros(classes + 1, np.int64)
 
     def add(self, scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> None:
@@ -70,7 +70,7 @@ class LabelCounts:
         np.add.at(self.top_hits, wanted[rows[in_top]], 1)
 
     def merge(self, other: LabelCounts) -> None:
-        """Add what ``other`` counted."""
+        """Add the counts of another accumulator."""
         self.videos += other.videos
         self.hits += other.hits
         self.predicted += other.predicted
@@ -79,11 +79,11 @@ class LabelCounts:
         self.top_hits += other.top_hits
 
     def metrics(self, gap_sum: float, class_sums: Iterable[tuple[int, float]]) -> LabelMetrics:
-        """All figures.
+        """Return all figures.
 
         Args:
-            gap_sum: precision sum of the pooled ranking.
-            class_sums: precision sum of each class's ranking.
+            gap_sum: the precision sum of the pooled ranking.
+            class_sums: the precision sum of each class's ranking.
         """
         total = int(self.positives.sum())
         with_labels = int(np.count_nonzero(self.positives))
@@ -104,14 +104,14 @@ class LabelCounts:
 
 
 class LabelAccumulator:
-    """Collects videos part by part; parts merge in any order to the same bits.
+    """Accumulates videos; partial results merge in any order to bit-identical figures.
 
-    Memory: 16 bytes for each of a video's ``top`` predictions, less where scores repeat: 320 MB for a million videos.
-    To spread that over workers use ``combine.EvaluateLabels``.
+    Memory: 16 bytes for each of a video's ``top`` predictions, less if scores repeat: 320 MB for a million videos.
+    ``combine.EvaluateLabels`` distributes this over workers.
     """
 
     def __init__(self, classes: int, top: int = TOP) -> None:
-        """Start empty for score vectors of ``classes`` numbers, pooling each video's best ``top``."""
+        """Create an empty accumulator for score vectors of ``classes`` numbers, pooling the best ``top`` per video."""
         self.classes = classes
         self.top = top
         self.counts = LabelCounts(classes)
@@ -122,10 +122,10 @@ class LabelAccumulator:
 
         Args:
             scores: float32 [B, C], or [C] for one video.
-            labels: bool, the same shape (see ``multi_hot``).
+            labels: bool, of the same shape (see ``multi_hot``).
 
         Raises:
-            ValueError: for other shapes, or scores that aren't finite.
+            ValueError: the shapes are wrong, or scores are not finite.
         """
         rows = np.atleast_2d(np.asarray(scores, np.float32))
         truth = np.atleast_2d(np.asarray(labels, np.bool_))
@@ -140,24 +140,24 @@ class LabelAccumulator:
             self.ranking.add(classes, some[videos, classes], true[videos, classes])
 
     def merge(self, other: LabelAccumulator) -> None:
-        """Add what ``other`` collected."""
+        """Add the content of another accumulator."""
         self.counts.merge(other.counts)
         self.ranking.merge(other.ranking)
 
     def result(self) -> LabelMetrics:
-        """The figures so far."""
+        """Return the figures so far."""
         pooled = self.ranking.pooled().steps().precision_sums()
         return self.counts.metrics(pooled.get(0, 0.0), self.ranking.steps().precision_sums().items())
 
 
 def multi_hot(labels: Sequence[Iterable[int]], classes: int) -> NDArray[np.bool_]:
-    """Label indices of each video as bool [B, C].
+    """Return the label indices of each video as bool [B, C].
 
     >>> multi_hot([[0, 2], []], 3).astype(int).tolist()
     [[1, 0, 1], [0, 0, 0]]
 
     Raises:
-        ValueError: for an index outside [0, classes).
+        ValueError: an index is outside [0, classes).
     """
     truth = np.zeros((len(labels), classes), np.bool_)
     for row, indices in enumerate(labels):
@@ -169,7 +169,7 @@ def multi_hot(labels: Sequence[Iterable[int]], classes: int) -> NDArray[np.bool_
 
 
 def in_top(scores: NDArray[np.float32], top: int) -> NDArray[np.bool_]:
-    """Which of scores [B, C] are among their row's best ``top``; of equals the lower index is."""
+    """Return which of scores [B, C] are among the best ``top`` of their row; ties are ordered by index."""
     width = scores.shape[1]
     if top >= width:
         return np.ones(scores.shape, np.bool_)
@@ -180,7 +180,7 @@ def in_top(scores: NDArray[np.float32], top: int) -> NDArray[np.bool_]:
 
 
 def ranks(scores: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Rank, from 0, of each ``scores[row, column]`` in its row of [B, C]; of equals the lower index is first."""
+    """Return the rank, from 0, of each ``scores[row, column]`` in its row of [B, C]; ties are ordered by index."""
     own = scores[rows, columns][:, None]
     compared = scores[rows]
     first = np.arange(scores.shape[1]) < columns[:, None]

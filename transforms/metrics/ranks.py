@@ -1,7 +1,7 @@
-"""Exact ranks of the right answers in both directions, from blocked matrix products in bounded memory.
+"""Exact ranks of the correct answers in both directions, from blocked matrix products in bounded memory.
 
-A float32 matrix product gives almost all comparisons. Those that its rounding could turn around are made again in
-float64, summed in one order, so that the ranks are those of a plain float64 computation, ties included.
+A float32 matrix product decides almost all comparisons. Those within its rounding error are repeated in float64, summed
+in one order, so that the ranks are those of a plain float64 computation, including ties.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 Similarity = Literal["cosine", "dot", "l2"]
 
 ROUNDING = 8e-6
-"""Bound of the error of float32 scores, as a share of the product of the two vectors' lengths."""
+"""Bound on the error of float32 scores, relative to the product of the two vectors' lengths."""
 BLOCK_SCORES = 1 << 22
-"""Scores that are in memory at a time: 16 MiB, and as much again for what is made of them."""
+"""Number of scores in memory at a time: 16 MiB, and as much again for intermediate results."""
 _MOST_QUERIES = 4096
 _PAIR_ROWS = 8192
 _BYTE, _WORD = 255, 8
@@ -26,10 +26,10 @@ _BYTE, _WORD = 255, 8
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is ranked: things of one row or more. A thing's score is that of its best row.
+    """The things to rank, of one row or more. The score of a thing is that of its best row.
 
     Attributes:
-        vectors: float32 [rows, dim], possibly a memory map; of unit length where the similarity is ``cosine``.
+        vectors: float32 [rows, dim], possibly a memory map; of unit length if the similarity is ``cosine``.
         starts: int64 [things + 1]; thing i has the rows ``starts[i]`` to ``starts[i + 1]``, at least one.
         similarity: ``cosine`` and ``dot`` are inner products, ``l2`` is the negative distance.
     """
@@ -45,16 +45,16 @@ class Gallery:
 
     @property
     def things(self) -> int:
-        """Number of things."""
+        """The number of things."""
         return len(self.starts) - 1
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """Which things answer which query: pairs, each once.
+    """The things that answer each query: pairs, each once.
 
     Attributes:
-        queries, things: int64 [pairs], by query, then by thing.
+        queries, things: int64 [pairs], sorted by query, then by thing.
     """
 
     queries: NDArray[np.int64]
@@ -62,20 +62,20 @@ class Relevance:
 
     @classmethod
     def of_pairs(cls, queries: NDArray[np.int64], things: NDArray[np.int64]) -> Relevance:
-        """Sort pairs and drop repeated ones."""
+        """Sort pairs and remove duplicates."""
         pairs = np.unique(np.stack([queries, things], axis=1).astype(np.int64).reshape(-1, 2), axis=0)
         return cls(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the best right answer of each query stands.
+    """The rank of the best correct answer of each query.
 
     Attributes:
-        queries: int64 [n], the queries that have a right answer, rising.
-        ranks: float64 [n], from 1; of equal scores the mean place, so that equal vectors everywhere are worth chance.
-        relevant: int64 [n], right answers of each.
-        candidates: how many things are ranked.
+        queries: the queries that have a correct answer, int64 [n], ascending.
+        ranks: float64 [n], from 1; ties get their mean rank, so that identical vectors score at chance level.
+        relevant: the number of correct answers of each query, int64 [n].
+        candidates: the number of ranked things.
     """
 
     queries: NDArray[np.int64]
@@ -95,14 +95,14 @@ def exact_ranks(
     """Rank a gallery's things for every query, and the queries for every thing.
 
     Args:
-        queries: float32 [queries, dim], of unit length where the similarity is ``cosine``.
+        queries: float32 [queries, dim], of unit length if the similarity is ``cosine``.
         gallery: the things.
-        relevance: the right answers.
-        itself: int64 [queries], the thing that each query is, which is not ranked; -1 for none.
-        block_scores: scores that are in memory at a time.
+        relevance: the correct answers.
+        itself: the thing that each query is, which is excluded, int64 [queries]; -1 for none.
+        block_scores: the number of scores in memory at a time.
 
     Returns:
-        Ranks of things for queries, then of queries for things (the thing's score is that of its best row).
+        Ranks of things for queries, then of queries for things (a thing's score is that of its best row).
     """
     answers = exact_pair_scores(queries, gallery, relevance.queries, relevance.things)
     known = _Pairs(relevance, gallery.things)
@@ -164,7 +164,7 @@ def _row_scores(left: NDArray[np.float32], right: NDArray[np.float32], gallery: 
 
 
 def _block_scores(block: NDArray[np.float32], gallery: Gallery, first: int, end: int) -> NDArray[np.float32]:
-    """Scores of the things ``first`` to ``end``, float32 [things, queries of the block]."""
+    """Return the scores of the things ``first`` to ``end``, float32 [things, queries of the block]."""
     starts = gallery.starts[first : end + 1]
     rows = np.asarray(gallery.vectors[starts[0] : starts[-1]])
     scores = rows @ block.T
@@ -206,7 +206,7 @@ def _slack(queries: NDArray[np.float32], gallery: Gallery) -> NDArray[np.float64
 
 
 class _Pairs:
-    """The right answers, to be told from other things whose scores are near theirs."""
+    """The correct answers, to be distinguished from other things with nearly equal scores."""
 
     def __init__(self, relevance: Relevance, things: int) -> None:
         self._things = things
@@ -222,7 +222,7 @@ class _Pairs:
         *,
         forward: bool,
     ) -> None:
-        """Compare near pairs in float64; right answers are neither better nor equal to themselves."""
+        """Compare near pairs in float64; correct answers never count as better than or equal to themselves."""
         keys = found * self._things + things
         places = np.searchsorted(self._keys, keys)
         right = np.zeros(len(keys), np.bool_)
@@ -236,10 +236,10 @@ class _Pairs:
 
 
 class _Counter:
-    """For each column of a matrix that has a right answer, how much scores better than it, and how much as well.
+    """For each column of a matrix with a correct answer, how many scores are better than it, and how many equal.
 
     Attributes:
-        targets: float64, the best right answer's score; NaN where there is none.
+        targets: the score of the best correct answer, float64; NaN for columns without one.
     """
 
     def __init__(self, targets: NDArray[np.float64], relevant: NDArray[np.int64]) -> None:
@@ -257,13 +257,13 @@ class _Counter:
     def count(
         self, scores: NDArray[np.float32], columns: slice, slack: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Count what is surely better; returns (rows, columns) in the block of what is too near to tell."""
+        """Count scores that are certainly better; return (rows, columns) in the block of undecided ones."""
         wanted = np.flatnonzero(self._relevant[columns] > 0)
         nothing = np.empty(0, np.int64)
         if not wanted.size:
             return nothing, nothing
         whole = len(wanted) == scores.shape[1]
-        # A copy of the few columns that are asked for keeps the rest out of the comparisons.
+        # Copy the few requested columns, so that the others need no comparisons.
         chosen = scores if whole else scores[:, wanted]
         targets = self._targets[columns][wanted]
         low = np.nextafter((targets - slack[wanted]).astype(np.float32), np.float32(-np.inf))
@@ -280,28 +280,28 @@ class _Counter:
         return rows, wanted[places]
 
     def settle(self, columns: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        """Count exact scores of pairs that were too near."""
+        """Count the exact scores of undecided pairs."""
         np.add.at(self._better, columns[scores > self._targets[columns]], 1)
         np.add.at(self._equal, columns[scores == self._targets[columns]], 1)
 
     def ranks(self, candidates: int) -> Ranks:
-        """Return the ranks of all columns with a right answer."""
+        """Return the ranks of all columns with a correct answer."""
         known = np.flatnonzero(self._relevant > 0)
         ranks = 1 + self._better[known] + self._equal[known] / 2
         return Ranks(known.astype(np.int64), ranks, self._relevant[known], candidates)
 
 
 def _column_sums(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many values of each column are true, int64 [columns]."""
+    """Return the number of true values of each column, int64 [columns]."""
     total = np.zeros(mask.shape[1], np.int64)
-    # Sums of bytes stay bytes, up to 255 of them: half the time of a sum of booleans.
+    # Sums of at most 255 bytes fit in bytes, which takes half the time of a sum of booleans.
     for begin in range(0, len(mask), _BYTE):
         total += np.add.reduce(mask[begin : begin + _BYTE].view(np.uint8), axis=0, dtype=np.uint8)
     return total
 
 
 def _differing(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns where two masks differ, which is at few places: eight are compared at a time."""
+    """Return the rows and columns where two masks differ, comparing eight values at a time, as differences are rare."""
     whole = one.size // _WORD * _WORD
     flat, against = one.reshape(-1), other.reshape(-1)
     words = np.flatnonzero(flat[:whole].view(np.uint64) != against[:whole].view(np.uint64))

@@ -1,7 +1,7 @@
-"""Figures of ranked retrieval: recall at k, median and mean rank, mean reciprocal rank, precision at k.
+"""Retrieval metrics: recall at k, median and mean rank, mean reciprocal rank, precision at k.
 
 Sources: R@k, MedR and MeanR as in MIL-NCE's and CLIP's evaluations (docs/formats.md section 2). Ranks count from 1. A
-query with several right answers counts by the best of them. The same figures serve classification: acc@k and flat
+query with several correct answers counts by the best of them. The same metrics serve classification: acc@k and flat
 hit@k are R@k of classes for an item.
 """
 
@@ -20,18 +20,18 @@ from cliploom.transforms.metrics.intervals import Figure, mean_figures, median_f
 
 KS = (1, 5, 10)
 HIT_KS = (1, 5, 10, 20)
-"""Of flat hit@k."""
+"""The values of k for flat hit@k."""
 
 
 @dataclass(frozen=True)
 class RankedQueries:
-    """Some queries and where their right answers stand.
+    """Queries and the ranks of their correct answers.
 
     Attributes:
-        groups: uint64 [n], a hash of the video that a query belongs to.
-        ranks: float64 [n], of the best right answer.
-        relevant, candidates: int64 [n], right answers and things ranked.
-        hits: int64 [n, ks], right answers among the first k, for precision; no columns where it is not asked for.
+        groups: a hash of the video that each query belongs to, uint64 [n].
+        ranks: the rank of the best correct answer, float64 [n].
+        relevant, candidates: the numbers of correct answers and of ranked things, int64 [n].
+        hits: the correct answers among the first k, for precision, int64 [n, ks]; no columns if it is not requested.
     """
 
     groups: NDArray[np.uint64]
@@ -50,10 +50,10 @@ class RetrievalMetrics:
     """The figures of one direction.
 
     Attributes:
-        queries: with a right answer.
-        videos: that the queries belong to; the intervals draw videos.
-        candidates: the most that a query ranked.
-        figures: by name, such as ``R@1``, ``MedR``; none for no queries.
+        queries: the number of queries with a correct answer.
+        videos: the number of videos that the queries belong to; the intervals resample videos.
+        candidates: the largest number of things that a query ranked.
+        figures: the figures by name, such as ``R@1``, ``MedR``; empty without queries.
     """
 
     queries: int
@@ -73,18 +73,18 @@ class RetrievalMetrics:
 
 
 def hashed_uids(uids: Sequence[str]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each uid, the same on every machine."""
+    """Return a 64-bit hash of each uid that is the same on every machine."""
     digests = (hashlib.blake2b(uid.encode(), digest_size=8).digest() for uid in uids)
     return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
 
 
 def ranked_labels(keys: NDArray[np.uint64], scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> RankedQueries:
-    """Return where the best right class of each video stands among all classes.
+    """Return the rank of each video's best correct class among all classes.
 
     Args:
-        keys: uint64 [n], hashes of the uids.
+        keys: the hashes of the uids, uint64 [n].
         scores: float32 [n, classes].
-        labels: bool [n, classes], one or more a video.
+        labels: bool [n, classes], at least one per video.
     """
     best = np.where(labels, scores, -np.inf).max(axis=1, keepdims=True)
     better = (scores > best).sum(axis=1)
@@ -100,18 +100,18 @@ def ranked_labels(keys: NDArray[np.uint64], scores: NDArray[np.float32], labels:
 
 
 class RankAccumulator:
-    """Gathers ranked queries part by part; parts merge in any order to the same figures.
+    """Accumulates ranked queries; partial results merge in any order to the same figures.
 
-    Memory: 32 bytes a query, and 8 for each k of the precision.
+    Memory: 32 bytes per query, and 8 for each k of the precision.
     """
 
     def __init__(self, ks: Sequence[int] = KS, precision: Sequence[int] = (), seed: int = 0) -> None:
-        """Start empty.
+        """Create an empty accumulator.
 
         Args:
-            ks: of R@k.
-            precision: of P@k.
-            seed: of the intervals.
+            ks: the values of k for R@k.
+            precision: the values of k for P@k.
+            seed: the seed of the intervals.
         """
         self.ks, self.precision, self.seed = tuple(ks), tuple(precision), seed
         self._parts: list[RankedQueries] = []
@@ -120,17 +120,17 @@ class RankAccumulator:
         """Add queries.
 
         Raises:
-            ValueError: for ranks outside of 1 to the number of candidates, or hits of other widths.
+            ValueError: a rank is outside 1 to the number of candidates, or hits have another width.
         """
         if queries.hits.shape != (len(queries), len(self.precision)):
             raise ValueError(f"hits are {queries.hits.shape}, not {(len(queries), len(self.precision))}")
         if len(queries) and not ((queries.ranks >= 1) & (queries.ranks <= queries.candidates)).all():
-            raise ValueError("a rank lies outside of 1 to the number of candidates")
+            raise ValueError("a rank is outside 1 to the number of candidates")
         if len(queries):
             self._parts.append(queries)
 
     def merge(self, other: RankAccumulator) -> None:
-        """Add what ``other`` gathered."""
+        """Add the content of another accumulator."""
         self._parts += other._parts
 
     def result(self) -> RetrievalMetrics:
@@ -141,7 +141,7 @@ class RankAccumulator:
         groups, ranks, relevant, candidates, hits = (
             np.concatenate([getattr(part, name) for part in self._parts]) for name in names
         )
-        # One order, however the parts came.
+        # Sort, so that the result does not depend on the order of the parts.
         order = np.lexsort((*hits.T, candidates, relevant, ranks, groups))
         groups, ranks, relevant, candidates, hits = (
             each[order] for each in (groups, ranks, relevant, candidates, hits)
@@ -152,7 +152,7 @@ class RankAccumulator:
         columns = {f"R@{k}": (ranks <= k).astype(np.float64) for k in self.ks}
         columns |= {"MeanR": ranks, "MRR": 1 / ranks}
         columns |= {f"P@{k}": hits[:, place] / k for place, k in enumerate(self.precision)}
-        # A query with fewer right answers than k can't have a precision of 1, by chance or otherwise.
+        # A query with fewer correct answers than k cannot reach a precision of 1, by chance or otherwise.
         chance |= {
             f"P@{k}": float((relevant / candidates * np.minimum(1, candidates / k)).mean()) for k in self.precision
         }

@@ -1,7 +1,7 @@
-"""Ranked predictions as an exact histogram: how often each (class, score, hit or miss) was seen.
+"""Ranked predictions as an exact histogram: counts of each (class, score, hit or miss).
 
-Average precision needs nothing else, so equal rows are merged, and histograms of parts add up to the whole's in any
-order, bit for bit.
+Average precision needs nothing else, so equal rows are merged, and histograms of parts add up to that of the whole in
+any order, bit for bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PENDING = 1 << 16
 
 @dataclass(frozen=True)
 class Steps:
-    """A ranking's steps, by class, then by falling score; predictions of equal score are one step.
+    """The steps of a ranking, by class, then by descending score; tied predictions are one step.
 
     Attributes:
         classes: int64 [S].
@@ -35,11 +35,11 @@ class Steps:
     counts: NDArray[np.int64]
 
     def precision_sums(self, *, hits_before: int = 0, counts_before: int = 0) -> dict[int, float]:
-        """Per class, the sum over positives of the precision at their step: average precision times its denominator.
+        """Return, per class, the sum over positives of the precision at their step: average precision * denominator.
 
         Args:
-            hits_before: positives that rank above all steps, when these are the lower end of a longer ranking.
-            counts_before: predictions that do.
+            hits_before: the positives above all steps, if these are the lower end of a longer ranking.
+            counts_before: the predictions above all steps.
         """
         if not len(self.classes):
             return {}
@@ -56,12 +56,12 @@ class Steps:
 class ScoreHistogram:
     """Predictions by class and score.
 
-    Memory: ``ROW_BYTES`` for each distinct (class, score, hit or miss), at most one a prediction, twice that while
-    parts are merged. With ``top``, no more rows than about ``top`` a class are kept.
+    Memory: ``ROW_BYTES`` for each distinct (class, score, hit or miss), at most one per prediction, twice that while
+    parts are merged. With ``top``, only about ``top`` rows per class are kept.
     """
 
     def __init__(self, top: int | None = None) -> None:
-        """Make an empty histogram; ``top`` keeps a class's best so many and all that tie with the last of them."""
+        """Create an empty histogram; ``top`` keeps a class's best predictions and those tied with the last."""
         self._top = top
         self._keys: NDArray[np.uint64] = np.empty(0, np.uint64)
         self._counts: NDArray[np.int64] = np.empty(0, np.int64)
@@ -72,11 +72,11 @@ class ScoreHistogram:
         """Add predictions: class indices, float32 scores and whether each is right, all [M].
 
         Raises:
-            ValueError: for scores that aren't finite, or classes out of range.
+            ValueError: scores are not finite, or classes are out of range.
         """
         indices = np.asarray(classes, np.int64)
         if indices.size and (indices.min() < 0 or indices.max() > _MAX_CLASS):
-            raise ValueError(f"class indices lie in [{indices.min()}, {indices.max()}], not in [0, {_MAX_CLASS}]")
+            raise ValueError(f"class indices are in [{indices.min()}, {indices.max()}], not in [0, {_MAX_CLASS}]")
         misses = ~np.asarray(hits, np.bool_)
         keys: NDArray[np.uint64] = indices.astype(np.uint64) << np.uint64(_CLASS_SHIFT)
         keys |= _falling(scores) << np.uint64(1)
@@ -90,11 +90,11 @@ class ScoreHistogram:
 
     @property
     def held(self) -> int:
-        """Rows in memory, equal ones among them not yet merged."""
+        """The number of rows in memory, including equal rows that are not merged yet."""
         return len(self._keys) + self._waiting
 
     def steps(self) -> Steps:
-        """The ranking of each class."""
+        """Return the ranking of each class."""
         self._settle()
         groups = self._keys >> np.uint64(1)
         starts = np.flatnonzero(_first_of_run(groups))
@@ -108,7 +108,7 @@ class ScoreHistogram:
         )
 
     def pooled(self) -> ScoreHistogram:
-        """The same predictions as if all were of class 0: one ranking over all classes."""
+        """Return the same predictions as if all were of class 0: one ranking over all classes."""
         self._settle()
         whole = ScoreHistogram()
         whole._wait(self._keys & np.uint64((1 << _CLASS_SHIFT) - 1), self._counts)
@@ -120,9 +120,9 @@ class ScoreHistogram:
         return self._split((self._keys >> np.uint64(_CLASS_SHIFT)) % np.uint64(groups))
 
     def by_band(self, bits: int) -> dict[int, ScoreHistogram]:
-        """Split by the first ``bits`` of the score's rank among all float32 numbers; band 0 holds the best.
+        """Split by the first ``bits`` of the score's rank among all float32 numbers; band 0 has the best.
 
-        A band has at most ``2 ** (32 - bits)`` different scores, however many predictions there are.
+        A band has at most ``2 ** (32 - bits)`` distinct scores, however many predictions there are.
         """
         self._settle()
         scores = self._keys >> np.uint64(1) & np.uint64((1 << _SCORE_BITS) - 1)
@@ -144,7 +144,7 @@ class ScoreHistogram:
             self._settle()
 
     def _settle(self) -> None:
-        """Merge what waits into the sorted rows."""
+        """Merge waiting rows into the sorted rows."""
         if not self._pending:
             return
         keys = np.concatenate([self._keys, *(keys for keys, _ in self._pending)])
@@ -159,7 +159,7 @@ class ScoreHistogram:
             self._cut(self._top)
 
     def _cut(self, top: int) -> None:
-        """Drop steps that begin behind a class's best ``top``."""
+        """Drop the steps that start after a class's best ``top``."""
         steps = self.steps()
         if not len(steps.counts):
             return
@@ -172,18 +172,18 @@ class ScoreHistogram:
 
 
 def _falling(scores: ArrayLike) -> NDArray[np.uint64]:
-    """Rank of each score among all float32 numbers, 0 for the largest, as 32 bits."""
+    """Return the rank of each score among all float32 numbers, 0 for the largest, as 32 bits."""
     values = np.asarray(scores, np.float32)
     if not np.isfinite(values).all():
         raise ValueError(f"a score is {values[~np.isfinite(values)][0]}; scores have to be finite")
-    # Adding 0 turns -0 into 0. The bits of floats of one sign are ordered like the floats.
+    # Adding 0 turns -0 into 0. The bit patterns of floats of one sign are ordered like the floats.
     bits = (values + np.float32(0)).view(np.uint32)
     rising = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))
     return (~rising).astype(np.uint64)
 
 
 def _first_of_run(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether each value differs from the one before it."""
+    """Return whether each value differs from the one before it."""
     first = np.ones(len(values), np.bool_)
     first[1:] = values[1:] != values[:-1]
     return first

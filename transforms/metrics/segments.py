@@ -1,9 +1,9 @@
 """Segment MAP@K: are the right moments found for each class? Only rated (segment, class) pairs count.
 
-For each class its rated segments are ranked by score and the best K taken; average precision divides by all of the
-class's confirmed segments. YouTube-8M's evaluator cuts a submission to K *before* it drops unrated segments; both are
-the same where a class has at most K predictions, and K is 100,000. Source: google/youtube-8m,
-segment_eval_inference.py; docs/formats.md section 4.
+For each class its rated segments are ranked by score and the best K kept; average precision divides by all of the
+class's confirmed segments. YouTube-8M's evaluator truncates a submission to K *before* it drops unrated segments; both
+agree if a class has at most K predictions, and K is 100,000. Source: google/youtube-8m, segment_eval_inference.py;
+docs/formats.md section 4.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ TOP = 100_000
 
 @dataclass(frozen=True)
 class SegmentMetrics:
-    """Figures over all rated segments.
+    """The figures over all rated segments.
 
     Attributes:
-        map: average precision at K, averaged over classes that have a confirmed segment; 0 when none has.
-        classes: how many have one.
-        rated: (segment, class) pairs seen.
+        map: the average precision at K, averaged over classes that have a confirmed segment; 0 if none has.
+        classes: the number of classes with a confirmed segment.
+        rated: the number of (segment, class) pairs.
         top: K.
     """
 
@@ -38,24 +38,25 @@ class SegmentMetrics:
 
 
 class SegmentAccumulator:
-    """Collects rated predictions part by part; parts merge in any order to the same bits.
+    """Accumulates rated predictions; partial results merge in any order to bit-identical figures.
 
-    Memory: 16 bytes for each of a class's best K distinct scores: 1.6 MB a class at most (twice, if each score has hits
-    and misses), 6.2 GB were all 3,862 classes full; the published validation set has 237,000 rated segments: 4 MB.
+    Memory: 16 bytes for each of a class's best K distinct scores: at most 1.6 MB per class (twice that if each score
+    has hits and misses), 6.2 GB if all 3,862 classes were full; the published validation set has 237,000 rated
+    segments: 4 MB.
     """
 
     def __init__(self, top: int = TOP) -> None:
-        """Start empty; ``top`` is K."""
+        """Create an empty accumulator; ``top`` is K."""
         self.top = top
         self.rated = 0
         self.positives: Counter[int] = Counter()
         self.ranking = ScoreHistogram(top)
 
     def add(self, classes: ArrayLike, scores: ArrayLike, hits: ArrayLike) -> None:
-        """Add rated pairs: class indices, float32 scores, whether people confirmed the class; all [M].
+        """Add rated pairs: class indices, float32 scores, whether raters confirmed the class; all [M].
 
         Raises:
-            ValueError: for arrays of different lengths, or scores that aren't finite.
+            ValueError: the arrays differ in length, or scores are not finite.
         """
         indices, right = np.asarray(classes, np.int64), np.asarray(hits, np.bool_)
         if not indices.shape == right.shape == np.shape(scores) or indices.ndim != 1:
@@ -67,13 +68,13 @@ class SegmentAccumulator:
         self.rated += len(indices)
 
     def merge(self, other: SegmentAccumulator) -> None:
-        """Add what ``other`` collected."""
+        """Add the content of another accumulator."""
         self.ranking.merge(other.ranking)
         self.positives.update(other.positives)
         self.rated += other.rated
 
     def result(self) -> SegmentMetrics:
-        """The figures so far."""
+        """Return the figures so far."""
         sums = self.ranking.steps().precision_sums()
         averages = [sums.get(index, 0.0) / count for index, count in self.positives.items()]
         mean = math.fsum(averages) / len(averages) if averages else 0.0

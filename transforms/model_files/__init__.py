@@ -1,1 +1,1 @@
-"""What a file or folder of a model is, told without running or unpickling anything in it, and the spec that uses it."""
+"""Identifies a model file or folder without running or unpickling anything in it, and writes a spec that uses it."""

@@ -1,4 +1,4 @@
-"""Look at a model's files in a process of its own, within a time and a memory: they may be hostile."""
+"""Inspects model files in a separate process with time and memory limits, since they may be malicious."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SECONDS = 120.0
 
 
 def look_apart(path: Path, given: str, seconds: float = SECONDS, memory: int = MEMORY) -> Found:
-    """Say what a file or folder is; see ``look.look``.
+    """Identify a file or folder; see ``look.look``.
 
     Args:
-        path: of the file or folder.
-        given: as the user wrote it.
-        seconds: it may take.
-        memory: bytes that it may take.
+        path: the path of the file or folder.
+        given: the path as written by the user.
+        seconds: the time limit.
+        memory: the memory limit, in bytes.
 
     Raises:
-        CliploomError: when it is no model, or takes more than it may.
+        CliploomError: it is not a model, or exceeds the limits.
     """
     with tempfile.TemporaryDirectory(prefix="cliploom-") as scratch:
         answer = Path(scratch) / "answer.json"
@@ -43,24 +43,22 @@ def look_apart(path: Path, given: str, seconds: float = SECONDS, memory: int = M
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise CliploomError(f"'{given}' took more than {seconds:g} s to look into, as no model does.") from None
+            raise CliploomError(f"'{given}' took more than {seconds:g} s to inspect, so it is not a model.") from None
         found = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
     if found.get("memory"):
-        raise CliploomError(
-            f"'{given}' needs more than {memory >> 30} GiB of memory to be looked into; it is left alone."
-        )
+        raise CliploomError(f"'{given}' needs more than {memory >> 30} GiB of memory to be inspected; it is rejected.")
     if "error" in found:
         raise CliploomError(found["error"])
     if "found" not in found:
         raise CliploomError(
-            f"'{given}' took down the process that looked into it (code {done.returncode}), as damaged files do; "
+            f"'{given}' crashed the process that inspected it (code {done.returncode}), so it is probably damaged; "
             "download it again."
         )
     return Found.from_dict(found["found"])
 
 
 def main(arguments: list[str]) -> None:
-    """Look at the path, and write what it is into the answer's file."""
+    """Inspect the path, and write the result to the answer's file."""
     from cliploom.transforms.model_files.look import look
 
     path, given, answer, memory = arguments
@@ -72,7 +70,7 @@ def main(arguments: list[str]) -> None:
         reply = {"error": str(error)}
     except MemoryError:
         reply = {"memory": True}
-    except Exception as error:  # libraries that read foreign files raise many kinds
+    except Exception as error:  # libraries that read untrusted files raise many types
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        reply = {"error": f"'{given}' can't be looked into ({type(error).__name__}: {reason}); download it again."}
+        reply = {"error": f"'{given}' cannot be inspected ({type(error).__name__}: {reason}); download it again."}
     Path(answer).write_text(json.dumps(reply), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What was found in a model's files, and the spec that uses it."""
+"""The result of inspecting model files, and the spec that uses the model."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ sources:
 
 @dataclass(frozen=True)
 class Found:
-    """What a file or folder is.
+    """A description of a model file or folder.
 
     Attributes:
-        path: as it was given.
-        what: in a few words.
-        kind: of the encoder that takes it; empty where none does.
-        facts: further lines about it.
-        signatures: of a SavedModel or an ONNX file: ``name``, ``inputs`` and ``outputs`` with name, type and shape.
-        preset: name of the preset that fits; empty for none.
-        options: of the encoder, beside kind and preset.
-        sample: how a feature may sample for it.
-        output: the output that an index may be over.
-        guesses: what the files don't say and the spec needs; to be checked by the user.
-        advice: what to do where no encoder takes it.
+        path: the path as written by the user.
+        what: a short description.
+        kind: the kind of encoder that accepts it; empty if none does.
+        facts: further lines of description.
+        signatures: for a SavedModel or an ONNX file: ``name``, ``inputs`` and ``outputs`` with name, type and shape.
+        preset: the name of the matching preset; empty for none.
+        options: the encoder's options besides kind and preset.
+        sample: a suitable sampling for a feature.
+        output: an output suitable for an index.
+        guesses: values that the spec needs and the files do not have, for the user to check.
+        advice: what to do if no encoder accepts it.
     """
 
     path: str
@@ -54,13 +54,13 @@ class Found:
     advice: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with the spec as ``yaml``."""
+        """Return plain values for JSON, with the spec as ``yaml``."""
         values = asdict(self)
         return values | {"options": dict(self.options), "yaml": spec_text(self) if self.kind else ""}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Found:
-        """Read back what ``to_dict`` gave."""
+        """Create a description from the result of ``to_dict``."""
         kept: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__}
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()
@@ -69,13 +69,13 @@ class Found:
 
 
 def with_preset(found: Found, name: str, preset: Preset, model: str) -> Found:
-    """What was found, used by a preset.
+    """Return the description of a model that matches a preset.
 
     Args:
-        found: what it is.
-        name: of the preset.
-        preset: that fits.
-        model: path of the file.
+        found: the description so far.
+        name: the name of the preset.
+        preset: the matching preset.
+        model: the path of the file.
     """
     options: dict[str, Any] = {preset.takes: model}
     output = (preset.index or {}).get("output", "")
@@ -84,7 +84,7 @@ def with_preset(found: Found, name: str, preset: Preset, model: str) -> Found:
 
 
 def spec_text(found: Found) -> str:
-    """A whole spec, as YAML, that uses a model for the media in a folder ``media``."""
+    """Return a complete spec, as YAML, that uses a model for the media in a folder ``media``."""
     encoder = {"kind": found.kind} | ({"preset": found.preset} if found.preset else {}) | dict(found.options)
     lines = [_START + "encoders:", "  model:"]
     for key, value in encoder.items():
@@ -113,8 +113,8 @@ def spec_text(found: Found) -> str:
 
 
 def _lines(key: str, value: Any) -> list[str]:
-    """An option of the encoder; a long mapping has a line for each of its keys."""
-    remark = "  # a program: keep this line if you know where it comes from" if key == "trusted" else ""
+    """Return an option of the encoder as lines; a long mapping has one line per key."""
+    remark = "  # a program: keep this line if you trust its origin" if key == "trusted" else ""
     line = f"    {key}: {flow(value)}{remark}"
     if len(line) <= _COLUMNS or not isinstance(value, Mapping):
         return [line]
@@ -122,7 +122,7 @@ def _lines(key: str, value: Any) -> list[str]:
 
 
 def flow(value: Any) -> str:
-    """A value in YAML's flow style.
+    """Return a value in YAML's flow style.
 
     >>> flow({"node": "pool_3:0", "size": [1, 2.5], "on": True, "n": None})
     '{node: "pool_3:0", size: [1, 2.5], on: true, n: null}'
@@ -138,5 +138,5 @@ def _word(text: str) -> str:
     plain = _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS - {"on", "n"}
     if plain or re.fullmatch(r"\d+m?s", text):
         return text
-    # What can't be printed is escaped: a file's names must not end a line or move a cursor.
+    # Escape nonprintable characters: a file's names must not end a line or move the cursor.
     return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -1,4 +1,4 @@
-"""Keras files: what they take and which layers they have, read from their configuration; nothing in them is run."""
+"""Keras files: their inputs and layers, read from the configuration; nothing in them is run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MOST_JSON = 64 << 20
 
 
 def keras(path: Path, given: str) -> Found:
-    """A ``.keras`` or ``.h5`` file.
+    """Identify a ``.keras`` or ``.h5`` file.
 
     Raises:
-        CliploomError: when it is none, or damaged.
+        CliploomError: it is not one, or is damaged.
     """
     config = _zipped_config(path, given) if zipfile.is_zipfile(path) else _hdf5_config(path, given)
     inner = config.get("config", {})
     layers = [layer for layer in inner.get("layers", ()) if isinstance(layer, dict)]
     if not layers:
-        raise CliploomError(f"'{given}' describes no layers, so it is no Keras model; save it again by model.save.")
+        raise CliploomError(f"'{given}' describes no layers, so it is not a Keras model; save it again by model.save.")
     names = [str(layer.get("config", {}).get("name", "")) for layer in layers]
     first = layers[0].get("config", {})
     shape = (
@@ -39,7 +39,7 @@ def keras(path: Path, given: str) -> Found:
     sizes = [size if isinstance(size, int) else None for size in shape] if isinstance(shape, list) else None
     guess = guessed_input(sizes)
     if guess is None:
-        return replace(found, advice="it takes no picture or clip, so no encoder uses it.")
+        return replace(found, advice="its input is not a picture or clip, so no encoder supports it.")
     return replace(
         found,
         kind="keras",
@@ -53,7 +53,7 @@ def keras(path: Path, given: str) -> Found:
 def _zipped_config(path: Path, given: str) -> dict[str, Any]:
     with open_zip(path) as archive:
         if "config.json" not in archive.namelist():
-            raise CliploomError(f"'{given}' holds no config.json, so it is no Keras file; save it by model.save.")
+            raise CliploomError(f"'{given}' has no config.json, so it is not a Keras file; save it by model.save.")
         with archive.open("config.json") as stream:
             text = stream.read(_MOST_JSON + 1)
     return _json(text, given)

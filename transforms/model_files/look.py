@@ -1,4 +1,4 @@
-"""Tell what a file or folder of a model is: by its names and its first bytes, within limits."""
+"""Identifies a model file or folder by its names and first bytes, within limits."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ KNOWN = (
 
 
 def look(path: Path, given: str) -> Found:
-    """Say what a file or folder is. Nothing in it is run or unpickled.
+    """Identify a file or folder. Nothing in it is run or unpickled.
 
     Args:
-        path: of the file or folder.
-        given: as the user wrote it, for messages and for the spec.
+        path: the path of the file or folder.
+        given: the path as written by the user, for messages and for the spec.
 
     Raises:
-        CliploomError: when it is no model, or damaged.
+        CliploomError: it is not a model, or is damaged.
     """
     try:
         mode = path.stat().st_mode
@@ -63,7 +63,7 @@ def _folder(folder: Path, given: str) -> Found:
     if any((folder / name).is_file() for name in _CONFIGURATIONS):
         return transformers(folder, given)
     inner = [name for name in names if Path(name).suffix in _FILES and (folder / name).is_file()]
-    # tokenizers and read-mes lie beside models; word vectors have no usual ending of their own
+    # models have tokenizers and read-mes beside them; word vectors have no usual extension
     better = [name for name in inner if Path(name).suffix not in (".txt", ".gz") or is_archive(Path(name))]
     inner = better or inner
     inner += [name for name in names if _is_model_folder(folder / name)]
@@ -71,21 +71,21 @@ def _folder(folder: Path, given: str) -> Found:
         return look(folder / inner[0], f"{given.rstrip('/')}/{inner[0]}")
     if inner:
         shown = ", ".join(inner[:_SHOWN]) + (", ..." if len(inner) > _SHOWN else "")
-        raise CliploomError(f"'{given}' holds {len(inner)} files that may be models ({shown}); give one of them.")
+        raise CliploomError(f"'{given}' has {len(inner)} files that may be models ({shown}); give one of them.")
     if (folder / "releases" / "_delta_log").is_dir():
         raise CliploomError(f"'{given}' is a store, not a model; see `cliploom inspect {given}`.")
-    raise CliploomError(f"'{given}' is no model: it holds none of the files of {KNOWN}.")
+    raise CliploomError(f"'{given}' is not a model: it has none of the files of {KNOWN}.")
 
 
 def _is_model_folder(folder: Path) -> bool:
-    """A folder, and no link to one, that holds a model's description."""
+    """Return whether a path is a folder, not a link to one, with the description of a model."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     return any((folder / name).is_file() for name in (GRAPH, *_CONFIGURATIONS))
 
 
 def _entries(folder: Path, given: str) -> list[str]:
-    """Names in a folder, sorted."""
+    """Return the names in a folder, sorted."""
     names = []
     try:
         with os.scandir(folder) as entries:
@@ -93,7 +93,7 @@ def _entries(folder: Path, given: str) -> list[str]:
                 names.append(entry.name)
                 if len(names) > MOST_ENTRIES:
                     raise CliploomError(
-                        f"'{given}' holds more than {MOST_ENTRIES:,} files, as no model's folder does; give the folder "
+                        f"'{given}' has more than {MOST_ENTRIES:,} files, too many for a model; give the folder "
                         "of one model."
                     )
     except OSError as error:
@@ -131,7 +131,7 @@ def _file(path: Path, given: str) -> Found:
 
 
 def _is_text(path: Path) -> bool:
-    """A ``.bin`` of word2vec begins with two numbers."""
+    """Return whether a ``.bin`` file is one of word2vec, which begins with two numbers."""
     with path.open("rb") as stream:
         first = stream.read(64).split(b"\n")[0].split()
     return path.suffix == ".bin" and len(first) == 2 and all(part.isdigit() for part in first)

@@ -1,4 +1,4 @@
-"""ONNX files: their inputs and outputs, read field by field so that weights are skipped; nothing is loaded or run.
+"""ONNX files: their inputs and outputs, parsed field by field without weights; nothing is loaded or run.
 
 Source of the field numbers: onnx/onnx.proto, messages ModelProto, GraphProto, ValueInfoProto and TypeProto.
 """
@@ -31,10 +31,10 @@ _EXTERNAL = 14
 
 
 def onnx(path: Path, given: str) -> Found:
-    """An ONNX file.
+    """Identify an ONNX file.
 
     Raises:
-        CliploomError: when it is none, or damaged.
+        CliploomError: it is not one, or is damaged.
     """
     try:
         with path.open("rb") as stream:
@@ -45,7 +45,7 @@ def onnx(path: Path, given: str) -> Found:
     signature = {"name": "graph", "inputs": inputs, "outputs": outputs}
     found = Found(given, "an ONNX file", signatures=(signature,))
     if outside and not list(path.parent.glob(f"{path.name}*"))[1:]:
-        found = replace(found, facts=("its weights lie in another file, which is not beside it",))
+        found = replace(found, facts=("its weights are in another file, which is missing",))
     pixels = inputs[0] if len(inputs) == 1 else None
     if inputs and all(each["type"] in _WHOLE for each in inputs):
         return replace(
@@ -57,7 +57,7 @@ def onnx(path: Path, given: str) -> Found:
     guess = guessed_input(shape) if shape else None
     vectors = [each for each in outputs if each["type"] in ("float32", "float16", "float64")]
     if pixels is None or guess is None or not vectors:
-        return replace(found, advice="it does not take pictures or clips alone, so no encoder uses it.")
+        return replace(found, advice="its inputs are not just pictures or clips, so no encoder supports it.")
     kept = {name_of(each["name"]): _output(each) for each in vectors[:MOST_OUTPUTS]}
     return replace(
         found,
@@ -77,7 +77,7 @@ def _output(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _graph(data: memoryview) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
-    """Inputs without initial values, outputs, and whether weights lie outside."""
+    """Return the inputs without initial values, the outputs, and whether weights are in other files."""
     graphs = [value for number, value in _fields(data) if number == 7 and isinstance(value, memoryview)]
     if len(graphs) != 1:
         raise ValueError("no graph")
@@ -98,7 +98,7 @@ def _graph(data: memoryview) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 
 def _value_info(data: memoryview) -> dict[str, Any]:
-    """Name, type and sizes of an input or output; a size that is open is its name, or ``?``."""
+    """Return name, type and sizes of an input or output; a dynamic size is its name, or ``?``."""
     name, kind = "", "of another type"
     sizes: list[int | str] = []
     for number, value in _fields(data):
@@ -128,10 +128,10 @@ def _inside(value: int | memoryview, wanted: int) -> list[memoryview]:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a message; groups are refused.
+    """Yield the number and value of each field of a message; groups are rejected.
 
     Raises:
-        ValueError: when it is no message, or cut short.
+        ValueError: it is not a message, or is truncated.
     """
     place, end = 0, len(data)
     while place < end:

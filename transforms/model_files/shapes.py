@@ -1,4 +1,4 @@
-"""Shapes of inputs as the ``input`` of an encoder."""
+"""Derives the ``input`` of an encoder from the shapes of a model's inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 USUAL_SIZE, USUAL_FRAMES = 224, 32
 MOST_OUTPUTS = 8
-"""Outputs of a file that a suggested spec keeps."""
+"""Maximum number of a file's outputs in a suggested spec."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Guess:
     """An input of pictures or clips.
 
     Attributes:
-        layout: order of its axes.
-        width, height: of a picture.
-        frames: of a clip; 0 for pictures.
-        guesses: what the shape leaves open.
+        layout: the order of its axes.
+        width, height: the size of a picture.
+        frames: the frames of a clip; 0 for pictures.
+        guesses: what the shape does not determine.
     """
 
     layout: str
@@ -30,22 +30,22 @@ class Guess:
     guesses: tuple[str, ...] = ()
 
     def options(self, node: str | None) -> dict[str, Any]:
-        """The option ``input`` of an encoder; ``node`` names the input."""
+        """Return the encoder's option ``input``; ``node`` is the name of the input."""
         named = {} if node is None else {"node": node}
         size = {"width": self.width, "height": self.height}
         return {"layout": self.layout} | named | ({"frames": self.frames} if self.frames else {}) | size
 
     @property
     def sample(self) -> Any:
-        """A sampling for it."""
+        """Return a sampling for it."""
         return {"first": {"frames": self.frames}} if self.frames else {"every": "1s"}
 
 
 def guessed_input(shape: Sequence[int | None] | None) -> Guess | None:
-    """The input that a shape describes; None when it is no batch of pictures or clips.
+    """Return the input that a shape describes; None if it is not a batch of pictures or clips.
 
     Args:
-        shape: sizes, None for one that is open; None for any shape.
+        shape: the sizes, None for a dynamic one; None for any shape.
 
     >>> guessed_input([None, 3, 224, 224])
     Guess(layout='nchw', width=224, height=224, frames=0, guesses=())
@@ -74,7 +74,7 @@ def guessed_input(shape: Sequence[int | None] | None) -> Guess | None:
 
 
 def name_of(node: str) -> str:
-    """A name for the output of a node.
+    """Return a name for the output of a node.
 
     >>> name_of("StatefulPartitionedCall:0"), name_of("1234")
     ('StatefulPartitionedCall_0', 'output_1234')

@@ -1,4 +1,4 @@
-"""SavedModels and frozen graphs: what they take and give, read from their descriptions alone."""
+"""SavedModels and frozen graphs: their inputs and outputs, read from their descriptions only."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SOURCES = ("Const", "NoOp", "Placeholder", "Assert", "Assign")
 
 
 def saved_model(path: Path, given: str) -> Found:
-    """A SavedModel's folder or archive.
+    """Identify a SavedModel's folder or archive.
 
     Raises:
-        CliploomError: when it is none, or damaged.
+        CliploomError: it is not one, or is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="cliploom-") as scratch:
         folder = path
@@ -44,7 +44,7 @@ def saved_model(path: Path, given: str) -> Found:
         signatures=tuple(_described(each) for each in listed),
     )
     if not is_archive(path) and not (path / "variables" / "variables.index").is_file():
-        found = replace(found, facts=(*found.facts, "it has no variables/variables.index: not all of it is here"))
+        found = replace(found, facts=(*found.facts, "it has no variables/variables.index, so it is incomplete"))
     for name, preset in _by_size(_fitting(listed), path):
         found = with_preset(found, name, preset, given)
         others = [other for other, _ in _fitting(listed) if other != name]
@@ -54,7 +54,7 @@ def saved_model(path: Path, given: str) -> Found:
 
 
 def _fitting(listed: Iterable[Signature]) -> list[tuple[str, Preset]]:
-    """Presets whose signatures and outputs are all there; lengths count where names are common ones."""
+    """Return the presets whose signatures and outputs all match; for common names their lengths must match too."""
     outputs = {each.name: {output.key: output for output in each.outputs} for each in listed}
     found = []
     for name, preset in presets().items():
@@ -68,7 +68,7 @@ def _fitting(listed: Iterable[Signature]) -> list[tuple[str, Preset]]:
 
 
 def _by_size(fitting: list[tuple[str, Preset]], path: Path) -> list[tuple[str, Preset]]:
-    """Of several presets with one signature the one whose published size is nearest first."""
+    """Sort presets with one signature by the difference between their published size and the file's."""
     files = [path] if path.is_file() else [*path.glob("variables/*")][:_SHOWN]
     size = sum(file.stat().st_size for file in files if file.is_file())
     units = {"MB": 1e6, "GB": 1e9}
@@ -83,7 +83,7 @@ def _by_size(fitting: list[tuple[str, Preset]], path: Path) -> list[tuple[str, P
 def _differences(listed: Iterable[Signature], preset: Preset) -> list[str]:
     found = {(each.name, output.key): _last(output) for each in listed for output in each.outputs}
     return [
-        f"{key} has {found[sign, key]} numbers, that of the published model {dim}"
+        f"{key} has {found[sign, key]} numbers, the published model {dim}"
         for sign, keys in preset.signatures.items()
         for key, dim in keys.items()
         if found[sign, key] not in (None, dim)
@@ -91,7 +91,7 @@ def _differences(listed: Iterable[Signature], preset: Preset) -> list[str]:
 
 
 def _suggested(found: Found, listed: Iterable[Signature]) -> Found:
-    """An encoder of the first signature that takes pictures or clips."""
+    """Return an encoder for the first signature that takes pictures or clips."""
     listed = tuple(listed)
     for each in sorted(listed, key=lambda one: one.name not in USUAL):
         floats = len(each.inputs) == 1 and each.inputs[0].type in _FLOATS
@@ -115,12 +115,12 @@ def _suggested(found: Found, listed: Iterable[Signature]) -> Found:
             output=name_of(first.key),
             guesses=(*guess.guesses, "values / 255; if the model expects others, add offset and scale to input"),
         )
-    reason = "none of its signatures takes pictures or clips alone" if listed else "it has no signature"
+    reason = "no signature takes only pictures or clips" if listed else "it has no signature"
     return replace(found, advice=f"{reason}, so no encoder uses it; export the part that does as ONNX.")
 
 
 def _words(listed: Iterable[Signature], length: int | None) -> Signature | None:
-    """A signature of strings whose vectors are as long as those of the pictures."""
+    """Return a signature of strings whose vectors are as long as those of the pictures."""
     for each in listed:
         strings = [one.type for one in each.inputs] == [STRING]
         if strings and len(each.outputs) == 1 and _last(each.outputs[0]) in (None, length):
@@ -137,7 +137,7 @@ def _tensors(tensors: Iterable[Tensor]) -> list[dict[str, str]]:
 
 
 def _shape(tensor: Tensor) -> list[int | None] | None:
-    """Sizes of a tensor, None for one that is left open; None for any shape."""
+    """Return the sizes of a tensor, None for a dynamic one; None for any shape."""
     if not tensor.shape.startswith("["):
         return None
     return [int(size) if size.isdigit() else None for size in re.findall(r"\d+|\?", tensor.shape)]
@@ -159,16 +159,16 @@ def _output(node: str, rank: int | None) -> dict[str, Any]:
 
 
 def frozen_graph(path: Path, given: str) -> Found:
-    """A GraphDef.
+    """Identify a GraphDef.
 
     Raises:
-        CliploomError: when the file is none, or damaged.
+        CliploomError: it is not one.
     """
     if path.stat().st_size > MOST_DESCRIPTION:
         raise CliploomError(f"'{given}' has {path.stat().st_size:,} bytes, too many to look into; is it a graph?")
     nodes = list(read_message("GraphDef", path).node)
     if not nodes or not all(node.name and node.op for node in nodes):
-        raise CliploomError(f"'{given}' is no frozen graph: it holds no nodes with names; export it again.")
+        raise CliploomError(f"'{given}' is not a frozen graph: it has no named nodes; export it again.")
     by_name = {node.name: node for node in nodes}
     used = {reference.lstrip("^").split(":")[0] for node in nodes for reference in node.input}
     fed = [node.name for node in nodes if node.op.startswith("Decode")]
@@ -194,7 +194,7 @@ def frozen_graph(path: Path, given: str) -> Found:
     shape = None if decoded else _placeholder_shape(by_name[fed[0]])
     guess = Guess("hwc", 299, 299, guesses=("299 x 299 pictures",)) if decoded else guessed_input(shape)
     if guess is None:
-        return replace(found, advice=f"its placeholder '{fed[0]}' takes no picture or clip, so no encoder uses it.")
+        return replace(found, advice=f"its placeholder '{fed[0]}' is not a picture or clip, so no encoder supports it.")
     taken = guess.options(f"{fed[0]}:0") | ({"offset": 0, "scale": 1} if decoded else {})
     return replace(
         found,

@@ -21,16 +21,16 @@ _CLIP_MODULE = "CLIPModel"
 
 
 def transformers(folder: Path, given: str) -> Found:
-    """A folder with ``config.json``, ``modules.json`` or open_clip's configuration.
+    """Identify a folder with ``config.json``, ``modules.json`` or open_clip's configuration.
 
     Raises:
-        CliploomError: when a file is missing or damaged.
+        CliploomError: a file is missing or damaged.
     """
     config, modules = _json(folder / "config.json", {}), _json(folder / "modules.json", [])
     inner = [str(each.get("path", "")) for each in modules if isinstance(each, dict)]
     if modules and not any(_CLIP_MODULE in path for path in inner):
         if not any(folder.glob("*.safetensors")) and not any(folder.glob("0_*/*.safetensors")):
-            raise CliploomError(f"'{given}' holds no .safetensors weights; download them, too.")
+            raise CliploomError(f"'{given}' has no .safetensors weights; download them, too.")
         facts = (f"type {config.get('model_type', 'unknown')}, {config.get('hidden_size', '?')} numbers a sentence",)
         found = Found(given, "a model of sentence-transformers", kind="sentence_transformer", facts=facts)
         return _chosen(found, config)
@@ -45,12 +45,12 @@ def transformers(folder: Path, given: str) -> Found:
     return Found(
         given,
         f"a model of transformers of type '{config['model_type']}'",
-        advice="no encoder takes it; save it by sentence-transformers, or export it as ONNX and use kind: onnx.",
+        advice="no encoder supports it; save it by sentence-transformers, or export it as ONNX and use kind: onnx.",
     )
 
 
 def _chosen(found: Found, config: dict[str, Any]) -> Found:
-    """With the preset whose values the configuration has."""
+    """Return the description with the preset whose values match the configuration."""
     for name, preset in presets().items():
         fits = all(_value(config, key) == value for key, value in preset.config.items())
         if preset.kind == found.kind and preset.config and fits:
@@ -65,7 +65,7 @@ def _value(config: Any, dotted: str) -> Any:
 
 
 def _json(path: Path, missing: Any) -> Any:
-    """Content of a JSON file of the same type as ``missing``, which is returned when there is none."""
+    """Return the content of a JSON file, which must have the type of ``missing``; ``missing`` if there is no file."""
     if not path.is_file():
         return missing
     with path.open("rb") as stream:
@@ -75,15 +75,15 @@ def _json(path: Path, missing: Any) -> Any:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, type(missing)):
-        raise CliploomError(f"'{path}' is damaged, or no file of settings; download it again.")
+        raise CliploomError(f"'{path}' is damaged, or not a configuration file; download it again.")
     return value
 
 
 def word_vectors(path: Path, given: str) -> Found:
-    """A file of word vectors as text.
+    """Identify a file of word vectors as text.
 
     Raises:
-        CliploomError: when its first lines are not a word and numbers.
+        CliploomError: its first lines are not a word and numbers.
     """
     try:
         with path.open("rb") as plain:
@@ -98,13 +98,13 @@ def word_vectors(path: Path, given: str) -> Found:
     dim = int(lines[0][1]) if told else len(first) - 1
     if told and not _is_row(first, dim) and b"\x00" in block:
         raise CliploomError(
-            f"'{given}' holds word vectors in word2vec's binary format, which is not read; save them as text "
+            f"'{given}' has word vectors in word2vec's binary format, which is not supported; save them as text "
             "(gensim: model.save_word2vec_format(path, binary=False))."
         )
     if not 2 <= dim <= _MOST_DIMS or not _is_row(first, dim):
         raise CliploomError(
-            f"'{given}' is no model: it begins with {short(block[:40].decode('utf-8', 'replace'))}, which is neither a "
-            "known format nor a word and its numbers."
+            f"'{given}' is not a model: it begins with {short(block[:40].decode('utf-8', 'replace'))}, which is "
+            "neither a known format nor a word and its numbers."
         )
     what = f"word vectors as text, {dim} numbers a word" + (", gzipped" if zipped else "")
     facts = (f"{int(lines[0][0]):,} words by its first line",) if told else ()

@@ -1,4 +1,4 @@
-"""PyTorch files: exported programs, TorchScript and weights, told apart by their archives; nothing is unpickled."""
+"""PyTorch files: exported programs, TorchScript and weights, distinguished by their archives; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cliploom.transforms.store.zip_files import open_zip
 
 _MOST_JSON = 64 << 20
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""What ``torch.save`` began its files with before they were archives."""
+"""The first bytes of files by ``torch.save`` before it wrote archives."""
 
 
 def torch(path: Path, given: str) -> Found:
-    """A ``.pt2``, ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file.
+    """Identify a ``.pt2``, ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file.
 
     Raises:
-        CliploomError: when it is none, or holds what is refused.
+        CliploomError: it is not one, or has rejected content.
     """
     for name, preset in presets().items():
         wanted = preset.sha256.get(path.name)
@@ -43,7 +43,7 @@ def torch(path: Path, given: str) -> Found:
         with path.open("rb") as stream:
             if stream.read(len(_LEGACY)) == _LEGACY:
                 return _weights(given, "weights of PyTorch, in the format before version 1.6")
-        raise CliploomError(f"'{given}' is no PyTorch file (or it is damaged); download or export it again.")
+        raise CliploomError(f"'{given}' is not a PyTorch file (or it is damaged); download or export it again.")
     with open_zip(path) as archive:
         names = archive.namelist()
         if any(name.endswith("/data.pkl") for name in names) and not any("/code/" in name for name in names):
@@ -85,7 +85,7 @@ def _weights(given: str, what: str) -> Found:
 
 
 def _tensors(path: Path, given: str) -> Found:
-    """Weights in safetensors: a length of eight bytes, and so much JSON."""
+    """Identify weights in safetensors: a length of eight bytes, followed by JSON of that length."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -95,14 +95,14 @@ def _tensors(path: Path, given: str) -> Found:
         tensors = [value for name, value in header.items() if name != "__metadata__"]
         whole = max(int(value["data_offsets"][1]) for value in tensors) + 8 + length
     except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-        raise CliploomError(f"'{given}' is no safetensors file (or it is damaged); download it again.") from None
+        raise CliploomError(f"'{given}' is not a safetensors file (or it is damaged); download it again.") from None
     if whole != size:
         raise CliploomError(f"'{given}' has {size:,} bytes where its header says {whole:,}; download it again.")
     return replace(_weights(given, "weights in safetensors"), facts=(f"{len(tensors):,} tensors",))
 
 
 def _exported_input(path: Path) -> Guess | None:
-    """The input of an exported program by its description; None where that is not as expected."""
+    """Return the input of an exported program by its description; None if that is not as expected."""
     try:
         with open_zip(path) as archive:
             name = next(each for each in archive.namelist() if each.endswith("/models/model.json"))

@@ -1,1 +1,1 @@
-"""Timed texts: reading them from their formats, choosing among them, and pairing them with clip features."""
+"""Timed texts: reads them from their formats, selects among them, and pairs them with clip features."""

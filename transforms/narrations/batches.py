@@ -1,4 +1,4 @@
-"""Narrations as tables and as items: Arrow batches in and out, one video together, and its digest."""
+"""Narrations as tables and as items: to and from Arrow batches, grouped by video, with digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH_ROWS = 65_536
 
 
 def usable(rows: Iterable[Narration | BadRow], on_bad: Callable[[BadRow], object]) -> Iterator[Narration]:
-    """The narrations of a reader's rows; each bad row is handed to ``on_bad`` as it comes by."""
+    """Yield the narrations of a reader's rows; pass each bad row to ``on_bad``."""
     for row in rows:
         if isinstance(row, BadRow):
             on_bad(row)
@@ -26,12 +26,12 @@ def usable(rows: Iterable[Narration | BadRow], on_bad: Callable[[BadRow], object
 def to_batches(
     narrations: Iterable[Narration], rules: TextRules = PLAIN, rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Pack narrations into record batches, one a row group, holding no more than one in memory.
+    """Pack narrations into record batches, one per row group, keeping at most one in memory.
 
     Args:
-        narrations: in any order.
-        rules: fill the column ``encoded``.
-        rows: of all batches but the last.
+        narrations: the narrations, in any order.
+        rules: the rules that fill the column ``encoded``.
+        rows: the number of rows of all batches but the last.
 
     Yields:
         Batches of the schema ``NARRATIONS``.
@@ -53,20 +53,20 @@ def to_batches(
 
 
 def from_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[Narration]:
-    """Narrations of record batches that have the columns of ``NARRATIONS``; others are passed over."""
+    """Yield the narrations of record batches with the columns of ``NARRATIONS``; other columns are ignored."""
     names = [name for name in NARRATIONS.names if name != "encoded"]
     for batch in batches:
         yield from map(Narration, *(batch.column(name).to_pylist() for name in names))
 
 
 def group_by_video(narrations: Iterable[Narration]) -> Iterator[VideoNarrations]:
-    """Each video's narrations as one item, in the order given.
+    """Yield each video's narrations as one item, in the given order.
 
     Args:
-        narrations: a video's all in a row, as a table sorted by uid gives them.
+        narrations: narrations in which each video is contiguous, such as those of a table sorted by uid.
 
     Raises:
-        ValueError: when a video comes a second time, since two items can't have one uid.
+        ValueError: a video is not contiguous, since two items cannot share a uid.
     """
     seen = set()
     for uid, group in groupby(narrations, key=lambda n: n.uid):
@@ -78,7 +78,7 @@ def group_by_video(narrations: Iterable[Narration]) -> Iterator[VideoNarrations]
 
 
 def item_digest(narrations: Iterable[Narration]) -> str:
-    """Digest of what one video's narrations say; the uid and the order do not count.
+    """Return the digest of the content of one video's narrations; uid and order are ignored.
 
     >>> a, b = Narration("v", 1, 0, 0.5, None, "a"), Narration("v", 1, 1, 0.7, None, "b")
     >>> item_digest([a, b]) == item_digest([b, a])
@@ -90,5 +90,5 @@ def item_digest(narrations: Iterable[Narration]) -> str:
 
 
 def _exact(seconds: float | None) -> int:
-    """Microseconds, comparable also where there is no time."""
+    """Return microseconds that are comparable even without a time."""
     return -(2**62) if seconds is None else round(seconds * 1_000_000)

@@ -1,11 +1,11 @@
-"""Ego4D's narration files, both versions, one video in memory at a time.
+"""Reads Ego4D's narration files, of both versions, with one video in memory at a time.
 
 Version 1 (``narration.json``) maps a video's uid to ``narration_pass_1`` and ``narration_pass_2``, either of which may
 be absent, each with ``narrations`` of ``{timestamp_sec, timestamp_frame, narration_text, annotation_uid}`` and
 ``summaries`` of ``{start_sec, end_sec, summary_text, annotation_uid}``. Version 2 (``all_narrations_redacted.json``)
 has under ``videos`` per uid ``narrations`` of ``{text, time}`` and ``summaries`` of ``{text, start_time, end_time}``,
-without passes. Which of the two a file, a video and a row is follows from the keys that are there, in any mixture, and
-not from what the file says of its version. Unknown keys are ignored.
+without passes. The version of a file, a video and a row is determined by its keys, in any mixture, and not by the
+version stated in the file. Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PASS = re.compile(r"narration_pass_(\d{1,4})")
 
 @dataclass(frozen=True)
 class _Keys:
-    """What a version calls the fields of one kind of row."""
+    """The names of the fields of one kind of row in one version."""
 
     text: str
     start: str
@@ -60,32 +60,32 @@ _KEYS: dict[Kind, tuple[_Keys, _Keys]] = {
 """Names of version 1 and of version 2."""
 
 _ABOUT = frozenset({"version", "date", "description", "status"})
-"""Keys beside the videos that say something about the file."""
+"""Keys beside the videos that describe the file."""
 _MOST_KEYS = 8
 
 
 def _is_video(keys: Iterable[str]) -> bool:
-    """One of the keys is of a video's narrations; also of one that has none."""
+    """Return whether one of the keys is that of a video's narrations, even if it has none."""
     return any(key in ("narrations", "summaries", "status") or _PASS.fullmatch(key) for key in keys)
 
 
 def read_ego4d(
     source: Source, *, kind: Kind = "narrations", offset_s: float = DEFAULT_OFFSET_S
 ) -> Iterator[Narration | BadRow]:
-    """Read a narration file of either version, told apart by what is in it.
+    """Read a narration file of either version, determined by its content.
 
     Args:
-        source: path, or a seekable binary file.
-        kind: rows about moments, or the summaries of stretches.
-        offset_s: a row is usable while its time + ``offset_s`` is not negative.
+        source: a path, or a seekable binary file.
+        kind: ``narrations`` (moments) or ``summaries`` (time ranges).
+        offset_s: a row is usable if its time + ``offset_s`` is not negative.
 
     Yields:
         Rows in the file's order; ``pass_`` is 0 in version 2.
 
     Raises:
-        BrokenFileError: naming the byte, when the file is not JSON to its end, after all videos that stand whole before
-            it; or when it is no narration file.
-        SpecError: when it can't be opened.
+        BrokenFileError: the file is not valid JSON to its end (raised after all complete videos before that byte, which
+            the message names), or is not a narration file.
+        SpecError: the file cannot be opened.
     """
     file_name = name_of(source)
     with opened(source) as file:
@@ -111,7 +111,7 @@ def read_ego4d(
             raise _broken(file, file_name, stream, error) from error
         except TooMuchError as error:
             raise BrokenFileError(file_name, error.byte, error.reason) from error
-        except ArithmeticError as error:  # an exponent beyond what Python's decimal module takes
+        except ArithmeticError as error:  # an exponent beyond the limits of Python's decimal module
             raise BrokenFileError(file_name, stream.last_start, "a number of too large an exponent follows") from error
 
 
@@ -123,7 +123,7 @@ def _broken(file: BinaryIO, name: str, stream: RepairedJson, error: Exception) -
 
 
 def _container(stream: RepairedJson, name: str) -> str:
-    """Where the videos are: ``videos``, or empty for the outermost object."""
+    """Return the location of the videos: ``videos``, or empty for the outermost object."""
     depth, top, odd = 0, "", False
     keys: dict[str, None] = {}
     for event, value in ijson.basic_parse(stream):
@@ -145,7 +145,7 @@ def _container(stream: RepairedJson, name: str) -> str:
         elif event in ("end_map", "end_array"):
             depth -= 1
             if depth == 0:
-                # What follows is read, and found broken, with the videos.
+                # The remainder is read, and errors in it are found, with the videos.
                 break
         else:
             odd |= depth == 1 and top not in _ABOUT
@@ -161,7 +161,7 @@ def _other_shape(name: str, found: str) -> BrokenFileError:
 
 @dataclass(frozen=True)
 class _Video:
-    """Reads the rows of one video's JSON object."""
+    """Reads the rows of the JSON object of one video."""
 
     file: str
     uid: str
@@ -169,7 +169,7 @@ class _Video:
     offset_s: float
 
     def twice(self) -> Iterator[BadRow]:
-        yield BadRow(self.file, self.uid, "the video's uid stands in the file twice; the first is kept", repr(self.uid))
+        yield BadRow(self.file, self.uid, "the video's uid occurs twice in the file; the first is kept", repr(self.uid))
 
     def rows(self, video: object) -> Iterator[Narration | BadRow]:
         try:

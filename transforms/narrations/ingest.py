@@ -1,8 +1,8 @@
-"""Reading text files once: all rows into a spool in the store, one video's together, filtered and in order.
+"""Reads text files once: writes all rows to a spool in the store, grouped by video, filtered and ordered.
 
-A spool is named by what it is made from: files as listed, options, revisions. It holds ``texts.parquet`` (columns of
-``NARRATIONS``, each video's rows in one row group), ``items.parquet`` (one row a video) and ``report.json``, which is
-written last. Rows pass through buckets on disk, so memory is that of one bucket whatever the size of the files.
+A spool is named by its inputs: the listed files, options, revisions. It has ``texts.parquet`` (columns of
+``NARRATIONS``, each video's rows in one row group), ``items.parquet`` (one row per video) and ``report.json``, which is
+written last. Rows pass through buckets on disk, so memory is bounded by one bucket whatever the size of the files.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ ITEM_COLUMNS = {
 
 @dataclass(frozen=True)
 class Spool:
-    """What was read.
+    """The result of reading.
 
     Attributes:
-        texts: URI of the file of rows.
-        items: the columns of ``ITEM_COLUMNS``: where each video's rows are (row group, first row in it, number), the
-            file they come from and the digest of what they say.
-        bad: rows that can't be used, ``MOST_FAILURES`` of them at the most.
-        bad_rows: how many there are.
-        tally: what the filters kept and dropped.
-        lists: sentences about uids of lists that match no video, or several.
+        texts: the URI of the file of rows.
+        items: the columns of ``ITEM_COLUMNS``: the location of each video's rows (row group, first row in it, number),
+            the file they come from and the digest of their content.
+        bad: the rows that cannot be used, at most ``MOST_FAILURES`` of them.
+        bad_rows: the total number of bad rows.
+        tally: the counts of what the filters kept and dropped.
+        lists: messages about uids of lists that match no video, or several.
     """
 
     texts: str
@@ -78,7 +78,7 @@ class Spool:
 
 @dataclass
 class _Bad:
-    """Gathers bad rows; after ``MOST_FAILURES`` they are only counted."""
+    """Collects bad rows; after ``MOST_FAILURES`` they are only counted."""
 
     rows: list[BadRow] = field(default_factory=list)
     count: int = 0
@@ -97,19 +97,19 @@ def ingest(
     keep: KeepRules,
     place: str,
 ) -> Spool:
-    """The spool of these files, read now unless that is done.
+    """Return the spool of these files; read them unless it exists.
 
     Args:
         objects: the store.
-        files: of one format.
-        source: how they are to be read.
-        rules: how texts become encoded ones.
-        keep: which rows stay; ``source.limit`` is applied on top.
-        place: of the source in the spec, for errors.
+        files: the files of one format.
+        source: the declaration of how to read them.
+        rules: the rules from texts to encoded texts.
+        keep: the filters; ``source.limit`` is applied in addition.
+        place: the location of the source in the spec, for errors.
 
     Raises:
-        SpecError: when a file can't be opened, or two files hold narrations of one video.
-        BrokenFileError: naming the byte from which on a file can't be read.
+        SpecError: a file cannot be opened, or two files have narrations of one video.
+        BrokenFileError: a file cannot be read from some byte on; the message names it.
     """
     made_from = [
         [[file.uri, file.signature, file.uid] for file in files],
@@ -127,7 +127,7 @@ def ingest(
 
 
 def read_spool(objects: ObjectStore, folder: str) -> Spool:
-    """A finished spool; the texts themselves are not read."""
+    """Return a finished spool; the texts themselves are not read."""
     report = json.loads(objects.get(f"{folder}/report.json"))
     tally = report["tally"]
     return Spool(
@@ -181,7 +181,7 @@ def _ingest(
 
 
 def _resolved(keep: KeepRules, items: list[tuple[str, str]], place: str) -> tuple[KeepRules, list[str]]:
-    """The filters by the uids that the videos have, and sentences about those that name none or several."""
+    """Return the filters with the uids of the videos, and messages about those that match none or several."""
     said: list[str] = []
 
     def joined(uids: frozenset[str], what: str) -> JoinedUids:
@@ -199,7 +199,7 @@ def _resolved(keep: KeepRules, items: list[tuple[str, str]], place: str) -> tupl
 def _spread(
     files: Sequence[InputFile], source: NarrationsSource, scratch: Path, buckets: int, bad: _Bad, place: str
 ) -> dict[str, int]:
-    """Write all rows to bucket files by hash of their uid; returns the number of each uid's file."""
+    """Write all rows to bucket files by hash of their uid; return the number of each uid's file."""
     owners: dict[str, int] = {}
     clashes: dict[str, list[str]] = {}
     with ExitStack() as stack:
@@ -230,7 +230,7 @@ def _note_owner(
     files: Sequence[InputFile],
     clashes: dict[str, list[str]],
 ) -> None:
-    """Note the file of each uid, and the files of uids that have several."""
+    """Record the file of each uid, and the files of uids that are in several."""
     for uid in batch.column("uid").unique().to_pylist():
         other = owners.setdefault(uid, number)
         if other != number and files[number].uri not in clashes.setdefault(uid, [files[other].uri]):
@@ -251,7 +251,7 @@ def _deal(batch: pa.RecordBatch, writers: Sequence[pa.ipc.RecordBatchStreamWrite
 
 
 def _videos(bucket: Path) -> Iterator[tuple[str, list[Narration]]]:
-    """The videos of a bucket, sorted by uid, each with its narrations in the order of the file."""
+    """Yield the videos of a bucket, sorted by uid, each with its narrations in file order."""
     with pa.ipc.open_stream(bucket) as stream:
         narrations = list(from_batches(stream))
     bucket.unlink()
@@ -263,7 +263,7 @@ def _videos(bucket: Path) -> Iterator[tuple[str, list[Narration]]]:
 
 
 class _TextsWriter:
-    """Writes videos to a Parquet file; a row group ends with a video once it has ``GROUP_ROWS`` rows."""
+    """Writes videos to a Parquet file; a row group ends after the video with which it reaches ``GROUP_ROWS`` rows."""
 
     def __init__(self, path: Path, rules: TextRules) -> None:
         self._rules = rules
@@ -279,7 +279,7 @@ class _TextsWriter:
         self._writer.close()
 
     def write(self, narrations: Sequence[Narration]) -> tuple[int, int]:
-        """Add one video; returns its row group and first row in that."""
+        """Add one video; return its row group and its first row in it."""
         if len(self._pending) >= GROUP_ROWS:
             self._flush()
         place = self._group, len(self._pending)

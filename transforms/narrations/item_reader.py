@@ -1,4 +1,4 @@
-"""Texts for shards: the rows of one video or label, read from the spool and handed to each text encoder."""
+"""Reads texts for shards: the rows of one video or label from the spool, for each text encoder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COLUMNS = ["idx", "start_s", "end_s", "encoded"]
 
 
 def read_text_item(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Read one item's texts and hand each to the features that want them; see ``work.compute.ItemReader``.
+    """Read one item's texts and pass each to the features that need them; see ``work.compute.ItemReader``.
 
-    A row's ordinal is its place in the item's order, ``frame`` its number in the file. A text about a moment starts
+    A row's ordinal is its position in the item's order, ``frame`` its number in the file. A text about a moment starts
     and ends there; one about the whole video has no times.
     """
     place = place_of(item.facts)
@@ -37,16 +37,16 @@ def read_text_item(item: ShardItem, builders: Sequence[PartBuilder], counts: lis
 
 
 def read_texts(place: TextsPlace, columns: Sequence[str]) -> pa.Table:
-    """An item's rows of a spool.
+    """Return an item's rows of a spool.
 
     Raises:
-        UnreadableError: when the spool is gone; the next run makes it again.
+        UnreadableError: the spool was deleted; the next run creates it again.
     """
     try:
         with _local(place.spool) as path:
             group = _row_group(str(path), place.group)
     except FileNotFoundError:
-        reason = f"{place.spool} is gone; the next run reads the texts again."
+        reason = f"{place.spool} was deleted; the next run reads the texts again."
         raise UnreadableError("read", reason, transient=True) from None
     return group.select(list(columns)).slice(place.first, place.rows)
 
@@ -56,13 +56,13 @@ def _local(uri: str) -> Iterator[Path]:
     if not is_remote(uri):
         yield Path(uri.removeprefix("file://"))
         return
-    # A spool is named by its content, so one fetched copy serves all items.
+    # A spool is named by its content, so one local copy serves all items.
     with open_input(uri, "", "read") as path:
         yield path
 
 
 @lru_cache(maxsize=8)
 def _row_group(path: str, group: int) -> pa.Table:
-    """A row group of a file that never changes; neighbouring items share it."""
+    """Return a row group of an immutable file; cached, since neighbouring items share it."""
     with pq.ParquetFile(path) as file:
         return file.read_row_group(group)

@@ -1,12 +1,12 @@
-r"""Streams of JSON that a strict parser can read although some values in them are broken.
+r"""Makes JSON with some invalid values readable for a strict streaming parser.
 
-Real annotation files hold ``NaN`` (Python's ``json`` writes it) and texts whose bytes are not UTF-8. Either would end a
-strict parse, and with it every narration after that place. ``RepairedJson`` replaces both while the bytes pass, each
-by as many bytes, so that offsets stay true: a broken byte becomes ``BROKEN``, a number that JSON can't say becomes a
-string of ``BROKEN`` and spaces. What is not JSON at all still ends the parse, and ``broken_byte`` says where.
+Real annotation files contain ``NaN`` (Python's ``json`` writes it) and texts that are not UTF-8. Either would stop a
+strict parser, losing every later narration. ``RepairedJson`` replaces both on the fly, each by the same number of
+bytes, so that offsets stay correct: an invalid byte becomes ``BROKEN``, a number that JSON does not allow becomes a
+string of ``BROKEN`` and spaces. Other syntax errors still stop the parser, and ``broken_byte`` finds their position.
 
-The parser takes memory by the square of the depth, and dies of a number of 4,301 digits. So the stream ends with
-``TooMuchError`` before a value that is nested deeper, or a number or text that is longer, than any annotation file has.
+The parser needs memory quadratic in the depth, and fails on a number with 4,301 digits. So the stream ends with
+``TooMuchError`` before a value that is nested deeper, or longer, than in any annotation file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import BinaryIO
 import ijson
 
 BROKEN = "\x7f"
-"""DEL: allowed raw in JSON strings, one byte, in no real text."""
+"""DEL: one byte, allowed unescaped in JSON strings, and absent from real texts."""
 
 CHUNK = 1 << 16
 MAX_DEPTH = 64
@@ -37,11 +37,11 @@ _CUT = re.compile(rb"-?(?:N|Na|I|In|Inf|Infi|Infin|Infini|Infinit)\Z|-\Z")
 
 
 class TooMuchError(Exception):
-    """A value is nested too deep, or a number or text is too long, to be of an annotation file.
+    """A value is nested too deep, or a number or text is too long, for an annotation file.
 
     Attributes:
-        byte: where it stands in the file.
-        reason: what it is, for messages.
+        byte: its offset in the file.
+        reason: a description, for messages.
     """
 
     def __init__(self, byte: int, reason: str) -> None:
@@ -60,11 +60,11 @@ codecs.register_error("cliploom.broken", _broken_characters)
 
 
 class RepairedJson:
-    """A file of JSON text with its unreadable values made readable, byte for byte.
+    """A file of JSON text whose invalid values are replaced, byte for byte.
 
     Attributes:
-        last_start: offset of what the latest ``read`` gave.
-        offset: offset of what the next one gives.
+        last_start: the offset of the latest ``read``.
+        offset: the offset of the next ``read``.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -80,10 +80,10 @@ class RepairedJson:
         self.offset = 0
 
     def read(self, size: int = -1) -> bytes:
-        """About ``CHUNK`` bytes whatever the size asked for, or none at the end.
+        """Return about ``CHUNK`` bytes whatever the requested size, or none at the end.
 
         Raises:
-            TooMuchError: when all bytes before a value that is refused have been read.
+            TooMuchError: all bytes before a rejected value have been read.
         """
         if size == 0:
             return b""
@@ -109,7 +109,7 @@ class RepairedJson:
         return self._whole_numbers(self._within_limits(chunk))
 
     def _whole_characters(self, chunk: bytes) -> tuple[bytes, bytes]:
-        """Replace broken bytes; hold back a character that the next read may complete."""
+        """Replace invalid bytes; hold back a character that the next read may complete."""
         try:
             used = codecs.utf_8_decode(chunk, "strict", self._ended)[1]
         except UnicodeDecodeError:
@@ -118,7 +118,7 @@ class RepairedJson:
         return chunk[:used], chunk[used:]
 
     def _within_limits(self, chunk: bytes) -> bytes:
-        """The chunk up to the first value that is refused."""
+        """Return the chunk up to the first rejected value."""
         head = _INSIDE.match(chunk) if self._in_string else None
         start = head.end() if head else 0
         closed = start < len(chunk) or chunk.endswith(b'"')
@@ -154,7 +154,7 @@ class RepairedJson:
         return chunk[:at]
 
     def _whole_numbers(self, chunk: bytes) -> bytes:
-        """Replace NaN and infinities outside strings, and remember whether the chunk ends inside one."""
+        """Replace NaN and infinities outside strings, and record whether the chunk ends inside one."""
         if b"NaN" in chunk or b"Infinity" in chunk:
             head = _INSIDE.match(chunk) if self._in_string else None
             inside = head.group() if head else b""
@@ -166,7 +166,7 @@ class RepairedJson:
 
 
 def _long_numbers(chunk: bytes, start: int) -> Iterator[int]:
-    """Where numbers start that are too long; numbers in strings are none."""
+    """Return the positions of numbers that are too long, outside strings."""
     strings = [(found.start(), found.end()) for found in _STRING.finditer(chunk, start)]
     for found in _LONG_NUMBER.finditer(chunk, start):
         if not any(begin <= found.start() < end for begin, end in strings):
@@ -181,7 +181,7 @@ def _as_string(match: re.Match[bytes]) -> bytes:
 
 
 def _whole_tokens(chunk: bytes) -> tuple[bytes, bytes]:
-    """Hold back the beginning of a NaN, or a backslash whose character is yet to come."""
+    """Hold back the start of a NaN, or a backslash whose character follows in the next chunk."""
     slashes = len(chunk) - len(chunk.rstrip(b"\\"))
     if slashes:
         at = len(chunk) - slashes % 2
@@ -192,18 +192,18 @@ def _whole_tokens(chunk: bytes) -> tuple[bytes, bytes]:
 
 
 def broken_byte(file: BinaryIO, chunk_start: int) -> int:
-    """Offset of the byte at which a file stops being JSON.
+    """Return the offset of the byte at which a file stops being JSON.
 
     Args:
-        file: the file that failed, seekable.
-        chunk_start: ``last_start`` of the stream that failed: what came before was in order.
+        file: the file that failed; seekable.
+        chunk_start: the ``last_start`` of the stream that failed: everything before was valid.
 
     Returns:
-        Where the parser gave up: the file's length when it ends too early.
+        The offset at which the parser failed: the file's length if it ends too early.
     """
     file.seek(0)
     stream = RepairedJson(file)
-    # a prefix that nothing has, so that the second parse builds no objects
+    # a prefix that matches nothing, so that the second parse builds no objects
     parser = ijson.items_coro(ijson.sendable_list(), "\0")
     while chunk := stream.read():
         if stream.last_start < chunk_start:

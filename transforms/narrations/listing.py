@@ -1,4 +1,4 @@
-"""What a source of texts holds: files read into a spool, one item a video or label, with digests known at once."""
+"""Lists a source of texts: files are read into a spool, giving one item per video or label with its digest."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from cliploom.transforms.store.uris import absolute
 
 
 def list_narrations(name: str, source: NarrationsSource, base: Path, objects: ObjectStore) -> KnownListing:
-    """Read what is new of a source's files and list its videos.
+    """Read the new files of a source and list its videos.
 
     Args:
-        name: of the source.
-        source: its declaration.
-        base: folder that relative paths start from.
-        objects: the store that the spool is kept in.
+        name: the name of the source.
+        source: the declaration of the source.
+        base: the folder that relative paths are resolved against.
+        objects: the store of the spool.
 
     Raises:
-        SpecError: for files that can't be opened, or two that hold one video's texts.
-        BrokenFileError: naming the byte from which on a file can't be read.
+        SpecError: files cannot be opened, or two have texts of one video.
+        BrokenFileError: a file cannot be read from some byte on; the message names it.
     """
     place = f"sources.{name}"
     files = list(_files(source, base, place))
@@ -58,10 +58,10 @@ def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Ob
 
 
 def keep_rules(keep: KeepSpec, base: Path, place: str, only: frozenset[str] | None = None) -> KeepRules:
-    """The declared filters with their files read.
+    """Return the declared filters with their files loaded.
 
     Raises:
-        SpecError: when a list of uids can't be read.
+        SpecError: a list of uids cannot be read.
     """
     without: frozenset[str] = frozenset()
     for path in keep.without:
@@ -95,7 +95,7 @@ def _files(source: NarrationsSource, base: Path, place: str) -> Iterator[InputFi
 
 
 def _hint(row: BadRow, source: NarrationsSource, place: str) -> str:
-    """How to read bytes that are not of the encoding that the file was read with."""
+    """Return advice about bytes that are invalid in the file's encoding."""
     if row.reason.startswith(BROKEN_UTF8) and source.format in ("csv", "srt", "vtt"):
         return f" Write how the file is encoded, such as `encoding: cp1252`, below {place}."
     return ""
@@ -125,7 +125,7 @@ def _notes(name: str, tally: FilterTally) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class TextsPlace:
-    """Where an item's rows are: ``first`` to ``first + rows`` of a row group of a Parquet file of ``NARRATIONS``."""
+    """The location of an item's rows: ``first`` to ``first + rows`` of a row group of a ``NARRATIONS`` file."""
 
     spool: str
     group: int
@@ -137,7 +137,7 @@ PLACE = {"spool": pl.String, "group": pl.Int64, "first": pl.Int64, "rows": pl.In
 
 
 def _frame(name: str, items: pl.DataFrame, texts: str) -> pl.DataFrame:
-    """Columns of ``LISTING``, ``digest`` and ``facts`` (JSON of a ``TextsPlace``); the signature is the digest."""
+    """Return the columns of ``LISTING``, ``digest`` (also the signature) and ``facts`` (a ``TextsPlace`` as JSON)."""
     facts = pl.struct(pl.lit(texts).alias("spool"), "group", "first", "rows").struct.json_encode()
     return items.select(
         pl.lit(name).alias("source"),
@@ -152,12 +152,12 @@ def _frame(name: str, items: pl.DataFrame, texts: str) -> pl.DataFrame:
 
 
 def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStore) -> KnownListing:
-    """The class names of a source, one item each; a name that comes twice gets its place added to its uid.
+    """Return the class names of a source as items; a duplicate name gets its position appended to its uid.
 
     ``pass`` is the template's number, ``idx`` the label's.
 
     Raises:
-        SpecError: when the file can't be read, or a label is blank.
+        SpecError: the file cannot be read, or a label is blank.
     """
     labels, uri = label_names(name, source, base)
     texts = label_texts(labels, source.templates)
@@ -186,7 +186,7 @@ def label_names(name: str, source: LabelsSource, base: Path) -> tuple[list[str],
     """Return the class names of a source, and the file that they are in, if any.
 
     Raises:
-        SpecError: when the file can't be read.
+        SpecError: the file cannot be read.
     """
     if source.labels is not None:
         return source.labels, ""
@@ -196,7 +196,7 @@ def label_names(name: str, source: LabelsSource, base: Path) -> tuple[list[str],
 
 
 def _label_lines(path: Path, place: str) -> list[str]:
-    """The names in a file, one a line."""
+    """Return the names in a file, one per line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -214,7 +214,7 @@ def _label_uids(labels: list[str]) -> list[str]:
     for number, label in enumerate(labels):
         uid = label if label not in seen else f"{label} ({number})"
         if uid in seen:
-            raise SpecError(f"label {number} and an earlier one are both {uid!r}; name them apart.")
+            raise SpecError(f"label {number} and an earlier one are both {uid!r}; give them different names.")
         seen.add(uid)
         uids.append(uid)
     return uids
@@ -240,11 +240,11 @@ def _label_file(texts: list[LabelText], uids: list[str]) -> bytes:
 def matching_notes(
     narrated: Mapping[str, list[tuple[str, str]]], media: Mapping[str, list[tuple[str, str]]]
 ) -> Iterator[str]:
-    """Sentences that say which uids both sides have, for each source of texts and each of media or clip features.
+    """Yield the number of common uids of each source of texts and each source of media or clip features.
 
     Args:
-        narrated: uid and URI of the items by source of texts.
-        media: the same by the other sources.
+        narrated: uid and URI of the items, by source of texts.
+        media: the same for the other sources.
     """
     for texts, items in narrated.items():
         for clips, others in media.items():
@@ -265,10 +265,10 @@ def list_notes(
     texts: tuple[str, list[tuple[str, str]]],
     clips: tuple[str, list[tuple[str, str]]],
 ) -> Iterator[str]:
-    """Sentences about uids in the lists of an export of pairs that match no video, or several.
+    """Yield messages about uids in the lists of an export of pairs that match no video, or several.
 
     Args:
-        place: of the export in the spec.
+        place: the place of the export in the spec.
         export: its declaration.
         base: folder that its paths start from.
         texts: name of the source of texts, uid and URI of its items.
@@ -289,5 +289,5 @@ def _some(uids: tuple[str, ...]) -> str:
 
 
 def place_of(facts: str) -> TextsPlace:
-    """The place that an item's facts say."""
+    """Return the place that an item's facts say."""
     return TextsPlace(**json.loads(facts))

@@ -1,11 +1,11 @@
-"""One file of pairs: Parquet, HDF5, or the one that holds all as Ego4D's tutorial does.
+"""Files of pairs: Parquet, HDF5, or a single file in the format of Ego4D's tutorial.
 
-Parquet has a row a pair: ``uid, pass, idx, start_s, end_s, text, first, end, features, embedding``, where
-``features`` is list<float32> of D values, or of n * D for ``take: n``. HDF5 has the same as ``features`` float32
-[M, D] or [M, n, D], ``embedding`` float32 [M, E], both contiguous, and ``meta``, the bytes of a JSON list of objects.
-The tutorial's has ``features/<uid>`` (see ``tutorial_names``) float32 [N, D], whole, ``embedding`` [M, E] and ``meta``
-with ``{uid, txt, ts, idx, pass}``, where ``idx`` is the text's row of ``embedding``. All carry a report of what was
-kept and dropped.
+Parquet has one row per pair: ``uid, pass, idx, start_s, end_s, text, first, end, features, embedding``, where
+``features`` is list<float32> of D values, or of n * D for ``take: n``. HDF5 has the same as ``features`` float32 [M, D]
+or [M, n, D], ``embedding`` float32 [M, E], both contiguous, and ``meta``, the bytes of a JSON list of objects. The
+tutorial's format has ``features/<uid>`` (see ``tutorial_names``) float32 [N, D], complete, ``embedding`` [M, E] and
+``meta`` with ``{uid, txt, ts, idx, pass}``, where ``idx`` is the text's row of ``embedding``. All include a report of
+what was kept and dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from cliploom.transforms.store.parts import arrow_to_vectors, part_path, vectors
 from cliploom.transforms.store.ranges import ItemRows, RowRanges
 
 TUTORIAL_REVISION = 2
-"""Raised when the tutorial's file holds other values."""
+"""Increase it when the tutorial's file gets other values."""
 
 REPORT = "cliploom_pairs"
 ROWS_AT_ONCE = 2_048
@@ -45,7 +45,7 @@ _ALL = SplitRule()
 
 @dataclass(frozen=True)
 class VideoPairs:
-    """A video that has both."""
+    """A video with both narrations and features."""
 
     uid: str
     clips: ItemRows
@@ -54,7 +54,7 @@ class VideoPairs:
 
 @dataclass(frozen=True)
 class PairLayout:
-    """How pairs are made and written, the same for all files of an export."""
+    """How pairs are created and written, the same for all files of an export."""
 
     format: str
     rate: float
@@ -71,23 +71,23 @@ class PairLayout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one pair's features."""
+        """The shape of one pair's features."""
         return (self.clip_dim,) if self.pool == "mean" else (self.pool.n, self.clip_dim)
 
 
 @dataclass(frozen=True)
 class PairsReport:
-    """What became of a file's narrations."""
+    """The counts of a file's narrations."""
 
     tally: FilterTally
 
     def to_json(self) -> str:
-        """For the file's metadata."""
+        """Return the report for the file's metadata."""
         return json.dumps(asdict(self.tally))
 
     @classmethod
     def from_json(cls, text: str) -> PairsReport:
-        """Read back what ``to_json`` gave."""
+        """Create a report from the result of ``to_json``."""
         value = json.loads(text)
         return cls(
             FilterTally(value["narrations"], value["videos"], tuple(Dropped(**drop) for drop in value["dropped"]))
@@ -96,12 +96,12 @@ class PairsReport:
 
 @dataclass(frozen=True)
 class PairsTask:
-    """One file to make; see ``cliploom.transforms.exports.base.FileTask``.
+    """One file to create; see ``cliploom.transforms.exports.base.FileTask``.
 
     Attributes:
-        split: empty for a file that holds all.
-        narrations: files of the ``narrations`` table.
-        digest: of what the file is made from.
+        split: the name of the split; empty for a file with all pairs.
+        narrations: the files of the ``narrations`` table.
+        digest: the digest of the file's inputs.
     """
 
     export: str
@@ -114,13 +114,13 @@ class PairsTask:
 
     @property
     def path(self) -> str:
-        """The file, relative to the store."""
+        """The path of the file, relative to the store."""
         suffix = "parquet" if self.layout.format == "parquet" else "h5"
         stem = f"{self.split}-{self.shard:05d}-" if self.split else "all-"
         return f"pairs/{self.export}/{stem}{self.digest}.{suffix}"
 
     def write(self, objects: ObjectStore) -> None:
-        """Make the file, a video at a time; memory is that of its texts and one video's features."""
+        """Create the file, one video at a time; memory is bounded by its texts and one video's features."""
         planned, tally = self._planned(objects)
         with objects.create_file(self.path) as local, ExitStack() as stack:
             reader = _Reader(objects, self.layout, stack)
@@ -134,7 +134,7 @@ class PairsTask:
     def batches(
         self, objects: ObjectStore
     ) -> Iterator[tuple[list[tuple[str, Pair]], NDArray[np.float32], NDArray[np.float32]]]:
-        """The pairs themselves, a video at a time: ((uid, pair), features [n, ...], embeddings [n, E])."""
+        """Yield the pairs, one video at a time: ((uid, pair), features [n, ...], embeddings [n, E])."""
         planned, _ = self._planned(objects)
         with ExitStack() as stack:
             yield from _batches(self.layout, _Reader(objects, self.layout, stack), planned)
@@ -167,7 +167,7 @@ class _Planned:
 def _narrations(
     objects: ObjectStore, files: Sequence[str], source: str, uids: list[str]
 ) -> dict[str, list[tuple[int, Narration]]]:
-    """(row id, narration) by uid, in the order of the rows."""
+    """Return (row id, narration) by uid, in row order."""
     found: dict[str, list[tuple[int, Narration]]] = {}
     columns = ["row_id", "uid", "pass", "idx", "start_s", "end_s", "text", "annotation_uid"]
     for name in files:
@@ -180,20 +180,20 @@ def _narrations(
 
 
 class _Reader:
-    """Vectors of single videos, from parts that stay open."""
+    """Reads vectors of single videos, from parts that stay open."""
 
     def __init__(self, objects: ObjectStore, layout: PairLayout, stack: ExitStack) -> None:
         self._objects, self._layout, self._stack = objects, layout, stack
         self._open: dict[str, RowRanges] = {}
 
     def clips(self, video: VideoPairs) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ordinals int64 [n] and features float32 [n, D] of a video's rows that are there."""
+        """Return the ordinals int64 [n] and features float32 [n, D] of a video's existing rows."""
         layout = self._layout
         rows = self._rows(layout.clip_table, video.clips, layout.clip_output)
         return rows["row_id"].to_numpy() & MAX_ORDINAL, arrow_to_vectors(rows[layout.clip_output], layout.clip_dim)
 
     def texts(self, video: VideoPairs, wanted: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
-        """Positions in ``wanted`` (row ids) of the texts that have a vector, and these, float32 [n, E]."""
+        """Return the positions in ``wanted`` (row ids) of the texts that have a vector, and these, float32 [n, E]."""
         layout = self._layout
         rows = self._rows(layout.text_table, video.texts, layout.text_output)
         place = {row: number for number, row in enumerate(rows["row_id"].to_pylist())}
@@ -215,7 +215,7 @@ class _Reader:
 def _batches(
     layout: PairLayout, reader: _Reader, planned: list[_Planned]
 ) -> Iterator[tuple[list[tuple[str, Pair]], NDArray[np.float32], NDArray[np.float32]]]:
-    """((uid, pair), features [n, ...], embeddings [n, E]) of each video; pairs whose rows were lost are left out."""
+    """Yield ((uid, pair), features [n, ...], embeddings [n, E]) by video, omitting pairs whose rows were lost."""
     for each in planned:
         ordinals, clips = reader.clips(each.video)
         there, embeddings = reader.texts(each.video, each.rows)
@@ -232,7 +232,7 @@ def _batches(
 
 
 def _with_lost(report: PairsReport, written: int) -> PairsReport:
-    """The report with pairs whose vectors failed counted as dropped."""
+    """Return the report with pairs whose vectors failed counted as dropped."""
     lost = report.tally.narrations - written
     if not lost:
         return report
@@ -328,14 +328,14 @@ def _write_tutorial(
 
 
 def tutorial_names(uids: Iterable[str]) -> dict[str, str]:
-    """What each video's dataset is called: its uid, or all escaped where one is also a folder of another."""
+    """Return the name of each video's dataset: its uid, or all escaped if one is also a folder of another."""
     found = list(uids)
     name = readable if folder_clash(pl.Series(found, dtype=pl.String)) is None else escape
     return {uid: name(uid) for uid in found}
 
 
 def _meta(uid: str, pair: Pair) -> dict[str, Any]:
-    """What the tutorial keeps of a narration."""
+    """Return what the tutorial stores of a narration."""
     narration = pair.narration
     return {"uid": uid, "txt": narration.text, "ts": narration.start_s, "idx": narration.idx, "pass": narration.pass_}
 
@@ -348,7 +348,7 @@ def _finish_hdf5(file: h5py.File, meta: list[dict[str, Any]], report: PairsRepor
 
 
 def read_report(objects: ObjectStore, task: PairsTask) -> PairsReport:
-    """What a finished file says of itself."""
+    """Return the report in a finished file."""
     with objects.local_copy(task.path) as local:
         if local.suffix == ".parquet":
             return PairsReport.from_json(pq.read_metadata(local).metadata[REPORT.encode()].decode())

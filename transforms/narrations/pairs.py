@@ -1,4 +1,4 @@
-"""Which rows of a video's clip features belong to a text, and what is made of them."""
+"""Selects the rows of a video's clip features that belong to a text, and pools them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cliploom.transforms.narrations.splits import split_of
 
 REVISION = 1
 _NOISE = 1e-6
-"""Rows by which t * rate may fall short of a whole number only because neither has a finite binary fraction."""
+"""Tolerance in rows for t * rate, since both factors may lack an exact binary representation."""
 
 
 def time_to_index(t1: float, t2: float, rate: float, n: int) -> tuple[int, int]:
-    """Rows ``[start, end)`` of features that answer to the seconds [t1, t2]; at least one, none beyond the last.
+    """Return the feature rows ``[start, end)`` of the seconds [t1, t2]; at least one, none beyond the last.
 
     ``start = min(max(0, floor(t1 * rate)), n - 1)``, ``end = min(floor(t2 * rate), n - 1) + 1``, as in Ego4D's
     research code.
 
     Args:
-        t1: seconds from the video's start, may be negative.
-        t2: seconds, not before ``t1``.
-        rate: feature rows a second, such as 1.875.
-        n: rows that the video has.
+        t1: the start in seconds from the video's start; may be negative.
+        t2: the end in seconds; not before ``t1``.
+        rate: the number of feature rows per second, such as 1.875.
+        n: the number of rows of the video.
 
     >>> time_to_index(8, 12, 1.875, 100)
     (15, 23)
@@ -35,25 +35,25 @@ def time_to_index(t1: float, t2: float, rate: float, n: int) -> tuple[int, int]:
     (99, 100)
 
     Raises:
-        ValueError: when ``t2`` is negative or before ``t1``, a number is not finite, or there is no row.
+        ValueError: ``t2`` is negative or before ``t1``, a number is not finite, or there is no row.
     """
     if n < 1:
         raise ValueError(f"there are {n} feature rows to choose from")
     if not rate > 0 or not math.isfinite(rate):
         raise ValueError(f"{rate} is not a number of feature rows a second")
     if not (math.isfinite(t1) and math.isfinite(t2)):
-        raise ValueError(f"[{t1}, {t2}] is not a stretch of time")
+        raise ValueError(f"[{t1}, {t2}] is not a time range")
     if t2 < 0:
-        raise ValueError(f"the stretch [{t1}, {t2}] s ends before the video starts")
+        raise ValueError(f"the range [{t1}, {t2}] s ends before the video starts")
     if t2 < t1:
-        raise ValueError(f"the stretch [{t1}, {t2}] s ends before it starts")
+        raise ValueError(f"the range [{t1}, {t2}] s ends before it starts")
     start = min(max(0, math.floor(t1 * rate + _NOISE)), n - 1)
     end = min(math.floor(t2 * rate + _NOISE), n - 1) + 1
     return start, end
 
 
 def span_of(narration: Narration, around_s: float) -> tuple[float, float] | None:
-    """The seconds that a narration is about: ``around_s`` to both sides of a moment, a stretch as it is.
+    """Return the time range of a narration: ``around_s`` on both sides of a moment, a range unchanged.
 
     Returns:
         (t1, t2), or None for the whole video.
@@ -66,11 +66,11 @@ def span_of(narration: Narration, around_s: float) -> tuple[float, float] | None
 
 
 def pool_rows(rows: NDArray[np.float32], pool: Pool) -> NDArray[np.float32]:
-    """Make one thing of a window's rows.
+    """Pool the rows of a window.
 
     Args:
         rows: float32 [n, D], n at least 1.
-        pool: ``mean``, or ``Take(k)``: a shorter window repeats rows.
+        pool: ``mean``, or ``Take(k)``; a window with fewer rows repeats them.
 
     Returns:
         float32 [D] (summed in float64), or float32 [k, D].
@@ -85,20 +85,20 @@ def pool_rows(rows: NDArray[np.float32], pool: Pool) -> NDArray[np.float32]:
 def select_window(
     features: NDArray[np.float32], t: float, around_s: float, rate: float, pool: Pool = "mean"
 ) -> NDArray[np.float32]:
-    """Features of ``[t - around_s, t + around_s]``, pooled.
+    """Return the features of ``[t - around_s, t + around_s]``, pooled.
 
     Args:
         features: float32 [N, D] of one video.
-        t: seconds from the video's start.
-        around_s: seconds to both sides.
-        rate: feature rows a second.
-        pool: what is made of the rows.
+        t: the time in seconds from the video's start.
+        around_s: the seconds on each side.
+        rate: the number of feature rows per second.
+        pool: how to pool the rows.
 
     Returns:
         float32 [D] for ``mean``, float32 [k, D] for ``Take(k)``.
 
     Raises:
-        ValueError: when the stretch ends before the video starts.
+        ValueError: the range ends before the video starts.
     """
     start, end = time_to_index(t - around_s, t + around_s, rate, len(features))
     return pool_rows(features[start:end], pool)
@@ -108,13 +108,13 @@ def plan_pairs(uid: str, narrations: Sequence[Narration], n: int, rules: PairRul
     """Pair one video's narrations with rows of its features.
 
     Args:
-        uid: the video's.
-        narrations: all its narrations, at least one, in the order wanted.
-        n: its feature rows; 0 when it has no features.
-        rules: what to keep, how wide to look, how to split.
+        uid: the uid of the video.
+        narrations: all narrations of the video, at least one, in the desired order.
+        n: the number of feature rows; 0 without features.
+        rules: the filters, the window and the splits.
 
     Returns:
-        The pairs in the order given, and what was kept and dropped, with reasons.
+        The pairs in the given order, and the counts of kept and dropped narrations, with reasons.
     """
     if n < 1:
         return [], FilterTally(dropped=(Dropped("video without features", len(narrations), 1),))

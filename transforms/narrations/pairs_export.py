@@ -1,7 +1,7 @@
-"""Pairs of narrations and clip features as files for training: by split and shard, or one file as Ego4D's tutorial.
+"""Exports pairs of narrations and clip features for training: by split and shard, or in the format of Ego4D's tutorial.
 
-Which videos go where is decided from the release's small tables; each file is named by the digests of its videos and
-the rules, so that a night on which one video changed makes that video's file anew and no other.
+The assignment of videos to files is decided from the release's small tables; each file is named by the digests of its
+videos and the rules, so that a change to one video rewrites only that video's file.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ MOST_EXAMPLES = 3
 
 
 def with_stored_lists(export: PairsExport, base: Path, objects: ObjectStore, place: str) -> PairsExport:
-    """The export with its files of uids copied into the store, where workers can read them.
+    """Return the export with its files of uids copied into the store, where workers can read them.
 
     Args:
-        export: as the spec declares it.
-        base: folder that its paths start from.
+        export: the export as declared in the spec.
+        base: the folder that its paths are relative to.
         objects: the store.
-        place: of the export in the spec, for messages.
+        place: the location of the export in the spec, for messages.
 
     Raises:
-        SpecError: when a file can't be read, or a video stands in two splits.
+        SpecError: a file cannot be read, or a video is in two splits.
     """
 
     def stored(path: str) -> str:
@@ -117,9 +117,9 @@ def _side(objects: ObjectStore, draft: Release, feature: str, output: str | None
 
 
 def _items_of(objects: ObjectStore, draft: Release, side: _Side) -> list[tuple[str, str]]:
-    """List uid and URI of all items of a side's source, and of items whose rows are kept from before.
+    """Return uid and URI of all items of a side's source, including items whose rows are kept from earlier releases.
 
-    An item without rows may still be the one that a text means.
+    An item without rows may still be the one that a text refers to.
     """
     mine = pl.col("source") == side.entry.source
     found = read_table(objects, "items", draft.tables["items"], mine, columns=["source", "uid", "uri"])
@@ -129,11 +129,11 @@ def _items_of(objects: ObjectStore, draft: Release, side: _Side) -> list[tuple[s
 
 @dataclass(frozen=True)
 class _Videos:
-    """Which features belong to a video's texts, and in which split the video is.
+    """The features that belong to each video's texts, and the split of each video.
 
     Attributes:
-        texts, clips: uid and URI of the items.
-        rule: how videos are dealt out to splits; lists name them by either uid.
+        texts, clips: the uid and URI of the items.
+        rule: the rule that assigns videos to splits; lists name videos by either uid.
     """
 
     texts: list[tuple[str, str]]
@@ -146,7 +146,7 @@ class _Videos:
         return join_uids(self.texts, self.clips)
 
     def split_of(self, uid: str) -> str | None:
-        """The split of a text's uid, or None."""
+        """Return the split of a text's uid, or None."""
         if not self.rule.lists:
             return split_of(uid, self.rule)
         owners = self._owners.get(uid, ())
@@ -154,7 +154,7 @@ class _Videos:
 
     @cached_property
     def disputed(self) -> frozenset[str]:
-        """Uids that several lists name, in different words."""
+        """The uids that several lists name, in different spellings."""
         return frozenset(uid for uid, owners in self._owners.items() if len(owners) > 1)
 
     @cached_property
@@ -166,11 +166,11 @@ class _Videos:
         return owners
 
     def meant_by(self, uids: frozenset[str], *, certain: bool = False) -> frozenset[str]:
-        """The texts' uids that a list names, by their own uids or by those of their features.
+        """Return the texts' uids that a list names, by their own uids or by those of their features.
 
         Args:
-            uids: as the list has them.
-            certain: leave out what may mean another video.
+            uids: the uids in the list.
+            certain: whether to exclude uids that may refer to several videos.
         """
         own = join_uids([(uid, "") for uid in sorted(uids)], self.texts)
         clips = join_uids([(uid, "") for uid in own.unmatched], self.clips)
@@ -179,7 +179,7 @@ class _Videos:
 
 
 class PairsExporter(Exporter):
-    """See ``cliploom.transforms.exports.base``."""
+    """The exporter of pairs; see ``cliploom.transforms.exports.base``."""
 
     def __init__(
         self, plan: RunPlan | None, draft: Release, objects: ObjectStore, name: str, export: PairsExport
@@ -201,14 +201,14 @@ class PairsExporter(Exporter):
 
     @property
     def recipe(self) -> str:
-        """Digest of the files' names and of what is told of the rest."""
+        """Return the digest of the files' names and of the reported remainder."""
         lost = [[drop.reason, drop.narrations, drop.videos] for drop in self._unmatched.dropped]
         ambiguous = [self._examples] if self._examples else []
         return digest_of([REVISION, [task.path for task in self.parts()], lost, self._only_clips, *ambiguous])
 
     @cached_property
     def _unmatched(self) -> FilterTally:
-        """Videos that are in no file, with reasons."""
+        """Return the counts of videos that are in no file, with reasons."""
         tally = FilterTally()
         for uid, texts in self._texts.ranges.items():
             if uid in self._videos.joined.ambiguous:
@@ -228,7 +228,7 @@ class PairsExporter(Exporter):
 
     @property
     def _examples(self) -> dict[str, list[str]]:
-        """Some of the videos whose features are ambiguous, and the items that they may be."""
+        """Return some of the videos with ambiguous features, and the items that they may refer to."""
         ambiguous = self._videos.joined.ambiguous
         return {uid: list(ambiguous[uid][:MOST_EXAMPLES]) for uid in sorted(ambiguous)[:MOST_EXAMPLES]}
 
@@ -237,7 +237,7 @@ class PairsExporter(Exporter):
         return [name for name, _ in names]
 
     def parts(self) -> list[PairsTask]:
-        """A file for each split and shard that has videos; one file for ``tutorial``."""
+        """Return a file for each split and shard that has videos; one file for ``tutorial``."""
         return self._tasks
 
     @cached_property
@@ -274,17 +274,17 @@ class PairsExporter(Exporter):
         export = self._export.model_dump(mode="json", exclude={"splits", "shards", "feature", "text"})
         made_from = [[v.uid, v.clips.digest, v.texts.digest] for v in videos]
         sides = [self._clips.recipe(), self._texts.recipe()]
-        # What the lists of the export name in other words than the videos' own uids, which are in it already.
+        # Names in the export's lists that differ from the videos' own uids, which the digest covers already.
         more: list[object] = [*sorted({v.uid for v in videos} & (self._without - self._keep.without))]
         if export["format"] == "tutorial":
             more.append(["tutorial", pair_files.TUTORIAL_REVISION])
-            # Files whose datasets were called by escaped uids are written again, others are not.
+            # Only files whose datasets were named by escaped uids are written again.
             names = tutorial_names(video.uid for video in videos)
             more += [name for uid, name in names.items() if name != escape(uid)]
         return digest_of([REVISION, pairs.REVISION, export, self._rate, sides, made_from, *more])
 
     def finish(self) -> ExportEntry:
-        """Add up what the files say of themselves, and write the manifest."""
+        """Sum up the reports of the files, and write the manifest."""
         reports = [(task, read_report(self._objects, task)) for task in self._tasks]
         total = FilterTally.total([self._unmatched, *(report.tally for _, report in reports)])
         splits = {name: {"pairs": 0, "videos": 0, "files": []} for name in self._splits()}

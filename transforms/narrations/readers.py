@@ -1,4 +1,4 @@
-"""From a source's declaration to the reader of its format."""
+"""Selects the reader for a source's format."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class InputFile:
     """A listed file of texts.
 
     Attributes:
-        uid: of the video, for formats with a file a video; else empty.
-        size: bytes.
+        uid: the uid of the video, for formats with one file per video; else empty.
+        size: the size in bytes.
     """
 
     uri: str
@@ -31,11 +31,11 @@ class InputFile:
 
 
 def read_file(path: Path, source: NarrationsSource, file: InputFile) -> Iterator[Narration | BadRow]:
-    """The rows of a local copy of ``file`` as its source declares them.
+    """Return the rows of a local copy of ``file``, read as its source declares.
 
     Raises:
-        SpecError: when it can't be opened, or lacks a declared column.
-        BrokenFileError: naming the byte, when it is not what the format says.
+        SpecError: it cannot be opened, or lacks a declared column.
+        BrokenFileError: it does not have the declared format; the message names the byte.
     """
     columns = columns_of(source.columns)
     rule = UrlRule(url_rule(source.uid), frozenset(source.allow_parameters))
@@ -60,19 +60,19 @@ def read_file(path: Path, source: NarrationsSource, file: InputFile) -> Iterator
 
 
 def columns_of(columns: TextColumns | None) -> Columns:
-    """The record that the readers take."""
+    """Return the record of columns for the readers."""
     if columns is None:
         return Columns()
     return Columns(columns.uid, columns.text, columns.start, columns.end, columns.pass_, columns.annotation_uid)
 
 
 def url_rule(uid: str | UidRegex) -> str:
-    """The uid rule as ``uids.uid_of_url`` takes it."""
+    """Return the uid rule for ``uids.uid_of_url``."""
     return uid.regex if isinstance(uid, UidRegex) else uid
 
 
 def rules_of(source: NarrationsSource) -> TextRules:
-    """The declared replacements, or those of the format."""
+    """Return the declared replacements, or the default ones of the format."""
     if source.rules is None:
         return EGO4D if source.format == "ego4d" else PLAIN
     return TextRules(tuple(source.rules.items()))

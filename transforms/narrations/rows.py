@@ -1,4 +1,4 @@
-"""Checks that every format's rows go through before they become narrations."""
+"""Checks that the rows of every format pass before they become narrations."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from cliploom.transforms.inputs.ids import id_text
 Source = Path | BinaryIO
 
 DEFAULT_OFFSET_S = 2.0
-"""Half the stretch around a moment that Ego4D's tutorial averages; a moment before its negative can't be used."""
+"""Half the range that Ego4D's tutorial averages around a moment; a moment before its negative is unusable."""
 
 BROKEN_UTF8 = "the bytes are not UTF-8"
 MAX_TEXT = 131_072
-"""Characters of one text, as many as Python's csv module takes; more is not what a person wrote or said."""
+"""Maximum number of characters of a text, that of Python's csv module; real texts are shorter."""
 
 MAX_UID = 4_096
 _SHOWN = 80
@@ -34,33 +34,33 @@ _CLOCK = re.compile(
     r"(?P<sign>-?)(?:(?P<days>[0-9]{1,6}) days?,? )?(?:(?P<hours>[0-9]{1,6}):)?(?P<minutes>[0-9]{1,6}):"
     r"(?P<seconds>[0-9]{1,6}(?:[.,][0-9]*)?)"
 )
-"""Also as pandas writes a stretch of time: ``0 days 00:00:01.089000``."""
+"""Includes the format of pandas: ``0 days 00:00:01.089000``."""
 
 
 class RowError(ValueError):
-    """A row can't be used; becomes a ``BadRow`` where the position is known."""
+    """A row cannot be used; becomes a ``BadRow`` once the position is known."""
 
     def __init__(self, reason: str, value: object) -> None:
         super().__init__(reason)
         self.reason = reason
-        # A row may hold an address, and the table of failures keeps the message.
+        # A row may contain a URL, and the table of failures keeps the message.
         self.value = masked(shown(value), {})
 
     def at(self, file: str, position: str, uid: str = "") -> BadRow:
-        """The row as a failure."""
+        """Return the row as a failure."""
         return BadRow(file, position, self.reason, self.value, uid)
 
 
 def shown(value: object) -> str:
-    """The value as Python shows it, printable, at most 80 characters.
+    """Return the value as Python shows it, printable, with at most 80 characters.
 
     >>> shown("abc")
     "'abc'"
     """
-    # cut before repr, which would copy a huge text whole
+    # truncate before repr, which would copy a huge text completely
     try:
         text = repr(value[: _SHOWN + 1] if isinstance(value, str | bytes | list) else value)
-    except (RecursionError, ValueError):  # nested too deep; a whole number of thousands of digits
+    except (RecursionError, ValueError):  # nested too deep; an integer with thousands of digits
         text = f"a {type(value).__name__}"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
@@ -68,10 +68,10 @@ def shown(value: object) -> str:
 
 @contextmanager
 def opened(source: Source) -> Iterator[BinaryIO]:
-    """The source as a binary file; one that was given open stays open.
+    """Open the source as a binary file; a file that is already open stays open.
 
     Raises:
-        SpecError: when a path can't be opened.
+        SpecError: a path cannot be opened.
     """
     if not isinstance(source, Path):
         yield source
@@ -85,15 +85,15 @@ def opened(source: Source) -> Iterator[BinaryIO]:
 
 
 def name_of(source: Source) -> str:
-    """What messages call the source."""
+    """Return the name of the source for messages."""
     return str(source) if isinstance(source, Path) else str(getattr(source, "name", "the stream"))
 
 
 def checked_uid(value: object) -> str:
-    """The uid in NFC, without blanks around it; whole numbers are uids too.
+    """Return the uid in NFC, stripped; integers are accepted too.
 
     Raises:
-        RowError: when it is neither text nor a whole number, is empty, or is not Unicode.
+        RowError: it is neither text nor an integer, is empty, or is not Unicode.
     """
     try:
         uid = id_text(value)
@@ -107,31 +107,31 @@ def checked_uid(value: object) -> str:
 
 
 def checked_text(value: object) -> str:
-    """The text as given.
+    """Return the text unchanged.
 
     Raises:
-        RowError: when there is none, it is blank, of another type, or not Unicode.
+        RowError: it is missing, blank, of another type, or not Unicode.
     """
     if not isinstance(value, str):
         raise RowError("there is no text" if value is None else "the text is not a string", value)
     if not value or value.isspace():
         raise RowError("there is no text", value)
     if "\0" in value:
-        raise RowError("the text holds a NUL character", value)
+        raise RowError("the text contains a NUL character", value)
     if len(value) > MAX_TEXT:
         raise RowError(f"the text has {len(value)} characters, more than {MAX_TEXT}", value)
     return _unicode(value)
 
 
 def seconds(value: object, what: str) -> float:
-    """Seconds rounded to 1 us.
+    """Return the seconds rounded to 1 us.
 
     Args:
         value: a number.
-        what: what messages call it.
+        what: a description of the value, for messages.
 
     Raises:
-        RowError: for other types and numbers that are not finite.
+        RowError: the value has another type or is not finite.
     """
     if type(value) not in _NUMBERS:
         missing = value is None or value == ""
@@ -146,13 +146,13 @@ def seconds(value: object, what: str) -> float:
 
 
 def seconds_in(text: str, what: str) -> float:
-    """Seconds of a text, as tables give them: a number, or hours, minutes and seconds; a comma may stand for the point.
+    """Return the seconds of a text: a number, or hours, minutes and seconds; a decimal comma is accepted.
 
     >>> seconds_in(" 1.5 ", "start"), seconds_in("00:01:01.089", "start"), seconds_in("1:30", "start")
     (1.5, 61.089, 90.0)
 
     Raises:
-        RowError: when the text is no finite number and no time.
+        RowError: the text is neither a finite number nor a time.
     """
     if not text.strip():
         raise RowError(f"there is no {what}", text)
@@ -170,16 +170,16 @@ def seconds_in(text: str, what: str) -> float:
 
 
 def time_of(value: object, what: str) -> float:
-    """Seconds of a JSON value: a number, or a text as ``seconds_in`` reads it.
+    """Return the seconds of a JSON value: a number, or a text as ``seconds_in`` reads it.
 
     Raises:
-        RowError: for other types, and what is no finite number and no time.
+        RowError: the value has another type, or is neither a finite number nor a time.
     """
     return seconds_in(value, what) if isinstance(value, str) else seconds(value, what)
 
 
 def _clock(text: str, what: str) -> float:
-    """Seconds of ``H:M:S.ms`` or ``MM:SS``."""
+    """Return the seconds of ``H:M:S.ms`` or ``MM:SS``."""
     found = _CLOCK.fullmatch(text.strip())
     if found is None:
         raise RowError(f"the {what} is not a number and not a time such as 00:01:30.500", text)
@@ -192,32 +192,32 @@ def _clock(text: str, what: str) -> float:
 
 
 def check_span(start_s: float | None, end_s: float | None, offset_s: float) -> None:
-    """Refuse times that no clip can answer to.
+    """Reject times without a corresponding clip.
 
     Args:
-        start_s: seconds from the video's start, None for a text about the whole video.
-        end_s: seconds, None for a moment.
-        offset_s: a moment is usable while ``start_s + offset_s >= 0``, a stretch while its end is.
+        start_s: the start in seconds from the video's start; None for a text about the whole video.
+        end_s: the end in seconds; None for a moment.
+        offset_s: a moment is usable if ``start_s + offset_s >= 0``, a range if its end is.
 
     Raises:
-        RowError: when the time lies before the video, or ends before it starts.
+        RowError: the time is before the video, or ends before it starts.
     """
     if start_s is None:
         return
     if end_s is not None and end_s < start_s:
-        raise RowError(f"the end lies before the start ({start_s:g} s)", end_s)
+        raise RowError(f"the end is before the start ({start_s:g} s)", end_s)
     if (start_s if end_s is None else end_s) + offset_s < 0:
-        raise RowError(f"the time lies more than {offset_s:g} s before the video", start_s)
+        raise RowError(f"the time is more than {offset_s:g} s before the video", start_s)
 
 
 class Numbers:
-    """Counts rows within (uid, pass), bad ones too."""
+    """Counts rows per (uid, pass), including bad ones."""
 
     def __init__(self) -> None:
         self._next: Counter[tuple[str, int]] = Counter()
 
     def take(self, uid: str, pass_: int) -> int:
-        """The row's number."""
+        """Return the row's number."""
         number = self._next[uid, pass_]
         self._next[uid, pass_] = number + 1
         return number
@@ -233,26 +233,26 @@ def build(
     annotation_uid: object,
     offset_s: float,
 ) -> Narration:
-    """A narration from checked numbers and unchecked texts.
+    """Return a narration from checked numbers and unchecked texts.
 
     Raises:
-        RowError: when a value can't be used.
+        RowError: a value is invalid.
     """
     check_span(start_s, end_s, offset_s)
     return Narration(uid, pass_, idx, start_s, end_s, checked_text(text), _annotation(annotation_uid))
 
 
 def _annotation(value: object) -> str:
-    """The annotator's id as given; a whole number is its digits, anything else none."""
+    """Return the annotator's id; an integer becomes its digits, other values none."""
     if isinstance(value, str):
         if "\0" in value:
-            raise RowError("the annotation_uid holds a NUL character", value)
+            raise RowError("the annotation_uid contains a NUL character", value)
         return _unicode(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def _unicode(text: str) -> str:
-    """The text, unless it holds surrogates: bytes that could not be decoded, or half of an escaped pair."""
+    """Return the text, unless it has surrogates: undecodable bytes, or half of an escaped pair."""
     if text.isascii():
         return text
     try:

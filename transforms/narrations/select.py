@@ -1,4 +1,4 @@
-"""Which narrations are wanted, in which order, and of which videos."""
+"""Selects and orders narrations, and selects videos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Order = Literal["tutorial", "research"]
 
 
 def keep_reason_for_video(uid: str, rules: KeepRules) -> str | None:
-    """Why a video is dropped whatever its narrations, or None."""
+    """Return why a video is dropped whatever its narrations, or None."""
     if rules.only is not None and uid not in rules.only:
         return "video not asked for"
     if uid in rules.without:
@@ -24,13 +24,13 @@ def keep_reason_for_video(uid: str, rules: KeepRules) -> str | None:
 
 
 def kept(uid: str, narrations: Sequence[Narration], rules: KeepRules) -> tuple[list[Narration], FilterTally]:
-    """Filter one video's narrations: by video, by length of text, then by average spacing of what is left.
+    """Filter one video's narrations: by video, by length of text, then by the average spacing of the rest.
 
-    Ego4D's research code does the same, save that it drops videos with one narration, whose spacing is undefined, by
-    accident of NaN; here they stay.
+    Ego4D's research code does the same, except that it drops videos with one narration, whose spacing is NaN, by
+    accident; here they are kept.
 
     Returns:
-        What stays, in the order given, and the counts by reason.
+        The kept narrations, in the given order, and the counts by reason.
     """
     reason = keep_reason_for_video(uid, rules)
     if reason is not None:
@@ -48,23 +48,23 @@ def kept(uid: str, narrations: Sequence[Narration], rules: KeepRules) -> tuple[l
 
 
 def mean_spacing_s(narrations: Iterable[Narration]) -> float | None:
-    """Mean seconds between neighbours in time, or None with fewer than two times.
+    """Return the mean seconds between neighbours in time, or None with fewer than two times.
 
-    The differences of sorted times telescope: (last - first) / (number - 1).
+    The differences of sorted times telescope to (last - first) / (number - 1).
     """
     times = [n.start_s for n in narrations if n.start_s is not None]
     return (max(times) - min(times)) / (len(times) - 1) if len(times) > 1 else None
 
 
 def in_order(narrations: Iterable[Narration], order: Order) -> list[Narration]:
-    """Sort narrations of one video or several, whatever order they come in.
+    """Sort narrations of one or several videos, independent of their initial order.
 
-    ``idx`` numbers the rows of a pass as the file has them, so both orders are those of a stable sort of the file.
+    ``idx`` numbers the rows of a pass in file order, so both orders equal a stable sort of the file.
 
     Args:
-        narrations: in any order.
-        order: ``tutorial``: by uid, pass and place in the file; ``research``: by uid and time, then by pass and place
-            in the file, texts without a time first.
+        narrations: the narrations, in any order.
+        order: ``tutorial``: by uid, pass and position in the file; ``research``: by uid and time, then by pass and
+            position in the file, texts without a time first.
 
     >>> a, b = Narration("v", 2, 0, 1.0, None, "a"), Narration("v", 1, 0, 3.0, None, "b")
     >>> [n.text for n in in_order([a, b], "tutorial")], [n.text for n in in_order([a, b], "research")]
@@ -76,25 +76,25 @@ def in_order(narrations: Iterable[Narration], order: Order) -> list[Narration]:
 
 
 def seeded_place(uid: str, seed: int) -> float:
-    """The uid's place in [0, 1): even over uids, the same on every machine, independent of other uids."""
+    """Return a number in [0, 1) for a uid: uniform over uids, the same on every machine, independent of other uids."""
     digest = hashlib.blake2b(f"{seed}\0{uid}".encode(), digest_size=8).digest()
-    # the 53 bits that a float holds: all 64 could round up to 1
+    # 53 bits fit a float exactly: all 64 could round up to 1
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def seeded_subset(uids: Collection[str], limit: int, seed: int = 0) -> list[str]:
-    """Choose videos at random but always the same ones; a new uid replaces at most one of those chosen.
+    """Choose videos pseudo-randomly but reproducibly; a new uid replaces at most one chosen video.
 
     Args:
-        uids: all there are, in any order.
-        limit: how many; all when there are not more.
-        seed: another seed chooses others.
+        uids: all uids, in any order.
+        limit: the number to choose; all if there are not more.
+        seed: the seed; another one gives another choice.
 
     Returns:
         The chosen uids, sorted.
 
     Raises:
-        SpecError: when the limit is not positive.
+        SpecError: the limit is not positive.
     """
     if limit < 1:
         raise SpecError(f"limit: {limit} keeps nothing; give at least 1.")

@@ -1,4 +1,4 @@
-"""Vectors of sentences that an edited video had before, so that only its new sentences are encoded."""
+"""A cache of vectors of sentences from the old version of edited videos, so that only new sentences are encoded."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ SENTENCE = "sentence"
 
 
 def known_path(run: str, feature: str) -> str:
-    """Where a run keeps the sentences that a feature's edited items had."""
+    """Return the path at which a run stores the sentences of a feature's edited items."""
     return f"plans/{run}/known-{feature}.parquet"
 
 
 def write_sentence_cache(objects: ObjectStore, run: str, job: FeatureJob, contents: pl.DataFrame, version: int) -> int:
-    """Keep (sentence, vectors) of the old rows of edited items for the workers of a run.
+    """Store (sentence, vectors) of the old rows of edited items for the workers of a run.
 
     Args:
         objects: the store.
-        run: its id.
-        job: a feature of texts.
-        contents: what the last release holds of the edited items, of this feature and config.
-        version: of the ``narrations`` table in that release.
+        run: the id of the run.
+        job: the job of a text feature.
+        contents: the contents of the edited items in the last release, for this feature and config.
+        version: the version of the ``narrations`` table in that release.
 
     Returns:
-        How many sentences are known, ``MOST_SENTENCES`` at the most.
+        The number of stored sentences, at most ``MOST_SENTENCES``.
     """
     if contents.is_empty():
         return 0
@@ -66,7 +66,7 @@ def write_sentence_cache(objects: ObjectStore, run: str, job: FeatureJob, conten
 
 
 def _sentences(objects: ObjectStore, version: int, item_nos: list[int]) -> dict[int, str]:
-    """Encoded text by row id."""
+    """Return the encoded text by row id."""
     found: dict[int, str] = {}
     for name in table_files(objects, TABLE, version):
         with objects.local_copy(part_path(TABLE, name)) as local:
@@ -76,7 +76,7 @@ def _sentences(objects: ObjectStore, version: int, item_nos: list[int]) -> dict[
 
 
 def read_known(objects: ObjectStore, run: str, job: FeatureJob) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """Vectors by sentence and output; empty when the run has none for this feature."""
+    """Return the vectors by sentence and output; empty if the run has none for this feature."""
     path = known_path(run, job.name)
     if objects.size(path) is None:
         return {}

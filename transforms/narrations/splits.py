@@ -1,4 +1,4 @@
-"""Dealing videos out to splits, the same way on every machine and every night."""
+"""Assigns videos to splits, reproducibly on every machine and in every run."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from cliploom.transforms.narrations.select import seeded_place
 
 
 def split_by_shares(shares: Mapping[str, float], seed: int = 0) -> SplitRule:
-    """A rule that deals by seeded hash of the uid.
+    """Return a rule that assigns by seeded hash of the uid.
 
     Raises:
-        SpecError: when a share is not positive, or they do not add up to 1.
+        SpecError: a share is not positive, or the shares do not add up to 1.
     """
     for name, share in shares.items():
         if not share > 0:
-            raise SpecError(f"split '{name}' has the share {share}; give a positive one or leave it out.")
+            raise SpecError(f"split '{name}' has the share {share}; give a positive one or remove it.")
     if abs(sum(shares.values()) - 1) > 1e-9:
         raise SpecError(f"the shares of the splits add up to {sum(shares.values()):g}; make them add up to 1.")
     return SplitRule(shares=tuple(shares.items()), seed=seed)
 
 
 def split_by_lists(lists: Mapping[str, frozenset[str]]) -> SplitRule:
-    """A rule that deals by lists of uids (``uids.read_uid_list``).
+    """Return a rule that assigns by lists of uids (``uids.read_uid_list``).
 
     Raises:
-        SpecError: when a video stands in two lists.
+        SpecError: a video is in two lists.
     """
     owner: dict[str, str] = {}
     for name, uids in lists.items():
         for uid in sorted(uids):
             if uid in owner:
-                raise SpecError(f"'{uid}' is in the splits '{owner[uid]}' and '{name}'; take it out of one.")
+                raise SpecError(f"'{uid}' is in the splits '{owner[uid]}' and '{name}'; remove it from one.")
             owner[uid] = name
     return SplitRule(shares=(), lists=tuple(lists.items()))
 
 
 def split_of(uid: str, rule: SplitRule) -> str | None:
-    """The video's split, or None when it is in no list.
+    """Return the video's split, or None when it is in no list.
 
     >>> split_of("a", SplitRule())
     'train'

@@ -1,7 +1,7 @@
-"""SubRip (``.srt``) and WebVTT (``.vtt``) subtitles: one file is one video's narrations.
+"""SubRip (``.srt``) and WebVTT (``.vtt``) subtitles: one file has one video's narrations.
 
-pysubs2 reads times and markup. It passes over what it can't read without a word, and takes comments and names of cues
-for text, so the file is cut into cues here and each is given to it alone.
+pysubs2 parses times and markup. It silently ignores invalid input and treats comments and names of cues as text, so the
+file is split into cues here and each is parsed separately.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from cliploom.transforms.narrations.rows import MAX_TEXT, RowError, Source, buil
 Format = Literal["srt", "vtt"]
 
 MAX_BYTES = 64 * 1024 * 1024
-"""No video has this much to say; a larger file is something else."""
+"""Maximum size of a subtitle file."""
 
 MAX_CUES = 200_000
-"""Two a second, for a day."""
+"""Maximum number of cues: two per second for a day."""
 
 _ARROW = "-->"
 _NUMBER = re.compile(r"\s*\d+\s*")
@@ -38,13 +38,13 @@ _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
 def uid_of_file(name: str) -> str:
-    """The uid of a subtitle file: its name without extension, in NFC.
+    """Return the uid of a subtitle file: its name without extension, in NFC.
 
     >>> uid_of_file("talks/P01_03.srt")
     'P01_03'
 
     Raises:
-        RowError: when the name is not Unicode.
+        RowError: the name is not Unicode.
     """
     return checked_uid(PurePath(name).stem)
 
@@ -52,26 +52,26 @@ def uid_of_file(name: str) -> str:
 def read_subtitles(
     source: Source, format_: Format, *, uid: str | None = None, encoding: str = "utf-8"
 ) -> Iterator[Narration | BadRow]:
-    """Read one subtitle file; cues are stretches of time, lines of a cue are joined by spaces.
+    """Read one subtitle file; cues are time ranges, the lines of a cue are joined by spaces.
 
     Args:
-        source: path or binary file.
+        source: a path or binary file.
         format_: ``srt`` or ``vtt``.
-        uid: the video's; by default the path's last piece without extension.
-        encoding: of files without a byte order mark; cues with bytes that are none of it are bad rows.
+        uid: the uid of the video; by default the file name without extension.
+        encoding: the encoding of files without a byte order mark; cues with invalid bytes become bad rows.
 
     Yields:
-        Cues in the file's order; times in seconds.
+        The cues in file order; times in seconds.
 
     Raises:
-        SpecError: when the file can't be opened, or the encoding is unknown.
-        ValueError: when neither a path nor a uid is given.
+        SpecError: the file cannot be opened, or the encoding is unknown.
+        ValueError: neither a path nor a uid is given.
     """
     if uid is None and not isinstance(source, Path):
         raise ValueError("subtitles from an open file need a uid")
     file_name = name_of(source)
     try:
-        # A path's blanks are part of the uid of its media, too.
+        # Blanks in a path are part of the uid of its media too.
         uid = uid_of_file(file_name) if uid is None else uid if uid.strip() else checked_uid(uid)
         text = _text(source, encoding)
         cues = _cues(_NEWLINE.split(text), format_)
@@ -104,7 +104,7 @@ def _text(source: Source, encoding: str) -> str:
     except LookupError as error:
         raise SpecError(f"'{encoding}' is not an encoding that Python knows; write one such as cp1252.") from error
     except UnicodeDecodeError as error:
-        # utf-16 and utf-32 have no bytes that could escape
+        # utf-16 and utf-32 cannot use surrogateescape
         raise RowError(
             f"the bytes are not {encoding} from byte {error.start} on", data[error.start : error.end]
         ) from error
@@ -112,7 +112,7 @@ def _text(source: Source, encoding: str) -> str:
 
 @dataclass(frozen=True)
 class _Cue:
-    """A timing line, its number in the file, and the lines below it."""
+    """A timing line, its line number, and the lines below it."""
 
     line: int
     timing: str
@@ -125,7 +125,7 @@ def _cues(lines: list[str], format_: Format) -> list[_Cue]:
     for start, stop in pairwise([*starts, len(lines)]):
         text = lines[start + 1 : stop]
         if format_ == "vtt":
-            # comments, styles and the next cue's name come after a blank line, which can't be inside a cue
+            # comments, styles and the next cue's name follow a blank line, which cannot be inside a cue
             blank = next((number for number, line in enumerate(text) if not line.strip()), len(text))
             text = text[:blank]
         elif stop < len(lines) and text and _NUMBER.fullmatch(text[-1]):
@@ -144,9 +144,9 @@ def _parsed(cue: _Cue, format_: Format) -> tuple[float, float, str]:
     body = "\n".join(line for line in cue.text if line.strip())
     if format_ == "vtt":
         body = _KARAOKE.sub("", body)
-    # Runs of spaces and signs that nothing closes cost pysubs2 the square of their number, and mean nothing to it.
+    # Unclosed sequences of spaces and signs cost pysubs2 quadratic time and have no effect.
     body, opening = _without_unclosed(_SPACES.sub(" ", body))
-    # pysubs2 takes a last line of digits for the next cue's number: give it one, or it eats a cue's own
+    # pysubs2 treats a last line of digits as the next cue's number: append one, or it drops a line of the cue
     document = f"{cue.timing}\n{body}\n\n1\n"
     try:
         events = pysubs2.SSAFile.from_string(document, format_=format_).events
@@ -164,14 +164,14 @@ def _parsed(cue: _Cue, format_: Format) -> tuple[float, float, str]:
 
 
 def _without_unclosed(body: str) -> tuple[str, str]:
-    """The text with each ``<`` behind the last ``>`` replaced, and the character that replaces it."""
+    """Return the text with each ``<`` after the last ``>`` replaced, and the replacement character."""
     opening = next(letter for letter in map(chr, range(0xE000, 0xF900)) if letter not in body)
     head, close, tail = body.rpartition(">")
     return head + close + tail.replace("<", opening), opening
 
 
 def _plain(event: pysubs2.SSAEvent) -> str:
-    """What ``event.plaintext`` gives; braces behind the last closing one are not searched, each to the end."""
+    """Return ``event.plaintext``; braces after the last closing one are not searched to the end each."""
     head, close, tail = event.text.rpartition("}")
     text: str = event.OVERRIDE_SEQUENCE.sub("", head + close) + tail
     return text.replace(r"\h", " ").replace(r"\n", "\n").replace(r"\N", "\n")

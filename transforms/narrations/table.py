@@ -1,4 +1,4 @@
-"""The ``narrations`` table of a release: all texts of its items, with the row ids that feature tables give them."""
+"""The ``narrations`` table of a release: all texts of its items, with the row ids of feature tables."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ MOST_STANDING = 4
 
 
 def commit_narrations(objects: ObjectStore, items: pl.DataFrame) -> int | None:
-    """Commit the texts of all items that are texts; memory is that of a row group.
+    """Commit the texts of all text items; memory is bounded by a row group.
 
-    A run in which no text changed finds the file that holds them, by its footer, and reads no text.
+    A run in which no text changed finds the existing file by its footer, and reads no text.
 
     Args:
         objects: the store.
-        items: columns of ``ITEMS``.
+        items: the items, with the columns of ``ITEMS``.
 
     Returns:
-        The table's version, or None when no item is a text.
+        The table's version, or None if no item is a text.
     """
     texts = text_items(items)
     if texts.is_empty():
@@ -48,14 +48,14 @@ def commit_narrations(objects: ObjectStore, items: pl.DataFrame) -> int | None:
 
 
 def _standing(objects: ObjectStore, made_from: str) -> TableFile | None:
-    """The file that is made from just these texts, if it is among the newest of the table."""
+    """Return the existing file of exactly these texts, if it is among the newest of the table."""
     entries = [entry for entry in objects.list(TABLE) if PurePosixPath(entry.path).match(f"{TABLE}/rows-*.parquet")]
     for entry in sorted(entries, key=lambda entry: entry.modified_s, reverse=True)[:MOST_STANDING]:
         with objects.open_file(entry.path) as opened:
             try:
                 found = pq.read_metadata(opened)
             except pa.ArrowException:
-                continue  # damaged: a new one is written, and `verify` tells of this one
+                continue  # damaged: a new one is written, and `verify` reports this one
         if (found.metadata or {}).get(MADE_FROM) == made_from.encode():
             return TableFile(PurePosixPath(entry.path).name, entry.size, found.num_rows)
     return None
@@ -75,12 +75,12 @@ def _written(objects: ObjectStore, texts: pl.DataFrame, made_from: str) -> Table
 
 
 def is_text() -> pl.Expr:
-    """The item is a text, by its facts."""
+    """Return an expression that is true for text items, by their facts."""
     return pl.col("facts").str.contains('"spool":', literal=True)
 
 
 def text_items(items: pl.DataFrame) -> pl.DataFrame:
-    """The items that are texts, with the columns of ``PLACE``, in the order of their places."""
+    """Return the text items, with the columns of ``PLACE``, in the order of their locations."""
     found = items.filter(is_text())
     places = found["facts"].str.json_decode(pl.Struct(PLACE)).struct.unnest()
     return pl.concat([found, places], how="horizontal").sort("spool", "group", "first", "item_no")
@@ -101,7 +101,7 @@ def _write(path: Path, texts: pl.DataFrame, made_from: str) -> None:
 
 
 def item_rows(place: TextsPlace, item_no: int, source: str) -> pa.Table:
-    """One item's texts as rows of the table."""
+    """Return one item's texts as rows of the table."""
     rows = read_texts(place, NARRATIONS.names)
     ids = pa.array(row_id(item_no, 0) + np.arange(rows.num_rows, dtype=np.int64))
     sources = pa.repeat(pa.scalar(source, pa.string()), rows.num_rows)

@@ -28,7 +28,7 @@ from cliploom.transforms.narrations.rows import (
 from cliploom.transforms.narrations.uids import UrlRule, uid_of_url
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-"""Longer lines are no rows but files of another kind; they are passed over without being held in memory."""
+"""Longer lines are not rows but data of another kind; they are skipped without being kept in memory."""
 
 
 def read_csv(
@@ -43,20 +43,20 @@ def read_csv(
     """Read a CSV file whose first line names the columns.
 
     Args:
-        source: path or binary file.
-        columns: which column holds what.
-        delimiter: between columns, such as a tab; None for the comma, tab or semicolon that fits the header.
-        encoding: any that Python knows, UTF-8 or that of the byte order mark for None; bytes that are none of it make
-            bad rows.
-        url_rule: when the uid column holds addresses, how they become uids (``uid_of_url``).
-        offset_s: a row is usable while its time + ``offset_s`` is not negative.
+        source: a path or binary file.
+        columns: the columns of each field.
+        delimiter: the delimiter, such as a tab; None for the comma, tab or semicolon that fits the header.
+        encoding: any encoding known to Python; None for UTF-8 or that of the byte order mark. Invalid bytes make bad
+            rows.
+        url_rule: how URLs in the uid column become uids (``uid_of_url``).
+        offset_s: a row is usable if its time + ``offset_s`` is not negative.
 
     Yields:
-        Rows in the file's order.
+        The rows in file order.
 
     Raises:
-        SpecError: when the file can't be opened, a column is not there, or the encoding is unknown.
-        BrokenFileError: when a file in UTF-16 or UTF-32 holds something else.
+        SpecError: the file cannot be opened, a column is missing, or the encoding is unknown.
+        BrokenFileError: a file in UTF-16 or UTF-32 has invalid bytes.
     """
     file_name = name_of(source)
     with opened(source) as file:
@@ -71,7 +71,7 @@ def read_csv(
             before = _until_header(lines)
             first = before[-1] if before else ""
             delimiter = delimiter or delimiter_of(first, columns.named())
-            # strict, or an unclosed quote would swallow the rest of the file as one text without a word
+            # strict, or an unclosed quote would silently turn the rest of the file into one text
             rows = csv.reader(
                 chain(before, lines), delimiter=delimiter, strict=True, skipinitialspace=spaced(first, delimiter)
             )
@@ -98,7 +98,7 @@ def read_csv(
                 except RowError as error:
                     yield error.at(file_name, f"line {line}")
         except UnicodeDecodeError as error:
-            # utf-16 and utf-32 have no bytes that could escape
+            # utf-16 and utf-32 cannot use surrogateescape
             byte = file.tell() - len(error.object) + error.start
             raise BrokenFileError(file_name, byte, f"the bytes are not {encoding}") from error
         finally:
@@ -107,7 +107,7 @@ def read_csv(
 
 
 def _until_header(lines: Iterable[str]) -> list[str]:
-    """The blank lines at the beginning of a file, and the first one that is not."""
+    """Return the blank lines at the start of a file, and the first line that is not blank."""
     taken = []
     for line in lines:
         taken.append(line)
@@ -117,10 +117,10 @@ def _until_header(lines: Iterable[str]) -> list[str]:
 
 
 class _Lines:
-    """Lines of a text, none held in memory that is longer than ``MAX_LINE_BYTES``.
+    """Lines of a text, of which none longer than ``MAX_LINE_BYTES`` is kept in memory.
 
     Attributes:
-        cut: a line was longer, and an empty one came in its place.
+        cut: whether a line was longer, and an empty one was returned instead.
     """
 
     def __init__(self, text: io.TextIOWrapper) -> None:
@@ -158,19 +158,19 @@ def read_jsonl(
     url_rule: str | UrlRule | None = None,
     offset_s: float = DEFAULT_OFFSET_S,
 ) -> Iterator[Narration | BadRow]:
-    """Read a file with one JSON object a line.
+    """Read a file with one JSON object per line.
 
     Args:
-        source: path or binary file, UTF-8.
-        columns: which key holds what; further keys are passed over.
-        url_rule: when the uid key holds addresses, how they become uids (``uid_of_url``).
-        offset_s: a row is usable while its time + ``offset_s`` is not negative.
+        source: a path or binary file in UTF-8.
+        columns: the keys of each field; other keys are ignored.
+        url_rule: how URLs in the uid key become uids (``uid_of_url``).
+        offset_s: a row is usable if its time + ``offset_s`` is not negative.
 
     Yields:
-        Rows in the file's order.
+        The rows in file order.
 
     Raises:
-        SpecError: when the file can't be opened.
+        SpecError: the file cannot be opened.
     """
     file_name = name_of(source)
     read = _Row(columns, url_rule, offset_s, time_of).read
@@ -198,17 +198,17 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def read_tgif(source: Source, *, url_rule: str | UrlRule = "path") -> Iterator[Narration | BadRow]:
-    """Read TGIF's ``tgif-v1.0.tsv``: ``URL<TAB>sentence``, no header, no quoting; an address may repeat.
+    """Read TGIF's ``tgif-v1.0.tsv``: ``URL<TAB>sentence``, no header, no quoting; a URL may repeat.
 
     Args:
-        source: path or binary file, UTF-8.
-        url_rule: how an address becomes the uid (``uid_of_url``).
+        source: a path or binary file in UTF-8.
+        url_rule: how a URL becomes a uid (``uid_of_url``).
 
     Yields:
-        Captions of whole clips, without times; ``idx`` counts the captions of one address.
+        The captions of whole clips, without times; ``idx`` counts the captions of one URL.
 
     Raises:
-        SpecError: when the file can't be opened.
+        SpecError: the file cannot be opened.
     """
     file_name = name_of(source)
     numbers = Numbers()
@@ -221,7 +221,7 @@ def read_tgif(source: Source, *, url_rule: str | UrlRule = "path") -> Iterator[N
                     continue
                 url, tab, sentence = line.rstrip("\r\n").partition("\t")
                 if not tab:
-                    raise RowError("there is no tab between address and sentence", line)
+                    raise RowError("there is no tab between URL and sentence", line)
                 uid = uid_of_url(url, url_rule)
                 yield build(uid, 0, numbers.take(uid, 0), None, None, sentence, "", 0.0)
             except RowError as error:
@@ -229,7 +229,7 @@ def read_tgif(source: Source, *, url_rule: str | UrlRule = "path") -> Iterator[N
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines from 1; None stands for one that is too long."""
+    """Yield lines numbered from 1; None for one that is too long."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -252,7 +252,7 @@ def _decoded(raw: bytes | None) -> str:
 
 
 class _Row:
-    """Makes narrations of rows whose values have names."""
+    """Creates narrations from rows whose values have names."""
 
     def __init__(
         self, columns: Columns, url_rule: str | UrlRule | None, offset_s: float, number: Callable[[Any, str], float]
@@ -264,7 +264,7 @@ class _Row:
         self._numbers = Numbers()
 
     def read(self, row: Mapping[str, Any], uids: list[str]) -> Narration:
-        """The narration; the uid goes into ``uids`` as soon as it is known, for the failure that may follow."""
+        """Return the narration; the uid is appended to ``uids`` as soon as it is known, for a later failure."""
         columns = self._columns
         given = row.get(columns.uid)
         if self._url_rule is not None:

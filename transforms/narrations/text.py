@@ -1,4 +1,4 @@
-"""From given texts to encoded ones: replacements, and prompts made of class names."""
+"""Converts given texts to encoded ones: replacements, and prompts with class names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLACE = "{label}"
 
 
 def encoded_text(text: str, rules: TextRules) -> str:
-    """The text that an encoder gets: each replacement in turn, plainly, as the Ego4D code does it.
+    """Return the text for the encoder: each replacement in turn, literally, as in the Ego4D code.
 
     >>> from cliploom.schemas.narrations import EGO4D
     >>> encoded_text("#C C opens a door", EGO4D)
@@ -25,7 +25,7 @@ def encoded_text(text: str, rules: TextRules) -> str:
 
 
 def count_tokens(text: str) -> int:
-    """Pieces between single spaces, as the Ego4D research code counts.
+    """Return the number of pieces between single spaces, as counted by the Ego4D research code.
 
     >>> count_tokens("#C C opens a door")
     5
@@ -34,25 +34,25 @@ def count_tokens(text: str) -> int:
 
 
 def label_texts(labels: Sequence[str], templates: Sequence[str]) -> list[LabelText]:
-    """Each label in each template, label by label.
+    """Return each label in each template, label by label.
 
     Args:
-        labels: class names, used as they are; two classes may share a name.
-        templates: texts with ``{label}`` where the name goes, such as ``"The person in this video is doing {label}"``.
+        labels: the class names, unchanged; two classes may share a name.
+        templates: texts with ``{label}`` for the name, such as ``"The person in this video is doing {label}"``.
 
     >>> [t.text for t in label_texts(["yoga"], ["The person in this video is doing {label}"])]
     ['The person in this video is doing yoga']
 
     Raises:
-        SpecError: for a blank label, a template without ``{label}``, or none of either.
+        SpecError: a label is blank, a template lacks ``{label}``, or there are no labels or templates.
     """
     if not labels or not templates:
-        raise SpecError("label texts need at least one label and one template; '{label}' alone is the plain name.")
+        raise SpecError("label texts need at least one label and one template; '{label}' gives just the name.")
     for number, label in enumerate(labels):
         if not label.strip():
             raise SpecError(f"label {number} is blank; name the class.")
         if "\0" in label:
-            raise SpecError(f"label {number}, {label!r}, holds a NUL character; remove it.")
+            raise SpecError(f"label {number}, {label!r}, contains a NUL character; remove it.")
     for template in templates:
         if PLACE not in template:
             raise SpecError(f"the template {template!r} has no {PLACE}; write it where the class name goes.")

@@ -1,4 +1,4 @@
-"""How a video's uid follows from an address, and lists of uids in files."""
+"""Derives a video's uid from a URL, and reads lists of uids."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cliploom.transforms.narrations.rows import RowError, Source, checked_uid, n
 
 @dataclass(frozen=True)
 class UrlRule:
-    """How addresses become uids.
+    """The rule by which URLs become uids.
 
     Attributes:
-        rule: ``path``, ``stem`` or a regular expression, as ``uid_of_url`` takes it.
-        allowed: names of parameters that hold no secret, however they sound.
+        rule: ``path``, ``stem`` or a regular expression, see ``uid_of_url``.
+        allowed: the names of parameters that are not secret, however they sound.
     """
 
     rule: str
@@ -25,12 +25,12 @@ class UrlRule:
 
 
 def uid_of_url(url: str, rule: str | UrlRule = "path") -> str:
-    """The uid of what stands at an http(s) address.
+    """Return the uid of the file at an http(s) URL.
 
     Args:
-        url: the address; percent escapes are decoded, the fragment is no part of what it names.
-        rule: ``path`` (host and path without extension, then the query where there is one), ``file`` (the same with the
-            extension), ``stem`` (the last piece of the path without extension) or a regular expression whose group
+        url: the URL; percent escapes are decoded, the fragment is ignored.
+        rule: ``path`` (host and path without extension, then the query if there is one), ``file`` (the same with the
+            extension), ``stem`` (the last component of the path without extension) or a regular expression whose group
             ``uid``, or else first group, is the uid.
 
     >>> uid_of_url("https://38.media.tumblr.com/9ead028/tumblr_ni2l89_500.gif")
@@ -39,7 +39,7 @@ def uid_of_url(url: str, rule: str | UrlRule = "path") -> str:
     'tumblr_ni2l89_500'
 
     Raises:
-        RowError: when the text is no http(s) address, the law finds no uid in it, or the uid would hold a secret.
+        RowError: the text is not an http(s) URL, the rule finds no uid in it, or the uid would contain a secret.
     """
     rule = rule if isinstance(rule, UrlRule) else UrlRule(rule)
     try:
@@ -59,14 +59,14 @@ def uid_of_url(url: str, rule: str | UrlRule = "path") -> str:
 
 
 def uid_by_regex(text: str, pattern: str) -> str:
-    """What the pattern's group ``uid``, or else its first group, finds in the text.
+    """Return the match of the pattern's group ``uid``, or else its first group.
 
     >>> uid_by_regex("clips/P01_03.mp4", "(P[0-9]+_[0-9]+)")
     'P01_03'
 
     Raises:
-        RowError: when it finds nothing.
-        SpecError: when it is no regular expression with a group.
+        RowError: the pattern does not match.
+        SpecError: it is not a regular expression with a group.
     """
     try:
         compiled = re.compile(pattern)
@@ -81,14 +81,14 @@ def uid_by_regex(text: str, pattern: str) -> str:
 
 
 def read_uid_list(source: Source, rule: str | UrlRule | None = None) -> frozenset[str]:
-    """The uids in a text file, one a line; blank lines and lines that start with ``#`` say nothing.
+    """Return the uids in a text file, one per line; blank lines and lines that start with ``#`` are ignored.
 
     Args:
-        source: path or binary file in UTF-8; TGIF's split files list addresses.
-        rule: how addresses become uids (``uid_of_url``); None for lists of uids.
+        source: a path or binary file in UTF-8; TGIF's split files list URLs.
+        rule: how URLs become uids (``uid_of_url``); None for lists of uids.
 
     Raises:
-        SpecError: when the file can't be read, or a line is no uid; a split must not lose members quietly.
+        SpecError: the file cannot be read, or a line is not a uid; a split must not lose members silently.
     """
     uids = set()
     with opened(source) as file:

@@ -1,1 +1,1 @@
-"""Training on pairs of clips and texts: reading them, and the towers that learn from them (needs TensorFlow)."""
+"""Training on pairs of clips and texts: reads the pairs, and trains two towers (needs TensorFlow)."""

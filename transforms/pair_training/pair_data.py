@@ -1,7 +1,7 @@
-"""The pairs that two towers learn from: read by number, with the video and the text of each.
+"""The training pairs of two towers: read by number, with the video and the text of each.
 
 An export of pairs is read through ``cliploom.transforms.readers.pair_reading``; features that the head names itself are
-joined into two files of vectors on local disk, which are mapped into memory. In memory are 16 bytes a pair.
+joined into two memory-mapped files of vectors on local disk. Memory: 16 bytes per pair.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _META = "meta.npz"
 
 
 class Vectors(Protocol):
-    """Pairs by number."""
+    """Pairs of vectors, read by number."""
 
     def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Clip vectors float32 [B, D] and text vectors float32 [B, E]."""
+        """Return clip vectors float32 [B, D] and text vectors float32 [B, E]."""
         ...
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """Some pairs of a source of vectors.
+    """A selection of pairs from a source of vectors.
 
     Attributes:
-        numbers: int64 [n], of the pairs in ``vectors``.
-        videos: int64 [n], equal for pairs of one video.
-        texts: int64 [n], equal for pairs of one text.
+        numbers: the numbers of the pairs in ``vectors``, int64 [n].
+        videos: a number per video, int64 [n].
+        texts: a number per distinct text, int64 [n].
     """
 
     vectors: Vectors
@@ -58,11 +58,11 @@ class PairSet:
         return len(self.numbers)
 
     def batch(self, places: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Clip and text vectors of the pairs at these places."""
+        """Return the clip and text vectors of the pairs at these positions."""
         return self.vectors.batch(self.numbers[places])  # type: ignore[arg-type]
 
     def chosen(self, most: int, seed: int) -> PairSet:
-        """A seeded choice of at most so many pairs, in their order."""
+        """Return a seeded choice of at most this many pairs, in their order."""
         if len(self) <= most:
             return self
         places = np.sort(np.random.default_rng([seed, 1]).choice(len(self), most, replace=False))
@@ -71,40 +71,40 @@ class PairSet:
 
 @dataclass(frozen=True)
 class _Meta:
-    """Uid and a number of the text of each pair."""
+    """The uid and the text number of each pair."""
 
     uids: NDArray[np.str_]
     texts: NDArray[np.int64]
 
 
 def text_number(text: str) -> int:
-    """A number that equal texts share."""
+    """Return a number that is equal for equal texts."""
     data = text.encode("utf-8", "replace")
     return zlib.crc32(data) << 20 ^ zlib.adler32(data)
 
 
 def exported_pairs(objects: ObjectStore, release: Release, spec: TwoTowerSpec) -> dict[str, PairSet]:
-    """The pairs of an export, for training and for validation.
+    """Return the pairs of an export, for training and for validation.
 
     Args:
         objects: the store.
-        release: that has the export.
-        spec: of the head.
+        release: the release that has the export.
+        spec: the spec of the head.
 
     Raises:
-        StoreError: when the release has no such export, or its files are damaged.
+        StoreError: the release has no such export, or its files are damaged.
     """
     name = str(spec.pairs)
     entry = release.exports.get(name)
     if entry is None:
-        raise StoreError(f"Release {release.release} has no export {name!r}; `cliploom run SPEC` makes it.")
+        raise StoreError(f"Release {release.release} has no export {name!r}; create it with `cliploom run SPEC`.")
     manifest = json.loads(objects.get(entry.files[0].path))
     folder = PurePosixPath(entry.files[0].path)
     known = {split for split, held in manifest["splits"].items() if held["pairs"]}
     if TRAIN not in known:
         raise SpecError(
             f"The export of pairs {name!r} has no pairs in a split 'train' "
-            f"({', '.join(sorted(known)) or 'it is empty'}); name one so under its splits."
+            f"({', '.join(sorted(known)) or 'it is empty'}); add one with this name under its splits."
         )
     found = {}
     for role, split in ((TRAIN, TRAIN), (VALIDATION, spec.validation)):
@@ -121,14 +121,14 @@ def joined_pairs(
     folder: Path,
     on_stage: Callable[[str], None],
 ) -> dict[str, PairSet]:
-    """The pairs of features that a head names itself: joined into a folder of local files, or found there.
+    """Return the pairs of features that a head names itself; join them into a folder of local files if necessary.
 
     Args:
-        tasks: by split, as an export of pairs would write them.
+        tasks: the tasks by split, as for an export of pairs.
         objects: the store.
-        spec: of the head.
-        folder: for the files; made when missing. One with ``pairs.json`` is complete.
-        on_stage: called with what is being done.
+        spec: the spec of the head.
+        folder: the folder for the files; created if missing. One with ``pairs.json`` is complete.
+        on_stage: a callback that receives progress messages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / _DONE
@@ -162,7 +162,7 @@ def joined_pairs(
 
 
 class _Mapped:
-    """Two files of vectors, mapped into memory."""
+    """Two memory-mapped files of vectors."""
 
     def __init__(self, folder: Path, split: str, rows: int, clip_dim: int, text_dim: int) -> None:
         self._clips = mapped(folder / f"{split}.clip.f32", rows, clip_dim)
@@ -175,7 +175,7 @@ class _Mapped:
 
 
 def _sets(found: Mapping[str, tuple[Vectors, _Meta]], spec: TwoTowerSpec) -> dict[str, PairSet]:
-    """Training and validation pairs: of splits of their own, or by hash of the uid."""
+    """Return the training and validation pairs: from their own splits, or by hash of the uid."""
     whole = {role: _set_of(vectors, meta, np.ones(len(meta.uids), np.bool_)) for role, (vectors, meta) in found.items()}
     if VALIDATION in whole or TRAIN not in whole:
         return whole
@@ -191,7 +191,7 @@ def _set_of(vectors: Vectors, meta: _Meta, chosen: NDArray[np.bool_]) -> PairSet
 
 
 def _meta_of(objects: ObjectStore, paths: Sequence[str]) -> _Meta:
-    """Uids and texts of the pairs in some files, in their order."""
+    """Return the uids and texts of the pairs in some files, in their order."""
     uids: list[str] = []
     texts: list[int] = []
     for path in paths:
@@ -212,13 +212,13 @@ def _meta_of(objects: ObjectStore, paths: Sequence[str]) -> _Meta:
 
 
 def order_of(pairs: PairSet, group: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The places of all pairs in the order of an epoch.
+    """Return the positions of all pairs in the order of an epoch.
 
     Args:
-        pairs: to learn from.
-        group: so many pairs of one video stand together; 1 for any order.
-        seed: of the order.
-        epoch: its number.
+        pairs: the training pairs.
+        group: the number of consecutive pairs of one video; 1 for any order.
+        seed: the seed of the order.
+        epoch: the number of the epoch.
     """
     random = np.random.default_rng([seed, epoch])
     if group <= 1:

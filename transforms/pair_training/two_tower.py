@@ -1,4 +1,4 @@
-"""Training two towers on pairs: symmetric cross-entropy over a batch, and recall on held-out videos."""
+"""Trains two towers on pairs: symmetric cross-entropy over a batch, and recall on held-out videos."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _MEASURED = 1024
 
 
 def contrastive_loss(clips: Any, texts: Any, scale: Any, ignored: Any) -> Any:
-    """Symmetric cross-entropy of a batch, ``scale`` times the products as logits.
+    """Return the symmetric cross-entropy of a batch, with ``scale`` times the products as logits.
 
     Source: docs/formats.md section 3.
 
     Args:
         clips: projections [B, D].
-        texts: projections [B, D], of the same pairs.
-        scale: a number.
-        ignored: bool [B, B], products that count neither way.
+        texts: projections [B, D] of the same pairs.
+        scale: the scale of the logits.
+        ignored: bool [B, B], products that are excluded in both directions.
     """
     logits = scale * tf.matmul(clips, texts, transpose_b=True)
     logits = tf.where(ignored, tf.constant(_FAR, logits.dtype), logits)
@@ -61,12 +61,12 @@ class TwoTowerLearner:
         self._step = tf.function(self._one_step, reduce_retracing=True)
 
     def run_epoch(self, epoch: int) -> float:
-        """Learn from every pair once."""
+        """Train on every pair once."""
         losses = [self._step(*batch) for batch in self.batches(epoch)]
         return float(np.mean([float(each) for each in losses])) if losses else float("nan")
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Any, Any]]:
-        """Clip vectors, text vectors and the products to ignore, of each batch of at least two pairs."""
+        """Yield clip vectors, text vectors and the products to ignore, for each batch of at least two pairs."""
         order = order_of(self._pairs, self._spec.group, self._spec.seed, epoch)
         for begin in range(0, len(order), self._spec.batch):
             places = order[begin : begin + self._spec.batch]
@@ -96,22 +96,22 @@ class TwoTowerLearner:
         return loss
 
     def measure(self) -> dict[str, float]:
-        """Recall in both directions on the validation pairs."""
+        """Return the recall in both directions on the validation pairs."""
         return measure_towers(towers_of(self.weights(), self._spec), self._validation)
 
     def weights(self) -> Weights:
-        """Layers of both towers, and the scale."""
+        """Return the layers of both towers, and the scale."""
         scale = np.asarray([keras.ops.convert_to_numpy(self.scale)], np.float32)
         return {**layers_of(self.clip, CLIP), **layers_of(self.text, TEXT), "scale": scale}
 
 
 def towers_of(weights: Weights, spec: TwoTowerSpec) -> dict[str, Tower]:
-    """The trained towers by side."""
+    """Return the trained towers by side."""
     return {side: Tower(tower_layers(weights, side), unit=spec.normalize) for side in (CLIP, TEXT)}
 
 
 def projected(towers: dict[str, Tower], pairs: PairSet) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Clip and text projections of some pairs, float32 [n, D] each."""
+    """Return the clip and text projections of some pairs, float32 [n, D] each."""
     clips, texts = [], []
     for begin in range(0, len(pairs), _MEASURED):
         some = pairs.batch(np.arange(begin, min(begin + _MEASURED, len(pairs)), dtype=np.int64))
@@ -121,5 +121,5 @@ def projected(towers: dict[str, Tower], pairs: PairSet) -> tuple[NDArray[np.floa
 
 
 def measure_towers(towers: dict[str, Tower], pairs: PairSet) -> dict[str, float]:
-    """Recall figures of some pairs."""
+    """Return the recall figures of some pairs."""
     return recall_figures(*projected(towers, pairs))

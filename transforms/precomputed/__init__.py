@@ -1,1 +1,1 @@
-"""Feature files that others computed: which there are, what they hold, and the times of their rows."""
+"""Precomputed feature files: lists them, reads them, and computes the times of their rows."""

@@ -1,8 +1,8 @@
-"""HDF5 files of others: datasets found and read without leaving the source's files, sizes checked before memory.
+"""Reads untrusted HDF5 files: never leaves the source's files, and checks sizes before allocating memory.
 
-HDF5 lets a file name other files: external links, external storage, virtual datasets. A feature file could so make the
-program copy any file that it can read into the store. Links are therefore followed here and not by HDF5: soft links
-within the file, external links to files in the folder of the file that holds them. The rest is refused.
+HDF5 lets a file refer to other files: external links, external storage, virtual datasets. A malicious feature file
+could thus copy any readable file into the store. Links are therefore resolved here and not by HDF5: soft links within
+the file, external links to files in the same folder. Everything else is rejected.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from cliploom.schemas.sizes import too_large
 MAX_LINKS = 32
 MAX_DEPTH = 64
 _DEFLATE_AT_MOST = 1032
-"""Bytes that a byte of deflate can stand for."""
+"""Maximum number of bytes that one byte of deflate can expand to."""
 _LARGE_CHUNK_BYTES = 64 * 1024**2
-"""A chunk that is larger than its dataset takes memory and time for nothing."""
+"""Maximum size of a chunk relative to its dataset; larger ones waste memory and time."""
 _COMPRESSORS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SZIP, h5py.h5z.FILTER_LZF, *range(256, 65536)})
 UIDS = "uids"
-"""The dataset of texts in which masters and single files of our own list their uids."""
+"""The dataset in which cliploom's own masters and single files list their uids."""
 
 
 class OutsideError(ItemError):
-    """The file points to another one that is not of the source."""
+    """The file refers to a file outside the source."""
 
 
 def dataset_names(path: Path, group: str) -> Iterator[str]:
-    """Names of the datasets and links below a group, relative to it.
+    """Yield the names of the datasets and links below a group, relative to it.
 
-    Links are not followed, so that a missing part fails for its uid alone.
+    Links are not followed, so that a missing file fails only for its own uid.
 
     Raises:
-        KeyError: when there is no such group.
-        ItemError: when groups contain one another.
-        OSError, RuntimeError: when the file is damaged.
+        KeyError: there is no such group.
+        ItemError: groups contain each other.
+        OSError, RuntimeError: the file is damaged.
     """
     with ExitStack() as files:
         root = _resolve(files, path, group)
@@ -58,7 +58,7 @@ def dataset_names(path: Path, group: str) -> Iterator[str]:
             node, prefix, depth = pending.popleft()
             where = h5py.h5o.get_info(node.id).addr
             if where in seen or depth > MAX_DEPTH:
-                raise ItemError("read", f"{path}: the group '{prefix}' contains itself or stands in two places.")
+                raise ItemError("read", f"{path}: the group '{prefix}' contains itself or occurs in two places.")
             seen.add(where)
             for name in node:
                 link = node.get(name, getlink=True)
@@ -75,13 +75,13 @@ def _is_text(dataset: h5py.Dataset) -> bool:
 
 @contextmanager
 def opened_dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
-    """Open a dataset of plain numbers that can be read whole.
+    """Open a dataset of numbers that can be read completely.
 
     Raises:
-        OutsideError: when the file points to another one that is not of the source.
-        ItemError: when it is no dataset of numbers, was not written whole, or unpacks to too much.
-        KeyError: when it, or the file that it links to, is not there.
-        OSError, RuntimeError: when the file is damaged.
+        OutsideError: the file refers to a file outside the source.
+        ItemError: it is not a dataset of numbers, is incomplete, or is too large when unpacked.
+        KeyError: it, or the file that it links to, does not exist.
+        OSError, RuntimeError: the file is damaged.
     """
     with ExitStack() as files:
         dataset = _resolve(files, path, name)
@@ -93,14 +93,14 @@ def opened_dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
 
 
 def read_dataset(path: Path, name: str) -> NDArray[Any]:
-    """All values of a dataset; see ``opened_dataset``."""
+    """Return all values of a dataset; see ``opened_dataset``."""
     with opened_dataset(path, name) as dataset:
         values: NDArray[Any] = dataset[()]
         return values
 
 
 def _resolve(files: ExitStack, path: Path, name: str) -> Any:
-    """The object of a name, every link on the way followed here; files stay open as long as ``files``."""
+    """Return the object with a name, resolving every link here; files stay open as long as ``files``."""
     file = files.enter_context(h5py.File(path, "r"))
     node: Any = file
     pending = deque(_pieces(name))
@@ -137,7 +137,7 @@ def _pieces(name: str) -> list[str]:
 
 
 def _linked(path: Path, name: str, target: str) -> Path:
-    """The file of an external link, when it lies in the folder of the file that holds the link."""
+    """Return the file of an external link if it is in the same folder as the file with the link."""
     folder = path.parent.resolve()
     found = (folder / target).resolve()
     if PurePath(target).is_absolute() or "\0" in target or not found.is_relative_to(folder):
@@ -161,7 +161,7 @@ def _check(dataset: h5py.Dataset, name: str) -> None:
         )
     kind = dataset.id.get_type()
     if kind.get_class() not in (h5py.h5t.FLOAT, h5py.h5t.INTEGER) or kind.get_size() > 16:
-        raise ItemError("read", f"{name} holds no plain numbers; float16, float32 or float64 is read.")
+        raise ItemError("read", f"{name} does not have plain numbers; float16, float32 or float64 is read.")
     if dataset.shape is None:
         raise ItemError("read", f"{name} is an empty dataset; [N, D] or [N, 1, D] is read.")
     size = math.prod(dataset.shape) * kind.get_size()
@@ -212,13 +212,13 @@ def _check_chunks(dataset: h5py.Dataset, layout: Any, name: str, width: int) -> 
 
 
 def _inflated(data: bytes, most: int) -> int:
-    """Bytes that a stream of deflate unpacks to; just above ``most`` when it is more."""
+    """Return the bytes that a deflate stream expands to; slightly more than ``most`` if there are more."""
     stream, size = zlib.decompressobj(), 0
     while size <= most and not stream.eof:
         try:
             piece = stream.decompress(data, 1 << 20)
         except zlib.error:
-            break  # damaged: HDF5 says so
+            break  # damaged: HDF5 reports it
         if not piece:
             break
         size, data = size + len(piece), stream.unconsumed_tail
@@ -226,12 +226,12 @@ def _inflated(data: bytes, most: int) -> int:
 
 
 def shape_of(path: Path, name: str) -> tuple[int, ...]:
-    """The shape of a dataset; see ``opened_dataset``."""
+    """Return the shape of a dataset; see ``opened_dataset``."""
     with opened_dataset(path, name) as dataset:
         return tuple(dataset.shape)
 
 
 def contiguous_bytes(values: NDArray[Any]) -> memoryview | bytes:
-    """The bytes of an array, not copied where they stand in order."""
+    """Return the bytes of an array, without copying if it is contiguous."""
     flat = np.ascontiguousarray(values).reshape(-1)
     return flat.view(np.uint8).data if flat.size else b""

@@ -1,4 +1,4 @@
-"""Precomputed features for shards: rows as they are in the file, with the times of their windows."""
+"""Reads precomputed features for shards: rows as stored, with the times of their windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which feature files there are: one uid a file, or one uid a dataset of an HDF5 file."""
+"""Lists feature files: one uid per file, or one per dataset of an HDF5 file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class NoGroupError(ItemError):
 
 @dataclass(frozen=True)
 class FeatureItem:
-    """One video's features.
+    """The features of one video.
 
     Attributes:
-        dataset: name inside an HDF5 file, empty for other files.
+        dataset: the name inside an HDF5 file; empty for other files.
     """
 
     uid: str
@@ -37,7 +37,7 @@ class FeatureItem:
 
 @dataclass(frozen=True)
 class UnlistedFile:
-    """An HDF5 file whose datasets can't be listed."""
+    """An HDF5 file whose datasets cannot be listed."""
 
     path: Path
     error: ItemError
@@ -45,12 +45,12 @@ class UnlistedFile:
 
 @dataclass(frozen=True)
 class FeatureListing:
-    """What was found.
+    """The result of listing.
 
     Attributes:
-        items: sorted by uid.
-        skipped: (suffix, files) of files of other kinds, such as the YAML files beside Ego4D's features.
-        failed: files that hold no one knows which uids.
+        items: the items, sorted by uid.
+        skipped: (suffix, number of files) for files of other kinds, such as the YAML files beside Ego4D's features.
+        failed: the files whose uids could not be determined.
     """
 
     items: tuple[FeatureItem, ...]
@@ -64,12 +64,12 @@ def list_features(
     """Find the uids in feature files.
 
     Args:
-        paths: files, of any kind.
-        uid_of: the uid of a file that holds one.
-        group: where in HDF5 files the datasets lie; names are percent-decoded, nested groups become ``a/b``.
+        paths: the paths of files, of any kind.
+        uid_of: a function that returns the uid of a file with a single item.
+        group: the group of the datasets in HDF5 files; names are percent-decoded, nested groups become ``a/b``.
 
     Raises:
-        SpecError: when two files or datasets have one uid.
+        SpecError: two files or datasets have the same uid.
     """
     found: dict[str, FeatureItem] = {}
     skipped: Counter[str] = Counter()

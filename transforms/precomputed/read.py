@@ -1,4 +1,4 @@
-"""Reading one video's features from ``.pt``, ``.npy``, ``.npz`` or HDF5, without running code from any of them."""
+"""Reads one video's features from ``.pt``, ``.npy``, ``.npz`` or HDF5, without running code from any of them."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ REVISION = 1
 _ROWS_AT_ONCE = 65_536
 _MOST_LOOKED_AT = 20
 _HEADER_BYTES = 8 * 1024**2
-"""What a file may have beside the values."""
+"""Bytes that a file may have besides the values."""
 
 
 def read_features(item: FeatureItem, dim: int | None = None, key: str | None = None) -> NDArray[np.float32]:
-    """All rows of one video's features.
+    """Return all rows of one video's features.
 
     Args:
-        item: where they are.
-        dim: width that they must have; None takes what is there.
-        key: name of the array in a ``.npz`` that holds several.
+        item: the location of the features.
+        dim: the required width; None accepts any.
+        key: the name of the array in an ``.npz`` with several.
 
     Returns:
         float32 [N, D], from float16, float32 or float64 in either byte order, [N, D] or [N, 1, D].
 
     Raises:
-        ItemError: when the file is missing or damaged, holds something else, or a value is not finite.
+        ItemError: the file is missing or damaged, has other content, or a value is not finite.
     """
     with _failing(item):
         return checked(_load(item, key), str(item), dim)
 
 
 def count_rows(item: FeatureItem, key: str | None = None) -> int:
-    """About how many rows an item has; values are read only where no header tells.
+    """Return the approximate number of rows of an item; values are read only if no header has it.
 
     Raises:
-        ItemError: as ``read_features``.
+        ItemError: see ``read_features``.
     """
     with _failing(item):
         if item.dataset:
@@ -72,10 +72,10 @@ def count_rows(item: FeatureItem, key: str | None = None) -> int:
 
 
 def refuse_large_file(path: Path) -> None:
-    """Stop before a file of one array is digested that is larger than any array may be.
+    """Reject a file of one array that is larger than any array may be, before it is digested.
 
     Raises:
-        ItemError: when it is.
+        ItemError: it is too large.
     """
     if path.suffix.lower() in (".npy", ".pt"):
         problem = too_large(path.stat().st_size - _HEADER_BYTES, str(path))
@@ -85,7 +85,7 @@ def refuse_large_file(path: Path) -> None:
 
 @contextmanager
 def _failing(item: FeatureItem) -> Iterator[None]:
-    """What goes wrong in reading as the item's failure."""
+    """Convert errors while reading to the item's failure."""
     try:
         yield
     except ItemError:
@@ -95,7 +95,7 @@ def _failing(item: FeatureItem) -> Iterator[None]:
     except (CheckpointError, ArrayFileError) as error:
         raise ItemError("read", str(error)) from error
     except KeyError as error:
-        # h5py says so for a dataset as for a link whose file is gone
+        # h5py raises the same for a dataset and for a link whose file is missing
         raise ItemError("read", f"{item} is not there, or links to a missing file.") from error
     except MemoryError as error:
         raise ItemError("read", f"{item} can't be read: out of memory.", transient=True) from error
@@ -121,18 +121,18 @@ def _load(item: FeatureItem, key: str | None) -> Any:
 
 
 def checked(found: Any, name: str, dim: int | None = None) -> NDArray[np.float32]:
-    """The array as float32 [N, D].
+    """Return the array as float32 [N, D].
 
     Args:
-        found: what a file held.
-        name: what messages call it.
-        dim: width that it must have.
+        found: the content of a file.
+        name: the name for messages.
+        dim: the required width.
 
     Raises:
-        ItemError: when it is no array of floats, has another shape, or a value that is not finite in float32.
+        ItemError: it is not an array of floats, has another shape, or a value that is not finite in float32.
     """
     if not isinstance(found, np.ndarray):
-        raise ItemError("read", f"{name} holds a {type(found).__name__}, not one array; save the [N, D] array alone.")
+        raise ItemError("read", f"{name} holds a {type(found).__name__}, not one array; save only the [N, D] array.")
     if found.dtype.kind != "f" or found.dtype.itemsize > 8:
         raise ItemError("read", f"{name} holds {found.dtype} values; float16, float32 or float64 is read.")
     rows = found[:, 0, :] if found.ndim == 3 and found.shape[1] == 1 else found

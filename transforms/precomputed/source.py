@@ -1,4 +1,4 @@
-"""Precomputed features as a source: one item a file, or one a dataset of an HDF5 file."""
+"""A source of precomputed features: one item per file, or one per dataset of an HDF5 file."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from cliploom.transforms.precomputed.read import count_rows
 from cliploom.transforms.store.uris import is_remote, uri_to_path
 
 INSIDE = "::"
-"""Between the URI of an HDF5 file and the name of a dataset in it."""
+"""Separator between the URI of an HDF5 file and the name of a dataset in it."""
 LIST = "list"
-"""Stage of failures of files whose items are not known."""
+"""Stage of failures of files whose items are unknown."""
 
 
 def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> KnownListing:
-    """All feature items with the columns of ``LISTING``, sorted by uid; files of other kinds are ignored.
+    """Return all feature items with the columns of ``LISTING``, sorted by uid; files of other kinds are ignored.
 
-    The URI of a dataset is that of its file, ``::`` and its name. An HDF5 file that can't be listed is a failure of the
-    stage ``LIST``, with the file's URI; what the last release has of it is kept by the survey.
+    The URI of a dataset is that of its file, ``::`` and its name. An HDF5 file that cannot be listed is a failure of
+    the stage ``LIST``, with the file's URI; its items in the last release are kept.
 
     Raises:
-        SpecError: for two items with one uid, a missing folder, or a group that no HDF5 file has.
+        SpecError: two items share a uid, a folder is missing, or no HDF5 file has the group.
     """
     place = f"sources.{name}"
     items: dict[str, tuple[str, Found]] = {}
@@ -71,10 +71,10 @@ def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> KnownL
 
 
 def _items_of(found: Found, source: PrecomputedSource, place: str) -> list[tuple[str, str]]:
-    """(uid, uri) of what a file holds.
+    """Return (uid, uri) of the items in a file.
 
     Raises:
-        ItemError: when an HDF5 file can't be listed.
+        ItemError: an HDF5 file cannot be listed.
     """
     suffix = Path(found.relative).suffix.lower()
     if suffix in ARRAY_SUFFIXES:
@@ -105,7 +105,7 @@ def _unlisted(name: str, found: Found, error: ItemError) -> Failure:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """The file's URI and the name of the dataset in it, empty for whole files.
+    """Return the file's URI and the name of the dataset in it, empty for whole files.
 
     >>> split_uri("/data/a.h5::/clip"), split_uri("/data/a.npy")
     (('/data/a.h5', '/clip'), ('/data/a.npy', ''))
@@ -117,12 +117,12 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def feature_item(uri: str, path: Path) -> FeatureItem:
-    """What is to be read from a local copy of a URI's file."""
+    """Return the item to read from a local copy of a URI's file."""
     return FeatureItem(uri_to_path(uri).stem if not is_remote(uri) else uri, path, split_uri(uri)[1])
 
 
 def array_facts(uri: str, path: Path) -> dict[str, int]:
-    """About how many rows an item has, for packing; 1 where the file can't tell, since the feed says what is wrong."""
+    """Return the approximate number of rows of an item, for packing; 1 if unknown, since reading reports errors."""
     try:
         return {"rows": count_rows(feature_item(uri, path))}
     except ItemError:
@@ -130,10 +130,10 @@ def array_facts(uri: str, path: Path) -> dict[str, int]:
 
 
 def digest_dataset(path: Path, dataset: str) -> str:
-    """Digest of the values of one dataset, its shape and type.
+    """Return the digest of the values of one dataset, its shape and type.
 
     Raises:
-        ItemError: when it can't be read, or lies in a file that is not of the source.
+        ItemError: it cannot be read, or is in a file outside the source.
     """
     try:
         values = read_dataset(path, dataset)

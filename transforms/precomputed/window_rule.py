@@ -1,4 +1,4 @@
-"""When each row of a feature file starts and ends, from the windows it was computed in."""
+"""Start and end of each row of a feature file, from the windows that it was computed on."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class WindowRule:
     """Sliding windows over a video.
 
     Attributes:
-        fps: frames a second that the windows are counted in.
-        window: frames in one.
-        stride: frames from one's start to the next one's.
+        fps: the frame rate that the windows are counted in.
+        window: the number of frames in a window.
+        stride: the number of frames from one window's start to the next.
     """
 
     fps: float
@@ -34,7 +34,7 @@ class WindowRule:
 
     @property
     def rate(self) -> float:
-        """Rows a second.
+        """The number of rows per second.
 
         >>> OMNIVORE.rate
         1.875
@@ -47,13 +47,13 @@ OMNIVORE = WindowRule(30.0, 32, 16)
 
 
 def row_times(rule: WindowRule, n: int, frames: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Start and end of each row in seconds from the video's start, rounded to 1 us.
+    """Return start and end of each row in seconds from the video's start, rounded to 1 us.
 
     Args:
-        rule: how the rows were made.
-        n: rows.
-        frames: length of the video in frames at ``law.fps``, where known: the last window then ends on its last
-            frame, as Ego4D's extractor moves it back, and none ends after it.
+        rule: the windows of the rows.
+        n: the number of rows.
+        frames: the length of the video in frames at ``rule.fps``, if known: the last window then ends at its last
+            frame, since Ego4D's extractor moves it back, and no window ends later.
 
     Returns:
         ``start_s`` and ``end_s``, float64 [n].

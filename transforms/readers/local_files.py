@@ -1,4 +1,4 @@
-"""Immutable files of a store as local files that stay: themselves on disk, or one downloaded copy of each."""
+"""Immutable files of a store as local files: in place if they are on disk, else one downloaded copy of each."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cliploom.transforms.store.object_store import ObjectStore
 
 
 def kept_copy(objects: ObjectStore, path: str) -> Path:
-    """A local file with the bytes of ``path`` that outlives this call.
+    """Return a local file with the bytes of ``path`` that persists after this call.
 
-    Copies of remote files lie in the temporary folder of the machine, named by URI: files of a store never change.
+    Copies of remote files are in the machine's temporary folder, named by URI: files of a store never change.
 
     Raises:
-        StoreError: when it is not there.
+        StoreError: it does not exist.
     """
     missing = StoreError(
-        f"{objects.uri_of(path)} is not there: the store was moved, or a vacuum removed the release that was opened; "
+        f"{objects.uri_of(path)} does not exist: the store was moved, or a vacuum removed the release that was opened; "
         "open it again."
     )
     if objects.root is not None:

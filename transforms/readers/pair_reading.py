@@ -1,8 +1,7 @@
-"""Reading an export of pairs: by number or in batches, in any process.
+"""Reads an export of pairs, by number or in batches, in any process.
 
-``training_views`` makes datasets of PyTorch and TensorFlow from it. Files of both formats are mapped into memory, so
-shuffled reads copy single rows. Parquet files that other programs have rewritten with compression are read by row
-groups.
+``training_views`` wraps it as datasets of PyTorch and TensorFlow. Files of both formats are memory-mapped, so shuffled
+reads copy single rows. Parquet files that other programs rewrote with compression are read by row groups.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ _META = ("uid", "txt", "ts", "first", "end")
 
 @dataclass(frozen=True, slots=True)
 class PairFacts:
-    """What a pair is about.
+    """The facts about a pair.
 
     Attributes:
-        uid: of the video, as the texts have it; pairs of one video are hard negatives of each other.
-        text: as given; equal texts are no negatives of each other.
-        start_s: seconds from the video's start; NaN for a text about the whole video.
-        row: number of the pair in its split.
-        first, end: rows of the video's features that the pair's features are made of.
+        uid: the uid of the video, as in the texts; pairs of one video are hard negatives of each other.
+        text: the text, unchanged; equal texts are not negatives of each other.
+        start_s: the time in seconds from the video's start; NaN for a text about the whole video.
+        row: the number of the pair in its split.
+        first, end: the range of the video's feature rows that the pair's features are computed from.
     """
 
     uid: str
@@ -57,10 +56,10 @@ class PairFacts:
 
 
 class PairExample(tuple[NDArray[np.float32], NDArray[np.float32]]):
-    """(features, embedding) of one pair, which also knows what it is about.
+    """(features, embedding) of one pair, together with its facts.
 
     Attributes:
-        facts: uid, text, start_s, row, first, end; also attributes of the pair itself.
+        facts: uid, text, start_s, row, first, end; also available as attributes of the pair.
     """
 
     _pairs: Pairs
@@ -68,22 +67,22 @@ class PairExample(tuple[NDArray[np.float32], NDArray[np.float32]]):
 
     @classmethod
     def of(cls, arrays: tuple[NDArray[np.float32], NDArray[np.float32]], pairs: Pairs, number: int) -> PairExample:
-        """Bind a pair's arrays to its place."""
+        """Create the example for a pair."""
         made = cls(arrays)
         made._pairs, made._number = pairs, number
         return made
 
     def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[tuple[Any, ...]]]:
-        """Pickle the arrays alone."""
+        """Pickle the arrays only."""
         return tuple, (tuple(self),)
 
     @property
     def facts(self) -> PairFacts:
-        """What the pair is about."""
+        """The facts of the pair."""
         return self._pairs.facts(self._number)
 
     def __getattr__(self, name: str) -> Any:
-        """Look a fact up."""
+        """Return a fact by name."""
         if name in PairFacts.__slots__:
             return getattr(self.facts, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -93,11 +92,11 @@ class Pairs:
     """The pairs of one split.
 
     ``pairs[i]`` is (features float32 [D] or [n, D], embedding float32 [E]); ``pairs[i].uid``, ``.text``, ``.start_s``,
-    ``.row``, ``.first`` and ``.end`` say what it is about. With ``facts`` a third element has these as a dictionary,
-    which PyTorch's ``DataLoader`` collates.
+    ``.row``, ``.first`` and ``.end`` are its facts. With ``facts`` a third element has them as a dictionary, which
+    PyTorch's ``DataLoader`` collates.
 
     Attributes:
-        manifest: what the export says of itself: counts, what was dropped and why, sizes.
+        manifest: the export's description: counts, what was dropped and why, sizes.
     """
 
     def __init__(
@@ -106,15 +105,15 @@ class Pairs:
         """Find the files of a split.
 
         Args:
-            store: folder or URI.
-            export: name of an export of kind ``pairs``, format ``parquet`` or ``hdf5``.
-            split: one of the manifest's.
-            release: number; the newest by default.
-            facts: examples have a third element, a dictionary of uid, text, start_s, row, first and end.
+            store: the folder or URI of the store.
+            export: the name of an export of kind ``pairs``, format ``parquet`` or ``hdf5``.
+            split: the name of one of the manifest's splits.
+            release: the number of the release; the newest by default.
+            facts: whether examples have a third element, a dictionary of uid, text, start_s, row, first and end.
 
         Raises:
-            SpecError: for an unknown export or split, or the tutorial's format.
-            StoreError: when the store has no such release or is damaged.
+            SpecError: the export or split is unknown, or has the tutorial's format.
+            StoreError: the store has no such release or is damaged.
         """
         self._objects = ObjectStore(store)
         found = read_releases(self._objects).get(release)
@@ -125,7 +124,7 @@ class Pairs:
         path = found.exports[export].files[0].path
         self.manifest: dict[str, Any] = json.loads(self._objects.get(path))
         if self.manifest["format"] == "tutorial":
-            raise SpecError(f"{export!r} is one file as the tutorial has it; open {path} with h5py.")
+            raise SpecError(f"{export!r} is a single file in the tutorial's format; open {path} with h5py.")
         if split not in self.manifest["splits"]:
             raise UnknownNameError(f"{export!r} has no split {split!r}{nearest(split, self.manifest['splits'])}")
         files = self.manifest["splits"][split]["files"]
@@ -149,18 +148,18 @@ class Pairs:
         self._open()
 
     def __repr__(self) -> str:
-        """As it would be opened, with what is in it."""
+        """Return the call that opens it, with its content."""
         return f"Pairs({self._place_text}, pairs={len(self)})"
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Return the number of pairs."""
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Any:
-        """One pair: (features, embedding), see the class.
+        """Return one pair: (features, embedding), see the class.
 
         Raises:
-            IndexError: beyond the last one, which ends a loop over all.
+            IndexError: ``index`` is beyond the last pair, which ends a loop over all.
         """
         number = self._checked(index)
         file = bisect_right(self._starts, number) - 1
@@ -169,10 +168,10 @@ class Pairs:
         return self._example(features[0], embeddings[0], number)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Several pairs, as PyTorch asks for a batch.
+        """Return several pairs, the protocol by which PyTorch requests a batch.
 
         Raises:
-            IndexError: beyond the last one.
+            IndexError: an index is beyond the last pair.
         """
         features, embeddings = self.batch(indices)
         numbers = [self._checked(int(index)) for index in indices]
@@ -182,10 +181,10 @@ class Pairs:
         return [(f, e, _as_dict(about)) for f, e, about in zip(features, embeddings, facts, strict=True)]
 
     def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Several pairs: features float32 [B, ...] and embeddings float32 [B, E].
+        """Return several pairs: features float32 [B, ...] and embeddings float32 [B, E].
 
         Raises:
-            IndexError: beyond the last one.
+            IndexError: an index is beyond the last pair.
         """
         numbers = np.array([self._checked(int(index)) for index in indices], np.int64)
         files = np.searchsorted(self._starts, numbers, "right") - 1
@@ -197,10 +196,10 @@ class Pairs:
         return features, embeddings
 
     def facts(self, index: int) -> PairFacts:
-        """What a pair is about.
+        """Return the facts of a pair.
 
         Raises:
-            IndexError: beyond the last one.
+            IndexError: ``index`` is beyond the last pair.
         """
         return self._facts_of([self._checked(index)])[0]
 
@@ -210,7 +209,7 @@ class Pairs:
         found: dict[int, PairFacts] = {}
         for file in np.unique(files).tolist():
             mine = places[files == file]
-            # Measured: values one by one take four times as long.
+            # Measured: reading values one by one takes four times as long.
             rows = self._table(file).take(pa.array(mine - self._starts[file]))
             for number, uid, text, start_s, first, end in zip(
                 mine.tolist(), *(rows[name].to_pylist() for name in _FACTS), strict=True
@@ -219,7 +218,7 @@ class Pairs:
         return [found[number] for number in numbers]
 
     def all_facts(self) -> pa.Table:
-        """What all pairs are about, in their order: uid, text, start_s, first, end."""
+        """Return the facts of all pairs, in their order: uid, text, start_s, first, end."""
         return pa.concat_tables([self._table(file) for file in range(len(self._files))])
 
     def _checked(self, index: int) -> int:
@@ -241,17 +240,17 @@ class Pairs:
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """Shape of one pair's features."""
+        """The shape of one pair's features."""
         return self._shape
 
     @property
     def embedding_dim(self) -> int:
-        """Length of one pair's embedding."""
+        """The length of one pair's embedding."""
         return int(self.manifest["text_dim"])
 
     def _file(self, number: int) -> _File:
         if self._process != os.getpid():
-            # A forked worker must not read on from its parent's open files.
+            # A forked worker must not use its parent's open files.
             self._open()
         if number not in self._opened:
             if len(self._opened) >= MOST_OPEN_FILES:
@@ -267,7 +266,7 @@ def _as_dict(facts: PairFacts) -> dict[str, Any]:
 
 
 class _Hdf5File:
-    """A file of pairs mapped into memory."""
+    """A memory-mapped file of pairs."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dim: int) -> None:
         try:
@@ -285,7 +284,7 @@ class _Hdf5File:
 
 
 class _ParquetFile:
-    """A file of pairs mapped into memory; by row groups where its values do not lie in it as they are."""
+    """A memory-mapped file of pairs; read by row groups if its values are encoded or compressed."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dim: int) -> None:
         self._shape, self._dim = shape, dim

@@ -1,6 +1,6 @@
-"""A release opened for reading: its tables as frames over exactly the files that it names.
+"""A release opened for reading: its tables as dataframes over exactly the files that it names.
 
-Readers see one release whole while a run writes the next. Beam is not imported here, so opening is quick.
+Readers see one complete release while a run writes the next. Beam is not imported here, so opening is quick.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 RowTimes = tuple[float | None, float | None, int | None]
 
-# An open store keeps its table of items and that of contents in memory up to so many rows; longer ones are scanned.
+# An open store caches the tables ``items`` and ``contents`` up to this many rows; longer ones are scanned.
 _KEPT_ROWS = 100_000
-# So many rows' times are kept, of the parts that hits lay in: 32 bytes each.
+# Number of rows whose times are cached, by part: 32 bytes each.
 _KEPT_TIMES = 2_000_000
 
 
 @dataclass(frozen=True)
 class ItemLabel:
-    """A label of an item: ``score`` is the confidence of a predicted one, ``origin`` says which feature predicted it.
+    """A label of an item: ``score`` is the confidence of a predicted label, ``origin`` the feature that predicted it.
 
-    Labels that were given have no score and the origin ``given``.
+    Given labels have no score and the origin ``given``.
     """
 
     name: str | None
@@ -46,29 +46,29 @@ class ReleaseReader:
     """A store at one release.
 
     Attributes:
-        release: what is read.
+        release: the release to read.
     """
 
     def __init__(self, objects: ObjectStore, releases: Releases, release: Release) -> None:
-        """Nothing is read yet but the releases."""
+        """Read only the list of releases."""
         self._objects = objects
         self._releases = releases
         self.release = release
 
     def __repr__(self) -> str:
-        """As it would be opened, with what is in it."""
+        """Return the call that opens it, with its content."""
         found = self.release
-        held = f"items={found.counts.get('items', 0)}, features={list(found.features)}, indexes={list(found.indexes)}"
-        return f"{type(self).__name__}({self.uri!r}, release={found.release}, {held})"
+        shown = f"items={found.counts.get('items', 0)}, features={list(found.features)}, indexes={list(found.indexes)}"
+        return f"{type(self).__name__}({self.uri!r}, release={found.release}, {shown})"
 
     @property
     def uri(self) -> str:
-        """Absolute folder or URI."""
+        """The absolute folder or URI of the store."""
         return self._objects.uri
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """All releases that there were when the store was opened, oldest first."""
+        """All releases that existed when the store was opened, oldest first."""
         return self._releases.rows
 
     @property
@@ -83,30 +83,30 @@ class ReleaseReader:
 
     @property
     def failures(self) -> pl.LazyFrame:
-        """The failures that the release knows: source, feature, uid, uri, stage, type, message and more."""
+        """The failures recorded in the release: source, feature, uid, uri, stage, type, message and more."""
         return self.table("failures")
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Names that ``table`` takes: the features, then the release's other tables."""
+        """The names that ``table`` accepts: the features, then the release's other tables."""
         first = ("items", "narrations", "labels", "failures")
         others: list[str] = [name for name in first if name in self.release.tables]
         others += sorted({*self.release.tables, "releases"} - {*others})
         return tuple(dict.fromkeys([*self.release.features, *others]))
 
     def table(self, name: str) -> pl.LazyFrame:
-        """A table of the release, over exactly the files that the release names.
+        """Return a table of the release, over exactly the files that the release names.
 
         Args:
-            name: of a feature, or ``items``, ``narrations``, ``labels``, ``failures``, ``contents``, ``parts`` or
-                ``releases``. A feature goes before a table of the same name.
+            name: the name of a feature, or ``items``, ``narrations``, ``labels``, ``failures``, ``contents``, ``parts``
+                or ``releases``. A feature takes precedence over a table of the same name.
 
         Returns:
-            For a feature: row_id, uid, start_s, end_s, frame, item_digest and one ``list<float32>`` column for each
-            output. ``collect()`` gives a polars DataFrame.
+            A lazy frame; for a feature: row_id, uid, start_s, end_s, frame, item_digest and one ``list<float32>``
+            column per output. ``collect()`` returns a polars DataFrame.
 
         Raises:
-            UnknownNameError: naming the tables that there are.
+            UnknownNameError: there is no such table; the message lists the tables.
         """
         import polars as pl
 
@@ -130,14 +130,14 @@ class ReleaseReader:
         return f"{found}{nearest(str(name), self.tables)}"
 
     def items_with(self, *, uid: str | None = None, numbers: Collection[int] = ()) -> pl.DataFrame:
-        """The items of a uid (one a source), or those of these numbers."""
+        """Return the items with a uid (one per source), or those with these numbers."""
         import polars as pl
 
         wanted = pl.col("uid") == uid if uid is not None else pl.col("item_no").is_in(list(numbers))
         return self.collected(self._items.filter(wanted))
 
     def rows_of(self, feature: str, item_no: int, output: str) -> pl.DataFrame:
-        """An item's rows: row_id, start_s, end_s and one output, by row_id."""
+        """Return an item's rows: row_id, start_s, end_s and one output, ordered by row_id."""
         import polars as pl
 
         first = item_no << ORDINAL_BITS
@@ -146,7 +146,7 @@ class ReleaseReader:
         return self.collected(rows).sort("row_id")
 
     def times_of(self, feature: str, items: Collection[int]) -> pl.DataFrame:
-        """row_id, start_s, end_s and frame of the rows of all parts that hold some items."""
+        """Return row_id, start_s, end_s and frame of the rows of all parts that contain any of the items."""
         import polars as pl
 
         parts = self._parts_with(feature, items)
@@ -156,11 +156,11 @@ class ReleaseReader:
         return pl.concat([self._times_of(feature, part) for part in parts])
 
     def table_rows(self, table: str, schema: pa.Schema) -> pl.LazyFrame:
-        """All rows of one of the release's tables."""
+        """Return all rows of one of the release's tables."""
         return self._scan(self._files(table), schema)
 
     def row_times(self, feature: str, rows: Collection[int]) -> dict[int, RowTimes]:
-        """start_s, end_s and frame of rows by their ids; those that are not there are left out."""
+        """Return start_s, end_s and frame of rows by their ids; unknown ids are omitted."""
         import polars as pl
 
         times = self.times_of(feature, {row >> ORDINAL_BITS for row in rows})
@@ -168,7 +168,7 @@ class ReleaseReader:
         return {row_id: (start_s, end_s, frame) for row_id, start_s, end_s, frame in found.rows()}
 
     def _times_of(self, feature: str, part: str) -> pl.DataFrame:
-        """row_id, start_s, end_s and frame of a part's rows; those asked for last are kept."""
+        """Return row_id, start_s, end_s and frame of a part's rows; recent results are cached."""
         entry = self.release.features[feature]
         key = f"{entry.table}/{part}"
         times = self._times.pop(key, None)
@@ -176,7 +176,7 @@ class ReleaseReader:
             rows = self._scan_parts(entry, [part])
             times = self.collected(rows.select("row_id", "start_s", "end_s", "frame"))
         self._times[key] = times
-        # Copies, as other threads may ask the same store.
+        # Copy the dictionary: other threads may use the same store.
         for oldest in list(self._times)[:-1]:
             if sum(kept.height for kept in list(self._times.values())) <= _KEPT_TIMES:
                 break
@@ -185,7 +185,7 @@ class ReleaseReader:
 
     @cached_property
     def _times(self) -> dict[str, pl.DataFrame]:
-        """Times by part, the longest unused first."""
+        """The times by part, the least recently used first."""
         return {}
 
     @property
@@ -194,7 +194,7 @@ class ReleaseReader:
         return self._objects
 
     def narration_rows(self, rows: Collection[int]) -> list[tuple[int, float | None, float | None, str]]:
-        """row_id, start_s, end_s and text of narrations by their row ids."""
+        """Return row_id, start_s, end_s and text of narrations by their row ids."""
         import polars as pl
 
         if "narrations" not in self.release.tables:
@@ -206,13 +206,13 @@ class ReleaseReader:
         return self.collected(found).rows()
 
     def texts(self, rows: Collection[int]) -> dict[int, str]:
-        """The texts, as given, that rows stand for by their ids; none for rows of other things than texts."""
+        """Return the texts of rows by their ids; none for rows that are not texts."""
         return {row_id: text for row_id, _, _, text in self.narration_rows(rows)}
 
     def labels(self, uids: Collection[str]) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
-        """Labels of whole items by (source, uid): given ones, then predicted ones, the most probable first.
+        """Return the labels of whole items by (source, uid): given ones, then predicted ones by descending confidence.
 
-        Where a source holds records, all files of labels are read: no other table knows the ids of its records.
+        For a source of records all label files are read: no other table knows the ids of its records.
         """
         import polars as pl
 
@@ -226,14 +226,14 @@ class ReleaseReader:
     def item_labels(
         self, numbers: Collection[int], uids: Collection[str]
     ) -> dict[tuple[str, str], tuple[ItemLabel, ...]]:
-        """``labels`` of items, by their numbers and uids; of the predicted ones only the items' own files are read."""
+        """Return ``labels`` of items by numbers and uids; of predicted labels only the items' own files are read."""
         import polars as pl
 
         if "labels" not in self.release.tables:
             return {}
         predicted = self._predicted.filter(pl.col("item_no").is_in(list(numbers)))["path"].unique().to_list()
         wanted = set(predicted)
-        # Given labels of items are one file of rows; the other files are records' labels, one a part.
+        # Given labels of items are in one file; the other files are labels of records, one per part.
         files = [path for path in self._files("labels") if path in wanted or path.startswith("labels/rows-")]
         return self._labels_in(files, uids)
 
@@ -253,7 +253,7 @@ class ReleaseReader:
 
     @cached_property
     def _predicted(self) -> pl.DataFrame:
-        """Which files of predicted labels are whose: path, item_no."""
+        """Return the files of predicted labels with their items: path, item_no."""
         import polars as pl
 
         if not self.release.heads:
@@ -263,10 +263,10 @@ class ReleaseReader:
         return tag_files(self._objects, self.release)
 
     def collected(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        """The frame, read.
+        """Return the frame, read.
 
         Raises:
-            StoreError: when a file is missing or damaged.
+            StoreError: a file is missing or damaged.
         """
         import polars as pl
 
@@ -278,7 +278,7 @@ class ReleaseReader:
             raise self._gone(told) from None
 
     def _gone(self, error: StoreError) -> StoreError:
-        """The error to raise for files that are not there: why they are gone, where that can be told."""
+        """Return the error to raise for missing files, with the reason if it can be determined."""
         root = self._objects.root
         if root is not None and not root.exists():
             return StoreError(f"There is no store at {self.uri} any more; it was moved or deleted since it was opened.")
@@ -294,11 +294,11 @@ class ReleaseReader:
         )
 
     def _parts_of(self, feature: str, numbers: Collection[int]) -> pl.LazyFrame:
-        """The rows of the parts that hold these items."""
+        """Return the rows of the parts that contain these items."""
         return self._scan_parts(self.release.features[feature], self._parts_with(feature, numbers))
 
     def _parts_with(self, feature: str, numbers: Collection[int]) -> list[str]:
-        """Names of the parts that hold these items."""
+        """Return the names of the parts that contain these items."""
         import polars as pl
 
         mine = (pl.col("feature") == feature) & pl.col("item_no").is_in(list(numbers)) & (pl.col("rows") > 0)
@@ -321,7 +321,7 @@ class ReleaseReader:
         return self._kept(self.items)
 
     def _kept(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        """A table that every query asks: read once where it is short."""
+        """Return a table that every query uses; short ones are read once."""
         import polars as pl
 
         rows = self.collected(table.select(pl.len())).item()
@@ -331,7 +331,7 @@ class ReleaseReader:
         return [f"{table}/{name}" for name in self._parts_at(table, self.release.tables[table])]
 
     def _parts_at(self, table: str, version: int) -> list[str]:
-        """A table's files at a version. A version never changes, so its log is read once: half a query's time else."""
+        """Return the files of a table version; cached, since a version never changes and reading its log is slow."""
         if (table, version) not in self._listed:
             try:
                 self._listed[table, version] = table_files(self._objects, table, version)
@@ -341,7 +341,7 @@ class ReleaseReader:
 
     @cached_property
     def _listed(self) -> dict[tuple[str, int], list[str]]:
-        """Files by table and version, of those asked for."""
+        """The requested files by table and version."""
         return {}
 
     def _scan(self, files: Sequence[str], schema: pa.Schema) -> pl.LazyFrame:

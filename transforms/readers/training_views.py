@@ -1,4 +1,4 @@
-"""Views of a store for PyTorch and TensorFlow; each framework is imported by the function that needs it."""
+"""Views of a store for PyTorch and TensorFlow; each framework is imported only by the function that needs it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cliploom.transforms.readers.windows import ClipWindows
 
 
 class Indexed(Protocol):
-    """What both views take: numbered examples, such as ``Pairs`` or ``Moments``."""
+    """The interface that both views require: numbered examples, such as ``Pairs`` or ``Moments``."""
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         ...
 
     def __getitem__(self, index: int) -> Any:
-        """One example, of arrays."""
+        """Return one example, of arrays."""
         ...
 
 
 class Moments:
-    """The mean of the features of each of some moments (uid, t1, t2): ``moments[i]`` is float32 [D]."""
+    """Mean features of given moments (uid, t1, t2): ``moments[i]`` is float32 [D]."""
 
     def __init__(self, windows: ClipWindows, moments: Sequence[tuple[str, float, float]]) -> None:
         self._windows = windows
@@ -35,23 +35,23 @@ class Moments:
         self._times = np.array([[t1, t2] for _, t1, t2 in moments], np.float64).reshape(-1, 2)
 
     def __len__(self) -> int:
-        """Number of moments."""
+        """Return the number of moments."""
         return len(self._uids)
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
-        """The mean of one moment's rows.
+        """Return the mean of one moment's rows.
 
         Raises:
-            IndexError: beyond the last one.
+            IndexError: ``index`` is beyond the last moment.
         """
         t1, t2 = self._times[index].tolist()
         return self._windows.mean(str(self._uids[index]), t1, t2)
 
     def __getitems__(self, indices: Sequence[int]) -> list[NDArray[np.float32]]:
-        """The means of several moments, as PyTorch asks for a batch.
+        """Return the means of several moments, the protocol by which PyTorch requests a batch.
 
         Raises:
-            IndexError: beyond the last one.
+            IndexError: an index is beyond the last moment.
         """
         chosen = np.asarray(indices, np.int64)
         moments = zip(self._uids[chosen].tolist(), self._times[chosen].tolist(), strict=True)
@@ -59,10 +59,10 @@ class Moments:
 
 
 def torch_dataset(examples: Indexed) -> Any:
-    """A ``torch.utils.data.Dataset`` for ``DataLoader``, whose workers may be forked or spawned.
+    """Return a ``torch.utils.data.Dataset`` for ``DataLoader``, whose workers may be forked or spawned.
 
     Raises:
-        MissingExtraError: when PyTorch is not installed.
+        MissingExtraError: PyTorch is not installed.
     """
     try:
         from torch.utils.data import Subset
@@ -72,16 +72,16 @@ def torch_dataset(examples: Indexed) -> Any:
 
 
 def tf_dataset(pairs: Pairs, batch: int, *, shuffle: bool = True, seed: int = 0) -> Any:
-    """A ``tf.data.Dataset`` of batches (features float32 [B, ...], embeddings float32 [B, E]).
+    """Return a ``tf.data.Dataset`` of batches (features float32 [B, ...], embeddings float32 [B, E]).
 
     Args:
-        pairs: one split.
-        batch: pairs in a batch; the last one may be smaller.
-        shuffle: in another order in each pass.
-        seed: of the orders.
+        pairs: the pairs of one split.
+        batch: the number of pairs per batch; the last batch may be smaller.
+        shuffle: whether each pass has another order.
+        seed: the seed of the orders.
 
     Raises:
-        MissingExtraError: when TensorFlow is not installed.
+        MissingExtraError: TensorFlow is not installed.
     """
     try:
         import tensorflow as tf

@@ -1,9 +1,9 @@
-"""Clip features by time: ``windows[uid, t1, t2]``, read at random and quickly, also in data-loading workers.
+"""Clip features by time: ``windows[uid, t1, t2]`` with fast random access, also in data-loading workers.
 
-An object holds only where each video's rows are, so it is cheap to send to a worker; files are opened by each process
-for itself when first asked. Where the release has an HDF5 export of the feature, its contiguous datasets are mapped
-into memory and a window costs one copy of its bytes. Otherwise row groups of the Parquet parts are read and the
-last ones kept, which suits readers that stay with a video for a while.
+An object only has the positions of each video's rows, so it is cheap to send to a worker; each process opens files
+itself on first use. If the release has an HDF5 export of the feature, its contiguous datasets are memory-mapped and a
+window costs one copy of its bytes. Otherwise row groups of the Parquet parts are read and recent ones cached, which
+suits readers that stay with a video for a while.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_OPEN_PARTS = 32
 
 @dataclass(frozen=True, slots=True)
 class _Mapped:
-    """A contiguous dataset: file, byte of its first value, rows."""
+    """A contiguous dataset: file, offset of its first value, number of rows."""
 
     file: int
     offset: int
@@ -45,38 +45,38 @@ class _Mapped:
 
 @dataclass(frozen=True, slots=True)
 class _InParts:
-    """Rows in Parquet parts, (part, first row, rows) each; ``planned`` rows had none failed."""
+    """Rows in Parquet parts, (part, first row, rows) each; ``planned`` is the number of rows if none had failed."""
 
     places: tuple[tuple[str, int, int], ...]
     planned: int
 
 
 class ClipWindows:
-    """Features of a stretch of a video.
+    """The feature rows of time ranges of videos.
 
-    ``windows[uid, t1, t2]`` is float32 [n, D]: the rows that answer to the seconds [t1, t2], at least one (see
-    ``time_to_index``); none when they could not be computed. Threads and processes, forked or spawned, may share one.
+    ``windows[uid, t1, t2]`` is float32 [n, D]: the rows of the seconds [t1, t2], at least one (see ``time_to_index``);
+    empty if they could not be computed. Threads and processes, forked or spawned, may share one object.
 
     Attributes:
-        rate: rows a second.
-        dim: D.
+        rate: the number of rows per second.
+        dim: the length D of a row.
     """
 
     def __init__(
         self, store: str, feature: str, release: int | None = None, *, output: str | None = None, hdf5: bool = True
     ) -> None:
-        """Read where each video's rows are.
+        """Read the positions of each video's rows.
 
         Args:
-            store: folder or URI.
-            feature: name of a feature whose rows lie on a grid of time.
-            release: number; the newest by default.
-            output: may be left out when the feature has one.
-            hdf5: use an HDF5 export of the feature where the release has one.
+            store: the folder or URI of the store.
+            feature: the name of a feature whose rows are evenly spaced in time.
+            release: the number of the release; the newest by default.
+            output: the output; optional if the feature has only one.
+            hdf5: whether to use an HDF5 export of the feature if there is one.
 
         Raises:
-            SpecError: for an unknown feature or output, or one without a rate.
-            StoreError: when the store has no such release or is damaged.
+            SpecError: the feature or output is unknown, or has no rate.
+            StoreError: the store has no such release or is damaged.
         """
         self._objects = ObjectStore(store)
         found = read_releases(self._objects).get(release)
@@ -87,7 +87,7 @@ class ClipWindows:
         self.rate = rows_per_second(entry.recipe)
         if not self.rate:
             raise SpecError(
-                f"The rows of feature {feature!r} do not lie on a grid of time; ClipWindows needs windows with fps, "
+                f"The rows of feature {feature!r} are not evenly spaced in time; ClipWindows needs windows with fps, "
                 "'every', or precomputed features."
             )
         self._table = entry.table
@@ -115,7 +115,7 @@ class ClipWindows:
             yield item.uid, _InParts(item.places, item.planned)
 
     def _map(self, export: ExportEntry) -> None:
-        """Take the places of whole videos from the HDF5 parts; those that lost rows stay with Parquet and its ids."""
+        """Map whole videos of the HDF5 parts; those that lost rows stay with Parquet and its ids."""
         for entry in export.files:
             if not entry.path.rsplit("/", 1)[-1].startswith("part-"):
                 continue
@@ -135,35 +135,35 @@ class ClipWindows:
                 raise StoreError(f"{entry.path} is missing or damaged ({error}); see `cliploom verify`.") from None
 
     def __repr__(self) -> str:
-        """As it would be opened, with what is in it."""
+        """Return the call that opens it, with its content."""
         return f"ClipWindows({self._place_text}, videos={len(self)}, dim={self.dim}, rate={self.rate:g})"
 
     def __len__(self) -> int:
-        """Number of videos."""
+        """Return the number of videos."""
         return len(self._places)
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._places
 
     def uids(self) -> list[str]:
-        """All videos that have features."""
+        """Return all videos that have features."""
         return sorted(self._places)
 
     def length(self, uid: str) -> int:
-        """Rows of a video, those that could not be computed among them.
+        """Return the number of rows of a video, including those that could not be computed.
 
         Raises:
-            KeyError: for a video without features.
+            KeyError: the video has no features.
         """
         place = self._place(uid)
         return place.rows if isinstance(place, _Mapped) else place.planned
 
     def __getitem__(self, key: tuple[str, float, float]) -> NDArray[np.float32]:
-        """Rows for the seconds [t1, t2] of a video.
+        """Return the rows for the seconds [t1, t2] of a video.
 
         Raises:
-            KeyError: for a video without features.
-            ValueError: when the stretch ends before it or the video starts.
+            KeyError: the video has no features.
+            ValueError: the range ends before it or the video starts.
         """
         uid, t1, t2 = key
         place = self._place(uid)
@@ -174,11 +174,11 @@ class ClipWindows:
         return self._from_parts(place, first, end)
 
     def mean(self, uid: str, t1: float, t2: float) -> NDArray[np.float32]:
-        """Mean of these rows, float32 [D].
+        """Return the mean of these rows, float32 [D].
 
         Raises:
-            KeyError: for a video without features.
-            ValueError: as for ``[uid, t1, t2]``, and when none of the rows could be computed.
+            KeyError: the video has no features.
+            ValueError: as for ``[uid, t1, t2]``, or none of the rows could be computed.
         """
         place = self._place(uid)
         if isinstance(place, _Mapped):
@@ -201,14 +201,14 @@ class ClipWindows:
         found = self._maps.get(place.file)
         if found is None:
             path = kept_copy(self._objects, self._files[place.file])
-            # A plain view of the mapping: slices of np.memmap itself cost several times as much.
+            # A plain view of the mapping: slices of np.memmap itself are several times slower.
             found = self._maps[place.file] = np.asarray(np.memmap(path, np.uint8, "r")).view(np.ndarray)
         end = place.offset + 4 * place.rows * self.dim
         return found[place.offset : end].view(np.float32).reshape(place.rows, self.dim)
 
     def _from_parts(self, place: _InParts, first: int, end: int) -> NDArray[np.float32]:
         if self._process != os.getpid():
-            # A forked worker must not read on from its parent's open files.
+            # A forked worker must not use its parent's open files.
             self._open()
         whole = place.planned == sum(rows for _, _, rows in place.places)
         found, at = [], 0
@@ -256,7 +256,7 @@ def _output(entry: FeatureEntry, feature: str, output: str | None) -> str:
 
 
 def _hdf5_export(release: Release, feature: str, output: str) -> ExportEntry | None:
-    """An export of this feature and output, if the release has one."""
+    """Return an export of this feature and output, if the release has one."""
     declared = release.spec.get("exports") or {}
     for name, entry in release.exports.items():
         wanted = declared.get(name, {}).get("output")

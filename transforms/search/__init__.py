@@ -1,1 +1,1 @@
-"""Queries to hits, over the indexes of a release."""
+"""Search: from a query to hits, over the indexes of a release."""

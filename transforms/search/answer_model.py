@@ -1,4 +1,4 @@
-"""The model of an answer to a query: hits, their moments, and what is known of all of them."""
+"""Data models of search results: hits, their moments, and facts about the whole result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Fit = Literal["good", "weak", "none"]
 
 @dataclass(frozen=True)
 class Moment:
-    """A stretch of an item that answers a query.
+    """A stretch of an item that matches a query.
 
     Attributes:
         start_s, end_s: seconds from the item's start; stretches of one hit do not overlap.
-        best_s: start of the best row.
-        score: of the best row.
-        row_id: of the best row.
-        text: of the best row, where rows are sentences.
+        best_s: the start of the best row, in seconds.
+        score: the score of the best row.
+        row_id: the id of the best row.
+        text: the text of the best row, if rows are sentences.
     """
 
     start_s: float
@@ -33,20 +33,21 @@ class Moment:
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that answers a query, with its best moment.
+    """An item that matches a query, with its best moment.
 
     Attributes:
-        index: whose list put it highest.
-        score: larger is better: the ranker's score, or that of reciprocal rank fusion when several indexes were asked.
-        start_s, end_s: the best row's stretch, seconds from the item's start.
-        frame: index in the file of the best row's (first) frame.
-        metadata: further columns of the table that listed the item.
-        release: that answered.
-        text: of the row, where rows are sentences.
-        labels: of the item, given ones first, then those that trained heads predict, the most probable first.
-        row_id: of the best row.
-        fit: calibrated score, 0 to 1; None where the index has no calibration.
-        moments: the item's best stretches, best first, as many as were asked for.
+        index: the index that ranked it highest.
+        score: larger is better: the ranker's score, or the reciprocal rank fusion score if several indexes were
+            searched.
+        start_s, end_s: the time range of the best row, in seconds from the item's start.
+        frame: the index in the file of the (first) frame of the best row.
+        metadata: the other columns of the table that listed the item.
+        release: the number of the release that was searched.
+        text: the text of the row, if rows are sentences.
+        labels: the labels of the item: given ones first, then predictions of heads, the most probable first.
+        row_id: the id of the best row.
+        fit: the calibrated score, 0 to 1; None if the index is not calibrated.
+        moments: the item's best stretches, best first, as many as were requested.
     """
 
     index: str
@@ -66,7 +67,7 @@ class Hit:
     moments: tuple[Moment, ...] = ()
 
     def __repr__(self) -> str:
-        """The item, its score and its best moment; ``to_dict()`` has everything."""
+        """Return the item, its score and its best moment; ``to_dict()`` has everything."""
         shown = [repr(self.uid), f"score={self.score:.3f}"]
         if self.fit is not None:
             shown.append(f"fit={self.fit:.2f}")
@@ -82,8 +83,8 @@ class Hit:
         return f"Hit({', '.join(shown)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with stable keys."""
-        # Not asdict: its deep copies took a fifth of a query by a vector (python -m benchmarks serve, 200,000 rows).
+        """Return plain values for JSON, with stable keys."""
+        # asdict makes deep copies, which took a fifth of a vector query (python -m benchmarks serve, 200,000 rows).
         copied = {"metadata": dict(self.metadata)}
         nested = {name: tuple(dict(vars(each)) for each in getattr(self, name)) for name in ("labels", "moments")}
         return vars(self) | copied | nested
@@ -91,16 +92,16 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a store answers to a query.
+    """The result of a query.
 
     Attributes:
-        release: that answered.
-        hits: one page of them, best first.
-        total: number of items that the query could give, without those that the filters leave out; None if unknown.
-        fit: how well the best hit fits; None where the indexes have no calibration.
-        message: one sentence for the user, such as that nothing fits; empty when there is nothing to say.
-        facets: for each facet its (value, count) pairs, the most frequent first.
-        took_s: seconds that the answer took.
+        release: the number of the release that was searched.
+        hits: one page of hits, best first.
+        total: the number of items that match the filters; None if unknown.
+        fit: how well the best hit fits; None if the indexes are not calibrated.
+        message: one sentence for the user, such as that nothing fits; usually empty.
+        facets: the (value, count) pairs of each facet, the most frequent first.
+        took_s: the duration of the search, in seconds.
     """
 
     release: int
@@ -112,10 +113,10 @@ class Answer:
     took_s: float = 0.0
 
     def __repr__(self) -> str:
-        """How many hits there are and how well they fit; the hits themselves are ``hits``."""
+        """Return the number of hits and how well they fit; ``hits`` has the hits themselves."""
         shown = [f"release={self.release}", f"hits={len(self.hits)}", f"total={self.total}", f"fit={self.fit!r}"]
         return f"Answer({', '.join(shown + ([f'message={self.message!r}'] if self.message else []))})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with stable keys."""
+        """Return plain values for JSON, with stable keys."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The vectors of a query, for each index that can be asked by it."""
+"""The vectors of a query, for each index that supports it."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ _FEW_UIDS = 20
 
 @dataclass(frozen=True)
 class AskedIndex:
-    """What one index is asked.
+    """The query to one index.
 
     Attributes:
         queries: float32 [rows, dim].
-        skips: numbers of the items that the query names; they are not among the hits.
+        skips: the numbers of items that the query names; they are excluded from the hits.
     """
 
     queries: NDArray[np.float32]
     skips: frozenset[int] = field(default_factory=frozenset)
 
     def without_skips(self) -> AskedIndex:
-        """The same question, which may find the items that the query names."""
+        """Return the same query without excluded items."""
         return replace(self, skips=frozenset())
 
 
 class QueryReader(IndexReader):
-    """A store at one release that makes vectors of queries.
+    """A store at one release that computes vectors of queries.
 
     Attributes:
-        opens_files: whether a query may name files and addresses. A server sets it to False.
+        opens_files: whether a query may name files and URLs; a server sets it to False.
     """
 
     opens_files = True
 
     def like_part(self, name: str, weight: float = 1.0, *, negative: bool = False) -> QueryPart:
-        """The part of a query that a name means: a file, an address, or a uid, with or without a moment.
+        """Return the query part for a name: a file, a URL, or a uid, with or without a moment.
 
-        A local file goes before an item, and an item before what looks like an address.
+        Local files take precedence over items, and items over URLs.
 
         Raises:
-            SpecError: when it is none of these.
+            SpecError: the name is none of these.
         """
         from cliploom.transforms.search.query import Like, parse_moment, split_moment
 
         if not isinstance(name, str) or not name.strip():
-            raise SpecError(f"The like to search for is empty ({name!r}); give a few words, a file or a uid.")
+            raise SpecError(f"The value of like is empty ({name!r}); give a file, a URL or a uid.")
         candidates = [Like(name)]
         before, at, after = name.rpartition("@")
         if at and "://" in before and parse_moment(after) is not None:
@@ -84,13 +84,13 @@ class QueryReader(IndexReader):
         raise UnknownNameError(self._unknown(candidates[-1].name))
 
     def _local(self, name: str) -> bool:
-        """Whether a name is that of a local file that a query may open."""
+        """Return whether a name is that of a local file that queries may open."""
         from cliploom.transforms.search.query import local_file
 
         return self.opens_files and local_file(name.removeprefix("file://")) is not None
 
     def _asked(self, parts: Sequence[QueryPart], names: list[str], *, explicit: bool) -> dict[str, AskedIndex]:
-        """What each index is asked; only indexes that every part can ask."""
+        """Return the query for each index that supports all parts."""
         if len(parts) == 1:
             found, skips = self._part_vectors(parts[0], names, explicit=explicit)
             return {name: AskedIndex(rows, skips.get(name, frozenset())) for name, rows in found.items()}
@@ -101,7 +101,7 @@ class QueryReader(IndexReader):
                 f"{part.kind} {_named(part)!r}: {', '.join(found)}"
                 for part, (found, _) in zip(parts, by_part, strict=True)
             )
-            raise SpecError(f"No index can be asked by all parts of the query ({asked}); leave a part out.")
+            raise SpecError(f"No index supports all parts of the query ({asked}); remove a part.")
         mixed = {}
         for name in shared:
             metric = self.release.indexes[name].metric
@@ -113,7 +113,7 @@ class QueryReader(IndexReader):
     def _part_vectors(
         self, part: QueryPart, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, frozenset[int]]]:
-        """Query vectors by index, and by index the items that are left out of the hits."""
+        """Return the query vectors by index, and the items to exclude from the hits by index."""
         from cliploom.transforms.search.query import Like
 
         if part.kind == "text":
@@ -129,7 +129,7 @@ class QueryReader(IndexReader):
         from cliploom.transforms.inputs.addresses import shown
 
         if part.kind in ("file", "url") and not self.opens_files:
-            raise SpecError("This store opens no files and addresses; give a uid, or the bytes of the file.")
+            raise SpecError("Queries to this store cannot name files or URLs; give a uid, or the bytes of the file.")
         with media_file(part) as path:
             if path is None:
                 raise UnknownNameError(self._unknown(str(part.value)))
@@ -137,14 +137,14 @@ class QueryReader(IndexReader):
             return self._by_file(path, part.at_s, name, names, explicit=explicit), {}
 
     def text_vector(self, model: str, text: str) -> NDArray[np.float32]:
-        """The vector of a text in the space that a model's text tower writes into, float32 [1, dim]."""
+        """Return the vector of a text in the space of a model's text tower, float32 [1, dim]."""
         from cliploom.transforms.search.query import check_text, text_vectors
 
         check_text(text)
         return text_vectors(self._text_tower(model), text)
 
     def _text_tower(self, model: str) -> Callable[[list[str]], NDArray[np.float32]]:
-        """A model's text tower, kept open as long as the store: the process keeps only models that somebody holds."""
+        """Return a model's text tower, open as long as the store: models without references are closed."""
         if model not in self._towers:
             from cliploom.transforms.encoders.registry import load_text_tower
             from cliploom.transforms.work.models import local_model
@@ -158,7 +158,7 @@ class QueryReader(IndexReader):
 
     @cached_property
     def _encoders(self) -> dict[str, Encoder]:
-        """Encoders that files were searched by with, kept open as long as the store."""
+        """Encoders that were used to search by files; they stay open as long as the store."""
         return {}
 
     def _by_text(self, text: str, names: list[str], *, explicit: bool) -> dict[str, NDArray[np.float32]]:
@@ -181,7 +181,7 @@ class QueryReader(IndexReader):
         try:
             rows = np.atleast_2d(np.asarray(vector, np.float32))
         except (TypeError, ValueError) as error:
-            raise SpecError(f"The vector to search for is no list of numbers ({error}).") from None
+            raise SpecError(f"The vector to search for is not a list of numbers ({error}).") from None
         if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
             raise SpecError(f"The vector to search for has the shape {list(rows.shape)} or values that are not finite.")
         widths = {name: self._feature_of(name).outputs[self.release.indexes[name].output].dim for name in names}
@@ -189,7 +189,7 @@ class QueryReader(IndexReader):
         if not able or (explicit and len(able) < len(names)):
             name = next(name for name in names if name not in able)
             raise SpecError(
-                f"The index {name!r} holds vectors of {widths[name]} numbers; the one given has {rows.shape[1]}."
+                f"The index {name!r} has vectors of {widths[name]} numbers; the given one has {rows.shape[1]}."
             )
         return dict.fromkeys(able, rows)
 
@@ -210,7 +210,7 @@ class QueryReader(IndexReader):
     def _file_rows(
         self, feature: FeatureEntry, output: str, path: Path, at_s: float | None, shown: str
     ) -> NDArray[np.float32]:
-        """A file's vectors as a feature has them; those of a head are projected from the feature that it reads."""
+        """Return the vectors of a file for a feature; for a head's feature, projected from that which it reads."""
         from cliploom.transforms.encoders.registry import load
         from cliploom.transforms.search.query import file_vectors, sampling_of
         from cliploom.transforms.work.models import local_model
@@ -226,7 +226,7 @@ class QueryReader(IndexReader):
         return open_projection(local_model(self._objects, feature.model)).apply(rows)
 
     def _repeated_until(self, feature: FeatureEntry, uid: str) -> float:
-        """An item's seconds, for a feature that drops repeats: its last row stands for all that follows; else 0."""
+        """Return an item's duration if the feature drops repeats, since its last row lasts until the end; else 0."""
         from cliploom.schemas.media import MediaFacts
 
         sample = feature.recipe.get("sample") or {}
@@ -238,7 +238,7 @@ class QueryReader(IndexReader):
     def _item_vectors(
         self, like: Like, names: list[str], *, explicit: bool
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]] | None:
-        """The vectors of an item of the store; None when no item has this uid."""
+        """Return the vectors of an item of the store; None if no item has this uid."""
         from cliploom.transforms.search.query import rows_at
         from cliploom.transforms.store.parts import arrow_to_vectors
 
@@ -269,13 +269,13 @@ class QueryReader(IndexReader):
         uids = self.collected(self.items.select("uid"))["uid"].to_list()
         same = [uid for uid in uids if uid.rpartition("/")[2] == name.rpartition("/")[2].partition(".")[0]]
         hint = f"; did you mean {same[0]!r}?" if same else nearest(name, uids)
-        # All uids of a store would be too long a list.
+        # A list of all uids would be too long.
         hint = hint if "did you mean" in hint or len(uids) <= _FEW_UIDS else "; give another."
         return f"{name!r} is neither a file nor a uid of release {self.release.release}{hint}"
 
 
 def _named(part: QueryPart) -> str:
-    """A part as messages name it."""
+    """Return a description of a query part, for messages."""
     from cliploom.transforms.inputs.addresses import shown
 
     if not isinstance(part.value, str):
@@ -285,10 +285,10 @@ def _named(part: QueryPart) -> str:
 
 @contextmanager
 def media_file(part: QueryPart) -> Iterator[Path | None]:
-    """The media of a part as a local file; None when there is none. What isn't local is fetched.
+    """Return the media of a part as a local file, downloaded if necessary; None for other parts.
 
     Raises:
-        SpecError: when it can't be fetched.
+        SpecError: the download failed.
     """
     from cliploom.transforms.search.query import query_file
 
@@ -315,4 +315,4 @@ def _download(address: str, path: Path) -> None:
     try:
         fetcher.download(path, fetcher.look())
     except ItemError as error:
-        raise SpecError(f"{shown(address)!r} can't be searched by: {error}") from None
+        raise SpecError(f"{shown(address)!r} can't be used as a query: {error}") from None

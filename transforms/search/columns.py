@@ -1,4 +1,4 @@
-"""The columns that filters, groups and facets read: of items, their labels and their metadata."""
+"""The columns available to filters, groups and facets: of items, their labels and their metadata."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ALIASES = {"labels": "label"}
 
 
 class ItemColumns:
-    """Columns of the items of a release, each read when it is first asked for.
+    """Columns of the items of a release, loaded on first use.
 
-    A column has one value for each item, or pairs of an item's place and a value where items can have several.
+    A column has one value per item, or (position, value) pairs if items can have several values.
     """
 
     def __init__(self, reader: ReleaseReader) -> None:
-        """Nothing is read yet."""
+        """Load nothing yet."""
         self._reader = reader
         self._columns: dict[str, pl.Series | pl.DataFrame] = {}
 
@@ -43,17 +43,17 @@ class ItemColumns:
 
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
-        """Numbers of all items, ascending."""
+        """The numbers of all items, ascending."""
         return self._items["item_no"].to_numpy()
 
     @property
     def uids(self) -> pl.Series:
-        """Uids of all items, in the order of ``numbers``."""
+        """The uids of all items, in the order of ``numbers``."""
         return self._items["uid"]
 
     @cached_property
     def _metadata(self) -> dict[str, list[Any]]:
-        """Values of each metadata column, in the order of the items."""
+        """The values of each metadata column, in the order of the items."""
         height, found = self._items.height, dict[str, list[Any]]()
         for place, text in enumerate(self._items["metadata"]):
             for key, value in json.loads(text or "{}").items():
@@ -62,14 +62,14 @@ class ItemColumns:
 
     @property
     def names(self) -> list[str]:
-        """Names of all columns that a filter can read."""
+        """The names of all columns that a filter can use."""
         return list(dict.fromkeys([*ITEM_COLUMNS, *ROW_COLUMNS, *self._metadata]))
 
     def resolve(self, name: str, use: str = "filter by") -> str:
-        """The column that a name means; the case of letters does not matter where only one column fits.
+        """Return the full name of a column; letter case is ignored unless it is ambiguous.
 
         Raises:
-            SpecError: naming the nearest columns.
+            SpecError: no column fits; the message names the nearest ones.
         """
         known = self.names
         name = _ALIASES.get(name.lower(), name)
@@ -81,13 +81,13 @@ class ItemColumns:
         raise UnknownNameError(f"There is no column {name!r} to {use}{nearest(name, known)}")
 
     def column(self, name: str) -> pl.Series | pl.DataFrame:
-        """A column by its resolved name: values in the order of ``numbers``, or pairs (place, value)."""
+        """Return a column by its full name: values in the order of ``numbers``, or (position, value) pairs."""
         if name not in self._columns:
             self._columns[name] = self._read(name)
         return self._columns[name]
 
     def values_of(self, name: str, numbers: Sequence[int]) -> list[list[Any]]:
-        """The values of some items, none for an item without one."""
+        """Return the values of one column for some items; empty for an item without a value."""
         column = self.column(name)
         places = np.searchsorted(self.numbers, np.array(numbers, np.int64))
         if isinstance(column, pl.Series):
@@ -114,7 +114,7 @@ class ItemColumns:
         return pl.DataFrame([places, _series([value for _, value in pairs]).alias("value")])
 
     def _labels(self) -> pl.DataFrame:
-        """Labels of items, given and predicted, also those of a stretch: the name, or the number where it has none."""
+        """Return all labels of items, given and predicted, also those of segments: the name, or else the number."""
         empty = pl.DataFrame(schema={"place": pl.Int64, "value": pl.String})
         if "labels" not in self._reader.release.tables:
             return empty
@@ -132,12 +132,12 @@ class ItemColumns:
 
 
 def _plain(value: Any) -> Any:
-    """A value that a filter can compare: of pairs such as [3, 'cat'] the last."""
+    """Return a value that a filter can compare: the last element of pairs such as [3, 'cat']."""
     return value[-1] if isinstance(value, list) and value else value
 
 
 def _series(values: list[Any]) -> pl.Series:
-    """Numbers and truth values as they are; everything else, also a mixture, as strings. What is not finite is null."""
+    """Return numbers and booleans unchanged, everything else as strings; NaN and infinity become null."""
     values = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
     there = [value for value in values if value is not None]
     if there and all(isinstance(value, bool) for value in there):

@@ -1,4 +1,4 @@
-"""Filters of a query as the rows that it may find."""
+"""Converts the filters of a query to the rows that may be found."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
     from cliploom.transforms.index.opened import OpenShard
     from cliploom.transforms.readers.release_tables import ReleaseReader
 
-# All uids of a store would be too long a list.
+# A list of all uids would be too long.
 _FEW_UIDS = 20
-# What a comparison gives of each item or row: true, false, or null for what has no value.
+# The result of a comparison for each item or row: true, false, or null for missing values.
 Compare = Callable[[Comparison], pl.Series]
 
 
 class Filter:
-    """What a query's filters keep of a release.
+    """The items and rows of a release that pass a query's filters.
 
     Attributes:
         items: numbers of the items that may be found, int64, ascending.
-        needs_rows: whether rows of one item differ.
+        needs_rows: whether the filter distinguishes rows of one item.
     """
 
     def __init__(self, reader: ReleaseReader, columns: ItemColumns, where: str | None, in_uid: str | None) -> None:
-        """Find the items; rows are looked at when an index is asked.
+        """Find the items; rows are determined when an index is searched.
 
         Args:
-            reader: of the release.
-            columns: of its items.
-            where: expression that items or rows must fulfil.
-            in_uid: only this item.
+            reader: the reader of the release.
+            columns: the columns of its items.
+            where: the expression that items or rows must satisfy.
+            in_uid: the uid of the only item to search, if any.
 
         Raises:
-            SpecError: for an expression that can't be read, a column that there is not, or a uid that there is not.
+            SpecError: the expression is invalid, or names an unknown column or uid.
         """
         self._reader = reader
         self._columns = columns
@@ -81,7 +81,7 @@ class Filter:
         self.needs_rows = bool(self._of_rows)
 
     def rows(self, feature: str) -> RowFilter:
-        """The rows of a feature that may be found."""
+        """Return the rows of a feature that may be found."""
         if not self.needs_rows:
             return RowFilter(self.items)
         if feature not in self._rows:
@@ -89,7 +89,7 @@ class Filter:
         return RowFilter(np.unique(self._rows[feature] >> ORDINAL_BITS), self._rows[feature])
 
     def in_shards(self, index: str, shards: Sequence[OpenShard], feature: str) -> list[KeptRows]:
-        """Of each shard of an index the rows that may be found."""
+        """Return the rows that may be found, for each shard of an index."""
         if index not in self._kept:
             self._kept[index] = kept_rows(shards, self.rows(feature))
         return self._kept[index]
@@ -127,7 +127,7 @@ class Filter:
 
 
 def evaluate(expression: Expression, compare: Compare) -> pl.Series:
-    """The truth of an expression for each item or row, null where SQL says unknown."""
+    """Return the value of an expression for each item or row, null where SQL gives unknown."""
     if isinstance(expression, Comparison):
         return compare(expression)
     if isinstance(expression, Negation):
@@ -139,10 +139,10 @@ def evaluate(expression: Expression, compare: Compare) -> pl.Series:
 
 
 def compare_values(values: pl.Series, comparison: Comparison) -> pl.Series:
-    """Compare a column's values with those of a comparison.
+    """Compare the values of a column with those of a comparison.
 
     Raises:
-        SpecError: when a column of numbers is compared with a string that is none.
+        SpecError: a numeric column is compared with a string that is not a number.
     """
     operator = comparison.operator
     if operator == "null":
@@ -163,26 +163,26 @@ def compare_values(values: pl.Series, comparison: Comparison) -> pl.Series:
 
 
 def _alike(values: pl.Series, comparison: Comparison) -> tuple[pl.Series, Sequence[Value]]:
-    """A column and the values to compare it with, of one type: strings are numbers where numbers are asked for."""
+    """Return a column and the values to compare it with in one type; strings become numbers for numeric columns."""
     wanted = comparison.values
     if values.dtype == pl.Boolean:
         truths = {"true": True, "false": False, "1": True, "0": False}
         known = [truths.get(str(value).lower()) for value in wanted]
         if any(value is None for value in known):
-            raise SpecError(f"The column {comparison.column!r} holds true and false; compare it with one of these.")
+            raise SpecError(f"The column {comparison.column!r} is true or false; compare it with one of these.")
         return values.cast(pl.Int8), [int(bool(value)) for value in known]
     if values.dtype.is_numeric():
         try:
             return values, [float(value) for value in wanted]
         except ValueError:
             strings = ", ".join(repr(value) for value in wanted if isinstance(value, str))
-            raise SpecError(f"The column {comparison.column!r} holds numbers; {strings} is none.") from None
+            raise SpecError(f"The column {comparison.column!r} has numbers; {strings} is not a number.") from None
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in wanted):
         return values.cast(pl.Float64, strict=False), [float(value) for value in wanted]
     return values, [str(value).lower() if isinstance(value, bool) else str(value) for value in wanted]
 
 
 def _pattern(like: str, *, ignore_case: bool) -> str:
-    """The regular expression of a LIKE pattern: % is anything, _ one character."""
+    """Return the regular expression of a LIKE pattern: % matches anything, _ one character."""
     parts = [{"%": ".*", "_": "."}.get(sign, re.escape(sign)) for sign in like]
     return ("(?si)" if ignore_case else "(?s)") + "^" + "".join(parts) + "$"

@@ -1,7 +1,7 @@
-"""Fits of hits: how good a hit is for its query, from 0 to 1, and whether anything in a store fits at all.
+"""Fits of hits: how well a hit matches its query, from 0 to 1, and whether anything in a store matches at all.
 
-The scales are those that were measured when the index was built (``cliploom.transforms.index.fit``); nothing else is
-read but, for words, the vectors of the known nouns.
+It uses the calibration that was measured when the index was built (``cliploom.transforms.index.fit``), and for text
+queries the vectors of known nouns.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ QueryKind = Literal["text", "rows"]
 FitWord = Literal["good", "weak", "none"]
 
 GOOD, WEAK = 0.65, 0.35
-_BYTES = 2  # of a number of the kept vectors
+_BYTES = 2  # bytes per number of the stored vectors
 
 
 @dataclass(frozen=True)
 class IndexFit:
-    """The scales of one index, ready to be asked.
+    """The calibration of one index.
 
     Attributes:
-        entry: of the release.
-        known: float32 [n, dim], unit vectors of the known nouns; empty where no text can ask.
+        entry: the index's entry in the release.
+        known: the unit vectors of the known nouns, float32 [n, dim]; empty if the index does not support text.
     """
 
     entry: FitEntry
@@ -47,9 +47,9 @@ class IndexFit:
         """Return the fit of each hit.
 
         Args:
-            kind: ``text`` for words, ``rows`` for a file or an item.
+            kind: ``text`` for a text query, ``rows`` for a file or an item.
             query: float32 [rows, dim].
-            scores: cosine of each hit's best row.
+            scores: the cosine of each hit's best row.
         """
         entry, found = self.entry, np.asarray(scores, np.float64)
         if kind == "rows":
@@ -62,10 +62,10 @@ class IndexFit:
 
 
 def open_fit(objects: ObjectStore, entry: FitEntry, dim: int) -> IndexFit:
-    """Open the scales of an index.
+    """Open the calibration of an index.
 
     Raises:
-        StoreError: when the file of vectors is missing or damaged.
+        StoreError: the file of vectors is missing or damaged.
     """
     if entry.words is None:
         return IndexFit(entry, np.empty((0, dim), np.float32))
@@ -83,13 +83,13 @@ def fits_of_items(
     queries: dict[str, NDArray[np.float32]],
     lists: dict[str, list[MediaHit]],
 ) -> dict[int, float]:
-    """Return the best fit of each item over the indexes that have scales.
+    """Return the best fit of each item over the calibrated indexes.
 
     Args:
-        fits: by index.
-        kind: of the query.
-        queries: by index, float32 [rows, dim].
-        lists: by index, ranked items.
+        fits: the calibrations by index.
+        kind: the kind of the query.
+        queries: the query rows by index, float32 [rows, dim].
+        lists: the ranked items by index.
     """
     best: dict[int, float] = {}
     for name, ranked in lists.items():
@@ -103,23 +103,23 @@ def fits_of_items(
 
 
 def with_fit(hits: Sequence[Hit], least: float) -> list[Hit]:
-    """Return the hits of at least a fit.
+    """Return the hits with at least a given fit.
 
     Raises:
-        SpecError: when ``least`` is no share, or no hit's fit is known.
+        SpecError: ``least`` is not between 0 and 1, or no hit has a fit.
     """
     if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
-        raise SpecError(f"The least fit is {least!r}; give a number from 0 to 1, such as {GOOD}.")
+        raise SpecError(f"The minimum fit is {least!r}; give a number from 0 to 1, such as {GOOD}.")
     if hits and all(hit.fit is None for hit in hits):
         raise SpecError(
-            "No fit is known for these hits: the query is a vector, or the index has no scales, which one over cosines "
-            "gets when it is next built; until then leave the least fit out."
+            "No fit is known for these hits: the query is a vector, or the index is not calibrated. One with metric "
+            "cosine is calibrated when it is built next. Remove the minimum fit until then."
         )
     return [hit for hit in hits if hit.fit is not None and hit.fit >= least]
 
 
 def fit_word(fits: Sequence[float | None]) -> FitWord | None:
-    """Return what the best fit of an answer means; None where no hit has one.
+    """Return a word for the best fit of a result; None if no hit has a fit.
 
     >>> fit_word([0.1, 0.9]), fit_word([0.4]), fit_word([0.1, None]), fit_word([None])
     ('good', 'weak', 'none', None)
@@ -132,7 +132,7 @@ def fit_word(fits: Sequence[float | None]) -> FitWord | None:
 
 
 def fit_message(word: FitWord | None, query: str) -> str:
-    """Return the sentence that an answer begins with; empty when something fits or nothing is known.
+    """Return the sentence that introduces a result; empty if something fits or nothing is known.
 
     >>> fit_message("none", "a zebra")
     "Nothing in this store fits 'a zebra'; these are the nearest."

@@ -1,4 +1,4 @@
-"""Hits: ranked items with what the tables of the release say of them."""
+"""Hits: ranked items together with the information that the tables of the release have about them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Ranked = tuple[int, float]
 
 
 class HitReader(QueryReader):
-    """A store at one release that makes hits of ranked items."""
+    """A store at one release that turns ranked items into hits."""
 
     @cached_property
     def _columns(self) -> ItemColumns:
@@ -39,7 +39,7 @@ class HitReader(QueryReader):
 
     @cached_property
     def _filters(self) -> dict[tuple[str | None, str | None], Filter]:
-        """Filters of the last queries, the longest unused first."""
+        """The filters of recent queries, the least recently used first."""
         return {}
 
     def _hits(self, merged: MergedList, page: Sequence[Ranked]) -> list[Hit]:
@@ -77,11 +77,11 @@ class HitReader(QueryReader):
 
     @cached_property
     def _opened_fits(self) -> dict[str, IndexFit]:
-        """Scales of fits by index."""
+        """The calibrations by index."""
         return {}
 
     def _fits(self, names: Iterable[str]) -> dict[str, IndexFit]:
-        """The scales of those indexes that have some."""
+        """Return the calibrations of those indexes that have one."""
         from cliploom.transforms.search.fit import open_fit
 
         for name in self.release.indexes.keys() & set(names):
@@ -99,7 +99,7 @@ class HitReader(QueryReader):
         asked: Mapping[str, AskedIndex],
         merged: MergedList,
     ) -> list[Hit]:
-        """The hits with their fits; a mixture and a vector have none."""
+        """Return the hits with their fits; mixtures and vectors have none."""
         from cliploom.transforms.search.fit import fits_of_items
 
         if len(query.parts) != 1 or query.parts[0].kind == "vector":
@@ -120,7 +120,7 @@ class HitReader(QueryReader):
         kept: Filter | None,
         most: int,
     ) -> list[Hit]:
-        """The hits with their best stretches; the index that put a hit highest comes first."""
+        """Return the hits with their best stretches; those of the index that ranked a hit highest come first."""
         stands_for = self._stands_for(asked)
         moments: dict[int, list[tuple[str, Moment]]] = {}
         for name, question in asked.items():
@@ -139,7 +139,7 @@ class HitReader(QueryReader):
     def _scored_rows(
         self, name: str, asked: AskedIndex, items: Sequence[int], kept: Filter | None
     ) -> dict[int, list[ScoredRow]]:
-        """The rows of some items with times that may be found, with their scores in an index, by item."""
+        """Return the searchable rows of some items with their times and scores in an index, by item."""
         import numpy as np
 
         from cliploom.transforms.index.kept import RowFilter, kept_rows
@@ -165,7 +165,7 @@ class HitReader(QueryReader):
         return found
 
     def _stands_for(self, asked: Iterable[str]) -> dict[int, int]:
-        """Items of narrations -> the item of media that their uid means, when both are asked: one hit shows both."""
+        """Map narration items to the media items with the same uid if both are searched; one hit shows both."""
         sources = frozenset(self._feature_of(name).source for name in asked)
         texts = {source for source in sources if self._source_kind(source) == "narrations"}
         if not texts or texts == sources:
@@ -176,7 +176,7 @@ class HitReader(QueryReader):
 
     @cached_property
     def _stand_ins(self) -> dict[frozenset[str], dict[int, int]]:
-        """What ``_stands_for`` found, by sources; a store stays at its release."""
+        """The results of ``_stands_for`` by sources; valid as long as the store stays at its release."""
         return {}
 
     def _narrated_media(self, texts: Collection[str], others: Collection[str]) -> dict[int, int]:
@@ -201,7 +201,7 @@ class HitReader(QueryReader):
         return str(declared.get("kind", "")) if isinstance(declared, dict) else ""
 
     def _first_of_each(self, column: str, ranked: Iterator[Ranked]) -> Iterator[Ranked]:
-        """The best item of each value of a column; items without a value stand for themselves."""
+        """Yield the best item of each value of a column; each item without a value forms its own group."""
         seen: set[Any] = set()
         while some := list(islice(ranked, _BATCH)):
             values = self._columns.values_of(column, [item_no for item_no, _ in some])
@@ -211,13 +211,13 @@ class HitReader(QueryReader):
                     yield entry
 
     def _counted(self, column: str, ranked: Sequence[Ranked]) -> list[tuple[Any, int]]:
-        """How many of some hits have each value of a column, the most frequent first."""
+        """Return the values of a column with the number of hits that have them, the most frequent first."""
         values = self._columns.values_of(column, [item_no for item_no, _ in ranked])
         counts = Counter(value for mine in values for value in dict.fromkeys(mine))
         return sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))
 
     def _total(self, asked: Mapping[str, AskedIndex], kept: Filter | None) -> int:
-        """Number of items with rows in the indexes that are asked, without those that are left out."""
+        """Return the number of items with rows in the searched indexes that pass the filters."""
         import numpy as np
 
         found: NDArray[np.int64] | None = None
@@ -234,7 +234,7 @@ class HitReader(QueryReader):
         return len(found) - int(np.isin(found, list(skipped)).sum())
 
     def _with_rows(self, feature: str) -> NDArray[np.int64]:
-        """Numbers of the items that have rows of a feature."""
+        """Return the numbers of the items that have rows of a feature."""
         if feature not in self._numbers:
             import polars as pl
 

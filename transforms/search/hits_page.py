@@ -1,4 +1,4 @@
-"""Hits of a search as one self-contained HTML page: thumbnails, times, scores, links to the moment in the file."""
+"""Renders search hits as one self-contained HTML page: thumbnails, times, scores, links to the moment in the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cliploom.transforms.search.searching import Hit
 
 MOST_PICTURES = 200
-"""Hits with a picture; a page of thousands of pictures would be slow to make and to open."""
+"""Maximum number of hits with a picture; thousands of pictures would make the page slow."""
 
 _WIDTH = 400
 _MOST_LABELS = 8
@@ -25,14 +25,14 @@ _MOST_LETTERS = 300
 def hits_page(
     store: ReleaseReader, hits: Sequence[Hit], query: str, message: str = "", cache: ThumbnailCache | None = None
 ) -> str:
-    """Return the page of a search.
+    """Return the HTML page of a search.
 
     Args:
-        store: that answered.
-        hits: best first.
-        query: what was asked for, as a person would say it.
-        message: what else the answer says, such as that nothing fits.
-        cache: of thumbnails; the user's by default.
+        store: the store that was searched.
+        hits: the hits, best first.
+        query: a description of the query for users.
+        message: a further sentence about the result, such as that nothing fits.
+        cache: the cache of thumbnails; the user's by default.
     """
     cache = cache or ThumbnailCache()
     best = max((abs(hit.score) for hit in hits), default=0.0) or 1.0
@@ -47,7 +47,7 @@ def hits_page(
 
 def _card(store: ReleaseReader, hit: Hit, place: int, best: float, cache: ThumbnailCache) -> str:
     data, reason, uri = _shown(store, hit, place, cache)
-    still = hit.start_s is None or hit.start_s == hit.end_s == 0  # an image has no time to show
+    still = hit.start_s is None or hit.start_s == hit.end_s == 0  # an image has no duration
     at = "" if still else clock(hit.start_s or 0.0)
     image = picture(data, reason, hit.uid, at)
     link = media_link(uri, hit.start_s)
@@ -69,7 +69,7 @@ def _card(store: ReleaseReader, hit: Hit, place: int, best: float, cache: Thumbn
 
 
 def _shown(store: ReleaseReader, hit: Hit, place: int, cache: ThumbnailCache) -> tuple[bytes | None, str, str]:
-    """The picture of a hit or the reason why there is none, and the file that its link opens."""
+    """Return the picture of a hit or the reason why there is none, and the file to link to."""
     try:
         media = find_media(store, hit.uid, hit.source)
     except CliploomError as error:
@@ -83,7 +83,7 @@ def _shown(store: ReleaseReader, hit: Hit, place: int, cache: ThumbnailCache) ->
 
 
 def _moments(hit: Hit, uri: str) -> str:
-    """Links to further moments of the item, where the search was asked for them."""
+    """Return links to further moments of the item, if the search requested them."""
     moments: Sequence[Any] = getattr(hit, "moments", ())
     chips = []
     for moment in moments:

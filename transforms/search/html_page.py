@@ -1,7 +1,7 @@
-"""The frame of a self-contained HTML page: style, escaping, pictures inside the file, plots as SVG.
+"""Building blocks of a self-contained HTML page: style, escaping, embedded pictures, plots as SVG.
 
-Pages load nothing: their policy forbids scripts and every outside resource, pictures are data URIs. All text from a
-store passes through ``escaped``.
+Pages load no resources: their content security policy forbids scripts and external resources; pictures are data URIs.
+All text from a store passes through ``escaped``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _BAR_HEIGHT, _ROW_HEIGHT, _NAMES, _PLOT = 14, 26, 190, 560
 
 
 def escaped(text: object) -> str:
-    """Return text that may stand in an element or a quoted attribute; control characters become visible.
+    """Return text that is safe in an element or a quoted attribute; control characters become visible.
 
     >>> escaped('<b title="x">')
     '&lt;b title=&quot;x&quot;&gt;'
@@ -78,12 +78,12 @@ def escaped(text: object) -> str:
 
 
 def named(text: object) -> str:
-    """Return a name from outside, such as a uid, isolated so that its writing direction changes nothing around it."""
+    """Return an untrusted name, such as a uid, isolated so that its writing direction affects nothing around it."""
     return f"<bdi>{escaped(text)}</bdi>"
 
 
 def page(title: str, body: str) -> str:
-    """Return a whole page.
+    """Return a complete page.
 
     Args:
         title: plain text.
@@ -99,10 +99,10 @@ def page(title: str, body: str) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page; a reader sees the old file or the new one, never a part.
+    """Write a page atomically.
 
     Raises:
-        SpecError: when the file can't be written.
+        SpecError: the file can't be written.
     """
     path = path.expanduser()
     try:
@@ -115,12 +115,12 @@ def write_page(path: Path, text: str) -> None:
             local.chmod(0o666 & ~mask)
     except OSError as error:
         raise SpecError(
-            f"{str(path)!r} can't be written: {error.strerror}; name a file in a folder of yours."
+            f"{str(path)!r} can't be written: {error.strerror}; choose a file in a folder that you can write to."
         ) from None
 
 
 def picture(data: bytes | None, reason: str = "", alt: str = "", at: str = "") -> str:
-    """Return a WebP picture as part of the page, or the reason why there is none."""
+    """Return a WebP picture as a data URI element, or the reason why there is none."""
     corner = f'<span class="at">{escaped(at)}</span>' if at else ""
     if data is None:
         return f'<div class="picture"><span>{escaped(reason)}</span>{corner}</div>'
@@ -129,7 +129,7 @@ def picture(data: bytes | None, reason: str = "", alt: str = "", at: str = "") -
 
 
 def media_link(uri: str, at_s: float | None = None) -> str:
-    """Return the address that opens a file at a moment; empty for objects in buckets, which no browser opens.
+    """Return the URL that opens a file at a moment; empty for objects in buckets, which browsers cannot open.
 
     >>> media_link("/clips/a b.mp4", 12.5), media_link("s3://bucket/a.mp4")
     ('file:///clips/a%20b.mp4#t=12.5', '')
@@ -147,7 +147,7 @@ def media_link(uri: str, at_s: float | None = None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a moment as players show it.
+    """Return a moment in the notation of media players.
 
     >>> clock(7.25), clock(75), clock(3725.04)
     ('0:07.25', '1:15', '1:02:05.04')
@@ -161,7 +161,7 @@ def clock(seconds: float) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return rows as a table; numbers stand to the right, empty columns are left out."""
+    """Return rows as an HTML table; numbers are right-aligned, empty columns are omitted."""
     columns = [column for column in columns if any(row.get(column) not in (None, "") for row in rows)]
     numeric = {c for c in columns if all(isinstance(row.get(c), int | float | None) for row in rows)}
 
@@ -180,8 +180,8 @@ def bars(values: Mapping[str, float], shown: Mapping[str, str]) -> str:
     """Return a plot of horizontal bars.
 
     Args:
-        values: length of each bar, by its name; not below 0.
-        shown: what is written behind each bar.
+        values: the length of each bar by name; at least 0.
+        shown: the text after each bar by name.
     """
     longest = max(values.values(), default=0.0) or 1.0
     lines = []

@@ -1,4 +1,4 @@
-"""The indexes of a release: which can be asked by what, their files, and the rows behind them."""
+"""The indexes of a release: the queries that each supports, their files, and the rows behind them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class IndexReader(ReleaseReader):
 
     @cached_property
     def _shards(self) -> dict[str, list[OpenShard]]:
-        """Index files that are open, by index."""
+        """The open index files, by index."""
         return {}
 
     def _chosen(self, index: Sequence[str] | None) -> list[str]:
@@ -33,7 +33,7 @@ class IndexReader(ReleaseReader):
             feature = next(iter(self.release.features), "FEATURE")
             raise SpecError(
                 f"Release {self.release.release} has no index to search; add one to the spec, such as indexes: "
-                f"{{{feature}: {{feature: {feature}}}}}, and run again: no feature is computed for it."
+                f"{{{feature}: {{feature: {feature}}}}}, and run again; features are not computed again for it."
             )
         if isinstance(index, str):
             index = [index]
@@ -43,10 +43,10 @@ class IndexReader(ReleaseReader):
         return list(dict.fromkeys(index)) if index else sorted(known)
 
     def indexes_for_likeness(self) -> list[str]:
-        """Return the indexes that a search by a file or item asks when none is named.
+        """Return the indexes that a search by a file or item uses by default.
 
-        An output that no text can ask (``pooled``) tells pictures apart better than one that was moved into the space
-        of sentences (``semantic``): of a feature that has indexes over both, only the first are asked.
+        An output without text support (``pooled``) distinguishes pictures better than one that was projected into the
+        space of sentences (``semantic``): of a feature with indexes over both, only the former are used.
         """
         plain = {entry.feature for name, entry in self.release.indexes.items() if not self._takes_text(name)}
         return [
@@ -56,7 +56,7 @@ class IndexReader(ReleaseReader):
         ]
 
     def asks_for_likeness(self, query: Query) -> bool:
-        """Whether a query has only files and items as parts and names no index."""
+        """Return whether a query consists only of files and items and names no index."""
         known = bool(self.release.indexes)
         return known and query.index is None and all(part.kind not in ("text", "vector") for part in query.parts)
 
@@ -74,19 +74,17 @@ class IndexReader(ReleaseReader):
         ]
         encoder = self._feature_of(name).encoder
         if could:
-            mend = f"ask the index {' or '.join(could)}"
+            fix = f"ask the index {' or '.join(could)}"
         elif outputs:
-            mend = f"add an index over {' or '.join(outputs)}"
+            fix = f"add an index over {' or '.join(outputs)}"
         else:
-            mend = "give the encoder a text_encoder, such as one of kind minilm, or search with --like"
-        return (
-            f"The index {name!r} is over {entry.output!r} of encoder {encoder!r}, whose space no text can ask; {mend}."
-        )
+            fix = "give the encoder a text_encoder, such as one of kind minilm, or search with --like"
+        return f"The index {name!r} is over {entry.output!r} of encoder {encoder!r}, without text queries; {fix}."
 
     def _table_rows(
         self, name: str, items: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Row ids and vectors of some items from the feature's table: lists keep one byte for each number."""
+        """Return the row ids and vectors of some items from the feature's table; indexes store one byte per number."""
         import polars as pl
 
         from cliploom.transforms.store.parts import arrow_to_vectors

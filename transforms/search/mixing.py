@@ -1,4 +1,4 @@
-"""One query vector of the several parts of a query."""
+"""Combines the parts of a query into one vector."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def mixture(parts: Sequence[tuple[QueryPart, NDArray[np.float32]]], metric: str) -> NDArray[np.float32]:
-    """One query of several parts, float32 [1, dim]: the weighted sum of their mean vectors, negative ones subtracted.
+    """Return one query vector, float32 [1, dim]: the weighted sum of the parts' mean vectors, negative ones subtracted.
 
-    For cosine each mean has length 1 before it is weighted. For Euclidean distance the sum is divided by the sum of
-    the weights, so that it lies among the vectors.
+    For cosine each mean is normalised before it is weighted. For Euclidean distance the sum is divided by the sum of
+    the weights, which keeps it in the range of the vectors.
 
     Raises:
-        SpecError: when the parts cancel each other out.
+        SpecError: the parts cancel each other out.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Moments: the stretches of an item that answer a query, made of the scores of its rows."""
+"""Moments: the stretches of an item that match a query, found from the scores of its rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from cliploom.transforms.search.query_model import Moment
 
-# Rows belong to a stretch down to so far between the item's median row and its best one.
+# A row belongs to a stretch if its score is above this fraction of the way from the item's median to its best score.
 LEAST_SHARE = 0.5
-# Rows follow each other when the gap between them is at most this, or half of a typical row.
+# Rows are adjacent if the gap between them is at most this, or half of a typical row.
 LEAST_GAP_S = 1e-3
 
 
@@ -29,24 +29,23 @@ class ScoredRow:
 
 
 def curve_of(rows: Sequence[ScoredRow]) -> list[tuple[float, float, float]]:
-    """(start_s, end_s, score) of each row, by time."""
+    """Return (start_s, end_s, score) of each row, ordered by time."""
     return [(row.start_s, row.end_s, row.score) for row in sorted(rows, key=_by_time)]
 
 
 def best_stretches(rows: Sequence[ScoredRow], most: int) -> list[Moment]:
-    """The stretches of an item that score best, best first.
+    """Return the stretches of an item that score best, best first.
 
-    Rows that score at least halfway between the item's median row and its best one are good. Good rows that follow
-    each other, or overlap, are one stretch, so stretches don't overlap. Where all rows score alike the whole item is
-    one stretch.
+    Rows that score at least halfway between the item's median and its best row are good. Adjacent or overlapping good
+    rows form one stretch, so stretches never overlap. If all rows score alike, the whole item is one stretch.
 
     >>> rows = [ScoredRow(n, score, n, n + 1.0) for n, score in enumerate([0.1, 0.9, 0.8, 0.1, 0.1, 0.1, 0.7])]
     >>> [(moment.start_s, moment.end_s, moment.best_s) for moment in best_stretches(rows, 2)]
     [(1, 3.0, 1), (6, 7.0, 6)]
 
     Args:
-        rows: of one item, in any order.
-        most: number of stretches.
+        rows: the rows of one item, in any order.
+        most: the maximum number of stretches.
     """
     if not rows or most < 1:
         return []
@@ -68,14 +67,14 @@ def best_stretches(rows: Sequence[ScoredRow], most: int) -> list[Moment]:
 
 
 def merge_moments(moments: Sequence[Moment], most: int) -> list[Moment]:
-    """Merge moments of several lists where they overlap.
+    """Merge overlapping moments of several lists.
 
     Args:
-        moments: of one item, best first; of those that overlap the first one gives the best row.
-        most: number of moments.
+        moments: the moments of one item, best first; of overlapping ones the first gives the best row.
+        most: the maximum number of moments.
 
     Returns:
-        At most so many moments that don't overlap, in the order of the best of each.
+        At most this many moments that do not overlap, ordered by the best of each.
     """
     merged: list[tuple[int, Moment]] = []
     for place, moment in sorted(enumerate(moments), key=lambda entry: (entry[1].start_s, entry[0])):

@@ -1,4 +1,4 @@
-"""Queries: words, a file, or an item of the store, made into vectors of the space that an index is over."""
+"""Converts queries (a text, a file, or an item of the store) to vectors in the space of an index."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _MICRO = 1e-6
 
 @dataclass(frozen=True)
 class Like:
-    """What hits should be like: a file or uid, all of it or the moment at ``at_s``."""
+    """A file or uid that hits should be like: all of it, or the moment ``at_s``."""
 
     name: str
     at_s: float | None = None
 
 
 def parse_moment(text: str) -> float | None:
-    """Seconds of a moment such as ``12.5s``, ``12.5``, ``1m30s``, ``1h2m`` or ``0:01:30.5``; None for anything else.
+    """Return the seconds of ``12.5s``, ``12.5``, ``1m30s``, ``1h2m`` or ``0:01:30.5``; None for anything else.
 
     >>> parse_moment("12.5"), parse_moment("1m30s"), parse_moment("0:01:30.5"), parse_moment("nan"), parse_moment("")
     (12.5, 90.0, 90.5, None, None)
@@ -54,13 +54,13 @@ def parse_moment(text: str) -> float | None:
 
 
 def split_moment(text: str) -> Like:
-    """``NAME@MOMENT`` in its two halves.
+    """Split ``NAME@MOMENT`` in two.
 
     >>> split_moment("cats/tom@1m30s")
     Like(name='cats/tom', at_s=90.0)
 
     Raises:
-        SpecError: when what follows the last ``@`` is no time.
+        SpecError: the part after the last ``@`` is not a time.
     """
     name, _, moment = text.rpartition("@")
     at_s = parse_moment(moment)
@@ -71,7 +71,7 @@ def split_moment(text: str) -> Like:
 
 @contextmanager
 def query_file(name: str) -> Iterator[Path | None]:
-    """The file that a query names, as a local path; None when it names no file. Objects in buckets are fetched."""
+    """Return the file that a query names as a local path, or None; objects in buckets are downloaded."""
     if "://" in name and not name.startswith("file://"):
         bucket, _, key = name.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="cliploom-query-") as folder:
@@ -86,32 +86,32 @@ def query_file(name: str) -> Iterator[Path | None]:
 
 
 def local_file(name: str) -> Path | None:
-    """The local file of this path; None when there is none, or it is no path."""
+    """Return the local file with this path; None if there is none or it is not a valid path."""
     try:
         path = Path(name).expanduser()
         return path if path.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # too long, no such user, or no path at all
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, or not a path
         return None
 
 
 def sampling_of(feature: FeatureEntry) -> Sampling | None:
-    """How a feature is sampled, as its release says."""
+    """Return the sampling of a feature as recorded in the release."""
     declared = feature.recipe.get("sample")
     if declared is None:
         return None
     from pydantic import TypeAdapter
 
-    from cliploom.schemas.sampling import Sampling  # takes time that queries by vectors need not spend
+    from cliploom.schemas.sampling import Sampling  # a slow import that vector queries do not need
 
     adapter: TypeAdapter[Sampling] = TypeAdapter(Sampling)
     return adapter.validate_python(declared)
 
 
 def text_vectors(tower: Callable[[list[str]], NDArray[np.float32]], text: str) -> NDArray[np.float32]:
-    """The vector of a sentence in the space that a text tower writes into, float32 [1, dim].
+    """Return the vector of a sentence in the space of a text tower, float32 [1, dim].
 
     Raises:
-        SpecError: for what the text tower refuses.
+        SpecError: the text tower rejects the text.
     """
     try:
         return tower([text])
@@ -120,10 +120,10 @@ def text_vectors(tower: Callable[[list[str]], NDArray[np.float32]], text: str) -
 
 
 def check_text(text: str) -> None:
-    """Refuse a text without a word, before any model is loaded.
+    """Reject a text without words, before any model is loaded.
 
     Raises:
-        SpecError: for it.
+        SpecError: the text has no word.
     """
     if not text.strip():
         raise SpecError(f"The text to search for is empty ({text!r}); give a few words, such as 'a cup of coffee'.")
@@ -136,21 +136,21 @@ def file_vectors(
     path: Path,
     at_s: float | None,
     name: str,
-    use: str = "searched by",
+    use: str = "used as a query",
 ) -> NDArray[np.float32]:
-    """A media file's vectors, made as the feature makes those of its items: float32 [rows, dim].
+    """Return the vectors of a media file, computed as the feature computes those of its items: float32 [rows, dim].
 
     Args:
-        objects: the store, for the prepared model.
-        feature: whose sampling, preprocessing and model are used; where it drops repeats, the file's are dropped, too.
-        output: of the encoder.
-        path: a local file.
-        at_s: only the row on screen at this second from the file's start.
-        name: of the file, for errors.
-        use: what the vectors are for, for errors.
+        objects: the store that has the prepared model.
+        feature: the feature whose sampling, preprocessing and model are used; it also says whether repeats are dropped.
+        output: the output of the encoder.
+        path: the path of a local file.
+        at_s: if given, only the row on screen at this time, in seconds from the file's start.
+        name: the name of the file, for errors.
+        use: the purpose of the vectors, for errors.
 
     Raises:
-        SpecError: when the file can't be used, or does not last until ``at_s``.
+        SpecError: the file cannot be used, or is shorter than ``at_s``.
     """
     from cliploom.transforms.encoders.registry import load, read_card
     from cliploom.transforms.media.decode import DecodeReport, Request, decode
@@ -162,7 +162,7 @@ def file_vectors(
     card = read_card(folder)
     if sampling is None or card.preprocess is None:
         raise SpecError(
-            f"{name!r}: no file can ask a feature of source {feature.source!r}, which is not sampled media."
+            f"{name!r}: source {feature.source!r} is not sampled media, so its features do not support file queries."
         )
     recipe = feature.recipe
     request = Request(
@@ -202,7 +202,7 @@ def file_vectors(
 
 
 def _segment(sampling: Sampling, facts: MediaFacts, at_s: float | None) -> tuple[float, float] | None:
-    """The stretch to decode for one moment, where the sampling allows to decode less than everything."""
+    """Return the range to decode for one moment, if the sampling allows decoding only a part."""
     from cliploom.schemas.sampling import Every
 
     if at_s is None or not isinstance(sampling, Every) or not sampling.splittable or at_s >= facts.duration_s > 0:
@@ -212,7 +212,7 @@ def _segment(sampling: Sampling, facts: MediaFacts, at_s: float | None) -> tuple
 
 
 def _on_screen(samples: Iterator[Sampled], at_s: float) -> list[Sampled]:
-    """The sample that stands for a moment: the last to start by then, unless it has ended."""
+    """Return the sample shown at a moment: the last one to start by then, unless it has ended."""
     found: list[Sampled] = []
     for sampled in samples:
         if sampled.start_s is not None and sampled.start_s > at_s + _MICRO:
@@ -222,7 +222,7 @@ def _on_screen(samples: Iterator[Sampled], at_s: float) -> list[Sampled]:
 
 
 def lasts_until(start_s: float | None, end_s: float | None, at_s: float) -> bool:
-    """A row of [start_s, end_s) is on screen at ``at_s``; one without duration (an image) at its start alone.
+    """Return whether a row is on screen at ``at_s``: within [start_s, end_s), or for an image at its start.
 
     >>> lasts_until(1.0, 2.0, 1.5), lasts_until(1.0, 2.0, 2.0), lasts_until(0.0, 0.0, 0.0), lasts_until(None, None, 0.0)
     (True, False, True, False)
@@ -240,23 +240,23 @@ def _beyond(name: str, facts: MediaFacts, at_s: float | None) -> str:
 
 
 def rows_at(rows: Any, at_s: float, name: str, repeated_until_s: float = 0.0) -> Any:
-    """Of an item's rows (a polars frame with start_s, end_s, by row_id) those on screen at a moment.
+    """Return the rows of an item (a polars frame with start_s, end_s, sorted by row_id) on screen at a moment.
 
     Args:
-        rows: of the item.
-        at_s: seconds from its start.
-        name: of the item, for errors.
-        repeated_until_s: of a feature that drops repeats, the item's duration: a row then stands for all that follows
-            it until the next one.
+        rows: the rows of the item.
+        at_s: the time in seconds from its start.
+        name: the name of the item, for errors.
+        repeated_until_s: the item's duration if the feature drops repeats, so that each row lasts until the next one;
+            else 0.
 
     Raises:
-        SpecError: when there are none.
+        SpecError: no row is on screen then.
     """
     for number in range(rows.height - 1, -1, -1):
         start_s, end_s = rows["start_s"][number], rows["end_s"][number]
         if lasts_until(start_s, max(end_s or 0.0, repeated_until_s) if repeated_until_s else end_s, at_s):
             return rows.slice(number, 1)
     if rows["start_s"].null_count():
-        raise SpecError(f"{name!r} has rows without times, so nothing is on screen at {at_s:g} s; leave the time out.")
+        raise SpecError(f"{name!r} has rows without times, so nothing is on screen at {at_s:g} s; remove the time.")
     first, last = rows["start_s"].min(), max(rows["end_s"].max(), repeated_until_s)
     raise SpecError(f"{name!r} has no row at {at_s:g} s; its rows lie within {first:g} to {last:g} s.")

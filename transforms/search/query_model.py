@@ -1,4 +1,4 @@
-"""The model of a query and its answer, shared by Python, the command line and the HTTP API."""
+"""Data model of a query, shared by the Python API, the command line and the HTTP API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Answer", "Fit", "Hit", "Mode", "Moment", "PartKind", "Query", "Query
 PartKind = Literal["text", "file", "url", "uid", "vector", "bytes"]
 Mode = Literal["words", "vectors", "both"]
 RANKERS = ("max", "mean", "bimatch")
-# Bound on the depth of a page, so that one request can't rank a whole store a million times.
+# Limit of offset plus top, so that one request cannot rank a whole store repeatedly.
 MOST_HITS = 10_000
 MOST_MOMENTS = 1_000
 
@@ -31,12 +31,12 @@ class QueryPart:
     """One thing that hits should be like, or unlike.
 
     Attributes:
-        kind: ``text``; ``file``, a local path or an object in a bucket; ``url``, an http(s) address; ``uid``, an item
-            of the store; ``vector``; ``bytes``, the contents of a media file.
-        value: words, path, address or uid; the rows of a vector query; the bytes of a file.
-        at_s: for media, only the row on screen at this second.
-        weight: share of the part in a query of several parts, above 0.
-        negative: hits should be unlike this part.
+        kind: ``text``; ``file``, a local path or an object in a bucket; ``url``, an http(s) URL; ``uid``, an item of
+            the store; ``vector``; ``bytes``, the contents of a media file.
+        value: the text, path, URL or uid; the rows of a vector query; the bytes of a file.
+        at_s: for media, only the row on screen at this time is used, in seconds.
+        weight: the weight of the part in a query of several parts, above 0.
+        negative: whether hits should be unlike this part.
     """
 
     kind: PartKind
@@ -46,7 +46,7 @@ class QueryPart:
     negative: bool = False
 
     def __repr__(self) -> str:
-        """The part; files and vectors by their size."""
+        """Return the part; files and vectors as their sizes."""
         value = short(self.value)
         if isinstance(self.value, bytes):
             value = f"<{len(self.value):,} bytes>"
@@ -58,16 +58,16 @@ class QueryPart:
         """Check the values.
 
         Raises:
-            SpecError: for a part that no query can have.
+            SpecError: a value is invalid.
         """
         if self.kind not in get_args(PartKind):
             raise SpecError(f"There is no kind of query {self.kind!r}{nearest(str(self.kind), get_args(PartKind))}")
         if not _is_number(self.weight) or not 0 < self.weight < math.inf:
-            raise SpecError(f"The weight of a part of a query is {self.weight!r}; give a number above 0, such as 0.5.")
+            raise SpecError(f"The weight of a query part is {self.weight!r}; give a number above 0, such as 0.5.")
         if self.at_s is not None and not (_is_number(self.at_s) and 0 <= self.at_s < math.inf):
             raise SpecError(f"The time in a query is {self.at_s!r}; give seconds from the start, such as 12.5.")
         if self.at_s is not None and self.kind in ("text", "vector"):
-            raise SpecError(f"A part of kind {self.kind!r} has no time; leave at_s out.")
+            raise SpecError(f"A part of kind {self.kind!r} has no time; remove at_s.")
         if self.kind == "vector":
             object.__setattr__(self, "value", vector_rows(self.value))
         elif self.kind == "bytes":
@@ -80,7 +80,7 @@ class QueryPart:
             raise SpecError(f"negative is {self.negative!r}; give true or false.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; bytes as base64."""
+        """Return plain values for JSON; bytes as base64."""
         value: Any = self.value
         if isinstance(value, bytes):
             value = base64.b64encode(value).decode("ascii")
@@ -91,10 +91,10 @@ class QueryPart:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> QueryPart:
-        """Read back what ``to_dict`` gave.
+        """Create a part from the result of ``to_dict``.
 
         Raises:
-            SpecError: for unknown keys and wrong values.
+            SpecError: a key is unknown or a value is invalid.
         """
         known = _checked_keys(value, cls, "a part of a query", required=("kind", "value"))
         if known["kind"] == "bytes":
@@ -107,22 +107,22 @@ class QueryPart:
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of a store.
+    """A search query.
 
     Attributes:
         parts: what hits should be like and unlike; at least one positive part.
-        where: SQL expression that items or rows must fulfil; see docs/search.md.
-        in_uid: only rows of this item.
-        index: indexes to ask; all that can be asked when None.
-        top: number of hits.
-        offset: number of hits to skip, for paging.
+        where: an SQL expression that items or rows must satisfy; see docs/search.md.
+        in_uid: the uid of the only item to search, if any.
+        index: the indexes to search; None for all that support the query.
+        top: the number of hits.
+        offset: the number of hits to skip, for paging.
         rank: ``max``, ``mean`` or ``bimatch``.
         d_miss: for ``bimatch``, the distance that counts as a miss.
-        moments: number of moments of each hit.
-        group: metadata column; only the best hit of each of its values is kept.
-        facets: columns whose values are counted.
+        moments: the number of moments of each hit.
+        group: a metadata column; only the best hit for each of its values is kept.
+        facets: the columns whose values are counted.
         mode: ``words``, ``vectors`` or ``both``.
-        min_fit: hits with a calibrated score below this are left out.
+        min_fit: hits with a lower calibrated score are omitted.
     """
 
     parts: tuple[QueryPart, ...]
@@ -140,19 +140,19 @@ class Query:
     min_fit: float | None = None
 
     def __repr__(self) -> str:
-        """The parts, and what differs from the defaults."""
+        """Return the parts, and the fields that differ from their defaults."""
         parts = ", ".join(map(repr, self.parts)) + ("," if len(self.parts) == 1 else "")
         return f"Query({', '.join([f'({parts})', *changed_fields(self, ('parts',))])})"
 
     @property
     def only_text(self) -> str | None:
-        """The words of a query that is nothing but words."""
+        """The text of a query that has no other part, else None."""
         part = self.parts[0]
         return str(part.value) if len(self.parts) == 1 and part.kind == "text" and not part.negative else None
 
     @property
     def title(self) -> str:
-        """A few words that say what is asked, for people."""
+        """A short description of the query for users."""
         named = [
             f"{'not ' if part.negative else ''}{'' if part.kind == 'text' else 'like '}"
             f"{part.value if isinstance(part.value, str) else f'a {part.kind}'}"
@@ -164,12 +164,12 @@ class Query:
         """Check the values.
 
         Raises:
-            SpecError: for a query that no store could answer.
+            SpecError: a value is invalid for any store.
         """
         if not self.parts:
             raise SpecError("Search by a text or by --like (a file or uid), or in Python by a vector; none is given.")
         if all(part.negative for part in self.parts):
-            raise SpecError("The query only says what hits should be unlike; add a text or --like NAME.")
+            raise SpecError("The query only has negative parts; add a text or --like NAME.")
         if not _is_int(self.top, 1):
             raise SpecError(f"top is {self.top!r}; ask for at least 1 hit.")
         if not _is_int(self.offset, 0):
@@ -185,7 +185,7 @@ class Query:
         for name in ("where", "in_uid", "group"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value.strip()):
-                raise SpecError(f"{name} is empty ({value!r}); give a value, or leave it out.")
+                raise SpecError(f"{name} is empty ({value!r}); give a value, or remove it.")
         self._check_d_miss()
 
     def _check_d_miss(self) -> None:
@@ -197,11 +197,11 @@ class Query:
             raise SpecError(f"d_miss is {self.d_miss}; it must be a number above 0, such as 2.0.")
         if self.rank != "bimatch":
             raise SpecError(
-                f"d_miss is for the ranker bimatch, not for {self.rank!r}; add --rank bimatch, or leave it out."
+                f"d_miss applies to the ranker bimatch, not to {self.rank!r}; add --rank bimatch, or remove it."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return plain | {
             "parts": [part.to_dict() for part in self.parts],
@@ -211,15 +211,15 @@ class Query:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Query:
-        """Read back what ``to_dict`` gave; all keys but ``parts`` may be left out.
+        """Create a query from the result of ``to_dict``; all keys but ``parts`` are optional.
 
         Raises:
-            SpecError: for unknown keys and wrong values.
+            SpecError: a key is unknown or a value is invalid.
         """
         known = _checked_keys(value, cls, "a query", required=("parts",))
         parts = known["parts"]
         if not isinstance(parts, Sequence) or isinstance(parts, str | bytes):
-            raise SpecError('The parts of a query are no list; give "parts": [{"kind": "text", "value": "a cat"}].')
+            raise SpecError('The parts of a query are not a list; give "parts": [{"kind": "text", "value": "a cat"}].')
         known["parts"] = tuple(QueryPart.from_dict(part) for part in parts)
         for name in ("index", "facets"):
             if known.get(name) is not None:
@@ -228,17 +228,17 @@ class Query:
 
 
 def changed_fields(value: QueryPart | Query, without: Sequence[str]) -> list[str]:
-    """``name=value`` of a dataclass's fields that differ from their defaults."""
+    """Return ``name=value`` for each field of a dataclass that differs from its default."""
     others = [entry for entry in fields(value) if entry.name not in without]
     found = {entry.name: getattr(value, entry.name) for entry in others if getattr(value, entry.name) != entry.default}
     return [f"{name}={each!r}" for name, each in found.items()]
 
 
 def read_query(text: str) -> Query:
-    """Read a query from JSON, or from the file behind ``@``.
+    """Read a query from JSON, or from the file named after ``@``.
 
     Raises:
-        SpecError: when it is no query.
+        SpecError: it is not a valid query.
     """
     try:
         source = Path(text[1:]).read_text("utf-8") if text.startswith("@") else text
@@ -252,17 +252,17 @@ def read_query(text: str) -> Query:
 
 
 def vector_rows(value: Any) -> Rows:
-    """Rows of a vector query as tuples, from a list of numbers, a list of rows, or an array.
+    """Return the rows of a vector query as tuples, from a list of numbers, a list of rows, or an array.
 
     Raises:
-        SpecError: when it is no vector, or has values that are not finite.
+        SpecError: it is not a vector, or has values that are not finite.
     """
     import numpy as np
 
     try:
         rows = np.atleast_2d(np.asarray(value, np.float32))
     except (TypeError, ValueError) as error:
-        raise SpecError(f"The vector to search for is no list of numbers ({error}).") from None
+        raise SpecError(f"The vector to search for is not a list of numbers ({error}).") from None
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
         raise SpecError(f"The vector to search for has the shape {list(rows.shape)} or values that are not finite.")
     return tuple(tuple(row) for row in rows.tolist())

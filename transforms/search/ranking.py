@@ -1,7 +1,7 @@
-"""Ranked items of indexes as long lists that are made as they are read: a longer answer begins with the shorter one.
+"""Ranks items of indexes lazily: a longer result always begins with the shorter one.
 
-How deep a search goes at each step does not depend on how many hits are wanted, and what a step has placed stays where
-it is.
+The search depth of each step does not depend on the number of requested hits, and later steps never change the order of
+earlier hits.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from cliploom.transforms.index.search import search
 
 RowsOf = Callable[[NDArray[np.int64]], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
 
-# Rows asked of an index at first; four times as many when they belong to too few items, and so on.
+# Number of rows requested from an index first; multiplied by four while they belong to too few items.
 FIRST_ROWS = 128
-# Bound on query rows times rows asked, so that a long item as a query does not fill the memory.
+# Limit on query rows times requested rows, so that a long item as a query does not exhaust the memory.
 MOST_ROWS = 2_000_000
-# Indexes of so many rows are ranked whole by mean and bimatch, while there are so many pairs with rows of the query.
+# Indexes with at most this many rows are ranked by brute force for mean and bimatch, up to this many row pairs.
 ALL_ROWS = 200_000
 ALL_PAIRS = 20_000_000
-# In larger ones the items of so many nearest rows are candidates, and of at least so many for each row of the query.
+# In larger ones the items of this many nearest rows are candidates, with a minimum per row of the query.
 CANDIDATES = 1000
 LEAST_CANDIDATES = 8
-# How deep each index's list goes at first when several are merged.
+# Initial depth of each index's list when several are merged.
 FUSED_DEPTH = 200
 
 
@@ -44,15 +44,15 @@ def by_best_row(
     skips: Collection[int] = (),
     kept: Sequence[KeptRows] | None = None,
 ) -> Iterator[MediaHit]:
-    """Items by their best row, best first, exact for what the index holds.
+    """Yield items by their best row, best first; exact for the contents of the index.
 
-    Rows are asked for until no row that was not seen could come before the next hit.
+    Requests rows until no unseen row could rank before the next hit.
 
     Args:
-        shards: of one index.
+        shards: the shards of one index.
         queries: float32 [q, dim].
-        skips: numbers of items to leave out.
-        kept: of each shard the rows that may be found; all rows when None.
+        skips: the numbers of items to exclude.
+        kept: the rows of each shard that may be found; all rows if None.
     """
     total = sum(some.rows for some in (shards if kept is None else kept))
     most = min(total, max(FIRST_ROWS, MOST_ROWS // len(queries)))
@@ -61,7 +61,7 @@ def by_best_row(
         found = search(shards, queries, k, kept)
         bound = max((hits[-1].score for hits in found if hits and len(hits) < total), default=float("-inf"))
         for media in rank(found, "max"):
-            # Rows of one query that tie come by row_id, those of several queries in any order.
+            # Tied rows of one query are ordered by row_id, those of several queries arbitrarily.
             settled = media.score > bound or (media.score == bound and len(queries) == 1)
             if (settled or k == most) and media.item_no not in seen:
                 seen.add(media.item_no)
@@ -77,19 +77,19 @@ def by_all_rows(
     rows_of: RowsOf | None = None,
     kept: Sequence[KeptRows] | None = None,
 ) -> Iterator[MediaHit]:
-    """Items by all of their rows, as brute force ranks them.
+    """Yield items ranked by all of their rows, as brute force would.
 
-    In a small index all items are candidates. In a larger one those of the nearest rows are; items of rows that are
-    further away follow when more hits are wanted.
+    In a small index all items are candidates. In a larger one, the items of the nearest rows are; items of more distant
+    rows follow if more hits are requested.
 
     Args:
-        shards: of one index.
+        shards: the shards of one index.
         queries: float32 [q, dim].
-        ranker: which.
+        ranker: the ranker, ``mean`` or ``bimatch``.
         d_miss: see ``rank_items``.
-        skips: numbers of items to leave out.
-        rows_of: reads all rows of items where the index does not keep whole vectors.
-        kept: of each shard the rows that may be found, which are also all that is compared; all rows when None.
+        skips: the numbers of items to exclude.
+        rows_of: a function that reads all rows of items, for indexes that do not store exact vectors.
+        kept: the rows of each shard that may be found and are compared; all rows if None.
     """
     total = sum(some.rows for some in (shards if kept is None else kept))
     if not total:
@@ -129,31 +129,31 @@ def _items_of(found: Sequence[Sequence[RowHit]]) -> NDArray[np.int64]:
 
 
 class MergedList:
-    """Items of several lists, best first, made as they are read.
+    """Items of several ranked lists merged lazily, best first.
 
-    A longer answer begins with the shorter one: lists are merged to a fixed depth, what lies deeper comes after that.
+    Lists are merged to a fixed depth before deeper items follow, so a longer result begins with the shorter one.
 
     Attributes:
-        taken: what was taken of each list so far.
+        taken: the items taken of each list so far.
     """
 
     def __init__(self, lists: Mapping[str, Iterator[MediaHit]], stands_for: Mapping[int, int] | None = None) -> None:
-        """Nothing is taken yet.
+        """Take nothing yet.
 
         Args:
-            lists: by index.
-            stands_for: item_no -> item_no of the item that a hit is shown as; others are shown as themselves.
+            lists: the ranked lists by index.
+            stands_for: maps item_no to the item_no that is displayed instead; other items are displayed themselves.
         """
         self._lists = lists
         self._stands_for = stands_for or {}
         self.taken: dict[str, list[MediaHit]] = {name: [] for name in lists}
 
     def shown_as(self, item_no: int) -> int:
-        """The item that a hit is shown as."""
+        """Return the item that is displayed for a hit."""
         return self._stands_for.get(item_no, item_no)
 
     def __iter__(self) -> Iterator[tuple[int, float]]:
-        """(item_no, score), best first."""
+        """Yield (item_no, score), best first."""
         if len(self._lists) == 1:
             ((name, ranked),) = self._lists.items()
             for media in ranked:
@@ -174,7 +174,7 @@ class MergedList:
                     yield item_no, score
 
     def leader(self, item_nos: Collection[int]) -> dict[int, tuple[str, MediaHit]]:
-        """Of each item the index whose list put it highest, and its place there."""
+        """Return, for each item, the index that ranked it highest, and its rank there."""
         leaders: dict[int, tuple[int, str, MediaHit]] = {}
         for name, ranked in self.taken.items():
             for place, media in enumerate(ranked):
@@ -185,7 +185,7 @@ class MergedList:
 
 
 def _depths(first: int, last: int) -> Iterator[int]:
-    """How many rows to ask for: ``first``, then four times as many each time, at last ``last``."""
+    """Yield the numbers of rows to request: ``first``, then four times as many each time, finally ``last``."""
     while first < last:
         yield first
         first *= 4

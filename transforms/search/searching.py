@@ -1,4 +1,4 @@
-"""Search over the indexes of a release: by words, files, items of the store and vectors, and mixtures of them."""
+"""Search over the indexes of a release: by text, files, items of the store, vectors, and mixtures of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hit", "Store", "open_store"]
 
-# Values of facets are counted among so many hits.
+# Facet values are counted among at most this many hits.
 FACET_DEPTH = 1000
 
 
@@ -33,11 +33,11 @@ def open_store(store: str, release: int | None = None) -> Store:
     """Open a store at a release.
 
     Args:
-        store: a folder, ``s3://...`` or ``gs://...``.
-        release: its number; the newest by default.
+        store: the folder, ``s3://...`` or ``gs://...`` of the store.
+        release: the number of the release; the newest by default.
 
     Raises:
-        StoreError: when there is no store, or no such release.
+        StoreError: there is no such store or release.
     """
     objects = existing_store(store)
     releases = read_releases(objects)
@@ -45,7 +45,7 @@ def open_store(store: str, release: int | None = None) -> Store:
 
 
 class Store(HitReader):
-    """A store at one release, with search; ``cliploom.open`` gives one.
+    """A store at one release, with search; returned by ``cliploom.open``.
 
     Attributes:
         release: the release that is read.
@@ -73,41 +73,42 @@ class Store(HitReader):
         mode: Mode = "vectors",
         min_fit: float | None = None,
     ) -> list[Hit]:
-        """The items that answer a query best; ``ask`` answers with more than the hits.
+        """Return the items that match a query best; ``ask`` returns further information.
 
         Args:
-            text: words; asks the indexes over outputs that the encoder's text tower writes into.
-            like: files (local, in a bucket, or at an http(s) address) or uids of the store, of which all rows are the
-                query; with a moment (``UID@12.5s``, ``FILE@1m30s``) the row on screen then. The item that a uid names
-                is not among the hits; the item that has the file's bytes is.
-            vector: one that the caller made, float32 [dim], or the rows of one query, [rows, dim]; asks the indexes
-                over outputs of that width.
-            not_text: words that hits should be unlike.
+            text: a text; searches the indexes over outputs that share a space with the encoder's text tower.
+            like: files (local, in a bucket, or at an http(s) URL) or uids of the store, all rows of which form the
+                query; with a moment (``UID@12.5s``, ``FILE@1m30s``) only the row on screen then. The item of a uid is
+                excluded from the hits; an item with the same bytes as a file is not.
+            vector: your own vector, float32 [dim], or the rows of one query, [rows, dim]; searches the indexes over
+                outputs of that width.
+            not_text: texts that hits should be unlike.
             not_like: files or uids that hits should be unlike.
-            weights: of the text, each like, the vector, each not_text and each not_like, in this order; 1 by default.
-            where: SQL expression over ``uid``, ``source``, ``label``, ``duration``, metadata columns, ``start_s`` and
-                ``end_s``, such as ``"year >= 2020 AND label = 'cat'"``.
-            in_uid: only rows of this item.
-            index: which indexes; by default all that can be asked, and with only ``like`` those that
-                tell pictures apart best (``pooled`` before ``semantic``). Several lists are merged by reciprocal rank
+            weights: the weights of text, each like, vector, each not_text and each not_like, in this order; 1 by
+                default.
+            where: an SQL expression over ``uid``, ``source``, ``label``, ``duration``, metadata columns, ``start_s``
+                and ``end_s``, such as ``"year >= 2020 AND label = 'cat'"``.
+            in_uid: the uid of the only item to search.
+            index: the indexes to search; by default all that support the query, and for only ``like`` those that
+                distinguish pictures best (``pooled`` before ``semantic``). Several lists are merged by reciprocal rank
                 fusion.
-            top: how many hits.
-            offset: how many hits to skip.
-            rank: ``max``, ``mean`` or ``bimatch``: an item's best row, or all of its rows; see docs/search.md.
-            d_miss: for ``bimatch``: what a row without a match costs, above 0; by default the index's, which is the
-                spec's, or 2 for cosine and 2000 for the other metrics.
-            moments: how many stretches of each hit to find.
-            group: metadata column; only the best hit of each of its values is kept.
-            facets: columns whose values ``ask`` counts.
+            top: the number of hits.
+            offset: the number of hits to skip.
+            rank: ``max`` ranks items by their best row, ``mean`` and ``bimatch`` by all rows; see docs/search.md.
+            d_miss: for ``bimatch``, the cost of a row without a match, above 0; by default that of the index, from the
+                spec or else 2 for cosine and 2000 for the other metrics.
+            moments: the number of stretches to find in each hit.
+            group: a metadata column; only the best hit for each of its values is kept.
+            facets: the columns whose values ``ask`` counts.
             mode: ``vectors``, ``words`` or ``both``.
-            min_fit: leave out hits whose calibrated score is below this.
+            min_fit: the minimum calibrated score of hits.
 
         Returns:
             At most ``top`` hits, best first.
 
         Raises:
-            SpecError: for a query that can't be asked; the message says what could be.
-            StoreError: when a file that is needed is missing or damaged.
+            SpecError: the query is invalid or not supported; the message names the alternatives.
+            StoreError: a required file is missing or damaged.
         """
         parts = self.query_parts(text, like, vector, not_text, not_like, weights)
         names = (index,) if isinstance(index, str) else None if index is None else tuple(index)
@@ -124,10 +125,10 @@ class Store(HitReader):
         not_like: str | Sequence[str] = (),
         weights: Sequence[float] | None = None,
     ) -> tuple[QueryPart, ...]:
-        """The parts of a query from the arguments of ``search``.
+        """Return the parts of a query from the arguments of ``search``.
 
         Raises:
-            SpecError: when there is none, or not as many weights as parts.
+            SpecError: there is no part, or the number of weights differs from the number of parts.
         """
         likes, texts, unlikes = _listed(like), _listed(not_text), _listed(not_like)
         count = (text is not None) + len(likes) + (vector is not None) + len(texts) + len(unlikes)
@@ -150,11 +151,11 @@ class Store(HitReader):
         return tuple(parts)
 
     def ask(self, query: Query) -> Answer:
-        """Answer a query.
+        """Run a query.
 
         Raises:
-            SpecError: for a query that can't be asked; the message says what could be.
-            StoreError: when a file that is needed is missing or damaged.
+            SpecError: the query is invalid or not supported; the message names the alternatives.
+            StoreError: a required file is missing or damaged.
         """
         from cliploom.transforms.search.fit import fit_message, fit_word, with_fit
         from cliploom.transforms.search.ranking import MergedList
@@ -207,19 +208,19 @@ class Store(HitReader):
     def curve(
         self, uid: str, query: Query | str, index: str | None = None, source: str | None = None
     ) -> list[tuple[float, float, float]]:
-        """The scores of an item's rows for a query, by time.
+        """Return the scores of an item's rows for a query, ordered by time.
 
         Args:
-            uid: of the item.
-            query: a query, or words.
-            index: which index; by default the first one that can be asked and holds the item.
-            source: of the item, where several sources have the uid.
+            uid: the uid of the item.
+            query: a query, or a text.
+            index: the index to use; by default the first one that supports the query and contains the item.
+            source: the source of the item, if several sources have this uid.
 
         Returns:
             (start_s, end_s, score) of each row that has times.
 
         Raises:
-            SpecError: when there is no such item, or no index that can be asked holds it.
+            SpecError: there is no such item, or no index that supports the query contains it.
         """
         from cliploom.transforms.search.moments import curve_of
 
@@ -230,7 +231,7 @@ class Store(HitReader):
             raise UnknownNameError(self._unknown(uid))
         mine = [name for name in names if (found := self._feature_of(name).source) in items and source in (None, found)]
         if not mine:
-            raise SpecError(f"{uid!r} has no rows in the index {names[0]!r}; ask one over a feature of its source.")
+            raise SpecError(f"{uid!r} has no rows in the index {names[0]!r}; use one over a feature of its source.")
         for name, asked in self._asked(parts, mine, explicit=index is not None).items():
             scored = self._scored_rows(name, asked, [items[self._feature_of(name).source]], None)
             for rows in scored.values():
@@ -238,7 +239,7 @@ class Store(HitReader):
         return []
 
     def _filter(self, where: str | None, in_uid: str | None) -> Filter | None:
-        """A query's filter; the last ones are kept, as pages of one answer ask for the same."""
+        """Return a query's filter; recent ones are cached, since all pages of one result use the same."""
         if where is None and in_uid is None:
             return None
         key = where, in_uid
@@ -251,7 +252,7 @@ class Store(HitReader):
     def _ranked(
         self, name: str, asked: AskedIndex, ranker: str, d_miss: float | None, kept: Filter | None
     ) -> Iterator[MediaHit]:
-        """An index's items for a query, best first, without those that the query names."""
+        """Yield an index's items for a query, best first, without those that the query names."""
         from cliploom.transforms.search.ranking import by_all_rows, by_best_row
 
         entry, shards = self.release.indexes[name], self._open(name)

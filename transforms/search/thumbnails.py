@@ -1,6 +1,6 @@
-"""Thumbnails: the picture of an item that is on screen at a moment, as WebP, in a disk cache of bounded size.
+"""Thumbnails: the frame of an item at a given moment, as WebP, in a disk cache of bounded size.
 
-Only files that the release's items table names are opened, and only while they are the ones that were listed.
+Opens only files listed in the release's items table, and only while they are unchanged.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 500_000_000
 REVISION = 1
-"""Raised when thumbnails come out differently; part of their names in the cache."""
+"""Increase it when thumbnails change; part of their names in the cache."""
 
 MIN_WIDTH, MAX_WIDTH = 16, 1920
-_TALLEST = 2  # A thumbnail's height is at most so many times the width that was asked for.
+_TALLEST = 2  # Maximum ratio of a thumbnail's height to the requested width.
 _QUALITY = 80
 _WIDEST_PIXEL = 8.0
-_LATEST_S = 1.0  # A moment that lies so little behind the end is the last frame's: durations are rounded.
+_LATEST_S = 1.0  # A moment this close to the end means the last frame: durations are rounded.
 _MICRO = 1_000_000
-_RECOUNT = 256  # Files written before the cache's folder is counted again, as other processes write, too.
+_RECOUNT = 256  # Files written before the size of the cache is measured again, since other processes write to it too.
 
 
 class MissingMediaError(CliploomError):
-    """There is no picture to show: the file is gone, was changed, or holds none."""
+    """There is no picture to show: the file was deleted, has changed, or has no picture."""
 
 
 @dataclass(frozen=True)
 class MediaItem:
-    """A media item of a release, as the items table has it."""
+    """A media item of a release, from the items table."""
 
     source: str
     uid: str
@@ -62,35 +62,36 @@ class MediaItem:
 def thumbnail(
     store: ReleaseReader, uid: str, at_s: float | None = None, width: int = 320, source: str | None = None
 ) -> bytes:
-    """Return the picture that is on screen at a moment of an item, as WebP.
+    """Return the frame of an item at a moment, as WebP.
 
     Args:
         store: an open release.
-        uid: of the item; the uid of a narrated video shows the video of the same uid.
-        at_s: seconds from the item's start; None for its start.
-        width: of the thumbnail in pixels, 16 to 1920; smaller pictures are not enlarged, tall ones are narrower.
-        source: of the item, where several sources have the uid.
+        uid: the uid of the item; the uid of a narrated video means the video with the same uid.
+        at_s: the time in seconds from the item's start; None for the start.
+        width: the width of the thumbnail in pixels, 16 to 1920; small pictures are not enlarged, tall ones are
+            narrower.
+        source: the source of the item, if several sources have this uid.
 
     Raises:
-        SpecError: for an unknown uid or source, or a width or time that makes no sense.
-        MissingMediaError: when there is no picture; the message says why.
+        SpecError: the uid or source is unknown, or the width or time is invalid.
+        MissingMediaError: there is no picture; the message says why.
     """
     media = find_media(store, uid, source)
     return _encoded(_picture(store, media, _checked(at_s), _checked_width(width)))
 
 
 class ThumbnailCache:
-    """Thumbnails on disk, by the content that they show; those that were used longest ago are removed first.
+    """Thumbnails on disk, keyed by content; the least recently used are deleted first.
 
     Several threads and processes may share a folder.
 
     Args:
-        folder: for the files; the user's folder for thumbnails in the machine's temporary folder by default.
-        max_bytes: bound on what lies in the folder.
+        folder: the folder of the files; by default the user's thumbnail folder in the machine's temporary folder.
+        max_bytes: the maximum size of the folder's files.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = CACHE_BYTES) -> None:
-        """Nothing is written before the first thumbnail."""
+        """Write nothing before the first thumbnail."""
         self._folder = folder
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
@@ -107,7 +108,7 @@ class ThumbnailCache:
     ) -> bytes:
         """Return a thumbnail; see ``thumbnail`` for the arguments and errors.
 
-        A local file is looked for even when its picture is cached, so that a file which is gone is never shown.
+        Checks that a local file exists even if its thumbnail is cached, so that deleted files are never shown.
         """
         media = find_media(store, uid, source)
         moment, width = _checked(at_s), _checked_width(width)
@@ -137,7 +138,7 @@ class ThumbnailCache:
             self._until_recount -= 1
             if self._bytes <= self._max_bytes and self._until_recount > 0:
                 return
-            # A tenth is freed at once, so that a full cache is not counted again for every file.
+            # Free a tenth at once, so that a full cache is not measured again for every file.
             found = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
             if found > self._max_bytes:
                 evict(folder, newest, self._max_bytes * 9 // 10)
@@ -160,11 +161,11 @@ def _checked_width(width: int) -> int:
 
 
 def find_media(store: ReleaseReader, uid: str, source: str | None) -> MediaItem:
-    """Return the item to show: that of the source where it has pictures, else the one of the same uid that has.
+    """Return the item to show: that of the given source if it has pictures, else one with the same uid that has.
 
     Raises:
-        SpecError: for an unknown uid or source.
-        MissingMediaError: when no item of the uid has pictures.
+        SpecError: the uid or source is unknown.
+        MissingMediaError: no item with this uid has pictures.
     """
     rows = store.items_with(uid=uid).sort("source").to_dicts()
     if not rows:
@@ -186,16 +187,16 @@ def media_facts(text: str | None) -> MediaFacts | None:
         found: Any = json.loads(text or "null")
         return MediaFacts(**found) if isinstance(found, dict) else None
     except (ValueError, TypeError):
-        return None  # facts of another kind of item, such as texts
+        return None  # facts of another kind of item, such as a narration file
 
 
 def check_local(store: ReleaseReader, media: MediaItem) -> None:
-    """Refuse a file that is gone or holds other bytes than those that the release was made from."""
+    """Reject a local file that was deleted or has changed since the release was made."""
     path = uri_to_path(media.uri)
     try:
         status = path.stat()
     except OSError as error:
-        why = "is not there any more" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
+        why = "does not exist any more" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise MissingMediaError(f"{media.uid!r} has no picture: {path} {why}.") from None
     if media.signature == f"{status.st_size}:{status.st_mtime_ns}":
         return
@@ -207,7 +208,7 @@ def check_local(store: ReleaseReader, media: MediaItem) -> None:
 
 @lru_cache(maxsize=4096)
 def _digest_at(path: str, _mtime_ns: int, like: str) -> str:
-    """Digest of a file as it was at a time; a file that was only touched or copied is read once."""
+    """Return the digest of a file at a modification time; files that were only touched or copied are read once."""
     try:
         return digest_file(Path(path), like=like)
     except OSError:
@@ -215,7 +216,7 @@ def _digest_at(path: str, _mtime_ns: int, like: str) -> str:
 
 
 def _picture(store: ReleaseReader, media: MediaItem, at_s: float, width: int) -> NDArray[np.uint8]:
-    """Pixels uint8 [height, width, 3] of the frame on screen at ``at_s``, upright, with square pixels."""
+    """Return the frame on screen at ``at_s``, upright and with square pixels, uint8 [height, width, 3]."""
     from cliploom.transforms.inputs.spool import open_input
 
     try:
@@ -231,7 +232,7 @@ def _picture(store: ReleaseReader, media: MediaItem, at_s: float, width: int) ->
 
 
 def http_settings(store: ReleaseReader, source: str) -> HttpSpec:
-    """How the spec of the release says that files on the web are fetched."""
+    """Return the settings for web downloads from the spec of the release."""
     declared = store.release.spec.get("sources", {}).get(source, {})
     try:
         return HttpSpec.model_validate(declared.get("http", {}) if isinstance(declared, dict) else {})
@@ -240,19 +241,19 @@ def http_settings(store: ReleaseReader, source: str) -> HttpSpec:
 
 
 def frame_at(path: Path, facts: MediaFacts, at_s: float, width: int) -> NDArray[np.uint8]:
-    """Decode the frame on screen at a moment of a file.
+    """Decode the frame on screen at a given moment.
 
     Args:
-        path: a local file.
-        facts: what its probe found.
-        at_s: seconds from its start.
-        width: of the box that the picture is fitted into, pixels; the box is twice as high.
+        path: the path of a local file.
+        facts: the facts that its probe found.
+        at_s: the time in seconds from its start.
+        width: the width in pixels of the box to fit the picture into; the box is twice as high.
 
     Returns:
         uint8 [height, width, 3], RGB.
 
     Raises:
-        MediaError: when nothing can be decoded there.
+        MediaError: nothing can be decoded there.
     """
     from cliploom.transforms.media.decode import Request, decode
 
@@ -262,7 +263,7 @@ def frame_at(path: Path, facts: MediaFacts, at_s: float, width: int) -> NDArray[
     moment_us = 0 if still else max(0, min(round(at_s * _MICRO), round(facts.duration_s * _MICRO) - 1))
     across, down = thumbnail_size(facts, _pixel_aspect(path, facts), width)
     want = Preprocess(width=across, height=down, fit="squash", filter="area")
-    # The row of ordinal 1 of a grid as wide as the moment is the frame on screen then; at the start, that of 0.
+    # In a grid with this step, ordinal 1 is the frame on screen at this moment; ordinal 0 is the first frame.
     step_s = moment_us / _MICRO if moment_us else 1.0
     segment = (moment_us / _MICRO, moment_us / _MICRO + step_s / 2)
     request = Request(Every.model_validate({"every": f"{step_s:.6f}s"}), want)
@@ -273,12 +274,12 @@ def frame_at(path: Path, facts: MediaFacts, at_s: float, width: int) -> NDArray[
 
 
 def thumbnail_size(facts: MediaFacts, pixel_aspect: float, width: int) -> tuple[int, int]:
-    """Width and height of a thumbnail: the shape of the picture as players show it, never larger than it.
+    """Return width and height of a thumbnail: the display aspect ratio of the picture, never enlarged.
 
     Args:
-        facts: of the file.
-        pixel_aspect: width of a stored pixel divided by its height.
-        width: of the box, pixels.
+        facts: the facts of the file.
+        pixel_aspect: the width of a stored pixel divided by its height.
+        width: the width of the box, in pixels.
 
     >>> facts = MediaFacts("video", "mp4", "h264", 720, 576, 90, 1, 1, 0.0, 1.0, 1.0)
     >>> thumbnail_size(facts, 16 / 15, 288)
@@ -292,7 +293,7 @@ def thumbnail_size(facts: MediaFacts, pixel_aspect: float, width: int) -> tuple[
 
 
 def _pixel_aspect(path: Path, facts: MediaFacts) -> float:
-    """Width of a stored pixel divided by its height, as the container or stream says; 1 where it does not."""
+    """Return the width of a stored pixel divided by its height, from the container or stream; 1 if unknown."""
     if facts.type == "image" or facts.container == "webp":
         return 1.0
     from cliploom.transforms.media.container import open_container, video_stream

@@ -1,4 +1,4 @@
-"""The expressions that filter hits: read as a tree of comparisons, never run as code or as a statement.
+"""Parses filter expressions into a tree of comparisons; they are never run as code or SQL.
 
 Grammar, keywords in any case::
 
@@ -19,11 +19,11 @@ from cliploom.schemas.errors import SpecError
 Value = str | int | float | bool
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "like", "ilike", "between", "null"]
 
-# Deeper expressions are refused instead of exhausting the stack.
+# Deeper expressions are rejected, since they would exhaust the stack.
 MOST_DEPTH = 50
 MOST_LENGTH = 10_000
 MOST_VALUES = 1_000
-# Longer numbers are read as floats.
+# Longer integers are parsed as floats.
 _MOST_DIGITS = 18
 
 _TOKEN = re.compile(
@@ -43,7 +43,7 @@ _KEYWORDS = {"and", "or", "not", "in", "like", "ilike", "between", "is", "null",
 
 @dataclass(frozen=True)
 class Comparison:
-    """A column against values: one, two for ``between``, any number for ``in``, none for ``null``."""
+    """A comparison of a column with values: one, two for ``between``, any number for ``in``, none for ``null``."""
 
     column: str
     operator: Operator
@@ -52,14 +52,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Negation:
-    """What must not be."""
+    """The negation of an expression."""
 
     inner: Expression
 
 
 @dataclass(frozen=True)
 class Junction:
-    """What must all be (``and``), or of which one must be (``or``)."""
+    """Expressions joined by ``and`` or ``or``."""
 
     operator: Literal["and", "or"]
     inner: tuple[Expression, ...]
@@ -76,21 +76,21 @@ class _Token:
 
 
 def parse_where(text: str) -> Expression:
-    """Read an expression.
+    """Parse an expression.
 
     >>> parse_where("year > 2020 AND label = 'cat'").inner[1]
     Comparison(column='label', operator='=', values=('cat',))
 
     Raises:
-        SpecError: for what is no expression, with the place and an example.
+        SpecError: the expression is invalid; the message has the position and an example.
     """
     if len(text) > MOST_LENGTH:
-        raise SpecError(f"The filter has {len(text)} characters; at most {MOST_LENGTH} are read.")
+        raise SpecError(f"The filter has {len(text)} characters; at most {MOST_LENGTH} are allowed.")
     return _Parser(text).whole()
 
 
 def columns_in(expression: Expression) -> set[str]:
-    """The columns that an expression reads."""
+    """Return the columns that an expression uses."""
     if isinstance(expression, Comparison):
         return {expression.column}
     if isinstance(expression, Negation):
@@ -99,7 +99,7 @@ def columns_in(expression: Expression) -> set[str]:
 
 
 def conjuncts(expression: Expression) -> tuple[Expression, ...]:
-    """The expressions that must all be, at the top of one."""
+    """Return the expressions joined by ``and`` at the top level."""
     if isinstance(expression, Junction) and expression.operator == "and":
         return tuple(part for inner in expression.inner for part in conjuncts(inner))
     return (expression,)
@@ -131,7 +131,7 @@ class _Parser:
         )
 
     def _peek(self, *keywords: str) -> bool:
-        """Whether the next token is one of these keywords or signs."""
+        """Return whether the next token is one of these keywords or operators."""
         if self.place >= len(self.tokens):
             return False
         token = self.tokens[self.place]
@@ -205,7 +205,7 @@ class _Parser:
             if self._take(operator):
                 pattern = self._value()
                 if not isinstance(pattern, str):
-                    raise self._error(f"the pattern {pattern!r} of {operator.upper()} is no string")
+                    raise self._error(f"the pattern {pattern!r} of {operator.upper()} is not a string")
                 return _negated(Comparison(column, operator, (pattern,)), negated)
         if negated:
             raise self._error(f"IN, LIKE or BETWEEN is expected {self._where()}")

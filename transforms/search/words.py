@@ -1,4 +1,4 @@
-"""Search by words: the texts of a release that share words with a query, best first by BM25."""
+"""Keyword search: finds the texts of a release that share words with a query, ranked by BM25."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 SearchMode = Literal["vectors", "words", "both"]
 
 WORDS = ":words"
-"""Name of the list of items found by words among those of indexes; no index can have it."""
+"""Key of the items found by keywords among the lists of indexes; not a valid index name."""
 
 MOST_DOCUMENTS = 20_000
-"""Texts that are looked at for items and phrases, the best first."""
+"""Number of best texts that are examined for items and phrases."""
 _CHECKED_AT_ONCE = 500
 
 
@@ -46,13 +46,13 @@ class WordIndex:
         return [cached_file(self.store.objects, shard.file) for shard in self.store.release.words]
 
     def ranked(self, query: str) -> Iterator[MediaHit]:
-        """Return items by their best text, best first; what the query has in double quotes must stand there unbroken.
+        """Return items by their best text, best first; phrases in double quotes must occur verbatim.
 
         Args:
-            query: words.
+            query: the words to search for.
 
         Raises:
-            SpecError: when the query has no word.
+            SpecError: the query has no word.
         """
         from cliploom.transforms.index.postings import bm25, phrases_of, words_of
 
@@ -74,7 +74,7 @@ class WordIndex:
                     yield MediaHit(item_no, score, RowHit(doc, score, -score), 1)
 
     def times(self, docs: list[int]) -> dict[int, RowTimes]:
-        """Return start_s, end_s and frame of texts; what is said of a whole item has no time."""
+        """Return start_s, end_s and frame of texts; a text about a whole item has no time."""
         times = {doc: (start_s, end_s, None) for doc, start_s, end_s, _ in self._narrations(docs)}
         return {doc: times.get(doc, (None, None, None)) for doc in docs}
 
@@ -88,7 +88,7 @@ class WordIndex:
         return self.store.collected(pl.scan_parquet(self._paths, glob=False).filter(pl.col("word").is_in(words)))
 
     def _with_phrases(self, docs: list[int], phrases: list[list[str]]) -> set[int]:
-        """Those of the texts in which all phrases stand."""
+        """Return the texts that contain all phrases."""
         from cliploom.transforms.index.postings import has_phrase, words_of
 
         texts = {doc: text for doc, _, _, text in self._narrations(docs)} | self._about_items(docs)
@@ -118,11 +118,11 @@ class WordIndex:
 
 
 def words_among(ranked: Iterator[MediaHit], items: NDArray[np.int64] | None) -> Iterator[MediaHit]:
-    """Yield the items of a ranked list that a filter keeps; all of them without one.
+    """Yield the items of a ranked list that pass a filter; all of them without a filter.
 
     Args:
-        ranked: best first.
-        items: numbers of the items that may be found, ascending.
+        ranked: the ranked list, best first.
+        items: the numbers of the items that may be found, ascending.
     """
     if items is None:
         return ranked
@@ -131,15 +131,15 @@ def words_among(ranked: Iterator[MediaHit], items: NDArray[np.int64] | None) -> 
 
 
 def check_mode(mode: str, text: str | None, store: ReleaseReader) -> None:
-    """Refuse a mode that can't be searched in.
+    """Reject a mode that cannot be used.
 
     Raises:
-        SpecError: for an unknown mode, words without a text, or a release without texts.
+        SpecError: the mode is unknown, needs a text, or the release has no texts.
     """
     if mode not in ("vectors", "words", "both"):
-        raise SpecError(f"The mode {mode!r} is none of vectors, words and both.")
+        raise SpecError(f"The mode {mode!r} is unknown; use vectors, words or both.")
     if mode != "vectors" and text is None:
-        raise SpecError(f"Mode {mode!r} searches for words; give a text, or leave the mode out.")
+        raise SpecError(f"Mode {mode!r} searches for words; give a text, or remove the mode.")
     if mode == "words" and not store.release.words:
         raise SpecError(
             f"Release {store.release.release} has no words to search: no narrations, labels or columns of text, or it "

@@ -49,10 +49,10 @@ class ItemVectors:
     """What one item has in an HDF5 file.
 
     Attributes:
-        fps: vectors a second; 0 where they are not on a grid.
+        fps: vectors a second; 0 if they are not on a grid.
         start: second of the video at which the first vector begins.
         encoder: name of the encoder.
-        digest: of the item.
+        digest: the digest of the item.
         outputs: name -> float32 [N, D].
     """
 
@@ -157,7 +157,7 @@ def read_uid(path: Path, uid: str) -> ItemVectors:
 
 
 def read_uids(path: Path) -> list[str]:
-    """The uids that a part, a master or a single file names, sorted; what a master links to is not opened.
+    """Return the uids that a part, a master or a single file names, sorted; what a master links to is not opened.
 
     Raises:
         StoreError: when the file is missing, damaged or not of this project.
@@ -238,7 +238,7 @@ def _create(
 
 
 def _make_groups(file: h5py.File, outputs: tuple[str, ...], *, is_readable: bool = False) -> list[h5py.Group]:
-    """The groups that the outputs' datasets stand in: the file itself when there is one output."""
+    """Return the groups that the outputs' datasets stand in: the file itself when there is one output."""
     if len(outputs) == 1:
         return [file]
     return [make_group(file, output_name(output, is_readable)) for output in outputs]
@@ -281,7 +281,7 @@ def _group(file: h5py.File, output: str, several: bool) -> h5py.Group:
 
 
 def _group_with(file: h5py.File, path: Path, uid: str, output: str, outputs: tuple[str, ...]) -> h5py.Group:
-    """The group that names the uid's dataset of an output."""
+    """Return the group that names the uid's dataset of an output."""
     try:
         group = _group(file, output, len(outputs) > 1)
         there = path_exists(group, name_in(file, uid))

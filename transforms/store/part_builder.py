@@ -36,7 +36,7 @@ class BatchEncoder(Protocol):
         ...
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Vectors | EncodeError]:
-        """One row of vectors, or one error, for each sample."""
+        """Return one row of vectors, or one error, for each sample."""
         ...
 
 
@@ -82,7 +82,7 @@ class PartBuilder:
 
     Args:
         job: the feature.
-        encoder: pixels in, one dict of vectors for each out; None where the source brings vectors.
+        encoder: pixels in, one dict of vectors for each out; None if the source brings vectors.
         writer: takes the rows.
         timings: added to.
         on_end: told when all rows of an item are written, with their number.
@@ -276,12 +276,12 @@ def _reason(error: BaseException) -> str:
 
 
 def encoder_name(job: FeatureJob) -> str:
-    """The encoder's kind, for messages."""
+    """Return the encoder's kind, for messages."""
     return job.card.kind if job.card else job.kind
 
 
 def lost_rows(count: ItemCount) -> ItemError | None:
-    """A failure, partial when rows were made, when less came out than planned or the header says there was more.
+    """Return a failure, partial when rows were made, when less came out than planned or the header says there was more.
 
     Rows that were dropped as repeats are not lost.
     """
@@ -294,7 +294,7 @@ def lost_rows(count: ItemCount) -> ItemError | None:
 
 
 def failure_row(job: FeatureJob, count: ItemCount, twin: Duplicate, error: ItemError) -> Failure:
-    """The row that tells of an item's failure, or of the part of it that was lost."""
+    """Return the row that tells of an item's failure, or of the part of it that was lost."""
     return Failure(
         source=job.source,
         feature=job.name,
@@ -315,7 +315,7 @@ def failure_row(job: FeatureJob, count: ItemCount, twin: Duplicate, error: ItemE
 
 
 def renamed(rows: pa.Table, item_no: int, uid: str | None) -> pa.Table:
-    """The rows as rows of another item: ordinals stay.
+    """Return the rows as rows of another item: ordinals stay.
 
     Args:
         rows: feature rows of one item.

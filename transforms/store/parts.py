@@ -50,7 +50,7 @@ class FeatureRow:
 
 
 def part_path(table: str, part: str) -> str:
-    """Path of a part in the store; ``part`` is checked to be a plain file name.
+    """Return the path of a part in the store; ``part`` is checked to be a plain file name.
 
     Raises:
         StoreError: for a name that would leave the folder.
@@ -203,7 +203,7 @@ def vectors_to_arrow(vectors: NDArray[np.float32]) -> pa.Array:
 
 
 def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np.float32]:
-    """A ``list<float32>`` column, or one of 8-bit codes, as float32 [N, dim].
+    """Return a ``list<float32>`` column, or one of 8-bit codes, as float32 [N, dim].
 
     Raises:
         StoreError: when a list has another length.
@@ -233,7 +233,7 @@ def codes_to_arrow(codes: NDArray[np.uint8]) -> pa.Array:
 
 
 def binary_codes(chunk: pa.Array) -> NDArray[np.uint8]:
-    """All bytes of a binary array, uint8 [M], without copying."""
+    """Return all bytes of a binary array, uint8 [M], without copying."""
     if not len(chunk) or chunk.buffers()[2] is None:
         return np.empty(0, np.uint8)
     offsets = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, chunk.offset * 4)
@@ -241,7 +241,7 @@ def binary_codes(chunk: pa.Array) -> NDArray[np.uint8]:
 
 
 def footer_of(part: Path | BinaryIO, name: str = "") -> dict[str, Any]:
-    """The footer of a local or opened part; ``name`` is what an error calls an opened one.
+    """Return the footer of a local or opened part; ``name`` is what an error calls an opened one.
 
     Raises:
         StoreError: when the file is no part of ours or is damaged.
@@ -287,14 +287,14 @@ def read_record(objects: ObjectStore, table: str, part: str, *, hashed: bool = T
 
 
 def as_stored(objects: ObjectStore, table: str, record: PartRecord) -> PartRecord:
-    """The record of the part that is there: another worker's, where that was first to finish the same work."""
+    """Return the record of the part that is there: another worker's, where that was first to finish the same work."""
     if part_path(table, record.part) not in objects.lost_races:
         return record
     return read_record(objects, table, record.part) or record
 
 
 def read_rows(local: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Row groups of a local part, as tables.
+    """Yield the row groups of a local part, as tables.
 
     Raises:
         StoreError: when the file is damaged.

@@ -12,7 +12,7 @@ def rows_per_second(recipe: Mapping[str, Any]) -> float:
     """Rate of a feature whose rows lie on a grid that starts at 0, else 0; rows of which repeats are dropped do not.
 
     Args:
-        recipe: of a ``FeatureEntry``: with ``sample`` (``every``, or ``window`` with ``fps``), or ``window`` of
+        recipe: recipe of a ``FeatureEntry``: with ``sample`` (``every``, or ``window`` with ``fps``), or ``window`` of
             precomputed features.
 
     >>> rows_per_second({"window": {"fps": 30, "window": 32, "stride": 16}})

@@ -32,7 +32,7 @@ class Releases:
     """All releases as a reader found them.
 
     Attributes:
-        version: of the ``releases`` table; -1 when there is none yet.
+        version: the version of the ``releases`` table; -1 when there is none yet.
         rows: oldest first.
     """
 
@@ -45,7 +45,7 @@ class Releases:
         return self.rows[-1] if self.rows else None
 
     def get(self, number: int | None) -> Release:
-        """The release with this number, or the newest.
+        """Return the release with this number, or the newest.
 
         Raises:
             StoreError: naming the numbers that exist.
@@ -64,7 +64,7 @@ class Releases:
 
 
 def read_releases(objects: ObjectStore) -> Releases:
-    """All releases of a store; none when the store is new.
+    """Return all releases of a store; none when the store is new.
 
     Raises:
         StoreError: for damage, or a store made by a newer program.
@@ -101,7 +101,7 @@ def keep_releases(objects: ObjectStore, kept: Sequence[Release], seen_version: i
 
 
 def release_columns(release: Release) -> dict[str, Any]:
-    """The row of a release, by column of ``RELEASES``; the body is the release whole, as JSON."""
+    """Return the row of a release, by column of ``RELEASES``; the body is the release whole, as JSON."""
     return {
         "release": release.release,
         "run": release.run,
@@ -119,7 +119,7 @@ def release_columns(release: Release) -> dict[str, Any]:
 
 
 def release_table(releases: Sequence[Release]) -> pa.Table:
-    """Releases as rows of the table."""
+    """Return the releases as rows of the table."""
     return pa.Table.from_pylist([release_columns(release) for release in releases], schema=RELEASES)
 
 
@@ -168,12 +168,12 @@ def _conflict(objects: ObjectStore) -> StoreError:
 
 
 def file_entry(objects: ObjectStore, path: str) -> FileEntry:
-    """A file of the store as a release names it."""
+    """Return a file of the store as a release names it."""
     return FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
 
 
 def folder_entries(objects: ObjectStore, *folders: str) -> list[FileEntry]:
-    """All files below these folders, by path."""
+    """Return all files below these folders, by path."""
     found = [entry for folder in folders for entry in objects.list(folder)]
     return [
         FileEntry(path=entry.path, size=entry.size, digest=objects.digest(entry.path))

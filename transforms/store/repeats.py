@@ -30,7 +30,7 @@ class RepeatFilter:
     """Says of one item's rows, shown in order, which repeat the last kept one. Keeps one vector or small picture.
 
     Args:
-        rule: of the sampling; None drops nothing.
+        rule: the rule of the sampling; None drops nothing.
         output: whose vectors are compared.
 
     >>> rows = RepeatFilter(Distinct(vectors=0.9), "v")
@@ -56,7 +56,7 @@ class RepeatFilter:
         return False
 
     def drops_vectors(self, vectors: Mapping[str, NDArray[np.float32]]) -> bool:
-        """Whether a row's vectors, float32 [dim] by output, repeat those of the last kept one."""
+        """Return whether a row's vectors, float32 [dim] by output, repeat those of the last kept one."""
         if self._rule is None or self._rule.vectors is None:
             return False
         vector, last = np.asarray(vectors[self._output], np.float64), self._last

@@ -1,1 +1,1 @@
-"""TFRecord shards without TensorFlow: framing, tf.train.Example, the formats of YouTube-8M, quantisation, PCA."""
+"""TFRecord shards without TensorFlow: framing, tf.train.Example, YouTube-8M's formats, quantisation, PCA."""

@@ -1,6 +1,6 @@
-"""tf.Transform over vectors and texts: a pass over all of them on Beam, and the transform graph that it fills in.
+"""tf.Transform over vectors and texts: a full pass on Beam, and the transform graph that results.
 
-Imported by ``cliploom fit-pca`` and ``cliploom train`` alone, since it loads TensorFlow.
+Imported only by ``cliploom fit-pca`` and ``cliploom train``, since it loads TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
 
 Preprocess = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Columns to outputs, in TensorFlow's and tf.Transform's operations."""
+"""A function from columns to outputs, in TensorFlow and tf.Transform operations."""
 
 
 Column = NDArray[np.float32] | NDArray[np.object_]
-"""Vectors [n, dim], or texts [n, 1]."""
+"""Columns of vectors [n, dim], or of texts [n, 1]."""
 
 
 def batch_of(columns: Mapping[str, Column]) -> pa.RecordBatch:
-    """Columns as a batch that ``Analyze`` takes."""
+    """Return the columns as an input batch of ``Analyze``."""
     arrays = [
         pa.array(column.tolist(), pa.list_(pa.string()))
         if column.dtype == np.object_
@@ -45,12 +45,12 @@ def batch_of(columns: Mapping[str, Column]) -> pa.RecordBatch:
 
 
 class Analyze(beam.PTransform):  # type: ignore[misc]
-    """Batches in; the transform graph of a preprocessing function, with all that it asks of the whole data set, out.
+    """Maps batches to the transform graph of a preprocessing function, including its statistics of the whole data set.
 
     Args:
-        like: columns of any length, for their widths and types.
-        preprocess: the function.
-        folder: for the graph, on a file system that all workers reach.
+        like: columns of any length, which give widths and types.
+        preprocess: the preprocessing function.
+        folder: the folder for the graph, on a file system accessible to all workers.
     """
 
     def __init__(self, like: Mapping[str, Column], preprocess: Preprocess, folder: str) -> None:
@@ -60,7 +60,7 @@ class Analyze(beam.PTransform):  # type: ignore[misc]
         self._folder = folder
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        """Analyze and write."""
+        """Analyze all batches and write the graph."""
         columns = {name: schema_pb2.TensorRepresentation() for name in self._like}
         for name, column in self._like.items():
             columns[name].dense_tensor.column_name = name
@@ -72,7 +72,7 @@ class Analyze(beam.PTransform):  # type: ignore[misc]
 
 
 def read_graph(folder: str | Path) -> Callable[[Mapping[str, Column]], dict[str, NDArray[Any]]]:
-    """The function that ``Analyze`` left in a folder: columns to outputs [n, ...]."""
+    """Return the function that ``Analyze`` wrote to a folder: columns to outputs [n, ...]."""
     layer = tft.TFTransformOutput(f"{folder}/graph").transform_features_layer()
 
     def apply(columns: Mapping[str, Column]) -> dict[str, NDArray[Any]]:
@@ -84,5 +84,5 @@ def read_graph(folder: str | Path) -> Callable[[Mapping[str, Column]], dict[str,
 
 
 def for_each_row(value: Any, rows: Any) -> Any:
-    """A number or tensor of the data set, float32, repeated for every row of a batch, as outputs have to be."""
+    """Return a statistic of the data set, float32, repeated for every row of a batch, as outputs must be."""
     return tf.repeat(tf.cast(value, tf.float32)[None], tf.shape(rows)[0], axis=0)

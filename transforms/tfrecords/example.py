@@ -1,4 +1,4 @@
-"""Reader of tf.train.Example shards by a declared schema: field name to type and shape."""
+"""Reads tf.train.Example shards with a declared schema: field name to type and shape."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def read_examples(
     stream: Readable, file: str, schema: Mapping[str, ExampleField], *, id_field: str = ""
 ) -> Iterator[ExampleRecord | BadRecord]:
-    """Examples of a shard; those that don't fit the schema come out as ``BadRecord`` and reading goes on.
+    """Yield the Examples of a shard; one that does not match the schema gives a ``BadRecord``, and reading continues.
 
     Args:
-        stream: the shard.
-        file: name for ``BadRecord``.
-        schema: the fields wanted; others are ignored.
-        id_field: bytes or int64 feature that names a record, unique in the shard; empty for none.
+        stream: the stream of the shard.
+        file: the file name for ``BadRecord``.
+        schema: the fields to read; others are ignored.
+        id_field: the bytes or int64 feature that identifies a record, unique in the shard; empty for none.
     """
     return read_each(stream, file, lambda data, offset: parse_example(data, schema, offset, id_field=id_field))
 
@@ -36,10 +36,10 @@ def read_examples(
 def parse_example(
     data: bytes, schema: Mapping[str, ExampleField], offset: int = 0, *, id_field: str = ""
 ) -> ExampleRecord:
-    """One Example.
+    """Return one Example.
 
     Raises:
-        RecordError: when a field is missing or not as declared; says which.
+        RecordError: a field is missing or not as declared; the message says which.
     """
     features = parse(data).features
     uid = ""
@@ -89,7 +89,7 @@ def _value(feature: Feature, field: ExampleField) -> Value:
 
 
 def _shape(count: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """``shape`` with its -1 filled in."""
+    """Return ``shape`` with -1 replaced by the actual length."""
     known = math.prod(size for size in shape if size != -1)
     if (count % known if known else count) if -1 in shape else count != known:
         raise RecordError(f"holds {count} values, which don't make the shape {list(shape)}")

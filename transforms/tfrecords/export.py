@@ -1,8 +1,8 @@
-"""TFRecord exports: records in YouTube-8M's formats, in shards by the hash of their ids.
+"""TFRecord exports: records in YouTube-8M's formats, assigned to shards by the hash of their ids.
 
-Two rounds. First each part of the feature becomes a *piece*: its records, serialised, lying together by shard. Then
-each shard gathers its records from all pieces and writes them in the order of their ids, so that the same rows give
-the same bytes however they were stored. Memory: 64 MB a piece, one shard's records in the second round.
+There are two rounds. First each part of the feature becomes a *piece*: its records, serialised and grouped by shard.
+Then each shard gathers its records from all pieces and writes them ordered by id, so that the same rows give the same
+bytes however they were stored. Memory: 64 MB per piece, one shard's records in the second round.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _TAIL = 8
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """What an export's records look like.
+    """The format of an export's records.
 
     Attributes:
-        audio: output that becomes ``audio``, or empty.
-        records: rows have labels of their own.
-        labels: version of the table ``labels`` that has them otherwise; None where there is none.
-        pca: the matrices' file in the store, or empty.
+        audio: the output to write as ``audio``, or empty.
+        records: whether rows have labels of their own.
+        labels: otherwise, the version of the table ``labels`` that has them; None if there is none.
+        pca: the path of the PCA matrices in the store, or empty.
     """
 
     format: str
@@ -67,7 +67,7 @@ class RecordLayout:
 
 @dataclass(frozen=True)
 class PieceTask:
-    """The records of some parts, lying together by shard; no other part holds rows of these items."""
+    """The records of some parts, grouped by shard; no other part has rows of these items."""
 
     folder: str
     table: str
@@ -76,11 +76,11 @@ class PieceTask:
 
     @property
     def path(self) -> str:
-        """The file, relative to the store."""
+        """The path of the file, relative to the store."""
         return f"{self.folder}/piece-{digest_of([self.table, self.parts])}"
 
     def write(self, objects: ObjectStore) -> None:
-        """Make it: blocks of records, then where each shard's records are."""
+        """Write the piece: blocks of records, then the positions of each shard's records."""
         records = records_of(objects, self)
         with objects.create_file(self.path) as local:
             write_piece(local, records, self.layout.shards)
@@ -88,7 +88,7 @@ class PieceTask:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard, from all pieces."""
+    """One shard, gathered from all pieces."""
 
     folder: str
     name: str
@@ -99,11 +99,11 @@ class ShardTask:
 
     @property
     def path(self) -> str:
-        """The file, relative to the store."""
+        """The path of the file, relative to the store."""
         return f"{self.folder}/{shard_name(self.name, self.number, self.shards, gzip=self.gzip)}"
 
     def write(self, objects: ObjectStore) -> None:
-        """Gather and write."""
+        """Gather the records and write them."""
         records: list[tuple[str, bytes]] = []
         for piece in self.pieces:
             with objects.local_copy(piece) as local:
@@ -114,13 +114,13 @@ class ShardTask:
 
 
 def write_piece(path: Path, records: Iterator[tuple[str, bytes]], shards: int, block_bytes: int = BLOCK_BYTES) -> None:
-    """Write records by shard: blocks of payloads, then their index as JSON, then its length in 8 bytes.
+    """Write records grouped by shard: blocks of payloads, then their index as JSON, then its length in 8 bytes.
 
     Args:
-        path: of the piece.
-        records: (id, payload).
-        shards: of the export.
-        block_bytes: how much is held before it is written.
+        path: the path of the piece.
+        records: pairs (id, payload).
+        shards: the number of shards of the export.
+        block_bytes: the number of bytes to collect before writing them.
     """
     index: dict[int, list[tuple[int, list[tuple[str, int]]]]] = {}
     held: dict[int, list[tuple[str, bytes]]] = {}
@@ -146,7 +146,7 @@ def write_piece(path: Path, records: Iterator[tuple[str, bytes]], shards: int, b
 
 
 def read_piece(path: Path, shard: int) -> Iterator[tuple[str, bytes]]:
-    """(id, payload) of one shard's records in a piece."""
+    """Yield (id, payload) of one shard's records in a piece."""
     with path.open("rb") as stream:
         end = stream.seek(-_TAIL, 2)
         size = int.from_bytes(stream.read(_TAIL), "little")
@@ -159,7 +159,7 @@ def read_piece(path: Path, shard: int) -> Iterator[tuple[str, bytes]]:
 
 
 def records_of(objects: ObjectStore, task: PieceTask) -> Iterator[tuple[str, bytes]]:
-    """(id, payload) of the records that the task's parts hold."""
+    """Yield (id, payload) of the records in the task's parts."""
     layout = task.layout
     given = {} if layout.records or layout.labels is None else labels_of(objects, layout, layout.labels)
     pca = None
@@ -175,7 +175,7 @@ def records_of(objects: ObjectStore, task: PieceTask) -> Iterator[tuple[str, byt
 
 
 def labels_of(objects: ObjectStore, layout: RecordLayout, version: int) -> dict[str, list[dict[str, Any]]]:
-    """By uid, what the table ``labels`` says of the source's items, but for what a head has predicted."""
+    """Return the labels of the source's items by uid from the table ``labels``, without predictions of heads."""
     known = pl.col("origin").is_in(["given", "rated"]) & pl.col("label").is_not_null()
     mine = read_table(objects, "labels", version, known & (pl.col("source") == layout.source)).sort("uid", "label")
     found: dict[str, list[dict[str, Any]]] = {}
@@ -185,7 +185,7 @@ def labels_of(objects: ObjectStore, layout: RecordLayout, version: int) -> dict[
 
 
 def own_labels(rows: pa.Table) -> list[dict[str, Any]]:
-    """Labels of the record that the rows are of."""
+    """Return the labels of the record that the rows belong to."""
     first: list[dict[str, Any]] = rows["labels"][0].as_py() or []
     return [label for number, label in enumerate(first) if label not in first[:number]]
 
@@ -193,10 +193,10 @@ def own_labels(rows: pa.Table) -> list[dict[str, Any]]:
 def encode(
     rows: pa.Table, uid: str, layout: RecordLayout, labels: Sequence[dict[str, Any]], pca: Pca | None = None
 ) -> bytes:
-    """The payload of one record.
+    """Return the payload of one record.
 
     Raises:
-        ValueError: for a vector that isn't finite, or a PCA for vectors of another length.
+        ValueError: a vector is not finite, or the PCA is for vectors of another length.
     """
     whole = tuple(int(label["label"]) for label in labels if label["start_s"] is None)
     rows = rows.slice(0, MOST_FRAMES) if layout.format == "yt8m_frame" else rows
@@ -216,7 +216,7 @@ def encode(
 
 
 def _codes(column: pa.ChunkedArray, dim: int, pca: Pca | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """8-bit codes [N, dim] of a column, quantised unless it holds codes."""
+    """Return a column as 8-bit codes [N, dim]; quantise it unless it has codes already."""
     if pca is not None:
         return quantize.encode(pca.apply(arrow_to_vectors(column, dim)))
     if not pa.types.is_binary(column.type):
@@ -225,7 +225,7 @@ def _codes(column: pa.ChunkedArray, dim: int, pca: Pca | None = None) -> np.ndar
 
 
 def _record_tables(objects: ObjectStore, task: PieceTask) -> Iterator[pa.Table]:
-    """The rows of each record, in the order of their ordinals; at most one row group more than a record is held."""
+    """Yield the rows of each record, ordered by ordinal; keeps at most one row group and one record in memory."""
     layout = task.layout
     columns = ["row_id", "uid", layout.rgb, *([layout.audio] if layout.audio else [])]
     columns += ["labels"] if layout.records else []
@@ -241,7 +241,7 @@ def _record_tables(objects: ObjectStore, task: PieceTask) -> Iterator[pa.Table]:
 
 
 def _runs(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Cut where the item or the uid changes; runs that cross tables are joined."""
+    """Split where the item or the uid changes; join runs that cross tables."""
     rest: pa.Table | None = None
     for table in tables:
         rows = table if rest is None else pa.concat_tables([rest, table])
@@ -256,7 +256,7 @@ def _runs(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 class TfrecordExporter(Exporter):
-    """See ``cliploom.transforms.exports.base``."""
+    """The exporter of TFRecords; see ``cliploom.transforms.exports.base``."""
 
     def __init__(self, plan: RunPlan, draft: Release, objects: ObjectStore, name: str, export: TfrecordExport) -> None:
         self._objects, self._name, self._export, self._base = objects, name, export, plan.base
@@ -287,19 +287,19 @@ class TfrecordExporter(Exporter):
 
     @property
     def recipe(self) -> str:
-        """Digest of layout and parts."""
+        """Return the digest of layout and parts."""
         return self._recipe
 
     def parts(self) -> list[PieceTask]:
-        """One for each group of feature parts that share items."""
+        """Return one for each group of feature parts that share items."""
         return self._pieces
 
     def files(self) -> list[ShardTask]:
-        """The shards."""
+        """Return the shards."""
         return self._files
 
     def finish(self) -> ExportEntry:
-        """List the shards; the pieces have done their work."""
+        """List the shards; pieces are no longer needed."""
         objects = self._objects
         entries = entries_of(objects, [task.path for task in self._files], self._base, self._name)
         if self._export.pca is not None:
@@ -309,10 +309,10 @@ class TfrecordExporter(Exporter):
 
 
 def with_stored_matrices(export: TfrecordExport, base: Path, objects: ObjectStore, name: str) -> TfrecordExport:
-    """The export with its PCA matrices in the store, where workers find them, named by their digest.
+    """Return the export with its PCA matrices stored under their digest in the store, where workers can read them.
 
     Raises:
-        SpecError: when they can't be read or don't fit each other.
+        SpecError: they cannot be read or do not match each other.
     """
     if export.pca is None:
         return export
@@ -329,13 +329,13 @@ def with_stored_matrices(export: TfrecordExport, base: Path, objects: ObjectStor
 
 
 def chosen_outputs(name: str, export: TfrecordExport, outputs: Sequence[str]) -> tuple[str, str]:
-    """Which outputs become ``rgb`` and ``audio`` (empty for none).
+    """Return the outputs to write as ``rgb`` and ``audio`` (empty for none).
 
     >>> chosen_outputs("out", TfrecordExport(kind="tfrecord", feature="f", format="yt8m_frame"), ["pooled"])
     ('pooled', '')
 
     Raises:
-        SpecError: when that is not clear, or an output is named that the feature does not have.
+        SpecError: the choice is ambiguous, or the feature does not have a named output.
     """
     rgb = export.rgb or ("rgb" if "rgb" in outputs else outputs[0] if len(outputs) == 1 else None)
     if rgb is None:

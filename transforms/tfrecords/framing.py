@@ -4,8 +4,8 @@ Layout of one record, little endian::
 
     uint64 length | uint32 masked_crc32c(length) | byte data[length] | uint32 masked_crc32c(data)
 
-``masked(crc) = rotate_right(crc, 15) + 0xa282ead8 (mod 2^32)``. A shard may be compressed as a whole with gzip or
-zlib. Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/lib/hash/crc32c.h.
+``masked(crc) = rotate_right(crc, 15) + 0xa282ead8 (mod 2^32)``. A whole shard may be compressed with gzip or zlib.
+Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/lib/hash/crc32c.h.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import google_crc32c
 from cliploom.schemas.tfrecords import BadRecord, Record
 
 MAX_LENGTH = 1 << 30
-"""Records above this are taken for damage; a protocol buffer ends at 2 GiB."""
+"""Longer records are treated as damage; the limit of a protocol buffer is 2 GiB."""
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
@@ -32,7 +32,7 @@ _ANY = 32 + zlib.MAX_WBITS
 
 
 class Readable(Protocol):
-    """Anything with ``read``: files, object-store readers, Beam's file handles."""
+    """Any object with ``read``: files, object-store readers, Beam's file handles."""
 
     def read(self, size: int, /) -> bytes:
         """Return at most ``size`` bytes, empty at the end."""
@@ -40,7 +40,7 @@ class Readable(Protocol):
 
 
 def masked_crc(data: bytes) -> int:
-    """Masked CRC-32C of ``data``, as stored.
+    """Return the masked CRC-32C of ``data``, as stored.
 
     >>> hex(masked_crc(b"123456789"))
     '0xc78ab0e5'
@@ -50,7 +50,7 @@ def masked_crc(data: bytes) -> int:
 
 
 def frame(data: bytes) -> bytes:
-    """``data`` with header and footer.
+    """Return ``data`` with header and footer.
 
     >>> len(frame(b"clip"))
     20
@@ -62,9 +62,9 @@ def write_records(stream: BinaryIO, payloads: Iterable[bytes], *, gzip: bool = F
     """Write a shard and return its number of records; equal payloads give equal bytes.
 
     Args:
-        stream: opened for writing; left open.
+        stream: the stream to write to; it is left open.
         payloads: serialised messages.
-        gzip: compress the whole shard (no name, no time in the header).
+        gzip: whether to compress the whole shard (without name and time in the header).
     """
     count = 0
     if not gzip:
@@ -82,16 +82,16 @@ def write_records(stream: BinaryIO, payloads: Iterable[bytes], *, gzip: bool = F
 
 
 def read_records(stream: Readable, file: str, *, max_length: int = MAX_LENGTH) -> Iterator[Record | BadRecord]:
-    """Records of a shard in order, read once from start to end; compression is found by itself.
+    """Yield the records of a shard in order, read once from start to end; compression is detected automatically.
 
-    A record whose data doesn't match its CRC is left out and reading goes on behind it. Where the framing itself is
-    broken (header CRC, absurd length, a record beyond the end), the next intact header is searched byte by byte, so one
-    ``BadRecord`` may stand for several lost records. Memory: one record, twice while damage is searched.
+    A record whose data do not match their CRC is skipped. If the framing itself is broken (header CRC, absurd length, a
+    record beyond the end), the next intact header is searched byte by byte, so one ``BadRecord`` may stand for several
+    lost records. Memory: one record, twice that while searching.
 
     Args:
-        stream: uncompressed, gzip (also several members) or zlib.
-        file: name for ``BadRecord``.
-        max_length: longest record believed.
+        stream: the stream; uncompressed, gzip (also of several members) or zlib.
+        file: the file name for ``BadRecord``.
+        max_length: the longest plausible record.
     """
     source = _Source(stream)
     if not _header_ok(source.peek(_HEADER_BYTES)) and _compressed(source.peek(2)):
@@ -104,7 +104,7 @@ def read_records(stream: Readable, file: str, *, max_length: int = MAX_LENGTH) -
 
 
 def compression_of(start: bytes) -> str:
-    """``gzip``, ``zlib`` or ``none``, by a shard's first 12 bytes or more."""
+    """Return ``gzip``, ``zlib`` or ``none``, by the first 12 bytes or more of a shard."""
     if _header_ok(start[:_HEADER_BYTES]) or not _compressed(start[:2]):
         return "none"
     return "gzip" if start[:2] == b"\x1f\x8b" else "zlib"
@@ -152,7 +152,7 @@ def _records(source: _Source, file: str, max_length: int) -> Iterator[Record | B
             continue
         following = source.peek(_HEADER_BYTES)
         if following and not _header_ok(following):
-            # Bytes are missing or too many: the record's end is not where its header says.
+            # Bytes are missing or inserted: the record's end is not where its header says.
             source.push(data + footer)
             found = _resync(source, max_length)
             yield BadRecord(file, offset, f"wrong CRC of a record's data and no record behind it; {_go_on(found)}")
@@ -165,12 +165,12 @@ def _go_on(offset: int | None) -> str:
 
 
 def _resync(source: _Source, max_length: int) -> int | None:
-    """Move ``source`` to the next header with a right CRC and a possible length; its offset, None at the end."""
+    """Move ``source`` to the next header with valid CRC and plausible length; return its offset, or None."""
     window = b""
     while True:
         more = source.read(_CHUNK)
         window += more
-        # A length below 4 GiB has four zero bytes, which bytes.find meets much faster than a CRC at each position.
+        # A length below 4 GiB has four zero bytes, which bytes.find locates much faster than checking a CRC everywhere.
         at = window.find(b"\0\0\0\0", 4)
         while at >= 0 and at + 8 <= len(window):
             header = window[at - 4 : at + 8]
@@ -184,7 +184,7 @@ def _resync(source: _Source, max_length: int) -> int | None:
 
 
 class _Source:
-    """A stream with exact reads, bytes pushed back, and the offset of what is read next."""
+    """A stream with exact reads and pushback that knows its offset."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
@@ -192,7 +192,7 @@ class _Source:
         self.offset = 0
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes; fewer only at the end."""
+        """Return ``size`` bytes; fewer only at the end."""
         if self._pushed:
             data = bytes(self._pushed[:size])
             self._pushed = self._pushed[size:]
@@ -207,19 +207,19 @@ class _Source:
         return data
 
     def push(self, data: bytes) -> None:
-        """Give ``data``, the bytes read last, back."""
+        """Push back ``data``, the bytes read last."""
         self._pushed = memoryview(data + bytes(self._pushed))
         self.offset -= len(data)
 
     def peek(self, size: int) -> bytes:
-        """What ``read`` would give."""
+        """Return what ``read`` would return."""
         data = self.read(size)
         self.push(data)
         return data
 
 
 class _Inflated:
-    """Decompresses as it is read; damage ends the stream and is told in ``trouble``."""
+    """Decompresses on the fly; damage ends the stream and is reported in ``trouble``."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source
@@ -229,7 +229,7 @@ class _Inflated:
         self.trouble = ""
 
     def read(self, size: int, /) -> bytes:
-        """At most ``size`` bytes, empty at the end or at damage."""
+        """Return at most ``size`` bytes, empty at the end or at damage."""
         while not self._ready and not self.trouble:
             if self._unpacker.eof and not self._next_member():
                 break
@@ -246,14 +246,14 @@ class _Inflated:
     def _inflate(self, packed: bytes) -> None:
         before = self._unpacker.copy()
         try:
-            # The bound keeps a bomb from filling memory; the rest waits in unconsumed_tail.
+            # The limit prevents a decompression bomb from filling memory; the rest stays in unconsumed_tail.
             self._ready = memoryview(self._unpacker.decompress(packed, 4 * _CHUNK))
         except zlib.error as error:
             self._ready = memoryview(_until_damage(before, packed))
             self.trouble = f"the compressed shard is damaged ({error})"
 
     def _next_member(self) -> bool:
-        """Start on the gzip member behind the one that ended; zeros between them are padding."""
+        """Start the next gzip member; zeros between members are padding."""
         rest = self._unpacker.unused_data.lstrip(b"\0")
         while not rest:
             more = self._source.read(_CHUNK)
@@ -266,7 +266,7 @@ class _Inflated:
 
 
 def _until_damage(unpacker: zlib._Decompress, packed: bytes) -> bytes:
-    """What comes out before the damage: ``decompress`` drops it when it raises."""
+    """Return the output before the damage, which ``decompress`` drops when it raises."""
     pieces = []
     for byte in packed:
         try:

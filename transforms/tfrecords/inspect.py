@@ -1,4 +1,4 @@
-"""What is in a TFRecord, without being told: kind of message, features, types, shapes, first values."""
+"""Summarises the content of a TFRecord of unknown schema: message types, features, types, shapes, first values."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SHOWN_CHARACTERS = 48
 
 @dataclass(frozen=True, slots=True)
 class FeatureSummary:
-    """What the records read so far have under one name.
+    """The content of one feature in the records read so far.
 
     Attributes:
         where: ``features`` of an Example, ``context`` or ``frames`` (feature lists) of a SequenceExample.
         kind: ``bytes``, ``float``, ``int64``, ``empty``, or several joined by ``|``.
-        records: that have it.
-        values: least and most values (a record, or a frame).
-        size: least and most bytes of a string, (0, 0) for numbers.
-        frames: least and most steps, (0, 0) outside feature lists.
-        first: the first record's values, shortened.
+        records: the number of records that have it.
+        values: the minimum and maximum number of values (per record, or per frame).
+        size: the minimum and maximum bytes of a string, (0, 0) for numbers.
+        frames: the minimum and maximum number of steps, (0, 0) outside feature lists.
+        first: the values of the first record, shortened.
     """
 
     name: str
@@ -45,13 +45,13 @@ class FeatureSummary:
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What the first records of a shard are.
+    """The content of the first records of a shard.
 
     Attributes:
-        records: good ones read, of each kind of message in ``kinds``.
-        bytes: least and most bytes of a payload.
-        complete: the end of the shard was reached.
-        bad: what could not be read.
+        records: the number of valid records, of each message type in ``kinds``.
+        bytes: the minimum and maximum bytes of a payload.
+        complete: whether the end of the shard was reached.
+        bad: the records that could not be read.
     """
 
     records: int
@@ -76,12 +76,12 @@ class _Seen:
 
 
 def describe(stream: Readable, file: str, *, limit: int = 100) -> ShardSummary:
-    """Summary of the first ``limit`` records, good or bad.
+    """Summarise the first ``limit`` records, valid or not.
 
     Args:
         stream: the shard, compressed or not.
-        file: name for ``BadRecord``.
-        limit: how many records to read.
+        file: the file name for ``BadRecord``.
+        limit: the number of records to read.
     """
     reader = read_records(stream, file)
     kinds: Counter[MessageKind] = Counter()
@@ -102,7 +102,7 @@ def describe(stream: Readable, file: str, *, limit: int = 100) -> ShardSummary:
 
 
 def lines(summary: ShardSummary) -> Iterator[str]:
-    """The summary as lines of text."""
+    """Yield the summary as lines of text."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.kinds.items())
     more = "all of the shard" if summary.complete else "more follow"
     yield f"{summary.records} records ({kinds or 'none readable'}; {more}), {_range(summary.bytes)} bytes each"
@@ -120,7 +120,7 @@ def lines(summary: ShardSummary) -> Iterator[str]:
 
 
 def _look(record: Record) -> tuple[MessageKind, list[_Seen]]:
-    """Kind and features of a record; ``bytes`` when it is no message of tf.train."""
+    """Return the kind and features of a record; ``bytes`` if it is not a message of tf.train."""
     try:
         message = parse(record.data)
         place: Literal["context", "features"] = "context" if message.sequence else "features"
@@ -153,7 +153,7 @@ def _seen(name: str, where: Literal["features", "context", "frames"], features: 
 
 
 def _show(feature: Feature) -> str:
-    """The first values, shortened."""
+    """Return the first values, shortened."""
     if feature.kind == "bytes":
         return _cut([_text(string) for string in feature.strings()])
     numbers = feature.ints() if feature.kind == "int64" else feature.floats()

@@ -54,19 +54,19 @@ class RecordRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors."""
+        """The bytes of the vectors."""
         return sum(vectors.nbytes for vectors in self.vectors.values())
 
 
 def read_tfrecord_item(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
-    """Read one shard and hand its rows to the features that want them; see ``work.compute.ItemReader``.
+    """Read one shard and pass its rows to the features that need them; see ``work.compute.ItemReader``.
 
     A shard without records gives no rows.
 
     Raises:
-        ItemError: when the shard has more rows than can be numbered.
+        ItemError: the shard has more rows than can be numbered.
     """
     settings = ShardSettings.from_json(builders[0].job.settings)
     first, lost = 0, 0
@@ -91,7 +91,7 @@ def read_tfrecord_item(
 
 
 def read_rows_of(stream: Readable, file: str, settings: ShardSettings) -> Iterator[RecordRows | BadRecord]:
-    """The records of a shard as rows, in order; those that can't be used as ``BadRecord``."""
+    """Yield the records of a shard as rows, in order; invalid ones as ``BadRecord``."""
     for record in _records(stream, file, settings):
         if isinstance(record, BadRecord):
             yield record
@@ -141,18 +141,18 @@ def _rows_of(record: Yt8mVideo | Yt8mFrames | ExampleRecord, settings: ShardSett
 
 
 def _each_once(labels: Iterable[int]) -> tuple[tuple[int, None, None, None], ...]:
-    """Labels of a whole record; one that stands in it twice says nothing more."""
+    """Return the labels of a whole record without duplicates."""
     return tuple((label, None, None, None) for label in dict.fromkeys(int(label) for label in labels))
 
 
 def _one_row(values: object) -> Vectors:
-    """float32 or uint8 [D] as [1, D]."""
+    """Return float32 or uint8 [D] as [1, D]."""
     vector = np.asarray(values)
     return vector.view(np.uint8)[None] if vector.dtype == np.uint8 else vector.astype(np.float32, copy=False)[None]
 
 
 def chunked(records: Iterable[RecordRows | BadRecord]) -> Iterator[list[RecordRows] | BadRecord]:
-    """Records in lists of about 8 MB."""
+    """Yield the records in lists of about 8 MB."""
     pending: list[RecordRows] = []
     filled = 0
     for record in records:
@@ -169,13 +169,13 @@ def chunked(records: Iterable[RecordRows | BadRecord]) -> Iterator[list[RecordRo
 
 
 def table_of(records: Sequence[RecordRows], job: FeatureJob, item: ShardItem, first: int) -> pa.Table:
-    """Feature rows of some records.
+    """Return the feature rows of some records.
 
     Args:
-        records: in the shard's order.
-        job: says which outputs are wanted, and how.
-        item: the shard.
-        first: ordinal of the first row.
+        records: the records, in the shard's order.
+        job: the job, which has the outputs to write and their types.
+        item: the item of the shard.
+        first: the ordinal of the first row.
     """
     lengths = [record.rows for record in records]
     count = sum(lengths)
@@ -200,7 +200,7 @@ def table_of(records: Sequence[RecordRows], job: FeatureJob, item: ShardItem, fi
 
 def _column(blocks: Sequence[Vectors], compact: bool) -> pa.Array | pa.ChunkedArray:
     if compact:
-        # A chunk a record: joining them would copy every byte once more.
+        # One chunk per record: joining them would copy every byte again.
         return pa.chunked_array([codes_to_arrow(block.view(np.uint8)) for block in blocks], pa.binary())
     ends = np.cumsum([len(block) for block in blocks]).tolist()
     values = np.empty((ends[-1], blocks[0].shape[1]), np.float32)
@@ -213,7 +213,7 @@ def _column(blocks: Sequence[Vectors], compact: bool) -> pa.Array | pa.ChunkedAr
 
 
 def _labels(records: Sequence[RecordRows], lengths: Sequence[int]) -> pa.Array:
-    """The column ``labels``: all of a record's labels on its first row."""
+    """Return the column ``labels``, with all of a record's labels on its first row."""
     held = np.zeros(sum(lengths), np.int32)
     held[np.cumsum([0, *lengths[:-1]])] = [len(record.labels) for record in records]
     offsets = np.concatenate(([0], np.cumsum(held))).astype(np.int32)

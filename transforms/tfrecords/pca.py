@@ -29,9 +29,9 @@ class Pca:
     """Matrices of a projection from D to K numbers.
 
     Attributes:
-        mean: float32 [D].
-        vectors: float32 [D, K], a component a column, largest first.
-        values: float32 [K], the components' variances.
+        mean: the mean, float32 [D].
+        vectors: the components, float32 [D, K], one per column, largest first.
+        values: the variances of the components, float32 [K].
     """
 
     mean: NDArray[np.float32]
@@ -40,23 +40,23 @@ class Pca:
 
     @property
     def width(self) -> int:
-        """D, what goes in."""
+        """D, the length of the input."""
         return len(self.mean)
 
     @property
     def components(self) -> int:
-        """K, what comes out."""
+        """K, the length of the output."""
         return len(self.values)
 
     def first(self, components: int) -> Pca:
-        """The projection on the first so many components."""
+        """Return the projection on the first components."""
         return Pca(self.mean, np.ascontiguousarray(self.vectors[:, :components]), self.values[:components])
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Project float32 [..., D] to float32 [..., K].
 
         Raises:
-            ValueError: when the last axis is not D long.
+            ValueError: the last axis is not of length D.
         """
         if features.shape[-1:] != (self.width,):
             raise ValueError(f"this PCA takes features of {self.width} numbers, not of shape {features.shape}")
@@ -72,17 +72,17 @@ def save_pca(file: Path | BinaryIO, pca: Pca) -> None:
 def load_pca(path: Path, *, components: int | None = None, rows: bool = False) -> Pca:
     """Read the matrices from an .npz file, or from a folder of .npy files.
 
-    The arrays are called ``mean`` [D], ``eigenvectors`` (or ``eigenvecs``) and ``eigenvalues`` (``eigenvals``); the
-    first and last may stand as [D, 1]. Nothing is unpickled.
+    The arrays are named ``mean`` [D], ``eigenvectors`` (or ``eigenvecs``) and ``eigenvalues`` (``eigenvals``); the
+    first and last may have the shape [D, 1]. Nothing is unpickled.
 
     Args:
         path: the .npz file or the folder.
-        components: keep the first so many; all by default.
-        rows: the matrix holds an eigenvector a *row*, as in YouTube-8M's published files; a square matrix does not
-            tell.
+        components: the number of components to keep; all by default.
+        rows: whether the matrix has one eigenvector per *row*, as in YouTube-8M's published files; a square matrix does
+            not show it.
 
     Raises:
-        SpecError: when an array is missing, can't be read without pickle, doesn't fit the others or isn't finite.
+        SpecError: an array is missing, needs pickle, does not match the others or is not finite.
     """
     arrays = {part: _array(path, names) for part, names in _NAMES.items()}
     mean, values = (_vector(path, part, arrays[part]) for part in ("mean", "values"))

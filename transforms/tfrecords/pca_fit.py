@@ -1,7 +1,7 @@
-"""``fit_pca``: principal components of one's own feature, by tf.Transform on Beam.
+"""Fits principal components of a feature, with tf.Transform on Beam.
 
-Mean and covariance are gathered by tf.Transform over all rows in float64; the covariance's eigenvectors, largest
-eigenvalue first, are the components. TensorFlow is loaded when the graph is built, and by the workers that analyze.
+tf.Transform computes mean and covariance over all rows in float64; the covariance's eigenvectors, largest eigenvalue
+first, are the components. TensorFlow is loaded when the graph is built, and by the workers that analyze.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ COLUMN = "vectors"
 
 @dataclass(frozen=True)
 class PcaTask:
-    """What to learn from: one output of a feature's parts.
+    """The data to learn from: one output of a feature's parts.
 
     Attributes:
-        store: URI.
-        table: folder of the feature's table, relative to the store.
-        parts: that have rows.
-        folder: for what tf.Transform writes, reached by all workers.
+        store: the URI of the store.
+        table: the folder of the feature's table, relative to the store.
+        parts: the parts that have rows.
+        folder: the folder for tf.Transform's files, accessible to all workers.
     """
 
     store: str
@@ -43,7 +43,7 @@ class PcaTask:
 
 
 class ReadVectors(beam.DoFn):  # type: ignore[misc]
-    """The name of a part in, batches of its vectors out: a row group each."""
+    """Maps the name of a part to batches of its vectors, one per row group."""
 
     def __init__(self, task: PcaTask) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ReadVectors(beam.DoFn):  # type: ignore[misc]
 
 
 def build_fit(pipeline: beam.Pipeline, task: PcaTask) -> None:
-    """Gather mean and covariance into ``task.folder``."""
+    """Compute mean and covariance, and write them to ``task.folder``."""
     from cliploom.transforms.tfrecords.analysis import Analyze
 
     _ = (
@@ -85,7 +85,7 @@ def _moments(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fitted(task: PcaTask) -> Pca:
-    """All components, from the moments that ``build_fit`` has left."""
+    """Return all components, from the moments written by ``build_fit``."""
     from cliploom.transforms.tfrecords.analysis import read_graph
 
     found = read_graph(task.folder)({COLUMN: np.zeros((1, task.dim), np.float32)})
@@ -93,14 +93,14 @@ def fitted(task: PcaTask) -> Pca:
 
 
 def components_of(mean: NDArray[np.float32], covariance: NDArray[np.float64]) -> Pca:
-    """Principal components of a covariance.
+    """Return the principal components of a covariance.
 
-    An eigenvector is only known up to its sign; here its largest number is positive, so that equal data give equal
+    An eigenvector is only determined up to its sign; here its largest number is positive, so that equal data give equal
     matrices.
 
     Args:
-        mean: [D].
-        covariance: [D, D].
+        mean: the mean, [D].
+        covariance: the covariance, [D, D].
     """
     values, vectors = np.linalg.eigh(covariance)
     order = np.argsort(-values, kind="stable")

@@ -1,4 +1,4 @@
-"""A look at a shard before it is read: is it one, about how many rows does it have."""
+"""Probes a shard before it is read: whether it is one, and its approximate number of rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cliploom.transforms.tfrecords.proto import RecordError, parse
 
 _OVERHEAD = 16
 _GZIP_RATIO = 1.1
-"""Codes of video features hardly shrink."""
+"""Quantised video features hardly compress."""
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What planning needs to know of a shard.
+    """The facts about a shard needed for planning.
 
     Attributes:
-        rows: about how many rows it has, if all records are like the first; 0 for a shard without records.
+        rows: the approximate number of rows, assuming that all records are like the first; 0 without records.
     """
 
     type: str
@@ -31,10 +31,10 @@ class ShardFacts:
 
 
 def probe_shard(path: Path, limits: MediaLimits) -> dict[str, Any]:
-    """Facts of a shard, from its first readable record. A shard without records is valid.
+    """Return the facts of a shard, from its first readable record. A shard without records is valid.
 
     Raises:
-        ItemError: when it holds something, and nothing of it can be read as a TFRecord.
+        ItemError: the file is not empty, but nothing in it can be read as a TFRecord.
     """
     size = path.stat().st_size
     if size > limits.max_bytes:
@@ -55,7 +55,7 @@ def probe_shard(path: Path, limits: MediaLimits) -> dict[str, Any]:
 
 
 def _steps(data: bytes) -> int:
-    """Rows of a record: frames of its longest list, else one."""
+    """Return the number of rows of a record: frames of its longest list, else one."""
     try:
         return max((len(steps.features()) for steps in parse(data).lists.values()), default=1)
     except RecordError:

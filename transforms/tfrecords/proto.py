@@ -1,4 +1,4 @@
-"""The wire format of tf.train.Example and tf.train.SequenceExample, read without TensorFlow or generated code.
+"""Parses the wire format of tf.train.Example and tf.train.SequenceExample without TensorFlow or generated code.
 
 ::
 
@@ -8,10 +8,10 @@
     FeatureList     { 1: repeated Feature }
     Feature         { oneof 1: BytesList, 2: FloatList, 3: Int64List }, each { 1: repeated value }
 
-An Example is a SequenceExample without feature lists on the wire, so one parser serves both. Frame features are
-hundreds of equal-width strings; they are gathered with one numpy view instead of one Python object a frame: measured
-in one run on records of 300 x (1024 + 128) bytes, protobuf's upb gives 2,800 records/s, this with all checks 8,900.
-Sources: tensorflow/core/example/{example,feature}.proto, https://protobuf.dev/programming-guides/encoding.
+On the wire, an Example is a SequenceExample without feature lists, so one parser serves both. Frame features are
+hundreds of strings of equal width; they are gathered with one numpy view instead of one Python object per frame:
+measured in one run on records of 300 x (1024 + 128) bytes, protobuf's upb reads 2,800 records/s, this with all checks
+8,900. Sources: tensorflow/core/example/{example,feature}.proto, https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Kind = Literal["bytes", "float", "int64", "empty"]
 
 _KINDS: tuple[Kind, ...] = ("empty", "bytes", "float", "int64")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_FIRST_MESSAGE = 0x0A  # Field 1, length-delimited: the tag of nearly everything here.
+_FIRST_MESSAGE = 0x0A  # Field 1, length-delimited: the most frequent tag here.
 _MAX_VARINT_BYTES = 10
 _FEW_BYTES = 64
 _MASK = (1 << 64) - 1
@@ -36,12 +36,12 @@ _TOO_LONG = "an int64 list holds a number of more than ten bytes"
 
 
 class RecordError(ValueError):
-    """A record's payload can't be used; becomes the reason of a ``BadRecord``."""
+    """A record's payload is invalid; becomes the reason of a ``BadRecord``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One list of values, undecoded: ``data[start:stop]`` is a BytesList, FloatList or Int64List."""
+    """One undecoded list of values: ``data[start:stop]`` is a BytesList, FloatList or Int64List."""
 
     kind: Kind
     data: bytes
@@ -49,10 +49,10 @@ class Feature:
     stop: int
 
     def floats(self) -> NDArray[np.float32]:
-        """The values, float32 [N].
+        """Return the values, float32 [N].
 
         Raises:
-            RecordError: when it is another kind of list.
+            RecordError: it is another kind of list.
         """
         if not self._is("float"):
             return np.empty(0, np.float32)
@@ -60,10 +60,10 @@ class Feature:
         return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, np.float32), *chunks])
 
     def ints(self) -> NDArray[np.int64]:
-        """The values, int64 [N].
+        """Return the values, int64 [N].
 
         Raises:
-            RecordError: when it is another kind of list.
+            RecordError: it is another kind of list.
         """
         if not self._is("int64"):
             return np.empty(0, np.int64)
@@ -71,15 +71,15 @@ class Feature:
         for wire, start, stop in _values(self.data, self.start, self.stop):
             if wire not in (_LENGTH, _VARINT):
                 raise RecordError(f"an int64 list holds a value of wire type {wire}")
-            # One varint on the wire is a packed list of one.
+            # A single varint on the wire is a packed list of one.
             chunks.append(self.data[start:stop])
         return _varints(b"".join(chunks))
 
     def strings(self) -> list[bytes]:
-        """The values of a bytes list.
+        """Return the values of a bytes list.
 
         Raises:
-            RecordError: when it is another kind of list.
+            RecordError: it is another kind of list.
         """
         if not self._is("bytes"):
             return []
@@ -98,14 +98,14 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class FeatureList:
-    """A sequence of features, undecoded: ``data[start:stop]`` is a FeatureList."""
+    """An undecoded sequence of features: ``data[start:stop]`` is a FeatureList."""
 
     data: bytes
     start: int
     stop: int
 
     def features(self) -> list[Feature]:
-        """Each step's feature."""
+        """Return the feature of each step."""
         return [
             _feature(self.data, start, stop)
             for number, wire, start, stop in _fields(self.data, self.start, self.stop)
@@ -113,10 +113,10 @@ class FeatureList:
         ]
 
     def byte_rows(self) -> NDArray[np.uint8]:
-        """Steps of one equally long string each, uint8 [N, W], own memory.
+        """Return steps of one string of equal length each, uint8 [N, W], as a copy.
 
         Raises:
-            RecordError: when a step holds another kind, not one value, or another length than the first.
+            RecordError: a step has another kind, not one value, or another length than the first.
         """
         regular = self._regular("bytes")
         if regular is not None:
@@ -125,10 +125,10 @@ class FeatureList:
         return _stack([np.frombuffer(row, np.uint8) for row in rows], np.dtype(np.uint8))
 
     def float_rows(self) -> NDArray[np.float32]:
-        """Steps of equally many floats each, float32 [N, W], own memory.
+        """Return steps of equally many floats, float32 [N, W], as a copy.
 
         Raises:
-            RecordError: when a step holds another kind, or another number of values than the first.
+            RecordError: a step has another kind, or another number of values than the first.
         """
         regular = self._regular("float")
         if regular is not None and regular.shape[1] % 4 == 0:
@@ -136,14 +136,14 @@ class FeatureList:
         return _stack([feature.floats() for feature in self.features()], np.dtype(np.float32))
 
     def kind(self) -> Kind:
-        """Kind of the first step that has one."""
+        """Return the kind of the first step that has one."""
         for number, _, start, stop in _fields(self.data, self.start, self.stop):
             if number == 1 and (feature := _feature(self.data, start, stop)).kind != "empty":
                 return feature.kind
         return "empty"
 
     def _regular(self, kind: Kind) -> NDArray[np.uint8] | None:
-        """The payloads [N, W] when every step has the same bytes around its one value; None otherwise."""
+        """Return the payloads [N, W] if every step has the same bytes around its single value; None otherwise."""
         data, start, stop = self.data, self.start, self.stop
         if start == stop or data[start] != _FIRST_MESSAGE:
             return None
@@ -159,7 +159,7 @@ class FeatureList:
                 return None
         steps = np.frombuffer(data, np.uint8, stop - start, start).reshape(-1, stride)
         head = at - start
-        # Equal tags and lengths in front of each payload: then each step parses as the first did.
+        # Equal tags and lengths before each payload: then each step parses like the first.
         if not (steps[:, :head] == steps[0, :head]).all():
             return None
         return steps[:, head:].copy()
@@ -170,10 +170,10 @@ class Message:
     """A parsed Example or SequenceExample.
 
     Attributes:
-        features: of the Example, or the context of the SequenceExample.
-        lists: the feature lists, empty in an Example.
-        sequence: there is a FeatureLists field, so it was written as a SequenceExample. One that has no lists at all
-            can't be told from an Example.
+        features: the features of the Example, or the context of the SequenceExample.
+        lists: the feature lists; empty in an Example.
+        sequence: whether there is a FeatureLists field, which shows that it was written as a SequenceExample. Without
+            any lists it cannot be distinguished from an Example.
     """
 
     features: Mapping[str, Feature]
@@ -184,10 +184,10 @@ class Message:
 def parse(data: bytes) -> Message:
     """Find the features of a serialised Example or SequenceExample; values are decoded on demand.
 
-    Unknown fields are skipped, the last of two entries with one key counts, as in protobuf.
+    As in protobuf, unknown fields are skipped and the last of two entries with one key counts.
 
     Raises:
-        RecordError: when ``data`` is not such a message.
+        RecordError: ``data`` is not such a message.
     """
     features: dict[str, Feature] = {}
     lists: dict[str, FeatureList] = {}
@@ -204,7 +204,7 @@ def parse(data: bytes) -> Message:
 
 
 def _entries(data: bytes, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
-    """Key and value span of each entry of a map<string, message>."""
+    """Yield the key and value span of each entry of a map<string, message>."""
     for number, wire, first, last in _fields(data, start, stop):
         if number != 1 or not _expect(wire, _LENGTH, "a map"):
             continue
@@ -228,7 +228,7 @@ def _feature(data: bytes, start: int, stop: int) -> Feature:
         _expect(wire, _LENGTH, "a feature")
         kind = _KINDS[number]
         if found is not None and found.kind == kind:
-            # Two parts of one list are one list; so say the rules of protobuf.
+            # As the rules of protobuf demand, two parts of one list are concatenated.
             joined = found.data[found.start : found.stop] + data[first:last]
             found = Feature(kind, joined, 0, len(joined))
         else:
@@ -237,14 +237,14 @@ def _feature(data: bytes, start: int, stop: int) -> Feature:
 
 
 def _values(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Wire type and span of each field 1."""
+    """Yield the wire type and span of each field 1."""
     for number, wire, first, last in _fields(data, start, stop):
         if number == 1:
             yield wire, first, last
 
 
 def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type and payload span of each field of the message ``data[start:stop]``."""
+    """Yield number, wire type and payload span of each field of the message ``data[start:stop]``."""
     at = start
     while at < stop:
         tag, at = _varint(data, at, stop)
@@ -269,7 +269,7 @@ def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int,
 
 
 def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
-    """Value and the position behind it."""
+    """Return the value and the position after it."""
     value = shift = 0
     while at < stop:
         byte = data[at]
@@ -296,7 +296,7 @@ def _float_chunk(data: bytes, wire: int, start: int, stop: int) -> NDArray[np.fl
 
 
 def _varints(data: bytes) -> NDArray[np.int64]:
-    """All numbers of a run of varints, int64 [N]; negative ones take ten bytes."""
+    """Return all numbers of a sequence of varints, int64 [N]; negative ones take ten bytes."""
     if data and data[-1] >= 0x80:
         raise RecordError("an int64 list ends inside a number")
     if len(data) <= _FEW_BYTES:
@@ -316,7 +316,7 @@ def _varints(data: bytes) -> NDArray[np.int64]:
 
 
 def _few_varints(data: bytes) -> NDArray[np.int64]:
-    """The same, number by number: a record's handful of labels is read faster so."""
+    """Return the same, one number at a time, which is faster for a record's few labels."""
     values: list[int] = []
     value = shift = 0
     for byte in data:

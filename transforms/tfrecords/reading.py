@@ -1,4 +1,4 @@
-"""Shared by the readers of all record formats: parse each, refuse an id's second record, name the wrong feature."""
+"""Shared by the readers of all record formats: parses each record, rejects duplicate ids, names the wrong feature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Named(Protocol):
 
     @property
     def id(self) -> str:
-        """Unique in the shard; empty for none."""
+        """The id, unique in the shard; empty for none."""
         ...
 
 
@@ -24,14 +24,14 @@ _V = TypeVar("_V")
 
 
 def read_each(stream: Readable, file: str, parser: Callable[[bytes, int], _N]) -> Iterator[_N | BadRecord]:
-    """Parse each record; refuse the second record of an id.
+    """Parse each record; reject the second record with an id.
 
-    Memory: a record, and the ids of one shard.
+    Memory: one record, and the ids of one shard.
 
     Args:
-        stream: the shard.
-        file: name for ``BadRecord``.
-        parser: payload and offset to a record; raises ``RecordError``.
+        stream: the stream of the shard.
+        file: the file name for ``BadRecord``.
+        parser: a function from payload and offset to a record; raises ``RecordError``.
     """
     seen: dict[str, int] = {}
     for record in read_records(stream, file):
@@ -41,7 +41,7 @@ def read_each(stream: Readable, file: str, parser: Callable[[bytes, int], _N]) -
         try:
             parsed = parser(record.data, record.offset)
             if parsed.id and (first := seen.setdefault(parsed.id, record.offset)) != record.offset:
-                raise RecordError(f"id {parsed.id!r} stands in this shard before, at byte {first}")
+                raise RecordError(f"id {parsed.id!r} occurs in this shard before, at byte {first}")
         except RecordError as error:
             yield BadRecord(file, record.offset, str(error))
             continue
@@ -49,10 +49,10 @@ def read_each(stream: Readable, file: str, parser: Callable[[bytes, int], _N]) -
 
 
 def as_id(name: str, values: list[bytes]) -> str:
-    """The one text in ``values``.
+    """Return the single text in ``values``.
 
     Raises:
-        RecordError: when it isn't one, is empty or not UTF-8.
+        RecordError: there is not exactly one, or it is empty or not UTF-8.
     """
     text = with_name(name, lambda: as_text(values))
     if not text:
@@ -61,15 +61,15 @@ def as_id(name: str, values: list[bytes]) -> str:
 
 
 def as_text(values: list[bytes]) -> str:
-    """The one text in ``values``; it may be empty.
+    """Return the single text in ``values``; it may be empty.
 
     Raises:
-        RecordError: when it isn't one, holds a NUL character, or is not UTF-8.
+        RecordError: there is not exactly one, or it contains a NUL character or is not UTF-8.
     """
     if len(values) != 1:
         raise RecordError(f"holds {values!r:.60}, not one text")
     if b"\0" in values[0]:
-        raise RecordError(f"{values[0]!r:.60} holds a NUL character")
+        raise RecordError(f"{values[0]!r:.60} contains a NUL character")
     try:
         return values[0].decode("utf-8")
     except UnicodeDecodeError as error:
@@ -77,7 +77,7 @@ def as_text(values: list[bytes]) -> str:
 
 
 def with_name(name: str, decode: Callable[[], _V]) -> _V:
-    """``decode()``; its ``RecordError`` starts with the feature's name."""
+    """Call ``decode()``; a ``RecordError`` gets the feature's name as a prefix."""
     try:
         return decode()
     except RecordError as error:

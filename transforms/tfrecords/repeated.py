@@ -1,7 +1,7 @@
-"""Ids that stand in more than one shard of a source: each pair of such shards becomes a failure that names both.
+"""Ids that occur in several shards of a source: each pair of such shards becomes a failure that names both.
 
-Within a shard the reader refuses an id's second record; that two shards share one shows only when all parts are there.
-Memory: 24 bytes an id, 200 MB for the 8 million of YouTube-8M.
+Within a shard the reader rejects an id's second record; an id shared by two shards is detected only when all parts
+exist. Memory: 24 bytes per id, 200 MB for the 8 million of YouTube-8M.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.record_ids import ID_FOOTER, ItemIds, hash_ids, ids_of_rows, unpack_ids
 
 STAGE = "ids"
-"""Stage of these failures; they are found anew whenever the parts have changed."""
+"""Stage of these failures; they are determined again whenever the parts have changed."""
 EXAMPLES = 3
 MOST_PAIRS = 100
-"""Failure rows; a data set that is listed twice would give one for each of its shards."""
+"""Maximum number of failure rows; a data set listed twice would give one for each of its shards."""
 _READERS = 16
 
 
@@ -37,9 +37,9 @@ class SharedIds:
     """Ids that two items share.
 
     Attributes:
-        first, second: item numbers, ``first`` the smaller.
-        count: of the ids.
-        hashes: of a few of them.
+        first, second: the item numbers, ``first`` being the smaller one.
+        count: the number of shared ids.
+        hashes: the hashes of a few of the ids.
     """
 
     first: int
@@ -49,10 +49,10 @@ class SharedIds:
 
 
 def read_ids(objects: ObjectStore, table: str, part: str) -> ItemIds:
-    """The ids of a part's records: from its footer, or from its rows where an older version wrote it.
+    """Return the ids of a part's records: from its footer, or from its rows in parts of older versions.
 
     Raises:
-        StoreError: when the part is missing or damaged.
+        StoreError: the part is missing or damaged.
     """
     path = part_path(table, part)
     try:
@@ -64,7 +64,7 @@ def read_ids(objects: ObjectStore, table: str, part: str) -> ItemIds:
 
 
 def shared_ids(ids: Sequence[ItemIds]) -> list[SharedIds]:
-    """Which items share ids; each repeated id counts for its first item and every other one.
+    """Return the items that share ids; each repeated id counts for its first item and every other one.
 
     >>> one, two, three = (hash_ids([name]) for name in ("a", "b", "c"))
     >>> [(found.first, found.second, found.count) for found in shared_ids([{1: one, 2: two}, {3: one}])]
@@ -86,7 +86,7 @@ def shared_ids(ids: Sequence[ItemIds]) -> list[SharedIds]:
 
 
 def _pairs(hashes: NDArray[np.int64], items: NDArray[np.int64]) -> list[SharedIds]:
-    """The pairs among repeated hashes, whose items stand in rising order."""
+    """Return the pairs among repeated hashes, whose items are ascending."""
     first: dict[int, int] = {}
     counts: Counter[tuple[int, int]] = Counter()
     some: dict[tuple[int, int], list[int]] = {}
@@ -103,13 +103,13 @@ def _pairs(hashes: NDArray[np.int64], items: NDArray[np.int64]) -> list[SharedId
 def repeated_failures(
     objects: ObjectStore, job: FeatureJob, contents: pl.DataFrame, uris: Mapping[int, str]
 ) -> Iterator[Failure]:
-    """A failure for each pair of items that share ids: of the later item, naming both.
+    """Yield a failure for each pair of items that share ids: for the later item, naming both.
 
     Args:
         objects: the store.
         job: a feature of records.
-        contents: of its next table: part, item_no, uid, digest, planned, rows.
-        uris: of the items, by number.
+        contents: the contents of its new table: part, item_no, uid, digest, planned, rows.
+        uris: the uris of the items, by number.
     """
     filled = contents.filter(pl.col("rows") > 0)
     parts = filled["part"].unique().sort().to_list()
@@ -141,7 +141,7 @@ def repeated_failures(
 
 
 def _named(objects: ObjectStore, table: str, part: str, pair: SharedIds) -> str:
-    """The ids behind a pair's example hashes."""
+    """Return the ids behind a pair's example hashes."""
     with objects.open_file(part_path(table, part)) as stream, pq.ParquetFile(stream) as file:
         uids = file.read(["uid"])["uid"].unique().to_pylist()
     wanted = set(pair.hashes)

@@ -1,4 +1,4 @@
-"""What a ``tfrecord`` source says of its shards: from the spec's node to what workers know and features are made of."""
+"""Settings of a ``tfrecord`` source: from the declaration in the spec to those of workers and features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cliploom.transforms.inputs.listing import list_source
 from cliploom.transforms.tfrecords.vocabulary import Vocabulary, read_vocabulary
 
 REVISION = 1
-"""Raised when the same shard gives other rows."""
+"""Increase it when the same shard gives other rows."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class OutputField:
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """How the shards of one source are read.
+    """The settings for reading the shards of one source.
 
     Attributes:
-        fields: outputs and texts of format ``example``.
-        id, labels: features of format ``example``; ``labels`` may be empty.
-        compact: outputs whose 8-bit codes are kept.
-        names: class index -> title, empty without a vocabulary.
+        fields: the outputs and texts of format ``example``.
+        id, labels: the features of format ``example``; ``labels`` may be empty.
+        compact: the outputs stored as 8-bit codes.
+        names: maps a class index to its title; empty without a vocabulary.
     """
 
     format: str
@@ -51,7 +51,7 @@ class ShardSettings:
 
     @classmethod
     def of(cls, source: TfrecordSource, vocabulary: Vocabulary | None) -> ShardSettings:
-        """The settings of a source as declared."""
+        """Return the declared settings of a source."""
         fields = {name: OutputField(each.width or 1, each.type) for name, each in (source.fields or {}).items()}
         compact: list[str] = []
         if source.quantized == "keep":
@@ -72,33 +72,33 @@ class ShardSettings:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """Output name -> length of its vectors."""
+        """The outputs with the lengths of their vectors."""
         if self.format == "example":
             return {name: each.width for name, each in self.fields.items() if each.type != "text"}
         return {"rgb": self.rgb} | ({"audio": self.audio} if self.audio else {})
 
     @property
     def types(self) -> dict[str, str]:
-        """Types of outputs that records hold otherwise than as floats, for format ``example``."""
+        """The types of outputs that records have in other types than floats, for format ``example``."""
         return {name: self.fields[name].type for name in self.outputs if self.format == "example"}
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Columns of texts."""
+        """The columns of texts."""
         return tuple(name for name, each in self.fields.items() if each.type == "text")
 
     def recipe(self) -> dict[str, Any]:
-        """What of this changes the rows and their labels; the vocabulary by a digest."""
+        """Return the settings that affect the rows and their labels; the vocabulary as a digest."""
         names = digest_of([[index, self.names[index]] for index in sorted(self.names)]) if self.names else ""
         return asdict(self) | {"names": names, "revision": REVISION}
 
     def to_json(self) -> str:
-        """As text, for jobs."""
+        """Return the settings as text, for jobs."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ShardSettings:
-        """Read back what ``to_json`` gave."""
+        """Create settings from the result of ``to_json``."""
         value = json.loads(text)
         fields = {name: OutputField(**each) for name, each in value["fields"].items()}
         names = {int(index): name for index, name in value["names"].items()}
@@ -106,25 +106,25 @@ class ShardSettings:
 
 
 def source_settings(source: TfrecordSource, base: Path, place: str) -> ShardSettings:
-    """The settings of a source; its vocabulary is read.
+    """Return the settings of a source, including its vocabulary.
 
     Raises:
-        SpecError: when there is no vocabulary file, or it is none.
+        SpecError: the vocabulary file does not exist, or is invalid.
     """
     vocabulary = read_vocabulary_file(source.vocabulary, base, place) if source.vocabulary else None
     return ShardSettings.of(source, vocabulary)
 
 
 def read_vocabulary_file(name: str, base: Path, place: str) -> Vocabulary:
-    """A vocabulary that a spec names.
+    """Return a vocabulary named in a spec.
 
     Args:
-        name: of the file, relative to ``base``.
+        name: the name of the file, relative to ``base``.
         base: the spec's folder.
-        place: of the source in the spec, for errors.
+        place: the location of the source in the spec, for errors.
 
     Raises:
-        SpecError: when there is no such file, or it is none.
+        SpecError: the file does not exist, or is invalid.
     """
     path = (base / Path(name).expanduser()).absolute()
     try:
@@ -141,9 +141,9 @@ def read_vocabulary_file(name: str, base: Path, place: str) -> Vocabulary:
 
 
 def list_shards(name: str, source: TfrecordSource, base: Path) -> pl.DataFrame:
-    """All shards of a source, as ``cliploom.transforms.inputs.listing.list_source`` lists media.
+    """Return all shards of a source, in the format of ``cliploom.transforms.inputs.listing.list_source``.
 
     Raises:
-        SpecError: for two files with one uid, or a missing folder.
+        SpecError: two files share a uid, or a folder is missing.
     """
     return list_source(name, MediaSource(kind="media", glob=source.glob, uid=source.uid), base)

@@ -1,8 +1,8 @@
 """YouTube-8M's vocabulary.csv: class indices, names, and class weights.
 
 Columns: ``Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1,Vertical2,Vertical3,WikiDescription``. Rows are
-not sorted by Index, names may be blank or hold commas. Only Index and Name are needed, so one's own classes may be
-listed in a file of two columns. Source: docs/formats.md section 4.
+not sorted by Index; names may be blank or contain commas. Only Index and Name are required, so your own classes may be
+listed in a file with two columns. Source: docs/formats.md section 4.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class LabelClass:
     """One class.
 
     Attributes:
-        count: training videos that carry it, 0 where the file doesn't say.
-        graph_id: Knowledge Graph id, such as ``/m/03bt1gh``, or empty.
-        name: may be blank.
-        verticals: those given, in file order.
+        count: the number of training videos with the class; 0 if unknown.
+        graph_id: the Knowledge Graph id, such as ``/m/03bt1gh``, or empty.
+        name: the name; may be blank.
+        verticals: the nonblank verticals, in file order.
     """
 
     index: int
@@ -40,7 +40,7 @@ class LabelClass:
 
     @property
     def title(self) -> str:
-        """What to show: the name, else the Knowledge Graph id, else ``class 12``."""
+        """The name to display, else the Knowledge Graph id, else ``class 12``."""
         return self.name or self.graph_id or f"class {self.index}"
 
 
@@ -52,22 +52,22 @@ class Vocabulary:
 
     @property
     def width(self) -> int:
-        """Length of a score vector: the largest index + 1."""
+        """The length of a score vector: the largest index + 1."""
         return max(self.classes, default=-1) + 1
 
     def names(self, labels: Iterable[int]) -> list[str]:
-        """Titles of class indices.
+        """Return the titles of class indices.
 
         Raises:
-            KeyError: for an index that no class has.
+            KeyError: an index has no class.
         """
         return [self.classes[label].title for label in labels]
 
     def weights(self) -> NDArray[np.float64]:
-        """Class weights ``sum(count) / (classes * count)``, float64 [width]; rare classes weigh more.
+        """Return class weights ``sum(count) / (classes * count)``, float64 [width]; rare classes have larger weights.
 
         Raises:
-            SpecError: when a class has no training video, or an index is missing.
+            SpecError: a class has no training video, or an index is missing.
         """
         for index in range(self.width):
             if index not in self.classes:
@@ -86,12 +86,12 @@ def read_vocabulary(lines: Iterable[str], file: str = "vocabulary.csv") -> Vocab
     """Parse a vocabulary.
 
     Args:
-        lines: of a text file opened with ``newline=""``, UTF-8 (a byte order mark is tolerated).
-        file: name for errors.
+        lines: the lines of a text file opened with ``newline=""``, UTF-8 (a byte order mark is tolerated).
+        file: the file name for errors.
 
     Raises:
-        SpecError: for a missing column, an Index or TrainVideoCount that is no natural number, an Index given twice,
-            or no class at all.
+        SpecError: a column is missing, an Index or TrainVideoCount is not a natural number, an Index is repeated, or
+            there is no class.
     """
     left = iter(lines)
     header = next((line for line in left if line.strip()), "")
@@ -110,12 +110,10 @@ def read_vocabulary(lines: Iterable[str], file: str = "vocabulary.csv") -> Vocab
         if not any(value.strip() for value in row.values() if isinstance(value, str)):
             continue
         if "\0" in (row["Name"] or ""):
-            raise SpecError(f"{where}: the name {row['Name']!r} holds a NUL character; remove it.")
+            raise SpecError(f"{where}: the name {row['Name']!r} contains a NUL character; remove it.")
         index = _natural(row["Index"], "Index", where)
         if index in classes:
-            raise SpecError(
-                f"{where}: Index {index} was given before, to '{classes[index].title}'; leave one of them out."
-            )
+            raise SpecError(f"{where}: Index {index} is used before, for '{classes[index].title}'; remove one of them.")
         classes[index] = LabelClass(
             index,
             (row["Name"] or "").strip(),
@@ -132,7 +130,7 @@ def _natural(text: str | None, column: str, where: str) -> int:
     cleaned = (text or "").strip()
     whole, point, zeros = cleaned.partition(".")
     if point and not zeros.strip("0"):
-        cleaned = whole  # as a table writes a column of numbers that has blank cells
+        cleaned = whole  # as a table writes an integer column that has blank cells
     if not (cleaned.isascii() and cleaned.isdecimal()):
         raise SpecError(f"{where}: {column} {cleaned!r} is not a whole number from 0 on.")
     return int(cleaned)

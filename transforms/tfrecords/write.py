@@ -1,6 +1,6 @@
-"""Serialised Examples and SequenceExamples from numpy arrays, without TensorFlow.
+"""Writes Examples and SequenceExamples from numpy arrays, without TensorFlow.
 
-The bytes are those of protobuf's deterministic serialisation: map keys sorted, numbers packed. So equal records give
+The bytes are those of protobuf's deterministic serialisation: sorted map keys, packed numbers. So equal records give
 equal files. Wire format: see ``proto``; features and names: docs/formats.md section 4.
 """
 
@@ -24,7 +24,7 @@ _MASK = (1 << 64) - 1
 
 
 def encode_video(record: Yt8mVideo) -> bytes:
-    """A video-level Example: ``id``, ``labels``, ``mean_rgb`` and, if there is any, ``mean_audio``."""
+    """Return a video-level Example: ``id``, ``labels``, ``mean_rgb`` and, if there is any, ``mean_audio``."""
     features = {"id": _strings([record.id.encode()]), "labels": _ints(record.labels), "mean_rgb": _floats(record.rgb)}
     if record.audio is not None:
         features["mean_audio"] = _floats(record.audio)
@@ -32,10 +32,10 @@ def encode_video(record: Yt8mVideo) -> bytes:
 
 
 def encode_frames(record: Yt8mFrames) -> bytes:
-    """A frame-level SequenceExample: context ``id``, ``labels`` (and segments), lists ``rgb`` (and ``audio``).
+    """Return a frame-level SequenceExample: context ``id``, ``labels`` (and segments), lists ``rgb`` (and ``audio``).
 
     Raises:
-        ValueError: when rgb and audio differ in frames, or only some segments are rated.
+        ValueError: rgb and audio differ in frames, or only some segments are rated.
     """
     context = {"id": _strings([record.id.encode()]), "labels": _ints(record.labels)}
     if record.segments:
@@ -55,7 +55,7 @@ def encode_frames(record: Yt8mFrames) -> bytes:
         if len(record.audio) != len(record.rgb):
             raise ValueError(f"{record.id}: {len(record.rgb)} frames in rgb but {len(record.audio)} in audio")
         lists["audio"] = record.audio
-    # Frames are a third of a megabyte, so they are joined once instead of nesting copies as elsewhere.
+    # Frames are a third of a megabyte, so they are joined once instead of copied at each level of nesting.
     pieces: list[bytes | memoryview] = []
     for name, rows in sorted(lists.items()):
         steps = _steps(rows)
@@ -66,16 +66,16 @@ def encode_frames(record: Yt8mFrames) -> bytes:
 
 
 def encode_example(values: Mapping[str, Value]) -> bytes:
-    """A tf.train.Example; arrays are flattened, uint8 arrays become one string of raw numbers.
+    """Return a tf.train.Example; arrays are flattened, uint8 arrays become one string of raw numbers.
 
     Raises:
-        TypeError: for arrays of other types than float32, int64 and uint8.
+        TypeError: an array has another type than float32, int64 and uint8.
     """
     return _message(_FIELD_1, _features({name: _value(name, value) for name, value in values.items()}))
 
 
 def shard_of(uid: str, shards: int) -> int:
-    """The shard, 0 to ``shards`` - 1, that a record of this id belongs in: by hash, whatever else is exported.
+    """Return the shard, 0 to ``shards`` - 1, of a record with this id: by hash, independent of other records.
 
     >>> [shard_of(uid, 4) for uid in ("Bsxe", "i9LI", "vyLp")]
     [1, 2, 2]
@@ -85,7 +85,7 @@ def shard_of(uid: str, shards: int) -> int:
 
 
 def shard_name(prefix: str, shard: int, shards: int, *, gzip: bool = False) -> str:
-    """File name of a shard.
+    """Return the file name of a shard.
 
     >>> shard_name("train", 3, 16)
     'train-00003-of-00016.tfrecord'
@@ -124,9 +124,9 @@ def _ints(values: Sequence[int]) -> bytes:
 
 
 def _steps(rows: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A FeatureList of one string (uint8) or float list a row, its bytes as uint8 [N, bytes a step].
+    """Return a FeatureList with one string (uint8) or float list per row, as uint8 [N, bytes per step].
 
-    Each row has the same bytes in front, so all are laid out at once.
+    Each row has the same bytes before its values, so all rows are laid out at once.
     """
     packed = np.ascontiguousarray(rows, "<f4").view(np.uint8) if rows.dtype == np.float32 else rows
     width = packed.shape[1]
@@ -144,7 +144,7 @@ def _features(features: Mapping[str, bytes]) -> bytes:
 
 
 def _entry(key: str, value: bytes) -> bytes:
-    """An entry of a map<string, message>."""
+    """Return an entry of a map<string, message>."""
     return _message(_FIELD_1, _message(_FIELD_1, key.encode()) + _message(_FIELD_2, value))
 
 

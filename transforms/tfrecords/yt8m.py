@@ -1,7 +1,7 @@
-"""Readers of YouTube-8M shards: video level, frame level, segments. Formats: docs/formats.md section 4.
+"""Reads YouTube-8M shards: video level, frame level, segments. Formats: docs/formats.md section 4.
 
-The extractor always writes SequenceExamples. Their context and an Example's features are both field 1 on the wire,
-so ``read_videos`` takes either message; it refuses a record without ``mean_rgb``.
+The extractor always writes SequenceExamples. Their context and an Example's features are both field 1 on the wire, so
+``read_videos`` accepts both messages; it rejects a record without ``mean_rgb``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SEGMENT_FIELDS = ("segment_start_times", "segment_end_times", "segment_labels",
 
 @dataclass(frozen=True)
 class Yt8mFormat:
-    """What a good record looks like.
+    """The format of valid records.
 
     Attributes:
-        rgb: numbers a frame in ``rgb`` or ``mean_rgb``.
-        audio: numbers a frame in ``audio`` or ``mean_audio``; 0 when there is none, or it is not wanted.
-        labels: classes that exist; None lets every one pass that is not negative.
-        max_frames: longest video believed.
+        rgb: the length of ``rgb`` or ``mean_rgb`` vectors.
+        audio: the length of ``audio`` or ``mean_audio`` vectors; 0 if there are none, or they are not needed.
+        labels: the existing classes; None accepts every nonnegative class.
+        max_frames: the longest plausible video, in frames.
     """
 
     rgb: int = RGB_WIDTH
@@ -42,29 +42,29 @@ DATASET = Yt8mFormat()
 
 
 def read_videos(stream: Readable, file: str, form: Yt8mFormat = DATASET) -> Iterator[Yt8mVideo | BadRecord]:
-    """Video-level records of a shard; those that break a rule come out as ``BadRecord`` and reading goes on."""
+    """Yield the video-level records of a shard; an invalid one gives a ``BadRecord``, and reading continues."""
     return read_each(stream, file, lambda data, offset: parse_video(data, form, offset))
 
 
 def read_frames(
     stream: Readable, file: str, form: Yt8mFormat = DATASET, *, segments: bool = False
 ) -> Iterator[Yt8mFrames | BadRecord]:
-    """Frame-level records of a shard; those that break a rule come out as ``BadRecord`` and reading goes on.
+    """Yield the frame-level records of a shard; an invalid one gives a ``BadRecord``, and reading continues.
 
     Args:
-        stream: the shard.
-        file: name for ``BadRecord``.
-        form: widths and classes.
-        segments: each record must have segments (the segments data set); they are read either way.
+        stream: the stream of the shard.
+        file: the file name for ``BadRecord``.
+        form: the expected format.
+        segments: whether each record must have segments (the segments data set); they are read in any case.
     """
     return read_each(stream, file, lambda data, offset: parse_frames(data, form, offset, segments=segments))
 
 
 def parse_video(data: bytes, form: Yt8mFormat = DATASET, offset: int = 0) -> Yt8mVideo:
-    """One video-level record.
+    """Return one video-level record.
 
     Raises:
-        RecordError: when it breaks the format; says how.
+        RecordError: the record is invalid; the message says why.
     """
     message = parse(data)
     if "mean_rgb" not in message.features and "rgb" in message.lists:
@@ -79,10 +79,10 @@ def parse_video(data: bytes, form: Yt8mFormat = DATASET, offset: int = 0) -> Yt8
 
 
 def parse_frames(data: bytes, form: Yt8mFormat = DATASET, offset: int = 0, *, segments: bool = False) -> Yt8mFrames:
-    """One frame-level record.
+    """Return one frame-level record.
 
     Raises:
-        RecordError: when it breaks the format; says how.
+        RecordError: the record is invalid; the message says why.
     """
     message = parse(data)
     if "rgb" not in message.lists and "mean_rgb" in message.features:
@@ -96,15 +96,15 @@ def parse_frames(data: bytes, form: Yt8mFormat = DATASET, offset: int = 0, *, se
         raise RecordError(f"has {len(rgb)} frames (1 to {form.max_frames} are possible)")
     found = _segments(message, form)
     if segments and not found:
-        raise RecordError("has no segments (segment_start_times): format yt8m_frame reads it")
+        raise RecordError("has no segments (segment_start_times): use format yt8m_frame")
     return Yt8mFrames(uid, labels, rgb, audio, found, offset)
 
 
 def video_id(message: Message) -> str:
-    """The video's id: feature ``id``, in the data of 2017 ``video_id``.
+    """Return the video's id: feature ``id``, or ``video_id`` in the data of 2017.
 
     Raises:
-        RecordError: when there is none, more than one, or it is empty or not UTF-8.
+        RecordError: there is none, more than one, or it is empty or not UTF-8.
     """
     for name in _IDS:
         if name in message.features:
@@ -139,7 +139,7 @@ def _mean(message: Message, name: str, width: int) -> NDArray[np.float32]:
 
 
 def _rows(message: Message, name: str, width: int) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """A feature list as [N, width]; quantised strings or float lists."""
+    """Return a feature list as [N, width]; quantised strings or float lists."""
     if name not in message.lists:
         raise RecordError(f"has no {name}")
     found: FeatureList = message.lists[name]

@@ -66,7 +66,7 @@ class Drift:
         return self.least is None or self.least >= LEAST[self.precision]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self) | {"acceptable": self.acceptable}
 
 
@@ -98,7 +98,7 @@ def recompute_rows(store: str, items: int, release: int | None = None) -> list[D
 
 
 def _is_computed(entry: FeatureEntry) -> bool:
-    """Rows are encoded from media or texts, not made from those of another feature."""
+    """Return the rows are encoded from media or texts, not made from those of another feature."""
     return "encoder" in entry.recipe
 
 
@@ -145,7 +145,7 @@ def _one_of(processors: tuple[Processor, ...]) -> str:
 
 
 def _job_of(objects: ObjectStore, release: Release, name: str, entry: FeatureEntry) -> FeatureJob:
-    """The job that computed a feature, from what its release says."""
+    """Return the job that computed a feature, from what its release says."""
     source = release.spec.get("sources", {}).get(entry.source, {})
     settings = {key: entry.recipe[key] for key in ("stereo", "deinterlace", "tone_map") if key in entry.recipe}
     sample = entry.recipe.get("sample")

@@ -166,11 +166,11 @@ def _group(path: str, kept: Kept) -> str:
 
 
 def everything(objects: ObjectStore, *, settled: bool = True) -> Iterator[Entry]:
-    """All files that may be ours, also those that were being written when a run was killed.
+    """Yield all files that may be ours, also those that were being written when a run was killed.
 
     Args:
         objects: the store.
-        settled: of a bucket, those that were written more than an hour ago; else those that were written since.
+        settled: settled of a bucket, those that were written more than an hour ago; else those that were written since.
     """
     if objects.root is None:
         for entry in objects.list():
@@ -226,7 +226,7 @@ def kept_by(objects: ObjectStore, releases: Iterable[Release]) -> Kept:
 
 
 def _spools(objects: ObjectStore, release: Release) -> set[str]:
-    """Folders of the texts that a release's items were read from."""
+    """Return the folders of the texts that a release's items were read from."""
     items = read_table(objects, "items", release.tables["items"])
     found = pl.concat([items[column].str.extract(r"(spools/[^/\"]+)/") for column in ("uri", "facts")])
     return {f"{folder}/" for folder in found.drop_nulls().unique().to_list()}
@@ -242,7 +242,7 @@ def with_releases(objects: ObjectStore, kept: Kept, releases: Releases, keep: Se
 
 
 def doomed_entries(entries: Iterable[Entry], kept: Kept, objects: ObjectStore) -> list[Entry]:
-    """The entries that go, in the order in which they may go one by one."""
+    """Return the entries that go, in the order in which they may go one by one."""
     logs = {table: list_log(objects, table) for table in kept.tables}
     return sorted((entry for entry in entries if not _stays(entry.path, kept, logs)), key=_turn)
 

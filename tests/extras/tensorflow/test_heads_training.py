@@ -131,7 +131,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None
         run_training(tmp_path / "killed", spec, on_stage)
     assert len(TrainingState.read(tmp_path / "killed" / "state.npz").epochs) == 1
     resumed = run_training(tmp_path / "killed", spec, on_stage)
-    assert told[1] == "going on after epoch 1"
+    assert told[1] == "resuming after epoch 1"
     np.testing.assert_array_equal(resumed.kernel, whole.kernel)
     np.testing.assert_array_equal(resumed.bias, whole.bias)
     figures = [(each.epoch, each.loss, each.validation_loss, each.hit_at_1) for each in resumed.epochs]

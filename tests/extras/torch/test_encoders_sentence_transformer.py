@@ -141,7 +141,7 @@ def test_a_name_that_can_not_be_had_is_refused(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.startswith(
-        "CliploomError The sentence-transformers model 'nobody/no-such-model' is neither a folder nor to be had"
+        "CliploomError The sentence-transformers model 'nobody/no-such-model' is neither a folder nor available"
     )
 
 

@@ -155,7 +155,7 @@ def test_nothing_but_tensors_is_unpickled_even_from_a_trusted_program(tmp_path: 
 def test_files_that_are_no_program_are_refused(tmp_path: Path) -> None:
     torch.save(Pictures().state_dict(), tmp_path / "weights.pth")
     (tmp_path / "text.pt").write_text("no archive")
-    for name, said in (("weights.pth", "holds weights without a program"), ("text.pt", "is no PyTorch program")):
+    for name, said in (("weights.pth", "holds weights without a program"), ("text.pt", "is not a PyTorch program")):
         chosen = options(model=str(tmp_path / name), trusted=True, input=INPUT, outputs={"v": {}})
         with pytest.raises(CliploomError, match=said):
             prepare_model("torch", chosen, tmp_path / "models")
@@ -167,7 +167,7 @@ def test_files_that_are_no_program_are_refused(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"outputs": {"v": {"node": "3"}}}, "has no output '3'"),
-        ({"outputs": {"v": {"node": "1"}}}, "so it is no vector; add pool: mean to outputs.v, or pool: flatten"),
+        ({"outputs": {"v": {"node": "1"}}}, "not a vector; add pool: mean to outputs.v, or pool: flatten"),
         ({"input": INPUT | {"layout": "nhwc"}}, r"does not take \[1, 16, 16, 3\] \(nhwc\)"),
     ],
 )
@@ -181,7 +181,7 @@ def test_inputs_and_outputs_that_are_others_are_said(tmp_path: Path, changes: di
 def test_names_need_weights_and_files_have_their_own() -> None:
     with pytest.raises(ValidationError, match="needs weights"):
         options(model="torchvision:vgg16_bn", input=INPUT, outputs={"v": {}})
-    with pytest.raises(ValidationError, match="leave weights out"):
+    with pytest.raises(ValidationError, match="remove weights"):
         options(model="model.pt2", weights="w.pth", input=INPUT, outputs={"v": {}})
 
 
