@@ -76,17 +76,17 @@ def open(store: str | Path, release: int | None = None) -> Store:
     """Open a store for reading, at one release, whatever is published later.
 
     Args:
-        store: a folder, ``s3://...`` or ``gs://...``.
-        release: its number; the newest by default.
+        store: the folder, ``s3://...`` or ``gs://...`` of the store.
+        release: the number of the release; the newest by default.
 
     Returns:
         The store: ``.table(name)`` is a polars LazyFrame over exactly the files that the release names,
-        ``.search(...)`` gives hits, ``.features``, ``.tables``, ``.releases``, ``.items`` and ``.failures`` say what
-        there is.
+        ``.search(...)`` returns hits, and ``.features``, ``.tables``, ``.releases``, ``.items`` and ``.failures``
+        describe the content.
 
     Raises:
-        StoreError: when there is no store.
-        UnknownReleaseError: when it has no such release.
+        StoreError: there is no store.
+        UnknownReleaseError: the store has no such release.
     """
     from cliploom.transforms.search.searching import open_store
 
@@ -102,22 +102,22 @@ def plan(
     retry_failed: bool = False,
     full_refresh: bool = False,
 ) -> Plan:
-    """What a run would do, and why. New files are probed, nothing is computed or published.
+    """Return what a run would do, and why. New files are probed, nothing is computed or published.
 
     Args:
-        spec: path of the YAML file.
-        overrides: such as ``"features.frames.sample.every=2s"``.
-        target: where probing runs; the spec's first target by default.
-        limit: take a seeded subset of so many items.
-        retry_failed: as if known failures were tried again.
-        full_refresh: as if everything were computed again.
+        spec: the path of the YAML file.
+        overrides: changes to the spec, such as ``"features.frames.sample.every=2s"``.
+        target: the name of the target for probing; the spec's first target by default.
+        limit: the number of items, for a seeded subset.
+        retry_failed: whether to plan retries of known failures.
+        full_refresh: whether to plan computing everything again.
 
     Returns:
         A dictionary with the keys of ``cliploom plan --json``: verdicts by feature, reasons, numbers of items, bytes
-        and rows. ``print`` shows it as ``cliploom plan`` does.
+        and rows. ``print`` shows it like ``cliploom plan``.
 
     Raises:
-        CliploomError: as a run would before it computes.
+        CliploomError: the errors of a run before computing.
     """
     from pathlib import Path
 
@@ -140,26 +140,26 @@ def run(
     supervised: bool = True,
     on_stage: Callable[[str], None] | None = None,
 ) -> RunResult:
-    """Bring a store up to date with its spec and publish a release, when anything changed.
+    """Bring a store up to date with its spec and publish a release if anything changed.
 
     Args:
-        spec: path of the YAML file.
-        overrides: such as ``"features.frames.sample.every=2s"``.
-        target: where it runs; the spec's first target by default.
-        limit: take a seeded subset of so many items.
-        retry_failed: try known failures again.
-        full_refresh: compute everything again.
-        allow_recompute: lift ``limits.max_recompute``.
-        supervised: work in a child process that is started again when a file takes it down, as the command line does;
+        spec: the path of the YAML file.
+        overrides: changes to the spec, such as ``"features.frames.sample.every=2s"``.
+        target: the name of the target; the spec's first target by default.
+        limit: the number of items, for a seeded subset.
+        retry_failed: whether to retry known failures.
+        full_refresh: whether to compute everything again.
+        allow_recompute: whether to lift ``limits.max_recompute``.
+        supervised: whether to work in a child process that is restarted if a file crashes it, like the command line;
             otherwise in this process.
-        on_stage: told of each stage.
+        on_stage: a callback that receives one message per stage.
 
     Returns:
-        How it ended; ``.release`` is what readers see now.
+        The result of the run; ``.release`` is the release that readers see now.
 
     Raises:
-        LimitError: when a guard stopped it; nothing is published.
-        CliploomError: when the spec is wrong, or the store is in use or damaged.
+        LimitError: a limit stopped the run; nothing is published.
+        CliploomError: the spec is invalid, or the store is in use or damaged.
     """
     from pathlib import Path
 
@@ -215,7 +215,7 @@ def _supervised(request: dict[str, Any], on_stage: Callable[[str], None]) -> Run
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public class or function when it is first used."""
+    """Import a public class or function on first use."""
     if name in _LAZY:
         import importlib
 

@@ -150,7 +150,7 @@ def _parameter(each: inspect.Parameter) -> str:
     named = f"{each.name}: {each.annotation}"
     if each.default is each.empty:
         return named
-    # The default of a dataclass's field that is made anew for each object.
+    # The default of a dataclass's field that is created for each object.
     default = "..." if repr(each.default) == "<factory>" else repr(each.default)
     return f"{named} = {default}"
 

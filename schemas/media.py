@@ -18,7 +18,7 @@ Light = Literal["", "pq", "hlg", "bt2020"]
 BT.2020 with an ordinary transfer."""
 
 PROBE_REVISION = 2
-"""Raised when probing finds more than before. Known items of the kinds concerned are then probed again, once; only
+"""Increase it when probing finds more. Known items of the kinds concerned are then probed again, once; only
 those whose corrections differ are computed again.
 
 2: pixel aspect, interlaced pictures, light, fields in packets of their own, jumps of the clock, animations as browsers

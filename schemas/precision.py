@@ -11,7 +11,7 @@ from cliploom.schemas.digests import digest_of
 
 QUANTISED = ("int8", "int8_weights")
 QUANTISE_REVISION = 1
-"""Raised when the same samples and settings give another quantised model than before."""
+"""Increase it when the same samples and settings give another quantised model."""
 
 _Share = Annotated[float, Field(ge=0, le=1, strict=False, allow_inf_nan=False)]
 _Ratio = Annotated[float, Field(ge=0, le=100, strict=False, allow_inf_nan=False)]

@@ -85,7 +85,7 @@ STORE_TABLES: Mapping[str, TableNote] = {
             "config": "config digest of the feature",
             "stage": "`list`, `probe`, `decode`, `encode`, ...",
             "type": "kind of failure, such as `NoVideo` or `Damaged`",
-            "message": "one sentence for a person",
+            "message": "one sentence that explains it",
             "transient": "trying again on another night may help; such items are tried again by themselves",
             "partial": "some rows were computed and kept",
             "expected": "rows that were planned",

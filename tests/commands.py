@@ -62,7 +62,7 @@ def assert_one_sentence(ended: Ended, code: int, said: tuple[str, ...]) -> None:
     assert len(lines) == 1, ended.err
     assert re.match(r"cliploom: .*[.?]$", lines[0]), lines[0]
     assert "Traceback" not in ended.err
-    assert "fault of cliploom" not in ended.err
+    assert "internal error" not in ended.err
     assert len(lines[0]) < 500
     for fragment in said:
         assert fragment in lines[0], lines[0]

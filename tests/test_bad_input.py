@@ -224,7 +224,7 @@ def test_damaged_releases_are_told(
     assert ended.code == 4
     assert "releases" in ended.err + ended.out
     assert "Traceback" not in ended.err
-    assert "fault of cliploom" not in ended.err
+    assert "internal error" not in ended.err
 
 
 def test_missing_failures_table_is_told(cliploom: Command, small_store: SmallStore) -> None:

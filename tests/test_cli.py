@@ -184,7 +184,7 @@ def test_search_filters_pages_counts_and_shows_moments(cliploom: Command, built_
 
 def test_verify_says_that_all_is_well(cliploom: Command, built_store: SmallStore) -> None:
     ended = cliploom("verify", built_store.store)
-    assert (ended.code, ended.out, ended.err) == (0, "", "All files verify.\n")
+    assert (ended.code, ended.out, ended.err) == (0, "", "All files are intact.\n")
 
 
 def test_verify_names_a_damaged_file_with_code_4(cliploom: Command, small_store: SmallStore) -> None:

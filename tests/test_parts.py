@@ -150,7 +150,7 @@ def test_truncated_part_is_damage(tmp_path: Path, share: float) -> None:
 
 def test_foreign_parquet_is_no_part(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(StoreError, match=r"other.parquet is damaged or no part of a store"):
+    with pytest.raises(StoreError, match=r"other.parquet is damaged or not a part of a store"):
         footer_of(tmp_path / "other.parquet")
 
 
@@ -161,7 +161,7 @@ def test_part_names_cannot_leave_their_folder(name: str) -> None:
 
 
 def test_vectors_of_another_width_are_damage() -> None:
-    with pytest.raises(StoreError, match="should be 3 wide holds 4 values in 2 rows"):
+    with pytest.raises(StoreError, match="of width 3 has 4 values in 2 rows"):
         arrow_to_vectors(vectors_to_arrow(np.zeros((2, 2), np.float32)), 3)
 
 

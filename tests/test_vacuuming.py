@@ -321,7 +321,7 @@ def test_in_a_bucket_a_run_with_fresh_signs_and_files_just_written_are_left_alon
 
     bucket = ObjectStore("memory:///")
     bucket.put("plans/20260101T000000-aaaa/listing.parquet", b"x")
-    with pytest.raises(StoreError, match="run 20260101T000000-aaaa was at work 0 s ago"):
+    with pytest.raises(StoreError, match="run 20260101T000000-aaaa was active 0 s ago"):
         _refuse_live_runs(bucket)
     bucket.put("runs/20260101T000000-aaaa/outcome.json", b"{}")
     _refuse_live_runs(bucket)

@@ -49,7 +49,7 @@ def main(folder: Path) -> dict[str, str]:
     """Return the predicted label of each of ten videos."""
     spec = folder / "cliploom.yaml"
     if not (folder / "shards").exists():
-        # In a process of its own, so that this one never loads TensorFlow.
+        # In a separate process, so that this one never loads TensorFlow.
         subprocess.run([sys.executable, __file__, "write", str(folder)], check=True)
     command("run", spec)
     command("train", spec, "--head", "labels")

@@ -1,4 +1,4 @@
-"""The command line. Heavy libraries are imported by the commands that need them, so that ``--help`` is quick."""
+"""The command line. Heavy libraries are imported by the commands that need them, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _ENOUGH_BYTES = 2 << 30
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: runs a command, prints errors as one sentence, exits with their code."""
-    # Beam warns of packages that nothing here needs.
+    """Entry point: run a command, print errors as one sentence, exit with their code."""
+    # Beam warns about packages that are not needed here.
     logging.getLogger().setLevel(logging.ERROR)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments[: arguments.index("--") if "--" in arguments else None]
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(_told(f"cliploom: {error}", debug), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("\ncliploom: stopped; finished parts are kept, the same command goes on from there.", file=sys.stderr)
+        print("\ncliploom: stopped; finished parts are kept, run the same command again to continue.", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,16 +59,16 @@ def main(arguments: list[str] | None = None) -> None:
         if refused is not None:
             print(_told(f"cliploom: {refused}", debug), file=sys.stderr)
             raise SystemExit(refused.exit_code) from None
-        fault = f"cliploom: {type(error).__name__}: {error} (a fault of cliploom; --debug shows where)"
+        fault = f"cliploom: {type(error).__name__}: {error} (internal error; rerun with --debug for the traceback)"
         print(_told(fault, debug), file=sys.stderr)
         raise SystemExit(1) from None
 
 
 def _check_memory() -> None:
-    """Under a small limit of memory, try whether libraries load: some end the process, which nothing here can catch.
+    """Under a small memory limit, check that libraries load: some crash the process, which cannot be caught here.
 
     Raises:
-        CliploomError: when they don't.
+        CliploomError: they do not load.
     """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY or limit > _ENOUGH_BYTES:
@@ -79,12 +79,12 @@ def _check_memory() -> None:
 
 
 def _told(sentence: str, debug: bool) -> str:
-    """What is printed of the error at hand: a sentence or its traceback, without credentials either way."""
+    """Return the text to print for the current error: a sentence or its traceback, without credentials."""
     return masked(traceback.format_exc() if debug else sentence)
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run typer without its own error printing; what stands after ``--`` is the context's object."""
+    """Run typer without its own error printing; arguments after ``--`` become the context's object."""
     from cliploom.pipelines.cli.usage import usage_error
 
     extra: list[str] = []
@@ -93,7 +93,7 @@ def _invoke(arguments: list[str]) -> int:
         arguments, extra = arguments[:cut], arguments[cut + 1 :]
     command = typer.main.get_command(app)
     try:
-        # Not command.main, which makes exit codes of Ctrl-C and closed pipes.
+        # Not command.main, which handles Ctrl-C and closed pipes differently.
         with command.make_context("cliploom", list(arguments), obj=extra) as context:
             command.invoke(context)
     except typer.Exit as ended:

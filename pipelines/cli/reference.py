@@ -99,12 +99,12 @@ _SAMPLING_PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
 
 
 def spec_schema() -> dict[str, Any]:
-    """JSON Schema of a spec file."""
+    """Return the JSON Schema of a spec file."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | spec.Spec.model_json_schema()
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models that an annotation names."""
+    """Yield the models in an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
@@ -112,7 +112,7 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def nested_models(model: type[BaseModel], path: str = "") -> dict[type[BaseModel], str]:
-    """Return a model and all that stand in it, each with the path of a place where it stands."""
+    """Return a model and all models nested in it, each with the path of one of its locations."""
     found = {model: path}
     for name, field in model.model_fields.items():
         inner = f"{path}.{field.alias or name}" if path else field.alias or name
@@ -125,7 +125,7 @@ def nested_models(model: type[BaseModel], path: str = "") -> dict[type[BaseModel
 
 
 def documented() -> dict[type[BaseModel], str]:
-    """Every model that has a section on the page, with the section's title."""
+    """Return every model with a section on the page, and the section's title."""
     titles = _titles()
     return titles | _untitled(titles)
 
@@ -137,7 +137,7 @@ def _titles() -> dict[type[BaseModel], str]:
 
 
 def _untitled(titles: Collection[type[BaseModel]]) -> dict[type[BaseModel], str]:
-    """Models that stand in a spec and were given no title: they get the path of a place where they stand."""
+    """Return models of a spec without an assigned title: they get the path of one of their locations."""
     reached = nested_models(spec.Spec)
     for kind in kinds():
         reached |= nested_models(family(kind).Options, "encoders.<name>")
@@ -197,12 +197,12 @@ def _fields(model: type[BaseModel], titles: Mapping[type[BaseModel], str]) -> li
 
 
 def _anchor(title: str) -> str:
-    """Return the fragment that GitHub and MkDocs give a heading."""
+    """Return the anchor that GitHub and MkDocs generate for a heading."""
     return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
 
 
 def _attribute_notes(model: type[BaseModel]) -> dict[str, str]:
-    """What the Attributes sections of a model and of those it extends say, also of attributes that share a line."""
+    """Return the Attributes entries of a model and its base classes, also of attributes that share a line."""
     notes: dict[str, str] = {}
     for each in reversed(model.__mro__):
         text = inspect.getdoc(each) or ""
@@ -216,7 +216,7 @@ def _attribute_notes(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _kind(shape: dict[str, Any], links: Mapping[str, str]) -> str:
-    """What a JSON Schema property admits, in a few words."""
+    """Describe the values that a JSON Schema property allows, in a few words."""
     if "anyOf" in shape or "oneOf" in shape:
         options = [_kind(option, links) for option in shape.get("anyOf") or shape["oneOf"]]
         return " or ".join(dict.fromkeys(option for option in options if option != "null"))

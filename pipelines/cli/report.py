@@ -1,4 +1,4 @@
-"""``cliploom report``: what a release holds and how its run went, as text, JSON or one HTML page."""
+"""``cliploom report``: the content of a release and the course of its run, as text, JSON or one HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cliploom serve``: stores on a page."""
+"""``cliploom serve``: a web page over stores."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def serve(
         list[str] | None,
         typer.Argument(help="Stores or their specs; by default the store of ./cliploom.yaml.", show_default=False),
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="The address to listen to; other machines reach 0.0.0.0.")] = (
+    host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 for other machines.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any free one.")] = 8080,
     token: Annotated[
         str,
-        typer.Option("--token", envvar="CLIPLOOM_TOKEN", help="A secret that every request must give.", metavar="TEXT"),
+        typer.Option("--token", envvar="CLIPLOOM_TOKEN", help="A secret that every request must send.", metavar="TEXT"),
     ] = "",
     allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="A name by which browsers reach it; may be repeated.")
+        list[str] | None, typer.Option("--allow-host", help="A further host name of the server; may be repeated.")
     ] = None,
-    max_upload: Annotated[int, typer.Option("--max-upload", min=1, help="Megabytes of a file that is sent.")] = 200,
+    max_upload: Annotated[int, typer.Option("--max-upload", min=1, help="Maximum megabytes of an upload.")] = 200,
     no_convert: Annotated[
         bool, typer.Option("--no-convert", help="Show stills of videos that browsers do not play.")
     ] = False,
-    no_links: Annotated[bool, typer.Option("--no-links", help="Do not download links to predict.")] = False,
+    no_links: Annotated[bool, typer.Option("--no-links", help="Do not predict labels of links.")] = False,
 ) -> None:
-    """Show stores on a page: search, watch, predict, releases, runs.
+    """Serve stores as a web page: search, watch, predict, releases, runs.
 
-    Read-only; a new release is taken over as soon as it is published.
+    Read-only; a new release is served as soon as it is published.
     """
     from cliploom.schemas.errors import MissingExtraError, SpecError
 

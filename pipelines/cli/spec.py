@@ -1,4 +1,4 @@
-"""Commands that start from a spec: write one, check it, run it."""
+"""Commands that start from a spec: create one, check it, run it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("demo"),
     labels: Annotated[bool, typer.Option("--labels", help="Clips in class folders, and a spec to learn them.")] = False,
 ) -> None:
-    """Write demo media of real content, with a truth file and a spec."""
+    """Write a demo of real media, with ground truth and a spec."""
     from cliploom.pipelines.console import say
     from cliploom.pipelines.demo.make import write_demo
 
@@ -36,8 +36,8 @@ def demo(
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder with videos, GIFs or images.", show_default=False)],
-    spec: Annotated[Path, typer.Option("--spec", help="Where to write the spec.")] = Path(SPEC_NAME),
-    force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there already.")] = False,
+    spec: Annotated[Path, typer.Option("--spec", help="The spec file to write.")] = Path(SPEC_NAME),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing spec.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +45,7 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Write a spec for a folder of one's own media."""
+    """Write a spec for a folder of your own media."""
     from cliploom.pipelines.cli.scaffold import write_spec
     from cliploom.pipelines.console import counted, fit, say
 
@@ -107,13 +107,13 @@ def plan(
     spec: SpecOrHereArgument = None,
     target: TargetOption = None,
     limit: LimitOption = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try known failures again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry known failures.")] = False,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Compute everything again.")] = False,
-    measure: Annotated[int, typer.Option("--measure", min=0, help="Try N items for the clock.")] = 0,
+    measure: Annotated[int, typer.Option("--measure", min=0, help="Time N items to estimate the run.")] = 0,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run would do, and why.
+    """Show what a run would do, and why.
 
     New files are probed; nothing is computed or published.
     """
@@ -137,16 +137,16 @@ def run(
     spec: SpecOrHereArgument = None,
     target: TargetOption = None,
     limit: LimitOption = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try known failures again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry known failures.")] = False,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Compute everything again.")] = False,
     allow_recompute: Annotated[bool, typer.Option("--allow-recompute", help="Lift limits.max_recompute.")] = False,
-    accept_worse: Annotated[bool, typer.Option("--accept-worse", help="Use a head that got worse.")] = False,
+    accept_worse: Annotated[bool, typer.Option("--accept-worse", help="Use a head that became worse.")] = False,
     recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="Choose new samples for int8; its vectors are computed again.")
+        bool, typer.Option("--recalibrate", help="Choose new int8 samples and recompute its vectors.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when any item failed.")] = False,
     metrics_file: Annotated[
-        Path | None, typer.Option("--metrics-file", help="Leave the run's end there for Prometheus.")
+        Path | None, typer.Option("--metrics-file", help="Write run metrics for Prometheus.")
     ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -187,9 +187,9 @@ def publish(
     allow_recompute: Annotated[bool, typer.Option("--allow-recompute", help="Lift limits.max_recompute.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that a limit stopped.
+    """Publish a run that a limit stopped.
 
-    Its computed parts are used, nothing is computed twice.
+    Its computed parts are reused; nothing is computed twice.
     """
     from cliploom.pipelines.console import say
 
@@ -202,7 +202,7 @@ def publish(
 
 @app.command()
 def compact(spec: SpecOrHereArgument = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Merge small parts; no row changes."""
+    """Merge small parts without changing rows."""
     from cliploom.pipelines.console import say
 
     say("• starting")

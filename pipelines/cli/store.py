@@ -1,4 +1,4 @@
-"""Commands that start from a store: list, search, look into, check and tidy it."""
+"""Commands that start from a store: list, search, inspect, check and clean it up."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def releases(store: StoreOrHereArgument = None, as_json: JsonOption = False) -> 
 @app.command()
 def rollback(
     store: StoreOrHereArgument = None,
-    release: Annotated[int | None, typer.Argument(help="The release to point back to.", show_default=False)] = None,
+    release: Annotated[int | None, typer.Argument(help="The release to go back to.", show_default=False)] = None,
 ) -> None:
-    """Publish a release that points back to an older one.
+    """Publish a release that is equal to an older one.
 
-    A number alone is a release of the store of ./cliploom.yaml.
+    A single number means a release of the store in ./cliploom.yaml.
     """
     from cliploom.schemas.errors import SpecError
 
@@ -52,14 +52,14 @@ def rollback(
 @app.command()
 def failures(
     store: StoreOrHereArgument = None,
-    every: Annotated[bool, typer.Option("--list", help="Every file that failed, instead of reasons.")] = False,
+    every: Annotated[bool, typer.Option("--list", help="List every failed file instead of grouping.")] = False,
     kind: Annotated[str | None, typer.Option("--type", help="Only this type, such as NoVideo.")] = None,
     stage: Annotated[str | None, typer.Option("--stage", help="Only this stage, such as probe.")] = None,
     glob: Annotated[str | None, typer.Option("--glob", help="Only items whose uid or file matches.")] = None,
     release: ReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what failed, grouped by reason or file by file."""
+    """List failures, grouped by reason or file by file."""
     from cliploom.pipelines.console import fit, show, show_json
     from cliploom.pipelines.listings import (
         ALL_FAILURES,
@@ -85,12 +85,12 @@ def failures(
 @app.command()
 def status(
     store: StoreOrHereArgument = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow the run until it ends.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far the newest run is.
+    """Show the progress of the newest run.
 
-    Also of one that goes on on a cluster.
+    Includes runs on a cluster.
     """
     import time
     from dataclasses import asdict
@@ -112,13 +112,13 @@ def attach(
     store: StoreOrHereArgument = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when an item failed.")] = False,
     metrics_file: Annotated[
-        Path | None, typer.Option("--metrics-file", help="Write the run's end for Prometheus to this file.")
+        Path | None, typer.Option("--metrics-file", help="Write run metrics for Prometheus to this file.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Wait for the newest run, whose launcher has gone.
+    """Wait for the newest run if its launcher was stopped.
 
-    Shows how far it is, writes its report, and exits as the run would have.
+    Shows its progress, writes its report, and exits with the run's exit code.
     """
     from cliploom.pipelines.running.action import attach_action
 
@@ -130,49 +130,47 @@ def attach(
 def search(
     store: StoreOrHereArgument = None,
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="What to look for, in words.", show_default=False)
+        str | None, typer.Argument(metavar="TEXT", help="The text to search for.", show_default=False)
     ] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option("--like", help="A file, an address, a uid, or uid@12.5s; may be repeated.", show_default=False),
+        typer.Option("--like", help="A file, URL, uid, or uid@12.5s; may be repeated.", show_default=False),
     ] = None,
     not_text: Annotated[
-        list[str] | None, typer.Option("--not", help="Words that hits should be unlike.", show_default=False)
+        list[str] | None, typer.Option("--not", help="A text that hits should be unlike.", show_default=False)
     ] = None,
     not_like: Annotated[
         list[str] | None, typer.Option("--not-like", help="A file or uid that hits should be unlike.")
     ] = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option("--weight", help="Of the text, each --like, --not and --not-like, in this order."),
+        typer.Option("--weight", help="Weights of text, --like, --not, --not-like, in this order."),
     ] = None,
     where: Annotated[
         str | None, typer.Option("--where", help="Filter, such as \"year >= 2020 AND label = 'cat'\".")
     ] = None,
     in_uid: Annotated[str | None, typer.Option("--in", help="Search in one item only.", show_default=False)] = None,
-    index: Annotated[list[str] | None, typer.Option("--index", help="Which index; may be repeated.")] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many hits.")] = 10,
-    offset: Annotated[int, typer.Option("--offset", min=0, help="How many hits to skip.")] = 0,
-    moments: Annotated[int, typer.Option("--moments", min=0, help="How many stretches of each hit to show.")] = 0,
+    index: Annotated[list[str] | None, typer.Option("--index", help="The index to search; may be repeated.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="The number of hits.")] = 10,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="The number of hits to skip.")] = 0,
+    moments: Annotated[int, typer.Option("--moments", min=0, help="The number of moments to show per hit.")] = 0,
     group: Annotated[
         str | None, typer.Option("--group", help="Show the best hit of each value of a column.", show_default=False)
     ] = None,
     facet: Annotated[
         list[str] | None, typer.Option("--facet", help="Count the values of a column among the hits.")
     ] = None,
-    rank: Annotated[str, typer.Option("--rank", help="How rows make hits: max, mean or bimatch.")] = "max",
+    rank: Annotated[str, typer.Option("--rank", help="The ranker: max, mean or bimatch.")] = "max",
     d_miss: Annotated[
         float | None, typer.Option("--d-miss", help="Distance at which bimatch counts a miss.", show_default=False)
     ] = None,
     min_fit: Annotated[
-        float | None, typer.Option("--min-fit", help="Leave out hits of a smaller fit, 0 to 1.", show_default=False)
+        float | None, typer.Option("--min-fit", help="The minimum fit of hits, 0 to 1.", show_default=False)
     ] = None,
-    mode: Annotated[
-        str, typer.Option("--mode", help="What a text is searched in: vectors, words or both.")
-    ] = "vectors",
+    mode: Annotated[str, typer.Option("--mode", help="Search a text by vectors, words or both.")] = "vectors",
     query: Annotated[
         str | None,
-        typer.Option("--query", help="JSON of a whole query, or @FILE; the answer is JSON.", show_default=False),
+        typer.Option("--query", help="A complete query as JSON or @FILE; prints JSON.", show_default=False),
     ] = None,
     release: ReleaseOption = None,
     html: Annotated[
@@ -180,7 +178,7 @@ def search(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search by words, and by files or items that hits should be like."""
+    """Search by text, and by files or items that hits should be like."""
     import warnings
 
     from cliploom.pipelines.console import say, show, show_json
@@ -211,7 +209,7 @@ def search(
     if query is not None:
         show_json(answer.to_dict())
         return
-    # Several lists are merged by rank, whatever the metrics of their indexes are.
+    # Several lists are merged by rank, whatever the metrics of their indexes.
     indexes = opened.release.indexes
     metrics = {indexes[hit.index].metric for hit in answer.hits if hit.index in indexes}
     distances = metrics == {"l2"} and len({hit.index for hit in answer.hits}) == 1 and rank != "bimatch"
@@ -233,7 +231,7 @@ def search(
     alike = opened.indexes_for_likeness()
     if opened.asks_for_likeness(asked) and len(alike) < len(indexes):
         outputs = ", ".join(f"{name} (over {indexes[name].output})" for name in alike)
-        say(f"Asked for likeness: index {outputs}; --index asks another.")
+        say(f"Searched the index {outputs}; choose another with --index.")
 
 
 @app.command()
@@ -245,17 +243,17 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many records, items or rows to look at.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The number of records, items or rows to read.")] = 100,
     release: ReleaseOption = None,
     sample: Annotated[
-        list[str] | None, typer.Option("--sample", help="What a sampling would take of media: 'every: 1s'.")
+        list[str] | None, typer.Option("--sample", help="Show what a sampling selects, e.g. 'every: 1s'.")
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Decode what the samplings take, to find damage.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode the sampled frames to find damage.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a file or a store holds.
+    """Describe the content of a file or a store.
 
-    Its kind, columns or features, shapes, first values; of media streams, frames, times, colour and damage.
+    Shows its kind, columns or features, shapes, first values; for media streams, frames, times, colour and damage.
     """
     from cliploom.pipelines.cli.inspecting import inspect as look
     from cliploom.pipelines.cli.inspecting import inspect_text
@@ -275,13 +273,13 @@ def verify(
     store: StoreOrHereArgument = None,
     release: ReleaseOption = None,
     recompute: Annotated[
-        int, typer.Option("--recompute", min=0, help="Instead, compute rows of N items a feature again and compare.")
+        int, typer.Option("--recompute", min=0, help="Instead, recompute rows of N items per feature and compare.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every file that a release names.
+    """Check every file of a release.
 
-    Hashes, ids, copies, and that vectors find themselves.
+    Checks hashes, ids, copies, and that vectors find themselves.
     """
     from cliploom.pipelines.console import counted, say, show, show_json
     from cliploom.transforms.upkeep.verifying import verify_release
@@ -300,22 +298,22 @@ def verify(
         count = counted(len(problems), "problem")
         say(f"{count}; `cliploom rollback STORE RELEASE` to one that verifies, or run again with --full-refresh.")
         raise typer.Exit(4)
-    say("All files verify.")
+    say("All files are intact.")
 
 
 @app.command()
 def vacuum(
     store: StoreOrHereArgument = None,
-    keep_releases: Annotated[int, typer.Option("--keep-releases", min=1, help="How many of the newest to keep.")] = 7,
+    keep_releases: Annotated[int, typer.Option("--keep-releases", min=1, help="Number of newest releases.")] = 7,
     older_than: Annotated[
-        str, typer.Option("--older-than", help="Leave what was in use since then; 0s removes at once.")
+        str, typer.Option("--older-than", help="Keep what was in use within this time; 0s for none.")
     ] = "24h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what no kept release names.
+    """Delete files that no kept release uses.
 
-    Releases that were the newest one less than --older-than ago stay: somebody may be reading them.
+    Releases that were the newest one less than --older-than ago are kept: they may have readers.
     """
     from cliploom.pipelines.console import counted, human_bytes, removed_lines, say, show, show_json
     from cliploom.schemas.errors import SpecError

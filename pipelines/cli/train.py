@@ -1,4 +1,4 @@
-"""Commands for small models over a store's features: train, measure, apply."""
+"""Commands for small models over a store's features: train, evaluate, apply."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _target(given: str | None, command: str) -> str:
 @app.command()
 def train(
     spec: SpecOrHereArgument = None,
-    head: Annotated[str | None, typer.Option("--head", help="Which of the spec's heads, if it has several.")] = None,
-    accept_worse: Annotated[bool, typer.Option("--accept-worse", help="Use it also when it got worse.")] = False,
+    head: Annotated[str | None, typer.Option("--head", help="The head of the spec, if it has several.")] = None,
+    accept_worse: Annotated[bool, typer.Option("--accept-worse", help="Use it even if it is worse.")] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,25 +61,25 @@ def train(
 @app.command()
 def evaluate(
     target: TargetOrHereArgument = None,
-    head: Annotated[str | None, typer.Option("--head", help="Measure a trained head on videos held back.")] = None,
+    head: Annotated[str | None, typer.Option("--head", help="Measure a trained head on held-out videos.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="One of the spec's evaluations; all by default.")] = None,
     feature: Annotated[str | None, typer.Option("--feature", help="Measure this feature, without a spec.")] = None,
-    output: Annotated[str | None, typer.Option("--output", help="Of the feature, if it has several.")] = None,
+    output: Annotated[str | None, typer.Option("--output", help="The output, if there are several.")] = None,
     kind: Annotated[
         str, typer.Option("--kind", help="With --feature: retrieval, similar, labels, words.")
     ] = "retrieval",
     truth: Annotated[str | None, typer.Option("--truth", help="A table of uid, text, start_s, end_s.")] = None,
     texts: Annotated[str | None, typer.Option("--texts", help="A source of narrations, instead of --truth.")] = None,
-    unit: Annotated[str | None, typer.Option("--unit", help="What is ranked: item, moment or clip.")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="The unit to rank: item, moment or clip.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="A folder for JSON files and pictures.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also on videos that a head learned from.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include a head's training videos.")] = False,
     release: ReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a release: search by text, items that look alike, labels.
+    """Measure a release: search by text, similar items, labels.
 
-    Without options all evaluations of the spec. Each figure has a 95% interval, its chance level and the number of
-    queries.
+    Without options all evaluations of the spec are run. Each figure has a 95% interval, its chance level and the number
+    of queries.
     """
     from cliploom.pipelines.console import say, show, show_json
     from cliploom.schemas.errors import SpecError
@@ -126,9 +126,9 @@ def compare(
     new: Annotated[int, typer.Argument(help="Another one.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Put the figures of two releases side by side.
+    """Compare the figures of two releases.
 
-    Those of evaluations, of trained heads and of indexes.
+    Compares evaluations, trained heads and indexes.
     """
     from cliploom.pipelines.console import show, show_json
     from cliploom.pipelines.training.comparing import compare_releases, compared_text
@@ -142,14 +142,14 @@ def compare(
 
 @app.command("fit-pca")
 def fit_pca(
-    feature: Annotated[str, typer.Option("--feature", help="Whose rows to learn from.", show_default=False)],
+    feature: Annotated[str, typer.Option("--feature", help="The feature to fit to.", show_default=False)],
     target: TargetOrHereArgument = None,
-    output: Annotated[str | None, typer.Option("--output", help="Of the feature, if it has several.")] = None,
-    components: Annotated[int | None, typer.Option("--components", min=1, help="How many to keep; all.")] = None,
+    output: Annotated[str | None, typer.Option("--output", help="The output, if there are several.")] = None,
+    components: Annotated[int | None, typer.Option("--components", min=1, help="Number to keep; all.")] = None,
     to: Annotated[Path, typer.Option("--to", help="The .npz file to write.")] = Path("pca.npz"),
     as_json: JsonOption = False,
 ) -> None:
-    """Learn principal components of a feature.
+    """Fit principal components to a feature.
 
     For an encoder of kind pca, or the pca of a tfrecord export. Needs cliploom[tensorflow].
     """
@@ -175,13 +175,13 @@ def fit_pca(
 def predict(
     store: StoreArgument,
     video: Annotated[str, typer.Argument(help="A video, GIF or image; a file or an object in a bucket.")],
-    head: Annotated[str, typer.Option("--head", help="Which trained head.", show_default=False)],
+    head: Annotated[str, typer.Option("--head", help="The name of a trained head.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
-    """List the labels that a head gives one file.
+    """Predict the labels of a file with a head.
 
-    The ten most confident ones; * marks those above 50%. Heads of kind two_tower and devise give the ten nearest texts
-    with their similarities.
+    Shows the ten most confident labels; * marks those above 50%. Heads of kind two_tower and devise show the ten
+    nearest texts with their similarities.
     """
     from cliploom.pipelines.console import say, show, show_json
     from cliploom.pipelines.training.predict import predict_any, prediction_text

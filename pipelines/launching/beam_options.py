@@ -1,6 +1,6 @@
-"""Beam options whose views are made once.
+"""Beam options that cache their views.
 
-Beam asks its options for a view some 200 times while it builds and runs a graph, and each view makes a new parser of
+Beam requests about 200 views of its options while it builds and runs a graph, and each creates a new parser of
 command-line arguments: a quarter of the fixed time of a run (``python -m benchmarks nightly``).
 """
 
@@ -15,18 +15,18 @@ V = TypeVar("V", bound=PipelineOptions)
 
 
 class GraphOptions(PipelineOptions):  # type: ignore[misc]
-    """``PipelineOptions`` that keep their views; all views share the options' values, as Beam's do."""
+    """``PipelineOptions`` that cache their views; all views share the options' values, as in Beam."""
 
     def __init__(self, flags: Sequence[str] | None = None, **values: Any) -> None:
         super().__init__(flags, **values)
         self._forget_views()
 
     def _forget_views(self) -> None:
-        # Beam lets only options be set as attributes.
+        # Beam only allows options to be set as attributes.
         object.__setattr__(self, "_views", {})
 
     def view_as(self, cls: type[V]) -> V:
-        """Return the view of a class, made on the first call."""
+        """Return the view of a class, created on the first call."""
         views: dict[type[PipelineOptions], Any] = self.__dict__["_views"]
         if cls not in views:
             views[cls] = super().view_as(cls)
@@ -34,7 +34,7 @@ class GraphOptions(PipelineOptions):  # type: ignore[misc]
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: all but the views."""
+        """Return the state for copying and pickling: everything but the views."""
         return {name: value for name, value in super().__getstate__().items() if name != "_views"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Features of predicted labels in a plan: which head they apply, to what, and what of them is new."""
+"""Features of predicted labels in a plan: the head that each applies, its inputs, and what is new."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from cliploom.transforms.store.object_store import ObjectStore
 def input_columns(
     inputs: Sequence[HeadInput], features: Mapping[str, Mapping[str, OutputEntry]]
 ) -> tuple[InputColumn, ...]:
-    """A head's inputs with outputs, names, widths and spaces filled in.
+    """Return a head's inputs with outputs, names, widths and spaces filled in.
 
     Args:
-        inputs: as a spec names them.
-        features: their outputs and texts by name.
+        inputs: the inputs in the spec.
+        features: the features' outputs and texts by name.
 
     Raises:
-        StoreError: for an output that is not there.
+        StoreError: an output does not exist.
     """
     found = []
     for each in inputs:
@@ -53,13 +53,13 @@ def input_columns(
 def head_jobs(
     spec: Spec, jobs: Mapping[str, FeatureJob | ProjectionJob], objects: ObjectStore, base: Path = Path()
 ) -> tuple[dict[str, HeadJob], tuple[str, ...]]:
-    """The jobs of the features that trained heads make, and sentences about those that have to wait.
+    """Return the jobs of features computed by trained heads, and messages about features without a trained head.
 
     Args:
-        spec: checked.
-        jobs: of the features with rows, those that heads make among them; some of these may still wait.
+        spec: the checked spec.
+        jobs: the jobs of the features with rows, including those computed by heads; some of these may be missing.
         objects: the store, which has the trained heads.
-        base: folder that the spec's relative paths start from.
+        base: the folder that the spec's relative paths are resolved against.
     """
     made: dict[str, HeadJob] = {}
     notes = []
@@ -84,7 +84,7 @@ def head_jobs(
             continue
         card = read_head(objects, model).card
         inputs = input_columns(node.inputs or head.inputs, outputs)
-        # Inputs that the encoder names are the user's word that they are fit; the head's own have to be as they were.
+        # Explicit inputs of the encoder are trusted; the head's own inputs must not have changed since the training.
         was = [(each.dim, "" if node.inputs else each.space) for each in card.inputs]
         now = [(each.dim, "" if node.inputs else each.space) for each in inputs]
         if was != now:
@@ -119,10 +119,10 @@ def _zero_shot_model(
     objects: ObjectStore,
     base: Path,
 ) -> str:
-    """Make the vectors of a head's class names, unless they are there; returns their folder.
+    """Compute the vectors of a head's class names, unless they exist; return their folder.
 
     Raises:
-        SpecError: when the feature can't be compared with texts.
+        SpecError: the feature does not support texts.
     """
     from cliploom.pipelines.version import program_version
     from cliploom.transforms.heads.zero_shot import publish_zero_shot
@@ -143,12 +143,12 @@ def _zero_shot_model(
 
 
 def tag_verdicts(heads: Mapping[str, HeadJob], verdicts: pl.DataFrame, before: Mapping[str, HeadEntry]) -> pl.DataFrame:
-    """Verdicts for features of predicted labels: those of the rows that they read, or that the head has changed.
+    """Return verdicts for features of predicted labels: those of their input rows, unless the head has changed.
 
     Args:
-        heads: the jobs.
-        verdicts: of the features with rows, as ``classify.classify`` gives them.
-        before: what the last release has.
+        heads: the jobs of these features.
+        verdicts: the verdicts of the features with rows, from ``classify.classify``.
+        before: the entries in the last release.
     """
     frames = [verdicts.clear()]
     for name, job in heads.items():
@@ -162,12 +162,12 @@ def tag_verdicts(heads: Mapping[str, HeadJob], verdicts: pl.DataFrame, before: M
 
 
 def changed_verdicts(verdicts: pl.DataFrame, reason: str, *, new: bool) -> pl.DataFrame:
-    """Verdicts of a feature that is made from another one's rows, where all of it is made for the first time or anew.
+    """Return verdicts of a feature computed from another one's rows, if all of it is new or computed again.
 
     Args:
-        verdicts: of the feature that is read.
-        reason: why it is made anew.
-        new: it was never made.
+        verdicts: the verdicts of the input feature.
+        reason: the reason for computing it again.
+        new: whether it was never computed.
     """
     changed = pl.col("verdict").is_in([UNCHANGED, MOVED, CONFIG_CHANGED])
     return verdicts.with_columns(
@@ -177,7 +177,7 @@ def changed_verdicts(verdicts: pl.DataFrame, reason: str, *, new: bool) -> pl.Da
 
 
 def describe_head_change(old: HeadEntry, job: HeadJob) -> str:
-    """Why all labels of a feature are predicted again."""
+    """Return why all labels of a feature are predicted again."""
     if old.model != job.model:
         return f"head {job.head} was trained again"
     changed = [key for key in job.recipe if key != "model" and old.recipe.get(key) != job.recipe[key]]

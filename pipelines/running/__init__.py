@@ -1,1 +1,1 @@
-"""How it is done: a plan's Beam graphs, run and watched to the release, or as far as a preview."""
+"""Executes a plan's Beam graphs and follows them until the release, or only previews them."""

@@ -1,4 +1,4 @@
-"""``cliploom plan``: what a run would do, and why; nothing is computed or published."""
+"""``cliploom plan``: shows what a run would do, and why; nothing is computed or published."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ from cliploom.transforms.store.uris import absolute
 EXAMPLES = 3
 RUNS_BACK = 20
 LEAST_MS = 100
-"""Less work than this tells nothing of a pace."""
+"""Minimum work, in seconds, for a meaningful rate."""
 
 
 class Plan(dict[str, Any]):
-    """What a run would do: a dictionary with the keys of ``cliploom plan --json``; ``print(plan)`` explains it.
+    """The result of ``cliploom plan``: a dictionary with the keys of its JSON; ``print(plan)`` explains it.
 
     ``plan["verdicts"]["frames"]["new"]`` is the number of new items of the feature ``frames``.
     """
 
     def __repr__(self) -> str:
-        """What would be computed, in a line."""
+        """Return a one-line summary of what would be computed."""
         verdicts = {feature: dict(counts) for feature, counts in self["verdicts"].items()}
         held = ("items", "compute_items", "rows", "estimated_cpu_seconds")
         shown = ", ".join(f"{name}={self[name]}" for name in held)
         return f"Plan({shown}, verdicts={verdicts})"
 
     def __str__(self) -> str:
-        """The plan as ``cliploom plan`` prints it."""
+        """Return the text that ``cliploom plan`` prints."""
         return preview_text(self)
 
 
 def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions, sample: int = 0) -> Plan:
-    """Verdicts with counts, reasons and an estimate, by feature; also written to ``plans/<run>/verdicts.parquet``.
+    """Return verdicts with counts, reasons and an estimate; also write ``plans/<run>/verdicts.parquet``.
 
     Args:
-        spec_path: the spec.
-        overrides: of its values.
-        options: as for a run.
-        sample: items to compute for the clock, 0 for none.
+        spec_path: the path of the spec.
+        overrides: changes to the spec's values.
+        options: the options of the run.
+        sample: the number of items to compute for the estimate; 0 for none.
 
     Raises:
-        CliploomError: as a run would before it computes.
+        CliploomError: the errors of a run before computing.
     """
     if sample:
-        from cliploom.pipelines.running.measure import measure  # brings Beam, which takes seconds
+        from cliploom.pipelines.running.measure import measure  # imports Beam, which takes seconds
     from cliploom.pipelines.training.retraining import due_heads
 
     spec = load_spec(spec_path, overrides)
@@ -96,7 +96,7 @@ def plan_preview(spec_path: Path, overrides: Sequence[str], options: RunOptions,
 
 
 def pace_of(objects: ObjectStore, releases: Releases) -> float:
-    """Seconds of a core that earlier runs took for each second that was estimated; 1 when no report tells."""
+    """Return the actual seconds of one core per estimated second in earlier runs; 1 without reports."""
     for release in releases.rows[: -RUNS_BACK - 1 : -1]:
         try:
             report = json.loads(objects.get(f"runs/{release.run}/report.json"))
@@ -110,7 +110,7 @@ def pace_of(objects: ObjectStore, releases: Releases) -> float:
 
 def _reasons(verdicts: pl.DataFrame, seconds_each: float) -> list[dict[str, Any]]:
     said = verdicts.filter((pl.col("verdict") != UNCHANGED) & (pl.col("reason") != ""))
-    # Reasons that name another file or a message differ by item; one example stands for them.
+    # Reasons with another file's name or a message differ by item; one example represents them.
     kind = pl.col("reason").str.replace(r"^(same bytes as|renamed from) .*(, rows are copied)$", "$1 another item$2")
     grouped = (
         said.with_columns(kind.alias("reason"))
@@ -123,7 +123,7 @@ def _reasons(verdicts: pl.DataFrame, seconds_each: float) -> list[dict[str, Any]
 
 
 def preview_text(preview: dict[str, Any]) -> str:
-    """The plan for a person."""
+    """Return the plan as text."""
     lines = []
     for feature, counts in preview["verdicts"].items():
         said = ", ".join(f"{number:,} {verdict.replace('_', ' ')}" for verdict, number in counts.items())

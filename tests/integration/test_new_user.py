@@ -112,7 +112,7 @@ def test_files_are_found_again_by_words_and_by_likeness(cliploom: Command) -> No
     assert {"saved stuff/cat.GIF", "saved stuff/other.bmp"} <= {hit["uid"] for hit in hits}
     ended = cliploom("search", "--like", "saved stuff/cat.GIF", "--top", "3", "--json")
     assert {hit["index"] for hit in json.loads(ended.out)} == {"looks"}
-    assert ended.err == "Asked for likeness: index looks (over pooled); --index asks another.\n"
+    assert ended.err == "Searched the index looks (over pooled); choose another with --index.\n"
 
 
 def test_a_second_night_with_a_renamed_and_a_new_file(cliploom: Command, first_run: FirstRun) -> None:

@@ -306,7 +306,7 @@ def test_ctrl_c_at_any_moment_leaves_a_store_that_works(project: Project) -> Non
         assert process.returncode == 130, err
         assert out == ""
         assert "Traceback" not in err
-        assert err.strip().endswith("finished parts are kept, the same command goes on from there.")
+        assert err.strip().endswith("finished parts are kept, run the same command again to continue.")
         assert read_releases(project.store).rows == ()
     last = project.command("run", project.spec, "--json")
     out, err = last.communicate(timeout=120)

@@ -57,12 +57,12 @@ def trained_model(objects: ObjectStore, name: str) -> str:
 
 
 def is_published(objects: ObjectStore, model: str) -> bool:
-    """Return the head is there, whole."""
+    """Return whether the head exists completely."""
     return objects.size(f"{model}/{CARD_FILE}") is not None
 
 
 def publish_head(objects: ObjectStore, folder: Path, name: str, digest: str) -> str:
-    """Put a head's files into the store, the card last, and make it the one in use; returns its folder there."""
+    """Store a head's files, the card last, and make it the current one; return its folder."""
     model = f"{head_folder(name)}/{digest}"
     put_head_files(objects, folder, model)
     use_head(objects, name, digest)
@@ -70,12 +70,12 @@ def publish_head(objects: ObjectStore, folder: Path, name: str, digest: str) -> 
 
 
 def put_head_files(objects: ObjectStore, folder: Path, model: str) -> None:
-    """Put a head's files into a folder of the store, the card last."""
+    """Store a head's files in a folder of the store, the card last."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == CARD_FILE)
     for path in files:
         objects.put_new(f"{model}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
 def use_head(objects: ObjectStore, name: str, digest: str) -> None:
-    """Make a published head the one in use."""
+    """Make a published head the current one."""
     objects.put(f"{head_folder(name)}/{CURRENT}", json.dumps({"digest": digest}).encode())

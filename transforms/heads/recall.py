@@ -1,4 +1,4 @@
-"""Recall of pairs in both directions, in blocks, so that memory does not grow with the square of the pairs."""
+"""Recall of pairs in both directions, computed in blocks, so that memory does not grow quadratically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY = "recall@10"
 
 
 def ranks_of(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Rank from 0 of answer ``i`` for query ``i`` by dot product; an equal score of another answer counts as half.
+    """Return the rank from 0 of answer ``i`` for query ``i`` by dot product; ties count one half.
 
     Args:
         queries: float32 [n, D].
@@ -33,12 +33,12 @@ def ranks_of(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDAr
 def recall_metrics(
     clips: NDArray[np.float32], texts: NDArray[np.float32], videos: NDArray[np.int64], seed: int
 ) -> dict[str, RetrievalMetrics]:
-    """R@1, 5 and 10, median and mean rank in both directions, with intervals and chance levels.
+    """Return R@1, 5 and 10, median and mean rank in both directions, with intervals and chance levels.
 
     Args:
         clips: float32 [n, D], pair ``i`` is ``clips[i]`` and ``texts[i]``.
         texts: float32 [n, D].
-        videos: int64 [n]; the intervals draw whole videos.
+        videos: int64 [n]; the intervals resample whole videos.
         seed: the seed of the draws.
     """
     parts = {}
@@ -59,7 +59,7 @@ def recall_metrics(
 
 
 def recall_figures(clips: NDArray[np.float32], texts: NDArray[np.float32]) -> dict[str, float]:
-    """R@1, 5 and 10 and median rank (from 1) in both directions, and ``recall@10``, the mean of both R@10.
+    """Return R@1, 5 and 10 and median rank (from 1) in both directions, and ``recall@10``, the mean of both R@10.
 
     Args:
         clips: float32 [n, D], pair ``i`` is ``clips[i]`` and ``texts[i]``.

@@ -95,13 +95,13 @@ def _advice(name: str, source: MediaSource, base: Path, clashes: int) -> str:
         files = listed_frame(_from_globs(name, source.model_copy(update={"uid": "file"}), base)).unique("uri")
         still = files.filter(pl.col("uid").is_duplicated())["uid"].n_unique()
         if still < clashes:
-            rest = f", which tells all but {still} apart" if still else ", which keeps the extension"
+            rest = f", which distinguishes all but {still}" if still else ", which keeps the extension"
             return f"rename one, or write `uid: file` below sources.{name}{rest}"
     return f"rename one, {rest}"
 
 
 def listed_frame(items: Iterable[Listed]) -> pl.DataFrame:
-    """Listed inputs as a frame with the columns of ``LISTING``, in their order; few are Python objects at a time."""
+    """Return listed inputs as a frame with the columns of ``LISTING``; few are Python objects at a time."""
     frames, left = [pl.DataFrame(schema=LISTING)], iter(items)
     while some := list(islice(left, LISTED_AT_ONCE)):
         columns = {name: [getattr(item, name) for item in some] for name in LISTING}

@@ -118,7 +118,7 @@ def exact_ranks(
             if itself is not None:
                 mine = np.flatnonzero((itself[columns] >= first) & (itself[columns] < end))
                 scores[itself[columns][mine] - first, mine] = -np.inf
-            # Forward a column is a query's things, backward a column is a thing's queries.
+            # Forward, a column has a query's things; backward, a thing's queries.
             things, found = forward.count(scores, columns, slack[columns])
             known.settle(forward, queries, gallery, found + begin, things + first, forward=True)
             found, things = backward.count(scores.T, slice(first, end), np.full(end - first, widest))
@@ -130,9 +130,9 @@ def exact_ranks(
 def exact_pair_scores(
     queries: NDArray[np.float32], gallery: Gallery, query_of: NDArray[np.int64], thing_of: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Score pairs of a query and a thing in float64.
+    """Return the scores of pairs of a query and a thing in float64.
 
-    Each product is summed in the same order wherever its row lies, so equal vectors get equal scores.
+    Each product is summed in the same order wherever its row is, so equal vectors get equal scores.
 
     Returns:
         float64 [pairs].
@@ -157,7 +157,7 @@ def _row_scores(left: NDArray[np.float32], right: NDArray[np.float32], gallery: 
     wide = right.astype(np.float64)
     if gallery.similarity == "l2":
         wide -= left
-        # Half the squared distance, as the matrix products have it.
+        # Half the squared distance, as in the matrix products.
         return np.asarray(-0.5 * np.square(wide).sum(axis=1), np.float64)
     wide *= left
     return np.asarray(wide.sum(axis=1), np.float64)
@@ -185,7 +185,7 @@ def _half_squares(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _blocks(starts: NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
-    """Runs of whole things with at most so many rows, or one thing."""
+    """Yield runs of whole things with at most this many rows, or one thing."""
     first, things = 0, len(starts) - 1
     while first < things:
         end = int(np.searchsorted(starts, starts[first] + rows, "right")) - 1
@@ -195,7 +195,7 @@ def _blocks(starts: NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _slack(queries: NDArray[np.float32], gallery: Gallery) -> NDArray[np.float64]:
-    """How far a float32 score of each query may be off."""
+    """Return the maximum error of a float32 score of each query."""
     lengths = np.sqrt(np.einsum("nd,nd->n", queries, queries, dtype=np.float64))
     longest = 0.0
     for first in range(0, len(gallery.vectors), _PAIR_ROWS):

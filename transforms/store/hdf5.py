@@ -1,16 +1,16 @@
-"""HDF5 files of features: one dataset a uid, float32 [N, D].
+"""HDF5 files of features: one dataset per uid, float32 [N, D].
 
-A *part* holds whole items: with one output a dataset stands at the top as ``/<name>``, with several as
-``/<output>/<name>``, where the name is the escaped uid. Each dataset has the attributes ``fps``, ``start``,
-``encoder`` and ``digest``; texts are UTF-8 of fixed length, which h5py gives back as bytes. A *master* has the same
-names as external links to parts beside it; a *single* file has copies. Links, not virtual datasets: those give zeros
-for a part that is missing, links give an error.
+A *part* has whole items: with one output a dataset is at the top as ``/<name>``, with several at ``/<output>/<name>``,
+where the name is the escaped uid. Each dataset has the attributes ``fps``, ``start``, ``encoder`` and ``digest``; texts
+are UTF-8 of fixed length, which h5py returns as bytes. A *master* has the same names as external links to parts in its
+folder; a *single* file has copies. Links are used instead of virtual datasets, which return zeros if a part is missing,
+while links raise an error.
 
 Masters and single files may be *readable*: their names are the uids themselves (``hdf5_names.readable``), a slash in
 one makes groups, and the dataset ``uids`` lists them, sorted. Their format is 2, and their attribute ``names`` says so.
 
-Datasets are contiguous and uncompressed, so that a reader of [t1, t2) reads those bytes and no others. The format
-is that of HDF5 1.10; no times are stored, so equal content in equal order makes equal bytes.
+Datasets are contiguous and uncompressed, so that a reader of [t1, t2) reads only those bytes. The format is that of
+HDF5 1.10; no times are stored, so equal content in equal order gives equal bytes.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ READABLE_FORMAT = 2
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """What one item has in an HDF5 file.
+    """The content of one item in an HDF5 file.
 
     Attributes:
-        fps: vectors a second; 0 if they are not on a grid.
-        start: second of the video at which the first vector begins.
-        encoder: name of the encoder.
+        fps: the vectors per second; 0 if they are not evenly spaced.
+        start: the time in seconds at which the first vector begins.
+        encoder: the name of the encoder.
         digest: the digest of the item.
-        outputs: name -> float32 [N, D].
+        outputs: maps output names to float32 [N, D].
     """
 
     uid: str
@@ -65,21 +65,21 @@ class ItemVectors:
 
 
 def write_hdf5_part(path: Path, items: Iterable[ItemVectors], outputs: tuple[str, ...]) -> int:
-    """Write a part; memory is that of one item, whatever their number.
+    """Write a part; memory is bounded by one item, whatever their number.
 
-    ``path`` is written in place: give a temporary name and rename it when this returns.
+    ``path`` is written in place: use a temporary name and rename it afterwards.
 
     Args:
-        path: file to make.
-        items: in the order in which they are to be stored; each uid once, each with all ``outputs``.
-        outputs: names of the outputs to store.
+        path: the file to create.
+        items: the items in storage order; each uid once, each with all ``outputs``.
+        outputs: the names of the outputs to store.
 
     Returns:
         The number of items.
 
     Raises:
-        ValueError: for a uid that comes twice, or vectors that are not float32 [N, D].
-        OSError: when the file can't be written whole.
+        ValueError: a uid is repeated, or vectors are not float32 [N, D].
+        OSError: the file cannot be written completely.
     """
     count = 0
     with _create(path, outputs) as (file, output):
@@ -95,14 +95,14 @@ def write_master(path: Path, parts: Mapping[str, str], outputs: tuple[str, ...],
     """Write a master that links each uid to its part.
 
     Args:
-        path: file to make, beside the parts or wherever their relative names hold.
-        parts: uid -> name of its part, relative to the master's folder.
-        outputs: as in the parts.
-        is_readable: name datasets by readable paths; no uid may then be a folder of another.
+        path: the file to create, in the folder to which part names are relative.
+        parts: maps each uid to the name of its part, relative to the master's folder.
+        outputs: the names of the outputs, as in the parts.
+        is_readable: whether to name datasets by readable paths; no uid may then be a folder of another.
 
     Raises:
-        ValueError: for an absolute part name, which would break when the store is moved.
-        OSError: when the file can't be written whole.
+        ValueError: a part name is absolute, which would break when the store is moved.
+        OSError: the file cannot be written completely.
     """
     with _create(path, outputs, is_readable=is_readable) as (file, _):
         for output, group in zip(outputs, _make_groups(file, outputs, is_readable=is_readable), strict=True):
@@ -118,17 +118,17 @@ def write_master(path: Path, parts: Mapping[str, str], outputs: tuple[str, ...],
 
 
 def write_single(path: Path, parts: Mapping[str, Path], outputs: tuple[str, ...], *, is_readable: bool = False) -> None:
-    """Write one self-contained file with the items of several parts, by part and uid.
+    """Write one self-contained file with the items of several parts, ordered by part and uid.
 
     Args:
-        path: file to make.
-        parts: uid -> its part.
-        outputs: as in the parts.
-        is_readable: as for ``write_master``.
+        path: the file to create.
+        parts: maps each uid to its part.
+        outputs: the names of the outputs, as in the parts.
+        is_readable: see ``write_master``.
 
     Raises:
-        StoreError: when a part is missing, damaged, or lacks a uid.
-        OSError: when the file can't be written whole.
+        StoreError: a part is missing, damaged, or lacks a uid.
+        OSError: the file cannot be written completely.
     """
     of_part: dict[Path, list[str]] = {}
     for uid, part in parts.items():
@@ -150,17 +150,17 @@ def read_uid(path: Path, uid: str) -> ItemVectors:
     """Read one item from a part, a master or a single file.
 
     Raises:
-        StoreError: when the file, the part that a master links to, or the uid is missing or damaged.
+        StoreError: the file, a linked part, or the uid is missing or damaged.
     """
     with _open(path) as file:
         return _read(file, path, uid, _outputs_of(file, path))
 
 
 def read_uids(path: Path) -> list[str]:
-    """Return the uids that a part, a master or a single file names, sorted; what a master links to is not opened.
+    """Return the uids in a part, a master or a single file, sorted; linked parts are not opened.
 
     Raises:
-        StoreError: when the file is missing, damaged or not of this project.
+        StoreError: the file is missing, damaged or not of this project.
     """
     with _open(path) as file:
         outputs = _outputs_of(file, path)
@@ -177,7 +177,7 @@ def read_uids(path: Path) -> list[str]:
 
 
 class _Writer:
-    """Writes items through h5py's lower layer, which takes half the time where items are many and small."""
+    """Writes items with h5py's low-level API, which takes half the time for many small items."""
 
     def __init__(self, file: h5py.File, outputs: tuple[str, ...]) -> None:
         self._places = list(zip(outputs, _make_groups(file, outputs), strict=True))
@@ -217,7 +217,7 @@ class _Writer:
 def _create(
     path: Path, outputs: tuple[str, ...], *, is_readable: bool = False
 ) -> Iterator[tuple[h5py.File, Hdf5Output]]:
-    """A new file of HDF5 1.10's format that stores no times; says what is in it."""
+    """Create a file in HDF5 1.10's format without stored times; write its attributes."""
     if not outputs:
         raise ValueError(f"{path} would hold no output; name at least one")
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
@@ -238,16 +238,16 @@ def _create(
 
 
 def _make_groups(file: h5py.File, outputs: tuple[str, ...], *, is_readable: bool = False) -> list[h5py.Group]:
-    """Return the groups that the outputs' datasets stand in: the file itself when there is one output."""
+    """Return the groups of the outputs' datasets: the file itself if there is one output."""
     if len(outputs) == 1:
         return [file]
     return [make_group(file, output_name(output, is_readable)) for output in outputs]
 
 
 def _write_text(where: Any, name: bytes, value: NDArray[np.bytes_], space: Any) -> None:
-    """Write an attribute of UTF-8 texts of fixed length, which h5py gives back as bytes.
+    """Write an attribute of UTF-8 texts of fixed length, which h5py returns as bytes.
 
-    Texts of variable length would stand in HDF5's global heap, where one flipped bit can keep a reader busy forever.
+    Variable-length texts would be in HDF5's global heap, where one flipped bit can keep a reader busy forever.
     """
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(max(value.itemsize, 1))
@@ -258,7 +258,7 @@ def _write_text(where: Any, name: bytes, value: NDArray[np.bytes_], space: Any) 
 
 def _open(path: Path) -> h5py.File:
     try:
-        # Files don't change once they have their name; locks only fail on network file systems.
+        # Files never change under their final name; locks only fail on network file systems.
         return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise _damaged(path, error) from error
@@ -281,7 +281,7 @@ def _group(file: h5py.File, output: str, several: bool) -> h5py.Group:
 
 
 def _group_with(file: h5py.File, path: Path, uid: str, output: str, outputs: tuple[str, ...]) -> h5py.Group:
-    """Return the group that names the uid's dataset of an output."""
+    """Return the group that contains the uid's dataset of an output."""
     try:
         group = _group(file, output, len(outputs) > 1)
         there = path_exists(group, name_in(file, uid))

@@ -1,8 +1,8 @@
-"""Files that HDF5 writes to, which say when something found no room on the disk.
+"""Files for HDF5 that report when the disk is full.
 
-The HDF5 library must not meet a write that fails: it drops the errors of what it writes when a dataset is closed, so
-that a damaged file seems to be whole, or it ends the process. Here each write succeeds for the library, the first error
-is kept, and it is raised when the library has closed the file.
+The HDF5 library must not see a failing write: it ignores errors when a dataset is closed, so that a damaged file seems
+to be complete, or it crashes the process. Here each write succeeds for the library, and the first error is stored and
+raised after the library has closed the file.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Hdf5Output:
-    """A file object for ``h5py.File``; what is written after an error is dropped."""
+    """A file object for ``h5py.File`` that ignores writes after an error."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb+", buffering=0)
         self._error: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all of it where the last ``seek`` led."""
+        """Write all bytes at the position of the last ``seek``."""
         view = memoryview(data).cast("B")
         written = 0
         try:
@@ -37,7 +37,7 @@ class Hdf5Output:
         return len(view)
 
     def read(self, size: int = -1) -> bytes:
-        """Read some bytes; h5py knows a file object by this method."""
+        """Read some bytes; h5py recognises a file object by this method."""
         return self._file.read(size)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
@@ -45,7 +45,7 @@ class Hdf5Output:
         return self._file.readinto(buffer)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place in the file."""
+        """Move to a position in the file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -61,10 +61,10 @@ class Hdf5Output:
             return size or 0
 
     def flush(self) -> None:
-        """Do nothing: no bytes are held back."""
+        """Do nothing: nothing is buffered."""
 
     def check(self) -> None:
-        """Raise the first error of writing, if there was one.
+        """Raise the first write error, if there was one.
 
         Raises:
             OSError: that error.
@@ -77,7 +77,7 @@ class Hdf5Output:
         self._file.close()
 
     def use_in(self, access: Any) -> bytes:
-        """Make a property list of file access write here; returns a name for the file."""
+        """Configure a file access property list to write here; return a name for the file."""
         access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self)
         return repr(self).encode()
 
@@ -87,7 +87,7 @@ def hdf5_output(path: Path) -> Iterator[Hdf5Output]:
     """Create a file for HDF5 to write to; close ``h5py.File`` within the block.
 
     Raises:
-        OSError: when not everything could be written, whatever HDF5 made of it.
+        OSError: not everything could be written, whatever HDF5 reported.
     """
     output = Hdf5Output(path)
     try:

@@ -1,4 +1,4 @@
-"""From samples to the rows of a part: gathered into batches, encoded, written, counted."""
+"""Builds the rows of a part from samples: batches them, encodes, writes, counts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from cliploom.transforms.store.repeats import RepeatFilter
 from cliploom.transforms.watchdog import alive
 
 Sample = NDArray[np.uint8] | str
-"""What an encoder takes: a picture, a clip or a text."""
+"""An input of an encoder: a picture, a clip or a text."""
 
 _NO_PIXELS = np.empty(0, np.uint8)
 
 
 class BatchEncoder(Protocol):
-    """An encoder as shards call it, such as ``models.SampleEncoder``; ``batch`` is what it likes at once."""
+    """The encoder interface for shards, such as ``models.SampleEncoder``; ``batch`` is the preferred batch size."""
 
     @property
     def batch(self) -> int:
-        """Samples handed to ``encode`` at once."""
+        """The number of samples passed to ``encode`` at once."""
         ...
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Vectors | EncodeError]:
@@ -53,14 +53,14 @@ class Timings:
 
 @dataclass
 class ItemCount:
-    """What becomes of one item in one part, while its samples pass through.
+    """The counters of one item in one part, updated while its samples are processed.
 
     Attributes:
-        kept: rows to be written again for twins, without their pixels.
-        tables: the same, of items whose rows come as tables.
-        losses: what could not be read inside the item, each a failure of its own.
-        repeated: rows that were dropped because they repeat the last kept one.
-        repeats: says which.
+        kept: the rows to be copied for duplicates, without their pixels.
+        tables: the same, for items whose rows are tables.
+        losses: errors within the item, each a separate failure.
+        repeated: the number of rows dropped as repeats of the last kept one.
+        repeats: the detector of repeats.
     """
 
     item: ShardItem
@@ -76,17 +76,17 @@ class ItemCount:
 
 
 class PartBuilder:
-    """Makes the part of one feature: gathers pixels into batches, encodes them, writes rows, counts.
+    """Builds the part of one feature: batches pixels, encodes them, writes rows, counts.
 
-    Batches reach over the ends of items, so that many small items fill them too; rows keep their order.
+    Batches extend over several items, so that many small items fill them too; rows keep their order.
 
     Args:
-        job: the feature.
-        encoder: pixels in, one dict of vectors for each out; None if the source brings vectors.
-        writer: takes the rows.
-        timings: added to.
-        on_end: told when all rows of an item are written, with their number.
-        on_rows: told of rows of an item as they are written: the item, the start of the last in seconds, their number.
+        job: the job of the feature.
+        encoder: the encoder, from pixels to one dict of vectors each; None if the source provides vectors.
+        writer: the writer of the rows.
+        timings: the timings to add to.
+        on_end: a callback that receives the number of rows when all rows of an item are written.
+        on_rows: a callback for written rows of an item: the item, the start of the last row in seconds, their number.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class PartBuilder:
         self._failures: list[Failure] = []
 
     def add(self, count: ItemCount, sampled: Sampled) -> None:
-        """Take one sample; encodes when a batch is full."""
+        """Add one sample; encode when a batch is full."""
         alive()
         if self._repeats(count).drops_picture(sampled.pixels):
             count.repeated += 1
@@ -122,7 +122,7 @@ class PartBuilder:
             self.flush()
 
     def add_table(self, count: ItemCount, rows: pa.Table) -> None:
-        """Take rows of an item that need no encoder, with the row ids and uids of its first twin."""
+        """Add rows of an item that need no encoder, with the row ids and uids of its first duplicate."""
         alive()
         self.flush()
         began = time.perf_counter()
@@ -134,11 +134,11 @@ class PartBuilder:
             count.tables.append(rows)
 
     def end_item(self, count: ItemCount) -> None:
-        """Say that the item has no more samples."""
+        """Record that the item has no more samples."""
         self._pending.append((count, None))
 
     def flush(self) -> None:
-        """Encode and write what is pending, and close the items that have ended."""
+        """Encode and write everything pending, and close the items that have ended."""
         pending, self._pending, self._pictures = self._pending, [], 0
         began = time.perf_counter()
         pixels = [sampled.pixels for _, sampled in pending if sampled is not None]
@@ -211,12 +211,12 @@ class PartBuilder:
         self._on_end(item, count.rows * len(item.duplicates))
 
     def fail_item(self, item: ShardItem, error: ItemError) -> None:
-        """Record that nothing of the item could be had."""
+        """Record that nothing of the item could be read."""
         count = ItemCount(item, error=error)
         self.end_item(count)
 
     def add_finished(self, item: ShardItem, record: PartRecord, tables: Iterable[pa.Table]) -> None:
-        """Append what another process computed for one item."""
+        """Append rows that another process computed for one item."""
         self.flush()
         offset = self._writer.rows
         for table in tables:
@@ -226,7 +226,7 @@ class PartBuilder:
         self._on_end(item, record.rows)
 
     def finish(self, part: str) -> PartRecord:
-        """Write what is pending; size and digest are filled in when the file is closed."""
+        """Write everything pending; size and digest are filled in when the file is closed."""
         self.flush()
         return PartRecord(
             feature=self.job.name,
@@ -241,9 +241,9 @@ class PartBuilder:
 
 
 def encode_each(encoder: BatchEncoder, batch: Sequence[Sample], job: FeatureJob) -> list[Vectors | EncodeError]:
-    """Encode a batch; when that fails as a whole, one by one, so that only the culprit is lost.
+    """Encode a batch; if that fails as a whole, encode one by one, so that only the culprit is lost.
 
-    A result that can't be used is asked for once more, alone: an encoder may spoil a whole batch for one item of it.
+    An invalid result is computed again in isolation: a single item may spoil an encoder's whole batch.
     """
     alive()
     try:
@@ -258,7 +258,7 @@ def encode_each(encoder: BatchEncoder, batch: Sequence[Sample], job: FeatureJob)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        # The encoder may be anybody's code; what it raises is recorded as the item's failure, also SystemExit.
+        # The encoder may be third-party code; whatever it raises, even SystemExit, is recorded as the item's failure.
         if len(batch) == 1:
             transient = isinstance(error, MemoryError)
             return [EncodeError("encode", f"encoder {encoder_name(job)}: {_reason(error)}", transient=transient)]
@@ -281,9 +281,9 @@ def encoder_name(job: FeatureJob) -> str:
 
 
 def lost_rows(count: ItemCount) -> ItemError | None:
-    """Return a failure, partial when rows were made, when less came out than planned or the header says there was more.
+    """Return a failure (partial if there are rows) if fewer rows than planned were made or the header promised more.
 
-    Rows that were dropped as repeats are not lost.
+    Rows dropped as repeats are not lost.
     """
     if count.rows == 0 and count.planned:
         return NoVideoError("decode", count.lost or "no frame could be decoded")
@@ -294,7 +294,7 @@ def lost_rows(count: ItemCount) -> ItemError | None:
 
 
 def failure_row(job: FeatureJob, count: ItemCount, twin: Duplicate, error: ItemError) -> Failure:
-    """Return the row that tells of an item's failure, or of the part of it that was lost."""
+    """Return the failure row of an item, or of its lost part."""
     return Failure(
         source=job.source,
         feature=job.name,
@@ -315,12 +315,12 @@ def failure_row(job: FeatureJob, count: ItemCount, twin: Duplicate, error: ItemE
 
 
 def renamed(rows: pa.Table, item_no: int, uid: str | None) -> pa.Table:
-    """Return the rows as rows of another item: ordinals stay.
+    """Return the rows as rows of another item; ordinals are kept.
 
     Args:
-        rows: feature rows of one item.
-        item_no: its new number.
-        uid: its new uid; None where rows have uids of their own.
+        rows: the feature rows of one item.
+        item_no: the new item number.
+        uid: the new uid; None if rows have uids of their own.
     """
     ordinals = pc.bit_wise_and(rows["row_id"], pa.scalar((1 << ORDINAL_BITS) - 1, pa.int64()))
     ids = pc.bit_wise_or(ordinals, pa.scalar(item_no << ORDINAL_BITS, pa.int64()))

@@ -1,8 +1,8 @@
-"""Parts: immutable Parquet files of feature rows, each with a footer that says what it holds.
+"""Parts: immutable Parquet files of feature rows, with a footer that describes the content.
 
-The footer key ``cliploom`` is the JSON of a ``PartRecord`` without its size, beside the run that wrote it. Vectors
-are ``list<float32>`` and not compressed (floats do not shrink, and decompression would dominate reading). Beside it,
-``cliploom.processors`` says what the rows were computed on (JSON, a list of ``Processor``); older files lack it.
+The footer key ``cliploom`` has the JSON of a ``PartRecord`` without its size, and the run that wrote it. Vectors are
+``list<float32>``, uncompressed (floats hardly compress, and decompression would dominate reading). The key
+``cliploom.processors`` has the processors that computed the rows (JSON, a list of ``Processor``); older files lack it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROW_GROUP_BYTES = 8 << 20
 
 
 Vectors = dict[str, NDArray[np.float32]]
-"""Of one row by output name, float32 [dim]."""
+"""The vectors of one row by output name, float32 [dim]."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class FeatureRow:
 
 
 def part_path(table: str, part: str) -> str:
-    """Return the path of a part in the store; ``part`` is checked to be a plain file name.
+    """Return the path of a part in the store; ``part`` must be a plain file name.
 
     Raises:
-        StoreError: for a name that would leave the folder.
+        StoreError: the name would leave the folder.
     """
     if not table:
         return part
@@ -66,11 +66,11 @@ class PartWriter:
     """Writes rows to a local Parquet file in row groups of about 8 MB.
 
     Args:
-        path: local file to write.
-        outputs: output name -> vector length.
-        compact: outputs that are kept as 8-bit codes; such rows come as tables.
-        texts: columns of texts; such rows come as tables, too.
-        records: there is a column ``labels``, and the footer tells the records' ids by their hashes.
+        path: the local file to write.
+        outputs: maps output names to vector lengths.
+        compact: the outputs stored as 8-bit codes; such rows are added as tables.
+        texts: the text columns; such rows are added as tables, too.
+        records: whether there is a column ``labels`` and the footer has hashes of the records' ids.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PartWriter:
             compression=compression,
             use_dictionary=["uid", "item_digest", *texts],
             write_statistics=["row_id", "uid", "start_s"],
-            # Vectors are many numbers a row. Measured: 5 to 11% less time than in Arrow's batches of 1024.
+            # Rows are wide. Measured: 5 to 11% less time than with Arrow's default batches of 1024.
             write_batch_size=1 << 16,
             store_schema=False,
         )
@@ -127,7 +127,7 @@ class PartWriter:
             self._flush()
 
     def write_table(self, table: pa.Table) -> None:
-        """Add rows that are an Arrow table of the same schema already; small tables share a row group."""
+        """Add rows as an Arrow table with the part's schema; small tables share a row group."""
         self._gather()
         self.rows += table.num_rows
         if table.num_rows:
@@ -138,7 +138,7 @@ class PartWriter:
                 self._flush()
 
     def detach(self) -> None:
-        """Copy what was added and waits, so that the much larger tables that it was sliced from can go."""
+        """Copy the pending rows, so that the much larger tables that they are slices of can be freed."""
         new = self._tables[self._detached :]
         if new:
             table = pa.concat_tables(new)
@@ -146,7 +146,7 @@ class PartWriter:
         self._detached = len(self._tables)
 
     def finish(self, footer: dict[str, Any], processors: Iterable[Processor] = ()) -> None:
-        """Write what is pending, the footer, and what the rows were computed on."""
+        """Write everything pending, the footer, and the processors."""
         self._flush(everything=True)
         more = {} if self._ids is None else {ID_FOOTER: pack_ids(joined(self._ids))}
         if told := [asdict(each) for each in processors]:
@@ -154,7 +154,7 @@ class PartWriter:
         self._writer.add_key_value_metadata({FOOTER: json.dumps(footer, separators=(",", ":"))} | more)
 
     def _flush(self, *, everything: bool = False) -> None:
-        """Write whole row groups of what waits, or all of it."""
+        """Write complete row groups of the pending rows, or all of them."""
         self._gather()
         if not self._tables:
             return
@@ -166,7 +166,7 @@ class PartWriter:
             self._keep(table.slice(ready))
 
     def _gather(self) -> None:
-        """Make a table of the single rows that wait."""
+        """Convert the pending single rows to a table."""
         if not self._pending:
             return
         rows, self._pending = self._pending, []
@@ -189,12 +189,12 @@ class PartWriter:
         try:
             self._writer.write_table(table, row_group_size=self._group_rows)
         except OSError as error:
-            # Here, since further up it would pass for a fault of the item that is being read.
-            raise StoreError(f"{self._path}: can't be written ({error}); see to the disk and run again.") from None
+            # Raised here, since the caller would attribute it to the item being read.
+            raise StoreError(f"{self._path}: can't be written ({error}); check the disk and run again.") from None
 
 
 def vectors_to_arrow(vectors: NDArray[np.float32]) -> pa.Array:
-    """float32 [N, D] as a ``list<float32>`` array, without copying the values."""
+    """Return float32 [N, D] as a ``list<float32>`` array, without copying the values."""
     count, dim = vectors.shape
     offsets = pa.array(np.arange(0, (count + 1) * dim, dim, dtype=np.int32) if dim else np.zeros(count + 1, np.int32))
     values = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
@@ -206,7 +206,7 @@ def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np
     """Return a ``list<float32>`` column, or one of 8-bit codes, as float32 [N, dim].
 
     Raises:
-        StoreError: when a list has another length.
+        StoreError: a list has another length.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     blocks = []
@@ -216,9 +216,7 @@ def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np
         else:
             values = chunk.flatten().to_numpy(zero_copy_only=False)
         if values.size != len(chunk) * dim:
-            raise StoreError(
-                f"a vector column that should be {dim} wide holds {values.size} values in {len(chunk)} rows."
-            )
+            raise StoreError(f"a vector column of width {dim} has {values.size} values in {len(chunk)} rows.")
         blocks.append(values.reshape(len(chunk), dim))
     if not blocks:
         return np.empty((0, dim), np.float32)
@@ -226,7 +224,7 @@ def arrow_to_vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> NDArray[np
 
 
 def codes_to_arrow(codes: NDArray[np.uint8]) -> pa.Array:
-    """uint8 [N, D] as a binary array of strings of D bytes, without copying the codes."""
+    """Return uint8 [N, D] as a binary array of strings of D bytes, without copying the codes."""
     count, dim = codes.shape
     offsets = pa.py_buffer(np.arange(count + 1, dtype=np.int32) * np.int32(dim))
     return pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(np.ascontiguousarray(codes))])
@@ -241,21 +239,21 @@ def binary_codes(chunk: pa.Array) -> NDArray[np.uint8]:
 
 
 def footer_of(part: Path | BinaryIO, name: str = "") -> dict[str, Any]:
-    """Return the footer of a local or opened part; ``name`` is what an error calls an opened one.
+    """Return the footer of a local or opened part; ``name`` names an opened one in errors.
 
     Raises:
-        StoreError: when the file is no part of ours or is damaged.
+        StoreError: the file is not a part of a store or is damaged.
     """
     try:
         metadata = pq.read_metadata(part).metadata or {}
         value: dict[str, Any] = json.loads(metadata[FOOTER])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{name or part} is damaged or no part of a store ({type(error).__name__}).") from None
+        raise StoreError(f"{name or part} is damaged or not a part of a store ({type(error).__name__}).") from None
     return value
 
 
 def processors_of(part: Path | BinaryIO) -> tuple[Processor, ...]:
-    """What the rows of a local or opened part were computed on; empty for parts of earlier versions."""
+    """Return the processors that computed the rows of a local or opened part; empty for parts of earlier versions."""
     try:
         told = json.loads((pq.read_metadata(part).metadata or {}).get(PROCESSORS, b"[]"))
         return tuple(Processor(each["features"], each.get("agreement")) for each in told)
@@ -264,13 +262,13 @@ def processors_of(part: Path | BinaryIO) -> tuple[Processor, ...]:
 
 
 def read_record(objects: ObjectStore, table: str, part: str, *, hashed: bool = True) -> PartRecord | None:
-    """What a finished part says of itself, or None when it is not there.
+    """Return the record of a finished part, or None if it does not exist.
 
     Args:
         objects: the store.
-        table: folder of the part, relative to the store.
-        part: its name.
-        hashed: also read the whole file for its digest, which is else left empty; only the footer is read then.
+        table: the folder of the part, relative to the store.
+        part: the name of the part.
+        hashed: whether to read the whole file for its digest; otherwise only the footer is read.
     """
     path = part_path(table, part)
     size = objects.size(path)
@@ -287,7 +285,7 @@ def read_record(objects: ObjectStore, table: str, part: str, *, hashed: bool = T
 
 
 def as_stored(objects: ObjectStore, table: str, record: PartRecord) -> PartRecord:
-    """Return the record of the part that is there: another worker's, where that was first to finish the same work."""
+    """Return the record of the stored part, which may be another worker's that finished the same work first."""
     if part_path(table, record.part) not in objects.lost_races:
         return record
     return read_record(objects, table, record.part) or record
@@ -297,7 +295,7 @@ def read_rows(local: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
     """Yield the row groups of a local part, as tables.
 
     Raises:
-        StoreError: when the file is damaged.
+        StoreError: the file is damaged.
     """
     try:
         with pq.ParquetFile(local) as file:
@@ -310,7 +308,7 @@ def read_rows(local: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
 def iterate_vectors(
     objects: ObjectStore, table: str, parts: Iterable[str], output: str, dim: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """(row ids int64 [n], vectors float32 [n, dim]) of the parts, a row group at a time."""
+    """Yield (row ids int64 [n], vectors float32 [n, dim]) of the parts, one row group at a time."""
     for part in parts:
         with objects.local_copy(part_path(table, part)) as local:
             for rows in read_rows(local, ["row_id", output]):

@@ -1,4 +1,4 @@
-"""How many rows a second a feature has, from what its config was made from."""
+"""The rows per second of a feature, derived from its recipe."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cliploom.schemas.units import parse_duration
 
 
 def rows_per_second(recipe: Mapping[str, Any]) -> float:
-    """Rate of a feature whose rows lie on a grid that starts at 0, else 0; rows of which repeats are dropped do not.
+    """Return the rate of a feature with evenly spaced rows from 0, else 0; dropped repeats break the spacing.
 
     Args:
-        recipe: recipe of a ``FeatureEntry``: with ``sample`` (``every``, or ``window`` with ``fps``), or ``window`` of
-            precomputed features.
+        recipe: the recipe of a ``FeatureEntry``: with ``sample`` (``every``, or ``window`` with ``fps``), or ``window``
+            of precomputed features.
 
     >>> rows_per_second({"window": {"fps": 30, "window": 32, "stride": 16}})
     1.875

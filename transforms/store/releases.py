@@ -1,6 +1,6 @@
-"""The ``releases`` table: the only truth about what readers see.
+"""The ``releases`` table: the single source of truth for readers.
 
-A release is one appended row. It is appended to the version of the table that the plan saw, without retries, so of two
+A release is one appended row. It is appended to the version of the table that the plan used, without retries, so of two
 runs that started from the same release only one can publish.
 """
 
@@ -29,11 +29,11 @@ TABLE = "releases"
 
 @dataclass(frozen=True)
 class Releases:
-    """All releases as a reader found them.
+    """All releases at the time of reading.
 
     Attributes:
-        version: the version of the ``releases`` table; -1 when there is none yet.
-        rows: oldest first.
+        version: the version of the ``releases`` table; -1 if there is none yet.
+        rows: the releases, oldest first.
     """
 
     version: int
@@ -48,7 +48,7 @@ class Releases:
         """Return the release with this number, or the newest.
 
         Raises:
-            StoreError: naming the numbers that exist.
+            StoreError: there is no such release; the message lists the existing numbers.
         """
         if not self.rows:
             raise StoreError("The store has no release yet; `cliploom run SPEC` makes the first one.")
@@ -64,10 +64,10 @@ class Releases:
 
 
 def read_releases(objects: ObjectStore) -> Releases:
-    """Return all releases of a store; none when the store is new.
+    """Return all releases of a store; empty for a new store.
 
     Raises:
-        StoreError: for damage, or a store made by a newer program.
+        StoreError: the store is damaged, or made by a newer program.
     """
     if objects.size(f"{TABLE}/_delta_log/00000000000000000000.json") is None:
         return Releases(-1, ())
@@ -82,26 +82,26 @@ def read_releases(objects: ObjectStore) -> Releases:
 
 
 def append_release(objects: ObjectStore, release: Release, seen_version: int) -> None:
-    """Append ``release`` to the version of the table that the plan saw.
+    """Append ``release`` to the version of the table that the plan used.
 
     Raises:
-        StoreError: when another run has published in between.
+        StoreError: another run has published in the meantime.
     """
     _commit(objects, [release], seen_version, "append")
 
 
 def keep_releases(objects: ObjectStore, kept: Sequence[Release], seen_version: int) -> int:
-    """Make ``kept`` the only releases; returns the table's new version.
+    """Make ``kept`` the only releases; return the table's new version.
 
     Raises:
-        StoreError: when another run has published in between.
+        StoreError: another run has published in the meantime.
     """
     _commit(objects, kept, seen_version, "overwrite")
     return seen_version + 1
 
 
 def release_columns(release: Release) -> dict[str, Any]:
-    """Return the row of a release, by column of ``RELEASES``; the body is the release whole, as JSON."""
+    """Return the row of a release, by column of ``RELEASES``; the body is the complete release as JSON."""
     return {
         "release": release.release,
         "run": release.run,
@@ -130,13 +130,13 @@ def _commit(
     if seen_version >= 0:
         try:
             table.load_as_version(seen_version)
-        except DeltaError:  # struck by a vacuum
+        except DeltaError:  # removed by a vacuum
             raise _conflict(objects) from None
     elif table.version() != 0:
         raise _conflict(objects)
     file = put_rows(objects, TABLE, release_table(releases))
     action = AddAction(file.name, file.size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": file.rows}))
-    # Without retries on this object: of two runs that saw the same version only one gets through.
+    # Without retries: of two runs that saw the same version only one succeeds.
     once = CommitProperties(max_commit_retries=0)
     try:
         objects.ask(
@@ -146,7 +146,7 @@ def _commit(
         fault = system_fault(error, objects.uri)
         if fault is not None:
             raise fault from None
-        # It is ours when a bucket's answer to the first try was lost.
+        # The commit may be our own: the response to the first attempt may have been lost.
         if not _holds(objects, int(table.version()) + 1, file.name):
             raise _conflict(objects) from None
     except (DeltaError, OSError) as error:
@@ -168,7 +168,7 @@ def _conflict(objects: ObjectStore) -> StoreError:
 
 
 def file_entry(objects: ObjectStore, path: str) -> FileEntry:
-    """Return a file of the store as a release names it."""
+    """Return the release entry of a file in the store."""
     return FileEntry(path=path, size=objects.size(path) or 0, digest=objects.digest(path))
 
 

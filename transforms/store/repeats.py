@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REVISION = 1
-"""Raised when other rows are dropped than before; part of the config digest of features that drop repeats."""
+"""Increase it when other rows are dropped; part of the config digest of features that drop repeats."""
 
 BLOCKS = 16
 """Blocks that a picture is compared by, in each direction."""

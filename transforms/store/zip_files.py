@@ -1,4 +1,4 @@
-"""Zip archives of others, whose directory is looked at before it is read."""
+"""Untrusted zip archives, whose directory is checked before it is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 MAX_DIRECTORY_BYTES = 8 * 1024**2
-"""Bytes of an archive's list of files, 60 and more a file; Python's zipfile takes ten times as much memory."""
+"""Maximum bytes of an archive's directory, at least 60 per file; Python's zipfile needs ten times as much memory."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -15,9 +15,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """Open an archive for reading.
 
     Raises:
-        zipfile.BadZipFile: when it is none, is damaged, lists more files than any archive of arrays, or is compressed
-            by bzip2 or LZMA, of which Python unpacks 4 kB at once, to gigabytes.
-        OSError: when it can't be read.
+        zipfile.BadZipFile: it is not an archive, is damaged, lists more files than any archive of arrays, or uses bzip2
+            or LZMA, of which Python expands each 4 kB at once, possibly to gigabytes.
+        OSError: it cannot be read.
     """
     with path.open("rb") as stream:
         try:

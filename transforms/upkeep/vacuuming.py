@@ -1,7 +1,6 @@
-"""Vacuum: remove what no kept release names, and what was not in use for a day.
+"""Vacuum: deletes files that no kept release uses and that were not used for a day.
 
-Only files that are named as this program names them are ever removed, so a store that shares its folder with other
-things is safe.
+Only files with names in this program's format are ever deleted, so a store may share its folder with other files.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from cliploom.transforms.store.releases import TABLE, Releases, read_releases, r
 from cliploom.transforms.store.releases import keep_releases as strike
 from cliploom.transforms.store.tables import read_table, rows_file, table_at, table_files
 
-# A run that has left no sign for so long is over; in buckets, files younger than this belong to somebody.
+# A run without a sign of life for this long has ended; in buckets, younger files may belong to a run.
 FRESH_S = 3600.0
-# Whoever opened a release that is not the newest any more has so long to read on.
+# How long readers that opened a release may keep using it after it stopped being the newest.
 MINIMUM_AGE_S = 24 * 3600.0
 
 _DIGEST = "[0-9a-f]{40}"
@@ -42,23 +41,23 @@ _OURS = re.compile(
     | plans/[^/]+/[A-Za-z0-9_-]+\.(?:parquet|json)
     | probes/{_DIGEST}\.parquet
     | runs/[^/]+/(?:[a-z_]+\.json|(?:heartbeats|inflight|pca)/.+)
-    | spools/[^/]+/.+                                                     # texts as they were read
+    | spools/[^/]+/.+                                                     # texts read from files
     )""",
     re.VERBOSE,
 )
 _FOLDERS = ("features", "hdf5", "index", "models", "pairs", "plans", "probes", "runs", "spools", "tfrecords")
-# What a killed process leaves beside a file that it was writing.
+# Temporary files that a killed process leaves beside the file that it was writing.
 _STAGED = re.compile(r"(.+)#\d+|.*/_commit_[^/]*\.tmp")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays.
+    """The files to keep.
 
     Attributes:
-        paths: files.
-        folders: all that is below these, each ending in ``/``.
-        tables: Delta table -> its oldest version that a kept release names.
+        paths: single files.
+        folders: folders, each ending in ``/``, of which everything is kept.
+        tables: maps a Delta table to its oldest version in a kept release.
     """
 
     paths: frozenset[str]
@@ -74,34 +73,34 @@ def vacuum_store(
     dry_run: bool = False,
     report: Callable[[str], None] = lambda text: None,
 ) -> list[Entry]:
-    """Remove all that the newest releases do not name.
+    """Delete everything that the newest releases do not use.
 
-    Releases that were the newest one less than ``older_than`` ago stay as well, since somebody may be reading them, and
-    so does what is in no release but was written since then.
+    Releases that were the newest one less than ``older_than`` ago are kept as well, since they may have readers, and so
+    are files that are in no release but were written since then.
 
-    Older releases are struck from the ``releases`` table first: they can't be asked or rolled back to any more, and
-    Delta's time travel to them ends. Then their rows, parts, index shards, exports and models go, with the plans,
-    probe results and notes of all runs, and what killed runs left. A deleted item's uid, text and vectors are then in
-    no file, once no kept release has them. What a limit stopped can't be published afterwards; run again instead.
+    Older releases are removed from the ``releases`` table first: they can no longer be opened or rolled back to, and
+    Delta's time travel to them ends. Then their rows, parts, index shards, exports and models are deleted, with the
+    plans, probe results and notes of all runs, and leftovers of killed runs. A deleted item's uid, text and vectors are
+    then in no file, unless a kept release has them. A run that was stopped by a limit cannot be published afterwards.
 
-    Whatever interrupts it, the kept releases verify, and a second vacuum finishes the work.
+    Whenever it is interrupted, the kept releases remain valid, and a second vacuum finishes the work.
 
     Args:
-        store: a folder or URI.
-        keep_releases: how many of the newest to keep.
-        older_than: seconds; 0 removes at once, also what somebody is reading.
-        dry_run: only say what would be removed.
-        report: told of files in a bucket that no kept release names and that are too new to be removed.
+        store: the folder or URI of the store.
+        keep_releases: the number of newest releases to keep.
+        older_than: the age in seconds; 0 deletes at once, even files in use by readers.
+        dry_run: whether to only report what would be deleted.
+        report: a callback for a message about unused files in a bucket that are too young to be deleted.
 
     Returns:
-        What was (or would be) removed, by path.
+        The files that were (or would be) deleted, by path.
 
     Raises:
-        SpecError: for a number below 1, or an age below 0.
-        StoreError: when a run is at work, or a kept release can't be read: damage is to be mended first.
+        SpecError: the number is below 1, or the age below 0.
+        StoreError: a run is active, or a kept release cannot be read: repair damage first.
     """
     if keep_releases < 1:
-        raise SpecError(f"keep_releases is {keep_releases}; at least the newest release stays.")
+        raise SpecError(f"keep_releases is {keep_releases}; give 1 or more, since the newest release is always kept.")
     if not older_than >= 0:
         raise SpecError(f"older_than is {older_than}; give seconds, 0 or more.")
     objects = existing_store(store)
@@ -110,7 +109,7 @@ def vacuum_store(
         releases.get(None)
         if objects.root is None:
             _refuse_live_runs(objects)
-        # Also when a clock was put back, nothing is too young for 0.
+        # With 0 nothing is too young, even if the clock was set back.
         since = time.time() - older_than if older_than else math.inf
         before = list(everything(objects))
         keep = releases.rows[-max(keep_releases, _in_use(releases.rows, since)) :]
@@ -133,22 +132,22 @@ def vacuum_store(
 
 
 def _in_use(releases: Sequence[Release], since: float) -> int:
-    """How many of the newest releases have been the newest one at some time after ``since``."""
+    """Return how many of the newest releases were the newest one at some time after ``since``."""
     superseded = [follower.created_at.timestamp() for follower in releases[1:]]
     return next((len(releases) - place for place, at in enumerate(superseded) if at > since), 1)
 
 
 def without_young(doomed: Sequence[Entry], entries: Iterable[Entry], kept: Kept, since: float) -> list[Entry]:
-    """Those of the entries that go whose group has had no new file after ``since``.
+    """Return the entries to delete whose group has had no new file after ``since``.
 
-    The log of a table that goes is removed whole or not at all, as are the files of a run or a model: half of one can't
-    be read. Tables that stay can be read without the entries that go.
+    The log of a deleted table is deleted completely or not at all, as are the files of a run or a model, which cannot
+    be read in part. Kept tables can be read without the deleted entries.
 
     Args:
-        doomed: in the order in which they may go.
+        doomed: the entries to delete, in a safe order.
         entries: all files.
-        kept: what stays.
-        since: seconds since 1970.
+        kept: the files to keep.
+        since: the time in seconds since 1970.
     """
     newest: dict[str, float] = {}
     for entry in entries:
@@ -166,11 +165,11 @@ def _group(path: str, kept: Kept) -> str:
 
 
 def everything(objects: ObjectStore, *, settled: bool = True) -> Iterator[Entry]:
-    """Yield all files that may be ours, also those that were being written when a run was killed.
+    """Yield all files that may be the store's, including those that were being written when a run was killed.
 
     Args:
         objects: the store.
-        settled: settled of a bucket, those that were written more than an hour ago; else those that were written since.
+        settled: whether to list files of a bucket older than an hour, or else those written since.
     """
     if objects.root is None:
         for entry in objects.list():
@@ -191,10 +190,10 @@ def everything(objects: ObjectStore, *, settled: bool = True) -> Iterator[Entry]
 
 
 def kept_by(objects: ObjectStore, releases: Iterable[Release]) -> Kept:
-    """What releases name, all but the ``releases`` table.
+    """Return everything that releases use, except the ``releases`` table.
 
     Raises:
-        StoreError: when a table of theirs can't be read.
+        StoreError: one of their tables cannot be read.
     """
     paths: set[str] = set()
     folders: set[str] = set()
@@ -206,7 +205,7 @@ def kept_by(objects: ObjectStore, releases: Iterable[Release]) -> Kept:
             paths |= {f"{table}/{name}" for name in table_files(objects, table, version)}
         parts = read_table(objects, "parts", release.tables["parts"])
         of_feature = {name: entry.table for name, entry in release.features.items()}
-        # Parts without rows are in no Delta table, but say which items failed.
+        # Parts without rows are in no Delta table, but record which items failed.
         paths |= {part_path(of_feature[feature], part) for feature, part in parts.select("feature", "part").rows()}
         folders |= _spools(objects, release)
         for feature in release.features.values():
@@ -233,16 +232,16 @@ def _spools(objects: ObjectStore, release: Release) -> set[str]:
 
 
 def with_releases(objects: ObjectStore, kept: Kept, releases: Releases, keep: Sequence[Release]) -> Kept:
-    """Add the ``releases`` table, of which only the newest version matters: that after striking the others."""
+    """Add the ``releases`` table, of which only the newest version matters: the one without the removed rows."""
     striking = len(keep) < len(releases.rows)
     names = [rows_file(release_table(keep))[0].name] if striking else table_files(objects, TABLE, releases.version)
-    # The first entry says that there is a table at all.
+    # The first entry marks the table as existing.
     paths = kept.paths | {f"{TABLE}/{name}" for name in names} | {f"{TABLE}/{LOG}/{0:020d}.json"}
     return Kept(paths, kept.folders, kept.tables | {TABLE: releases.version + striking})
 
 
 def doomed_entries(entries: Iterable[Entry], kept: Kept, objects: ObjectStore) -> list[Entry]:
-    """Return the entries that go, in the order in which they may go one by one."""
+    """Return the entries to delete, in an order in which they may be deleted one by one."""
     logs = {table: list_log(objects, table) for table in kept.tables}
     return sorted((entry for entry in entries if not _stays(entry.path, kept, logs)), key=_turn)
 
@@ -261,7 +260,7 @@ def _stays(path: str, kept: Kept, logs: dict[str, LogEntries]) -> bool:
 
 
 def _turn(entry: Entry) -> tuple[int, int, str]:
-    """Logs go before data; of a log the newest entries first, then its checkpoints: what is left is always a table."""
+    """Return the sort key: logs first, from their newest entries to checkpoints, so the rest is always a table."""
     name = entry.path.rpartition("/")[2]
     if f"/{LOG}/" not in entry.path:
         return 3, 0, entry.path
@@ -273,7 +272,7 @@ def _turn(entry: Entry) -> tuple[int, int, str]:
 
 
 def _write_checkpoints(objects: ObjectStore, kept: Kept) -> None:
-    """Make each table's oldest kept version readable without the log entries before it."""
+    """Make each table's oldest kept version readable without earlier log entries."""
     for table, version in kept.tables.items():
         log = list_log(objects, table)
         entries = (*log.commits.items(), *log.checkpoints.items())
@@ -283,10 +282,10 @@ def _write_checkpoints(objects: ObjectStore, kept: Kept) -> None:
 
 
 def _refuse_live_runs(objects: ObjectStore) -> None:
-    """A bucket has no lock: signs of life of a run that has not ended stand for one.
+    """Reject a vacuum during a run: buckets have no locks, so signs of life of an unfinished run serve as one.
 
     Raises:
-        StoreError: naming the run.
+        StoreError: a run is active; the message names it.
     """
     last: dict[str, float] = {}
     ended: set[str] = set()
@@ -300,7 +299,7 @@ def _refuse_live_runs(objects: ObjectStore) -> None:
         age = time.time() - seen
         if run not in ended and age < FRESH_S:
             raise StoreError(
-                f"{objects.uri}: run {run} was at work {age:.0f} s ago; wait until it ends, or for "
+                f"{objects.uri}: run {run} was active {age:.0f} s ago; wait until it ends, or for "
                 f"{FRESH_S / 60:.0f} minutes after its last sign."
             )
 

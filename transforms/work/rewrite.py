@@ -1,4 +1,4 @@
-"""Making a part from rows of others: deletes, renames, copies for equal files, merging of small parts."""
+"""Makes a part from rows of other parts: deletions, renames, copies for duplicates, merging of small parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rewrite_part(objects: ObjectStore, job: FeatureJob, rewrite: Rewrite, run: s
     Rows keep their order within an item; row ids keep their ordinals and get the new item numbers.
 
     Raises:
-        StoreError: when a used part is gone or does not hold what the plan says.
+        StoreError: a source part is missing or does not contain what the plan expects.
     """
     name = rewrite.part_name(job.config)
     contents: list[Content] = []
@@ -43,21 +43,21 @@ def rewrite_part(objects: ObjectStore, job: FeatureJob, rewrite: Rewrite, run: s
 def _copy(
     objects: ObjectStore, job: FeatureJob, use: PartUse, writer: PartWriter
 ) -> tuple[list[Content], list[Failure], tuple[Processor, ...]]:
-    """Copy what ``use`` takes; returns the contents, what is known of their failures, and what computed the rows."""
+    """Copy the rows of ``use``; return the contents, their known failures, and the rows' processors."""
     try:
         with objects.local_copy(part_path(job.table, use.part)) as local:
             old = PartRecord.from_dict({k: v for k, v in footer_of(local).items() if k != "run"}, 0, "", True)
             rows = pa.concat_tables(read_rows(local)) if old.rows else None
             processors = processors_of(local)
     except FileNotFoundError:
-        raise StoreError(f"{part_path(job.table, use.part)} is gone; `cliploom verify` lists all damage.") from None
+        raise StoreError(f"{part_path(job.table, use.part)} is missing; `cliploom verify` lists all damage.") from None
     contents: list[Content] = []
     failures: list[Failure] = []
     held = {(content.item_no, content.segment): content for content in old.contents}
     for copy in use.copies:
         content = held.get((copy.from_item_no, copy.segment))
         if content is None or (content.rows and rows is None):
-            raise StoreError(f"{part_path(job.table, use.part)} does not hold item {copy.from_item_no}.")
+            raise StoreError(f"{part_path(job.table, use.part)} does not contain item {copy.from_item_no}.")
         first = writer.rows
         if rows is not None and content.rows:
             taken = rows.slice(content.first_row, content.rows)
