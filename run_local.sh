@@ -135,11 +135,12 @@ run_tests() {
     OMP_NUM_THREADS=1 run_groups "${extras[@]}" >"$reports/extras.log" 2>&1 </dev/null &
     beside=$!
     set +m
-    trap "kill -TERM -- -$beside 2>/dev/null; rm -rf '$reports'" EXIT
+    trap "kill -TERM -- -$beside 2>/dev/null || true; rm -rf '$reports'" EXIT
   fi
   run_groups "${groups[@]}"
   if [[ $beside ]]; then
     wait "$beside" || true
+    trap "rm -rf '$reports'" EXIT
     cat "$reports/extras.log"
   fi
   for status in "$reports"/*.status; do
