@@ -132,7 +132,8 @@ run_tests() {
     # In a process group of its own, which ends with this script. With a thread for each of two cores, the threads of
     # one model wait for each other in loops that take the time of the tests beside it.
     set -m
-    OMP_NUM_THREADS=1 run_groups "${extras[@]}" >"$reports/extras.log" 2>&1 </dev/null &
+    # Coverage, where it is asked for, goes to a file of its own: both groups may end at once.
+    OMP_NUM_THREADS=1 COVERAGE_FILE="$reports/coverage" run_groups "${extras[@]}" >"$reports/extras.log" 2>&1 </dev/null &
     beside=$!
     set +m
     trap "kill -TERM -- -$beside 2>/dev/null || true; rm -rf '$reports'" EXIT
@@ -142,6 +143,7 @@ run_tests() {
     wait "$beside" || true
     trap "rm -rf '$reports'" EXIT
     cat "$reports/extras.log"
+    [[ ! -f $reports/coverage ]] || "$env/bin/coverage" combine --append --quiet "$reports/coverage"
   fi
   for status in "$reports"/*.status; do
     [[ -f ${status%.status}.xml ]] || lost=$((lost + 1))
