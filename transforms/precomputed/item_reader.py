@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 4_096
 def read_precomputed_item(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
-    """Read one item's vectors and write them as rows; see ``work.compute.ItemReader``.
+    """Read one item's vectors and write them as rows; see ``SourceKind.read``.
 
     ``frame`` is the first frame of a row's window, counted at the declared rate.
     """

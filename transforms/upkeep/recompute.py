@@ -147,13 +147,13 @@ def _one_of(processors: tuple[Processor, ...]) -> str:
 def _job_of(objects: ObjectStore, release: Release, name: str, entry: FeatureEntry) -> FeatureJob:
     """The job that computed a feature, from what its release says."""
     source = release.spec.get("sources", {}).get(entry.source, {})
-    settings = {key: entry.recipe[key] for key in ("stereo", "deinterlace", "tone_map") if key in entry.recipe}
+    made_with = {key: entry.recipe[key] for key in ("stereo", "deinterlace", "tone_map") if key in entry.recipe}
     sample = entry.recipe.get("sample")
     return FeatureJob(
         name=name,
         source=entry.source,
         kind=str(source.get("kind", "media")),
-        settings=json.dumps(settings | {"http": source.get("http", {})}),
+        settings=json.dumps(source | made_with),
         config=entry.config,
         table=entry.table,
         model=entry.model,
