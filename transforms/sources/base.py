@@ -140,6 +140,8 @@ class SourceKind(ABC, Generic[NodeT]):
     ) -> AbstractContextManager[Path]:
         """Give a local file with an item's bytes, as long as the context is open.
 
+        Workers call it, and the page server, for players and thumbnails.
+
         Args:
             uri: URI as listed.
             signature: signature as listed.
