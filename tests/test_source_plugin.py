@@ -21,6 +21,7 @@ from PIL import Image
 from stores import SmallStore
 
 import cliploom
+from cliploom.pipelines.cli.reference import spec_schema
 from cliploom.pipelines.demo.corpus import CAT, COFFEE, PAGE, ROCKET
 from cliploom.pipelines.demo.media import Photo
 from cliploom.pipelines.running.preview import plan_preview
@@ -188,6 +189,10 @@ def test_options_are_those_of_the_package(package: Path) -> None:
     node: Any = parsed(kind="webdataset", glob="*.tar", max_bytes=5).sources["photos"]
     assert (node.kind, node.max_bytes, node.content, node.own_vectors) == ("webdataset", 5, "media", False)
     assert "webdataset" in source_kinds()
+    schema = spec_schema()
+    mapping = schema["properties"]["sources"]["additionalProperties"]["discriminator"]["mapping"]
+    described = schema["$defs"][mapping["webdataset"].removeprefix("#/$defs/")]
+    assert (described["properties"]["kind"]["const"], described["required"]) == ("webdataset", ["kind", "glob"])
     with pytest.raises(SpecError, match=r"features\.looks\.sample is missing"):
         parse_document(SPEC | {"features": {"looks": {"source": "photos", "encoder": "lite0"}}})
 
@@ -223,11 +228,11 @@ class Kind(MediaItems):
 @pytest.mark.parametrize(
     ("kind", "listing", "message"),
     [
-        ("odd_raises", "return 1 // 0", r"sources\.s: the source kind 'odd_raises' failed to list its items \(ZeroDiv"),
+        ("odd_raises", "return 1 // 0", r"kind 'odd_raises' failed to list the items of sources\.s \(ZeroDiv"),
         ("odd_list", "return []", r"'odd_list' lists a list; list_items has to return a KnownListing"),
-        ("odd_frame", "return KnownListing(pl.DataFrame({'uid': ['a']}))", r"no complete column 'source' of type"),
+        ("odd_frame", "return KnownListing(pl.DataFrame({'uid': ['a']}))", r"no full column 'source' of type"),
         ("odd_name", "return KnownListing(listed_frame([Listed('x', 'a', 'u', 1, 's')]))", r"has to be 's'"),
-        ("odd_exit", "raise SystemExit(3)", r"'odd_exit' failed to list its items \(SystemExit: 3\)"),
+        ("odd_exit", "raise SystemExit(3)", r"'odd_exit' failed to list the items of sources\.s \(SystemExit: 3\)"),
     ],
 )
 def test_a_kind_that_fails_is_named(installed: Any, tmp_path: Path, kind: str, listing: str, message: str) -> None:
@@ -297,6 +302,7 @@ from cliploom.sources import KnownListing, Listed, SourceNode, VectorItems, Vect
 class Node(SourceNode):
     content: ClassVar = "vectors"
     glob: str
+    odd: bool = False
 class Kind(VectorItems):
     Node = Node
     REVISION = 1
@@ -304,9 +310,15 @@ class Kind(VectorItems):
         files = find(node.glob, context.base, context.place)
         items = [Listed(context.name, uid_of(f.relative, "path", ""), f.uri, f.size, f.signature) for f in files]
         return KnownListing(listed_frame(items))
+    def count_rows(self, uri, path):
+        return 1 // (path.stem != "zero")
+    def values(self, node, feature):
+        return super().values(node, feature) | ({"odd": {1, 2}} if node.odd else {})
     def outputs(self, node):
         return {"v": 3}
     def vectors(self, uri, path, settings):
+        if path.stem == "exit":
+            raise SystemExit(3)
         found = np.loadtxt(path, ndmin=2)
         return VectorRows({"v": found[:, 1:]}, start_s=found[:, 0], end_s=found[:, 0] + 1)
 """
@@ -319,6 +331,8 @@ def test_a_kind_may_bring_vectors(installed: Any, tmp_path: Path) -> None:
     (tmp_path / "rows" / "same.txt").write_text("0 1 2 3\n1 4 5 6\n")
     (tmp_path / "rows" / "short.txt").write_text("0 1 2\n")
     (tmp_path / "rows" / "huge.txt").write_text("0 1 2 1e39\n")
+    (tmp_path / "rows" / "exit.txt").write_text("0 1 2 3\n5 5 5 5\n")
+    (tmp_path / "rows" / "zero.txt").write_text("0 1 2 3\n6 6 6 6\n")
     document: dict[str, Any] = {
         "version": 1,
         "name": "vectors",
@@ -341,19 +355,24 @@ def test_a_kind_may_bring_vectors(installed: Any, tmp_path: Path) -> None:
         for start, vector in ((0.0, [1.0, 2.0, 3.0]), (1.0, [4.0, 5.0, 6.0]))
     ]
     failures = dict(store.failures.select("uid", "message").collect().rows())
-    assert set(failures) == {"short", "huge"}
+    assert set(failures) == {"short", "huge", "exit", "zero"}
+    assert "tried to end the program (exit code 3)" in failures["exit"]
+    assert "ZeroDivisionError" in failures["zero"]
     assert "'v' is float64 [1, 2]; floats [rows, 3] are wanted" in failures["short"]
     assert "not finite in float32" in failures["huge"]
     assert store.search(vector=[4.0, 5.0, 6.0], top=1)[0].start_s == 1.0
     assert not run().changed
     source_kind("vectors_of_text").__class__.REVISION = 2
     again = run()
-    assert (again.changed, again.verdicts["given"]["config_changed"]) == (True, 4)
+    assert (again.changed, again.verdicts["given"]["config_changed"]) == (True, 5)
     assert again.release.features["given"].config != first.release.features["given"].config
     with pytest.raises(SpecError, match=r"features\.given\.encoder: source 'given' brings vectors of its own"):
         parse_document(
             document | {"features": {"given": {"source": "given", "encoder": "lite0"}}, "encoders": ENCODERS}
         )
+    document["sources"]["given"]["odd"] = True
+    with pytest.raises(CliploomError, match=r"'vectors_of_text' failed to describe feature given \(TypeError: .*set"):
+        run()
     document["features"] = {"given": {"source": "given", "outputs": ["w"]}}
     with pytest.raises(SpecError, match=r"features\.given\.outputs: source 'given' has no output 'w'; known: v"):
         run()

@@ -20,7 +20,7 @@ from cliploom.transforms.encoders.base import EncoderOptions, Family
 from cliploom.transforms.encoders.presets import with_preset
 from cliploom.transforms.encoders.quantised_options import check_quantisable
 from cliploom.transforms.encoders.registry import family
-from cliploom.transforms.sources.registry import source_kind
+from cliploom.transforms.sources.registry import named_errors, source_kind
 from cliploom.transforms.store.rates import rows_per_second
 
 
@@ -140,12 +140,14 @@ def output_names(encoder: CheckedEncoder) -> tuple[str, ...]:
 
 def own_outputs(source: SourceNode) -> dict[str, int]:
     """Name and width of the outputs of a source that brings vectors of its own."""
-    return source_kind(source.kind).outputs(source)
+    with named_errors(source.kind, "name its outputs"):
+        return source_kind(source.kind).outputs(source)
 
 
 def own_texts(source: SourceNode) -> tuple[str, ...]:
     """Names of the texts that stand beside a source's own vectors."""
-    return source_kind(source.kind).texts(source)
+    with named_errors(source.kind, "name its texts"):
+        return source_kind(source.kind).texts(source)
 
 
 def _check_own_outputs(place: str, feature: FeatureSpec, spec: Spec) -> list[str]:

@@ -24,7 +24,7 @@ from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.custom_code import changed_code, code_in_digest, code_of, noted_code
 from cliploom.transforms.encoders.quantised_options import quantised
 from cliploom.transforms.encoders.registry import load_text_tower
-from cliploom.transforms.sources.registry import source_kind
+from cliploom.transforms.sources.registry import named_errors, source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 
 _COMPARED = (
@@ -262,8 +262,10 @@ def _job(
         base: folder that relative paths start from.
         encoding: its encoder; None if the source brings vectors.
     """
-    made = source_kind(source.kind).recipe(source, feature, base)
-    values, outputs = dict(made.values), dict(made.outputs)
+    with named_errors(source.kind, f"describe feature {name}"):
+        made = source_kind(source.kind).recipe(source, feature, base)
+        values, outputs = dict(made.values), dict(made.outputs)
+        digest_of(values)  # values that are not JSON are an error of the kind
     if encoding is not None:
         card = encoding.card
         outputs = {output: card.outputs[output].dim for output in feature.outputs or output_names(encoding.encoder)}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import polars as pl
 
 from cliploom.schemas.errors import CliploomError, SpecError
-from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.sources import SourceNode
 from cliploom.transforms.inputs.clashes import clash_message
 from cliploom.transforms.inputs.listing import LISTING, KnownListing
 from cliploom.transforms.sources.base import ListContext
-from cliploom.transforms.sources.registry import is_built_in, source_kind
+from cliploom.transforms.sources.registry import is_built_in, named_errors, source_kind
 
 
 def list_one(node: SourceNode, context: ListContext) -> KnownListing:
@@ -20,22 +19,10 @@ def list_one(node: SourceNode, context: ListContext) -> KnownListing:
         SpecError: if the node names something that is not there, or two items have one uid.
         CliploomError: if the kind of another package fails, or lists something else than ``LISTING`` asks for.
     """
-    kind = source_kind(node.kind)
-    if is_built_in(node.kind):
-        return kind.list_items(node, context)
-    try:
-        found = kind.list_items(node, context)
-    except CliploomError:
-        raise
-    except (Exception, SystemExit) as error:
-        fault = machine_fault(error) if isinstance(error, Exception) else None
-        if fault is not None:
-            raise fault from error
-        raise CliploomError(
-            f"{context.place}: the source kind '{node.kind}' failed to list its items ({type(error).__name__}: "
-            f"{error}); this is an error of the package that offers it."
-        ) from error
-    _check_listing(found, node.kind, context)
+    with named_errors(node.kind, f"list the items of {context.place}"):
+        found = source_kind(node.kind).list_items(node, context)
+    if not is_built_in(node.kind):
+        _check_listing(found, node.kind, context)
     return found
 
 
@@ -46,10 +33,10 @@ def _check_listing(found: object, kind: str, context: ListContext) -> None:
         raise CliploomError(f"{said} lists a {type(found).__name__}; list_items has to return a KnownListing.")
     items = found.items
     wrong = [name for name, dtype in LISTING.items() if items.schema.get(name) != dtype or items[name].null_count()]
+    wrong += [name for name in ("digest", "facts") if items.schema.get(name, pl.String) != pl.String]
     if wrong:
-        raise CliploomError(
-            f"{said} lists no complete column {wrong[0]!r} of type {LISTING[wrong[0]]}; listed_frame makes all columns."
-        )
+        dtype = LISTING.get(wrong[0], pl.String)
+        raise CliploomError(f"{said} has no full column {wrong[0]!r} of type {dtype}; listed_frame makes all columns.")
     if (items["source"] != context.name).any():
         raise CliploomError(f"{said} lists items of another source; the column source has to be {context.name!r}.")
     doubled = items.filter(pl.col("uid").is_duplicated())

@@ -5,12 +5,14 @@ Importing this module and asking for a kind loads neither Beam nor a decoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pkgutil import resolve_name
 from typing import Any, cast
 
-from cliploom.schemas.errors import UnknownNameError, nearest
+from cliploom.schemas.errors import CliploomError, UnknownNameError, nearest
+from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.plugins import load_offered
 from cliploom.schemas.sources import GROUP, source_kinds
 from cliploom.transforms.sources.base import SourceKind
@@ -44,3 +46,27 @@ def source_kind(kind: str) -> SourceKind[Any]:
     if found is None:
         raise UnknownNameError(f"There is no source kind '{kind}'{nearest(kind, source_kinds())}")
     return cast("type[SourceKind[Any]]", found)()
+
+
+@contextmanager
+def named_errors(kind: str, doing: str) -> Iterator[None]:
+    """Name the kind in errors of another package's class, which would end a command with a traceback.
+
+    Args:
+        kind: name of the kind; errors of built-in kinds are left as they are.
+        doing: what the class is asked to do, for the message.
+
+    Raises:
+        CliploomError: for any exception that is not one.
+    """
+    try:
+        yield
+    except CliploomError:
+        raise
+    except (Exception, SystemExit) as error:
+        if is_built_in(kind):
+            raise
+        raise machine_fault(error) or CliploomError(
+            f"The source kind '{kind}' failed to {doing} ({type(error).__name__}: {error}); this is an error of the "
+            "package that offers it."
+        ) from error

@@ -34,6 +34,8 @@ def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timi
         kind.read(item, builders, counts, timings)
     except ItemError as caught:
         error = caught
+    except SystemExit as caught:
+        error = ItemError("read", f"the kind of source tried to end the program (exit code {caught.code!r})")
     except MemoryError:
         error = ItemError("read", "out of memory", transient=True)
     except CliploomError:

@@ -82,6 +82,9 @@ def probe_item(asked: Asked, limits: MediaLimits, settings: str = "{}") -> Probe
         return _failed(asked, error)
     except CliploomError:
         raise
+    except SystemExit as error:
+        reason = f"the kind of source tried to end the program (exit code {error.code!r})"
+        return _failed(asked, ItemError("probe", reason))
     except Exception as error:
         fault = machine_fault(error)
         if fault is not None:

@@ -61,7 +61,8 @@ class WebdatasetKind(MediaItems[Webdataset]):
             for image in images:
                 name = PurePosixPath(clean_uid(image.name))
                 uri = f"{tar.uri}{INSIDE}{name}"
-                if not image.isreg() or image.issparse() or image.size > node.max_bytes or ".." in name.parts:
+                plain = image.isreg() and not image.issparse() and ".." not in name.parts and INSIDE not in str(name)
+                if not plain or image.size > node.max_bytes:
                     refused = ItemError("list", f"{uri} is not a plain file of at most {node.max_bytes} bytes.")
                     failures.append(unlisted(context.name, str(name), uri, refused))
                     continue
