@@ -9,8 +9,10 @@ from cliploom.schemas.sources import SourceNode
 from cliploom.transforms.inputs.inside import INSIDE, unlisted
 from cliploom.transforms.inputs.listing import Found, KnownListing, clean_uid, find, listed_frame, uid_of
 from cliploom.transforms.inputs.spool import open_input
+from cliploom.transforms.narrations.spooled import SpooledText, TextItem, spool_texts
 from cliploom.transforms.sources.base import FeatureRecipe, ListContext, SourceKind
 from cliploom.transforms.sources.media import MediaItems
+from cliploom.transforms.sources.narrations import TextItems
 from cliploom.transforms.sources.vectors import VectorItems
 from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
 from cliploom.transforms.store.vector_rows import VectorRows
@@ -31,6 +33,9 @@ __all__ = [
     "SourceKind",
     "SourceNode",
     "SpecError",
+    "SpooledText",
+    "TextItem",
+    "TextItems",
     "Timings",
     "VectorItems",
     "VectorRows",
@@ -38,6 +43,7 @@ __all__ = [
     "find",
     "listed_frame",
     "open_input",
+    "spool_texts",
     "uid_of",
     "unlisted",
 ]

@@ -78,7 +78,17 @@ RECORDS = (ItemLabel, releases.Release, releases.FeatureEntry, releases.IndexEnt
 # Classes of cliploom.sources that are described; of the first two all methods.
 SOURCE_CLASSES = (
     *("SourceKind", "VectorItems", "MediaItems", "SourceNode"),
-    *("FeatureRecipe", "Found", "KnownListing", "ListContext", "Listed", "VectorRows"),
+    *(
+        "TextItems",
+        "FeatureRecipe",
+        "Found",
+        "KnownListing",
+        "ListContext",
+        "Listed",
+        "VectorRows",
+        "SpooledText",
+        "TextItem",
+    ),
 )
 MOST_COLUMNS = 100
 SECTIONS = ("Args", "Returns", "Raises", "Attributes")

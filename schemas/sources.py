@@ -449,6 +449,18 @@ def offered_node(kind: str) -> type[SourceNode] | None:
     return node
 
 
+def is_about_media(kind: str) -> bool:
+    """Return whether uids of a kind's texts name items of media; False for kinds that are not installed."""
+    for model in get_args(BuiltIn):
+        if kind in get_args(model.model_fields["kind"].annotation):
+            return bool(model.about_media)
+    try:
+        node = offered_node(kind) if kind else None
+    except CliploomError:
+        return False  # a store is searched without the package that listed its sources
+    return node is not None and node.about_media
+
+
 def source_kinds() -> list[str]:
     """Return the names of all kinds that a spec may name."""
     from cliploom.schemas.plugins import offered_kinds

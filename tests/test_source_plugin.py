@@ -27,7 +27,7 @@ from cliploom.pipelines.demo.media import Photo
 from cliploom.pipelines.running.preview import plan_preview
 from cliploom.pipelines.running.run import RunOptions, RunResult, run_spec
 from cliploom.schemas.errors import CliploomError, SpecError
-from cliploom.schemas.sources import BUILT_IN, BuiltIn, SourceNode, source_kinds
+from cliploom.schemas.sources import BUILT_IN, BuiltIn, SourceNode, is_about_media, source_kinds
 from cliploom.schemas.spec import Spec
 from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.sources import KnownListing, ListContext, SourceKind
@@ -379,6 +379,64 @@ def test_a_kind_may_bring_vectors(installed: Any, tmp_path: Path) -> None:
 
 
 ENCODERS = SPEC["encoders"]
+TEXTS = """
+from typing import ClassVar
+from cliploom.sources import SourceNode, SpooledText, TextItem, TextItems, find, spool_texts
+class Node(SourceNode):
+    content: ClassVar = "texts"
+    about_media: ClassVar = True
+    glob: str
+class Kind(TextItems):
+    Node = Node
+    def list_items(self, node, context):
+        files = find(node.glob, context.base, context.place)
+        lines = {file.relative[:-4]: open(file.uri.removeprefix("file://")).read().splitlines() for file in files}
+        items = [TextItem(uid, uid, [SpooledText(line, float(n)) for n, line in enumerate(own)])
+                 for uid, own in lines.items()]
+        return spool_texts(context.name, items, context.objects)
+"""
+
+
+def test_a_kind_may_bring_texts(installed: Any, tmp_path: Path, built_store: SmallStore) -> None:
+    installed("texts_of_lines", TEXTS, "texts_of_lines")
+    copytree(built_store.store / "models", tmp_path / "store" / "models")
+    (tmp_path / "said").mkdir()
+    (tmp_path / "said" / "one.txt").write_text("a cat sleeps\na rocket starts\n")
+    (tmp_path / "said" / "two.txt").write_text("someone drinks coffee\n")
+    (tmp_path / "said" / "none.txt").write_text("")
+    document: dict[str, Any] = {
+        "version": 1,
+        "name": "texts",
+        "store": "./store",
+        "sources": {"said": {"kind": "texts_of_lines", "glob": "said/*.txt"}},
+        "encoders": {"minilm": {"kind": "minilm"}},
+        "features": {"said": {"source": "said", "encoder": "minilm"}},
+        "indexes": {"said": {"feature": "said", "kind": "flat"}},
+        "limits": {"max_deleted": "100%"},
+    }
+
+    def run() -> RunResult:
+        return run_spec(parse_document(document), document, tmp_path, RunOptions(), lambda text: None)
+
+    run()
+    hit = cliploom.open(tmp_path / "store").search("a drink", top=1)[0]
+    assert (hit.uid, hit.text, hit.start_s) == ("two", "someone drinks coffee", 0.0)
+    assert not run().changed
+    (tmp_path / "said" / "one.txt").rename(tmp_path / "said" / "renamed.txt")
+    (tmp_path / "said" / "two.txt").write_text("someone drinks coffee\na cup breaks\n")
+    second = run()
+    assert second.verdicts["said"] == {"content_changed": 1, "moved": 1}
+    texts = cliploom.open(tmp_path / "store").table("narrations").select("uid", "text").collect().rows()
+    assert sorted(texts) == [
+        ("renamed", "a cat sleeps"),
+        ("renamed", "a rocket starts"),
+        ("two", "a cup breaks"),
+        ("two", "someone drinks coffee"),
+    ]
+    assert is_about_media("texts_of_lines")
+    assert is_about_media("narrations")
+    assert not is_about_media("labels")
+    assert not is_about_media("nobody offers this")
 
 
 def test_the_page_shows_the_example_as_it_is() -> None:
