@@ -5,11 +5,11 @@ Importing this module, asking for a family and checking its options loads neithe
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
 from cliploom.schemas.errors import CliploomError, StoreError, UnknownNameError, nearest
@@ -51,8 +51,7 @@ def family(kind: str) -> Family:
         CliploomError: when an installed package's family can't be loaded or is none, or two packages offer the kind.
     """
     if kind in _BUILT_IN:
-        module, _, name = _BUILT_IN[kind].partition(":")
-        built_in: type[Family] = getattr(importlib.import_module(module), name)
+        built_in: type[Family] = resolve_name(_BUILT_IN[kind])
         return built_in()
     found = load_offered(GROUP, kind, "encoder", Family)
     if found is None:
