@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import cliploom  # noqa: E402
 import cliploom.encoders  # noqa: E402
 import cliploom.errors  # noqa: E402
+import cliploom.sources  # noqa: E402
 from cliploom.schemas import release as releases  # noqa: E402
 from cliploom.schemas.table_notes import FEATURE_TABLE, STORE_TABLES, TableNote  # noqa: E402
 from cliploom.transforms.readers.release_tables import ItemLabel  # noqa: E402
@@ -28,9 +29,9 @@ from cliploom.transforms.readers.release_tables import ItemLabel  # noqa: E402
 HEAD = """\
 # Python API
 
-Generated from the docstrings by `python docs/write_api.py`. Public are `cliploom`, `cliploom.encoders` and
-`cliploom.errors`; everything else may change without notice ([policy](store-format.md)). `import cliploom` loads
-nothing else; each call loads what it needs.
+Generated from the docstrings by `python docs/write_api.py`. Public are `cliploom`, `cliploom.encoders`,
+`cliploom.sources` and `cliploom.errors`; everything else may change without notice ([policy](store-format.md)).
+`import cliploom` loads nothing else; each call loads what it needs.
 
 ```python
 import cliploom
@@ -74,6 +75,21 @@ CLASSES: dict[str, tuple[str, ...] | None] = {
     "ClipWindows": None,
 }
 RECORDS = (ItemLabel, releases.Release, releases.FeatureEntry, releases.IndexEntry, releases.ExportEntry)
+# Classes of cliploom.sources that are described; of the first two all methods.
+SOURCE_CLASSES = (
+    *("SourceKind", "VectorItems", "MediaItems", "SourceNode"),
+    *(
+        "TextItems",
+        "FeatureRecipe",
+        "Found",
+        "KnownListing",
+        "ListContext",
+        "Listed",
+        "VectorRows",
+        "SpooledText",
+        "TextItem",
+    ),
+)
 MOST_COLUMNS = 100
 SECTIONS = ("Args", "Returns", "Raises", "Attributes")
 
@@ -98,6 +114,13 @@ def page() -> str:
         kind = getattr(cliploom.encoders, name)
         if not issubclass(kind, Exception):
             lines += _class(f"encoders.{name}", kind, None)
+    lines += ["## cliploom.sources", "", *_text(cliploom.sources), ""]
+    for name in cliploom.sources.__all__:
+        found = getattr(cliploom.sources, name)
+        if inspect.isfunction(found):
+            lines += [f"### sources.{name}", "", *_callable(f"sources.{name}", found)]
+        elif name in SOURCE_CLASSES:
+            lines += _class(f"sources.{name}", found, None if name in SOURCE_CLASSES[:2] else ())
     lines += ["## cliploom.errors", "", *_text(cliploom.errors), "", "| error | exit code | |", "| --- | --- | --- |"]
     for name in cliploom.errors.__all__:
         kind = getattr(cliploom.errors, name)

@@ -8,7 +8,6 @@ from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.release import OutputEntry, text_columns
 from cliploom.schemas.sampling import Sampling
-from cliploom.schemas.sources import HttpSpec
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class RunJob:
         features: jobs by name of the feature.
         threads: worker threads that share a process and its compiled models.
         progress: local file that workers append progress lines to, or empty.
-        http: settings for downloads, by source.
+        settings: JSON text of the node of each source whose items are probed, by source.
         stall_s: seconds without progress after which an item is given up.
     """
 
@@ -78,5 +77,5 @@ class RunJob:
     media_limits: MediaLimits
     threads: int = 1
     progress: str = ""
-    http: dict[str, HttpSpec] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     stall_s: float = 600.0

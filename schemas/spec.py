@@ -200,7 +200,7 @@ class Spec(Model):
     version: Literal[1]
     name: Name
     store: Text
-    sources: Annotated[dict[Name, Annotated[Source, Field(discriminator="kind")]], Field(min_length=1)]
+    sources: Annotated[dict[Name, Source], Field(min_length=1)]
     encoders: dict[Name, EncoderSpec] = {}
     features: dict[Name, FeatureSpec] = {}
     indexes: dict[Name, IndexSpec] = {}

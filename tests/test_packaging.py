@@ -26,7 +26,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("schemas", "transforms", "pipelines", "serving")
-PUBLIC = {f"cliploom/{name}" for name in ("__init__.py", "__main__.py", "encoders.py", "errors.py", "py.typed")}
+PUBLIC = {f"cliploom/{name}.py" for name in ("__init__", "__main__", "encoders", "errors", "sources")}
+PUBLIC |= {"cliploom/py.typed"}
 BUILD = """
 import sys
 from setuptools import build_meta

@@ -59,11 +59,11 @@ def test_a_known_input_that_can_not_be_read_is_a_failure(tmp_path: Path) -> None
     path = write_video(tmp_path / "a.mp4", 5)
     item = asked(path)
     known = {digest_file(path): "{}"}
-    same = recognize(item, None, known)
+    same = recognize(item, "{}", known)
     assert same is not None
     assert (same.digest, same.facts) == (digest_file(path), "{}")
-    assert recognize(item, None, {"other": "{}"}) is None
+    assert recognize(item, "{}", {"other": "{}"}) is None
     path.unlink()
-    gone = recognize(item, None, known)
+    gone = recognize(item, "{}", known)
     assert gone is not None
     assert (gone.digest, gone.type) == (None, "Unreadable")

@@ -16,7 +16,6 @@ from cliploom.pipelines.console import counted
 from cliploom.pipelines.launching.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
 from cliploom.pipelines.planning.addresses import ask_addresses
-from cliploom.pipelines.planning.check import TEXT_KINDS
 from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, select_subset
 from cliploom.pipelines.planning.compile_jobs import CompiledSpec, compile_jobs
 from cliploom.pipelines.planning.discover import Inventory, discover, keep_unlisted, list_sources
@@ -34,12 +33,11 @@ from cliploom.schemas.media import PROBE_REVISION
 from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, RunPlan, declared
 from cliploom.schemas.precision import QUANTISED
 from cliploom.schemas.release import Release
-from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
 from cliploom.schemas.vector_heads import ProjectionJob
+from cliploom.transforms.inputs.inside import LIST
 from cliploom.transforms.inputs.listing import KnownListing
 from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
-from cliploom.transforms.precomputed.source import LIST
 from cliploom.transforms.publish.dataframes import published_contents
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
@@ -185,7 +183,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         # Workers elsewhere can't write to the file; this process copies their heartbeats from the store into it.
         progress=options.progress if is_local(target) else "",
         stall_s=spec.limits.stall,
-        http={name: source.http for name, source in spec.sources.items() if isinstance(source, MediaSource)},
+        settings={name: source.model_dump_json() for name, source in spec.sources.items() if source.content != "texts"},
     )
     counters: dict[str, int] = {}
 
@@ -309,7 +307,7 @@ def keep_known_sentences(objects: ObjectStore, plan: RunPlan, ready: RunContext)
     """Hand the workers the vectors that edited texts have already."""
     version = plan.base.tables.get("narrations") if plan.base else None
     for name, job in plan.job.features.items():
-        if version is not None and job.kind in TEXT_KINDS:
+        if version is not None and job.card is not None and job.card.modality == "text":
             edited = ready.planned.verdicts.filter((pl.col("feature") == name) & (pl.col("verdict") == CONTENT_CHANGED))
             if edited.is_empty():
                 continue

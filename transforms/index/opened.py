@@ -70,7 +70,7 @@ class OpenShard:
         return ids
 
     def vectors_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the vectors at some ascending positions, float32 [n, dim]; for inverted files decoded from the bytes."""
+        """Return the vectors at ascending positions, float32 [n, dim]; for inverted files decoded from their bytes."""
         if not self.recipe.inverted:
             return self.vectors[positions]
         if not positions.size:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
+from pkgutil import resolve_name
 
 import apache_beam as beam
 
@@ -25,8 +25,7 @@ _EXPORTERS = {
 def exporter_of(plan: RunPlan, draft: Release, objects: ObjectStore, name: str) -> Exporter:
     """Return the exporter of an export of the spec, by its kind."""
     export = plan.exports[name]
-    module, _, kind = _EXPORTERS[export.kind].partition(":")
-    made: Exporter = getattr(importlib.import_module(module), kind)(plan, draft, objects, name, export)
+    made: Exporter = resolve_name(_EXPORTERS[export.kind])(plan, draft, objects, name, export)
     return made
 
 

@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 from cliploom.schemas.digests import digest_bytes, digest_of
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.records import LABELS_KEY
 from cliploom.schemas.release import Release
 from cliploom.schemas.tables import LABELS
 from cliploom.transforms.heads.tagging import TagTask, head_entries, tag_tasks
-from cliploom.transforms.media.label_listing import KEY
 from cliploom.transforms.publish.dataframes import empty_frame
 from cliploom.transforms.publish.release_state import check_gathered
+from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path, read_rows
 from cliploom.transforms.store.tables import TableFile, commit_files, read_table
-from cliploom.transforms.tfrecords.settings import ShardSettings
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
 
@@ -51,12 +51,16 @@ class LabelTask:
 
     def write(self, objects: ObjectStore, plan: RunPlan) -> None:
         """Write the file."""
-        names = ShardSettings.from_json(plan.feature(self.feature).settings).names
+        names = _names_of(plan.feature(self.feature))
         with objects.local_copy(part_path(self.table, self.part)) as local:
             frames = [
                 labels_of_rows(pl.DataFrame(rows), self.source, names) for rows in read_rows(local, ["uid", "labels"])
             ]
         objects.put_new(self.path, file_of(pl.concat([empty_frame(LABELS), *frames])))
+
+
+def _names_of(job: FeatureJob) -> dict[int, str]:
+    return source_kind(job.kind).class_names(job.settings)
 
 
 def labels_of_rows(rows: pl.DataFrame, source: str, names: dict[int, str]) -> pl.DataFrame:
@@ -86,10 +90,10 @@ def labels_of_items(items: pl.DataFrame) -> pl.DataFrame:
     Args:
         items: source, uid, metadata (JSON).
     """
-    labelled = items.filter(pl.col("metadata").str.contains(f'"{KEY}"', literal=True))
+    labelled = items.filter(pl.col("metadata").str.contains(f'"{LABELS_KEY}"', literal=True))
     rows = []
     for source, uid, metadata in labelled.select("source", "uid", "metadata").sort("source", "uid").iter_rows():
-        for label, name in dict.fromkeys(_pairs(json.loads(metadata).get(KEY))):
+        for label, name in dict.fromkeys(_pairs(json.loads(metadata).get(LABELS_KEY))):
             rows.append((source, uid, label, name, None, None, None, "given"))
     return pl.DataFrame(rows, schema=empty_frame(LABELS).schema, orient="row")
 
@@ -122,7 +126,7 @@ def label_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[Lab
         return tasks
     parts = read_table(objects, "parts", draft.tables["parts"]).filter(pl.col("rows") > 0)
     for source, job in jobs.items():
-        names = digest_of(sorted(ShardSettings.from_json(job.settings).names.items()))
+        names = digest_of(sorted(_names_of(job).items()))
         mine = parts.filter(pl.col("feature") == job.name)["part"].sort().to_list()
         tasks += [LabelTask(job.name, source, job.table, part, names) for part in mine]
     return tasks
