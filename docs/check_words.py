@@ -20,9 +20,11 @@ PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
 SWEPT = (
     "docs",
     "examples",
+    "pipelines/beam",
     "pipelines/cli",
     "pipelines/planning",
     "schemas",
+    "transforms/beam",
     "transforms/publish",
     "transforms/store",
     "transforms/upkeep",
