@@ -23,6 +23,7 @@ from apache_beam.testing.util import assert_that
 from apache_beam.transforms.window import FixedWindows, GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from stores import SmallStore, still
+from web_server import Page, web_server
 
 import cliploom
 from cliploom.beam import DecodeFrames, EncodeFrames, EncodeMedia, EncodeTexts, Failure, MediaFile, pixels_of
@@ -354,6 +355,24 @@ def test_files_of_any_file_system_that_beam_knows_are_copied_for_a_moment(tmp_pa
         local_file("nowhere://x/a.png", MediaLimits(), HttpSpec()),
     ):
         pass
+
+
+def test_files_on_the_web_are_fetched_and_those_that_are_not_there_are_failures(tmp_path: Path) -> None:
+    body = still(CAT, tmp_path / "cat.png").read_bytes()
+    with web_server() as server:
+        server.pages["/cat.png"] = Page(body, etag="a")
+        here, gone = server.url("/cat.png"), server.url("/gone.png?token=secret")
+        rows, failures = run([here, gone], EncodeMedia({"uniform": 1}, LITE0, outputs=["pooled"]))
+    assert [row.uri for row in rows] == [here]
+    assert [(row.uri, row.type) for row in failures] == [(gone, "Unreadable")]
+    assert "secret" not in failures[0].message
+
+
+def test_a_name_that_is_not_unicode_is_read(tmp_path: Path) -> None:
+    path = still(CAT, tmp_path / "cat.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    (row,), failures = run([FileMetadata(str(path), 1)], EncodeMedia({"uniform": 1}, LITE0, outputs=["pooled"]))
+    assert row.uri == row.uid == f"file://{tmp_path}/caf%E9.png"
+    assert not failures
 
 
 def test_vectors_are_float32_after_a_shuffle(tmp_path: Path) -> None:

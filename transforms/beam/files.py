@@ -23,7 +23,7 @@ from cliploom.transforms.beam.rows import MediaFile
 from cliploom.transforms.inputs.addresses import is_web, shown
 from cliploom.transforms.inputs.http import Fetcher
 from cliploom.transforms.inputs.spool import open_input, spool_folder
-from cliploom.transforms.store.uris import is_remote, uri_to_path
+from cliploom.transforms.store.uris import is_remote, path_to_uri, uri_to_path
 
 _STAGE = "probe"
 _BLOCK = 1 << 20
@@ -39,17 +39,25 @@ def as_media_file(element: Any) -> MediaFile:
     Raises:
         TypeError: for any other value.
     """
-    if isinstance(element, str):
-        return MediaFile(element, element)
-    if isinstance(element, FileMetadata):
-        return MediaFile(element.path, element.path)
-    if isinstance(element, ReadableFile):
-        return MediaFile(element.metadata.path, element.metadata.path)
-    uri = getattr(element, "uri", getattr(element, "path", None))
-    if not isinstance(uri, str):
+    named = element.metadata if isinstance(element, ReadableFile) else element
+    if isinstance(named, str | FileMetadata):
+        uri = encodable(named if isinstance(named, str) else named.path)
+        return MediaFile(uri, uri)
+    found = getattr(element, "uri", getattr(element, "path", None))
+    if not isinstance(found, str):
         raise TypeError(f"{wanted_elements()}, not {type(element).__name__}: {element!r:.80}")
     uid = getattr(element, "uid", None)
+    uri = encodable(found)
     return MediaFile(uri, uri if uid is None else str(uid))
+
+
+def encodable(uri: str) -> str:
+    """Return a path or URI as text that coders take: bytes of a name that are not Unicode become escapes."""
+    try:
+        uri.encode("utf-8")
+    except UnicodeEncodeError:
+        return path_to_uri(Path(uri))
+    return uri
 
 
 def wanted_elements() -> str:
