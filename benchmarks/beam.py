@@ -1,68 +1,81 @@
 """``cliploom.beam.EncodeMedia`` against ``cliploom run`` over the same clips: CPU seconds for a frame.
 
-Both read, probe, decode and encode with one worker and write Parquet. Start-up is taken off by measuring each also on
-one clip. Order: run, beam, run, beam, ...; figures are medians.
+Both read, probe, decode and encode in one worker thread of this process and write Parquet. Each round measures both, on
+all clips and on one; the difference leaves out what is the same for any number of clips. Figures are medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.corpus import write_clips
-from benchmarks.measure import run, table
-from benchmarks.pipeline import LITE0, OUTPUTS, SAMPLES, encoder_of, measure_run, rows_per_clip
+from benchmarks.measure import table
+from benchmarks.pipeline import LITE0, OUTPUTS, SAMPLES, SPEC, encoder_of, rows_per_clip
 
 
-def in_beam(folder: Path, models: Path, output: Path) -> None:
+def with_beam(folder: Path, place: Path) -> None:
     """The pipeline of a Beam user."""
     import apache_beam as beam
     from apache_beam.io import fileio
 
     from cliploom.beam import EncodeMedia
 
-    encode = EncodeMedia(SAMPLES[LITE0], encoder_of(LITE0, folder), outputs=[OUTPUTS[LITE0]], models=str(models))
+    models = str(place.parent)
+    encode = EncodeMedia(SAMPLES[LITE0], encoder_of(LITE0, folder), outputs=[OUTPUTS[LITE0]], models=models)
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         rows, _ = pipeline | fileio.MatchFiles(f"{folder}/*.mp4") | encode
-        _ = rows | beam.io.WriteToParquet(str(output), file_name_suffix=".parquet")
+        _ = rows | beam.io.WriteToParquet(str(place / "rows"), file_name_suffix=".parquet")
+
+
+def with_run(folder: Path, place: Path) -> None:
+    """``cliploom run`` into a new store."""
+    import cliploom
+
+    values = {"encoder": json.dumps(encoder_of(LITE0, folder)), "sample": json.dumps(SAMPLES[LITE0])}
+    spec = place / "spec.yaml"
+    spec.write_text(SPEC.format(clips=1, workers=1, folder=folder, output=OUTPUTS[LITE0], **values))
+    (place / "store-1-1").mkdir()
+    (place / "store-1-1" / "models").symlink_to(place.parent / "models")
+    cliploom.run(spec, supervised=False)
+
+
+def cpu_s(work: Callable[[Path, Path], None], folder: Path, root: Path) -> float:
+    """CPU seconds of one run."""
+    place = Path(tempfile.mkdtemp(dir=root))
+    began = time.process_time()
+    work(folder, place)
+    return time.process_time() - began
 
 
 def main(arguments: list[str]) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks beam", description=__doc__)
     parser.add_argument("--clips", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--in-beam", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args(arguments)
-    if chosen.in_beam:
-        in_beam(*map(Path, chosen.in_beam))
-        return 0
     frames = (chosen.clips - 1) * rows_per_clip(LITE0)
-    times: dict[str, list[float]] = {"cliploom run": [], "cliploom.beam": []}
+    ways = {"cliploom run": with_run, "cliploom.beam": with_beam}
+    times: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory(prefix="cliploom-benchmark-") as name:
         root = Path(name)
+        (root / "models").mkdir()
         write_clips(root / "one", 1)
         write_clips(root / "clips", chosen.clips)
-
-        def beam_once(folder: str, place: Path) -> float:
-            values = [str(root / folder), str(root), str(place / folder)]
-            return run([sys.executable, "-m", "benchmarks", "beam", "--in-beam", *values], [0]).cpu_s
-
-        beam_once("one", root)  # prepares the model
-        for number in range(chosen.rounds):
-            place = root / f"round-{number}"
-            place.mkdir()
-            (place / "models").symlink_to(root / "models")
-            ones = measure_run(LITE0, place, root / "one", 1, 1, [0]).cpu_s
-            times["cliploom run"].append(measure_run(LITE0, place, root / "clips", chosen.clips, 1, [0]).cpu_s - ones)
-            times["cliploom.beam"].append(beam_once("clips", place) - beam_once("one", place))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+        for work in ways.values():
+            cpu_s(work, root / "one", root)  # imports everything, prepares the model
+        for _ in range(chosen.rounds):
+            for way, work in ways.items():
+                times[way].append(cpu_s(work, root / "clips", root) - cpu_s(work, root / "one", root))
+    medians = {way: statistics.median(values) for way, values in times.items()}
     rows = [
-        [name, f"{1000 * found / frames:.2f}", f"{found / medians['cliploom run']:.3f}"]
-        for name, found in medians.items()
+        [way, f"{1000 * found / frames:.2f}", f"{found / medians['cliploom run']:.3f}"]
+        for way, found in medians.items()
     ]
     table(["", "CPU ms a frame", "of cliploom run"], rows)
     return 0
