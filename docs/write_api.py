@@ -19,6 +19,7 @@ PAGE = ROOT / "docs" / "api.md"
 sys.path.insert(0, str(ROOT))
 
 import cliploom  # noqa: E402
+import cliploom.beam  # noqa: E402
 import cliploom.encoders  # noqa: E402
 import cliploom.errors  # noqa: E402
 import cliploom.sources  # noqa: E402
@@ -29,9 +30,9 @@ from cliploom.transforms.readers.release_tables import ItemLabel  # noqa: E402
 HEAD = """\
 # Python API
 
-Generated from the docstrings by `python docs/write_api.py`. Public are `cliploom`, `cliploom.encoders`,
-`cliploom.sources` and `cliploom.errors`; everything else may change without notice ([policy](store-format.md)).
-`import cliploom` loads nothing else; each call loads what it needs.
+Generated from the docstrings by `python docs/write_api.py`. Public are `cliploom`, `cliploom.beam`,
+`cliploom.encoders`, `cliploom.sources` and `cliploom.errors`; everything else may change without notice
+([policy](store-format.md)). `import cliploom` loads nothing else; each call loads what it needs.
 
 ```python
 import cliploom
@@ -74,6 +75,8 @@ CLASSES: dict[str, tuple[str, ...] | None] = {
     "Pairs": None,
     "ClipWindows": None,
 }
+BEAM_TRANSFORMS = ("EncodeMedia", "EncodeTexts", "DecodeFrames", "EncodeFrames")
+BEAM_ROWS = ("MediaFile", "Frame", "Failure", "Results")
 RECORDS = (ItemLabel, releases.Release, releases.FeatureEntry, releases.IndexEntry, releases.ExportEntry)
 # Classes of cliploom.sources that are described; of the first two all methods.
 SOURCE_CLASSES = (
@@ -109,7 +112,18 @@ def page() -> str:
     lines += ["### a feature", "", *_table(FEATURE_TABLE)]
     for name, note in STORE_TABLES.items():
         lines += [f"### {name}", "", *_table(note)]
-    lines += ["## cliploom.encoders", "", *_text(cliploom.encoders), ""]
+    lines += ["## cliploom.beam", "", *_text(cliploom.beam), ""]
+    for name in BEAM_TRANSFORMS:
+        kind = getattr(cliploom.beam, name)
+        lines += [f"### beam.{name}", "", *_text(kind), "", *_callable(f"beam.{name}", kind)]
+    for name in BEAM_ROWS:
+        lines += _class(f"beam.{name}", getattr(cliploom.beam, name), ())
+    lines += ["### beam.pixels_of", "", *_callable("beam.pixels_of", cliploom.beam.pixels_of)]
+    lines += ["### Metrics on Beam", "", "| transform | |", "| --- | --- |"]
+    for name in cliploom.beam.__all__:
+        if name not in (*BEAM_TRANSFORMS, *BEAM_ROWS, "pixels_of"):
+            lines.append(f"| `{name}` | {' '.join(_text(getattr(cliploom.beam, name))[0].split())} |")
+    lines += ["", "## cliploom.encoders", "", *_text(cliploom.encoders), ""]
     for name in cliploom.encoders.__all__:
         kind = getattr(cliploom.encoders, name)
         if not issubclass(kind, Exception):

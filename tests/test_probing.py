@@ -15,11 +15,11 @@ from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.media import MediaLimits
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import TO_PROBE
-from cliploom.transforms.work.probing import Asked, ProbeBatch, probe_item, recognize
+from cliploom.transforms.work.probing import Asked, _ProbeFn, probe_item, recognize
 
 
 def probe(objects: ObjectStore, run: str) -> list[tuple[str, str | None]]:
-    batch = ProbeBatch(RunJob(objects.uri, run, {}, MediaLimits()))
+    batch = _ProbeFn(RunJob(objects.uri, run, {}, MediaLimits()))
     (name,) = batch.process(("listing.parquet", 0))
     rows = pq.read_table(io.BytesIO(objects.get(name))).to_pylist()
     return [(row["uid"], row["type"]) for row in rows]

@@ -330,3 +330,60 @@ def test_a_clip_that_never_ends_takes_its_worker_down_once_and_is_a_failure_and_
     assert set(published["uid"]) == {*project.rows("local")["uid"], "fresh"}
     assert published.filter(pl.col("uid") != "fresh").equals(project.rows("local"))
     project.verify("stalled")
+
+
+# Loaded by every Python worker of the cluster: the first that reads the clip dies, as if the machine had.
+DEATH = """
+import os
+import sys
+
+MARK = os.environ["CLIPLOOM_TEST_NOTES"] + "/died"
+
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("clip-07.mp4") and not os.path.exists(MARK):
+        os.close(os.open(MARK, os.O_CREAT | os.O_EXCL))
+        os._exit(139)
+
+
+sys.addaudithook(hook)
+"""
+
+
+def test_a_beam_users_pipeline_gives_the_rows_of_a_run_though_a_worker_dies(project: Project, notes: Path) -> None:
+    (notes / "sitecustomize.py").write_text(DEATH, encoding="utf-8")
+    worker = project.cluster.worker_command(
+        notes / "worker", {"PYTHONPATH": f"{notes}{os.pathsep}{ROOT}", "CLIPLOOM_TEST_NOTES": str(notes)}
+    )
+    options = {
+        "files": project.folder / "media" / "*",
+        "output": notes / "vectors",
+        "every": "200ms",
+        "models": project.folder / "local",
+        "runner": "FlinkRunner",
+        "flink_master": project.cluster.rest,
+        "job_endpoint": project.cluster.endpoint,
+        "parallelism": 2,
+        "environment_type": "PROCESS",
+        "environment_config": json.dumps({"command": str(worker)}),
+        "environment_cache_millis": 2000,
+    }
+    program = str(ROOT / "examples" / "beam" / "files_to_parquet.py")
+    done = subprocess.run(
+        [sys.executable, program, *(f"--{name}={value}" for name, value in options.items())],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + project.cluster.logs()
+    assert (notes / "died").exists()
+    assert project.restarts() >= 1
+    found = pl.read_parquet(notes / "vectors" / "frames-*.parquet").with_columns(
+        uid=pl.col("uid").str.extract(r"([^/]+)\.mp4$")
+    )
+    columns = ["uid", "start_s", "end_s", "frame", "semantic"]
+    wanted = project.rows("local").select(columns).sort("uid", "start_s")
+    assert found.select(columns).sort("uid", "start_s").equals(wanted)
+    assert [path.stat().st_size for path in (notes / "vectors").glob("failures-*")] in ([0], [0, 0])

@@ -50,6 +50,7 @@ from cliploom.transforms.store.tables import (
     pieces_file,
     read_table,
 )
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.models import model_files
 from cliploom.transforms.work.part_records import read_records, reported_processors
@@ -60,9 +61,7 @@ OUTCOME = "outcome.json"
 EXAMPLES = 3
 
 
-class Assemble(PlanDoFn):
-    """The rewrites that the next tables need, from the files with all part records of the run."""
-
+class _AssembleFn(PlanDoFn):
     def process(self, begin: str, computed: list[str]) -> Iterator[Rewrite]:
         """Decide for every feature."""
         plan, objects = self._plan, ObjectStore(self._plan.job.store)
@@ -71,6 +70,12 @@ class Assemble(PlanDoFn):
         for name in plan.job.features:
             assembly = plan_feature_parts(plan, name, feature_parts(objects, plan, tables, reported, name))
             yield from assembly.rewrites()
+
+
+class Assemble(Step):
+    """The rewrites that the next tables need, from the files with all part records of the run."""
+
+    do_fn = _AssembleFn
 
 
 def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, items: int) -> None:
@@ -128,12 +133,7 @@ def newly_failed(failures: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     return fresh.join(not_renamed(items, earlier), on=["source", "uid"], how="semi", maintain_order="left")
 
 
-class CommitTables(PlanDoFn):
-    """The draft of the release, from the files with all part records: tables committed, no index or export yet.
-
-    Nothing comes out when a guard stops the run; the outcome then says why.
-    """
-
+class _CommitTablesFn(PlanDoFn):
     def process(self, begin: str, computed_paths: list[str], rewritten_paths: list[str]) -> Iterator[Release]:
         """Commit every table as a complete list of files."""
         plan = self._plan
@@ -160,6 +160,15 @@ class CommitTables(PlanDoFn):
             return
         computed_on = reported_processors(objects, [*computed_paths, *rewritten_paths])
         yield commit_draft(objects, plan, items, states, failures, computed_on)
+
+
+class CommitTables(Step):
+    """The draft of the release, from the files with all part records: tables committed, no index or export yet.
+
+    Nothing comes out when a guard stops the run; the outcome then says why.
+    """
+
+    do_fn = _CommitTablesFn
 
 
 def known_failures(objects: ObjectStore, plan: RunPlan) -> pl.DataFrame:
@@ -315,9 +324,7 @@ def with_digests(objects: ObjectStore, table: str, parts: pl.DataFrame) -> pl.Da
     return parts.with_columns(pl.Series("digest", digests, pl.String))
 
 
-class Publish(PlanDoFn):
-    """The draft in; the release appended, once, last."""
-
+class _PublishFn(PlanDoFn):
     def process(
         self,
         draft: Release,
@@ -357,6 +364,12 @@ class Publish(PlanDoFn):
                 write_head_figures(objects, release)
         write_outcome(objects, plan, {"state": "published", "release": done[0].release})
         yield done[0].release
+
+
+class Publish(Step):
+    """The draft in; the release appended, once, last."""
+
+    do_fn = _PublishFn
 
 
 def write_outcome(objects: ObjectStore, plan: RunPlan, outcome: dict[str, object]) -> None:

@@ -30,8 +30,10 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import iterate_vectors
 from cliploom.transforms.store.releases import file_entry
 from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
+from cliploom.transforms.work.plan_ref import PlanRef
 
 QUERIES = 200
 TRAINING_SEED, QUERY_SEED = 0, 1
@@ -102,9 +104,7 @@ def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int
     return f"centroids or ranges were made of {lost} deleted rows" if lost else ""
 
 
-class PlanIndexes(PlanDoFn):
-    """Yields the shards to build, for a draft. Trains centroids on a sample."""
-
+class _PlanIndexesFn(PlanDoFn):
     def process(self, draft: Release) -> Iterator[IndexTask]:
         """Look at every index of the spec."""
         objects = ObjectStore(self._plan.job.store)
@@ -119,6 +119,12 @@ class PlanIndexes(PlanDoFn):
                 parts = _parts_of(upkeep)
                 trained = train_centroids(objects, name, feature.table, parts, output, dim, spec, feature.rows)
             yield from tasks_of(upkeep, name, feature.table, output, spec.metric, dim, trained)
+
+
+class PlanIndexes(Step):
+    """Yields the shards to build, for a draft. Trains centroids on a sample."""
+
+    do_fn = _PlanIndexesFn
 
 
 def kept_centroids(upkeep: IndexUpkeep, previous: IndexEntry | None) -> FileEntry | None:
@@ -159,9 +165,7 @@ def sample_rows(
     return np.concatenate(ids), np.concatenate(vectors)
 
 
-class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
-    """Builds a shard and yields (index, shard entry); an existing shard is adopted."""
-
+class _BuildIndexShardFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
@@ -193,9 +197,13 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
         yield task.index, IndexShardEntry(file=file_entry(objects, path), rows=rows, parts=list(task.parts))
 
 
-class FinishIndexes(PlanDoFn):
-    """Yields the entry of every index, for a draft: kept and built shards, nprobe, measured recall."""
+class BuildIndexShard(Step):
+    """Builds a shard and yields (index, shard entry); an existing shard is adopted."""
 
+    do_fn = _BuildIndexShardFn
+
+
+class _FinishIndexesFn(PlanDoFn):
     def process(self, draft: Release, built: list[tuple[str, IndexShardEntry]]) -> Iterator[tuple[str, IndexEntry]]:
         """Assemble the entries."""
         objects = ObjectStore(self._plan.job.store)
@@ -237,6 +245,12 @@ class FinishIndexes(PlanDoFn):
             yield name, fitted(objects, entry, feature)
 
 
+class FinishIndexes(Step):
+    """Yields the entry of every index, for a draft: kept and built shards, nprobe, measured recall."""
+
+    do_fn = _FinishIndexesFn
+
+
 def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
     """Return the entry with nprobe set to reach recall@10 of .95 on sampled rows, and the measured recall."""
     if entry.kind == "flat" or entry.rows == 0:
@@ -268,3 +282,21 @@ def fitted(objects: ObjectStore, entry: IndexEntry, feature: FeatureEntry) -> In
 def _optional(objects: ObjectStore, entry: FileEntry | None) -> AbstractContextManager[Path | None]:
     """Give a local copy of a file, or None for no file."""
     return objects.local_copy(entry.path) if entry is not None else nullcontext(None)
+
+
+class UpdateIndexes(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
+    """Brings all indexes up to date with a draft, and yields (name, index entry); each shard is an element of work."""
+
+    def __init__(self, plan: PlanRef) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, draft: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
+        """Add the steps."""
+        built = (
+            draft
+            | "PlanIndexes" >> PlanIndexes(self._plan)
+            | "SpreadShards" >> beam.Reshuffle()
+            | "BuildIndexShard" >> BuildIndexShard(self._plan.store)
+        )
+        return draft | "FinishIndexes" >> FinishIndexes(self._plan, beam.pvalue.AsList(built))

@@ -28,6 +28,7 @@ from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path, read_rows
 from cliploom.transforms.store.tables import TableFile, commit_files, read_table
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
 
@@ -132,18 +133,20 @@ def label_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[Lab
     return tasks
 
 
-class PlanLabels(PlanDoFn):
-    """Yields a task for each missing label file, for a draft."""
-
+class _PlanLabelsFn(PlanDoFn):
     def process(self, draft: Release) -> Iterator[LabelTask | TagTask]:
         """Find the missing files."""
         objects = ObjectStore(self._plan.job.store)
         yield from (task for task in label_tasks(objects, self._plan, draft) if objects.size(task.path) is None)
 
 
-class WriteLabels(PlanDoFn):
-    """Makes the file of a task and yields its path."""
+class PlanLabels(Step):
+    """Yields a task for each missing label file, for a draft."""
 
+    do_fn = _PlanLabelsFn
+
+
+class _WriteLabelsFn(PlanDoFn):
     def process(self, task: LabelTask | TagTask) -> Iterator[str]:
         """Write one file."""
         task.write(ObjectStore(self._plan.job.store), self._plan)
@@ -151,10 +154,14 @@ class WriteLabels(PlanDoFn):
         yield task.path
 
 
-class CommitLabels(PlanDoFn):
-    """Adds heads and the table ``labels`` to a draft, if anything has labels or had some in the last release."""
+class WriteLabels(Step):
+    """Makes the file of a task and yields its path."""
 
-    def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
+    do_fn = _WriteLabelsFn
+
+
+class _CommitLabelsFn(PlanDoFn):
+    def process(self, draft: Release) -> Iterator[Release]:
         """Commit the complete list of files."""
         objects = ObjectStore(self._plan.job.store)
         draft = draft.model_copy(update={"heads": head_entries(objects, self._plan)})
@@ -178,3 +185,9 @@ class CommitLabels(PlanDoFn):
                 files.append(TableFile(path.removeprefix(f"{TABLE}/"), size, rows))
         version = commit_files(objects, TABLE, LABELS, files)
         yield draft.model_copy(update={"tables": draft.tables | {TABLE: version}})
+
+
+class CommitLabels(Step):
+    """Adds heads and the table ``labels`` to a draft, if anything has labels or had some in the last release."""
+
+    do_fn = _CommitLabelsFn

@@ -17,7 +17,7 @@ from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.media import Sampled
 from cliploom.schemas.records import ORDINAL_BITS, Content, Duplicate, Failure, PartRecord, ShardItem, row_id
 from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
-from cliploom.transforms.store.parts import FeatureRow, PartWriter, Vectors
+from cliploom.transforms.store.parts import FeatureRow, Vectors
 from cliploom.transforms.store.repeats import RepeatFilter
 from cliploom.transforms.watchdog import alive
 
@@ -37,6 +37,20 @@ class BatchEncoder(Protocol):
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Vectors | EncodeError]:
         """Return one row of vectors, or one error, for each sample."""
+        ...
+
+
+class RowWriter(Protocol):
+    """What takes the rows of a ``PartBuilder``, such as ``PartWriter``."""
+
+    rows: int
+
+    def write(self, row: FeatureRow) -> None:
+        """Take one row."""
+        ...
+
+    def write_table(self, rows: pa.Table) -> None:
+        """Take rows that need no encoder."""
         ...
 
 
@@ -93,7 +107,7 @@ class PartBuilder:
         self,
         job: FeatureJob,
         encoder: BatchEncoder | None,
-        writer: PartWriter,
+        writer: RowWriter,
         timings: Timings,
         on_end: Callable[[ShardItem, int], None],
         on_rows: Callable[[ShardItem, float, int], None] = lambda item, start_s, rows: None,
@@ -224,6 +238,12 @@ class PartBuilder:
         self._contents += [replace(content, first_row=content.first_row + offset) for content in record.contents]
         self._failures += record.failures
         self._on_end(item, record.rows)
+
+    def take_failures(self) -> list[Failure]:
+        """Return the failures of the items that have ended, and forget these items; then ``finish`` has no record."""
+        taken, self._failures = self._failures, []
+        self._contents.clear()
+        return taken
 
     def finish(self, part: str) -> PartRecord:
         """Write everything pending; size and digest are filled in when the file is closed."""

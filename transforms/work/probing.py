@@ -30,7 +30,7 @@ from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
 from cliploom.transforms.watchdog import alive, watched
-from cliploom.transforms.wire import EncodedDoFn, decode_element, encode_element
+from cliploom.transforms.wire import Step, decode_element, encode_element, encoded
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.inflight import Inflight, item_key, run_alone
 from cliploom.transforms.work.progress import ProgressLog
@@ -38,6 +38,7 @@ from cliploom.transforms.work.shards import list_row_groups
 
 ASKED_AT_ONCE = 8
 _RUN = b"cliploom.run"
+_ROW_GROUP = encoded(tuple[str, int])
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ class ProbeItems(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes
         """Spread the row groups over the workers; existing result files are adopted."""
         return (
             pcoll
-            | "ListRowGroups" >> beam.FlatMap(_encoded_row_groups, self._job.store).with_output_types(bytes)
+            | "ListRowGroups" >> beam.FlatMap(_encoded_row_groups, self._job.store).with_output_types(_ROW_GROUP)
             | "SpreadRowGroups" >> beam.Reshuffle()
-            | "Probe" >> beam.ParDo(EncodedDoFn(ProbeBatch(self._job)))
+            | "Probe" >> _Probe(self._job)
         )
 
 
@@ -159,7 +160,7 @@ def _encoded_row_groups(path: bytes, store: str) -> list[bytes]:
     return [encode_element(group) for group in list_row_groups(decode_element(path), store)]
 
 
-class ProbeBatch(beam.DoFn):  # type: ignore[misc]
+class _ProbeFn(beam.DoFn):  # type: ignore[misc]
     """Probes the inputs of one row group and yields the path of the results."""
 
     def __init__(self, job: RunJob) -> None:
@@ -229,6 +230,10 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         inflight.clear(key)
         count("probed" if result.digest else f"failed_{result.type}", 1)
         return result
+
+
+class _Probe(Step):
+    do_fn = _ProbeFn
 
 
 def _asked(row: Mapping[str, Any]) -> Asked:

@@ -19,7 +19,7 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import PartBuilder, Timings
 from cliploom.transforms.store.parts import as_stored, part_path, read_record, read_rows
 from cliploom.transforms.watchdog import alive, watched
-from cliploom.transforms.wire import decode_element, encode_element
+from cliploom.transforms.wire import Step, decode_element, encode_element, encoded
 from cliploom.transforms.work.compute import compute_item, compute_parts
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.heartbeat import heartbeat_of
@@ -29,6 +29,8 @@ from cliploom.transforms.work.progress import ItemProgress, ProgressLog
 from cliploom.transforms.work.rewrite import rewrite_part
 
 SHARD = TypeAdapter(Shard)
+_NUMBERED = beam.typehints.Tuple[int, encoded(str)]
+"""Number of a row group, and the encoded path of its file."""
 
 
 class ReadPlan(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
@@ -49,9 +51,9 @@ class ReadPlan(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]
         """
         return (
             pcoll
-            | "ListRowGroups" >> beam.FlatMap(_numbered_row_groups, self._store).with_output_types(tuple[int, bytes])
+            | "ListRowGroups" >> beam.FlatMap(_numbered_row_groups, self._store).with_output_types(_NUMBERED)
             | "SpreadRowGroups" >> beam.GroupByKey()
-            | "ReadShards" >> beam.FlatMap(_encoded_shards, self._store).with_output_types(bytes)
+            | "ReadShards" >> beam.FlatMap(_encoded_shards, self._store).with_output_types(encoded(Shard))
             | "SpreadShards" >> beam.Reshuffle()
         )
 
@@ -81,9 +83,7 @@ def read_shards(row_group: tuple[str, int], store: str) -> Iterator[Shard]:
         yield SHARD.validate_json(text)
 
 
-class ComputeShard(beam.DoFn):  # type: ignore[misc]
-    """A shard in, the records of its parts out. Safe to try twice and to run twice at once."""
-
+class _ComputeShardFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, job: RunJob) -> None:
         super().__init__()
         self._job = job
@@ -160,6 +160,12 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
         return records
 
 
+class ComputeShard(Step):
+    """A shard in, the records of its parts out. Safe to try twice and to run twice at once."""
+
+    do_fn = _ComputeShardFn
+
+
 def report_counts(records: Sequence[PartRecord], shard: Shard, timings: Timings) -> None:
     """Add a computed shard to Beam's counters."""
     count("items_seen", len(shard.items))
@@ -216,9 +222,7 @@ def compute_aside(job: RunJob, shard: Shard, jobs: Sequence[FeatureJob], target:
     )
 
 
-class RewriteParts(beam.DoFn):  # type: ignore[misc]
-    """A rewrite in, the record of the part it makes out; adopted when it is there already."""
-
+class _RewritePartsFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, job: RunJob) -> None:
         super().__init__()
         self._job = job
@@ -232,3 +236,9 @@ class RewriteParts(beam.DoFn):  # type: ignore[misc]
             record = as_stored(objects, job.table, rewrite_part(objects, job, rewrite, self._job.run))
             count("bytes_rewritten", record.size)
         yield replace(record, adopted=False)
+
+
+class RewriteParts(Step):
+    """A rewrite in, the record of the part it makes out; adopted when it is there already."""
+
+    do_fn = _RewritePartsFn
