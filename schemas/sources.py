@@ -67,7 +67,7 @@ class FolderTexts(Model):
 
 
 class HttpSpec(Model):
-    """How files at http(s) addresses are fetched.
+    """How files at http(s) addresses, and with ``bandwidth`` also objects of buckets, are fetched.
 
     Attributes:
         connect_timeout: for a connection to open, whatever number of addresses its host has.
@@ -76,6 +76,8 @@ class HttpSpec(Model):
         max_size: of one file; larger ones are failures.
         attempts: after time-outs, cuts, answers 5xx, 408, 425 and 429; a server's Retry-After is honoured.
         rate: requests a second to one host, by all workers of a machine together.
+        bandwidth: most bytes a second from one host or bucket, by all workers of a machine together and over several
+            files, such as ``20MB``; no limit by default.
         redirects: most to follow; never to another scheme than http(s), from https to http, or into a private network.
     """
 
@@ -85,6 +87,7 @@ class HttpSpec(Model):
     max_size: Bytes = 4_000_000_000
     attempts: Annotated[Count, Field(le=100)] = 4
     rate: Annotated[float, Field(gt=0, le=10_000, strict=False)] = 10.0
+    bandwidth: Bytes | None = None
     redirects: Annotated[NonNegativeInt, Field(le=50)] = 5
 
 
