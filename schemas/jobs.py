@@ -70,6 +70,9 @@ class RunJob:
         progress: local file that workers append progress lines to, or empty.
         http: settings for downloads, by source.
         stall_s: seconds without progress after which an item is given up.
+        deadline: no work on a shard begins after this time, in seconds since 1970; 0 for no limit.
+        remote: workers are on other machines, and tell what they do by heartbeats only.
+        log_format: ``json`` when workers write what they do as JSON lines to stderr.
     """
 
     store: str
@@ -80,3 +83,6 @@ class RunJob:
     progress: str = ""
     http: dict[str, HttpSpec] = field(default_factory=dict)
     stall_s: float = 600.0
+    deadline: float = 0.0
+    remote: bool = False
+    log_format: str = ""

@@ -74,6 +74,8 @@ class Duplicate:
     uid: str
 
 
+POSTPONED = "Postponed"
+"""Type of the failure of an item whose turn had not come when the run's time was up."""
 REFRESHED = 1000
 """What a full refresh adds to ``ShardItem.attempt``, times one more than the number of the release before it."""
 
@@ -223,6 +225,7 @@ class PartRecord:
         size, digest: of the file's bytes; not in the footer, which can't know them.
         adopted: found finished, not computed now.
         processors: that the rows were computed on; kept in the file beside the footer.
+        run: id of the run that made the part; also in the footer.
     """
 
     feature: str
@@ -235,11 +238,12 @@ class PartRecord:
     failures: tuple[Failure, ...] = ()
     adopted: bool = field(default=False, compare=False)
     processors: tuple[Processor, ...] = field(default=(), compare=False)
+    run: str = field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the footer."""
         value = asdict(self)
-        for key in ("adopted", "size", "digest", "processors"):
+        for key in ("adopted", "size", "digest", "processors", "run"):
             del value[key]
         return value
 
