@@ -69,6 +69,9 @@ class RunJob:
         progress: local file that workers append progress lines to, or empty.
         settings: JSON text of the node of each source whose items are probed, by source.
         stall_s: seconds without progress after which an item is given up.
+        deadline: no work on a shard begins after this time, in seconds since 1970; 0 for no limit.
+        remote: workers are on other machines, and tell what they do by heartbeats only.
+        log_format: ``json`` when workers write what they do as JSON lines to stderr.
     """
 
     store: str
@@ -79,3 +82,6 @@ class RunJob:
     progress: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     stall_s: float = 600.0
+    deadline: float = 0.0
+    remote: bool = False
+    log_format: str = ""

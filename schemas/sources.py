@@ -78,7 +78,7 @@ class FolderTexts(Model):
 
 
 class HttpSpec(Model):
-    """Settings for downloading files at http(s) URLs.
+    """Settings for downloading files at http(s) URLs; ``bandwidth`` also applies to objects in buckets.
 
     Attributes:
         connect_timeout: the time limit for opening a connection, whatever number of IP addresses the host has.
@@ -88,6 +88,8 @@ class HttpSpec(Model):
         attempts: the number of attempts after time-outs, broken connections, 5xx, 408, 425 and 429; honours
             Retry-After.
         rate: the requests per second to one host, by all workers on a machine together.
+        bandwidth: the bytes per second from one host or bucket, by all workers on a machine together and across files,
+            such as ``20MB``; unlimited by default.
         redirects: the maximum number; never to another scheme than http(s), from https to http, or into a private
             network.
     """
@@ -98,6 +100,7 @@ class HttpSpec(Model):
     max_size: Bytes = 4_000_000_000
     attempts: Annotated[Count, Field(le=100)] = 4
     rate: Annotated[float, Field(gt=0, le=10_000, strict=False)] = 10.0
+    bandwidth: Bytes | None = None
     redirects: Annotated[NonNegativeInt, Field(le=50)] = 5
 
 

@@ -22,7 +22,7 @@ from cliploom.schemas.errors import LimitError, StoreError
 from cliploom.schemas.evaluations import Figures
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import RunPlan, declared
-from cliploom.schemas.records import Processor, Rewrite
+from cliploom.schemas.records import POSTPONED, Processor, Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from cliploom.transforms.narrations.table import commit_narrations, is_text
@@ -91,6 +91,7 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, ite
         LimitError: naming the guard, the numbers, an example and how to go on.
     """
     limits, accept, store = plan.limits, plan.accept, shlex.quote(plan.job.store)
+    check_postponed(plan, failures)
     failed = newly_failed(failures, known)
     lost = failed.select("source", "uid").unique().height
     if not accept.failures and items and lost / items > plan.max_failed:
@@ -118,12 +119,33 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, ite
         )
 
 
+def check_postponed(plan: RunPlan, failures: pl.DataFrame) -> None:
+    """Stop before publishing when time was up and readers would lose rows that they have now.
+
+    That is so where a feature's config has changed: its new table lacks the items that were not computed yet. An item
+    whose bytes have changed keeps its old rows.
+
+    Raises:
+        LimitError: naming the feature and how to go on.
+    """
+    base = plan.base.features if plan.base else {}
+    changed = [name for name, job in plan.job.features.items() if name in base and base[name].config != job.config]
+    waiting = failures.filter((pl.col("type") == POSTPONED) & pl.col("feature").is_in(changed))
+    if waiting.height:
+        raise LimitError(
+            f"Time was up with {waiting.height} items of feature {waiting['feature'][0]!r} still to compute, of which "
+            "readers have rows of another configuration. Nothing was published; the computed parts are kept, and "
+            "`cliploom run` goes on from there."
+        )
+
+
 def newly_failed(failures: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """The failures of items of which nothing can be used now, and which were not so in the last release.
 
     An item that was renamed is known by its bytes.
     """
-    whole, before = (frame.filter(~pl.col("partial")) for frame in (failures, known))
+    tried = ~pl.col("partial") & (pl.col("type") != POSTPONED)
+    whole, before = (frame.filter(tried) for frame in (failures, known))
     fresh = whole.join(before, on=["source", "uid"], how="anti", maintain_order="left")
     gone = before.join(whole, on=["source", "uid"], how="anti")
     named = pl.col("digest").replace("", None).alias("digest")
@@ -231,10 +253,13 @@ def commit_draft(
         narrations = commit_narrations(objects, pl.scan_parquet(local).filter(is_text()).collect())
     if narrations is not None:
         versions["narrations"] = narrations
-    failed = failures.filter(~pl.col("partial")).select("source", "uid").unique().height
+    lacking = failures.filter(~pl.col("partial"))
+    failed = lacking.filter(pl.col("type") != POSTPONED).select("source", "uid").unique().height
+    waiting = lacking.filter(pl.col("type") == POSTPONED).select("source", "uid").unique().height
     counts = {
         "items": items.rows,
         "failed": failed,
+        **({"postponed": waiting} if waiting else {}),
         "partial": failures.filter(pl.col("partial")).select("source", "uid").unique().height,
         "outdated": sum(state.outdated for state in states.values()),
     }

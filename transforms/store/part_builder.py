@@ -64,6 +64,11 @@ class Timings:
     frames_decoded: int = 0
     rows_repeated: int = 0
 
+    def figures(self) -> dict[str, int]:
+        """Return whole milliseconds by stage and the decoded frames, by the names of Beam's counters."""
+        seconds = {"decode_ms": self.decode_s, "encode_ms": self.encode_s, "write_ms": self.write_s}
+        return {name: int(value * 1000) for name, value in seconds.items()} | {"frames_decoded": self.frames_decoded}
+
 
 @dataclass
 class ItemCount:

@@ -94,5 +94,5 @@ def compute_parts(
             record = replace(record, processors=processors(encoders.get(job.name)))
             writer.finish(record.to_dict() | {"run": run}, record.processors)
             writer.close()
-            records.append(replace(record, size=path.stat().st_size, digest=digest_part(path)))
+            records.append(replace(record, size=path.stat().st_size, digest=digest_part(path), run=run))
     return records
