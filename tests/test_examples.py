@@ -147,6 +147,7 @@ def test_proxies_keep_what_the_page_server_needs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/cliploom.yaml")), ids=lambda path: path.parent.name)
 def test_specs_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLINK_MASTER", "jobmanager:8081")
     document = yaml.safe_load(path.read_text())
     if path.parent.name == "plugin":  # its encoder is not installed here
         del document["encoders"]["colour"]["grid"]

@@ -104,7 +104,7 @@ def _keep_bandwidth(folder: Path, uri: str, size: int, bandwidth: int) -> None:
     parts = urlsplit(uri)
     ends = time.monotonic() + take_bytes(folder, f"{parts.scheme}://{parts.netloc}", size, bandwidth)
     while (left := ends - time.monotonic()) > 0:
-        alive()  # waiting is no stall
+        alive()  # waiting is not a stall
         time.sleep(min(_LOOK_S, left))
 
 
