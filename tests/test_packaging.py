@@ -51,7 +51,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     copy = tmp_path_factory.mktemp("build") / "cliploom"
     left = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build")
     # What ./run_local.sh makes stands in the root, as the package of the same name does not.
-    shutil.copytree(ROOT, copy, ignore=lambda at, names: left(at, names) | ({"demo"} if Path(at) == ROOT else set()))
+    made = {"demo"}
+    shutil.copytree(
+        ROOT,
+        copy,
+        ignore=lambda at, names: (left(at, names) - {".dockerignore"}) | (made if Path(at) == ROOT else set()),
+    )
     out = copy.parent / "dist"
     for kind in ("wheel", "sdist"):
         subprocess.run([sys.executable, "-c", BUILD, kind, str(out)], cwd=copy, check=True, capture_output=True)
@@ -197,7 +202,21 @@ def test_sdist_can_build_what_the_wheel_holds(built: Built) -> None:
 
 def test_tests_and_benchmarks_are_in_no_distribution(built: Built) -> None:
     everything = built.wheel | built.sdist
-    assert not {name for name in everything if name.split("/")[0] in ("tests", "benchmarks", "docs")}
+    assert not {name for name in everything if name.split("/")[0] in ("tests", "benchmarks")}
+    assert not {name for name in built.wheel if name.split("/")[0] in ("docs", "examples")}
+
+
+def test_sdist_holds_what_the_docs_name(built: Built) -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve().relative_to(ROOT)
+        for page in pages
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not target.startswith(("#", "mailto:"))
+    }
+    files = {str(path) for path in linked if (ROOT / path).is_file()}
+    assert {"docs/flink.md", "examples/monitoring/alerts.yml", "examples/cluster/compose.yaml"} <= files
+    assert files | {"Dockerfile", "requirements.lock", ".dockerignore", "run_local.sh"} <= built.sdist
 
 
 def test_wheel_installs_one_name(built: Built) -> None:

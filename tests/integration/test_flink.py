@@ -54,6 +54,7 @@ targets:
     environment_type: PROCESS
     environment_config: '{"command": "${WORKER}"}'
     environment_cache_millis: 2000
+    environment_expiration_millis: 60000
 limits: {max_failed: 50%}
 """
 # Loaded by every Python process of the cluster as it starts. It notes which clip is decoded in which process, keeps one
@@ -66,7 +67,6 @@ import threading
 import time
 
 NOTES = os.environ["CLIPLOOM_TEST_NOTES"]
-
 
 def hook(event, arguments):
     if event != "open" or not isinstance(arguments[0], (str, bytes, os.PathLike)):
@@ -286,13 +286,50 @@ def test_deaths_of_a_worker_and_of_a_task_manager_cost_no_part_and_no_row(projec
     assert {path: after[path] for path in finished} == finished
     uids = pl.concat(pl.read_parquet(path, columns=["uid"]) for path in finished)["uid"].unique()
     assert {uid: len(decoded(notes)[uid]) for uid in uids} == dict.fromkeys(uids, 1)
-    assert result["counters"]["adopted"] >= len(finished)
-    assert result["counters"]["adopted"] + result["counters"]["items_done"] == CLIPS + 1
+    counters, attempts = result["counters"], result["report"]["attempts"]
+    # The figures are those of all attempts: what was finished before the last restart counts as this run's.
+    assert counters["items_done"] == counters["parts"] == CLIPS + 1
+    assert counters["parts_resumed"] >= len(finished)
+    assert counters["rows"] == result["release"]["features"]["frames"]["rows"]
+    assert "parts_adopted" not in counters
+    assert len(attempts["restarts"]) == project.restarts()
+    assert all(each["reason"] for each in attempts["restarts"])
+    assert attempts["cpu_seconds"] > 0
     found = project.rows("faults")
     assert found["row_id"].is_unique().all()
     assert found.equals(project.rows("local"))
     assert not parent_of(other), "the worker outlived its task manager"
     project.verify("faults")
+
+
+def test_death_of_a_worker_after_that_of_a_task_manager_is_survived_also_where_beam_keeps_the_dead_worker(
+    project: Project, notes: Path
+) -> None:
+    # A task manager that keeps its workers for ten minutes hands out the dead one until it expires.
+    kept = "targets.flink.environment_cache_millis=600000"
+    expires = "targets.flink.environment_expiration_millis=5000"
+    run = project.start("reverse", "flink", notes, "--set", kept, "--set", expires)
+
+    def held_by_another(before: set[int]) -> bool:
+        return bool(set(holding(notes)) - before) or run.poll() is not None
+
+    wait_until(lambda: len(project.parts("reverse")) >= 2 and held_by_another(set()), "the second part", PATIENCE_S)
+    first = set(holding(notes))
+    _, manager = project.task_manager(min(first))
+    manager.kill()
+    project.cluster.start_taskmanager()
+    wait_until(lambda: held_by_another(first), "the restart after the task manager's death", PATIENCE_S)
+    second = set(holding(notes)) - first
+    worker, _ = project.task_manager(min(second))
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: held_by_another(first | second), "the restart after the worker's death", PATIENCE_S)
+    (notes / "pass").touch()
+    result = project.finish(run)
+    assert 2 <= project.restarts() <= 6
+    assert len(result["report"]["attempts"]["restarts"]) == project.restarts()
+    assert result["counters"]["rows"] == result["release"]["features"]["frames"]["rows"]
+    assert project.rows("reverse").equals(project.rows("local"))
+    project.verify("reverse")
 
 
 def test_a_clip_that_kills_its_worker_twice_is_a_failure_and_the_rest_is_published(
