@@ -239,7 +239,7 @@ def _joined(text: str) -> str:
 
 def _code(text: str) -> str:
     """Two backticks, as docstrings have them, become one."""
-    return re.sub(r"``([^`]+)``", r"`\1`", text)
+    return re.sub(r"(?<!`)``([^`\n]+)``(?!`)", r"`\1`", text)
 
 
 def _table(note: TableNote) -> Iterator[str]:

@@ -52,7 +52,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     copy = tmp_path_factory.mktemp("build") / "cliploom"
     left = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build")
     # What ./run_local.sh makes stands in the root, as the package of the same name does not.
-    shutil.copytree(ROOT, copy, ignore=lambda at, names: left(at, names) | ({"demo"} if Path(at) == ROOT else set()))
+    made = {"demo"}
+    shutil.copytree(
+        ROOT,
+        copy,
+        ignore=lambda at, names: (left(at, names) - {".dockerignore"}) | (made if Path(at) == ROOT else set()),
+    )
     out = copy.parent / "dist"
     for kind in ("wheel", "sdist"):
         subprocess.run([sys.executable, "-c", BUILD, kind, str(out)], cwd=copy, check=True, capture_output=True)
