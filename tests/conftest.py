@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,12 @@ import pytest
 from hypothesis import settings
 from quick_beam import keep_inspections
 from stores import SmallStore, write_project
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from visiting modules and tests again, which live as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
