@@ -314,7 +314,7 @@ def test_windows_hold_the_rows_of_formats_md(built: Project, hdf5: bool) -> None
 
 
 def test_windows_of_a_feature_without_a_rate_are_refused(built: Project) -> None:
-    with pytest.raises(SpecError, match="do not lie on a grid"):
+    with pytest.raises(SpecError, match="are not evenly spaced"):
         ClipWindows(built.store, "speech")
     with pytest.raises(SpecError, match="did you mean 'clips'"):
         ClipWindows(built.store, "clip")
