@@ -1,4 +1,4 @@
-"""Wrong options, paths, stores and queries: one sentence each, with the value, the mend and the right exit code."""
+"""Wrong options, paths, stores and queries: one sentence each, with the value, the fix and the right exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Custom encoders: the page's example as it stands there, and what a changed file of code means for a store."""
+"""Custom encoders: the documented example, and the effect of changed code on a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files as encoders: layouts, pooling, clips, text towers, and what is refused."""
+"""ONNX files as encoders: layouts, pooling, clips, text towers, and rejected files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a spec may say of heads, and how it is told what it may not."""
+"""Heads in a spec: valid declarations, and messages about invalid ones."""
 
 from __future__ import annotations
 

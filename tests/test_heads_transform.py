@@ -1,4 +1,4 @@
-"""A head's learned steps in numpy: what they compute, how they are kept, what can't be declared."""
+"""A head's learned steps in numpy: results, storage, and rejected declarations."""
 
 from __future__ import annotations
 

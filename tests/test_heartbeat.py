@@ -1,4 +1,4 @@
-"""Heartbeats of workers and launcher: what readers of a store find out of them."""
+"""Heartbeats of workers and launcher, and what readers of a store derive from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files on the web: what is asked, retried, resumed, refused and remembered; against a server on loopback."""
+"""Downloads over HTTP: requests, retries, resumption, rejections and caching, against a local server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cliploom inspect`` on every kind of file, and on what is none."""
+"""``cliploom inspect`` on every kind of file, and on unsupported ones."""
 
 from __future__ import annotations
 

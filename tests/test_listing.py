@@ -1,4 +1,4 @@
-"""What a source lists: globs, uids, tables, on disk and in buckets; and what stops a plan before it starts."""
+"""Listing a source: globs, uids, tables, on disk and in buckets; and errors that stop a plan early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damage within pictures: what decoders and checksums notice is told, what can be shown is shown."""
+"""Damage within pictures: damage detected by decoders and checksums is reported, decodable parts are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Silent loss: what a cut or damaged file has lost is told by the probe, and nothing is told of whole files."""
+"""Silent loss: the probe reports what truncated or damaged files lack, and nothing for intact files."""
 
 from __future__ import annotations
 

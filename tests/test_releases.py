@@ -1,4 +1,4 @@
-"""Releases: appended to what the plan saw, by one run of two; and one run at a time on a folder."""
+"""Releases: appended to the version that the plan used, by one of two runs; one run at a time in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs are the bytes that were listed, or a failure that says what happened to them."""
+"""Inputs are the listed bytes, or a failure that says what happened to them."""
 
 from __future__ import annotations
 

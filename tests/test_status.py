@@ -1,4 +1,4 @@
-"""``cliploom status``: what it reads from the store, and from a server that answers as Flink's does."""
+"""``cliploom status``: from the store, and from a server that responds like Flink's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buckets without a bucket: which errors pass, how often is tried, what is said; files read in ranges."""
+"""Object stores without a bucket: transient errors, retries, messages; ranged reads."""
 
 from __future__ import annotations
 

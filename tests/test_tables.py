@@ -1,4 +1,4 @@
-"""Delta tables hold exactly the files that were wanted, whatever was left by others."""
+"""Delta tables contain exactly the committed files, regardless of files left by others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids that two shards of a source share are told, by hashes that parts carry in their footers."""
+"""Ids shared by two shards of a source are reported, using hashes in the parts' footers."""
 
 from __future__ import annotations
 
