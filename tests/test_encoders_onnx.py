@@ -192,7 +192,7 @@ def test_a_text_tower_shares_the_space(tmp_path: Path, tokens: str | int, masked
     np.testing.assert_array_equal(encode(["dog house"])[0], found[1])
 
 
-def test_a_prompt_stands_before_each_query(tmp_path: Path) -> None:
+def test_a_prompt_is_put_before_each_query(tmp_path: Path) -> None:
     text = {
         "model": text_model(tmp_path / "t.onnx", "t"),
         "tokenizer": tokenizer(tmp_path / "t.json"),

@@ -99,7 +99,7 @@ def test_file_entries_say_path_size_and_digest() -> None:
     assert FileEntry(path="a", size=1, digest="d").model_dump() == {"path": "a", "size": 1, "digest": "d"}
 
 
-def test_second_run_is_told_who_has_the_store(tmp_path: Path) -> None:
+def test_second_run_is_reported_who_has_the_store(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from cliploom.transforms.store.lock import store_lock\n"
