@@ -259,7 +259,7 @@ def test_weights_that_are_only_there_as_a_checkpoint_are_read_as_tensors(tmp_pat
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_prompt_is_put_before_each_sentence(tmp_path: Path) -> None:
+def test_the_prompt_stands_before_each_sentence(tmp_path: Path) -> None:
     tiny("clip", tmp_path / "model")
     plain, _ = prepare_model("clip", options(model=str(tmp_path / "model")), tmp_path / "models")
     asked, _ = prepare_model("clip", options(model=str(tmp_path / "model"), prompt="a "), tmp_path / "models")
