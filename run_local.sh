@@ -79,36 +79,77 @@ serve_page() {
   exec .venv/bin/cliploom serve demo/store "$@"
 }
 
-# Each in processes of its own: torch and TensorFlow in the same process abort.
+# pytest's arguments for one group. More workers than cores, since tests also wait: for a cluster, for a retry, for an
+# end. Each worker and the processes that it starts take at most 2 GiB.
+group_arguments() {
+  local cores free workers
+  cores=$(getconf _NPROCESSORS_ONLN)
+  free=$(awk '/^MemAvailable/ {print int($2 / 1024 / 1024)}' /proc/meminfo 2>/dev/null || true)
+  workers=$((cores + 1))
+  ((workers <= 8)) || workers=8
+  ((workers <= (${free:-8} - 2) / 2)) || workers=$(((${free:-8} - 2) / 2))
+  ((workers >= 2)) || workers=2
+  case $1 in
+    # The files that take longest stand in tests/integration and are collected first.
+    core) echo "--numprocesses=$workers --dist=loadfile --no-loadscope-reorder" ;;
+    chosen) ;;
+    *) echo "--numprocesses=$((cores < 4 ? 1 : 2)) --dist=loadfile $1" ;;
+  esac
+}
+
+# Run pytest on groups, one after another; each leaves its exit status and its report in the folder $reports.
+run_groups() {
+  local group status arguments
+  for group in "$@"; do
+    [[ $group != */* || -d $group ]] || continue
+    read -ra arguments <<<"$(group_arguments "$group")"
+    printf '\n== %s\n' "$group"
+    status=0
+    "$env/bin/python" -m pytest ${arguments[@]+"${arguments[@]}"} --junitxml="$reports/${group##*/}.xml" \
+      ${asked[@]+"${asked[@]}"} || status=$?
+    echo "$status" >"$reports/${group##*/}.status"
+    [[ -f $reports/${group##*/}.xml ]] || echo "pytest of $group ended with code $status before it could report." >&2
+  done
+}
+
+# Each group in processes of its own: torch and TensorFlow in the same process abort. The extras run beside the core.
 run_tests() {
-  local env=${CLIPLOOM_TEST_ENV:-.venv-test} reports status worst=0 lost=0 group argument
+  local env=${CLIPLOOM_TEST_ENV:-.venv-test} reports status worst=0 lost=0 beside='' argument asked=("$@")
   if [[ -z ${CLIPLOOM_TEST_ENV:-} && ! -f $env/.made-from ]]; then
     echo "The tests compare with PyTorch (with CUDA) and TensorFlow: $env takes 9 GB and some minutes of downloads."
   fi
   [[ -n ${CLIPLOOM_TEST_ENV:-} ]] || make_env "$env" requirements-test.lock
-  local groups=(core tests/extras/torch tests/extras/tensorflow)
+  local groups=(core) extras=(tests/extras/torch tests/extras/tensorflow)
   for argument in "$@"; do
-    [[ $argument =~ ^(tests|cliploom|schemas|transforms|pipelines|serving)/ ]] && groups=(chosen)
+    [[ $argument =~ ^(tests|cliploom|schemas|transforms|pipelines|serving)/ ]] && groups=(chosen) extras=()
   done
+  # The tests start hundreds of processes, and each would compile cliploom and the tests anew.
+  unset PYTHONDONTWRITEBYTECODE
   reports=$(mktemp -d)
   trap "rm -rf '$reports'" EXIT
-  for group in "${groups[@]}"; do
-    local arguments=()
-    case $group in
-      # The files that take longest stand in tests/integration and are collected first.
-      core) arguments=(-n 2 --dist loadfile --no-loadscope-reorder) ;;
-      chosen) ;;
-      *) [[ -d $group ]] || continue; arguments=(-n 2 --dist loadfile "$group") ;;
-    esac
-    printf '\n== %s\n' "$group"
-    status=0
-    "$env/bin/python" -m pytest "${arguments[@]}" --junitxml="$reports/${group##*/}.xml" "$@" || status=$?
+  if ((${#extras[@]})); then
+    echo "Running ${extras[*]} beside the core tests; their output follows."
+    # In a process group of its own, which ends with this script. With a thread for each of two cores, the threads of
+    # one model wait for each other in loops that take the time of the tests beside it.
+    set -m
+    # Coverage, where it is asked for, goes to a file of its own: both groups may end at once.
+    OMP_NUM_THREADS=1 COVERAGE_FILE="$reports/coverage" run_groups "${extras[@]}" >"$reports/extras.log" 2>&1 </dev/null &
+    beside=$!
+    set +m
+    trap "kill -TERM -- -$beside 2>/dev/null || true; rm -rf '$reports'" EXIT
+  fi
+  run_groups "${groups[@]}"
+  if [[ $beside ]]; then
+    wait "$beside" || true
+    trap "rm -rf '$reports'" EXIT
+    cat "$reports/extras.log"
+    [[ ! -f $reports/coverage ]] || "$env/bin/coverage" combine --append --quiet "$reports/coverage"
+  fi
+  for status in "$reports"/*.status; do
+    [[ -f ${status%.status}.xml ]] || lost=$((lost + 1))
+    status=$(<"$status")
     # 5: nothing in this group was asked for, as with -k.
     [[ $status == 0 || $status == 5 ]] || worst=$status
-    if [[ ! -f $reports/${group##*/}.xml ]]; then
-      echo "pytest of $group ended with code $status before it could report." >&2
-      lost=$((lost + 1))
-    fi
   done
   "$env/bin/python" - "$reports" "$lost" <<'PYTHON' || worst=$((worst ? worst : 1))
 import pathlib, sys

@@ -36,7 +36,7 @@ DIM = 384
 K = 10
 HELD_BACK = 500
 BATCH = 20_000
-KINDS: tuple[Kind, ...] = ("flat", "ivf_sq8", "hnsw")
+KINDS: tuple[Kind, ...] = ("flat", "ivf_sq8", "ivf_rabitq", "hnsw")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def build(kind: Kind, corpus: Corpus, folder: Path) -> tuple[OpenShard, float, f
     rows = len(corpus.vectors)
 
     def make() -> None:
-        if kind == "ivf_sq8":
+        if kind in ("ivf_sq8", "ivf_rabitq"):
             sample = corpus.vectors[HELD_BACK : HELD_BACK + training_rows(rows)]
             write_index(train(sample, rows, "cosine", seed=0), folder / "trained")
         build_shard(recipe, folder / "trained", None, np.empty(0, np.int64), corpus.batches(), folder / kind)
@@ -123,7 +123,7 @@ def numpy_search(corpus: Corpus) -> NDArray[np.int64]:
 def line(kind: Kind, corpus: Corpus, folder: Path, base: float) -> str:
     """Build both indexes of a kind and measure them; ``base`` is numpy's queries per CPU-second."""
     shard, build_s, tune_s = build(kind, corpus, folder)
-    ask, hand_build_s = by_hand(kind, corpus, shard.recipe.nprobe, shard.index.nlist if kind == "ivf_sq8" else 0)
+    ask, hand_build_s = by_hand(kind, corpus, shard.recipe.nprobe, shard.index.nlist if shard.recipe.inverted else 0)
     queries, few = corpus.queries, corpus.queries[:100]
     # The first search pays for mapping the file.
     search([shard], queries, K)

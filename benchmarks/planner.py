@@ -193,7 +193,7 @@ def parts_of(folder: str, name: str) -> object:
     """Which parts the next table is made of, once everything is computed."""
     plan, paths = computed(ObjectStore(folder), name)
     rewrites = copies = 0
-    for rewrite in Assemble(plan).process("", paths):
+    for rewrite in Assemble.do_fn(plan).process("", paths):
         rewrites += 1
         copies += sum(len(use.copies) for use in rewrite.uses)
     return f"{rewrites} rewrites of {copies} items"
@@ -202,7 +202,7 @@ def parts_of(folder: str, name: str) -> object:
 def commit_of(folder: str, name: str) -> object:
     """Commit a night that needs no rewrites."""
     plan, paths = computed(ObjectStore(folder), name)
-    (draft,) = CommitTables(plan).process("", paths, [])
+    (draft,) = CommitTables.do_fn(plan).process("", paths, [])
     return f"{draft.features['frames'].rows} rows"
 
 

@@ -9,7 +9,8 @@
 Importing this package imports nothing else, not even from the standard library; each call imports what it needs. All
 errors derive from ``CliploomError``; each message quotes the offending value and suggests a fix.
 
-Public modules: ``cliploom``, ``cliploom.encoders`` and ``cliploom.errors``. Everything else may change without notice.
+Public modules: ``cliploom``, ``cliploom.beam``, ``cliploom.encoders``, ``cliploom.sources`` and ``cliploom.errors``.
+Everything else may change without notice.
 """
 
 from __future__ import annotations

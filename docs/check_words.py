@@ -20,6 +20,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
 SWEPT = (
     "docs",
     "examples",
+    "pipelines/beam",
     "pipelines/cli",
     "pipelines/demo",
     "pipelines/health",

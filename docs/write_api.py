@@ -19,8 +19,10 @@ PAGE = ROOT / "docs" / "api.md"
 sys.path.insert(0, str(ROOT))
 
 import cliploom  # noqa: E402
+import cliploom.beam  # noqa: E402
 import cliploom.encoders  # noqa: E402
 import cliploom.errors  # noqa: E402
+import cliploom.sources  # noqa: E402
 from cliploom.schemas import release as releases  # noqa: E402
 from cliploom.schemas.table_notes import FEATURE_TABLE, STORE_TABLES, TableNote  # noqa: E402
 from cliploom.transforms.readers.release_tables import ItemLabel  # noqa: E402
@@ -28,9 +30,9 @@ from cliploom.transforms.readers.release_tables import ItemLabel  # noqa: E402
 HEAD = """\
 # Python API
 
-Generated from the docstrings by `python docs/write_api.py`. Public are `cliploom`, `cliploom.encoders` and
-`cliploom.errors`; everything else may change without notice ([policy](store-format.md)). `import cliploom` loads
-nothing else; each call loads what it needs.
+Generated from the docstrings by `python docs/write_api.py`. Public are `cliploom`, `cliploom.beam`,
+`cliploom.encoders`, `cliploom.sources` and `cliploom.errors`; everything else may change without notice
+([policy](store-format.md)). `import cliploom` loads nothing else; each call loads what it needs.
 
 ```python
 import cliploom
@@ -73,7 +75,24 @@ CLASSES: dict[str, tuple[str, ...] | None] = {
     "Pairs": None,
     "ClipWindows": None,
 }
+BEAM_TRANSFORMS = ("EncodeMedia", "EncodeTexts", "DecodeFrames", "EncodeFrames")
+BEAM_ROWS = ("MediaFile", "Frame", "Failure", "Results")
 RECORDS = (ItemLabel, releases.Release, releases.FeatureEntry, releases.IndexEntry, releases.ExportEntry)
+# Classes of cliploom.sources that are described; of the first two all methods.
+SOURCE_CLASSES = (
+    *("SourceKind", "VectorItems", "MediaItems", "SourceNode"),
+    *(
+        "TextItems",
+        "FeatureRecipe",
+        "Found",
+        "KnownListing",
+        "ListContext",
+        "Listed",
+        "VectorRows",
+        "SpooledText",
+        "TextItem",
+    ),
+)
 MOST_COLUMNS = 100
 SECTIONS = ("Args", "Returns", "Raises", "Attributes")
 
@@ -93,11 +112,29 @@ def page() -> str:
     lines += ["### a feature", "", *_table(FEATURE_TABLE)]
     for name, note in STORE_TABLES.items():
         lines += [f"### {name}", "", *_table(note)]
-    lines += ["## cliploom.encoders", "", *_text(cliploom.encoders), ""]
+    lines += ["## cliploom.beam", "", *_text(cliploom.beam), ""]
+    for name in BEAM_TRANSFORMS:
+        kind = getattr(cliploom.beam, name)
+        lines += [f"### beam.{name}", "", *_text(kind), "", *_callable(f"beam.{name}", kind)]
+    for name in BEAM_ROWS:
+        lines += _class(f"beam.{name}", getattr(cliploom.beam, name), ())
+    lines += ["### beam.pixels_of", "", *_callable("beam.pixels_of", cliploom.beam.pixels_of)]
+    lines += ["### Metrics on Beam", "", "| transform | |", "| --- | --- |"]
+    for name in cliploom.beam.__all__:
+        if name not in (*BEAM_TRANSFORMS, *BEAM_ROWS, "pixels_of"):
+            lines.append(f"| `{name}` | {' '.join(_text(getattr(cliploom.beam, name))[0].split())} |")
+    lines += ["", "## cliploom.encoders", "", *_text(cliploom.encoders), ""]
     for name in cliploom.encoders.__all__:
         kind = getattr(cliploom.encoders, name)
         if not issubclass(kind, Exception):
             lines += _class(f"encoders.{name}", kind, None)
+    lines += ["## cliploom.sources", "", *_text(cliploom.sources), ""]
+    for name in cliploom.sources.__all__:
+        found = getattr(cliploom.sources, name)
+        if inspect.isfunction(found):
+            lines += [f"### sources.{name}", "", *_callable(f"sources.{name}", found)]
+        elif name in SOURCE_CLASSES:
+            lines += _class(f"sources.{name}", found, None if name in SOURCE_CLASSES[:2] else ())
     lines += ["## cliploom.errors", "", *_text(cliploom.errors), "", "| error | exit code | |", "| --- | --- | --- |"]
     for name in cliploom.errors.__all__:
         kind = getattr(cliploom.errors, name)

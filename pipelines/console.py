@@ -9,6 +9,8 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
 _LEAST_COLUMN = 8
@@ -19,9 +21,34 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _UNSEEN_BUT_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def say(text: str) -> None:
-    """Print a line for the user to stderr."""
-    print(_escaped(_UNSEEN_BUT_LINES, text), file=sys.stderr, flush=True)
+_log_fields: ContextVar[Mapping[str, Any] | None] = ContextVar("log_fields", default=None)
+
+
+def log_as_json(**fields: Any) -> None:
+    """From now on, write what ``say`` is told as JSON lines with these fields."""
+    _log_fields.set({**(_log_fields.get() or {}), **fields})
+
+
+def logs_json() -> bool:
+    """Return whether ``say`` writes JSON lines."""
+    return _log_fields.get() is not None
+
+
+def say(text: str, level: str = "info", **fields: Any) -> None:
+    """Write a line for a person to stderr, or a JSON line after ``log_as_json``.
+
+    Args:
+        text: what to say.
+        level: ``info``, ``warning`` or ``error``; only in JSON lines.
+        fields: of the JSON line, such as stage, shard, item; not shown to persons.
+    """
+    common = _log_fields.get()
+    if common is None:
+        print(_escaped(_UNSEEN_BUT_LINES, text), file=sys.stderr, flush=True)
+        return
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": now, "level": level, "message": text.removeprefix("• ").strip(), **common, **fields}
+    print(json.dumps(line, default=str), file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:
@@ -271,7 +298,9 @@ def run_summary(result: Mapping[str, Any], store: str, failures: Sequence[Mappin
         lines.append(f"  index {name}: {counted(index['rows'], 'row')}, {index['kind']}, {shards}{recall}")
     for name, export in release["exports"].items():
         first = f"open {place}/{short_hashes(export['files'][0]['path'])}" if export["files"] else "no files"
-        lines.append(f"  export {name}: {counted(len(export['files']), 'file')}, {first}")
+        # A single file stands alone; the parts that it was made from are kept for the next night.
+        alone = bool(export["files"]) and "/single-" in export["files"][0]["path"]
+        lines.append(f"  export {name}: {counted(1 if alone else len(export['files']), 'file')}, {first}")
     if failures:
         lines.append(f"{failed_text(release.get('counts', {}))}:")
         for row in failures:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from cliploom.pipelines.console import clock, counted, middle, say, visible
+from cliploom.pipelines.console import clock, counted, logs_json, middle, say, visible
 from cliploom.transforms.work.progress import ProgressTally
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class LiveProgress:
 
         # rich takes its width from COLUMNS, and disables colours if NO_COLOR is set.
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not logs_json()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._pace = Pace()
@@ -81,8 +81,8 @@ class LiveProgress:
     def on_stage(self, text: str) -> None:
         """Show that a stage starts."""
         self.close()
-        say(f"• {text}")
         self._stage = text.partition(" ")[0]
+        say(f"• {text}", event="stage", stage=self._stage)
         self._stage_began = self._last = time.monotonic()
         if self._live:
             self._start()
@@ -107,7 +107,7 @@ class LiveProgress:
             line = f"  {share:.0%}, {self._describe(tally, left)}{f', at {at}' if at else ''}"
             # Nothing changes while parts are gathered; do not repeat the same line.
             if line != self._line:
-                say(line)
+                say(line, event="progress", stage=self._stage, item=self._at(tally), rows=tally.rows, items=tally.items)
             self._line = line
 
     def _computing(self, tally: ProgressTally) -> bool:

@@ -169,7 +169,7 @@ def projected_input(spec: Spec, feature: FeatureSpec) -> tuple[str, VectorInput]
     )
     if isinstance(head, TwoTowerSpec):
         inputs = dict(zip(("clip", "text"), tower_inputs(spec, head), strict=True))
-    texts = "text" in inputs and spec.sources[feature.source].kind in ("narrations", "labels")
+    texts = "text" in inputs and spec.sources[feature.source].content == "texts"
     if node.inputs is not None:
         given = VectorInput(feature=node.inputs[0].feature, output=node.inputs[0].output)
         inputs = {"text" if texts else "clip": given}
@@ -191,7 +191,7 @@ def _projection(spec: Spec, name: str, feature: FeatureSpec) -> Iterator[str]:
             f"{place}.source: encoder {feature.encoder!r} reads features of source {error.args[0]}, not of "
             f"{feature.source!r}; give the encoder 'inputs' of that source."
         )
-    if spec.sources[feature.source].kind == "tfrecord":
+    if spec.sources[feature.source].records:
         yield f"{place}.source: {feature.source!r} holds records; a head gives vectors for rows of media and texts."
 
 

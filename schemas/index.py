@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 Metric = Literal["cosine", "dot", "l2"]
-Kind = Literal["flat", "ivf_sq8", "hnsw"]
+Kind = Literal["flat", "ivf_sq8", "ivf_rabitq", "hnsw"]
+INVERTED: frozenset[str] = frozenset({"ivf_sq8", "ivf_rabitq"})
+"""Kinds that are inverted files of one byte a number."""
 
 
 @dataclass(frozen=True)
@@ -15,14 +17,19 @@ class IndexRecipe:
 
     Attributes:
         dim: length of its vectors.
-        nprobe: how much of a shard a query visits: inverted lists for ``ivf_sq8``, ``efSearch`` for ``hnsw``; 0 for
-            ``flat``, which visits everything, and for indexes that are not tuned yet.
+        nprobe: how much of a shard a query visits: inverted lists for ``ivf_sq8`` and ``ivf_rabitq``, ``efSearch`` for
+            ``hnsw``; 0 for ``flat``, which visits everything, and for indexes that are not tuned yet.
     """
 
     metric: Metric
     kind: Kind
     dim: int
     nprobe: int = 0
+
+    @property
+    def inverted(self) -> bool:
+        """Whether its shards are inverted files of one byte a number."""
+        return self.kind in INVERTED
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

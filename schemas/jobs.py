@@ -8,7 +8,6 @@ from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.release import OutputEntry, text_columns
 from cliploom.schemas.sampling import Sampling
-from cliploom.schemas.sources import HttpSpec
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,11 @@ class RunJob:
         features: jobs by name of the feature.
         threads: worker threads that share a process and its compiled models.
         progress: local file that workers append progress lines to, or empty.
-        http: settings for downloads, by source.
+        settings: JSON text of the node of each source whose items are probed, by source.
         stall_s: seconds without progress after which an item is given up.
+        deadline: no work on a shard begins after this time, in seconds since 1970; 0 for no limit.
+        remote: workers are on other machines, and tell what they do by heartbeats only.
+        log_format: ``json`` when workers write what they do as JSON lines to stderr.
     """
 
     store: str
@@ -78,5 +80,8 @@ class RunJob:
     media_limits: MediaLimits
     threads: int = 1
     progress: str = ""
-    http: dict[str, HttpSpec] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     stall_s: float = 600.0
+    deadline: float = 0.0
+    remote: bool = False
+    log_format: str = ""

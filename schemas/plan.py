@@ -26,6 +26,8 @@ RETRY = "retry"
 FAILED = "failed"
 VERDICTS = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, MOVED, UNCHANGED, DELETED, RETRY, FAILED)
 COMPUTED = (NEW, CONTENT_CHANGED, CONFIG_CHANGED, RETRY)
+SEEN = (UNCHANGED, MOVED, CONTENT_CHANGED, CONFIG_CHANGED)
+"""Verdicts of items of which readers have rows, of this feature or an earlier config of it."""
 LIMITED = "limited"
 """Key in a release's counts: the limit, if only runs with ``--limit`` have published so far."""
 

@@ -74,6 +74,8 @@ class Duplicate:
     uid: str
 
 
+POSTPONED = "Postponed"
+"""Type of the failure of an item whose turn had not come when the run's time was up."""
 REFRESHED = 1000
 """A full refresh adds this, times one more than the previous release's number, to ``ShardItem.attempt``."""
 
@@ -223,6 +225,7 @@ class PartRecord:
         size, digest: of the file; not in the footer, which cannot contain them.
         adopted: whether a finished part was reused.
         processors: the processors that the rows were computed on; stored in the file beside the footer.
+        run: the id of the run that made the part; also in the footer.
     """
 
     feature: str
@@ -235,11 +238,12 @@ class PartRecord:
     failures: tuple[Failure, ...] = ()
     adopted: bool = field(default=False, compare=False)
     processors: tuple[Processor, ...] = field(default=(), compare=False)
+    run: str = field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the footer."""
         value = asdict(self)
-        for key in ("adopted", "size", "digest", "processors"):
+        for key in ("adopted", "size", "digest", "processors", "run"):
             del value[key]
         return value
 

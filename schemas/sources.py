@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
+from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.media import MEDIA_TYPES
 from cliploom.schemas.spec_base import KeepSpec, Model, Name, Text, UidLaw, one_or_many
 from cliploom.schemas.units import Bytes, Count, NonNegativeSeconds, PositiveSeconds
@@ -67,7 +78,7 @@ class FolderTexts(Model):
 
 
 class HttpSpec(Model):
-    """Settings for downloading files at http(s) URLs.
+    """Settings for downloading files at http(s) URLs; ``bandwidth`` also applies to objects in buckets.
 
     Attributes:
         connect_timeout: the time limit for opening a connection, whatever number of IP addresses the host has.
@@ -77,6 +88,8 @@ class HttpSpec(Model):
         attempts: the number of attempts after time-outs, broken connections, 5xx, 408, 425 and 429; honours
             Retry-After.
         rate: the requests per second to one host, by all workers on a machine together.
+        bandwidth: the bytes per second from one host or bucket, by all workers on a machine together and across files,
+            such as ``20MB``; unlimited by default.
         redirects: the maximum number; never to another scheme than http(s), from https to http, or into a private
             network.
     """
@@ -87,11 +100,47 @@ class HttpSpec(Model):
     max_size: Bytes = 4_000_000_000
     attempts: Annotated[Count, Field(le=100)] = 4
     rate: Annotated[float, Field(gt=0, le=10_000, strict=False)] = 10.0
+    bandwidth: Bytes | None = None
     redirects: Annotated[NonNegativeInt, Field(le=50)] = 5
 
 
-class MediaSource(Model):
-    """Videos, GIFs and images found by globs, or listed in a table.
+Content = Literal["media", "texts", "vectors"]
+
+
+class SourceNode(Model):
+    """Base of the models of sources; an installed package's kind extends it with keys of its own.
+
+    Attributes:
+        content: what an item holds: ``media`` to sample and encode, ``texts`` to encode, or ``vectors`` to store.
+        records: an item is a file of records, and rows belong to the records.
+        about_media: texts whose uids name items of media.
+        on_grid: rows of vectors lie at equal distances in time.
+    """
+
+    content: ClassVar[Content] = "media"
+    records: ClassVar[bool] = False
+    about_media: ClassVar[bool] = False
+    on_grid: ClassVar[bool] = False
+    kind: str
+
+    @property
+    def own_vectors(self) -> bool:
+        """Whether rows come from the source, without an encoder."""
+        return self.content == "vectors"
+
+    @property
+    def timed(self) -> bool:
+        """Whether texts have times; otherwise each is about a whole video."""
+        return True
+
+    @property
+    def downloads(self) -> HttpSpec | None:
+        """How files at http(s) addresses are fetched; None if the source has none."""
+        return None
+
+
+class MediaSource(SourceNode):
+    """Videos, GIFs and images found by globs, or listed by a table.
 
     Attributes:
         glob: patterns relative to the spec's folder, or URIs; ``**`` matches any depth of folders.
@@ -119,7 +168,6 @@ class MediaSource(Model):
             are numbered in the order of their names.
     """
 
-    own_vectors: ClassVar[bool] = False
     kind: Literal["media"]
     glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
     types: Annotated[list[FileType], BeforeValidator(one_or_many), Field(min_length=1)] | None = None
@@ -134,6 +182,11 @@ class MediaSource(Model):
     tone_map: bool = True
     labels: Literal["folder"] | LabelColumn | LabelFile | FolderTexts | None = None
     vocabulary: str | None = None
+
+    @property
+    def downloads(self) -> HttpSpec:
+        """How files at http(s) addresses are fetched."""
+        return self.http
 
     @model_validator(mode="after")
     def _one_listing(self) -> MediaSource:
@@ -174,7 +227,7 @@ class ExampleFieldSpec(Model):
         return self
 
 
-class TfrecordSource(Model):
+class TfrecordSource(SourceNode):
     """TFRecord shards, compressed or not; rows get the ids of their records.
 
     Attributes:
@@ -193,7 +246,8 @@ class TfrecordSource(Model):
             ``{regex: ...}``.
     """
 
-    own_vectors: ClassVar[bool] = True
+    content: ClassVar[Content] = "vectors"
+    records: ClassVar[bool] = True
     kind: Literal["tfrecord"]
     format: Literal["yt8m_video", "yt8m_frame", "yt8m_segment", "example"]
     glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)]
@@ -241,7 +295,7 @@ class TextColumns(Model):
     annotation_uid: str = ""
 
 
-class NarrationsSource(Model):
+class NarrationsSource(SourceNode):
     """Timed texts about videos; the texts of one video are one item, with the uid of the video.
 
     Attributes:
@@ -265,7 +319,8 @@ class NarrationsSource(Model):
         uids: the videos to use; a list, or a file with one uid per line.
     """
 
-    own_vectors: ClassVar[bool] = False
+    content: ClassVar[Content] = "texts"
+    about_media: ClassVar[bool] = True
     kind: Literal["narrations"]
     format: Literal["ego4d", "tgif", "csv", "jsonl", "srt", "vtt"]
     path: str | None = None
@@ -312,7 +367,7 @@ class NarrationsSource(Model):
         return self
 
 
-class LabelsSource(Model):
+class LabelsSource(SourceNode):
     """Class names inserted into prompts, as texts to encode; each class is one item, with its name as the uid.
 
     Attributes:
@@ -321,7 +376,7 @@ class LabelsSource(Model):
         templates: texts with ``{label}`` at the position of the name.
     """
 
-    own_vectors: ClassVar[bool] = False
+    content: ClassVar[Content] = "texts"
     kind: Literal["labels"]
     labels: Annotated[list[str], Field(min_length=1)] | None = None
     path: str | None = None
@@ -351,7 +406,7 @@ class WindowLawSpec(Model):
     stride: Count
 
 
-class PrecomputedSource(Model):
+class PrecomputedSource(SourceNode):
     """Precomputed feature files: ``<uid>.pt``, ``.npy``, ``.npz``, or HDF5 with one dataset per uid.
 
     Attributes:
@@ -364,7 +419,8 @@ class PrecomputedSource(Model):
         uid: how the uid is derived from a file's path.
     """
 
-    own_vectors: ClassVar[bool] = True
+    content: ClassVar[Content] = "vectors"
+    on_grid: ClassVar[bool] = True
     kind: Literal["precomputed"]
     glob: Annotated[list[Text], BeforeValidator(one_or_many), Field(min_length=1)]
     window: WindowLawSpec
@@ -375,4 +431,62 @@ class PrecomputedSource(Model):
     uid: UidLaw = "stem"
 
 
-Source = MediaSource | TfrecordSource | NarrationsSource | LabelsSource | PrecomputedSource
+BuiltIn = MediaSource | TfrecordSource | NarrationsSource | LabelsSource | PrecomputedSource
+
+GROUP = "cliploom.sources"
+"""Entry point group in which installed packages offer kinds of sources."""
+BUILT_IN = tuple(str(get_args(model.model_fields["kind"].annotation)[0]) for model in get_args(BuiltIn))
+
+
+def offered_node(kind: str) -> type[SourceNode] | None:
+    """Return the model of a kind that an installed package offers, or None if none offers it.
+
+    Raises:
+        CliploomError: if the package can't be loaded, or the class has no attribute ``Node`` that is such a model.
+    """
+    from cliploom.schemas.plugins import load_offered
+
+    found = load_offered(GROUP, kind, "source kind")
+    if found is None:
+        return None
+    node = getattr(found, "Node", None)
+    if not (isinstance(node, type) and issubclass(node, SourceNode)):
+        raise CliploomError(f"The source kind '{kind}' has no class 'Node' that extends SourceNode.")
+    return node
+
+
+def is_about_media(kind: str) -> bool:
+    """Return whether uids of a kind's texts name items of media; False for kinds that are not installed."""
+    for model in get_args(BuiltIn):
+        if kind in get_args(model.model_fields["kind"].annotation):
+            return bool(model.about_media)
+    try:
+        node = offered_node(kind) if kind else None
+    except CliploomError:
+        return False  # a store is searched without the package that listed its sources
+    return node is not None and node.about_media
+
+
+def source_kinds() -> list[str]:
+    """Return the names of all kinds that a spec may name."""
+    from cliploom.schemas.plugins import offered_kinds
+
+    return sorted({*BUILT_IN, *offered_kinds(GROUP)})
+
+
+def _by_kind(value: Any, validate_built_in: Callable[[Any], Any]) -> Any:
+    """Validate a node with the model of its kind."""
+    if isinstance(value, SourceNode) and value.kind not in BUILT_IN:
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind in BUILT_IN:
+        return validate_built_in(value)
+    node = offered_node(kind)
+    if node is not None:
+        return node.model_validate(value)
+    expected = ", ".join(map(repr, source_kinds()))
+    raise PydanticKnownError("union_tag_invalid", {"discriminator": "'kind'", "tag": kind, "expected_tags": expected})
+
+
+Source = Annotated[BuiltIn, Field(discriminator="kind"), WrapValidator(_by_kind)]
+"""A source of any kind: a built-in one by its own model, others by the model of the package that offers the kind."""

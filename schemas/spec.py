@@ -85,8 +85,11 @@ class IndexSpec(Model):
         feature: the name of a feature.
         output: the output; optional if the feature has one vector output.
         metric: the metric; larger scores are always better, ``l2`` also shows distances.
-        kind: ``flat`` compares with every row; ``ivf_sq8`` and ``hnsw`` are approximate and faster; ``auto`` uses
-            ``flat`` up to 20,000 rows, else ``ivf_sq8``.
+        kind: ``flat`` compares with every row; ``ivf_sq8`` and ``hnsw`` are approximate and faster; ``ivf_rabitq`` is
+            ``ivf_sq8`` with one bit per number in memory, which selects the candidates to score; ``auto`` uses ``flat``
+            up to 20,000 rows, ``ivf_sq8`` up to ``memory``, else ``ivf_rabitq``.
+        memory: the most memory that searching may use before ``auto`` chooses ``ivf_rabitq``, such as ``2GB``; by
+            default unlimited.
         nprobe: a fixed value; by default it is chosen to reach recall@10 of .95 on held-out rows.
         d_miss: the cost of a miss for the ranker ``bimatch``; by default 2 for cosine, else 2000.
         shards: the number of index files, of nearly equal size; by default one per 2,000,000 rows.
@@ -95,7 +98,8 @@ class IndexSpec(Model):
     feature: Name
     output: str | None = None
     metric: Literal["cosine", "dot", "l2"] = "cosine"
-    kind: Literal["auto", "flat", "ivf_sq8", "hnsw"] = "auto"
+    kind: Literal["auto", "flat", "ivf_sq8", "ivf_rabitq", "hnsw"] = "auto"
+    memory: Bytes | None = None
     nprobe: Count | None = None
     shards: Count | None = None
     d_miss: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -196,7 +200,7 @@ class Spec(Model):
     version: Literal[1]
     name: Name
     store: Text
-    sources: Annotated[dict[Name, Annotated[Source, Field(discriminator="kind")]], Field(min_length=1)]
+    sources: Annotated[dict[Name, Source], Field(min_length=1)]
     encoders: dict[Name, EncoderSpec] = {}
     features: dict[Name, FeatureSpec] = {}
     indexes: dict[Name, IndexSpec] = {}

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.evaluations import TextTruth
 from cliploom.schemas.exports import PairsExport
 from cliploom.schemas.head_references import head_problems
 from cliploom.schemas.secrets import refuse_secrets
+from cliploom.schemas.sources import BUILT_IN, offered_node
 from cliploom.schemas.spec import Spec
 from cliploom.schemas.spec_errors import explain
 from cliploom.schemas.spec_yaml import read_document, substitute
@@ -60,10 +62,23 @@ def parse_document(document: dict[str, Any], environment: Mapping[str, str] = os
     try:
         spec = Spec.model_validate(resolved)
     except ValidationError as error:
-        problems = [explain(problem, resolved, Spec) for problem in error.errors()]
+        problems = [_explained(problem, resolved) for problem in error.errors()]
         raise SpecError("\n".join(dict.fromkeys(problems))) from None
     check_references(spec)
     return spec
+
+
+def _explained(problem: ErrorDetails, document: dict[str, Any]) -> str:
+    """Return a sentence about one problem; nodes of sources of other packages are explained by their own models."""
+    match problem["loc"]:
+        case ("sources", str(name), *place):
+            node = document["sources"][name]
+            kind = node.get("kind") if isinstance(node, dict) else None
+            model = offered_node(kind) if isinstance(kind, str) and kind not in BUILT_IN else None
+            if model is not None:
+                problem = {**problem, "loc": tuple(place)}
+                return explain(problem, node, model, f"sources.{name}")
+    return explain(problem, document, Spec)
 
 
 def check_references(spec: Spec) -> None:
@@ -94,7 +109,7 @@ def check_references(spec: Spec) -> None:
             ]
         elif source is not None and feature.encoder is None:
             problems.append(f"features.{name}.encoder is missing; name one of the spec's encoders.")
-        if feature.sample is None and source is not None and source.kind == "media":
+        if feature.sample is None and source is not None and source.content == "media":
             problems.append(f"features.{name}.sample is missing; for media write, for example, sample: {{every: 1s}}.")
     for group, nodes in (("indexes", spec.indexes), ("exports", spec.exports)):
         for name, node in nodes.items():

@@ -19,12 +19,17 @@ from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.serving.lanes import BusyError
 from cliploom.serving.playback import ConversionLimits, conversion_of
 from cliploom.serving.telemetry import LOGGER
-from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.python_child import python_command
 from cliploom.transforms.readers.release_tables import ReleaseReader
-from cliploom.transforms.search.thumbnails import MediaItem, MissingMediaError, check_local, http_settings
+from cliploom.transforms.search.thumbnails import (
+    MediaItem,
+    MissingMediaError,
+    check_local,
+    is_local_file,
+    local_copy,
+)
 from cliploom.transforms.store.local_folder import arriving, evict, private_folder
-from cliploom.transforms.store.uris import is_remote, uri_to_path
+from cliploom.transforms.store.uris import uri_to_path
 
 REVISION = 1
 """Increase it when conversions produce different files; part of the names in the cache."""
@@ -90,7 +95,7 @@ class Conversions:
             BusyError: too many conversions are waiting.
             MissingMediaError: the item's file was deleted or has changed.
         """
-        if not is_remote(media.uri):
+        if is_local_file(store, media):
             check_local(store, media)
         name = f"{digest_of([REVISION, media.digest or [media.uri, media.signature]])}.mp4"
         refused = conversion_of(media.facts, media.size, self.limits)
@@ -184,9 +189,9 @@ class Conversions:
         media, target = conversion.media, self._path(conversion.name)
         try:
             with ExitStack() as stack:
-                if is_remote(media.uri):
-                    http = http_settings(conversion.store, media.source)
-                    source = stack.enter_context(open_input(media.uri, media.signature, "convert", http, media.digest))
+                local_file = is_local_file(conversion.store, media)
+                if not local_file:
+                    source = stack.enter_context(local_copy(conversion.store, media, "convert"))
                 else:
                     source = uri_to_path(media.uri)
                 local = stack.enter_context(arriving(target))
@@ -194,7 +199,7 @@ class Conversions:
                 if message:
                     # Delete an incomplete file.
                     raise _FailedError(message)
-                if not is_remote(media.uri):
+                if local_file:
                     check_local(conversion.store, media)
             evict(target.parent, target, self.limits.cache_bytes)
         except _FailedError as error:

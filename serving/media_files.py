@@ -15,9 +15,14 @@ import anyio
 
 from cliploom.schemas.media import MediaFacts
 from cliploom.transforms.inputs.addresses import is_web
-from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.readers.release_tables import ReleaseReader
-from cliploom.transforms.search.thumbnails import MediaItem, MissingMediaError, check_local, http_settings
+from cliploom.transforms.search.thumbnails import (
+    MediaItem,
+    MissingMediaError,
+    check_local,
+    is_local_file,
+    local_copy,
+)
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.uris import is_remote, uri_to_path
 
@@ -116,7 +121,7 @@ def open_media(store: ReleaseReader, media: MediaItem) -> OpenMedia:
     Raises:
         MissingMediaError: the file was deleted, has changed since it was listed, or cannot be read.
     """
-    if not is_remote(media.uri):
+    if is_local_file(store, media):
         check_local(store, media)
         try:
             file = uri_to_path(media.uri).open("rb")
@@ -127,8 +132,8 @@ def open_media(store: ReleaseReader, media: MediaItem) -> OpenMedia:
             file.close()
             raise MissingMediaError(f"{media.uid!r} has changed since release {store.release.release} was made.")
         return OpenMedia(size, file)
-    if is_web(media.uri):
-        with open_input(media.uri, media.signature, "decode", http_settings(store, media.source), media.digest) as path:
+    if is_web(media.uri) or not is_remote(media.uri):
+        with local_copy(store, media, "decode") as path:
             return OpenMedia(path.stat().st_size, path.open("rb"))
     bucket, _, key = media.uri.rpartition("/")
     objects = ObjectStore(bucket)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from quick_beam import keep_inspections
 from stores import SmallStore, write_project
 
@@ -16,6 +17,10 @@ def quick_graphs() -> None:
     """Beam may have been imported by the test before, or by this one's module."""
     keep_inspections()
 
+
+# Examples may take long on a busy machine, and none of the properties is about time.
+settings.register_profile("cliploom", deadline=None)
+settings.load_profile("cliploom")
 
 # xdist's workers are told a width; output is as wide as in a pipe unless a test says otherwise.
 os.environ.pop("COLUMNS", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from waiting import wait_until
 
 from cliploom.serving.catalog import Catalog
 from cliploom.serving.server import make_server
@@ -52,8 +52,7 @@ def page_server(*stores: Path | str, **settings: Any) -> Iterator[PageServer]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
+        wait_until(lambda: server.started or not thread.is_alive(), "the start of the page server")
         yield PageServer(listener.getsockname()[1], catalog)
     finally:
         server.should_exit = True

@@ -191,7 +191,7 @@ def test_a_shard_that_is_tried_again_counts_once(tmp_path: Path) -> None:
     assert (reader.update().items, reader.update().rows, list(reader.update().at)) == (1, 3, ["b"])
     again = ItemProgress(shard, log)
     again.start()
-    assert reader.update() == ProgressTally()
+    assert reader.update() == ProgressTally(repeated=1)
     for item in (one, two):
         again.begin(item)
         again.rows(item, 0.0, 3)

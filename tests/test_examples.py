@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import json
 import re
 import runpy
 import shutil
@@ -11,11 +13,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from commands import ROOT
-from stores import pan
+from stores import pan, still
 
 import cliploom
 from cliploom.pipelines.demo.corpus import CAT, ROCKET
@@ -72,6 +76,56 @@ def test_the_plug_in_installs_and_its_encoder_is_found(
     assert ((vectors > 0) & (vectors < 1)).all()
 
 
+def beam_files(folder: Path) -> Path:
+    """A folder with a video, a picture and a file that is neither."""
+    folder.mkdir()
+    pan(CAT, folder / "cat.mp4", 6)
+    still(ROCKET, folder / "rocket.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_media_files_become_parquet_on_beam(tmp_path: Path) -> None:
+    main = runpy.run_path(str(EXAMPLES / "beam" / "files_to_parquet.py"))["main"]
+    files = beam_files(tmp_path / "media")
+    main(["--files", f"{files}/*", "--output", str(tmp_path / "vectors"), "--runner", "FnApiRunner"])
+    rows = pl.read_parquet(tmp_path / "vectors" / "frames-*.parquet")
+    assert sorted(rows.select("uid", "start_s").rows()) == [
+        (f"{files}/cat.mp4", 0.0),
+        (f"{files}/cat.mp4", 1.0),
+        (f"{files}/rocket.png", 0.0),
+    ]
+    assert set(rows["semantic"].list.len()) == {384}
+    lines = [line for path in (tmp_path / "vectors").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert [json.loads(line)["uid"] for line in lines] == [f"{files}/notes.txt"]
+
+
+def test_sentences_become_vectors_on_beam(tmp_path: Path) -> None:
+    main = runpy.run_path(str(EXAMPLES / "beam" / "sentences_to_vectors.py"))["main"]
+    (tmp_path / "in.jsonl").write_text('{"id": 1, "sentence": "a cat"}\n{"id": "b", "sentence": "a rocket"}\n')
+    main(["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out"), "--runner", "FnApiRunner"])
+    rows = pl.read_parquet(tmp_path / "out-*.parquet")
+    assert sorted(rows.select("id", "sentence").rows()) == [("1", "a cat"), ("b", "a rocket")]
+    assert set(rows["embedding"].list.len()) == {384}
+
+
+def test_a_pipeline_of_beam_yaml_takes_the_transforms(tmp_path: Path) -> None:
+    yaml_transform = pytest.importorskip("apache_beam.yaml.yaml_transform", reason="needs apache-beam[yaml]")
+    files = beam_files(tmp_path / "media")
+    text = (EXAMPLES / "beam" / "pipeline.yaml").read_text()
+    for name, value in (("files", f"{files}/*"), ("output", str(tmp_path / "vectors"))):
+        text = text.replace(f"{{{{ {name} }}}}", value)
+    text = text.replace("include: providers.yaml", f"include: {EXAMPLES / 'beam' / 'providers.yaml'}")
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        # The schema of the language is checked with jsonschema, which apache-beam[yaml] brings.
+        schema = {} if importlib.util.find_spec("jsonschema") else {"validate_schema": None}
+        yaml_transform.expand_pipeline(pipeline, text, **schema)
+    rows = pl.read_parquet(tmp_path / "vectors" / "frames-*")
+    assert sorted(rows["uid"]) == [f"{files}/cat.mp4"] * 2 + [f"{files}/rocket.png"]
+    failures = pl.read_parquet(tmp_path / "vectors" / "failures-*")
+    assert failures.select("uid", "type").rows() == [(f"{files}/notes.txt", "NoVideo")]
+
+
 def test_proxies_keep_what_the_page_server_needs(tmp_path: Path) -> None:
     nginx = (EXAMPLES / "proxy" / "nginx.conf").read_text()
     for line in ("proxy_set_header Host $host;", 'proxy_set_header Authorization "";', "proxy_buffering off;"):
@@ -93,11 +147,14 @@ def test_proxies_keep_what_the_page_server_needs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/cliploom.yaml")), ids=lambda path: path.parent.name)
 def test_specs_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLINK_MASTER", "jobmanager:8081")
     document = yaml.safe_load(path.read_text())
     if path.parent.name == "plugin":  # its encoder is not installed here
         del document["encoders"]["colour"]["grid"]
         document["encoders"]["colour"]["kind"] = "efficientnet_lite0"
         document["indexes"]["colours"]["output"] = "pooled"
+    if path.parent.name == "source_plugin":  # neither is its kind of source; see test_source_plugin.py
+        document["sources"]["photos"]["kind"] = "media"
     parse_document(document)
 
 

@@ -29,7 +29,7 @@ from cliploom.transforms.index.verify import shard_ids
 
 DIM = 12
 NONE = np.empty(0, np.int64)
-KINDS = ["flat", "ivf_sq8", "hnsw"]
+KINDS = ["flat", "ivf_sq8", "ivf_rabitq", "hnsw"]
 METRICS = ["cosine", "dot", "l2"]
 
 
@@ -105,7 +105,7 @@ def test_the_same_batches_give_the_same_bytes(kind, trained, tmp_path):
     assert facts[0].digest == facts[1].digest
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf_sq8"])
+@pytest.mark.parametrize("kind", ["flat", "ivf_sq8", "ivf_rabitq"])
 @settings(max_examples=15, deadline=None)
 @given(steps=st.lists(st.tuples(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30))), max_size=5))
 def test_any_sequence_of_changes_leaves_the_rows_of_a_plain_set(kind, steps, trained, tmp_path_factory):

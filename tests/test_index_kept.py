@@ -42,13 +42,13 @@ def queries(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def opened(vectors: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], OpenShard]:
     folder = tmp_path_factory.mktemp("shards")
     shards: dict[tuple[str, str], OpenShard] = {}
-    kinds: list[tuple[Kind, int]] = [("flat", 0), ("ivf_sq8", 12), ("hnsw", 64)]
+    kinds: list[tuple[Kind, int]] = [("flat", 0), ("ivf_sq8", 12), ("ivf_rabitq", 12), ("hnsw", 64)]
     metrics: list[Metric] = ["cosine", "l2"]
     for metric in metrics:
         for kind, nprobe in kinds:
             recipe = IndexRecipe(metric, kind, DIM, nprobe)
             trained = folder / f"trained-{metric}"
-            if kind == "ivf_sq8":
+            if kind in ("ivf_sq8", "ivf_rabitq"):
                 write_index(train(vectors, ROWS, metric, seed=0), trained)
             build_shard(recipe, trained, None, np.empty(0, np.int64), [(IDS, vectors)], folder / f"{kind}-{metric}")
             shards[kind, metric] = open_shard(folder / f"{kind}-{metric}", recipe)
@@ -65,7 +65,7 @@ def brute_force(
 
 def decoded(shard: OpenShard, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """What an index holds of all rows, in the order of their ids; for cosine of about unit length."""
-    if shard.recipe.kind != "ivf_sq8":
+    if not shard.recipe.inverted:
         return prepare(vectors, shard.recipe.metric)
     return shard.vectors_at(np.arange(ROWS))[np.argsort(shard.row_ids)]
 
@@ -73,7 +73,7 @@ def decoded(shard: OpenShard, vectors: NDArray[np.float32]) -> NDArray[np.float3
 @pytest.mark.parametrize("exact_rows", [0, kept.EXACT_ROWS])
 @pytest.mark.parametrize("rows", KEEP)
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("kind", ["flat", "ivf_sq8", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "ivf_sq8", "ivf_rabitq", "hnsw"])
 def test_hits_among_random_rows_are_those_of_brute_force(
     opened: dict[tuple[str, str], OpenShard],
     vectors: NDArray[np.float32],
@@ -103,7 +103,7 @@ def test_hits_among_random_rows_are_those_of_brute_force(
     assert np.mean(shares) >= 0.95
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf_sq8", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "ivf_sq8", "ivf_rabitq", "hnsw"])
 def test_items_far_from_the_query_are_found(
     opened: dict[tuple[str, str], OpenShard], queries: NDArray[np.float32], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ def shard_sizes(project: VectorStore) -> list[int]:
     return sorted(shard.rows for shard in project.open().release.indexes["f"].shards)
 
 
-@pytest.mark.parametrize(("kind", "shards"), [("flat", 2), ("flat", 4), ("ivf_sq8", 3), ("hnsw", 7)])
+@pytest.mark.parametrize(("kind", "shards"), [("flat", 2), ("flat", 4), ("ivf_sq8", 3), ("ivf_rabitq", 3), ("hnsw", 7)])
 def test_a_number_of_shards_gives_so_many_files_of_nearly_equal_rows(tmp_path: Path, kind: str, shards: int) -> None:
     project = vector_project(tmp_path, items(23), f"kind: {kind}, shards: {shards}")
     project.run()

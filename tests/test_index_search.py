@@ -18,7 +18,7 @@ from cliploom.transforms.index.search import search
 from cliploom.transforms.index.verify import check_finds_itself, shard_ids
 
 NONE = np.empty(0, np.int64)
-KINDS = ["flat", "ivf_sq8", "hnsw"]
+KINDS = ["flat", "ivf_sq8", "ivf_rabitq", "hnsw"]
 METRICS = ["cosine", "dot", "l2"]
 
 
@@ -26,7 +26,7 @@ def make(folder, kind, metric, ids, vectors, shards=1, nprobe=1000, name="shard"
     """Open shards with these rows dealt out to them."""
     recipe = IndexRecipe(metric, kind, vectors.shape[1], nprobe)
     trained = None
-    if kind == "ivf_sq8":
+    if kind in ("ivf_sq8", "ivf_rabitq"):
         trained = folder / f"{name}-trained"
         write_index(train(vectors, len(vectors), metric, 0), trained)
     opened = []
@@ -71,7 +71,7 @@ def test_flat_is_brute_force(metric, shards, cloud, tmp_path):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ["ivf_sq8", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf_sq8", "ivf_rabitq", "hnsw"])
 def test_approximate_kinds_looking_everywhere_find_almost_all(kind, metric, cloud, tmp_path):
     ids, vectors, queries = cloud
     opened = make(tmp_path, kind, metric, ids, vectors, 2)
@@ -79,7 +79,9 @@ def test_approximate_kinds_looking_everywhere_find_almost_all(kind, metric, clou
     for query, hits in zip(queries, search(opened, queries, 10), strict=True):
         right_ids, right_scores = brute_force(ids, vectors, query, metric)
         shares.append(len({hit.row_id for hit in hits} & set(right_ids[:10].tolist())) / 10)
-        assert np.allclose([hit.score for hit in hits], right_scores[:10], rtol=0.02, atol=0.1)
+        # A bit a number may miss a candidate among so few; the scores of what it finds are those of the bytes.
+        right = dict(zip(right_ids.tolist(), right_scores, strict=True))
+        assert np.allclose([hit.score for hit in hits], [right[hit.row_id] for hit in hits], rtol=0.02, atol=0.1)
     assert np.mean(shares) > 0.9
 
 

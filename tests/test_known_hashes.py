@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from test_encoders_onnx import SIZE, linear_model, picture_options
 from test_encoders_saved_model import MODELS, s3d
+from waiting import wait_until
 
 from cliploom.pipelines.planning.preparing import prepare_safely
 from cliploom.schemas.errors import CliploomError
@@ -53,8 +54,13 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path, read: Read) -> None:
 
 def rewrite(path: Path) -> None:
     before = path.stat()
-    while path.stat().st_mtime_ns == before.st_mtime_ns:  # the clock of the file system ticks every few milliseconds
+
+    def has_another_time() -> bool:
         path.write_bytes(b"two")
+        return path.stat().st_mtime_ns != before.st_mtime_ns
+
+    # The clock of the file system ticks every few milliseconds.
+    wait_until(has_another_time, "another time of the file", every_s=0.002)
 
 
 def replace_keeping_time(path: Path) -> None:
@@ -69,9 +75,13 @@ def replace_keeping_time(path: Path) -> None:
 def rewrite_keeping_time(path: Path) -> None:
     """Other bytes in the same file, its time set back."""
     before = path.stat()
-    while path.stat().st_ctime_ns == before.st_ctime_ns:
+
+    def is_changed() -> bool:
         path.write_bytes(b"two")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return path.stat().st_ctime_ns != before.st_ctime_ns
+
+    wait_until(is_changed, "another time of change", every_s=0.002)
 
 
 def link_elsewhere(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -18,11 +19,11 @@ from cliploom.transforms.publish.indexing import BuildIndexShard, FinishIndexes
 from cliploom.transforms.publish.labels import LabelTask, WriteLabels
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
-from cliploom.transforms.work.probing import ProbeBatch
+from cliploom.transforms.work.probing import _Probe
 from cliploom.transforms.work.shards import ComputeShard, RewriteParts
 
 LOST = {
-    ProbeBatch: r"\d inputs were to be probed but no worker reported them, such as '",
+    _Probe: r"\d inputs were to be probed but no worker reported them, such as '",
     ComputeShard: "2 of 2 parts were planned but no worker reported them",
     RewriteParts: r"\d of \d rewritten parts were planned but no worker reported them",
     WriteLabels: "1 of 1 files of labels were planned but no worker reported them",
@@ -37,7 +38,7 @@ def test_what_is_lost_between_stages_stops_the_run(small_store: SmallStore) -> N
     still(CAT, small_store.media / "new.png")
     for step, said in LOST.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(step, "process", _nothing)
+            patch.setattr(step.do_fn, "process", functools.wraps(step.do_fn.process)(_nothing))
             if step is WriteLabels:
                 task = LabelTask("frames", "clips", "features/frames", "part-1.parquet", "")
                 patch.setattr(labels, "label_tasks", lambda *_, task=task: [task])

@@ -26,7 +26,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("schemas", "transforms", "pipelines", "serving")
-PUBLIC = {f"cliploom/{name}" for name in ("__init__.py", "__main__.py", "encoders.py", "errors.py", "py.typed")}
+PUBLIC = {f"cliploom/{name}.py" for name in ("__init__", "__main__", "encoders", "errors", "sources")}
+PUBLIC |= {"cliploom/py.typed"}
 BUILD = """
 import sys
 from setuptools import build_meta
@@ -197,7 +198,21 @@ def test_sdist_can_build_what_the_wheel_holds(built: Built) -> None:
 
 def test_tests_and_benchmarks_are_in_no_distribution(built: Built) -> None:
     everything = built.wheel | built.sdist
-    assert not {name for name in everything if name.split("/")[0] in ("tests", "benchmarks", "docs")}
+    assert not {name for name in everything if name.split("/")[0] in ("tests", "benchmarks")}
+    assert not {name for name in built.wheel if name.split("/")[0] in ("docs", "examples")}
+
+
+def test_sdist_holds_what_the_docs_name(built: Built) -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve().relative_to(ROOT)
+        for page in pages
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not target.startswith(("#", "mailto:"))
+    }
+    files = {str(path) for path in linked if (ROOT / path).is_file()}
+    assert {"docs/flink.md", "examples/monitoring/alerts.yml", "examples/cluster/compose.yaml"} <= files
+    assert files | {"Dockerfile", "requirements.lock", ".dockerignore", "run_local.sh"} <= built.sdist
 
 
 def test_wheel_installs_one_name(built: Built) -> None:

@@ -15,11 +15,11 @@ from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.media import MediaLimits
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import TO_PROBE
-from cliploom.transforms.work.probing import Asked, ProbeBatch, probe_item, recognize
+from cliploom.transforms.work.probing import Asked, _ProbeFn, probe_item, recognize
 
 
 def probe(objects: ObjectStore, run: str) -> list[tuple[str, str | None]]:
-    batch = ProbeBatch(RunJob(objects.uri, run, {}, MediaLimits()))
+    batch = _ProbeFn(RunJob(objects.uri, run, {}, MediaLimits()))
     (name,) = batch.process(("listing.parquet", 0))
     rows = pq.read_table(io.BytesIO(objects.get(name))).to_pylist()
     return [(row["uid"], row["type"]) for row in rows]
@@ -59,11 +59,11 @@ def test_a_known_input_that_can_not_be_read_is_a_failure(tmp_path: Path) -> None
     path = write_video(tmp_path / "a.mp4", 5)
     item = asked(path)
     known = {digest_file(path): "{}"}
-    same = recognize(item, None, known)
+    same = recognize(item, "{}", known)
     assert same is not None
     assert (same.digest, same.facts) == (digest_file(path), "{}")
-    assert recognize(item, None, {"other": "{}"}) is None
+    assert recognize(item, "{}", {"other": "{}"}) is None
     path.unlink()
-    gone = recognize(item, None, known)
+    gone = recognize(item, "{}", known)
     assert gone is not None
     assert (gone.digest, gone.type) == (None, "Unreadable")

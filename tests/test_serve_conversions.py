@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -18,6 +17,7 @@ import pytest
 from media_factory import damage, read_index, write_video
 from page_server import PageServer, page_server
 from stores import SmallStore
+from waiting import wait_until
 
 from cliploom.schemas.media import MediaFacts, MediaLimits
 from cliploom.serving.conversions import Conversion, Conversions
@@ -141,10 +141,12 @@ def test_a_video_is_converted_once_and_sent_in_ranges(server: PageServer, projec
 
 
 def test_packets_that_browsers_play_are_copied(server: PageServer) -> None:
-    state = server.get("/api/playback/other").json()
-    while state["state"] in ("waiting", "running"):
-        time.sleep(0.05)
-        state = server.get("/api/playback/other").json()
+    def playback() -> dict[str, Any]:
+        found: dict[str, Any] = server.get("/api/playback/other").json()
+        return found
+
+    wait_until(lambda: playback()["state"] not in ("waiting", "running"), "the end of a conversion")
+    state = playback()
     assert state == {"how": "converted", "state": "ready", "share": state["share"], "message": ""}
     assert probe_bytes(server.get("/api/converted/other").content).frames == FRAMES
 
@@ -170,8 +172,7 @@ def test_the_page_plays_converted_videos_without_javascript(server: PageServer, 
 
 
 def ended(conversions: Conversions, conversion: Conversion) -> Conversion:
-    while not conversion.is_ended:
-        time.sleep(0.02)
+    wait_until(lambda: conversion.is_ended, "the end of a conversion")
     conversions.close()
     return conversion
 
@@ -207,8 +208,7 @@ def test_more_than_may_wait_are_refused_and_the_cache_is_bounded(store: ServedSt
         conversions.request(store, other)
     del conversions._start
     conversions._start()
-    while not waiting.is_ended:
-        time.sleep(0.02)
+    wait_until(lambda: waiting.is_ended, "the end of a conversion")
     last = ended(conversions, conversions.request(store, other))
     assert last.state == "ready"
     assert [path.name for path in tmp_path.iterdir()] == [last.name]

@@ -16,9 +16,10 @@ from media_factory import write_noise
 from stores import SmallStore
 
 from cliploom.pipelines.launching.runner import job_name
+from cliploom.pipelines.running.flink import flink_masters, flink_state
 from cliploom.pipelines.running.publish import publish_plan
 from cliploom.pipelines.running.run import RunOptions
-from cliploom.pipelines.running.status import flink_masters, flink_state, follow, is_locked, run_status, status_text
+from cliploom.pipelines.running.status import follow, is_locked, run_status, status_text
 from cliploom.schemas.errors import LimitError, StoreError
 from cliploom.schemas.plan import Accept
 from cliploom.transforms.store.lock import store_lock

@@ -49,7 +49,7 @@ def test_every_row_is_in_exactly_one_shard(before: dict[str, int], after: dict[s
         assert rows_held(index, parts) == sorted((part, row) for part in parts for row in range(parts[part]))
 
 
-@given(PARTS, PARTS, st.integers(1, 5), st.sampled_from(["flat", "hnsw", "ivf_sq8"]))
+@given(PARTS, PARTS, st.integers(1, 5), st.sampled_from(["flat", "hnsw", "ivf_sq8", "ivf_rabitq"]))
 def test_a_number_of_shards_gives_so_many_of_nearly_equal_size_every_night(
     before: dict[str, int], after: dict[str, int], shards: int, kind: str
 ) -> None:

@@ -7,11 +7,12 @@ and the reader then decodes garbage. Plain ``bytes`` are written atomically by c
 
 from __future__ import annotations
 
+import functools
 import pickle
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import apache_beam as beam
 
@@ -45,7 +46,22 @@ def decode_element(data: bytes) -> Any:
     return pickle.loads(body)  # noqa: S301 - the bytes are of this program's own workers
 
 
-@beam.typehints.with_output_types(bytes)
+@functools.cache
+def encoded(kind: Any) -> type[bytes]:
+    """Return the type of elements that are values of ``kind`` as bytes.
+
+    Beam compares such types while a graph is built, so that a step is not applied to elements of another step. Elements
+    are plain bytes, and are sent as such.
+
+    >>> encoded(int) is encoded(int), encoded(int).__name__
+    (True, 'Encoded[int]')
+    """
+    name = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    found = type(f"Encoded[{name}]", (bytes,), {"__module__": __name__})
+    beam.coders.registry.register_coder(found, beam.coders.BytesCoder)
+    return found
+
+
 class EncodedDoFn(beam.DoFn):  # type: ignore[misc]
     """A step whose elements and side inputs are bytes outside, and values inside."""
 
@@ -66,14 +82,49 @@ class EncodedDoFn(beam.DoFn):  # type: ignore[misc]
             yield encode_element(made)
 
 
+class Step(beam.ParDo):  # type: ignore[misc]
+    """A step whose elements and side inputs travel as bytes; their types are those of ``do_fn.process``.
+
+    Attributes:
+        do_fn: the class that does the work on values.
+    """
+
+    do_fn: ClassVar[type[beam.DoFn]]
+
+    def __init__(self, *arguments: Any) -> None:
+        """Add the side inputs to the step.
+
+        Args:
+            arguments: of ``do_fn``, and after them its side inputs (``AsList``), in the order of ``process``.
+
+        Raises:
+            TypeError: if there are more or fewer side inputs than ``process`` takes, or their types are others.
+        """
+        sides = [each for each in arguments if isinstance(each, beam.pvalue.AsList)]
+        plain = [each for each in arguments if not isinstance(each, beam.pvalue.AsList)]
+        super().__init__(EncodedDoFn(self.do_fn(*plain)), *sides)
+        hints = get_type_hints(self.do_fn.process)
+        (made,) = get_args(hints.pop("return"))
+        element, *listed = hints.values()
+        if len(listed) != len(sides):
+            raise TypeError(f"{type(self).__name__} takes {len(listed)} side inputs, not {len(sides)}")
+        # Beam does not compare the types of side inputs.
+        for side, wanted in zip(sides, (encoded(get_args(each)[0]) for each in listed), strict=True):
+            if side.pvalue.element_type is not wanted:
+                found = side.pvalue.element_type
+                raise TypeError(f"{type(self).__name__} takes a side input of {wanted.__name__}, not of {found}")
+        self.with_input_types(encoded(element))
+        self.with_output_types(encoded(made))
+
+
 class Spread(beam.PTransform[beam.PCollection[Any], beam.PCollection[Any]]):  # type: ignore[misc]
-    """Spread values over the workers; they travel as bytes."""
+    """Spread values over the workers; they travel as bytes, and keep their type."""
 
     def expand(self, pcoll: beam.PCollection[Any]) -> beam.PCollection[Any]:
         """Encode, shuffle, decode."""
         return (
             pcoll
-            | "Encode" >> beam.Map(encode_element).with_output_types(bytes)
+            | "Encode" >> beam.Map(encode_element).with_output_types(encoded(pcoll.element_type))
             | "Reshuffle" >> beam.Reshuffle()
-            | "Decode" >> beam.Map(decode_element)
+            | "Decode" >> beam.Map(decode_element).with_output_types(pcoll.element_type)
         )

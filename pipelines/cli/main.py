@@ -25,6 +25,7 @@ from cliploom.pipelines.cli import (  # noqa: F401 - they add their commands
 )
 from cliploom.pipelines.cli.app import app
 from cliploom.pipelines.cli.working import working
+from cliploom.pipelines.console import say
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.faults import memory_sentence, system_fault
 from cliploom.schemas.secrets import masked
@@ -46,10 +47,14 @@ def main(arguments: list[str] | None = None) -> None:
             code = _invoke(arguments)
         raise SystemExit(code)
     except CliploomError as error:
-        print(_told(f"cliploom: {error}", debug), file=sys.stderr)
+        say(_told(f"cliploom: {error}", debug), "error", event="error", exit_code=error.exit_code)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("\ncliploom: stopped; finished parts are kept, run the same command again to continue.", file=sys.stderr)
+        say(
+            "\ncliploom: stopped; finished parts are kept, run the same command again to continue.",
+            "warning",
+            event="error",
+        )
         raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,10 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         refused = system_fault(error)
         if refused is not None:
-            print(_told(f"cliploom: {refused}", debug), file=sys.stderr)
+            say(_told(f"cliploom: {refused}", debug), "error", event="error", exit_code=refused.exit_code)
             raise SystemExit(refused.exit_code) from None
         fault = f"cliploom: {type(error).__name__}: {error} (internal error; rerun with --debug for the traceback)"
-        print(_told(fault, debug), file=sys.stderr)
+        say(_told(fault, debug), "error", event="error", exit_code=1)
         raise SystemExit(1) from None
 
 

@@ -99,8 +99,24 @@ _SAMPLING_PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
 
 
 def spec_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a spec file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | spec.Spec.model_json_schema()
+    """JSON Schema of a spec file, with the kinds of sources that installed packages offer.
+
+    Raises:
+        CliploomError: if such a package can't be loaded.
+    """
+    found = spec.Spec.model_json_schema()
+    kinds_of_sources = found["properties"]["sources"]["additionalProperties"]
+    for kind in sorted(set(sources.source_kinds()) - set(sources.BUILT_IN)):
+        model = sources.offered_node(kind)
+        if model is None:
+            continue
+        node = model.model_json_schema()
+        node["properties"]["kind"] = {"const": kind, "type": "string"}
+        found["$defs"] |= node.pop("$defs", {})
+        found["$defs"][f"source-{kind}"] = node
+        kinds_of_sources["oneOf"].append({"$ref": f"#/$defs/source-{kind}"})
+        kinds_of_sources["discriminator"]["mapping"][kind] = f"#/$defs/source-{kind}"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:

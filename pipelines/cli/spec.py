@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,13 @@ from cliploom.pipelines.cli.app import (
     app,
 )
 from cliploom.pipelines.cli.where import SPEC_NAME, find_spec, find_store
+
+
+class LogFormat(StrEnum):
+    """How a run says what it does on stderr."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 @app.command()
@@ -146,7 +154,23 @@ def run(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when any item failed.")] = False,
     metrics_file: Annotated[
-        Path | None, typer.Option("--metrics-file", help="Write run metrics for Prometheus.")
+        Path | None, typer.Option("--metrics-file", help="Metrics for Prometheus, rewritten while it works.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=0, max=65535, help="Serve metrics at this port of 127.0.0.1; 0: any."),
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", help="json: JSON lines, also those of workers.")
+    ] = LogFormat.TEXT,
+    openlineage: Annotated[
+        str | None, typer.Option("--openlineage", help="File or server address for OpenLineage events.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Begin no new work after this time, such as 06:00.")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option("--max-hours", help="Begin no new work after so many hours.")
     ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -155,12 +179,20 @@ def run(
 
     Computes what is new or changed and publishes a release. Beam options may follow after --.
     """
-    from cliploom.pipelines.console import say
+    import time
 
+    from cliploom.pipelines.console import log_as_json, say
+    from cliploom.pipelines.running.budget import deadline_of
+
+    if log_format is LogFormat.JSON:
+        log_as_json()
+    deadline = deadline_of(until, max_hours, time.time())
     say("• starting")
     from cliploom.pipelines.running.action import run_action
+    from cliploom.pipelines.running.observers import Observers
 
     spec = find_spec(spec, "run")
+    observers = Observers(metrics_file, metrics_port, openlineage or "")
     request = {
         "action": "run",
         "spec": str(spec.absolute()),
@@ -173,10 +205,10 @@ def run(
         "accept": {"recompute": allow_recompute, "worse": accept_worse},
         "extra": list(context.obj or ()),
         "command": f"cliploom run {spec}",
+        "deadline": deadline,
+        "log_format": log_format.value if log_format is LogFormat.JSON else "",
     }
-    raise typer.Exit(
-        run_action(request, spec, overrides or (), as_json=as_json, strict=strict, metrics_file=metrics_file)
-    )
+    raise typer.Exit(run_action(request, spec, overrides or (), as_json=as_json, strict=strict, observers=observers))
 
 
 @app.command()

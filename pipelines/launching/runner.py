@@ -33,6 +33,7 @@ JOB_SERVER_OPTIONS = (
     "checkpoint_timeout_millis",
     "checkpointing_interval",
     "checkpointing_mode",
+    "environment_expiration_millis",
     "execution_mode_for_batch",
     "execution_retry_delay",
     "externalized_checkpoints_enabled",

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from cliploom.pipelines.planning.check import TEXT_KINDS, CheckedEncoder, check_encoders
+from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders
 from cliploom.pipelines.planning.preparing import prepare_safely, quantise_safely
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.precision import AgreementSpec, Calibration
-from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec
 from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.figures import check_figures, figures_text
@@ -264,15 +263,16 @@ def items_of(spec: Spec, encoder: CheckedEncoder, items: pl.DataFrame) -> Iterat
     found: list[SampledItem] = []
     for feature in spec.computed.values():
         source = spec.sources[feature.source]
-        if feature.encoder != encoder.name or not (isinstance(source, MediaSource) or source.kind in TEXT_KINDS):
+        if feature.encoder != encoder.name or source.own_vectors:
             continue
         sampling = feature.sample.model_dump_json(exclude_none=True) if feature.sample is not None else ""
-        settings = source.model_dump_json(include={"kind", "stereo", "deinterlace", "tone_map", "http"})
+        texts = source.content == "texts"
+        settings = "{}" if texts else source.model_dump_json()
         usable = items.filter((pl.col("source") == feature.source) & pl.col("digest").is_not_null())
         # By their digests, so that of millions of items only a few are ever handled one by one.
         few = usable.select("digest", "uri", "signature", "facts").unique("digest").sort("digest").head(MOST_ITEMS)
         found += [
-            SampledItem(digest, uri, signature, facts if source.kind in TEXT_KINDS else "", settings, sampling)
+            SampledItem(digest, uri, signature, facts if texts else "", settings, sampling)
             for digest, uri, signature, facts in few.iter_rows()
         ]
     return iter(in_digest_order(found)[:MOST_ITEMS])

@@ -12,7 +12,7 @@ from cliploom.schemas.errors import SpecError, nearest
 from cliploom.schemas.exports import Hdf5Export, PairsExport, TfrecordExport
 from cliploom.schemas.head_references import head_encoder, tower_inputs
 from cliploom.schemas.heads import HEAD, HeadInput, ZeroShotSpec
-from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
+from cliploom.schemas.sources import SourceNode
 from cliploom.schemas.spec import EncoderSpec, FeatureSpec, Spec
 from cliploom.schemas.spec_errors import explain
 from cliploom.schemas.vector_heads import EMBEDDING, DeviseSpec, TwoTowerSpec, VectorInput
@@ -20,10 +20,8 @@ from cliploom.transforms.encoders.base import EncoderOptions, Family
 from cliploom.transforms.encoders.presets import with_preset
 from cliploom.transforms.encoders.quantised_options import check_quantisable
 from cliploom.transforms.encoders.registry import family
+from cliploom.transforms.sources.registry import named_errors, source_kind
 from cliploom.transforms.store.rates import rows_per_second
-
-TEXT_KINDS = ("narrations", "labels")
-"""Kinds of sources whose items are texts."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]
         if spec.sources[feature.source].own_vectors:
             problems += _check_own_outputs(f"features.{name}.outputs", feature, spec)
         elif wanted is not None:
-            problems += _check_feature(f"features.{name}", feature, wanted, spec.sources[feature.source].kind)
+            problems += _check_feature(f"features.{name}", feature, wanted, spec.sources[feature.source])
     if not problems:
         problems += _check_outputs(spec, checked)
     if problems:
@@ -96,7 +94,7 @@ def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]
     return checked
 
 
-def _check_feature(place: str, feature: FeatureSpec, encoder: CheckedEncoder, kind: str) -> list[str]:
+def _check_feature(place: str, feature: FeatureSpec, encoder: CheckedEncoder, source: SourceNode) -> list[str]:
     problems = []
     known = output_names(encoder)
     for output in feature.outputs or ():
@@ -110,14 +108,15 @@ def _check_feature(place: str, feature: FeatureSpec, encoder: CheckedEncoder, ki
     if len(set(feature.outputs or ())) != len(feature.outputs or ()):
         problems.append(f"{place}.outputs: {feature.outputs} names an output twice.")
     modality = encoder.family.modality(encoder.options)
-    if kind in TEXT_KINDS and modality != "text":
+    texts = source.content == "texts"
+    if texts and modality != "text":
         problems.append(
             f"{place}.encoder: {encoder.name!r} encodes {modality}s, but source {feature.source!r} holds texts; "
             "name one for text, such as an encoder of kind minilm."
         )
-    elif kind in TEXT_KINDS and feature.sample is not None:
+    elif texts and feature.sample is not None:
         problems.append(f"{place}.sample: source {feature.source!r} holds texts, which are not sampled; leave it out.")
-    elif kind not in TEXT_KINDS and modality == "text":
+    elif not texts and modality == "text":
         problems.append(f"{place}.encoder: {encoder.name!r} encodes text, but the source holds media.")
     elif modality == "clip" and feature.sample is not None and not feature.sample.windowed:
         problems.append(
@@ -139,22 +138,16 @@ def output_names(encoder: CheckedEncoder) -> tuple[str, ...]:
     return encoder.family.output_names(encoder.options, encoder.spec.text_encoder is not None)
 
 
-def own_outputs(source: Source) -> dict[str, int]:
+def own_outputs(source: SourceNode) -> dict[str, int]:
     """Name and width of the outputs of a source that brings vectors of its own."""
-    if isinstance(source, TfrecordSource):
-        from cliploom.transforms.tfrecords.settings import ShardSettings
-
-        return ShardSettings.of(source, None).outputs
-    if isinstance(source, PrecomputedSource):
-        return {source.output: source.dim}
-    raise TypeError(f"a source of kind {source.kind!r} brings no vectors")
+    with named_errors(source.kind, "name its outputs"):
+        return source_kind(source.kind).outputs(source)
 
 
-def own_texts(source: Source) -> tuple[str, ...]:
+def own_texts(source: SourceNode) -> tuple[str, ...]:
     """Names of the texts that stand beside a source's own vectors."""
-    if isinstance(source, TfrecordSource):
-        return tuple(name for name, field in (source.fields or {}).items() if field.type == "text")
-    return ()
+    with named_errors(source.kind, "name its texts"):
+        return source_kind(source.kind).texts(source)
 
 
 def _check_own_outputs(place: str, feature: FeatureSpec, spec: Spec) -> list[str]:
@@ -201,7 +194,7 @@ def _check_outputs(spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[st
                 )
             elif isinstance(node, TfrecordExport):
                 problems += _check_tfrecord_export(name, node, known)
-            elif isinstance(node, Hdf5Export) and isinstance(spec.sources[feature.source], TfrecordSource):
+            elif isinstance(node, Hdf5Export) and spec.sources[feature.source].records:
                 problems.append(
                     f"{group}.{name}.kind: hdf5 holds an array an item, but the items of source {feature.source!r} are "
                     "shards; use kind tfrecord, or read the feature's table."
@@ -267,16 +260,15 @@ def _check_towers(name: str, head: TwoTowerSpec, spec: Spec) -> list[str]:
 def _check_pairs(place: str, export: PairsExport, spec: Spec, checked: Mapping[str, CheckedEncoder]) -> list[str]:
     problems = []
     texts, clips = spec.features[export.text], spec.features[export.feature]
-    if spec.sources[texts.source].kind != "narrations":
+    narrations = spec.sources[texts.source]
+    if not narrations.about_media:
         problems.append(f"{place}.text: feature {export.text!r} is not of narrations; name one that is.")
     source = spec.sources[clips.source]
-    on_grid = isinstance(source, PrecomputedSource)
+    on_grid = source.on_grid
     if clips.sample is not None:
         on_grid = rows_per_second({"sample": clips.sample.model_dump(mode="json")}) > 0
-    narrations = spec.sources[texts.source]
-    timed = not isinstance(narrations, NarrationsSource) or narrations.timed
     # Rows as they come have no place for a moment; texts without times need none, they pair with the whole clip.
-    if (timed and not on_grid) or not isinstance(source, MediaSource | PrecomputedSource):
+    if (narrations.timed and not on_grid) or source.content == "texts" or source.records:
         problems.append(
             f"{place}.feature: the rows of {export.feature!r} do not lie on a grid of time; sample it with "
             "{every: 1s} or {window: {frames: 32, stride: 16, fps: 30}}, both without distinct, or pair it with texts "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, output_names, own_outputs
+from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, output_names
 from cliploom.pipelines.planning.head_jobs import head_jobs
 from cliploom.pipelines.planning.projection_jobs import projection_jobs
 from cliploom.schemas.digests import SHORT, digest_of
@@ -17,13 +17,14 @@ from cliploom.schemas.exports import Export, PairsExport, TfrecordExport
 from cliploom.schemas.heads import HeadJob
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.models import ModelCard
-from cliploom.schemas.sources import MediaSource, NarrationsSource, PrecomputedSource, Source, TfrecordSource
+from cliploom.schemas.sources import SourceNode
 from cliploom.schemas.spec import FeatureSpec, IndexSpec, Spec
 from cliploom.schemas.vector_heads import DeviseSpec, ProjectionJob
 from cliploom.transforms.encoders.base import PreparedText
 from cliploom.transforms.encoders.custom_code import changed_code, code_in_digest, code_of, noted_code
 from cliploom.transforms.encoders.quantised_options import quantised
 from cliploom.transforms.encoders.registry import load_text_tower
+from cliploom.transforms.sources.registry import named_errors, source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 
 _COMPARED = (
@@ -97,13 +98,9 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
     jobs, recipes = {}, {}
     for name, feature in spec.computed.items():
         source = spec.sources[feature.source]
-        if isinstance(source, TfrecordSource):
-            jobs[name], recipes[name] = _shards_job(name, feature, source, base)
-        elif isinstance(source, PrecomputedSource):
-            jobs[name], recipes[name] = _precomputed_job(name, feature, source)
-        elif feature.encoder is not None:
-            encoder = feature.encoder
-            jobs[name], recipes[name] = _job(name, feature, spec, checked[encoder], cards[encoder], codes[encoder])
+        used = feature.encoder
+        encoding = None if used is None else _Encoding(checked[used], cards[used], codes[used])
+        jobs[name], recipes[name] = _job(name, feature, source, base, encoding)
     projections, waiting = projection_jobs(spec, jobs, recipes, objects)
     outputs: dict[str, Collection[str]] = {name: job.outputs for name, job in (jobs | projections).items()}
     indexes = {
@@ -231,113 +228,66 @@ def _code(encoder: CheckedEncoder, card: ModelCard, objects: ObjectStore) -> tup
     ]
 
 
+@dataclass(frozen=True)
+class _Encoding:
+    """An encoder with its prepared model.
+
+    Attributes:
+        code: digests of a custom encoder's modules by name.
+    """
+
+    encoder: CheckedEncoder
+    card: ModelCard
+    code: Mapping[str, str]
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the encoder as recipes of features describe it."""
+        spec = self.encoder.spec
+        return (
+            {"name": self.encoder.name, "kind": spec.kind, "text_encoder": spec.text_encoder}
+            | self.encoder.options.model_dump(mode="json")
+            | ({"code": dict(self.code)} if self.code else {})
+        )
+
+
 def _job(
-    name: str, feature: FeatureSpec, spec: Spec, encoder: CheckedEncoder, card: ModelCard, code: Mapping[str, str]
+    name: str, feature: FeatureSpec, source: SourceNode, base: Path, encoding: _Encoding | None
 ) -> tuple[FeatureJob, dict[str, Any]]:
-    source = spec.sources[feature.source]
-    outputs = {output: card.outputs[output].dim for output in feature.outputs or output_names(encoder)}
-    values = _source_values(source, feature) | {"model": card.digest, "outputs": sorted(outputs)}
+    """Return the job of a feature, and what its config digest was made from.
+
+    Args:
+        name: name of the feature.
+        feature: the feature.
+        source: its source.
+        base: folder that relative paths start from.
+        encoding: its encoder; None if the source brings vectors.
+    """
+    with named_errors(source.kind, f"describe feature {name}"):
+        made = source_kind(source.kind).recipe(source, feature, base)
+        values, outputs = dict(made.values), dict(made.outputs)
+        digest_of(values)  # values that are not JSON are an error of the kind
+    if encoding is not None:
+        card = encoding.card
+        outputs = {output: card.outputs[output].dim for output in feature.outputs or output_names(encoding.encoder)}
+        values |= {"model": card.digest, "outputs": sorted(outputs)}
     config = digest_of(values)
-    text = encoder.spec.text_encoder
-    recipe = values | {
-        "encoder": {"name": encoder.name, "kind": encoder.spec.kind, "text_encoder": text}
-        | encoder.options.model_dump(mode="json")
-        | ({"code": dict(code)} if code else {})
-    }
     job = FeatureJob(
         name=name,
         source=feature.source,
         kind=source.kind,
-        settings=source.model_dump_json(),
+        settings=made.settings,
         config=config,
         table=f"features/{name}/{config[:SHORT]}",
-        model=f"models/{card.digest}",
-        card=card,
+        model=f"models/{encoding.card.digest}" if encoding is not None else "",
+        card=encoding.card if encoding is not None else None,
         outputs=outputs,
         sampling=feature.sample,
+        compact=made.compact,
+        texts=made.texts,
+        types=dict(made.types),
+        records=made.records,
     )
-    return job, recipe
-
-
-def _precomputed_job(name: str, feature: FeatureSpec, source: PrecomputedSource) -> tuple[FeatureJob, dict[str, Any]]:
-    """The job of a feature that others computed."""
-    from cliploom.transforms.precomputed import read
-
-    outputs = own_outputs(source)
-    values = {
-        "window": source.window.model_dump(mode="json"),
-        "outputs": outputs,
-        "key": source.key,
-        "revisions": {"read": read.REVISION},
-    }
-    config = digest_of(values)
-    job = FeatureJob(
-        name=name,
-        source=feature.source,
-        kind=source.kind,
-        settings=source.model_dump_json(),
-        config=config,
-        table=f"features/{name}/{config[:SHORT]}",
-        model="",
-        card=None,
-        outputs=outputs,
-    )
-    return job, values
-
-
-def _source_values(source: Source, feature: FeatureSpec) -> dict[str, Any]:
-    """What of a source, and of how it is read, a feature's values depend on."""
-    if isinstance(source, NarrationsSource):
-        from cliploom.transforms.narrations import text
-        from cliploom.transforms.narrations.readers import rules_of
-
-        rules = [list(pair) for pair in rules_of(source).replace]
-        return {"rules": rules, "order": source.order, "revisions": {"texts": text.REVISION}}
-    if not isinstance(source, MediaSource):
-        return {}
-    from cliploom.transforms.media import sampling, scale
-    from cliploom.transforms.store import repeats
-
-    revisions = {"sampling": sampling.REVISION, "pixels": scale.REVISION}
-    if feature.sample is not None and feature.sample.repeats is not None:
-        revisions["repeats"] = repeats.REVISION
-    return {
-        "sample": feature.sample.values() if feature.sample is not None else None,
-        "stereo": source.stereo or "",
-        "revisions": revisions,
-        # Only where they are switched off, so that older configs keep their digests.
-        **{name: False for name in ("deinterlace", "tone_map") if not getattr(source, name)},
-    }
-
-
-def _shards_job(
-    name: str, feature: FeatureSpec, source: TfrecordSource, base: Path
-) -> tuple[FeatureJob, dict[str, Any]]:
-    """The job of a feature whose vectors stand in TFRecords."""
-    from cliploom.transforms.tfrecords.settings import source_settings
-
-    settings = source_settings(source, base, f"sources.{feature.source}")
-    kept = feature.outputs or [*settings.outputs, *settings.texts]
-    outputs = {output: settings.outputs[output] for output in kept if output in settings.outputs}
-    texts = tuple(name for name in kept if name in settings.texts)
-    values = {"records": settings.recipe(), "outputs": sorted([*outputs, *texts])}
-    config = digest_of(values)
-    job = FeatureJob(
-        name=name,
-        source=feature.source,
-        kind=source.kind,
-        settings=settings.to_json(),
-        config=config,
-        table=f"features/{name}/{config[:SHORT]}",
-        model="",
-        card=None,
-        outputs=outputs,
-        compact=tuple(output for output in outputs if output in settings.compact),
-        texts=texts,
-        types={output: kind for output, kind in settings.types.items() if output in outputs},
-        records=True,
-    )
-    return job, values
+    return job, values | ({"encoder": encoding.recipe()} if encoding is not None else {})
 
 
 def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import polars.selectors as cs
@@ -22,23 +20,15 @@ from cliploom.schemas.errors import StoreError
 from cliploom.schemas.exports import PairsExport
 from cliploom.schemas.jobs import RunJob
 from cliploom.schemas.records import Failure
-from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec
+from cliploom.transforms.inputs.inside import INSIDE, LIST
 from cliploom.transforms.inputs.listing import LISTING, KnownListing
-from cliploom.transforms.media.label_listing import list_media
-from cliploom.transforms.precomputed.source import INSIDE, LIST, list_precomputed
 from cliploom.transforms.publish.dataframes import failures_frame, write_frames
+from cliploom.transforms.sources.base import ListContext
+from cliploom.transforms.sources.listing import list_one
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
-from cliploom.transforms.tfrecords.settings import list_shards
 
-_LISTERS: Mapping[str, Callable[[str, Any, Path], pl.DataFrame]] = {
-    "tfrecord": list_shards,
-}
-_TEXT_LISTERS = {
-    "narrations": "cliploom.transforms.narrations.listing:list_narrations",
-    "labels": "cliploom.transforms.narrations.listing:list_labels",
-}
 LISTED = LISTING | {"digest": pl.String, "facts": pl.String}
 FACTS = pa.schema([pa.field("row", pa.uint32()), pa.field("facts", pa.string())])
 MOST_IN_BATCH = 256
@@ -82,28 +72,19 @@ def list_sources(spec: Spec, base: Path, objects: ObjectStore) -> KnownListing:
     notes: list[str] = []
     narrated: dict[str, pl.DataFrame] = {}
     clips: dict[str, pl.DataFrame] = {}
-    listed: KnownListing
     for name, source in spec.sources.items():
-        if source.kind in _TEXT_LISTERS:
-            module, _, function = _TEXT_LISTERS[source.kind].partition(":")
-            listed = getattr(importlib.import_module(module), function)(name, source, base, objects)
-            frame = listed.items
-            failures += listed.failures
-            notes += listed.notes
-            if listed.failures and frame.is_empty():
-                first = " ".join(failure.message for failure in listed.failures[:3])
-                notes.append(f"Warning: no row of {name} can be used: {first}")
-        elif isinstance(source, MediaSource):
-            frame = list_media(name, source, base, notes.append)
-        elif source.kind == "precomputed":
-            listed = list_precomputed(name, source, base)
-            frame = listed.items
-            failures += listed.failures
-        else:
-            frame = _LISTERS[source.kind](name, source, base)
+        listed = list_one(source, ListContext(name, base, objects, notes.append))
+        frame = listed.items
+        failures += listed.failures
+        notes += listed.notes
+        if source.content == "texts" and listed.failures and frame.is_empty():
+            first = " ".join(failure.message for failure in listed.failures[:3])
+            notes.append(f"Warning: no row of {name} can be used: {first}")
         frames.append(frame)
-        if source.kind in ("narrations", "media", "precomputed"):
-            (narrated if source.kind == "narrations" else clips)[name] = frame.select("uid", "uri")
+        if source.about_media:
+            narrated[name] = frame.select("uid", "uri")
+        elif source.content != "texts" and not source.records:
+            clips[name] = frame.select("uid", "uri")
     if narrated and clips:
         from cliploom.transforms.narrations.listing import list_notes, matching_notes
 

@@ -161,7 +161,9 @@ def pack(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: fl
     return pl.concat([pl.DataFrame(schema=SHARDS), *layout_shards(work, cost_models, segment_s).written()])
 
 
-def layout_shards(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: float) -> ShardLayout:
+def layout_shards(
+    work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: float, later: pl.Series | None = None
+) -> ShardLayout:
     """Pack the work into shards.
 
     Args:
@@ -169,11 +171,16 @@ def layout_shards(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segm
             (JSON), attempt.
         cost_models: cost models by feature.
         segment_s: files longer than this are split if the samplings of all their features allow it.
+        later: numbers of items whose shards come after all others.
     """
     if work.is_empty():
         return ShardLayout((), pl.DataFrame(schema=_BUNDLES), segment_s)
-    groups, estimates = [], []
-    for items in _by_wanted(_with_duplicates(_with_wanted(work))):
+    groups: list[Group] = []
+    estimates: list[pl.DataFrame] = []
+    last = frozenset[int]()
+    for items in _by_wanted(_with_duplicates(_with_wanted(work)), later):
+        if later is not None and items["item_no"][0] in later:
+            last |= {len(groups)}
         features = items["wanted"][0].split("\0")
         requested = [cost_models[name] for name in features]
         rows = items.select(_ESTIMATED).with_row_index("row")
@@ -188,12 +195,17 @@ def layout_shards(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segm
         )
         for number, (group, estimate) in enumerate(zip(groups, estimates, strict=True))
     ]
-    ordered = pl.concat(shards).sort("cost_s", descending=True, maintain_order=True)
+    waits = pl.col("group").is_in(sorted(last))
+    ordered = pl.concat(shards).sort(waits, "cost_s", descending=[False, True], maintain_order=True)
     return ShardLayout(tuple(groups), ordered.select(*_BUNDLES), segment_s)
 
 
-def _by_wanted(items: pl.DataFrame) -> list[pl.DataFrame]:
-    """Group the items by their set of features; nothing is copied if there is only one set."""
+def _by_wanted(items: pl.DataFrame, later: pl.Series | None) -> list[pl.DataFrame]:
+    """Group the items by their set of features, and by whether they come later; nothing is copied for one group."""
+    if later is not None and items["item_no"].is_in(later.implode()).any():
+        waits = pl.col("item_no").is_in(later.implode()).alias("waits")
+        parts = items.with_columns(waits).partition_by("wanted", "waits", maintain_order=True)
+        return [part.drop("waits") for part in parts]
     if items["wanted"].n_unique() == 1:
         return [items]
     return items.partition_by("wanted", maintain_order=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import polars as pl
@@ -29,7 +29,7 @@ from cliploom.pipelines.planning.projection_jobs import projection_verdicts
 from cliploom.pipelines.planning.renames import merge_renames
 from cliploom.schemas.errors import StoreError
 from cliploom.schemas.jobs import FeatureJob
-from cliploom.schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, UNCHANGED
+from cliploom.schemas.plan import COMPUTED, CONFIG_CHANGED, DELETED, FAILED, SEEN, UNCHANGED
 from cliploom.schemas.records import REFRESHED, PartRecord
 from cliploom.schemas.tables import FAILURES
 from cliploom.transforms.publish.assemble import HEAD, ORPHAN
@@ -58,6 +58,7 @@ class PlanDraft:
         emptied: sources that had items and list none any more.
         lost: by feature, parts that the last release names and the store no longer has.
         recompute_reason: why items whose bytes did not change are computed again.
+        taken_over: counters of finished parts that the last release does not name, see ``count_taken_over``.
     """
 
     numbered: Numbered
@@ -70,6 +71,7 @@ class PlanDraft:
     emptied: tuple[str, ...]
     lost: dict[str, tuple[str, ...]]
     recompute_reason: str
+    taken_over: dict[str, int] = field(default_factory=dict)
 
     @property
     def all_verdicts(self) -> pl.DataFrame:
@@ -101,13 +103,16 @@ def with_addresses(work: pl.DataFrame, numbered: Numbered) -> pl.DataFrame:
     return work.join(found, on="item_no", how="left", maintain_order="left")
 
 
-def orphans_of(objects: ObjectStore, job: FeatureJob, published: pl.DataFrame) -> PartRecordFrames:
+def orphans_of(
+    objects: ObjectStore, job: FeatureJob, published: pl.DataFrame, made_by: dict[str, str]
+) -> PartRecordFrames:
     """Finished parts of a feature's config that the last release does not name: a killed run's, an older one's.
 
     Args:
         objects: the store.
         job: the feature.
         published: columns of ``PARTS``, of its table in the last release.
+        made_by: gets the run that made each part.
     """
     known = set(published["part"].to_list())
 
@@ -120,9 +125,57 @@ def orphans_of(objects: ObjectStore, job: FeatureJob, published: pl.DataFrame) -
                 except StoreError:
                     continue  # not adopted; the shard that wants this name would be told by its own read
                 if record is not None:
+                    made_by[name] = record.run
                     yield record
 
     return report(records())
+
+
+def count_taken_over(
+    orphans: Collection[PartRecordFrames], items: pl.DataFrame, work: pl.DataFrame, made_by: Mapping[str, str], run: str
+) -> dict[str, int]:
+    """Return counters of finished parts that are taken over, by the names of workers' counters.
+
+    An attempt of the same run has made those of this run: they count as computed by it, and as resumed. Those of
+    other runs count as adopted.
+
+    Args:
+        orphans: finished parts of each feature.
+        items: item_no and digest of all items of the plan; parts without any of them are not used.
+        work: item_no of items that are still to be computed for some feature.
+        made_by: run that made each part.
+        run: id of this run.
+    """
+    wanted = items.select("item_no", "digest")
+    used = [
+        (reported, reported.contents.join(wanted, on=["item_no", "digest"], how="semi").select("part", "item_no"))
+        for reported in orphans
+        if reported.parts.height
+    ]
+    if not used:
+        return {}
+    mine = pl.Series([part for part, maker in made_by.items() if maker == run], dtype=pl.String)
+    is_mine = pl.col("part").is_in(mine.implode())
+    contents = pl.concat([contents for _, contents in used])
+    parts = pl.concat([reported.parts.select("part", "rows", "size") for reported, _ in used])
+    parts = parts.join(contents, on="part", how="semi")
+    own = parts.filter(is_mine)
+    done = contents.filter(is_mine).join(work, on="item_no", how="anti")["item_no"].n_unique()
+    failures = pl.concat([reported.failures.select("part", "type") for reported, _ in used])
+    types = failures.join(own, on="part", how="semi")["type"].value_counts()
+    found = {f"failed_{kind}": count for kind, count in types.rows()}
+    found |= {
+        "rows": int(own["rows"].sum()),
+        "bytes_written": int(own["size"].sum()),
+        "parts": own.height,
+        "parts_resumed": own.height,
+        "items_seen": done,
+        "items_done": done,
+        "items_resumed": done,
+        "parts_adopted": parts.height - own.height,
+        "adopted": contents.filter(~is_mine)["item_no"].n_unique(),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def numbers_of_killed_run(objects: ObjectStore, previous: PreviousRelease) -> pl.DataFrame:
@@ -152,21 +205,27 @@ def make_plan(
     next_item_no: int,
     *,
     refresh: bool = False,
+    new_first: bool = False,
+    run: str = "",
 ) -> PlanDraft:
     """Judge every (item, feature), adopt what killed runs left, pack the rest.
 
     The survey's items are taken over: nobody holds them any more.
+
+    With ``new_first``, items that readers can't find yet come before those of which they have rows.
     """
     known = previous.items.select("source", "uid", "item_no")
     with previous.item_rows(objects) as rows:
         numbered = number_items(found.pop_items(), known, next_item_no, found.facts, rows)
     lost = lost_parts(objects, previous, compiled.jobs)
     orphans = dict.fromkeys(compiled.jobs, report([]))
+    made_by: dict[str, str] = {}
     verdicts = _classify_all(objects, previous, compiled, numbered.items, orphans, lost, policy, refresh)
     if not verdicts["verdict"].is_in([UNCHANGED, FAILED, DELETED]).all():
         # Killed runs have allotted numbers and finished parts; both are taken over.
         orphans = {
-            name: orphans_of(objects, job, previous.parts.filter(_made_as(job))) for name, job in compiled.jobs.items()
+            name: orphans_of(objects, job, previous.parts.filter(_made_as(job)), made_by)
+            for name, job in compiled.jobs.items()
         }
     if any(reported.parts.height for reported in orphans.values()):
         known = _known_numbers(known, numbers_of_killed_run(objects, previous), orphans, compiled.jobs)
@@ -179,7 +238,8 @@ def make_plan(
     work = verdicts.filter(pl.col("verdict").is_in(COMPUTED))
     work = work.select("feature", "item_no", "uid", "digest", attempt.alias("attempt"))
     cost_models = {name: cost_model_of(job) for name, job in compiled.jobs.items()}
-    layout = layout_shards(with_addresses(work, numbered), cost_models, segment_s)
+    later = verdicts.filter(pl.col("verdict").is_in(SEEN))["item_no"].unique() if new_first else None
+    layout = layout_shards(with_addresses(work, numbered), cost_models, segment_s, later)
     tables = PlanFrames(
         adopted=pl.concat([held_frame(reported, ORPHAN) for reported in orphans.values()]),
         parts=pl.concat(
@@ -205,7 +265,8 @@ def make_plan(
     tags = pl.concat([tag_verdicts(compiled.heads, pl.concat([verdicts, projected]), heads), projected])
     lost |= lost_parts(objects, previous, compiled.projections)
     reason = reasons[0] if len(reasons) else ""
-    return PlanDraft(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, lost, reason)
+    taken_over = count_taken_over(orphans.values(), items, work, made_by, run)
+    return PlanDraft(numbered, tables, verdicts, tags, work, layout, counts, found.emptied, lost, reason, taken_over)
 
 
 def _made_as(job: FeatureJob) -> pl.Expr:

@@ -8,6 +8,7 @@ import polars as pl
 
 from cliploom.pipelines.planning.previous_release import PreviousRelease
 from cliploom.schemas.media import PROBE_REVISION
+from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 
 _ITEMS_AT_ONCE = 1_000_000
@@ -34,7 +35,7 @@ def with_outdated_unknown(
         kinds: kinds of the spec's sources, by name.
         objects: the store.
     """
-    media = [name for name, kind in kinds.items() if kind == "media"]
+    media = [name for name, kind in kinds.items() if source_kind(kind).Node.content == "media"]
     if not previous.probed_by_older_version or not media:
         return items
     known = previous.items.filter(pl.col("digest").is_not_null() & pl.col("source").is_in(media))

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cliploom.pipelines.console import fit, run_summary, say, short_path, show, show_json
+from cliploom.pipelines.console import fit, log_as_json, logs_json, run_summary, say, short_path, show, show_json
 from cliploom.pipelines.launching.runner import is_local
 from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
 from cliploom.pipelines.listings import empty_outcomes, failure_groups
-from cliploom.pipelines.live_progress import LiveProgress
 from cliploom.pipelines.planning.check import check_encoders
-from cliploom.pipelines.running.report import metrics_text, summary_lines, write_metrics
-from cliploom.pipelines.running.supervise import Watching, run_supervised
+from cliploom.pipelines.running.lineage import RunEvents
+from cliploom.pipelines.running.observers import NOBODY, Observers, lineage_of, sources_of
+from cliploom.pipelines.running.report import summary_lines
+from cliploom.pipelines.running.supervise import run_supervised
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
 from cliploom.schemas.faults import check_temporary_folder
+from cliploom.schemas.records import POSTPONED
 from cliploom.schemas.spec_file import load_spec
 from cliploom.transforms.store.uris import absolute
 
@@ -30,7 +31,7 @@ def run_action(
     *,
     as_json: bool,
     strict: bool,
-    metrics_file: Path | None = None,
+    observers: Observers = NOBODY,
 ) -> int:
     """Run a spec; returns the exit code.
 
@@ -40,28 +41,17 @@ def run_action(
         overrides: of its values.
         as_json: print the result as JSON.
         strict: failures give exit code 1.
-        metrics_file: where to leave the run's end for Prometheus, however it ends.
+        observers: who is told of the run, however it ends.
 
     Raises:
         CliploomError: as the run does.
     """
-    check_metrics_file(metrics_file)
+    observers.check()
     try:
-        return _run(request, spec_path, overrides, as_json=as_json, strict=strict, metrics_file=metrics_file)
+        return _run(request, spec_path, overrides, as_json=as_json, strict=strict, observers=observers)
     except Exception as error:
-        if metrics_file is not None:
-            write_metrics(metrics_file, metrics_text(getattr(error, "exit_code", 1), time.time()))
+        observers.ended(getattr(error, "exit_code", 1))
         raise
-
-
-def check_metrics_file(path: Path | None) -> None:
-    """See to it that a metrics file can be written.
-
-    Raises:
-        SpecError: when its folder is not there.
-    """
-    if path is not None and not path.absolute().parent.is_dir():
-        raise SpecError(f"--metrics-file: there is no folder {str(path.absolute().parent)!r}; make it first.")
 
 
 def _run(
@@ -71,14 +61,21 @@ def _run(
     *,
     as_json: bool,
     strict: bool,
-    metrics_file: Path | None,
+    observers: Observers,
 ) -> int:
     spec = load_spec(spec_path, overrides)
     check_encoders(spec, absolute(spec_path).parent)
     target = choose_target(spec, request.get("target"))
     store = open_store(spec, absolute(spec_path).parent).uri
+    run = new_run_id()
+    if logs_json():
+        log_as_json(run=run)
+    events = RunEvents(store, run, spec.name, sources_of(spec, absolute(spec_path).parent))
     try:
-        return _supervised(request, store, as_json, strict, metrics_file)
+        with lineage_of(observers.lineage, events) as told:
+            result = _supervised(request | {"run": run}, run, observers)
+            told |= result
+        return show_result(result, store, as_json=as_json, strict=strict, observers=observers)
     except KeyboardInterrupt:
         if str(target.options.get("environment_type", "")).upper() == "LOOPBACK":
             say("The job's workers were threads of this command (environment_type LOOPBACK): cancel it on the cluster.")
@@ -93,48 +90,39 @@ def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int
 
     uri = existing_store(store).uri
     request = {"action": "publish", "store": uri, "accept": accept, "command": "cliploom publish"}
-    return _supervised(request, uri, as_json, strict=False)
-
-
-def _supervised(
-    request: dict[str, Any],
-    store: str,
-    as_json: bool,
-    strict: bool,
-    metrics_file: Path | None = None,
-) -> int:
-    check_temporary_folder()
     run = new_run_id()
+    return show_result(_supervised(request | {"run": run}, run, NOBODY), uri, as_json=as_json, strict=False)
+
+
+def _supervised(request: dict[str, Any], run: str, observers: Observers) -> dict[str, Any]:
+    check_temporary_folder()
     log = Path(tempfile.gettempdir()) / f"cliploom-{run}.log"
-    progress = LiveProgress()
     try:
-        progress.begin()
-        result = run_supervised(request | {"run": run}, Watching(progress.on_stage, progress.tick, log))
+        with observers.watching(run, log) as watching:
+            result = run_supervised(request, watching)
     except (LimitError, SpecError, StoreError, KeyboardInterrupt):
         log.unlink(missing_ok=True)
         raise
-    finally:
-        progress.close()
     log.unlink(missing_ok=True)
-    return show_result(result, store, as_json=as_json, strict=strict, metrics_file=metrics_file)
+    return result
 
 
 def attach_action(store: str, *, as_json: bool, strict: bool, metrics_file: Path | None = None) -> int:
     """Wait for a run that goes on without its launcher; returns the exit code that the run would have given."""
     from cliploom.pipelines.running.attach import attach
 
-    check_metrics_file(metrics_file)
+    observers = Observers(metrics_file)
+    observers.check()
     try:
         result = attach(store, say)
     except Exception as error:
-        if metrics_file is not None:
-            write_metrics(metrics_file, metrics_text(getattr(error, "exit_code", 1), time.time()))
+        observers.ended(getattr(error, "exit_code", 1))
         raise
-    return show_result(result, store, as_json=as_json, strict=strict, metrics_file=metrics_file)
+    return show_result(result, store, as_json=as_json, strict=strict, observers=observers)
 
 
 def show_result(
-    result: dict[str, Any], store: str, *, as_json: bool, strict: bool, metrics_file: Path | None = None
+    result: dict[str, Any], store: str, *, as_json: bool, strict: bool, observers: Observers = NOBODY
 ) -> int:
     """Sum a run up on the terminal; returns the exit code."""
     failures = failure_groups(store, result["release"]["release"])
@@ -142,14 +130,15 @@ def show_result(
     if as_json:
         show_json(result | {"store": store, "failures": failures, "warnings": empty})
     else:
-        lines = [run_summary(result, store, failures), *summary_lines(result["report"]), *empty]
-        if failures:
+        failed = [group for group in failures if group["type"] != POSTPONED]
+        lines = [run_summary(result, store, failed), *summary_lines(result["report"]), *empty]
+        if failed:
             lines.append(f"Each file that failed: cliploom failures {shlex.quote(short_path(store))} --list")
         show(fit("\n".join(lines)))
         say(f"Next: {_next_command(short_path(store), result['release'])}")
-    code = 1 if strict and any(not group["partial"] for group in failures) else 0
-    if metrics_file is not None:
-        write_metrics(metrics_file, metrics_text(code, time.time(), result))
+    lost = any(not group["partial"] and group["type"] != POSTPONED for group in failures)
+    code = 1 if strict and lost else 0
+    observers.ended(code, result)
     return code
 
 

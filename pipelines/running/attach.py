@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from cliploom.pipelines.running.attempts import cluster_attempts
+from cliploom.pipelines.running.flink import flink_masters
 from cliploom.pipelines.running.publish import last_plan
 from cliploom.pipelines.running.report import run_report, write_report
 from cliploom.pipelines.running.status import CONFLICT, ENDED, PUBLISHED, STOPPED, follow
 from cliploom.schemas.errors import CliploomError, LimitError, StoreError
 from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import read_releases
+from cliploom.transforms.work.part_records import counters_of_records
 
 
 def attach(store: str, report: Callable[[str], None], every_s: float = 10.0) -> dict[str, Any]:
@@ -24,8 +27,8 @@ def attach(store: str, report: Callable[[str], None], every_s: float = 10.0) -> 
         every_s: seconds between two looks.
 
     Returns:
-        The result as ``cliploom run`` would have it, as plain values. Counters are those that workers left in the
-        store; the seconds are those from the plan to the release.
+        The result as ``cliploom run`` would have it, as plain values. Counters are those of the parts in the store and
+        those that workers left there; the seconds are those from the plan to the release.
 
     Raises:
         LimitError: when a limit stopped the run.
@@ -43,9 +46,11 @@ def attach(store: str, report: Callable[[str], None], every_s: float = 10.0) -> 
     releases = read_releases(objects)
     release = next((row for row in releases.rows if row.run == status.run), None) if published else plan.base
     ended_at = release.created_at.timestamp() if published and release else time.time()
-    counters = {"rows": status.rows, "items_done": status.items}
+    attempts = cluster_attempts(objects, status.run, flink_masters(plan.document), status.job)
+    told = {"rows": status.rows, "items_done": status.items} | dict(attempts.figures or {})
+    counters = told | counters_of_records(objects, plan.folder, status.run)
     seconds = {"compute": round(max(0.0, ended_at - plan.started_at), 3)}
-    made = run_report(plan, status.state, release, counters, seconds)
+    made = run_report(plan, status.state, release, counters, seconds, attempts)
     if objects.size(f"runs/{status.run}/report.json") is None:
         write_report(objects, made)
     if status.state in (STOPPED, CONFLICT):

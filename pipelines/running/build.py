@@ -5,15 +5,15 @@ from __future__ import annotations
 import apache_beam as beam
 
 from cliploom.schemas.jobs import RunJob
-from cliploom.transforms.publish.exporting import FinishExports, PlanExportFiles, PlanExports, WriteExportFile
+from cliploom.transforms.publish.exporting import UpdateExports
 from cliploom.transforms.publish.final import Assemble, CommitTables, Publish
-from cliploom.transforms.publish.indexing import BuildIndexShard, FinishIndexes, PlanIndexes
+from cliploom.transforms.publish.indexing import UpdateIndexes
 from cliploom.transforms.publish.labels import CommitLabels, PlanLabels, WriteLabels
 from cliploom.transforms.publish.measuring import MeasureRelease
 from cliploom.transforms.publish.projecting import CommitProjections, PlanProjections, WriteProjection
 from cliploom.transforms.publish.wording import BuildWords, CommitWords, PlanWords, WordTasks
 from cliploom.transforms.store.object_store import ObjectStore
-from cliploom.transforms.wire import EncodedDoFn, encode_element
+from cliploom.transforms.wire import encode_element, encoded
 from cliploom.transforms.work.gather import GatherRecords
 from cliploom.transforms.work.models import memory_of
 from cliploom.transforms.work.plan_ref import PlanRef
@@ -23,7 +23,8 @@ from cliploom.transforms.work.shards import ComputeShard, ReadPlan, RewriteParts
 
 def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:
     """Probe every input in the listing file ``listing`` (a path in the store)."""
-    _ = pipeline | "Listing" >> beam.Create([encode_element(listing)]) | "ProbeItems" >> ProbeItems(job)
+    begin = pipeline | "Listing" >> beam.Create([encode_element(listing)]).with_output_types(encoded(str))
+    _ = begin | "ProbeItems" >> ProbeItems(job)
 
 
 def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: bool = False) -> None:
@@ -35,100 +36,47 @@ def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: boo
         job: of the plan.
         hints: tell the runner how much memory encoding needs.
     """
-    compute = step(ComputeShard(job))
+    compute = ComputeShard(job)
     if hints:
         compute = compute.with_resource_hints(min_ram=f"{memory_of(ObjectStore(plan.store), job) / 2**30:.1f}GiB")
-    begin = pipeline | "Plan" >> beam.Create([encode_element(f"{plan.folder}/shards.parquet")])
+    path = encode_element(f"{plan.folder}/shards.parquet")
+    begin = pipeline | "Plan" >> beam.Create([path]).with_output_types(encoded(str))
     computed = (
         begin | "ReadPlan" >> ReadPlan(plan.store) | "ComputeShard" >> compute | "GatherParts" >> GatherRecords(plan)
     )
     rewritten = (
         begin
-        | "Assemble" >> step(Assemble(plan), beam.pvalue.AsList(computed))
+        | "Assemble" >> Assemble(plan, beam.pvalue.AsList(computed))
         | "SpreadRewrites" >> beam.Reshuffle()
-        | "RewriteParts" >> step(RewriteParts(job))
+        | "RewriteParts" >> RewriteParts(job)
         | "GatherRewrites" >> GatherRecords(plan)
     )
-    tables = begin | "CommitTables" >> step(
-        CommitTables(plan), beam.pvalue.AsList(computed), beam.pvalue.AsList(rewritten)
-    )
+    tables = begin | "CommitTables" >> CommitTables(plan, beam.pvalue.AsList(computed), beam.pvalue.AsList(rewritten))
     projected = (
         tables
-        | "PlanProjections" >> step(PlanProjections(plan))
+        | "PlanProjections" >> PlanProjections(plan)
         | "SpreadProjections" >> beam.Reshuffle()
-        | "WriteProjection" >> step(WriteProjection(plan))
+        | "WriteProjection" >> WriteProjection(plan)
     )
-    tables = tables | "CommitProjections" >> step(CommitProjections(plan), after(projected, "PartsProjected"))
+    tables = tables | "PartsProjected" >> beam.WaitOn(projected) | "CommitProjections" >> CommitProjections(plan)
     labels = (
         tables
-        | "PlanLabels" >> step(PlanLabels(plan))
+        | "PlanLabels" >> PlanLabels(plan)
         | "SpreadLabels" >> beam.Reshuffle()
-        | "WriteLabels" >> step(WriteLabels(plan))
+        | "WriteLabels" >> WriteLabels(plan)
     )
-    draft = tables | "CommitLabels" >> step(CommitLabels(plan), after(labels, "LabelsMade"))
+    draft = tables | "LabelsMade" >> beam.WaitOn(labels) | "CommitLabels" >> CommitLabels(plan)
     indexes = draft | "Indexes" >> UpdateIndexes(plan)
     exports = draft | "Exports" >> UpdateExports(plan)
-    figures = draft | "MeasureRelease" >> step(MeasureRelease(plan), beam.pvalue.AsList(indexes))
-    planned = draft | "PlanWords" >> step(PlanWords(plan.store))
+    figures = draft | "MeasureRelease" >> MeasureRelease(plan, beam.pvalue.AsList(indexes))
+    planned = draft | "PlanWords" >> PlanWords(plan.store)
     words = (
         planned
-        | "WordTasks" >> step(WordTasks())
+        | "WordTasks" >> WordTasks()
         | "SpreadWords" >> beam.Reshuffle()
-        | "BuildWords" >> step(BuildWords(plan.store))
+        | "BuildWords" >> BuildWords(plan.store)
     )
-    worded = planned | "CommitWords" >> step(CommitWords(), beam.pvalue.AsList(words))
-    _ = worded | "Publish" >> step(
-        Publish(plan), beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports), beam.pvalue.AsList(figures)
+    worded = planned | "CommitWords" >> CommitWords(beam.pvalue.AsList(words))
+    _ = worded | "Publish" >> Publish(
+        plan, beam.pvalue.AsList(indexes), beam.pvalue.AsList(exports), beam.pvalue.AsList(figures)
     )
-
-
-def step(do_fn: beam.DoFn, *sides: beam.pvalue.AsList) -> beam.ParDo:
-    """A step of which elements and side inputs travel as bytes."""
-    return beam.ParDo(EncodedDoFn(do_fn), *sides)
-
-
-def after(made: beam.PCollection, label: str) -> beam.pvalue.AsList:
-    """A side input, always empty, for who has to wait for these elements and needs none of them."""
-    return beam.pvalue.AsList(made | label >> beam.Filter(lambda _: False))
-
-
-class UpdateIndexes(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
-    """The draft in, (name, index entry) out; one element of work a shard."""
-
-    def __init__(self, plan: PlanRef) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def expand(self, draft: beam.PCollection) -> beam.PCollection:
-        """Plan, build, finish."""
-        built = (
-            draft
-            | "PlanIndexes" >> step(PlanIndexes(self._plan))
-            | "SpreadShards" >> beam.Reshuffle()
-            | "BuildIndexShard" >> step(BuildIndexShard(self._plan.store))
-        )
-        return draft | "FinishIndexes" >> step(FinishIndexes(self._plan), beam.pvalue.AsList(built))
-
-
-class UpdateExports(beam.PTransform[beam.PCollection, beam.PCollection]):  # type: ignore[misc]
-    """The draft in, (name, export entry) out; one element of work a file."""
-
-    def __init__(self, plan: PlanRef) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def expand(self, draft: beam.PCollection) -> beam.PCollection:
-        """Plan, write, finish."""
-        parts = (
-            draft
-            | "PlanExports" >> step(PlanExports(self._plan))
-            | "SpreadParts" >> beam.Reshuffle()
-            | "WriteParts" >> step(WriteExportFile(self._plan.store))
-        )
-        written = (
-            draft
-            | "PlanExportFiles" >> step(PlanExportFiles(self._plan), after(parts, "PartsMade"))
-            | "SpreadFiles" >> beam.Reshuffle()
-            | "WriteFiles" >> step(WriteExportFile(self._plan.store))
-        )
-        return draft | "FinishExports" >> step(FinishExports(self._plan), after(written, "FilesMade"))

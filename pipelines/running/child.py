@@ -51,6 +51,10 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
         extra=tuple(request.get("extra", ())),
         accept=Accept(**request.get("accept", {})),
         command=request["command"],
+        restarts=tuple(request.get("restarts", ())),
+        cpu_s=request.get("cpu_s", 0.0),
+        deadline=request.get("deadline", 0.0),
+        log_format=request.get("log_format", ""),
     )
     if request["action"] == "publish":
         result = publish_plan(request["store"], options, on_stage)

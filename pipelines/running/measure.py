@@ -14,6 +14,7 @@ from cliploom.pipelines.planning.pack import cost_model_of, pack, total_cost
 from cliploom.pipelines.planning.plan import with_addresses
 from cliploom.pipelines.running.run import RunContext
 from cliploom.schemas.exports import Hdf5Export
+from cliploom.schemas.index import INVERTED
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord
 from cliploom.transforms.store.object_store import ObjectStore
@@ -87,7 +88,7 @@ def _extra_bytes(ready: RunContext, job: FeatureJob) -> int:
             extra += 4 * _width(job.outputs, export.output)
     for index in ready.compiled.indexes.values():
         if index.feature == job.name:
-            extra += (1 if index.kind == "ivf_sq8" else 4) * _width(job.outputs, index.output)
+            extra += (1 if index.kind in INVERTED else 4) * _width(job.outputs, index.output)
     return extra
 
 

@@ -59,7 +59,9 @@ def publish_plan(store: str, options: RunOptions, on_stage: Callable[[str], None
                 raise
             target = Target()  # variables that the spec needs may be gone; publishing needs no more than this machine
         progress = options.progress if is_local(target) else ""
-        plan = plan.model_copy(update={"job": replace(plan.job, progress=progress)})
+        plan = plan.model_copy(
+            update={"job": replace(plan.job, progress=progress, deadline=0.0, remote=not is_local(target))}
+        )
         from cliploom.pipelines.running.status import count_parts
 
         counted = count_parts(objects, plan)

@@ -27,10 +27,15 @@ class Relay:
         heard = read_heartbeats(self._objects, self._run, time.time())
         for name, counts in heard.shards.items():
             if self._told.get(name) != counts:
-                self._sink.add(shard=name, tried=1)
+                self._sink.add(shard=name, replaced=1)
                 self._sink.add(shard=name, **counts)
                 self._told[name] = counts
-        self._sink.add(at=list(heard.tally.at))
+        self._sink.add(
+            at=list(heard.tally.at),
+            repeated_in_all=heard.tally.repeated,
+            figures_in_all=heard.tally.figures,
+            workers=heard.tally.workers,
+        )
 
 
 @contextmanager

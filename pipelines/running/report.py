@@ -1,26 +1,23 @@
 """The report of a run: what it did, how fast, with what, and how far the new vectors are from the old ones.
 
-It lies in the store as ``runs/<run>/report.json`` with stable keys; ``metrics_text`` says the same to Prometheus.
+It lies in the store as ``runs/<run>/report.json`` with stable keys; ``running.metrics`` says the same to Prometheus.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from cliploom.pipelines.console import counted
+from cliploom.pipelines.console import counted, human_seconds
+from cliploom.pipelines.running.attempts import Attempts
 from cliploom.schemas.plan import CONFIG_CHANGED, CONTENT_CHANGED, RETRY, RunPlan
 from cliploom.schemas.records import ORDINAL_BITS
 from cliploom.schemas.release import FeatureEntry, FileEntry, IndexEntry, Release
@@ -65,7 +62,12 @@ def versions(program: str) -> dict[str, str]:
 
 
 def run_report(
-    plan: RunPlan, state: str, release: Release | None, counters: Mapping[str, int], seconds: Mapping[str, float]
+    plan: RunPlan,
+    state: str,
+    release: Release | None,
+    counters: Mapping[str, int],
+    seconds: Mapping[str, float],
+    attempts: Attempts,
 ) -> dict[str, Any]:
     """The report of a run that has ended.
 
@@ -75,6 +77,7 @@ def run_report(
         release: what readers see now.
         counters: of all workers.
         seconds: by stage.
+        attempts: of the run.
     """
     objects = ObjectStore(plan.job.store)
     new = release if state == "published" else None
@@ -92,6 +95,7 @@ def run_report(
             "rows_per_busy_second": round(rows / busy, 3) if rows and busy else None,
         },
         "counters": dict(sorted(counters.items())),
+        "attempts": attempts.to_dict(),
         "bytes": {
             "written": counters.get("bytes_written", 0),
             "rewritten": counters.get("bytes_rewritten", 0),
@@ -253,94 +257,14 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"vectors ({drift['rows']} rows compared)"
         for drift in report["drift"]
     ]
+    if waiting := report["counts"].get("postponed"):
+        lines.append(f"  time was up: {counted(waiting, 'item')} left for the next run, which goes on from here")
+    restarts = report["attempts"]["restarts"]
+    if restarts:
+        kept = report["counters"].get("parts_resumed", 0)
+        lines.append(
+            f"  {counted(len(restarts), 'restart')}, {counted(kept, 'part')} kept from before; "
+            f"{human_seconds(report['attempts']['cpu_seconds'])} of CPU in all; last: {restarts[-1]['reason']}"
+        )
     lines += [f"  index {name}: {entry['reason']}" for name, entry in report["indexes"].items() if entry["reason"]]
     return [*report.get("notes", ()), *lines]
-
-
-_METRICS = {
-    "cliploom_run_success": "1 when the last run ended well, else 0.",
-    "cliploom_run_exit_code": "Exit code of the last run.",
-    "cliploom_run_end_time_seconds": "When the last run ended, in seconds since 1970.",
-    "cliploom_release": "Number of the release that readers see.",
-    "cliploom_release_time_seconds": "When that release was published, in seconds since 1970.",
-    "cliploom_items": "Items of the release by state.",
-    "cliploom_verdicts": "Items of the last run by feature and verdict.",
-    "cliploom_rows": "Rows of the release by feature.",
-    "cliploom_stage_seconds": "Seconds of the last run by stage.",
-    "cliploom_bytes": "Bytes that the last run wrote, by what.",
-    "cliploom_counter": "Counters of the last run's workers.",
-    "cliploom_index_recall": "recall@10 of the index against exact search.",
-    "cliploom_drift_mean_cosine": "Mean cosine between old and new vectors of rows computed again.",
-}
-
-
-def metrics_text(code: int, now: float, result: Mapping[str, Any] | None = None) -> str:
-    """A run's end in the text format of Prometheus.
-
-    Args:
-        code: exit code.
-        now: seconds since 1970.
-        result: of the run (``cliploom.pipelines.running.run.RunResult`` as plain values), when it had one.
-    """
-    samples = [
-        ("cliploom_run_success", {}, int(code == 0)),
-        ("cliploom_run_exit_code", {}, code),
-        ("cliploom_run_end_time_seconds", {}, round(now, 3)),
-        *(_result_samples(result) if result is not None else ()),
-    ]
-    lines: list[str] = []
-    for name, text in _METRICS.items():
-        mine = [(labels, value) for metric, labels, value in samples if metric == name]
-        if mine:
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{_labels(labels)} {value}" for labels, value in mine]
-    return "\n".join(lines) + "\n"
-
-
-def _result_samples(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], float]]:
-    release, report = result["release"], result["report"]
-    published = pl.Series([release["created_at"]]).str.to_datetime(time_zone="UTC").dt.epoch("ms")[0] / 1000
-    yield "cliploom_release", {}, release["release"]
-    yield "cliploom_release_time_seconds", {}, published
-    for state in ("items", "failed", "partial", "outdated"):
-        yield "cliploom_items", {"state": "listed" if state == "items" else state}, release["counts"].get(state, 0)
-    for feature, counts in result["verdicts"].items():
-        for verdict, number in counts.items():
-            yield "cliploom_verdicts", {"feature": feature, "verdict": verdict}, number
-    for feature, entry in release["features"].items():
-        yield "cliploom_rows", {"feature": feature}, entry["rows"]
-    for stage, seconds in result["seconds"].items():
-        yield "cliploom_stage_seconds", {"stage": stage}, seconds
-    for what, size in report["bytes"].items():
-        yield "cliploom_bytes", {"what": what}, size
-    for name, value in result["counters"].items():
-        yield "cliploom_counter", {"name": name}, value
-    for name, index in release["indexes"].items():
-        if index.get("recall") is not None:
-            yield "cliploom_index_recall", {"index": name}, index["recall"]
-    for drift in report["drift"]:
-        labels = {"feature": drift["feature"], "output": drift["output"]}
-        yield "cliploom_drift_mean_cosine", labels, drift["mean_cosine"]
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return re.sub(r'(["\\])', r"\\\1", value).replace("\n", r"\n")
-
-
-def write_metrics(path: Path, text: str) -> None:
-    """Replace ``path`` in one step, so that a collector never reads half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -16,7 +16,6 @@ from cliploom.pipelines.console import counted
 from cliploom.pipelines.launching.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
 from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
 from cliploom.pipelines.planning.addresses import ask_addresses
-from cliploom.pipelines.planning.check import TEXT_KINDS
 from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, select_subset
 from cliploom.pipelines.planning.compile_jobs import CompiledSpec, compile_jobs
 from cliploom.pipelines.planning.discover import Inventory, discover, keep_unlisted, list_sources
@@ -24,6 +23,8 @@ from cliploom.pipelines.planning.export_names import check_export_names
 from cliploom.pipelines.planning.lost import lost_files
 from cliploom.pipelines.planning.plan import PlanDraft, make_plan
 from cliploom.pipelines.planning.previous_release import PreviousRelease, read_previous_release
+from cliploom.pipelines.running.attempts import Attempts, cluster_attempts, local_attempts, whole_counters
+from cliploom.pipelines.running.flink import flink_masters
 from cliploom.pipelines.running.relay import relayed
 from cliploom.pipelines.running.report import run_report, write_report
 from cliploom.pipelines.version import program_version
@@ -34,18 +35,17 @@ from cliploom.schemas.media import PROBE_REVISION
 from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, RunPlan, declared
 from cliploom.schemas.precision import QUANTISED
 from cliploom.schemas.release import Release
-from cliploom.schemas.sources import MediaSource
 from cliploom.schemas.spec import Spec, Target
 from cliploom.schemas.vector_heads import ProjectionJob
+from cliploom.transforms.inputs.inside import LIST
 from cliploom.transforms.inputs.listing import KnownListing
 from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
-from cliploom.transforms.precomputed.source import LIST
 from cliploom.transforms.publish.dataframes import published_contents
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.store.releases import Releases, read_releases
-from cliploom.transforms.work.heartbeat import launcher_heartbeat
+from cliploom.transforms.work.heartbeat import cpu_seconds, launcher_heartbeat
 from cliploom.transforms.work.plan_ref import PlanRef, store_plan
 from cliploom.transforms.work.progress import ProgressLog
 
@@ -57,6 +57,10 @@ class RunOptions:
     Attributes:
         progress: local file for progress lines, or empty.
         extra: Beam options after ``--``.
+        restarts: of this run's worker process so far: ``at`` (seconds since 1970) and ``reason``.
+        cpu_s: CPU seconds of worker processes of this run that have died.
+        deadline: no work on a shard begins after this time, in seconds since 1970; 0 for no limit.
+        log_format: ``json`` for JSON lines of workers on stderr.
     """
 
     target: str | None = None
@@ -70,6 +74,10 @@ class RunOptions:
     extra: tuple[str, ...] = ()
     accept: Accept = field(default_factory=Accept)
     command: str = "cliploom run"
+    restarts: tuple[Mapping[str, Any], ...] = ()
+    cpu_s: float = 0.0
+    deadline: float = 0.0
+    log_format: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,10 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         # Workers elsewhere can't write to the file; this process copies their heartbeats from the store into it.
         progress=options.progress if is_local(target) else "",
         stall_s=spec.limits.stall,
-        http={name: source.http for name, source in spec.sources.items() if isinstance(source, MediaSource)},
+        deadline=options.deadline,
+        remote=not is_local(target),
+        log_format=options.log_format,
+        settings={name: source.model_dump_json() for name, source in spec.sources.items() if source.content != "texts"},
     )
     counters: dict[str, int] = {}
 
@@ -225,8 +236,18 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
     on_stage("planning")
     next_no = max((release.next_item_no for release in releases.rows), default=1)
     planned = make_plan(
-        objects, previous, found, compiled, policy, spec.limits.segment, next_no, refresh=options.full_refresh
+        objects,
+        previous,
+        found,
+        compiled,
+        policy,
+        spec.limits.segment,
+        next_no,
+        refresh=options.full_refresh,
+        new_first=options.deadline > 0,
+        run=job.run,
     )
+    _add(counters, planned.taken_over)
     check_export_names(compiled.exports, compiled.jobs, planned.numbered.items, objects)
     gone = lost_files(objects, releases.latest)
     for text in lost_notes({**compiled.jobs, **compiled.projections}, planned, gone):
@@ -295,7 +316,8 @@ def run_spec(
         plan = build_run_plan(ready, document, options)
         latest = ready.releases.latest
         if latest is not None and not options.compact and is_idle(ready, latest):
-            return _ended(objects, plan, "unchanged", latest, ready.counters, ready.watch)
+            attempts = local_attempts(options.progress, options.restarts, options.cpu_s)
+            return _ended(objects, plan, "unchanged", latest, ready.counters, ready.watch, attempts)
         ready.planned.write(objects, plan.folder)
         stored = store_plan(objects, plan)
         keep_known_sentences(objects, plan, ready)
@@ -309,7 +331,7 @@ def keep_known_sentences(objects: ObjectStore, plan: RunPlan, ready: RunContext)
     """Hand the workers the vectors that edited texts have already."""
     version = plan.base.tables.get("narrations") if plan.base else None
     for name, job in plan.job.features.items():
-        if version is not None and job.kind in TEXT_KINDS:
+        if version is not None and job.card is not None and job.card.modality == "text":
             edited = ready.planned.verdicts.filter((pl.col("feature") == name) & (pl.col("verdict") == CONTENT_CHANGED))
             if edited.is_empty():
                 continue
@@ -423,17 +445,31 @@ def execute(
     name = job_name(plan.job.run)
     build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
     log = None if is_local(target) else ProgressLog(options.progress)
-    with launcher_heartbeat(objects, plan.job.run, "computing"), relayed(objects, plan.job.run, log):
+    with (
+        launcher_heartbeat(objects, plan.job.run, "computing", restarts=options.restarts),
+        relayed(objects, plan.job.run, log),
+    ):
         _add(counters, run_graph(build, target, options.extra, name))
+        attempts = _attempts_of(objects, plan, target, options)
+    counters = whole_counters(counters, attempts)
     watch.lap("compute")
     outcome = read_outcome(objects, plan.job.run)
     if outcome is None:
         raise StoreError(f"Run {plan.job.run} ended without publishing; run again: finished parts are reused.")
     if outcome["state"] != "published":
-        write_report(objects, run_report(plan, str(outcome["state"]), plan.base, counters, watch.seconds))
+        report = run_report(plan, str(outcome["state"]), plan.base, counters, watch.seconds, attempts)
+        write_report(objects, report)
         raise (LimitError if outcome["state"] == "stopped" else StoreError)(str(outcome["message"]))
     release = read_releases(objects).get(int(str(outcome["release"])))
-    return _ended(objects, plan, "published", release, counters, watch)
+    return _ended(objects, plan, "published", release, counters, watch, attempts)
+
+
+def _attempts_of(objects: ObjectStore, plan: RunPlan, target: Target, options: RunOptions) -> Attempts:
+    """Return what is known of all attempts of a run that has just ended."""
+    if is_local(target):
+        return local_attempts(options.progress, options.restarts, options.cpu_s)
+    own = Attempts(options.restarts, cpu_s=options.cpu_s + cpu_seconds())
+    return cluster_attempts(objects, plan.job.run, flink_masters(plan.document), job_name(plan.job.run), own)
 
 
 def work_of(objects: ObjectStore, plan: RunPlan) -> tuple[int, int]:
@@ -449,9 +485,15 @@ def work_of(objects: ObjectStore, plan: RunPlan) -> tuple[int, int]:
 
 
 def _ended(
-    objects: ObjectStore, plan: RunPlan, state: str, release: Release, counters: dict[str, int], watch: Stopwatch
+    objects: ObjectStore,
+    plan: RunPlan,
+    state: str,
+    release: Release,
+    counters: dict[str, int],
+    watch: Stopwatch,
+    attempts: Attempts,
 ) -> RunResult:
-    report = run_report(plan, state, release, counters, watch.seconds)
+    report = run_report(plan, state, release, counters, watch.seconds, attempts)
     write_report(objects, report)
     # A worker process may die after it has published; the next one finds nothing left to do.
     changed = release.run == plan.job.run

@@ -5,23 +5,18 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import os
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from cliploom.pipelines.launching.runner import job_name
+from cliploom.pipelines.running.flink import flink_masters, flink_restarts, flink_state
 from cliploom.pipelines.running.publish import last_plan
-from cliploom.schemas.errors import SpecError
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.records import Shard
-from cliploom.schemas.spec_yaml import substitute
 from cliploom.transforms.publish.final import read_outcome
 from cliploom.transforms.store.lock import LOCK
 from cliploom.transforms.store.object_store import ObjectStore, existing_store
@@ -31,7 +26,6 @@ from cliploom.transforms.work.progress import items_of, shard_name
 from cliploom.transforms.work.shards import SHARD
 
 RUNNING, ENDED, PUBLISHED, STOPPED, CONFLICT = "running", "ended", "published", "stopped", "conflict"
-_PATIENCE_S = 5.0
 _AT_WORK = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
 
 
@@ -74,6 +68,11 @@ class RunStatus:
         cluster: Flink's state of it; empty where that is not known.
         failures: of a run that a limit stopped, by reason; see ``failure_reasons``.
         stages: features with something to compute, then ``publish``.
+        restarts: over all attempts, ``at`` (seconds since 1970) and ``reason`` of each.
+        repeated_shards: how often work on a shard began anew.
+        parts_adopted: parts that earlier runs had made; known when the run has ended.
+        cpu_seconds: of all workers, over all attempts.
+        postponed: items that were left for the next run because time was up.
     """
 
     run: str
@@ -93,6 +92,11 @@ class RunStatus:
     workers: int = 0
     heard_s: float | None = None
     stages: tuple[StageProgress, ...] = ()
+    restarts: tuple[dict[str, Any], ...] = ()
+    repeated_shards: int = 0
+    parts_adopted: int = 0
+    cpu_seconds: float = 0.0
+    postponed: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,15 @@ def run_status(store: str) -> RunStatus:
     objects = existing_store(store)
     plan = last_plan(objects)
     outcome: dict[str, Any] = read_outcome(objects, plan.job.run) or {}
-    cluster = "" if outcome else flink_state(flink_masters(plan.document), job_name(plan.job.run))
+    masters, job = flink_masters(plan.document), job_name(plan.job.run)
+    cluster = "" if outcome else flink_state(masters, job)
     heard = read_heartbeats(objects, plan.job.run, time.time())
     finished = count_parts(objects, plan)
     going = cluster in _AT_WORK or is_locked(objects) or heard.alive or _just_begun(objects, plan)
     state = str(outcome.get("state") or (RUNNING if going else ENDED))
+    ended = _report_of(objects, plan.job.run) if outcome else {}
+    counters, attempts = ended.get("counters", {}), ended.get("attempts", {})
+    restarts = attempts.get("restarts") or (heard.restarts + (flink_restarts(masters, job) if cluster else []))
     under_way = sum(heard.shards[name]["items"] for name in finished.unfinished & heard.shards.keys())
     return RunStatus(
         run=plan.job.run,
@@ -139,15 +147,29 @@ def run_status(store: str) -> RunStatus:
         items=min(finished.items + under_way, finished.items_planned),
         items_planned=finished.items_planned,
         at_work=sum(1 for _ in objects.list(f"runs/{plan.job.run}/inflight")),
-        job=job_name(plan.job.run),
+        job=job,
         cluster=cluster,
         failures=tuple(outcome.get("failures", ())),
-        rows=heard.tally.rows,
+        rows=counters.get("rows", heard.tally.rows),
         failed=heard.tally.failures,
         workers=heard.workers,
         heard_s=None if heard.newest_s is None else round(heard.newest_s, 1),
         stages=(*finished.features, _publishing(finished.features, state)),
+        restarts=tuple(restarts),
+        repeated_shards=attempts.get("repeated_shards", heard.tally.repeated),
+        parts_adopted=counters.get("parts_adopted", 0),
+        cpu_seconds=attempts.get("cpu_seconds", round(heard.cpu_s, 1)),
+        postponed=max(heard.tally.postponed, int(ended.get("counts", {}).get("postponed", 0))),
     )
+
+
+def _report_of(objects: ObjectStore, run: str) -> dict[str, Any]:
+    """Return the report of an ended run; empty where there is none, as for a job that nobody waited for."""
+    try:
+        found = json.loads(objects.get(f"runs/{run}/report.json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _publishing(features: Sequence[StageProgress], state: str) -> StageProgress:
@@ -213,36 +235,6 @@ def is_locked(objects: ObjectStore) -> bool:
     return False
 
 
-def flink_masters(document: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> list[str]:
-    """``host:port`` of the Flink clusters that a spec's targets name in ``flink_master``.
-
-    A run keeps its spec as it was written, so variables are those of this terminal; a target that names one that is
-    not set here is left out.
-
-    >>> flink_masters({"targets": {"local": {}, "flink": {"flink_master": "http://${MASTER}"}}}, {"MASTER": "one:8081"})
-    ['one:8081']
-    """
-    named = []
-    for node in (document.get("targets") or {}).values():
-        with suppress(SpecError):
-            named.append(str(substitute((node or {}).get("flink_master", ""), environment)).partition("://"))
-    return [(rest or first).strip("/") for first, _, rest in named if ":" in (rest or first)]
-
-
-def flink_state(masters: Iterable[str], job: str) -> str:
-    """Flink's state of the job of this name, from the first cluster that knows it; empty when none does."""
-    for master in masters:
-        try:
-            with urllib.request.urlopen(f"http://{master}/jobs/overview", timeout=_PATIENCE_S) as answer:
-                jobs = json.load(answer)["jobs"]
-        except (urllib.error.URLError, OSError, ValueError, KeyError):
-            continue
-        found = sorted((each["start-time"], each["state"]) for each in jobs if each["name"] == job)
-        if found:
-            return str(found[-1][1])
-    return ""
-
-
 def status_text(status: RunStatus, now: float) -> str:
     """The status for a person."""
     from cliploom.pipelines.console import counted, human_seconds
@@ -262,6 +254,14 @@ def status_text(status: RunStatus, now: float) -> str:
         lines += [
             f"  {each.name}: {each.parts}/{each.parts_planned} parts, {each.state}" for each in status.stages[:-1]
         ]
+    if status.postponed:
+        lines.append(f"  {counted(status.postponed, 'item')} left for the next run: time was up")
+    if status.restarts:
+        newest = status.restarts[-1]
+        lines.append(
+            f"  {counted(len(status.restarts), 'restart')}, {counted(status.repeated_shards, 'shard')} begun again; "
+            f"last {human_seconds(max(0.0, now - float(newest['at'])))} ago: {newest['reason']}"
+        )
     if status.cluster:
         lines.append(f"  Flink job {status.job}: {status.cluster}")
     if status.message:

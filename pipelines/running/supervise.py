@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -39,6 +40,7 @@ _DEATHS_WITHOUT_MEMORY = 3
 """So many in a row are the machine's fault; fewer may be those of items, which are then tried alone."""
 _LAST_LINES = 20
 _POLL_S = 0.1
+_JSON_LINE = b'{"time": '
 _PATIENCE_S = 5.0
 _KINDS: dict[str, type[CliploomError]] = {
     kind.__name__: kind
@@ -57,11 +59,15 @@ class Watching:
         on_stage: told of each new stage.
         tick: told of the tally, ten times a second.
         log: file that keeps what the child's libraries print.
+        on_restart: told why the child is started again.
+        on_line: told each line that the child's workers write as JSON; None to tell nothing.
     """
 
     on_stage: Callable[[str], None]
     tick: Callable[[ProgressTally], None]
     log: Path
+    on_restart: Callable[[str], None] = lambda reason: None
+    on_line: Callable[[str], None] | None = None
 
 
 def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any]:
@@ -82,9 +88,12 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
     with _machine_faults(), tempfile.TemporaryDirectory(prefix="cliploom-run-") as name:
         folder = Path(name)
         files = {key: str(folder / key) for key in ("progress", "notes", "result", "started")}
-        (folder / "request").write_text(json.dumps(request | files), encoding="utf-8")
         deaths = computed = 0
+        restarts: list[dict[str, Any]] = []
+        begun_s = _children_s()
         while deaths < MOST_DEATHS:
+            attempts = {"restarts": restarts, "cpu_s": round(_children_s() - begun_s, 3)}
+            (folder / "request").write_text(json.dumps(request | files | attempts), encoding="utf-8")
             (folder / "started").unlink(missing_ok=True)
             logged = watching.log.stat().st_size if watching.log.exists() else 0
             code = _watch_child(folder, watching)
@@ -95,9 +104,13 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
             if not (folder / "started").exists():
                 raise _start_error(how, watching.log, logged)
             if code == STALLED:
-                watching.on_stage("an item made no progress (limits.stall); starting again without its worker process")
+                reason = "an item made no progress (limits.stall)"
+                watching.on_stage(f"{reason}; starting again without its worker process")
             else:
-                watching.on_stage(f"the worker process died ({how}); starting it again, finished parts are kept")
+                reason = f"the worker process died ({how})"
+                watching.on_stage(f"{reason}; starting it again, finished parts are kept")
+            restarts.append({"at": round(time.time(), 3), "reason": reason})
+            watching.on_restart(reason)
             # A corpus may hold more poison than that; as long as items get done between the deaths, there is an end.
             tally = ProgressReader(folder / "progress").update()
             deaths = 1 if tally.items - tally.adopted > computed else deaths + 1
@@ -109,6 +122,12 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
             f"The worker process died {MOST_DEATHS} times and got nothing done; its last words are in {watching.log}. "
             "Finished parts are kept."
         )
+
+
+def _children_s() -> float:
+    """Return the CPU seconds of all processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _start_error(how: str, log: Path, start: int) -> CliploomError:
@@ -151,6 +170,7 @@ def _watch_child(folder: Path, watching: Watching) -> int:
     reader = ProgressReader(folder / "progress")
     notes = folder / "notes"
     shown = len(notes.read_text(encoding="utf-8").splitlines()) if notes.exists() else 0
+    lines = _JsonLines(watching)
     with watching.log.open("ab") as log:
         child = subprocess.Popen(
             python_command("cliploom.pipelines.running.child", str(folder / "request"), str(os.getpid())),
@@ -163,16 +183,39 @@ def _watch_child(folder: Path, watching: Watching) -> int:
             while True:
                 code = child.poll()
                 if notes.exists():
-                    lines = notes.read_text(encoding="utf-8").splitlines()
-                    for line in lines[shown:]:
+                    said = notes.read_text(encoding="utf-8").splitlines()
+                    for line in said[shown:]:
                         watching.on_stage(line)
-                    shown = max(shown, len(lines))
+                    shown = max(shown, len(said))
                 watching.tick(reader.update())
+                lines.forward()
                 if code is not None:
                     return code
                 time.sleep(_POLL_S)
         finally:
             _stop(child)
+
+
+class _JsonLines:
+    """Hands on what a child's workers write as JSON lines; its libraries' lines stay in the log."""
+
+    def __init__(self, watching: Watching) -> None:
+        self._watching = watching
+        self._offset = watching.log.stat().st_size if watching.log.exists() else 0
+
+    def forward(self) -> None:
+        """Hand on the whole lines that have come since the last call."""
+        tell = self._watching.on_line
+        if tell is None:
+            return
+        with self._watching.log.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                if line.startswith(_JSON_LINE):
+                    tell(line.decode("utf-8", "replace").rstrip("\n"))
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -54,7 +54,7 @@ def watch_job(options: Mapping[str, Any], every_s: float = _LOOK_S) -> None:
         options: of the pipeline, as the provision service gives them.
         every_s: seconds between two looks.
     """
-    from cliploom.pipelines.running.status import flink_masters, flink_state
+    from cliploom.pipelines.running.flink import flink_masters, flink_state
 
     job = str(options.get("beam:option:job_name:v1") or "")
     masters = flink_masters({"targets": {"here": {"flink_master": options.get("beam:option:flink_master:v1") or ""}}})

@@ -33,7 +33,6 @@ from cliploom.schemas.errors import LimitError, MissingExtraError, SpecError, St
 from cliploom.schemas.heads import HeadCard, HeadClass, HeadSpec, ZeroShotSpec
 from cliploom.schemas.models import CARD_FILE
 from cliploom.schemas.release import Release
-from cliploom.schemas.sources import MediaSource, TfrecordSource
 from cliploom.schemas.spec import Spec, Target
 from cliploom.schemas.vector_heads import DeviseSpec, VectorHeadCard
 from cliploom.transforms.heads.dataset import (
@@ -347,9 +346,10 @@ def _vocabulary(spec: Spec, base: Path, sources: Mapping[str, str]) -> Mapping[i
     from cliploom.transforms.tfrecords.settings import read_vocabulary_file
 
     source = spec.sources[sources[TRAIN]]
-    if not isinstance(source, MediaSource | TfrecordSource) or source.vocabulary is None:
+    vocabulary = getattr(source, "vocabulary", None)
+    if vocabulary is None:
         return {}
-    return read_vocabulary_file(source.vocabulary, base, f"sources.{sources[TRAIN]}").classes
+    return read_vocabulary_file(vocabulary, base, f"sources.{sources[TRAIN]}").classes
 
 
 def vocabulary_counts(

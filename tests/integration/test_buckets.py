@@ -428,7 +428,7 @@ def test_credentials_are_in_nothing_that_is_written_or_printed(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", wrong)
     refused = [call("run", spec), call("releases", tiny.store)]
     for end in refused:
-        assert_one_sentence(end, 4, ("no permission",))
+        assert_one_sentence(end, 4, ("AWS_SECRET_ACCESS_KEY does not belong to the key id",))
     ended += [*refused, call("run", spec, "--debug"), call("releases", tiny.store, "--debug")]
     assert "Traceback" in ended[-1].err
     for secret in (server.secret, wrong, server.access):
@@ -451,6 +451,12 @@ def test_what_will_not_pass_is_reported_at_once(
     assert_one_sentence(call("run", spec, "--set", "sources.clips.glob=s3://nowhere/*"), 4, ("HTTP 404, NoSuchBucket",))
     monkeypatch.setenv("AWS_REGION", "eu-north-9")
     assert_one_sentence(call("run", spec), 4, ("HTTP 400", "region"))
+    assert_one_sentence(call("releases", tiny.store), 4, ("set AWS_REGION=us-east-1",))
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert_one_sentence(call("releases", "s3://typo/store"), 4, ("s3://typo/store", "there is no bucket of this name"))
+    assert_one_sentence(call("status", f"{tiny.store}-typo"), 4, (f"There is no store at {tiny.store}-typo",))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown-key-id")
+    assert_one_sentence(call("releases", tiny.store), 4, ("does not know the key id in AWS_ACCESS_KEY_ID",))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "ht!tp://me:SESAME-SESAME@host")
     ended = call("run", spec)
     assert_one_sentence(ended, 2, ("AWS_ENDPOINT_URL is not a plain address",))

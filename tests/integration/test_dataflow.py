@@ -231,22 +231,20 @@ def side_inputs(graph: beam_api.Pipeline) -> dict[str, set[str]]:
 def test_no_side_input_grows_with_the_corpus(staged: Staged) -> None:
     graph, _ = staged
     found = {
-        (reader.partition("/ParDo")[0], maker.removesuffix("/ParDo(FilterDoFn)"))
+        (reader.partition("/ParDo")[0].partition("/Map(")[0], maker)
         for reader, makers in side_inputs(graph).items()
         for maker in makers
     }
-    # At most MOST_FILES names of files; nothing, since filtered; entries of the spec's indexes, exports, evaluations,
-    # and of the words' shards, each of many items.
+    # At most MOST_FILES names of files; nothing, since WaitOn filters; entries of the spec's indexes, exports,
+    # evaluations, and of the words' shards, each of many items.
     files = {
         ("Assemble", "GatherParts/WriteRecords"),
         ("CommitTables", "GatherParts/WriteRecords"),
         ("CommitTables", "GatherRewrites/WriteRecords"),
     }
     nothing = {
-        ("CommitProjections", "PartsProjected"),
-        ("CommitLabels", "LabelsMade"),
-        ("Exports/PlanExportFiles", "Exports/PartsMade"),
-        ("Exports/FinishExports", "Exports/FilesMade"),
+        (barrier, f"{barrier}/WaitOn0/GroupByKey")
+        for barrier in ("PartsProjected", "LabelsMade", "Exports/PartsMade", "Exports/FilesMade")
     }
     entries = {
         ("Indexes/FinishIndexes", "Indexes/BuildIndexShard"),

@@ -54,6 +54,7 @@ targets:
     environment_type: PROCESS
     environment_config: '{"command": "${WORKER}"}'
     environment_cache_millis: 2000
+    environment_expiration_millis: 60000
 limits: {max_failed: 50%}
 """
 # Loaded by every Python process of the cluster as it starts. It notes which clip is decoded in which process, keeps one
@@ -66,7 +67,6 @@ import threading
 import time
 
 NOTES = os.environ["CLIPLOOM_TEST_NOTES"]
-
 
 def hook(event, arguments):
     if event != "open" or not isinstance(arguments[0], (str, bytes, os.PathLike)):
@@ -286,13 +286,51 @@ def test_deaths_of_a_worker_and_of_a_task_manager_cost_no_part_and_no_row(projec
     assert {path: after[path] for path in finished} == finished
     uids = pl.concat(pl.read_parquet(path, columns=["uid"]) for path in finished)["uid"].unique()
     assert {uid: len(decoded(notes)[uid]) for uid in uids} == dict.fromkeys(uids, 1)
-    assert result["counters"]["adopted"] >= len(finished)
-    assert result["counters"]["adopted"] + result["counters"]["items_done"] == CLIPS + 1
+    counters, attempts = result["counters"], result["report"]["attempts"]
+    # The figures are those of all attempts: what was finished before the last restart counts as this run's.
+    assert counters["items_done"] == counters["parts"] == CLIPS + 1
+    assert counters["parts_resumed"] >= len(finished)
+    assert counters["rows"] == result["release"]["features"]["frames"]["rows"]
+    assert "parts_adopted" not in counters
+    assert len(attempts["restarts"]) == project.restarts()
+    assert all(each["reason"] for each in attempts["restarts"])
+    assert attempts["repeated_shards"] >= 2
+    assert attempts["cpu_seconds"] > 0
     found = project.rows("faults")
     assert found["row_id"].is_unique().all()
     assert found.equals(project.rows("local"))
     assert not parent_of(other), "the worker outlived its task manager"
     project.verify("faults")
+
+
+def test_death_of_a_worker_after_that_of_a_task_manager_is_survived_also_where_beam_keeps_the_dead_worker(
+    project: Project, notes: Path
+) -> None:
+    # A task manager that keeps its workers for ten minutes hands out the dead one until it expires.
+    kept = "targets.flink.environment_cache_millis=600000"
+    expires = "targets.flink.environment_expiration_millis=5000"
+    run = project.start("reverse", "flink", notes, "--set", kept, "--set", expires)
+
+    def held_by_another(before: set[int]) -> bool:
+        return bool(set(holding(notes)) - before) or run.poll() is not None
+
+    wait_until(lambda: len(project.parts("reverse")) >= 2 and held_by_another(set()), "the second part", PATIENCE_S)
+    first = set(holding(notes))
+    _, manager = project.task_manager(min(first))
+    manager.kill()
+    project.cluster.start_taskmanager()
+    wait_until(lambda: held_by_another(first), "the restart after the task manager's death", PATIENCE_S)
+    second = set(holding(notes)) - first
+    worker, _ = project.task_manager(min(second))
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: held_by_another(first | second), "the restart after the worker's death", PATIENCE_S)
+    (notes / "pass").touch()
+    result = project.finish(run)
+    assert 2 <= project.restarts() <= 6
+    assert len(result["report"]["attempts"]["restarts"]) == project.restarts()
+    assert result["counters"]["rows"] == result["release"]["features"]["frames"]["rows"]
+    assert project.rows("reverse").equals(project.rows("local"))
+    project.verify("reverse")
 
 
 def test_a_clip_that_kills_its_worker_twice_is_a_failure_and_the_rest_is_published(
@@ -330,3 +368,60 @@ def test_a_clip_that_never_ends_takes_its_worker_down_once_and_is_a_failure_and_
     assert set(published["uid"]) == {*project.rows("local")["uid"], "fresh"}
     assert published.filter(pl.col("uid") != "fresh").equals(project.rows("local"))
     project.verify("stalled")
+
+
+# Loaded by every Python worker of the cluster: the first that reads the clip dies, as if the machine had.
+DEATH = """
+import os
+import sys
+
+MARK = os.environ["CLIPLOOM_TEST_NOTES"] + "/died"
+
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("clip-07.mp4") and not os.path.exists(MARK):
+        os.close(os.open(MARK, os.O_CREAT | os.O_EXCL))
+        os._exit(139)
+
+
+sys.addaudithook(hook)
+"""
+
+
+def test_a_beam_users_pipeline_gives_the_rows_of_a_run_though_a_worker_dies(project: Project, notes: Path) -> None:
+    (notes / "sitecustomize.py").write_text(DEATH, encoding="utf-8")
+    worker = project.cluster.worker_command(
+        notes / "worker", {"PYTHONPATH": f"{notes}{os.pathsep}{ROOT}", "CLIPLOOM_TEST_NOTES": str(notes)}
+    )
+    options = {
+        "files": project.folder / "media" / "*",
+        "output": notes / "vectors",
+        "every": "200ms",
+        "models": project.folder / "local",
+        "runner": "FlinkRunner",
+        "flink_master": project.cluster.rest,
+        "job_endpoint": project.cluster.endpoint,
+        "parallelism": 2,
+        "environment_type": "PROCESS",
+        "environment_config": json.dumps({"command": str(worker)}),
+        "environment_cache_millis": 2000,
+    }
+    program = str(ROOT / "examples" / "beam" / "files_to_parquet.py")
+    done = subprocess.run(
+        [sys.executable, program, *(f"--{name}={value}" for name, value in options.items())],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + project.cluster.logs()
+    assert (notes / "died").exists()
+    assert project.restarts() >= 1
+    found = pl.read_parquet(notes / "vectors" / "frames-*.parquet").with_columns(
+        uid=pl.col("uid").str.extract(r"([^/]+)\.mp4$")
+    )
+    columns = ["uid", "start_s", "end_s", "frame", "semantic"]
+    wanted = project.rows("local").select(columns).sort("uid", "start_s")
+    assert found.select(columns).sort("uid", "start_s").equals(wanted)
+    assert [path.stat().st_size for path in (notes / "vectors").glob("failures-*")] in ([0], [0, 0])

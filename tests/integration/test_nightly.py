@@ -16,9 +16,11 @@ import pytest
 from nights import BLUE, SPEC, YELLOW, Project, age, assert_sound, draw, encoder_on_path, paint
 
 from cliploom.pipelines.running.action import run_action
+from cliploom.pipelines.running.metrics import metrics_text, write_metrics
+from cliploom.pipelines.running.observers import Observers
 from cliploom.pipelines.running.preview import pace_of, plan_preview, preview_text
 from cliploom.pipelines.running.publish import publish_plan, rollback
-from cliploom.pipelines.running.report import metrics_text, summary_lines, write_metrics
+from cliploom.pipelines.running.report import summary_lines
 from cliploom.pipelines.running.run import RunOptions, RunResult
 from cliploom.schemas.errors import LimitError, SpecError, StoreError
 from cliploom.schemas.plan import Accept
@@ -586,10 +588,10 @@ def test_metrics_say_how_the_run_ended_in_prometheus_text(project: Project, tmp_
 def test_a_run_that_fails_says_so_in_its_metrics(tmp_path: Path) -> None:
     target, spec = tmp_path / "clips.prom", tmp_path / "missing.yaml"
     with pytest.raises(SpecError):
-        run_action({}, spec, (), as_json=False, strict=False, metrics_file=target)
+        run_action({}, spec, (), as_json=False, strict=False, observers=Observers(target))
     assert {"cliploom_run_success 0", "cliploom_run_exit_code 2"} <= set(target.read_text().splitlines())
     with pytest.raises(SpecError, match="--metrics-file: there is no folder"):
-        run_action({}, spec, (), as_json=False, strict=False, metrics_file=tmp_path / "no" / "clips.prom")
+        run_action({}, spec, (), as_json=False, strict=False, observers=Observers(tmp_path / "no" / "clips.prom"))
 
 
 def test_a_plan_tells_reasons_with_counts_and_time(project: Project) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from media_factory import write_video
 from page_server import PageServer, page_server
 from s3_server import BUCKET, S3Server, missing, s3_server
 from stores import pan, still
+from waiting import wait_until
 
 from cliploom.pipelines.demo.corpus import CAT, COFFEE, PAGE
 from cliploom.pipelines.running.run import RunOptions, run_spec
@@ -81,8 +81,7 @@ def test_a_store_in_a_bucket_is_served(bucket: S3Server, tmp_path: Path) -> None
 
         still(PAGE, media / "page.png")
         run(tmp_path)
-        while server.get("/healthz").json()["stores"][name] != 2:
-            time.sleep(0.05)
+        wait_until(lambda: server.get("/healthz").json()["stores"][name] == 2, "the page's change to release 2")
         found = server.get("/api/search", params={"q": "a page of a book", "top": 1}).json()
         assert (found["release"], found["hits"][0]["uid"]) == (2, "page")
         assert server.get("/api/thumbnail/page").status_code == 200

@@ -5,16 +5,16 @@ Importing this module, looking up a family and checking its options loads neithe
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
 
 from cliploom.schemas.errors import CliploomError, StoreError, UnknownNameError, nearest
 from cliploom.schemas.models import CARD_FILE, ModelCard
+from cliploom.schemas.plugins import load_offered, offered_kinds
 from cliploom.transforms.encoders.base import Encoder, Family
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _BUILT_IN: Mapping[str, str] = {
 
 def kinds() -> list[str]:
     """Return all kinds of encoders, sorted."""
-    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_BUILT_IN, *offered_kinds(GROUP)})
 
 
 def family(kind: str) -> Family:
@@ -51,24 +51,13 @@ def family(kind: str) -> Family:
         CliploomError: an installed package's family cannot be loaded or is invalid, or two packages offer the kind.
     """
     if kind in _BUILT_IN:
-        module, _, name = _BUILT_IN[kind].partition(":")
-        built_in: type[Family] = getattr(importlib.import_module(module), name)
+        built_in: type[Family] = resolve_name(_BUILT_IN[kind])
         return built_in()
-    offered = list(entry_points(group=GROUP, name=kind))
-    if not offered:
+    found = load_offered(GROUP, kind, "encoder", Family)
+    if found is None:
         raise UnknownNameError(f"There is no encoder kind '{kind}'{nearest(kind, kinds())}")
-    if len(offered) > 1:
-        origins = " and ".join(sorted(map(_origin, offered)))
-        raise CliploomError(f"The encoder '{kind}' is offered by {origins}; uninstall all but one of them.")
-    try:
-        found = offered[0].load()
-    except (Exception, SystemExit) as error:
-        raise CliploomError(
-            f"The encoder '{kind}' of {_origin(offered[0])} can't be loaded: {type(error).__name__}: {error}."
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Family)):
-        raise CliploomError(f"The encoder '{kind}' of {_origin(offered[0])} is not a class that extends Family.")
-    return found()
+    offered = cast("type[Family]", found)
+    return offered()
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -157,7 +146,3 @@ def referred_models(card: ModelCard) -> tuple[str, ...]:
     """Return the digests of the other model folders that text queries need beside this one."""
     parent, separator, rest = card.text_tower.partition("../")
     return (rest.split("/")[0],) if separator and not parent else ()
-
-
-def _origin(point: EntryPoint) -> str:
-    return f"package '{point.dist.name}'" if point.dist else f"'{point.value}'"

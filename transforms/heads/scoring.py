@@ -26,7 +26,7 @@ from cliploom.transforms.metrics.combine import EvaluateLabels, SegmentMetricsFn
 from cliploom.transforms.metrics.combine_ranks import AveragePrecisionFn, RankMetricsFn
 from cliploom.transforms.metrics.intervals import Figure
 from cliploom.transforms.metrics.labels import LabelMetrics
-from cliploom.transforms.metrics.retrieval import HIT_KS, RetrievalMetrics, hashed_uids, ranked_labels
+from cliploom.transforms.metrics.retrieval import HIT_KS, RankedQueries, RetrievalMetrics, hashed_uids, ranked_labels
 from cliploom.transforms.metrics.segments import SegmentMetrics
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import read_releases
@@ -64,7 +64,7 @@ class Scoring:
     result: str
 
 
-class ScoreVideos(beam.DoFn):  # type: ignore[misc]
+class _ScoreVideosFn(beam.DoFn):  # type: ignore[misc]
     """Maps a group of parts to ``Scored`` batches of its labelled videos; rated segments go to the output ``rated``.
 
     A worker keeps the labels of the source in memory: about 200 bytes per video.
@@ -137,12 +137,18 @@ def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
 
     The graph does not depend on the number of parts: a worker lists them.
     """
+    score = beam.ParDo(_ScoreVideosFn(scoring)).with_output_types(
+        tuple[np.ndarray, np.ndarray],
+        rated=tuple[np.ndarray, np.ndarray, np.ndarray],
+        ranked=RankedQueries,
+        keyed=tuple[np.ndarray, np.ndarray, np.ndarray],
+    )
     scored = (
         pipeline
         | "Scoring" >> beam.Create([scoring])
-        | "ListGroups" >> beam.FlatMap(list_groups)
+        | "ListGroups" >> beam.FlatMap(list_groups).with_output_types(tuple[PartsToRead, ...])
         | "SpreadGroups" >> Spread()
-        | "ScoreVideos" >> beam.ParDo(ScoreVideos(scoring)).with_outputs("rated", "ranked", "keyed", main="scored")
+        | "ScoreVideos" >> score.with_outputs("rated", "ranked", "keyed", main="scored")
     )
     labels = scored.scored | "EvaluateLabels" >> EvaluateLabels(scoring.classes)
     segments = scored.rated | "EvaluateSegments" >> beam.CombineGlobally(SegmentMetricsFn())
@@ -156,7 +162,7 @@ def build_scoring(pipeline: beam.Pipeline, scoring: Scoring) -> None:
         beam.pvalue.AsSingleton(ranks),
         beam.pvalue.AsSingleton(precision),
         scoring,
-    )
+    ).with_output_types(None)
 
 
 def write_figures(

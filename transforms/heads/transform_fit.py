@@ -94,7 +94,7 @@ def learn(task: StepsTask, run: Callable[[Callable[[beam.Pipeline], None]], obje
     return tuple(found[place] for place in sorted(found))
 
 
-class ReadRange(beam.DoFn):  # type: ignore[misc]
+class _ReadRangeFn(beam.DoFn):  # type: ignore[misc]
     """Maps the number of a first row to a batch of rows from there."""
 
     def __init__(self, task: StepsTask) -> None:
@@ -115,7 +115,7 @@ def build_round(pipeline: beam.Pipeline, task: StepsTask) -> None:
         pipeline
         | "Ranges" >> beam.Create(list(range(0, task.rows, _ROWS)))
         | "SpreadRanges" >> Spread()
-        | "ReadRange" >> beam.ParDo(ReadRange(task))
+        | "ReadRange" >> beam.ParDo(_ReadRangeFn(task)).with_output_types(pa.RecordBatch)
         | "Analyze" >> Analyze(task.blank(), partial(graph_of, task), task.graph)
     )
 

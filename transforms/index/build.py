@@ -1,9 +1,9 @@
 """Build index shards with FAISS: choose a kind, train centroids, remove and add rows.
 
 A vector's id in an index is its row_id. Files are plain FAISS files: ``flat`` and ``hnsw`` are ``IndexIDMap2``
-over the full vectors, ``ivf_sq8`` is an inverted file with one byte per dimension. Cosine indexes are inner-product
-indexes of unit vectors. FAISS builds in one thread: only then is a graph reproducible, and shards are built in parallel
-anyway.
+over the full vectors, ``ivf_sq8`` is an inverted file with one byte per dimension, and ``ivf_rabitq`` is the same
+followed by compact codes. Cosine indexes are inner-product indexes of unit vectors. FAISS builds in one thread: only
+then is a graph reproducible, and shards are built in parallel anyway.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.digests import digest_stream
 from cliploom.schemas.index import IndexRecipe, IndexShard, Kind, Metric
+from cliploom.transforms.index.compact import append_codes
 from cliploom.transforms.index.files import read_index
 from cliploom.transforms.index.vectors import prepare
 
@@ -34,15 +35,33 @@ HNSW_NEIGHBOURS = 32
 HNSW_EF_CONSTRUCTION = 80
 
 
-def choose_kind(rows: int, kind: Literal["auto", "flat", "ivf_sq8", "hnsw"]) -> Kind:
+def choose_kind(rows: int, kind: Literal["auto"] | Kind, mapped_rows: int | None = None) -> Kind:
     """Return the kind of index for this many rows: ``auto`` is exact while that is cheap.
 
     >>> choose_kind(20_000, "auto"), choose_kind(20_001, "auto"), choose_kind(5, "hnsw")
     ('flat', 'ivf_sq8', 'hnsw')
+    >>> choose_kind(3_000_000, "auto", mapped_rows=2_000_000)
+    'ivf_rabitq'
+
+    Args:
+        rows: of the index.
+        kind: from the spec.
+        mapped_rows: rows of an ``ivf_sq8`` that fit in the memory that the spec allows; None for any number.
     """
     if kind != "auto":
         return kind
-    return "flat" if rows <= FLAT_ROWS else "ivf_sq8"
+    if rows <= FLAT_ROWS:
+        return "flat"
+    return "ivf_sq8" if mapped_rows is None or rows <= mapped_rows else "ivf_rabitq"
+
+
+def rows_within(memory: int | None, dim: int) -> int | None:
+    """Rows of an ``ivf_sq8`` that fit in some bytes of memory, with their ids; None without a limit.
+
+    >>> rows_within(392_000, 384), rows_within(None, 384)
+    (1000, None)
+    """
+    return None if memory is None else memory // (dim + 8)
 
 
 def lists_for(shard_rows: int) -> int:
@@ -66,7 +85,7 @@ def training_rows(shard_rows: int) -> int:
 
 
 def train(sample: NDArray[np.float32], shard_rows: int, metric: Metric, seed: int) -> Any:
-    """Train an empty ``ivf_sq8`` index: centroids by k-means, then the range of each dimension.
+    """Train an empty inverted file of one byte a number: centroids by k-means, then the range of each dimension.
 
     The same sample and seed give the same bytes.
 
@@ -115,7 +134,7 @@ def build_shard(
 
     Args:
         recipe: the recipe of the index.
-        trained: the result of ``train``; required for a first ``ivf_sq8`` shard, otherwise ignored.
+        trained: the result of ``train``; required for the first shard of an inverted file, otherwise ignored.
         previous: the shard to start from, or None for an empty one.
         remove_ids: int64 [r]; unknown ids are ignored.
         batches: (ids int64 [n], vectors float32 [n, dim]).
@@ -136,7 +155,7 @@ def build_shard(
         index = _start(recipe, trained, previous)
         if remove_ids.size and index.ntotal:
             index.remove_ids(np.ascontiguousarray(remove_ids, np.int64))
-        ids = [faiss.vector_to_array(index.id_map)] if recipe.kind != "ivf_sq8" else list(list_ids(index))
+        ids = [faiss.vector_to_array(index.id_map)] if not recipe.inverted else list(list_ids(index))
         for new_ids, vectors in batches:
             if vectors.ndim != 2 or vectors.shape != (new_ids.size, recipe.dim):
                 raise ValueError(
@@ -145,8 +164,8 @@ def build_shard(
             if new_ids.size:
                 ids.append(np.array(new_ids, np.int64))
                 index.add_with_ids(prepare(vectors, recipe.metric, new_ids), ids[-1])
-    _refuse_twice(np.concatenate([np.empty(0, np.int64), *ids]))
-    write_index(index, out)
+        _refuse_twice(np.concatenate([np.empty(0, np.int64), *ids]))
+        write_index(index, out, compact=recipe.kind == "ivf_rabitq")
     with out.open("rb") as file:
         digest = digest_stream(iter(lambda: file.read(1 << 20), b""))
     return IndexShard(out.name, out.stat().st_size, digest, int(index.ntotal), parts)
@@ -157,8 +176,13 @@ def must_rebuild(kind: Kind, removed: int) -> bool:
     return kind == "hnsw" and removed > 0
 
 
-def write_index(index: Any, out: Path) -> None:
+def write_index(index: Any, out: Path, *, compact: bool = False) -> None:
     """Write a FAISS index atomically.
+
+    Args:
+        index: the index.
+        out: the file.
+        compact: write compact codes behind it (see ``cliploom.transforms.index.compact``).
 
     Raises:
         OSError: the file cannot be written completely.
@@ -166,6 +190,8 @@ def write_index(index: Any, out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     try:
         write_faiss_file(index, partial)
+        if compact:
+            append_codes(partial, index)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
@@ -196,9 +222,9 @@ def list_ids(index: Any) -> Iterator[NDArray[np.int64]]:
 def _start(recipe: IndexRecipe, trained: Path | None, previous: Path | None) -> Any:
     if previous is not None:
         return read_index(previous, recipe)
-    if recipe.kind == "ivf_sq8":
+    if recipe.inverted:
         if trained is None:
-            raise ValueError("a first ivf_sq8 shard needs trained centroids; give it what train() made")
+            raise ValueError(f"a first {recipe.kind} shard needs trained centroids; give it what train() made")
         return read_index(trained, recipe)
     metric = _faiss_metric(recipe.metric)
     if recipe.kind == "flat":

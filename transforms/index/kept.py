@@ -102,7 +102,7 @@ class KeptRows:
         """Return ids and scores of the best rows for each prepared query, as brute force does; ties by row id."""
         found = [(np.empty(0, np.int64), np.empty(0, np.float64)) for _ in queries]
         for ids, vectors in self.blocks():
-            candidates = _candidates(queries, vectors, k, self.shard.recipe.metric)
+            candidates = candidates_of(queries, vectors, k, self.shard.recipe.metric)
             for number, near in enumerate(candidates):
                 scores = exact_scores(queries[number], vectors[near], self.shard.recipe.metric)
                 every_id = np.concatenate([found[number][0], ids[near]])
@@ -117,7 +117,7 @@ def kept_rows(shards: Sequence[OpenShard], row_filter: RowFilter) -> list[KeptRo
     return [KeptRows(shard, row_filter) for shard in shards]
 
 
-def _candidates(
+def candidates_of(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int, metric: str
 ) -> list[NDArray[np.int64]]:
     """Return, for each query, positions that certainly include the exact best of some vectors."""

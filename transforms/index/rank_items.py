@@ -34,7 +34,7 @@ def items_in(shards: Sequence[OpenShard]) -> NDArray[np.int64]:
     """Return the numbers of all items that have rows in an index, int64, ascending."""
     found = [np.empty(0, np.int64)]
     for shard in shards:
-        ids = list_ids(shard.index) if shard.recipe.kind == "ivf_sq8" else [shard.ids]
+        ids = list_ids(shard.index) if shard.recipe.inverted else [shard.ids]
         found += [np.unique(some >> ORDINAL_BITS) for some in ids]
     return np.unique(np.concatenate(found))
 

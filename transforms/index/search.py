@@ -1,8 +1,10 @@
 """Searches index shards: queries every shard, merges and sorts the results.
 
-``flat`` is exact and reproducible bit for bit: FAISS proposes candidates, their scores are recomputed in float64, and
-ties are ordered by row_id, also at the last place. ``ivf_sq8`` scores are those of the stored bytes; ties are ordered
-the same way within the visited lists. ``hnsw`` finds what its graph reaches; its scores are exact.
+``flat`` is exact and repeatable to the last bit: FAISS proposes candidates, their scores are computed again in
+float64, and rows with equal scores come by row_id, also where a tie straddles the last place. ``ivf_sq8`` scores are
+those of the stored bytes; ties are broken the same way among the lists it visits. ``ivf_rabitq`` scores so the
+candidates that its compact codes find. ``hnsw`` finds what its graph leads
+to; its scores are exact.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.index import RowHit
-from cliploom.transforms.index.kept import ROUNDING, KeptRows
+from cliploom.transforms.index.compact import CompactCodes
+from cliploom.transforms.index.kept import ROUNDING, KeptRows, candidates_of
 from cliploom.transforms.index.opened import OpenShard
 from cliploom.transforms.index.vectors import distance_of, exact_scores, prepare
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
     # Ids and scores (larger is better) of one shard for one query.
     Found = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+# Candidates of compact codes for each hit that is wanted, and the fewest.
+CANDIDATES, LEAST_CANDIDATES = 20, 200
 
 
 def search(
@@ -90,7 +97,9 @@ def _search_shard(shard: OpenShard, queries: NDArray[np.float32], k: int, kept: 
     if kept is not None and kept.exact:
         return kept.best(queries, k)
     rows = shard.rows if kept is None else kept.rows
-    # One more than requested shows whether the last place is tied.
+    if shard.compact is not None:
+        return _search_compact(shard, shard.compact, queries, k, kept)
+    # One more than wanted shows whether the last place is tied.
     ask = min(k + 1, rows)
     parameters = _parameters(shard, ask, kept)
     scores, found = shard.index.search(queries, ask, params=parameters)
@@ -170,6 +179,29 @@ def _search_lists(
             raw, ids = raw[ids >= 0], ids[ids >= 0]
         exact = raw.astype(np.float64)
         answers[number] = _best(ids, -np.sqrt(np.maximum(exact, 0)) if shard.recipe.metric == "l2" else exact, k)
+    return answers
+
+
+def _search_compact(
+    shard: OpenShard, compact: CompactCodes, queries: NDArray[np.float32], k: int, kept: KeptRows | None
+) -> list[Found]:
+    """Candidates by the compact codes, then their scores by the stored bytes."""
+    rows = shard.rows if kept is None else kept.rows
+    wanted = min(max(LEAST_CANDIDATES, CANDIDATES * k), rows)
+    selector = None if kept is None else kept.selector
+    nprobe = _lists_visited(shard, kept)
+    found = compact.search(queries, wanted, nprobe, selector)
+    last = min(k, rows) - 1
+    while nprobe < shard.index.nlist and (short := np.flatnonzero(found[:, last] < 0)).size:
+        nprobe = min(2 * nprobe, shard.index.nlist)
+        found[short] = compact.search(queries[short], wanted, nprobe, selector)
+    answers = []
+    for query, candidates in zip(queries, found, strict=True):
+        positions = np.sort(candidates[candidates >= 0])
+        vectors = shard.vectors_at(positions)
+        near = candidates_of(query[np.newaxis], vectors, k, shard.recipe.metric)[0]
+        scores = exact_scores(query, vectors[near], shard.recipe.metric)
+        answers.append(_best(shard.ids_at(positions[near]), scores, k))
     return answers
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cliploom.schemas.index import Kind, Metric
+from cliploom.schemas.index import INVERTED, Kind, Metric
 from cliploom.schemas.release import FileEntry, IndexEntry, IndexShardEntry
 from cliploom.transforms.index.build import SHARD_ROWS, choose_kind, must_rebuild
 from cliploom.transforms.index.pieces import cut, part_of, rows_in
@@ -78,34 +78,36 @@ def plan_upkeep(
     previous: IndexEntry | None,
     *,
     traced: str = "",
+    mapped_rows: int | None = None,
 ) -> IndexUpkeep:
     """Decide what to build.
 
     Args:
         rows: maps part names to rows, for the new table.
         wanted_kind: ``auto`` or a kind, from the spec.
-        recipe: the digest of the index's declaration and its feature's config.
-        shards: the requested number of shards, or None for one per 2,000,000 rows.
-        previous: the index of this name in the last release.
-        traced: why its centroids reveal deleted rows; empty if they do not.
+        recipe: digest of the index's declaration and its feature's config.
+        shards: number of shards asked for, or None for one for each 2,000,000 rows.
+        previous: the last release's index of this name.
+        traced: why its centroids give deleted rows away, empty when they do not.
+        mapped_rows: as for ``choose_kind``.
     """
     total = sum(rows.values())
-    kind = choose_kind(total, wanted_kind)  # type: ignore[arg-type]
+    kind = choose_kind(total, wanted_kind, mapped_rows)  # type: ignore[arg-type]
 
     def anew(reason: str, *, retrain: bool = True) -> IndexUpkeep:
         build = _whole(sorted(rows), rows) if shards is None else _equal(rows, shards)
-        return IndexUpkeep(kind, (), (), tuple(build), retrain and kind == "ivf_sq8" and bool(rows), reason)
+        return IndexUpkeep(kind, (), (), tuple(build), retrain and kind in INVERTED and bool(rows), reason)
 
     if previous is None or previous.recipe != recipe:
         return anew("the index is new" if previous is None else "its declaration or feature changed")
     if previous.kind != kind:
         return anew(f"{previous.kind} -> {kind} at {total} rows")
-    if kind == "ivf_sq8" and total >= 2 * previous.trained_rows:
+    if kind in INVERTED and total >= 2 * previous.trained_rows:
         return anew(f"rows doubled since training ({previous.trained_rows} -> {total})")
     bar = min(TARGET, previous.trained_recall if previous.trained_recall is not None else TARGET)
-    if kind == "ivf_sq8" and previous.recall is not None and previous.recall < bar - SLACK:
+    if kind in INVERTED and previous.recall is not None and previous.recall < bar - SLACK:
         return anew(f"recall@10 fell to {previous.recall:.3f}")
-    if kind == "ivf_sq8" and traced:
+    if kind in INVERTED and traced:
         return anew(traced)
     stays = [tuple(piece for piece in shard.parts if part_of(piece) in rows) for shard in previous.shards]
     held = {part_of(piece) for shard in previous.shards for piece in shard.parts}

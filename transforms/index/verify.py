@@ -17,8 +17,8 @@ from cliploom.transforms.index.search import search
 from cliploom.transforms.index.vectors import exact_scores, prepare
 
 K = 10
-# Maximum difference between a vector and its stored form, relative to the scale of scores.
-TOLERANCE = {"flat": 1e-5, "hnsw": 1e-5, "ivf_sq8": 0.03}
+# How far a vector's stored form may be from itself, as a share of the score's scale.
+TOLERANCE = {"flat": 1e-5, "hnsw": 1e-5, "ivf_sq8": 0.03, "ivf_rabitq": 0.03}
 
 
 def shard_ids(path: Path, recipe: IndexRecipe) -> NDArray[np.int64]:
@@ -27,8 +27,8 @@ def shard_ids(path: Path, recipe: IndexRecipe) -> NDArray[np.int64]:
     Raises:
         StoreError: the file is missing, damaged or of another recipe; the message names it.
     """
-    index = read_index(path, recipe, mapped=recipe.kind == "ivf_sq8")
-    if recipe.kind == "ivf_sq8":
+    index = read_index(path, recipe, mapped=recipe.inverted)
+    if recipe.inverted:
         return np.sort(np.concatenate([np.empty(0, np.int64), *list_ids(index)]))
     return np.sort(faiss.vector_to_array(index.id_map))
 

@@ -12,6 +12,21 @@ PREFIX = ".pace-"
 MOST_AHEAD_S = 3600.0
 
 
+def take_bytes(folder: Path, host: str, size: int, bandwidth: int) -> float:
+    """Charge bytes that were fetched from a host or bucket.
+
+    Args:
+        folder: shared by the processes that should keep the pace together.
+        host: name and port, or the bucket's address.
+        size: bytes fetched.
+        bandwidth: most bytes a second, over several files.
+
+    Returns:
+        Seconds to wait before the next file, until what was fetched before is paid for.
+    """
+    return take_turn(folder, f"bytes of {host}", bandwidth / max(1, size))
+
+
 def take_turn(folder: Path, host: str, rate: float) -> float:
     """Reserve the host's next free time slot.
 

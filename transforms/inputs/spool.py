@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -18,10 +19,13 @@ from cliploom.schemas.errors import DiskFullError, StoreError, UnreadableError
 from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.sources import HttpSpec
 from cliploom.transforms.inputs.addresses import Validators, is_web, shown
+from cliploom.transforms.inputs.pace import take_bytes
 from cliploom.transforms.store.local_folder import arriving, evict, private_folder
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.uris import is_remote, uri_to_path
+from cliploom.transforms.watchdog import alive
 
+_LOOK_S = 1.0
 SPOOL_BYTES = 4_000_000_000
 PART = ".part-"
 # A hidden file that has not been written to for this long is not an active download.
@@ -87,10 +91,21 @@ def _spooled(uri: str, signature: str, stage: str, http: HttpSpec, digest: str) 
             _fetch_address(uri, signature, path, stage, http, digest)
         else:
             _fetch_object(uri, path, stage)
+        if http.bandwidth:
+            _keep_bandwidth(folder, uri, path.stat().st_size, http.bandwidth)
         evict(folder, path, SPOOL_BYTES)
     with path.open("rb"):
         os.utime(path)
         yield path
+
+
+def _keep_bandwidth(folder: Path, uri: str, size: int, bandwidth: int) -> None:
+    """Wait until the bytes that were fetched from this host or bucket are within its bandwidth."""
+    parts = urlsplit(uri)
+    ends = time.monotonic() + take_bytes(folder, f"{parts.scheme}://{parts.netloc}", size, bandwidth)
+    while (left := ends - time.monotonic()) > 0:
+        alive()  # waiting is not a stall
+        time.sleep(min(_LOOK_S, left))
 
 
 def _fetch_object(uri: str, path: Path, stage: str) -> None:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.media import MediaFacts
 from cliploom.schemas.records import ShardItem
-from cliploom.schemas.sources import HttpSpec
-from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.media.decode import DecodeReport, Request, decode
 from cliploom.transforms.store.part_builder import ItemCount, PartBuilder, Timings
 
+OpenItem = Callable[[str, str, str, str, str], AbstractContextManager[Path]]
+"""Gives the local file of an item: URI, signature, stage, settings (JSON), digest; see ``SourceKind.open_item``."""
+
 
 def read_media_item(
-    item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
+    item: ShardItem,
+    builders: Sequence[PartBuilder],
+    counts: list[ItemCount],
+    timings: Timings,
+    open_item: OpenItem,
 ) -> None:
-    """Decode one item and pass each sample to the features that need it; see ``work.compute.ItemReader``."""
+    """Decode one item and hand each sample to the feature that wants it; see ``SourceKind.read``."""
     facts = MediaFacts.from_json(item.facts)
     report = DecodeReport()
     requests = [request_of(builder.job) for builder in builders]
     segment = None if item.segment.whole else (item.segment.start_s, item.segment.end_s)
     try:
-        http = HttpSpec.model_validate(json.loads(builders[0].job.settings).get("http", {}))
-        with open_input(item.uri, item.signature, "decode", http, item.digest) as path:
+        with open_item(item.uri, item.signature, "decode", builders[0].job.settings, item.digest) as path:
             for sampled in decode(path, facts, requests, segment, report):
                 builders[sampled.request].add(counts[sampled.request], sampled)
     finally:

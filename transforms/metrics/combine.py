@@ -29,8 +29,11 @@ BAND_BITS = 12
 """A GAP band has at most 2 ** 20 distinct scores: 32 MiB with hits and misses."""
 CLASS_GROUPS = 64
 _FLUSH_ROWS = 1 << 20
+_HISTOGRAM = tuple[int, ScoreHistogram]
 
 
+@beam.typehints.with_input_types(tuple[np.ndarray, np.ndarray])
+@beam.typehints.with_output_types(LabelMetrics)
 class LabelMetricsFn(beam.CombineFn):  # type: ignore[misc]
     """Combines ``Scored`` batches to ``LabelMetrics``; memory: see ``LabelAccumulator``."""
 
@@ -60,6 +63,8 @@ class LabelMetricsFn(beam.CombineFn):  # type: ignore[misc]
         return accumulator.result()
 
 
+@beam.typehints.with_input_types(tuple[np.ndarray, np.ndarray, np.ndarray])
+@beam.typehints.with_output_types(SegmentMetrics)
 class SegmentMetricsFn(beam.CombineFn):  # type: ignore[misc]
     """Combines ``RatedPairs`` to ``SegmentMetrics``; memory: see ``SegmentAccumulator``."""
 
@@ -105,19 +110,24 @@ class EvaluateLabels(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, scored: beam.PCollection[Scored]) -> beam.PCollection[LabelMetrics]:
         """Build the graph."""
-        parts = scored | "Rank" >> beam.ParDo(_Rank(self._classes, self._top)).with_outputs("bands", "groups", "counts")
+        rank = beam.ParDo(_RankFn(self._classes, self._top)).with_output_types(
+            LabelCounts, bands=_HISTOGRAM, groups=_HISTOGRAM
+        )
+        parts = scored | "Rank" >> rank.with_outputs("bands", "groups", main="counts")
         bands = parts.bands | "MergeBands" >> beam.CombinePerKey(_HistogramFn())
         groups = parts.groups | "MergeClasses" >> beam.CombinePerKey(_HistogramFn())
-        totals = beam.pvalue.AsDict(bands | "Totals" >> beam.Map(_totals))
-        gap = bands | "SumBands" >> beam.Map(_band_sum, totals=totals)
-        per_class = groups | "SumClasses" >> beam.FlatMap(_class_sums)
+        totals = beam.pvalue.AsDict(
+            bands | "Totals" >> beam.Map(_totals).with_output_types(tuple[int, tuple[int, int]])
+        )
+        gap = bands | "SumBands" >> beam.Map(_band_sum, totals=totals).with_output_types(float)
+        per_class = groups | "SumClasses" >> beam.FlatMap(_class_sums).with_output_types(tuple[int, float])
         counts = parts.counts | "MergeCounts" >> beam.CombineGlobally(_CountsFn(self._classes))
         return counts | "Metrics" >> beam.Map(
             _metrics, gap_sums=beam.pvalue.AsList(gap), class_sums=beam.pvalue.AsList(per_class)
-        )
+        ).with_output_types(LabelMetrics)
 
 
-class _Rank(beam.DoFn):  # type: ignore[misc]
+class _RankFn(beam.DoFn):  # type: ignore[misc]
     """Combines a bundle's videos to a few histograms before the shuffle."""
 
     def __init__(self, classes: int, top: int) -> None:
@@ -135,19 +145,24 @@ class _Rank(beam.DoFn):  # type: ignore[misc]
     def finish_bundle(self) -> Iterator[Any]:
         window = beam.transforms.window.GlobalWindow()
         for part in self._flush():
-            value = WindowedValue(part.value, window.max_timestamp(), (window,))
-            yield beam.pvalue.TaggedOutput(part.tag, value)
+            if isinstance(part, LabelCounts):
+                yield WindowedValue(part, window.max_timestamp(), (window,))
+            else:
+                value = WindowedValue(part.value, window.max_timestamp(), (window,))
+                yield beam.pvalue.TaggedOutput(part.tag, value)
 
-    def _flush(self) -> Iterator[beam.pvalue.TaggedOutput]:
+    def _flush(self) -> Iterator[beam.pvalue.TaggedOutput | LabelCounts]:
         gathered = self._gathered
         self.start_bundle()
         for band, part in gathered.ranking.pooled().by_band(BAND_BITS).items():
             yield beam.pvalue.TaggedOutput("bands", (band, part))
         for group, part in gathered.ranking.by_class_group(CLASS_GROUPS).items():
             yield beam.pvalue.TaggedOutput("groups", (group, part))
-        yield beam.pvalue.TaggedOutput("counts", gathered.counts)
+        yield gathered.counts
 
 
+@beam.typehints.with_input_types(ScoreHistogram)
+@beam.typehints.with_output_types(ScoreHistogram)
 class _HistogramFn(beam.CombineFn):  # type: ignore[misc]
     def create_accumulator(self) -> ScoreHistogram:
         return ScoreHistogram()
@@ -166,6 +181,8 @@ class _HistogramFn(beam.CombineFn):  # type: ignore[misc]
         return accumulator
 
 
+@beam.typehints.with_input_types(LabelCounts)
+@beam.typehints.with_output_types(LabelCounts)
 class _CountsFn(beam.CombineFn):  # type: ignore[misc]
     def __init__(self, classes: int) -> None:
         self._classes = classes

@@ -16,6 +16,8 @@ KeyedScores = tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_]]
 """Hashes of the uids [n], scores and labels [n, classes] of some videos."""
 
 
+@beam.typehints.with_input_types(RankedQueries)
+@beam.typehints.with_output_types(RetrievalMetrics)
 class RankMetricsFn(beam.CombineFn):  # type: ignore[misc]
     """Combines ``RankedQueries`` to ``RetrievalMetrics``."""
 
@@ -44,6 +46,8 @@ class RankMetricsFn(beam.CombineFn):  # type: ignore[misc]
         return accumulator.result()
 
 
+@beam.typehints.with_input_types(tuple[np.ndarray, np.ndarray, np.ndarray])
+@beam.typehints.with_output_types(tuple[Figure, int, int])
 class AveragePrecisionFn(beam.CombineFn):  # type: ignore[misc]
     """Combines ``KeyedScores`` to (mean average precision, number of videos, number of classes with a positive)."""
 

@@ -22,7 +22,7 @@ COLUMNS = ["idx", "start_s", "end_s", "encoded"]
 
 
 def read_text_item(item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings) -> None:
-    """Read one item's texts and pass each to the features that need them; see ``work.compute.ItemReader``.
+    """Read one item's texts and hand each to the features that want them; see ``SourceKind.read``.
 
     A row's ordinal is its position in the item's order, ``frame`` its number in the file. A text about a moment starts
     and ends there; one about the whole video has no times.

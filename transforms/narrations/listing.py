@@ -53,7 +53,7 @@ def list_narrations(name: str, source: NarrationsSource, base: Path, objects: Ob
         rest = BadRow(files[0].uri, "further rows", f"{more} more rows can't be used", "only the first are listed")
         failures.append(_failure(name, rest))
     return KnownListing(
-        _frame(name, spool.items, spool.texts), tuple(failures), (*_notes(name, spool.tally), *spool.lists)
+        listed_texts(name, spool.items, spool.texts), tuple(failures), (*_notes(name, spool.tally), *spool.lists)
     )
 
 
@@ -136,8 +136,8 @@ class TextsPlace:
 PLACE = {"spool": pl.String, "group": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
 
 
-def _frame(name: str, items: pl.DataFrame, texts: str) -> pl.DataFrame:
-    """Return the columns of ``LISTING``, ``digest`` (also the signature) and ``facts`` (a ``TextsPlace`` as JSON)."""
+def listed_texts(name: str, items: pl.DataFrame, texts: str) -> pl.DataFrame:
+    """Columns of ``LISTING``, ``digest`` and ``facts`` (JSON of a ``TextsPlace``); the signature is the digest."""
     facts = pl.struct(pl.lit(texts).alias("spool"), "group", "first", "rows").struct.json_encode()
     return items.select(
         pl.lit(name).alias("source"),
@@ -179,7 +179,9 @@ def list_labels(name: str, source: LabelsSource, base: Path, objects: ObjectStor
             "rows": [each] * len(labels),
         }
     )
-    return KnownListing(_frame(name, items, objects.uri_of(path_in_store)), (), (f"{name}: {len(labels)} labels",))
+    return KnownListing(
+        listed_texts(name, items, objects.uri_of(path_in_store)), (), (f"{name}: {len(labels)} labels",)
+    )
 
 
 def label_names(name: str, source: LabelsSource, base: Path) -> tuple[list[str], str]:

@@ -11,6 +11,7 @@ from cliploom.schemas.errors import ItemError, SpecError
 from cliploom.schemas.records import Failure
 from cliploom.schemas.sources import PrecomputedSource
 from cliploom.transforms.inputs.clashes import clash_message
+from cliploom.transforms.inputs.inside import INSIDE, LIST, unlisted
 from cliploom.transforms.inputs.listing import LISTING, Found, KnownListing, find, uid_of
 from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.precomputed.hdf5_input import contiguous_bytes, read_dataset
@@ -23,11 +24,6 @@ from cliploom.transforms.precomputed.listing import (
 )
 from cliploom.transforms.precomputed.read import count_rows
 from cliploom.transforms.store.uris import is_remote, uri_to_path
-
-INSIDE = "::"
-"""Separator between the URI of an HDF5 file and the name of a dataset in it."""
-LIST = "list"
-"""Stage of failures of files whose items are unknown."""
 
 
 def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> KnownListing:
@@ -50,7 +46,7 @@ def list_precomputed(name: str, source: PrecomputedSource, base: Path) -> KnownL
             try:
                 mine = _items_of(found, source, place)
             except ItemError as error:
-                failures.append(_unlisted(name, found, error))
+                failures.append(unlisted(name, found.relative, found.uri, error))
                 if isinstance(error, NoGroupError):
                     without_group.append(error)
                 continue
@@ -86,22 +82,6 @@ def _items_of(found: Found, source: PrecomputedSource, place: str) -> list[tuple
     for failed in listed.failed:
         raise failed.error
     return [(item.uid, f"{found.uri}{INSIDE}{item.dataset}") for item in listed.items]
-
-
-def _unlisted(name: str, found: Found, error: ItemError) -> Failure:
-    return Failure(
-        source=name,
-        feature="",
-        uid=found.relative,
-        uri=found.uri,
-        item_no=0,
-        digest="",
-        config="",
-        stage=LIST,
-        type="Unlisted" if type(error) is ItemError else type(error).__name__.removesuffix("Error"),
-        message=str(error),
-        transient=error.transient,
-    )
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
+from pkgutil import resolve_name
 
 import apache_beam as beam
 
@@ -12,8 +12,10 @@ from cliploom.schemas.release import ExportEntry, Release
 from cliploom.transforms.exports.base import Exporter, FileTask
 from cliploom.transforms.publish.release_state import check_gathered
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
+from cliploom.transforms.work.plan_ref import PlanRef
 
 _EXPORTERS = {
     "hdf5": "cliploom.transforms.exports.hdf5:Hdf5Exporter",
@@ -25,8 +27,7 @@ _EXPORTERS = {
 def exporter_of(plan: RunPlan, draft: Release, objects: ObjectStore, name: str) -> Exporter:
     """Return the exporter of an export of the spec, by its kind."""
     export = plan.exports[name]
-    module, _, kind = _EXPORTERS[export.kind].partition(":")
-    made: Exporter = getattr(importlib.import_module(module), kind)(plan, draft, objects, name, export)
+    made: Exporter = resolve_name(_EXPORTERS[export.kind])(plan, draft, objects, name, export)
     return made
 
 
@@ -38,9 +39,7 @@ def unchanged_entry(plan: RunPlan, exporter: Exporter, name: str) -> ExportEntry
     return previous if not {file.path for file in previous.files} & set(plan.lost_files) else None
 
 
-class PlanExports(PlanDoFn):
-    """Yields a task for each missing file that is made from parts, for a draft."""
-
+class _PlanExportsFn(PlanDoFn):
     def process(self, draft: Release) -> Iterator[FileTask]:
         """Look at every export of the spec."""
         objects = ObjectStore(self._plan.job.store)
@@ -52,11 +51,15 @@ class PlanExports(PlanDoFn):
                 yield from (task for task in exporter.parts() if objects.size(task.path) is None)
 
 
-class PlanExportFiles(PlanDoFn):
-    """Yields a task for each missing file that is made from the files of the first round, for a draft."""
+class PlanExports(Step):
+    """Yields a task for each missing file that is made from parts, for a draft."""
 
-    def process(self, draft: Release, made: list[str]) -> Iterator[FileTask]:
-        """Look at every export of the spec; ``made`` is a barrier: the first round is complete."""
+    do_fn = _PlanExportsFn
+
+
+class _PlanExportFilesFn(PlanDoFn):
+    def process(self, draft: Release) -> Iterator[FileTask]:
+        """Look at every export of the spec, when the first round is complete."""
         objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
             exporter = exporter_of(self._plan, draft, objects, name)
@@ -67,9 +70,13 @@ class PlanExportFiles(PlanDoFn):
                 yield from todo
 
 
-class WriteExportFile(beam.DoFn):  # type: ignore[misc]
-    """Makes the file of a task and yields its path."""
+class PlanExportFiles(Step):
+    """Yields a task for each missing file that is made from the files of the first round, for a draft."""
 
+    do_fn = _PlanExportFilesFn
+
+
+class _WriteExportFileFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
@@ -83,10 +90,14 @@ class WriteExportFile(beam.DoFn):  # type: ignore[misc]
         yield task.path
 
 
-class FinishExports(PlanDoFn):
-    """Yields the entry of every export, for a draft."""
+class WriteExportFile(Step):
+    """Makes the file of a task and yields its path."""
 
-    def process(self, draft: Release, made: list[str]) -> Iterator[tuple[str, ExportEntry]]:
+    do_fn = _WriteExportFileFn
+
+
+class _FinishExportsFn(PlanDoFn):
+    def process(self, draft: Release) -> Iterator[tuple[str, ExportEntry]]:
         """Assemble the entries; an export with unchanged inputs keeps its last entry."""
         objects = ObjectStore(self._plan.job.store)
         for name in self._plan.exports:
@@ -97,6 +108,12 @@ class FinishExports(PlanDoFn):
             yield name, entry or exporter.finish()
 
 
+class FinishExports(Step):
+    """Yields the entry of every export, for a draft."""
+
+    do_fn = _FinishExportsFn
+
+
 def check_written(objects: ObjectStore, tasks: Sequence[FileTask]) -> None:
     """Check that the files of an export exist, so that a lost task does not go unnoticed.
 
@@ -104,3 +121,28 @@ def check_written(objects: ObjectStore, tasks: Sequence[FileTask]) -> None:
         StoreError: with the number of missing files.
     """
     check_gathered("export files", len(tasks), sum(objects.size(task.path) is not None for task in tasks))
+
+
+class UpdateExports(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
+    """Brings all exports up to date with a draft, and yields (name, export entry); each file is an element of work."""
+
+    def __init__(self, plan: PlanRef) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, draft: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
+        """Add the steps."""
+        parts = (
+            draft
+            | "PlanExports" >> PlanExports(self._plan)
+            | "SpreadParts" >> beam.Reshuffle()
+            | "WriteParts" >> WriteExportFile(self._plan.store)
+        )
+        written = (
+            draft
+            | "PartsMade" >> beam.WaitOn(parts)
+            | "PlanExportFiles" >> PlanExportFiles(self._plan)
+            | "SpreadFiles" >> beam.Reshuffle()
+            | "WriteFiles" >> WriteExportFile(self._plan.store)
+        )
+        return draft | "FilesMade" >> beam.WaitOn(written) | "FinishExports" >> FinishExports(self._plan)

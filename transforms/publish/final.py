@@ -22,7 +22,7 @@ from cliploom.schemas.errors import LimitError, StoreError
 from cliploom.schemas.evaluations import Figures
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import RunPlan, declared
-from cliploom.schemas.records import Processor, Rewrite
+from cliploom.schemas.records import POSTPONED, Processor, Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
 from cliploom.transforms.narrations.table import commit_narrations, is_text
@@ -50,6 +50,7 @@ from cliploom.transforms.store.tables import (
     pieces_file,
     read_table,
 )
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.models import model_files
 from cliploom.transforms.work.part_records import read_records, reported_processors
@@ -60,9 +61,7 @@ OUTCOME = "outcome.json"
 EXAMPLES = 3
 
 
-class Assemble(PlanDoFn):
-    """The rewrites that the next tables need, from the files with all part records of the run."""
-
+class _AssembleFn(PlanDoFn):
     def process(self, begin: str, computed: list[str]) -> Iterator[Rewrite]:
         """Decide for every feature."""
         plan, objects = self._plan, ObjectStore(self._plan.job.store)
@@ -71,6 +70,12 @@ class Assemble(PlanDoFn):
         for name in plan.job.features:
             assembly = plan_feature_parts(plan, name, feature_parts(objects, plan, tables, reported, name))
             yield from assembly.rewrites()
+
+
+class Assemble(Step):
+    """The rewrites that the next tables need, from the files with all part records of the run."""
+
+    do_fn = _AssembleFn
 
 
 def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, items: int) -> None:
@@ -86,6 +91,7 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, ite
         LimitError: naming the guard, the numbers, an example and how to go on.
     """
     limits, accept, store = plan.limits, plan.accept, shlex.quote(plan.job.store)
+    check_postponed(plan, failures)
     failed = newly_failed(failures, known)
     lost = failed.select("source", "uid").unique().height
     if not accept.failures and items and lost / items > plan.max_failed:
@@ -113,12 +119,33 @@ def check_limits(plan: RunPlan, failures: pl.DataFrame, known: pl.DataFrame, ite
         )
 
 
+def check_postponed(plan: RunPlan, failures: pl.DataFrame) -> None:
+    """Stop before publishing when time was up and readers would lose rows that they have now.
+
+    That is so where a feature's config has changed: its new table lacks the items that were not computed yet. An item
+    whose bytes have changed keeps its old rows.
+
+    Raises:
+        LimitError: naming the feature and how to go on.
+    """
+    base = plan.base.features if plan.base else {}
+    changed = [name for name, job in plan.job.features.items() if name in base and base[name].config != job.config]
+    waiting = failures.filter((pl.col("type") == POSTPONED) & pl.col("feature").is_in(changed))
+    if waiting.height:
+        raise LimitError(
+            f"Time was up with {waiting.height} items of feature {waiting['feature'][0]!r} still to compute, of which "
+            "readers have rows of another configuration. Nothing was published; the computed parts are kept, and "
+            "`cliploom run` goes on from there."
+        )
+
+
 def newly_failed(failures: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """The failures of items of which nothing can be used now, and which were not so in the last release.
 
     An item that was renamed is known by its bytes.
     """
-    whole, before = (frame.filter(~pl.col("partial")) for frame in (failures, known))
+    tried = ~pl.col("partial") & (pl.col("type") != POSTPONED)
+    whole, before = (frame.filter(tried) for frame in (failures, known))
     fresh = whole.join(before, on=["source", "uid"], how="anti", maintain_order="left")
     gone = before.join(whole, on=["source", "uid"], how="anti")
     named = pl.col("digest").replace("", None).alias("digest")
@@ -128,12 +155,7 @@ def newly_failed(failures: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     return fresh.join(not_renamed(items, earlier), on=["source", "uid"], how="semi", maintain_order="left")
 
 
-class CommitTables(PlanDoFn):
-    """The draft of the release, from the files with all part records: tables committed, no index or export yet.
-
-    Nothing comes out when a guard stops the run; the outcome then says why.
-    """
-
+class _CommitTablesFn(PlanDoFn):
     def process(self, begin: str, computed_paths: list[str], rewritten_paths: list[str]) -> Iterator[Release]:
         """Commit every table as a complete list of files."""
         plan = self._plan
@@ -160,6 +182,15 @@ class CommitTables(PlanDoFn):
             return
         computed_on = reported_processors(objects, [*computed_paths, *rewritten_paths])
         yield commit_draft(objects, plan, items, states, failures, computed_on)
+
+
+class CommitTables(Step):
+    """The draft of the release, from the files with all part records: tables committed, no index or export yet.
+
+    Nothing comes out when a guard stops the run; the outcome then says why.
+    """
+
+    do_fn = _CommitTablesFn
 
 
 def known_failures(objects: ObjectStore, plan: RunPlan) -> pl.DataFrame:
@@ -222,10 +253,13 @@ def commit_draft(
         narrations = commit_narrations(objects, pl.scan_parquet(local).filter(is_text()).collect())
     if narrations is not None:
         versions["narrations"] = narrations
-    failed = failures.filter(~pl.col("partial")).select("source", "uid").unique().height
+    lacking = failures.filter(~pl.col("partial"))
+    failed = lacking.filter(pl.col("type") != POSTPONED).select("source", "uid").unique().height
+    waiting = lacking.filter(pl.col("type") == POSTPONED).select("source", "uid").unique().height
     counts = {
         "items": items.rows,
         "failed": failed,
+        **({"postponed": waiting} if waiting else {}),
         "partial": failures.filter(pl.col("partial")).select("source", "uid").unique().height,
         "outdated": sum(state.outdated for state in states.values()),
     }
@@ -315,9 +349,7 @@ def with_digests(objects: ObjectStore, table: str, parts: pl.DataFrame) -> pl.Da
     return parts.with_columns(pl.Series("digest", digests, pl.String))
 
 
-class Publish(PlanDoFn):
-    """The draft in; the release appended, once, last."""
-
+class _PublishFn(PlanDoFn):
     def process(
         self,
         draft: Release,
@@ -357,6 +389,12 @@ class Publish(PlanDoFn):
                 write_head_figures(objects, release)
         write_outcome(objects, plan, {"state": "published", "release": done[0].release})
         yield done[0].release
+
+
+class Publish(Step):
+    """The draft in; the release appended, once, last."""
+
+    do_fn = _PublishFn
 
 
 def write_outcome(objects: ObjectStore, plan: RunPlan, outcome: dict[str, object]) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.digests import digest_of
-from cliploom.schemas.index import IndexRecipe
+from cliploom.schemas.index import INVERTED, IndexRecipe
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import FeatureEntry, FileEntry, IndexEntry, IndexShardEntry, Release
 from cliploom.schemas.spec import IndexSpec
-from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
+from cliploom.transforms.index.build import SHARD_ROWS, build_shard, rows_within, train, training_rows, write_index
 from cliploom.transforms.index.files import read_index
 from cliploom.transforms.index.fit import SAMPLE_ROWS, SAMPLE_SEED
 from cliploom.transforms.index.opened import open_shard
@@ -30,8 +30,10 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import iterate_vectors
 from cliploom.transforms.store.releases import file_entry
 from cliploom.transforms.store.tables import read_table
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
+from cliploom.transforms.work.plan_ref import PlanRef
 
 QUERIES = 200
 TRAINING_SEED, QUERY_SEED = 0, 1
@@ -39,7 +41,8 @@ TRAINING_SEED, QUERY_SEED = 0, 1
 
 def index_recipe(spec: IndexSpec, output: str, config: str) -> str:
     """Return the digest of an index's declaration."""
-    return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe])
+    later = [spec.memory] if spec.memory is not None else []
+    return digest_of([config, output, spec.metric, spec.kind, spec.shards, spec.nprobe, *later])
 
 
 def intact_entry(plan: RunPlan, name: str) -> IndexEntry | None:
@@ -65,7 +68,8 @@ def next_upkeep(objects: ObjectStore, plan: RunPlan, draft: Release, name: str) 
     traced = ""
     if previous is not None and previous.recipe == recipe and previous.trained is not None:
         traced = traced_rows(objects, previous, feature.table, feature.outputs[previous.output].dim, set(rows))
-    return plan_upkeep(rows, spec.kind, recipe, spec.shards, previous, traced=traced)
+    fitting = rows_within(spec.memory, feature.outputs[str(spec.output)].dim)
+    return plan_upkeep(rows, spec.kind, recipe, spec.shards, previous, traced=traced, mapped_rows=fitting)
 
 
 def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int, parts: set[str]) -> str:
@@ -75,7 +79,7 @@ def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int
 
     Args:
         objects: the store.
-        previous: the index, of kind ``ivf_sq8``.
+        previous: the index, an inverted file.
         table: folder of the feature's table.
         dim: length of the vectors.
         parts: parts of the next table.
@@ -100,9 +104,7 @@ def traced_rows(objects: ObjectStore, previous: IndexEntry, table: str, dim: int
     return f"centroids or ranges were made of {lost} deleted rows" if lost else ""
 
 
-class PlanIndexes(PlanDoFn):
-    """Yields the shards to build, for a draft. Trains centroids on a sample."""
-
+class _PlanIndexesFn(PlanDoFn):
     def process(self, draft: Release) -> Iterator[IndexTask]:
         """Look at every index of the spec."""
         objects = ObjectStore(self._plan.job.store)
@@ -119,9 +121,15 @@ class PlanIndexes(PlanDoFn):
             yield from tasks_of(upkeep, name, feature.table, output, spec.metric, dim, trained)
 
 
+class PlanIndexes(Step):
+    """Yields the shards to build, for a draft. Trains centroids on a sample."""
+
+    do_fn = _PlanIndexesFn
+
+
 def kept_centroids(upkeep: IndexUpkeep, previous: IndexEntry | None) -> FileEntry | None:
     """Return the centroids that an index continues to use; None for an index that became exact."""
-    return previous.trained if previous and not upkeep.retrain and upkeep.kind == "ivf_sq8" else None
+    return previous.trained if previous and not upkeep.retrain and upkeep.kind in INVERTED else None
 
 
 def _parts_of(upkeep: IndexUpkeep) -> list[str]:
@@ -157,9 +165,7 @@ def sample_rows(
     return np.concatenate(ids), np.concatenate(vectors)
 
 
-class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
-    """Builds a shard and yields (index, shard entry); an existing shard is adopted."""
-
+class _BuildIndexShardFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
@@ -191,9 +197,13 @@ class BuildIndexShard(beam.DoFn):  # type: ignore[misc]
         yield task.index, IndexShardEntry(file=file_entry(objects, path), rows=rows, parts=list(task.parts))
 
 
-class FinishIndexes(PlanDoFn):
-    """Yields the entry of every index, for a draft: kept and built shards, nprobe, measured recall."""
+class BuildIndexShard(Step):
+    """Builds a shard and yields (index, shard entry); an existing shard is adopted."""
 
+    do_fn = _BuildIndexShardFn
+
+
+class _FinishIndexesFn(PlanDoFn):
     def process(self, draft: Release, built: list[tuple[str, IndexShardEntry]]) -> Iterator[tuple[str, IndexEntry]]:
         """Assemble the entries."""
         objects = ObjectStore(self._plan.job.store)
@@ -235,6 +245,12 @@ class FinishIndexes(PlanDoFn):
             yield name, fitted(objects, entry, feature)
 
 
+class FinishIndexes(Step):
+    """Yields the entry of every index, for a draft: kept and built shards, nprobe, measured recall."""
+
+    do_fn = _FinishIndexesFn
+
+
 def tuned(objects: ObjectStore, entry: IndexEntry, table: str, dim: int, nprobe: int | None) -> IndexEntry:
     """Return the entry with nprobe set to reach recall@10 of .95 on sampled rows, and the measured recall."""
     if entry.kind == "flat" or entry.rows == 0:
@@ -266,3 +282,21 @@ def fitted(objects: ObjectStore, entry: IndexEntry, feature: FeatureEntry) -> In
 def _optional(objects: ObjectStore, entry: FileEntry | None) -> AbstractContextManager[Path | None]:
     """Give a local copy of a file, or None for no file."""
     return objects.local_copy(entry.path) if entry is not None else nullcontext(None)
+
+
+class UpdateIndexes(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
+    """Brings all indexes up to date with a draft, and yields (name, index entry); each shard is an element of work."""
+
+    def __init__(self, plan: PlanRef) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, draft: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
+        """Add the steps."""
+        built = (
+            draft
+            | "PlanIndexes" >> PlanIndexes(self._plan)
+            | "SpreadShards" >> beam.Reshuffle()
+            | "BuildIndexShard" >> BuildIndexShard(self._plan.store)
+        )
+        return draft | "FinishIndexes" >> FinishIndexes(self._plan, beam.pvalue.AsList(built))

@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 from cliploom.schemas.digests import digest_bytes, digest_of
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import RunPlan
+from cliploom.schemas.records import LABELS_KEY
 from cliploom.schemas.release import Release
 from cliploom.schemas.tables import LABELS
 from cliploom.transforms.heads.tagging import TagTask, head_entries, tag_tasks
-from cliploom.transforms.media.label_listing import KEY
 from cliploom.transforms.publish.dataframes import empty_frame
 from cliploom.transforms.publish.release_state import check_gathered
+from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path, read_rows
 from cliploom.transforms.store.tables import TableFile, commit_files, read_table
-from cliploom.transforms.tfrecords.settings import ShardSettings
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
 
@@ -51,12 +52,16 @@ class LabelTask:
 
     def write(self, objects: ObjectStore, plan: RunPlan) -> None:
         """Write the file."""
-        names = ShardSettings.from_json(plan.feature(self.feature).settings).names
+        names = _names_of(plan.feature(self.feature))
         with objects.local_copy(part_path(self.table, self.part)) as local:
             frames = [
                 labels_of_rows(pl.DataFrame(rows), self.source, names) for rows in read_rows(local, ["uid", "labels"])
             ]
         objects.put_new(self.path, file_of(pl.concat([empty_frame(LABELS), *frames])))
+
+
+def _names_of(job: FeatureJob) -> dict[int, str]:
+    return source_kind(job.kind).class_names(job.settings)
 
 
 def labels_of_rows(rows: pl.DataFrame, source: str, names: dict[int, str]) -> pl.DataFrame:
@@ -86,10 +91,10 @@ def labels_of_items(items: pl.DataFrame) -> pl.DataFrame:
     Args:
         items: source, uid, metadata (JSON).
     """
-    labelled = items.filter(pl.col("metadata").str.contains(f'"{KEY}"', literal=True))
+    labelled = items.filter(pl.col("metadata").str.contains(f'"{LABELS_KEY}"', literal=True))
     rows = []
     for source, uid, metadata in labelled.select("source", "uid", "metadata").sort("source", "uid").iter_rows():
-        for label, name in dict.fromkeys(_pairs(json.loads(metadata).get(KEY))):
+        for label, name in dict.fromkeys(_pairs(json.loads(metadata).get(LABELS_KEY))):
             rows.append((source, uid, label, name, None, None, None, "given"))
     return pl.DataFrame(rows, schema=empty_frame(LABELS).schema, orient="row")
 
@@ -122,24 +127,26 @@ def label_tasks(objects: ObjectStore, plan: RunPlan, draft: Release) -> list[Lab
         return tasks
     parts = read_table(objects, "parts", draft.tables["parts"]).filter(pl.col("rows") > 0)
     for source, job in jobs.items():
-        names = digest_of(sorted(ShardSettings.from_json(job.settings).names.items()))
+        names = digest_of(sorted(_names_of(job).items()))
         mine = parts.filter(pl.col("feature") == job.name)["part"].sort().to_list()
         tasks += [LabelTask(job.name, source, job.table, part, names) for part in mine]
     return tasks
 
 
-class PlanLabels(PlanDoFn):
-    """Yields a task for each missing label file, for a draft."""
-
+class _PlanLabelsFn(PlanDoFn):
     def process(self, draft: Release) -> Iterator[LabelTask | TagTask]:
         """Find the missing files."""
         objects = ObjectStore(self._plan.job.store)
         yield from (task for task in label_tasks(objects, self._plan, draft) if objects.size(task.path) is None)
 
 
-class WriteLabels(PlanDoFn):
-    """Makes the file of a task and yields its path."""
+class PlanLabels(Step):
+    """Yields a task for each missing label file, for a draft."""
 
+    do_fn = _PlanLabelsFn
+
+
+class _WriteLabelsFn(PlanDoFn):
     def process(self, task: LabelTask | TagTask) -> Iterator[str]:
         """Write one file."""
         task.write(ObjectStore(self._plan.job.store), self._plan)
@@ -147,10 +154,14 @@ class WriteLabels(PlanDoFn):
         yield task.path
 
 
-class CommitLabels(PlanDoFn):
-    """Adds heads and the table ``labels`` to a draft, if anything has labels or had some in the last release."""
+class WriteLabels(Step):
+    """Makes the file of a task and yields its path."""
 
-    def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
+    do_fn = _WriteLabelsFn
+
+
+class _CommitLabelsFn(PlanDoFn):
+    def process(self, draft: Release) -> Iterator[Release]:
         """Commit the complete list of files."""
         objects = ObjectStore(self._plan.job.store)
         draft = draft.model_copy(update={"heads": head_entries(objects, self._plan)})
@@ -174,3 +185,9 @@ class CommitLabels(PlanDoFn):
                 files.append(TableFile(path.removeprefix(f"{TABLE}/"), size, rows))
         version = commit_files(objects, TABLE, LABELS, files)
         yield draft.model_copy(update={"tables": draft.tables | {TABLE: version}})
+
+
+class CommitLabels(Step):
+    """Adds heads and the table ``labels`` to a draft, if anything has labels or had some in the last release."""
+
+    do_fn = _CommitLabelsFn

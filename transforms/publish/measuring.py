@@ -8,16 +8,12 @@ from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.evaluations import Figures
 from cliploom.schemas.release import IndexEntry, Release
 from cliploom.transforms.store.object_store import ObjectStore
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.plan_dofn import PlanDoFn
 
 
-class MeasureRelease(PlanDoFn):
-    """Yields (name, figures) of each evaluation of the spec, for a draft.
-
-    A failed measurement does not prevent the release; its figures contain the reason.
-    """
-
+class _MeasureReleaseFn(PlanDoFn):
     def process(self, draft: Release, indexes: list[tuple[str, IndexEntry]]) -> Iterator[tuple[str, Figures]]:
         """Measure one evaluation after the other."""
         plan = self._plan
@@ -33,3 +29,12 @@ class MeasureRelease(PlanDoFn):
             except CliploomError as error:
                 yield name, {"error": str(error)}
             count("evaluations", 1)
+
+
+class MeasureRelease(Step):
+    """Yields (name, figures) of each evaluation of the spec, for a draft.
+
+    A failed measurement does not prevent the release; its figures contain the reason.
+    """
+
+    do_fn = _MeasureReleaseFn

@@ -23,6 +23,7 @@ from cliploom.transforms.publish.final import commit_contents
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import PartWriter, arrow_to_vectors, part_path, read_rows, vectors_to_arrow
 from cliploom.transforms.store.tables import TableFile, commit_files, commit_rows, contents_of, read_table
+from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.models import local_model, model_files
 from cliploom.transforms.work.plan_dofn import PlanDoFn
@@ -84,9 +85,7 @@ def projection_tasks(objects: ObjectStore, draft: Release, job: ProjectionJob) -
         yield ProjectionTask(job.name, job.config, table, str(part), held)
 
 
-class PlanProjections(PlanDoFn):
-    """Yields a task for each missing part, for a draft."""
-
+class _PlanProjectionsFn(PlanDoFn):
     def process(self, draft: Release) -> Iterator[ProjectionTask]:
         """Look at every feature that a head makes."""
         objects = ObjectStore(self._plan.job.store)
@@ -96,9 +95,13 @@ class PlanProjections(PlanDoFn):
                     yield task
 
 
-class WriteProjection(PlanDoFn):
-    """Makes the part of a task and yields its name."""
+class PlanProjections(Step):
+    """Yields a task for each missing part, for a draft."""
 
+    do_fn = _PlanProjectionsFn
+
+
+class _WriteProjectionFn(PlanDoFn):
     def process(self, task: ProjectionTask) -> Iterator[str]:
         """Make one part."""
         task.write(ObjectStore(self._plan.job.store), self._plan.projections[task.feature])
@@ -106,10 +109,14 @@ class WriteProjection(PlanDoFn):
         yield task.name
 
 
-class CommitProjections(PlanDoFn):
-    """Adds the tables of features that heads make to a draft."""
+class WriteProjection(Step):
+    """Makes the part of a task and yields its name."""
 
-    def process(self, draft: Release, made: list[str]) -> Iterator[Release]:
+    do_fn = _WriteProjectionFn
+
+
+class _CommitProjectionsFn(PlanDoFn):
+    def process(self, draft: Release) -> Iterator[Release]:
         """Commit the complete list of parts of each, and add them to the tables ``parts`` and ``contents``."""
         plan = self._plan
         if not plan.projections:
@@ -117,6 +124,12 @@ class CommitProjections(PlanDoFn):
             return
         objects = ObjectStore(plan.job.store)
         yield with_projections(objects, plan, draft)
+
+
+class CommitProjections(Step):
+    """Adds the tables of features that heads make to a draft."""
+
+    do_fn = _CommitProjectionsFn
 
 
 def with_projections(objects: ObjectStore, plan: RunPlan, draft: Release) -> Release:

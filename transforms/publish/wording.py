@@ -22,6 +22,7 @@ from cliploom.transforms.publish.release_state import check_gathered
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.releases import file_entry
 from cliploom.transforms.store.tables import table_files
+from cliploom.transforms.wire import Step
 
 BUCKET_BITS = 16
 LEAST_SCORE = 0.5
@@ -37,9 +38,7 @@ class WordTask:
     tables: tuple[tuple[str, int], ...]
 
 
-class PlanWords(beam.DoFn):  # type: ignore[misc]
-    """Yields a draft and the shards that the release will name, as one element."""
-
+class _PlanWordsFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
@@ -58,17 +57,25 @@ class PlanWords(beam.DoFn):  # type: ignore[misc]
         yield draft, tasks
 
 
-class WordTasks(beam.DoFn):  # type: ignore[misc]
-    """Yields the tasks of a plan one by one."""
+class PlanWords(Step):
+    """Yields a draft and the shards that the release will name, as one element."""
 
+    do_fn = _PlanWordsFn
+
+
+class _WordTasksFn(beam.DoFn):  # type: ignore[misc]
     def process(self, planned: tuple[Release, list[WordTask]]) -> Iterator[WordTask]:
         """Yield the tasks."""
         yield from planned[1]
 
 
-class BuildWords(beam.DoFn):  # type: ignore[misc]
-    """Writes a shard and yields its entry; an existing shard is adopted."""
+class WordTasks(Step):
+    """Yields the tasks of a plan one by one."""
 
+    do_fn = _WordTasksFn
+
+
+class _BuildWordsFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, store: str) -> None:
         super().__init__()
         self._store = store
@@ -84,15 +91,25 @@ class BuildWords(beam.DoFn):  # type: ignore[misc]
         yield WordShardEntry(file=file_entry(objects, task.path), documents=documents, words=words)
 
 
-class CommitWords(beam.DoFn):  # type: ignore[misc]
-    """Adds the shards to the draft after all of them were reported."""
+class BuildWords(Step):
+    """Writes a shard and yields its entry; an existing shard is adopted."""
 
+    do_fn = _BuildWordsFn
+
+
+class _CommitWordsFn(beam.DoFn):  # type: ignore[misc]
     def process(self, planned: tuple[Release, list[WordTask]], built: list[WordShardEntry]) -> Iterator[Release]:
         """List the shards in the draft."""
         draft, tasks = planned
         found = {shard.file.path: shard for shard in built}
         check_gathered("shards of words", len({task.path for task in tasks}), len(found))
         yield draft.model_copy(update={"words": [found[path] for path in sorted(found) if found[path].documents]})
+
+
+class CommitWords(Step):
+    """Adds the shards to the draft after all of them were reported."""
+
+    do_fn = _CommitWordsFn
 
 
 def documents_of(objects: ObjectStore, tables: Mapping[str, int], bucket: int) -> pl.DataFrame:

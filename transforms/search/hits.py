@@ -167,7 +167,11 @@ class HitReader(QueryReader):
     def _stands_for(self, asked: Iterable[str]) -> dict[int, int]:
         """Map narration items to the media items with the same uid if both are searched; one hit shows both."""
         sources = frozenset(self._feature_of(name).source for name in asked)
-        texts = {source for source in sources if self._source_kind(source) == "narrations"}
+        if len(sources) < 2:
+            return {}
+        from cliploom.schemas.sources import is_about_media
+
+        texts = {source for source in sources if is_about_media(self._source_kind(source))}
         if not texts or texts == sources:
             return {}
         if sources not in self._stand_ins:

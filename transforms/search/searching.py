@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from cliploom.schemas.errors import SpecError, UnknownNameError
+from cliploom.schemas.index import INVERTED
 from cliploom.transforms.search.filtering import Filter
 from cliploom.transforms.search.hits import HitReader
 from cliploom.transforms.search.query_model import Answer, Hit, Mode, Query, QueryPart, vector_rows
@@ -258,7 +259,7 @@ class Store(HitReader):
         rows = None if kept is None else kept.in_shards(name, shards, entry.feature)
         if ranker == "max":
             return by_best_row(shards, asked.queries, asked.skips, rows)
-        rows_of = partial(self._table_rows, name) if entry.kind == "ivf_sq8" else None
+        rows_of = partial(self._table_rows, name) if entry.kind in INVERTED else None
         miss = entry.d_miss if d_miss is None else d_miss
         return by_all_rows(shards, asked.queries, ranker, miss, asked.skips, rows_of, rows)  # type: ignore[arg-type]
 

@@ -10,16 +10,19 @@ import json
 import math
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploom.schemas.digests import digest_file, digest_of
-from cliploom.schemas.errors import CliploomError, ItemError, NoVideoError, SpecError
+from cliploom.schemas.errors import CliploomError, ItemError, NoVideoError, SpecError, UnknownNameError
 from cliploom.schemas.media import MediaFacts, Preprocess
 from cliploom.schemas.sampling import Every
-from cliploom.schemas.sources import HttpSpec
+from cliploom.schemas.sources import BUILT_IN, HttpSpec
+from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.local_folder import arriving, evict, private_folder
 from cliploom.transforms.store.uris import is_remote, uri_to_path
 
@@ -112,7 +115,7 @@ class ThumbnailCache:
         """
         media = find_media(store, uid, source)
         moment, width = _checked(at_s), _checked_width(width)
-        if not is_remote(media.uri):
+        if is_local_file(store, media):
             check_local(store, media)
         folder = self._ready_folder()
         path = folder / f"{digest_of([REVISION, media.digest, round(moment * _MICRO), width])}.webp"
@@ -216,14 +219,10 @@ def _digest_at(path: str, _mtime_ns: int, like: str) -> str:
 
 
 def _picture(store: ReleaseReader, media: MediaItem, at_s: float, width: int) -> NDArray[np.uint8]:
-    """Return the frame on screen at ``at_s``, upright and with square pixels, uint8 [height, width, 3]."""
-    from cliploom.transforms.inputs.spool import open_input
-
+    """Pixels uint8 [height, width, 3] of the frame on screen at ``at_s``, upright, with square pixels."""
     try:
-        if is_remote(media.uri):
-            with open_input(
-                media.uri, media.signature, "decode", http_settings(store, media.source), media.digest
-            ) as path:
+        if not is_local_file(store, media):
+            with local_copy(store, media, "decode") as path:
                 return frame_at(path, media.facts, at_s, width)
         check_local(store, media)
         return frame_at(uri_to_path(media.uri), media.facts, at_s, width)
@@ -231,13 +230,42 @@ def _picture(store: ReleaseReader, media: MediaItem, at_s: float, width: int) ->
         raise MissingMediaError(f"{media.uid!r} has no picture at {at_s:g} s: {error}") from None
 
 
-def http_settings(store: ReleaseReader, source: str) -> HttpSpec:
-    """Return the settings for web downloads from the spec of the release."""
-    declared = store.release.spec.get("sources", {}).get(source, {})
+def is_local_file(store: ReleaseReader, media: MediaItem) -> bool:
+    """Return whether an item is a file of this machine; kinds of other packages may have items inside files."""
+    return not is_remote(media.uri) and _declared(store, media.source)["kind"] in BUILT_IN
+
+
+@contextmanager
+def local_copy(store: ReleaseReader, media: MediaItem, stage: str) -> Iterator[Path]:
+    """Give a local file with the bytes of an item that is not a local file.
+
+    Args:
+        store: an open release.
+        media: the item.
+        stage: word for failures.
+
+    Raises:
+        MissingMediaError: if the package that offers the kind of its source is not installed.
+        ItemError: if the item is gone or has changed.
+    """
+    declared = _declared(store, media.source)
     try:
-        return HttpSpec.model_validate(declared.get("http", {}) if isinstance(declared, dict) else {})
+        kind = source_kind(declared["kind"])
+    except UnknownNameError as error:
+        raise MissingMediaError(f"{media.uid!r} can't be opened: {error}") from None
+    with kind.open_item(media.uri, media.signature, stage, json.dumps(declared), media.digest) as path:
+        yield path
+
+
+def _declared(store: ReleaseReader, source: str) -> dict[str, Any]:
+    """Return the node of a source in the spec of the release; without settings for downloads that are not valid."""
+    declared = store.release.spec.get("sources", {}).get(source, {})
+    found = {"kind": "media"} | (declared if isinstance(declared, dict) else {})
+    try:
+        HttpSpec.model_validate(found.get("http", {}))
     except ValueError:
-        return HttpSpec()
+        del found["http"]
+    return found
 
 
 def frame_at(path: Path, facts: MediaFacts, at_s: float, width: int) -> NDArray[np.uint8]:

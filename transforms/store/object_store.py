@@ -35,6 +35,7 @@ from cliploom.schemas.digests import digest_stream
 from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.faults import system_fault
 from cliploom.schemas.secrets import masked, refuse_secret
+from cliploom.transforms.store.bucket_errors import ask_what_is_wrong
 from cliploom.transforms.store.buckets import (
     BusyError,
     Result,
@@ -360,6 +361,9 @@ class ObjectStore:
                 raise fault from error
             if isinstance(error, PreconditionError):
                 reason = "it changed while it was read; run again"
+            elif self.root is None and not is_transient(error) and (advice := ask_what_is_wrong(self.store, error)):
+                refused = refusal(error)
+                place, reason = self.uri, advice + (f" ({refused})" if refused else "")
             elif isinstance(error, UnauthenticatedError):
                 reason = "the store does not know these credentials; check those of the environment"
             elif isinstance(error, PermissionDeniedError) or number in (errno.EACCES, errno.EPERM):
@@ -409,10 +413,16 @@ def existing_store(uri: str) -> ObjectStore:
     """Open the store at ``uri``, for commands that need an existing one.
 
     Raises:
-        StoreError: if a local folder does not exist or is not a store; names a store inside it.
+        StoreError: if there is none. For a folder it names a store inside it, for a bucket it says which of name,
+            key id, secret and region is wrong.
     """
     objects = ObjectStore(uri)
     if objects.root is None:
+        # Asked by listings: their answers say what is wrong, those to requests for one object don't.
+        if next(objects.list("releases"), None) is None and next(objects.list("plans"), None) is None:
+            raise StoreError(
+                f"There is no store at {objects.uri}; correct the address, or `cliploom run SPEC` makes one."
+            )
         return objects
     if not objects.root.exists():
         raise StoreError(f"There is no store at {objects.uri}; `cliploom run SPEC` makes one.")

@@ -17,7 +17,7 @@ from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.media import Sampled
 from cliploom.schemas.records import ORDINAL_BITS, Content, Duplicate, Failure, PartRecord, ShardItem, row_id
 from cliploom.transforms.store.encoded import WrongResultsError, as_results, checked_vectors
-from cliploom.transforms.store.parts import FeatureRow, PartWriter, Vectors
+from cliploom.transforms.store.parts import FeatureRow, Vectors
 from cliploom.transforms.store.repeats import RepeatFilter
 from cliploom.transforms.watchdog import alive
 
@@ -40,6 +40,20 @@ class BatchEncoder(Protocol):
         ...
 
 
+class RowWriter(Protocol):
+    """What takes the rows of a ``PartBuilder``, such as ``PartWriter``."""
+
+    rows: int
+
+    def write(self, row: FeatureRow) -> None:
+        """Take one row."""
+        ...
+
+    def write_table(self, rows: pa.Table) -> None:
+        """Take rows that need no encoder."""
+        ...
+
+
 @dataclass
 class Timings:
     """Seconds by stage, and counts, summed over a shard."""
@@ -49,6 +63,11 @@ class Timings:
     write_s: float = 0.0
     frames_decoded: int = 0
     rows_repeated: int = 0
+
+    def figures(self) -> dict[str, int]:
+        """Return whole milliseconds by stage and the decoded frames, by the names of Beam's counters."""
+        seconds = {"decode_ms": self.decode_s, "encode_ms": self.encode_s, "write_ms": self.write_s}
+        return {name: int(value * 1000) for name, value in seconds.items()} | {"frames_decoded": self.frames_decoded}
 
 
 @dataclass
@@ -93,7 +112,7 @@ class PartBuilder:
         self,
         job: FeatureJob,
         encoder: BatchEncoder | None,
-        writer: PartWriter,
+        writer: RowWriter,
         timings: Timings,
         on_end: Callable[[ShardItem, int], None],
         on_rows: Callable[[ShardItem, float, int], None] = lambda item, start_s, rows: None,
@@ -224,6 +243,12 @@ class PartBuilder:
         self._contents += [replace(content, first_row=content.first_row + offset) for content in record.contents]
         self._failures += record.failures
         self._on_end(item, record.rows)
+
+    def take_failures(self) -> list[Failure]:
+        """Return the failures of the items that have ended, and forget these items; then ``finish`` has no record."""
+        taken, self._failures = self._failures, []
+        self._contents.clear()
+        return taken
 
     def finish(self, part: str) -> PartRecord:
         """Write everything pending; size and digest are filled in when the file is closed."""

@@ -280,8 +280,9 @@ def read_record(objects: ObjectStore, table: str, part: str, *, hashed: bool = T
     else:
         with objects.open_file(path) as opened:
             footer, digest, processors = footer_of(opened, path), "", ()
-    footer.pop("run", None)
-    return replace(PartRecord.from_dict(footer, size=size, digest=digest, adopted=True), processors=processors)
+    run = str(footer.pop("run", ""))
+    found = PartRecord.from_dict(footer, size=size, digest=digest, adopted=True)
+    return replace(found, processors=processors, run=run)
 
 
 def as_stored(objects: ObjectStore, table: str, record: PartRecord) -> PartRecord:

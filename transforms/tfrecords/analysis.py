@@ -59,8 +59,8 @@ class Analyze(beam.PTransform):  # type: ignore[misc]
         self._preprocess = preprocess
         self._folder = folder
 
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        """Analyze all batches and write the graph."""
+    def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
+        """Analyze and write; what comes out says that it is written."""
         columns = {name: schema_pb2.TensorRepresentation() for name in self._like}
         for name, column in self._like.items():
             columns[name].dense_tensor.column_name = name
@@ -68,7 +68,8 @@ class Analyze(beam.PTransform):  # type: ignore[misc]
         schema = batch_of(self._like).schema
         with tft_beam.Context(temp_dir=f"{self._folder}/work"):
             graph = (batches, TensorAdapterConfig(schema, columns)) | tft_beam.AnalyzeDataset(self._preprocess)
-            return graph | tft_beam.WriteTransformFn(f"{self._folder}/graph")
+            written = graph | tft_beam.WriteTransformFn(f"{self._folder}/graph")
+        return written | "Written" >> beam.Map(str).with_output_types(str)
 
 
 def read_graph(folder: str | Path) -> Callable[[Mapping[str, Column]], dict[str, NDArray[Any]]]:

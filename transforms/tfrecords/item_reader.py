@@ -61,7 +61,7 @@ class RecordRows:
 def read_tfrecord_item(
     item: ShardItem, builders: Sequence[PartBuilder], counts: list[ItemCount], timings: Timings
 ) -> None:
-    """Read one shard and pass its rows to the features that need them; see ``work.compute.ItemReader``.
+    """Read one shard and hand its rows to the features that want them; see ``SourceKind.read``.
 
     A shard without records gives no rows.
 

@@ -42,8 +42,8 @@ class PcaTask:
     folder: str
 
 
-class ReadVectors(beam.DoFn):  # type: ignore[misc]
-    """Maps the name of a part to batches of its vectors, one per row group."""
+class _ReadVectorsFn(beam.DoFn):  # type: ignore[misc]
+    """The name of a part in, batches of its vectors out: a row group each."""
 
     def __init__(self, task: PcaTask) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def build_fit(pipeline: beam.Pipeline, task: PcaTask) -> None:
         pipeline
         | "Parts" >> beam.Create(list(task.parts))
         | "SpreadParts" >> Spread()
-        | "ReadVectors" >> beam.ParDo(ReadVectors(task))
+        | "ReadVectors" >> beam.ParDo(_ReadVectorsFn(task)).with_output_types(pa.RecordBatch)
         | "Analyze" >> Analyze({COLUMN: np.empty((0, task.dim), np.float32)}, _moments, task.folder)
     )
 

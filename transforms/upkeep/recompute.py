@@ -25,6 +25,7 @@ from cliploom.schemas.sampling import Sampling
 from cliploom.transforms.encoders.figures import row_cosines
 from cliploom.transforms.encoders.processor import processor_features
 from cliploom.transforms.encoders.registry import read_card
+from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.parts import arrow_to_vectors, part_path, processors_of, read_rows
 from cliploom.transforms.store.releases import read_releases
@@ -147,13 +148,14 @@ def _one_of(processors: tuple[Processor, ...]) -> str:
 def _job_of(objects: ObjectStore, release: Release, name: str, entry: FeatureEntry) -> FeatureJob:
     """Return the job that computed a feature, from what its release says."""
     source = release.spec.get("sources", {}).get(entry.source, {})
-    settings = {key: entry.recipe[key] for key in ("stereo", "deinterlace", "tone_map") if key in entry.recipe}
+    keys = {"stereo", "deinterlace", "tone_map"} & source_kind(source.get("kind", "media")).Node.model_fields.keys()
+    made_with = {key: entry.recipe[key] for key in sorted(keys) if key in entry.recipe}
     sample = entry.recipe.get("sample")
     return FeatureJob(
         name=name,
         source=entry.source,
         kind=str(source.get("kind", "media")),
-        settings=json.dumps(settings | {"http": source.get("http", {})}),
+        settings=json.dumps(source | made_with),
         config=entry.config,
         table=entry.table,
         model=entry.model,

@@ -24,13 +24,12 @@ from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.schemas.media import MediaLimits, Preprocess
 from cliploom.schemas.precision import Calibration, SampleId
 from cliploom.schemas.sampling import Sampling
-from cliploom.schemas.sources import HttpSpec
 from cliploom.transforms.encoders.quantised import DrawnSamples
-from cliploom.transforms.inputs.spool import open_input
 from cliploom.transforms.media.decode import DecodeReport, Request, decode
 from cliploom.transforms.media.probe import probe
 from cliploom.transforms.narrations.item_reader import read_texts
 from cliploom.transforms.narrations.listing import place_of
+from cliploom.transforms.sources.registry import source_kind
 
 CALIBRATING, HELD_BACK, FEWEST = 300, 200, 100
 """Samples to calibrate and to measure with, and the fewest of both together."""
@@ -52,7 +51,7 @@ class SampledItem:
         digest: of the item.
         uri, signature: where it is, as it was listed.
         facts: of a text's item, where its rows are; empty for media.
-        source: JSON text of the source's node in the spec, for stereo, deinterlacing and addresses.
+        source: JSON text of the source's node in the spec; empty for texts.
         sampling: JSON text of the feature's sampling; empty for texts.
     """
 
@@ -243,8 +242,8 @@ def _pixels_of(
         deinterlace=settings.get("deinterlace", True),
         tone_map=settings.get("tone_map", True),
     )
-    http = HttpSpec.model_validate(settings.get("http", {}))
-    with open_input(item.uri, item.signature, "decode", http, item.digest) as path:
+    open_item = source_kind(settings["kind"]).open_item
+    with open_item(item.uri, item.signature, "decode", item.source, item.digest) as path:
         facts = probe(path, limits)
         long = facts.duration_s > 2 * _STRETCH_S
         segment = _stretch(item.digest, sampling, facts.duration_s, ordinals, count) if long else None

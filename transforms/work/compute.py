@@ -6,7 +6,6 @@ together in a part, in the order of their ordinals.
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -18,34 +17,25 @@ from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord, Shard, ShardItem
+from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.part_builder import BatchEncoder, ItemCount, PartBuilder, Timings
 from cliploom.transforms.store.parts import PartWriter
 from cliploom.transforms.work.models import processors
-
-ItemReader = Callable[[ShardItem, "Sequence[PartBuilder]", list[ItemCount], Timings], None]
-"""Reads one item and hands its samples to the builders, counting; what it raises becomes the item's failure."""
-
-_FEEDS = {
-    "media": "cliploom.transforms.media.item_reader:read_media_item",
-    "tfrecord": "cliploom.transforms.tfrecords.item_reader:read_tfrecord_item",
-    "narrations": "cliploom.transforms.narrations.item_reader:read_text_item",
-    "labels": "cliploom.transforms.narrations.item_reader:read_text_item",
-    "precomputed": "cliploom.transforms.precomputed.item_reader:read_precomputed_item",
-}
 
 
 def compute_item(item: ShardItem, builders: Sequence[PartBuilder], timings: Timings) -> None:
     """Read one item once for all features and hand its samples on; how depends on the kind of its source."""
     counts = [ItemCount(item) for _ in builders]
-    module, _, name = _FEEDS[builders[0].job.kind].partition(":")
-    read_item: ItemReader = getattr(importlib.import_module(module), name)
+    kind = source_kind(builders[0].job.kind)
     error: ItemError | None = None
     began = time.perf_counter()
     elsewhere = timings.encode_s + timings.write_s
     try:
-        read_item(item, builders, counts, timings)
+        kind.read(item, builders, counts, timings)
     except ItemError as caught:
         error = caught
+    except SystemExit as caught:
+        error = ItemError("read", f"the kind of source tried to end the program (exit code {caught.code!r})")
     except MemoryError:
         error = ItemError("read", "out of memory", transient=True)
     except CliploomError:
@@ -104,5 +94,5 @@ def compute_parts(
             record = replace(record, processors=processors(encoders.get(job.name)))
             writer.finish(record.to_dict() | {"run": run}, record.processors)
             writer.close()
-            records.append(replace(record, size=path.stat().st_size, digest=digest_part(path)))
+            records.append(replace(record, size=path.stat().st_size, digest=digest_part(path), run=run))
     return records

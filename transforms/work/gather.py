@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
-from cliploom.transforms.wire import decode_element, encode_element
+from cliploom.schemas.records import PartRecord
+from cliploom.transforms.wire import decode_element, encode_element, encoded
 from cliploom.transforms.work.part_records import write_records
 from cliploom.transforms.work.plan_ref import PlanRef
 
 MOST_FILES = 64
+_NUMBERED = beam.typehints.Tuple[int, encoded(PartRecord)]
+"""Number of a file, and an encoded record."""
 
 
 class GatherRecords(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
@@ -25,9 +28,9 @@ class GatherRecords(beam.PTransform[beam.PCollection[bytes], beam.PCollection[by
         """Group the records by a hash of the part's name and write one file per group."""
         return (
             pcoll
-            | "ByFile" >> beam.Map(by_file).with_output_types(tuple[int, bytes])
+            | "ByFile" >> beam.Map(by_file).with_output_types(_NUMBERED)
             | "ToFiles" >> beam.GroupByKey()
-            | "WriteRecords" >> beam.ParDo(WriteRecords(self._plan))
+            | "WriteRecords" >> beam.ParDo(_WriteRecordsFn(self._plan)).with_output_types(encoded(str))
         )
 
 
@@ -36,8 +39,7 @@ def by_file(record: bytes) -> tuple[int, bytes]:
     return zlib.crc32(decode_element(record).part.encode()) % MOST_FILES, record
 
 
-@beam.typehints.with_output_types(bytes)
-class WriteRecords(beam.DoFn):  # type: ignore[misc]
+class _WriteRecordsFn(beam.DoFn):  # type: ignore[misc]
     """Writes the records of one file and yields its encoded path."""
 
     def __init__(self, plan: PlanRef) -> None:

@@ -75,6 +75,8 @@ class PartRecordFrames:
 def record_text(record: PartRecord) -> str:
     """A record's JSON, with what its part's footer can't know."""
     value = record.to_dict() | {name: getattr(record, name) for name in _AROUND}
+    if record.run:
+        value["run"] = record.run
     if record.processors:
         value["processors"] = [asdict(each) for each in record.processors]
     return json.dumps(value, separators=(",", ":"))
@@ -119,3 +121,33 @@ def reported_processors(objects: ObjectStore, paths: Sequence[str]) -> dict[str,
             each = found.setdefault(feature, set())
             each |= {Processor(value["features"], value["agreement"]) for value in json.loads(text)}
     return found
+
+
+def counters_of_records(objects: ObjectStore, folder: str, run: str) -> dict[str, int]:
+    """Return rows, bytes_written, parts and parts_adopted of a run, for who was not there to count them.
+
+    Args:
+        objects: the store.
+        folder: of the plan, with the files of records that all attempts have left; a part counts once.
+        run: id of the run; parts that another run made are adopted.
+    """
+    field, frames = pl.col("record").str, []
+    for entry in objects.list(folder):
+        if entry.path.rsplit("/", 1)[-1].startswith("records-"):
+            frame = pl.read_parquet(io.BytesIO(objects.get(entry.path)), columns=["record"])
+            frames.append(
+                frame.select(
+                    *(field.json_path_match(f"$.{name}").alias(name) for name in ("feature", "part", "run")),
+                    *(field.json_path_match(f"$.{name}").cast(pl.Int64).alias(name) for name in ("rows", "size")),
+                ).drop_nulls("run")
+            )
+    if not frames:
+        return {}
+    parts = pl.concat(frames).unique(["feature", "part"])
+    mine = parts.filter(pl.col("run") == run)
+    return {
+        "rows": int(mine["rows"].sum()),
+        "bytes_written": int(mine["size"].sum()),
+        "parts": mine.height,
+        "parts_adopted": parts.height - mine.height,
+    }

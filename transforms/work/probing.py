@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,24 +15,22 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cliploom.schemas.digests import bytes_digest, digest_file, item_digest
+from cliploom.schemas.digests import bytes_digest, digest_file
 from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.jobs import RunJob
-from cliploom.schemas.media import MediaFacts, MediaLimits
+from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.sources import HttpSpec
 from cliploom.schemas.tables import PROBED
 from cliploom.transforms.inputs.addresses import ADDRESS
 from cliploom.transforms.inputs.http import Fetcher
-from cliploom.transforms.inputs.spool import open_input, spool_folder
-from cliploom.transforms.media.probe import probe
-from cliploom.transforms.precomputed.read import refuse_large_file
-from cliploom.transforms.precomputed.source import array_facts, digest_dataset, split_uri
+from cliploom.transforms.inputs.spool import spool_folder
+from cliploom.transforms.sources.base import http_of
+from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.paths import ALIKE, TO_PROBE, probe_results_path
-from cliploom.transforms.tfrecords.probe import probe_shard
 from cliploom.transforms.watchdog import alive, watched
-from cliploom.transforms.wire import EncodedDoFn, decode_element, encode_element
+from cliploom.transforms.wire import Step, decode_element, encode_element, encoded
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.inflight import Inflight, item_key, run_alone
 from cliploom.transforms.work.progress import ProgressLog
@@ -40,6 +38,7 @@ from cliploom.transforms.work.shards import list_row_groups
 
 ASKED_AT_ONCE = 8
 _RUN = b"cliploom.run"
+_ROW_GROUP = encoded(tuple[str, int])
 
 
 @dataclass(frozen=True)
@@ -67,32 +66,26 @@ class Probed:
     transient: bool | None = None
 
 
-def media_facts(path: Path, limits: MediaLimits) -> dict[str, Any]:
-    """Return the facts of a media file."""
-    return probe(path, limits).to_dict()
+def probe_item(asked: Asked, limits: MediaLimits, settings: str = "{}") -> Probed:
+    """Return digest and facts of one input, or its failure.
 
-
-_PROBERS: Mapping[str, Callable[[Path, MediaLimits], dict[str, Any]]] = {"media": media_facts, "tfrecord": probe_shard}
-"""Kind of source -> function that returns JSON-able facts of a file, or raises ItemError if it is unusable."""
-
-
-def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) -> Probed:
-    """Return digest and facts of one input, or its failure."""
+    Args:
+        asked: the input.
+        limits: sizes beyond which media are refused.
+        settings: JSON text of the source's node.
+    """
+    kind = source_kind(asked.kind)
     try:
-        file, dataset = split_uri(asked.uri) if asked.kind == "precomputed" else (asked.uri, "")
-        with open_input(file, asked.signature, "probe", http) as path:
-            if asked.kind == "precomputed":
-                refuse_large_file(path)
-                digest = digest_dataset(path, dataset) if dataset else digest_file(path, alive=alive)
-                return Probed(asked.source, asked.uid, digest, json.dumps(array_facts(asked.uri, path)))
-            facts = json.dumps(_PROBERS[asked.kind](path, limits), separators=(",", ":"))
-            corrections = MediaFacts.from_json(facts).corrections if asked.kind == "media" else ""
-            digest = item_digest(digest_file(path, alive=alive), corrections)
+        with kind.open_item(asked.uri, asked.signature, "probe", settings) as path:
+            digest, facts = kind.probe(asked.uri, path, limits)
             return Probed(asked.source, asked.uid, digest, facts)
     except ItemError as error:
         return _failed(asked, error)
     except CliploomError:
         raise
+    except SystemExit as error:
+        reason = f"the kind of source tried to end the program (exit code {error.code!r})"
+        return _failed(asked, ItemError("probe", reason))
     except Exception as error:
         fault = machine_fault(error)
         if fault is not None:
@@ -103,18 +96,18 @@ def probe_item(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None) 
         return _failed(asked, ItemError("probe", reason, transient=transient))
 
 
-def recognize(asked: Asked, http: HttpSpec | None, known: Mapping[str, str]) -> Probed | None:
+def recognize(asked: Asked, settings: str, known: Mapping[str, str]) -> Probed | None:
     """Return digest and facts of an input with known bytes, such as a renamed file, or None.
 
     Nothing is parsed, so a damaged file cannot crash the worker here.
 
     Args:
         asked: the input.
-        http: settings for downloads.
+        settings: JSON text of the source's node.
         known: facts (JSON) by item digest.
     """
     try:
-        with open_input(asked.uri, asked.signature, "probe", http) as path:
+        with source_kind(asked.kind).open_item(asked.uri, asked.signature, "probe", settings) as path:
             digest = digest_file(path, alive=alive)
     except ItemError as error:
         return _failed(asked, error)
@@ -157,9 +150,9 @@ class ProbeItems(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes
         """Spread the row groups over the workers; existing result files are adopted."""
         return (
             pcoll
-            | "ListRowGroups" >> beam.FlatMap(_encoded_row_groups, self._job.store).with_output_types(bytes)
+            | "ListRowGroups" >> beam.FlatMap(_encoded_row_groups, self._job.store).with_output_types(_ROW_GROUP)
             | "SpreadRowGroups" >> beam.Reshuffle()
-            | "Probe" >> beam.ParDo(EncodedDoFn(ProbeBatch(self._job)))
+            | "Probe" >> _Probe(self._job)
         )
 
 
@@ -167,7 +160,7 @@ def _encoded_row_groups(path: bytes, store: str) -> list[bytes]:
     return [encode_element(group) for group in list_row_groups(decode_element(path), store)]
 
 
-class ProbeBatch(beam.DoFn):  # type: ignore[misc]
+class _ProbeFn(beam.DoFn):  # type: ignore[misc]
     """Probes the inputs of one row group and yields the path of the results."""
 
     def __init__(self, job: RunJob) -> None:
@@ -216,38 +209,44 @@ class ProbeBatch(beam.DoFn):  # type: ignore[misc]
         return {(row["source"], row["uid"]): row for row in rows if own or row["digest"] is not None}
 
     def _ask(self, row: dict[str, Any]) -> Probed:
-        return ask_address(_asked(row), self._job.http.get(row["source"], HttpSpec()))
+        return ask_address(_asked(row), http_of(self._job.settings.get(row["source"], "{}")))
 
     def _probe(self, row: dict[str, Any], inflight: Inflight) -> Probed:
         alive()
-        asked, limits, http = _asked(row), self._job.media_limits, self._job.http.get(row["source"])
-        known = {alike["digest"]: alike["facts"] for alike in row.get(ALIKE) or () if asked.kind in _PROBERS}
-        same = recognize(asked, http, known) if known else None
+        asked, limits = _asked(row), self._job.media_limits
+        settings = self._job.settings.get(row["source"], "{}")
+        alike = row.get(ALIKE) or () if source_kind(asked.kind).whole_files else ()
+        known = {each["digest"]: each["facts"] for each in alike}
+        same = recognize(asked, settings, known) if known else None
         if same is not None:
             count("recognized" if same.digest else f"failed_{same.type}", 1)
             return same
         key = item_key("probe", asked.uri, asked.signature)
         if key in inflight.suspects:
-            result = probe_alone(asked, limits, http, self._job.stall_s)
+            result = probe_alone(asked, limits, settings, self._job.stall_s)
         else:
             inflight.mark(key)
-            result = probe_item(asked, limits, http)
+            result = probe_item(asked, limits, settings)
         inflight.clear(key)
         count("probed" if result.digest else f"failed_{result.type}", 1)
         return result
+
+
+class _Probe(Step):
+    do_fn = _ProbeFn
 
 
 def _asked(row: Mapping[str, Any]) -> Asked:
     return Asked(**{field.name: row[field.name] for field in fields(Asked)})
 
 
-def probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None = None, stall_s: float = 600.0) -> Probed:
+def probe_alone(asked: Asked, limits: MediaLimits, settings: str = "{}", stall_s: float = 600.0) -> Probed:
     """Probe an input that was in progress when a worker died, in a separate process."""
     with tempfile.TemporaryDirectory(prefix="cliploom-alone-") as folder:
         answer = Path(folder) / "answer.json"
-        error = run_alone(_probe_alone, (asked, limits, http, answer), "probe", stall_s, Path(folder) / "stacks")
+        error = run_alone(_probe_alone, (asked, limits, settings, answer), "probe", stall_s, Path(folder) / "stacks")
         return _failed(asked, error) if error else Probed(**json.loads(answer.read_text(encoding="utf-8")))
 
 
-def _probe_alone(asked: Asked, limits: MediaLimits, http: HttpSpec | None, answer: Path) -> None:
-    answer.write_text(json.dumps(asdict(probe_item(asked, limits, http))), encoding="utf-8")
+def _probe_alone(asked: Asked, limits: MediaLimits, settings: str, answer: Path) -> None:
+    answer.write_text(json.dumps(asdict(probe_item(asked, limits, settings))), encoding="utf-8")

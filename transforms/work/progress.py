@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.records import Shard, ShardItem
+from cliploom.transforms.store.part_builder import Timings
 
 
 @dataclass
@@ -25,9 +26,13 @@ class ProgressTally:
     Attributes:
         items: that are finished, each counted once whatever the number of its features.
         rows: of all features.
+        postponed: items that are left for the next run because time is up.
         cost_ms, adopted_ms: the estimated work of what is done, and of what was found done.
         total_items, total_ms: what there is to do; 0 until the plan is made.
         at: uids of the items that workers have begun and not ended, in that order.
+        repeated: how often work on a shard began anew because an earlier attempt had not finished it.
+        figures: milliseconds and frames by stage, summed over all attempts, also those that were lost.
+        workers: by worker process on other machines: items, rows and the age in seconds of its last heartbeat.
     """
 
     probed: int = 0
@@ -35,22 +40,30 @@ class ProgressTally:
     rows: int = 0
     failures: int = 0
     adopted: int = 0
+    postponed: int = 0
     cost_ms: int = 0
     adopted_ms: int = 0
     total_items: int = 0
     total_ms: int = 0
     at: dict[str, None] = field(default_factory=dict)
+    repeated: int = 0
+    figures: dict[str, int] = field(default_factory=dict)
+    workers: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 _EVERY_S = 0.2
-_COUNTS = tuple(entry.name for entry in fields(ProgressTally) if entry.name != "at")
+_COUNTS = tuple(
+    entry.name for entry in fields(ProgressTally) if entry.name not in ("at", "repeated", "figures", "workers")
+)
 
 
 class ProgressSink(Protocol):
     """Takes what was just finished, by the names of ``ProgressTally``.
 
-    ``shard`` names the shard that it belongs to, ``tried`` says that work on the shard begins (anew), ``began`` and
-    ``ended`` name an item, ``at`` all items that are at work.
+    ``shard`` names the shard that it belongs to, ``tried`` says that work on the shard begins (anew), ``replaced`` that
+    its counts so far are said again, ``began`` and ``ended`` name an item, ``at`` all items that are at work,
+    ``figures`` are to be added by name, and ``repeated_in_all``, ``figures_in_all`` and ``workers`` replace what is
+    known.
     """
 
     def add(self, **counts: Any) -> None:
@@ -86,6 +99,7 @@ class ShardTally:
 
     counts: dict[str, int] = field(default_factory=dict)
     at: set[str] = field(default_factory=set)
+    tries: int = 0
 
 
 class ProgressSum:
@@ -99,7 +113,15 @@ class ProgressSum:
         """Count one line; see ``ProgressSink``."""
         shard = self.shards.setdefault(counts["shard"], ShardTally()) if "shard" in counts else None
         if shard is not None and counts.get("tried"):
+            self.tally.repeated += shard.tries > 0
+            shard.tries += 1
+        if shard is not None and (counts.get("tried") or counts.get("replaced")):
             self._forget(shard)
+        for name, value in counts.get("figures", {}).items():
+            self.tally.figures[name] = self.tally.figures.get(name, 0) + value
+        self.tally.repeated = counts.get("repeated_in_all", self.tally.repeated)
+        self.tally.figures = dict(counts.get("figures_in_all", self.tally.figures))
+        self.tally.workers = dict(counts.get("workers", self.tally.workers))
         if shard is not None and counts.get("adopted") and shard.counts.get("items", 0) >= counts["adopted"]:
             return  # it was finished in this run
         for name in _COUNTS:
@@ -170,9 +192,16 @@ class ItemProgress:
         self._told_ms: dict[int, int] = {}
         self._rows = self._cost_ms = 0
         self._last = 0.0
+        self._timings: Timings | None = None
+        self._figures: dict[str, int] = {}
 
-    def start(self) -> None:
-        """Say that work on the shard begins, perhaps not for the first time."""
+    def start(self, timings: Timings | None = None) -> None:
+        """Say that work on the shard begins, perhaps not for the first time.
+
+        Args:
+            timings: of the shard, told whenever something else is, so that those of a lost attempt are known.
+        """
+        self._timings = timings
         self._add(tried=1)
 
     def begin(self, item: ShardItem) -> None:
@@ -205,16 +234,30 @@ class ItemProgress:
         cost_ms = sum(item.cost_ms for item in self._shard.items)
         self._add(adopted=items, items=items, cost_ms=cost_ms, adopted_ms=cost_ms)
 
+    def postpone(self) -> None:
+        """Say that the shard is left for the next run."""
+        self._add(postponed=sum(items_of(item) for item in self._shard.items))
+
     def failures(self, count: int) -> None:
         """Say that items of the shard have failed."""
         if count:
             self._add(failures=count)
 
-    def _add(self, **counts: int | str) -> None:
+    def finish(self) -> None:
+        """Say that all parts of the shard are made."""
+        self._tell(finished=1)
+
+    def _add(self, **counts: Any) -> None:
         for sink in self._sinks:
             sink.add(shard=self._name, **counts)
 
-    def _tell(self, **more: int | str) -> None:
+    def _tell(self, **more: Any) -> None:
+        if self._timings is not None:
+            now = self._timings.figures()
+            fresh = {name: value - self._figures.get(name, 0) for name, value in now.items()}
+            self._figures = now
+            if any(fresh.values()):
+                more["figures"] = {name: value for name, value in fresh.items() if value}
         self._add(rows=self._rows, cost_ms=self._cost_ms, **more)
         self._rows = self._cost_ms = 0
         self._last = time.monotonic()

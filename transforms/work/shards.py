@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +14,25 @@ from pydantic import TypeAdapter
 
 from cliploom.schemas.errors import CrashedError
 from cliploom.schemas.jobs import FeatureJob, RunJob
-from cliploom.schemas.records import PartRecord, Rewrite, Shard, ShardItem
+from cliploom.schemas.records import POSTPONED, Failure, PartRecord, Rewrite, Shard, ShardItem
 from cliploom.transforms.narrations.sentence_cache import read_known
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.part_builder import PartBuilder, Timings
 from cliploom.transforms.store.parts import as_stored, part_path, read_record, read_rows
 from cliploom.transforms.watchdog import alive, watched
-from cliploom.transforms.wire import decode_element, encode_element
+from cliploom.transforms.wire import Step, decode_element, encode_element, encoded
 from cliploom.transforms.work.compute import compute_item, compute_parts
 from cliploom.transforms.work.counters import count
 from cliploom.transforms.work.heartbeat import heartbeat_of
 from cliploom.transforms.work.inflight import Inflight, item_key, run_alone
+from cliploom.transforms.work.json_log import JSON, JsonLog
 from cliploom.transforms.work.models import SentenceEncoder, load_encoder
-from cliploom.transforms.work.progress import ItemProgress, ProgressLog
+from cliploom.transforms.work.progress import ItemProgress, ProgressLog, ProgressSink, shard_name
 from cliploom.transforms.work.rewrite import rewrite_part
 
 SHARD = TypeAdapter(Shard)
+_NUMBERED = beam.typehints.Tuple[int, encoded(str)]
+"""Number of a row group, and the encoded path of its file."""
 
 
 class ReadPlan(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
@@ -49,9 +53,9 @@ class ReadPlan(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]
         """
         return (
             pcoll
-            | "ListRowGroups" >> beam.FlatMap(_numbered_row_groups, self._store).with_output_types(tuple[int, bytes])
+            | "ListRowGroups" >> beam.FlatMap(_numbered_row_groups, self._store).with_output_types(_NUMBERED)
             | "SpreadRowGroups" >> beam.GroupByKey()
-            | "ReadShards" >> beam.FlatMap(_encoded_shards, self._store).with_output_types(bytes)
+            | "ReadShards" >> beam.FlatMap(_encoded_shards, self._store).with_output_types(encoded(Shard))
             | "SpreadShards" >> beam.Reshuffle()
         )
 
@@ -81,9 +85,7 @@ def read_shards(row_group: tuple[str, int], store: str) -> Iterator[Shard]:
         yield SHARD.validate_json(text)
 
 
-class ComputeShard(beam.DoFn):  # type: ignore[misc]
-    """A shard in, the records of its parts out. Safe to try twice and to run twice at once."""
-
+class _ComputeShardFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, job: RunJob) -> None:
         super().__init__()
         self._job = job
@@ -93,20 +95,34 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
     def process(self, shard: Shard) -> Iterator[PartRecord]:
         """Adopt the parts that are there, compute the others."""
         objects = ObjectStore(self._job.store)
-        missing = []
+        missing, kept = [], []
         for name in shard.features:
             job = self._job.features[name]
             record = read_record(objects, job.table, shard.part_name(job.config))
             if record is None:
                 missing.append(job)
             else:
-                count("adopted", len(shard.items))
+                kept.append(record)
                 yield record
-        progress = ItemProgress(shard, ProgressLog(self._job.progress), heartbeat_of(objects, self._job.run))
+        report_kept(kept, shard, self._job.run, finished=not missing)
+        log = JsonLog(self._job.run, "compute") if self._job.log_format == JSON else None
+        sinks: list[ProgressSink] = [
+            ProgressLog(self._job.progress),
+            heartbeat_of(objects, self._job.run, soon=self._job.remote),
+        ]
+        progress = ItemProgress(shard, *sinks, *([log] if log else []))
         if not missing:
             progress.adopt()
+        elif 0 < self._job.deadline <= time.time():
+            count("items_postponed", len(shard.items))
+            progress.postpone()
+            for job in missing:
+                yield postponed(shard, job, self._job.run)
         else:
-            yield from self._compute(objects, shard, missing, progress)
+            records = self._compute(objects, shard, missing, progress)
+            if log is not None:
+                log.failures(records, shard_name(shard))
+            yield from records
 
     def _compute(
         self, objects: ObjectStore, shard: Shard, jobs: list[FeatureJob], progress: ItemProgress
@@ -119,7 +135,7 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
             if isinstance(encoder, SentenceEncoder):
                 encoder.know(read_known(objects, self._job.run, job))
         waiting: dict[str, int] = {}
-        progress.start()
+        progress.start(timings)
         with Inflight(objects, self._job.run) as inflight, watched(self._job.stall_s):
 
             def each_item(item: ShardItem, builders: Sequence[PartBuilder]) -> None:
@@ -156,25 +172,88 @@ class ComputeShard(beam.DoFn):  # type: ignore[misc]
         report_counts(records, shard, timings)
         count("texts_encoded", sum(e.report.done for e in encoders.values() if isinstance(e, SentenceEncoder)))
         count("texts_truncated", sum(e.report.truncated for e in encoders.values() if isinstance(e, SentenceEncoder)))
+        progress.finish()
         progress.failures(sum(not failure.partial for record in records for failure in record.failures))
         return records
+
+
+class ComputeShard(Step):
+    """A shard in, the records of its parts out. Safe to try twice and to run twice at once."""
+
+    do_fn = _ComputeShardFn
+
+
+def postponed(shard: Shard, job: FeatureJob, run: str) -> PartRecord:
+    """Return the record of a part that is not made because the run's time was up.
+
+    Its items get a failure that the next run tries again. Those that have failed before keep that failure.
+    """
+    name = shard.part_name(job.config)
+    failures = tuple(
+        Failure(
+            source=job.source,
+            feature=job.name,
+            uid=twin.uid,
+            uri=item.uri,
+            item_no=twin.item_no,
+            digest=item.digest,
+            config=job.config,
+            stage="compute",
+            type=POSTPONED,
+            message="the run's time was up before this item's turn; the next run computes it",
+            transient=True,
+            attempts=item.tries,
+        )
+        for item in shard.items
+        for twin in item.duplicates
+    )
+    return PartRecord(job.name, job.config, name, 0, 0, "", (), failures, run=run)
 
 
 def report_counts(records: Sequence[PartRecord], shard: Shard, timings: Timings) -> None:
     """Add a computed shard to Beam's counters."""
     count("items_seen", len(shard.items))
     count("items_done", len(shard.items))
-    count("frames_decoded", timings.frames_decoded)
+    count_parts(records)
     if timings.rows_repeated:
         count("rows_repeated", timings.rows_repeated)
-    count("decode_ms", int(timings.decode_s * 1000))
-    count("encode_ms", int(timings.encode_s * 1000))
-    count("write_ms", int(timings.write_s * 1000))
+    for name, value in timings.figures().items():
+        count(name, value)
+
+
+def count_parts(records: Sequence[PartRecord]) -> None:
+    """Add parts that this run has made to Beam's counters."""
     for record in records:
+        count("parts", 1)
         count("rows", record.rows)
         count("bytes_written", record.size)
         for failure in record.failures:
             count(f"failed_{failure.type}", 1)
+
+
+def report_kept(kept: Sequence[PartRecord], shard: Shard, run: str, *, finished: bool) -> None:
+    """Add parts that were there to Beam's counters.
+
+    Counters of an attempt are lost with it. So the parts that an earlier attempt of the same run has made count as if
+    they were made now; only those of earlier runs count as adopted.
+
+    Args:
+        kept: records of parts that were there.
+        shard: of which they are.
+        run: id of this run.
+        finished: no part of the shard is missing.
+    """
+    mine = [record for record in kept if record.run == run]
+    count_parts(mine)
+    if mine:
+        count("parts_resumed", len(mine))
+    if len(kept) > len(mine):
+        count("parts_adopted", len(kept) - len(mine))
+        count("adopted", len(shard.items))
+    if mine and finished:
+        count("items_seen", len(shard.items))
+        count("items_done", len(shard.items))
+        count("items_resumed", len(shard.items))
 
 
 def compute_alone(job: RunJob, item: ShardItem, builders: Sequence[PartBuilder]) -> None:
@@ -216,9 +295,7 @@ def compute_aside(job: RunJob, shard: Shard, jobs: Sequence[FeatureJob], target:
     )
 
 
-class RewriteParts(beam.DoFn):  # type: ignore[misc]
-    """A rewrite in, the record of the part it makes out; adopted when it is there already."""
-
+class _RewritePartsFn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, job: RunJob) -> None:
         super().__init__()
         self._job = job
@@ -232,3 +309,9 @@ class RewriteParts(beam.DoFn):  # type: ignore[misc]
             record = as_stored(objects, job.table, rewrite_part(objects, job, rewrite, self._job.run))
             count("bytes_rewritten", record.size)
         yield replace(record, adopted=False)
+
+
+class RewriteParts(Step):
+    """A rewrite in, the record of the part it makes out; adopted when it is there already."""
+
+    do_fn = _RewritePartsFn

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import pytest
+from graph_types import Untyped
 from numpy.typing import NDArray
 
 from cliploom.pipelines.cli.main import main
@@ -20,6 +22,7 @@ from cliploom.schemas.tfrecords import Yt8mVideo
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.tfrecords.framing import write_records
 from cliploom.transforms.tfrecords.pca import Pca, load_pca
+from cliploom.transforms.tfrecords.pca_fit import PcaTask, build_fit
 from cliploom.transforms.tfrecords.write import encode_video
 from cliploom.transforms.tfrecords.yt8m import Yt8mFormat, read_videos
 
@@ -162,3 +165,12 @@ def test_what_can_not_be_fitted_is_reported(
 ) -> None:
     with pytest.raises(SpecError, match=told):
         fit_pca(str(project / "store"), feature, project / "no.npz", output=output, components=components)
+
+
+def test_the_elements_of_the_graph_that_learns_have_types(tmp_path: Path) -> None:
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    build_fit(pipeline, PcaTask(str(tmp_path), "table", ("part",), "rgb", DIM, str(tmp_path / "fit")))
+    visitor = Untyped()
+    pipeline.visit(visitor)
+    assert visitor.found == []
+    assert visitor.seen >= 3

@@ -7,6 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_s
 
 from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.media import MediaLimits, Preprocess
+from cliploom.schemas.models import ModelCard
 from cliploom.schemas.sampling import Every
 from cliploom.transforms.encoders import registry
 from cliploom.transforms.encoders.agreement import smallest_cosine
@@ -118,6 +122,37 @@ def tiny(family: str, folder: Path) -> tuple[Any, Any, Any]:
     return model, processor, tokenizer
 
 
+@dataclass(frozen=True)
+class Converted:
+    """A tiny model of a family, converted once for the tests that only read it.
+
+    Attributes:
+        folder: the model as transformers keeps it; do not change it.
+        converted: what cliploom made of it, with its card.
+    """
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    folder: Path
+    converted: Path
+    card: ModelCard
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Converted]:
+    """The converted model of a family: each conversion starts a process that imports torch and transformers."""
+
+    @cache
+    def convert(family: str) -> Converted:
+        folder = tmp_path_factory.mktemp(family)
+        model, processor, tokenizer = tiny(family, folder / "model")
+        converted, card = prepare_model("clip", options(model=str(folder / "model"), batch=2), folder / "models")
+        return Converted(model, processor, tokenizer, folder / "model", converted, card)
+
+    return convert
+
+
 def unit(found: Any) -> np.ndarray:
     vectors = getattr(found, "pooler_output", found).detach().numpy()
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -153,9 +188,11 @@ def decoded(path: Path, want: Preprocess) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "siglip2"])
-def test_photographs_agree_with_transformers_from_file_to_vector(tmp_path: Path, family: str) -> None:
-    model, processor, _ = tiny(family, tmp_path / "model")
-    folder, card = prepare_model("clip", options(model=str(tmp_path / "model"), batch=2), tmp_path / "models")
+def test_photographs_agree_with_transformers_from_file_to_vector(
+    shared: Callable[[str], Converted], family: str
+) -> None:
+    made = shared(family)
+    model, processor, folder, card = made.model, made.processor, made.converted, made.card
     assert min(card.agreement.values()) >= 0.99999
     assert set(card.agreement) == {"image", "text"}
     assert card.preprocess is not None
@@ -171,9 +208,9 @@ def test_photographs_agree_with_transformers_from_file_to_vector(tmp_path: Path,
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "siglip2"])
-def test_sentences_agree_with_transformers(tmp_path: Path, family: str) -> None:
-    model, _, tokenizer = tiny(family, tmp_path / "model")
-    folder, _ = prepare_model("clip", options(model=str(tmp_path / "model")), tmp_path / "models")
+def test_sentences_agree_with_transformers(shared: Callable[[str], Converted], family: str) -> None:
+    made = shared(family)
+    model, tokenizer, folder = made.model, made.tokenizer, made.converted
     padding: Any = True if family == "clip" else "max_length"
     asked = tokenizer(SENTENCES, padding=padding, truncation=True, max_length=16, return_tensors="pt")
     if family != "clip":
@@ -207,9 +244,8 @@ def test_positions_are_resized_as_torch_resizes_them(size: tuple[int, int]) -> N
     np.testing.assert_allclose(resized(grid, *size), wanted[0].flatten(1).T.numpy(), atol=1e-5)
 
 
-def test_pictures_that_are_not_whole_patches_fail_alone(tmp_path: Path) -> None:
-    tiny("siglip2", tmp_path / "model")
-    folder, _ = prepare_model("clip", options(model=str(tmp_path / "model"), batch=2), tmp_path / "models")
+def test_pictures_that_are_not_whole_patches_fail_alone(shared: Callable[[str], Converted]) -> None:
+    folder = shared("siglip2").converted
     sizes = [(48, 48), (50, 48), (48, 56), (8, 288), (0, 8)]
     given_pictures = [np.full((*size, 3), 90, np.uint8) for size in sizes]
     rows: list[Any] = registry.load(folder).encode([*given_pictures, "text"])
@@ -218,10 +254,12 @@ def test_pictures_that_are_not_whole_patches_fail_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(alone["image"], rows[3]["image"])
 
 
-def test_the_text_tower_by_itself_is_a_text_encoder_of_the_same_space(tmp_path: Path) -> None:
-    tiny("clip", tmp_path / "model")
-    both, card = prepare_model("clip", options(model=str(tmp_path / "model")), tmp_path / "models")
-    alone, of_text = prepare_model("clip", options(model=str(tmp_path / "model"), tower="text"), tmp_path / "models")
+def test_the_text_tower_by_itself_is_a_text_encoder_of_the_same_space(
+    shared: Callable[[str], Converted], tmp_path: Path
+) -> None:
+    made = shared("clip")
+    both, card = made.converted, made.card
+    alone, of_text = prepare_model("clip", options(model=str(made.folder), batch=2, tower="text"), tmp_path / "models")
     assert of_text.modality == "text"
     assert of_text.outputs["embedding"].space == card.outputs["image"].space
     rows = registry.load(alone).encode(SENTENCES)
@@ -259,10 +297,11 @@ def test_weights_that_are_only_there_as_a_checkpoint_are_read_as_tensors(tmp_pat
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_prompt_stands_before_each_sentence(tmp_path: Path) -> None:
-    tiny("clip", tmp_path / "model")
-    plain, _ = prepare_model("clip", options(model=str(tmp_path / "model")), tmp_path / "models")
-    asked, _ = prepare_model("clip", options(model=str(tmp_path / "model"), prompt="a "), tmp_path / "models")
+def test_the_prompt_stands_before_each_sentence(shared: Callable[[str], Converted], tmp_path: Path) -> None:
+    plain = shared("clip").converted
+    asked, _ = prepare_model(
+        "clip", options(model=str(shared("clip").folder), batch=2, prompt="a "), tmp_path / "models"
+    )
     np.testing.assert_array_equal(registry.load_text_tower(asked)(["cat"]), registry.load_text_tower(plain)(["a cat"]))
 
 
@@ -282,11 +321,11 @@ def test_the_digest_follows_weights_tokenizer_and_preprocessing_and_nothing_else
     assert len(seen) == 3
 
 
-def test_a_worker_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    tiny("siglip", tmp_path / "model")
-    folder, card = prepare_model("clip", options(model=str(tmp_path / "model")), tmp_path / "models")
-    shutil.rmtree(tmp_path / "model")
-    assert card.preprocess is not None
+def test_a_worker_needs_neither_torch_nor_transformers(shared: Callable[[str], Converted], tmp_path: Path) -> None:
+    # A copy: of the model's files nothing is left beside it.
+    shutil.copytree(shared("siglip").converted.parent, tmp_path / "models")
+    folder = tmp_path / "models" / shared("siglip").converted.name
+    assert shared("siglip").card.preprocess is not None
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
         "from cliploom.transforms.encoders.registry import load, load_text_tower\n"
@@ -318,7 +357,6 @@ def test_preparing_loads_no_torch_into_the_launcher(tmp_path: Path) -> None:
         ({"resample": 1}, "resample: 1; set it to 2"),
         ({"do_center_crop": False}, "no fixed size"),
         ({"size": {"shortest_edge": 40}}, "crops 48x48 of a short side of 40"),
-        ({"crop_size": 32}, "pictures of 32 pixels for a model of 48"),
         ({"do_resize": False}, "do_resize: false"),
     ],
 )
@@ -326,10 +364,27 @@ def test_preprocessing_that_can_not_be_followed_is_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     tiny("clip", tmp_path / "model")
-    settings = tmp_path / "model" / "preprocessor_config.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | changes))
+    change_preprocessing(tmp_path / "model", changes)
+    with pytest.raises(CliploomError, match=message):
+        picture_settings(tmp_path / "model", "clip")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"resample": 1}, "resample: 1; set it to 2"), ({"crop_size": 32}, "pictures of 32 pixels for a model of 48")],
+)
+def test_preparing_refuses_preprocessing_that_can_not_be_followed(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    tiny("clip", tmp_path / "model")
+    change_preprocessing(tmp_path / "model", changes)
     with pytest.raises(CliploomError, match=message):
         prepare_model("clip", options(model=str(tmp_path / "model")), tmp_path / "models")
+
+
+def change_preprocessing(folder: Path, changes: dict[str, Any]) -> None:
+    settings = folder / "preprocessor_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | changes))
 
 
 def test_a_processor_config_says_the_same_as_a_preprocessor_config(tmp_path: Path) -> None:
