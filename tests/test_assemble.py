@@ -1,4 +1,4 @@
-"""Which parts make the next table: every wanted row once, nothing else, whatever is left lying about."""
+"""Assembling the next table: every required row exactly once, regardless of leftover parts."""
 
 from __future__ import annotations
 

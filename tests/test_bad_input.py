@@ -1,4 +1,4 @@
-"""Wrong options, paths, stores and queries: one sentence each, with the value, the mend and the right exit code."""
+"""Wrong options, paths, stores and queries: one sentence each, with the value, the fix and the right exit code."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_wrong_queries(query: tuple[str, ...], cliploom: Command, here: Path, bu
 
 @pytest.mark.parametrize("name", ["releases", "failures", "verify", "search"])
 @pytest.mark.parametrize("damage", [damage_log, drop_rows, garble_rows])
-def test_damaged_releases_are_told(
+def test_damaged_releases_are_reported(
     name: str, damage: Callable[[Path], None], cliploom: Command, small_store: SmallStore
 ) -> None:
     damage(small_store.store)
@@ -227,12 +227,12 @@ def test_damaged_releases_are_told(
     assert "internal error" not in ended.err
 
 
-def test_missing_failures_table_is_told(cliploom: Command, small_store: SmallStore) -> None:
+def test_missing_failures_table_is_reported(cliploom: Command, small_store: SmallStore) -> None:
     garble_failures(small_store.store)
     assert_one_sentence(cliploom("failures", small_store.store), 4, ("failures can't be read", "cliploom verify"))
 
 
-def test_index_that_is_gone_is_told(cliploom: Command, small_store: SmallStore) -> None:
+def test_index_that_is_gone_is_reported(cliploom: Command, small_store: SmallStore) -> None:
     shutil.rmtree(small_store.store / "index")
     assert_one_sentence(cliploom("search", small_store.store, "cat"), 4, ("index/", "cliploom"))
 
@@ -257,7 +257,7 @@ def test_stores_of_newer_programs_are_refused(name: str, cliploom: Command, tmp_
 @pytest.mark.parametrize(
     "line", ["releases {store}", "failures {store}", "search {store} cat", "plan {spec}", "vacuum {store}"]
 )
-def test_store_without_rights_is_told(line: str, small_store: SmallStore) -> None:
+def test_store_without_rights_is_reported(line: str, small_store: SmallStore) -> None:
     small_store.store.chmod(0o000)
     arguments = line.format(store=small_store.store, spec=small_store.spec).split()
     ended = python_without_override("-m", "cliploom", *arguments)
@@ -265,13 +265,13 @@ def test_store_without_rights_is_told(line: str, small_store: SmallStore) -> Non
     assert_one_sentence(ended, 4, (str(small_store.store), "no permission; check the rights"))
 
 
-def test_spec_without_rights_is_told(here: Path) -> None:
+def test_spec_without_rights_is_reported(here: Path) -> None:
     (here / "cliploom.yaml").chmod(0o000)
     ended = python_without_override("-m", "cliploom", "validate", here / "cliploom.yaml")
     assert_one_sentence(ended, 2, ("SPEC: ", "cliploom.yaml' is not readable", "see `cliploom validate --help`"))
 
 
-def test_folder_that_can_not_be_listed_is_told(here: Path) -> None:
+def test_folder_that_can_not_be_listed_is_reported(here: Path) -> None:
     (here / "media").chmod(0o000)
     ended = python_without_override("-m", "cliploom", "plan", here / "cliploom.yaml")
     (here / "media").chmod(0o700)
@@ -286,7 +286,7 @@ def test_folder_that_can_not_be_listed_is_told(here: Path) -> None:
         ("gs:///x", "names no bucket; write gs://bucket/prefix"),
     ],
 )
-def test_addresses_of_no_bucket_are_told_at_once(store: str, said: str, cliploom: Command, here: Path) -> None:
+def test_addresses_of_no_bucket_are_reported_at_once(store: str, said: str, cliploom: Command, here: Path) -> None:
     assert_one_sentence(cliploom("releases", store), 2, (said,))
     (here / "cliploom.yaml").write_text(edited({"glob": "media/*.mp4", "store": store}))
     assert_one_sentence(cliploom("plan", "cliploom.yaml"), 2, (said,))

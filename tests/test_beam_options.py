@@ -1,4 +1,4 @@
-"""Options that keep their views, and what tests keep of Beam's inspections, behave as Beam's own."""
+"""Beam options with cached views, and the tests' cached Beam inspections, behave like Beam's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, version, exit codes, what goes to stdout and what to stderr."""
+"""The command line: help, version, exit codes, and what goes to stdout and to stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clock that is put back: what is newest is what reached the store last."""
+"""A clock that is set back: the order of writes to the store decides what is newest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Config digests: they change with whatever changes values, and with nothing else."""
+"""Config digests change exactly when the settings that affect values change."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_rows_of_an_item_stand_together_in_order(media: Path, tmp_path: Path) -> None:
+def test_rows_of_an_item_are_together_in_order(media: Path, tmp_path: Path) -> None:
     record, rows = compute(tmp_path, [item(media / "a.mp4", 1), item(media / "c.png", 2)], MeanColour())
     assert rows["row_id"].to_pylist() == [(1 << 24) + n for n in range(5)] + [2 << 24]
     assert rows["uid"].to_pylist() == ["a"] * 5 + ["c"]

@@ -1,4 +1,4 @@
-"""Custom encoders: the page's example as it stands there, and what a changed file of code means for a store."""
+"""Custom encoders: the documented example, and the effect of changed code on a store."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     sys.modules.pop(module, None)
 
 
-def test_the_code_of_the_page_runs_as_it_stands_there(project: Project) -> None:
+def test_the_code_of_the_page_runs_unchanged(project: Project) -> None:
     project.run()
     rows = cliploom.open(project.store).table("colours").sort("uid").collect()
     assert rows["uid"].to_list() == ["a", "b"]

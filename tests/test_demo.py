@@ -1,4 +1,4 @@
-"""The demo: what is written opens, shows what the truth says, and is the same each time."""
+"""The demo: its files open, match their ground truth, and are deterministic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cliploom doctor`` and ``cliploom completion``: what is found, what is said of it, what a bug report holds."""
+"""``cliploom doctor`` and ``cliploom completion``: findings, their wording, and the archive for bug reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources without a usable row, and indexes and exports without any: said with the first reasons."""
+"""Sources without a usable row, and empty indexes and exports, are reported with the first reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nightly rules of encoders: what changes a model's digest, of every kind, and what a run then computes."""
+"""Encoders over several runs: what changes a model's digest, for every kind, and what is then recomputed."""
 
 from __future__ import annotations
 

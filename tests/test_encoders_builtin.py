@@ -1,4 +1,4 @@
-"""The two built-in models on real input: agreement, real photographs, and vectors that depend on nothing else."""
+"""The two built-in models on real input: agreement with the originals, photographs, and independence of the batch."""
 
 from __future__ import annotations
 

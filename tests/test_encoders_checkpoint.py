@@ -1,4 +1,4 @@
-"""Checkpoints are read without PyTorch, and nothing in them is run."""
+"""Checkpoints are read without PyTorch and without running code in them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_a_handler_travels_to_workers_before_it_is_loaded(folder: Path) -> None:
     assert handler.load_model() is handler.load_model()
 
 
-def test_errors_stand_in_the_place_of_rows_and_reports_are_filled(folder: Path) -> None:
+def test_errors_are_in_the_place_of_rows_and_reports_are_filled(folder: Path) -> None:
     handler = EncoderHandler(folder)
     report = EncodeReport()
     rows = list(handler.run_inference(["fine", 7], handler.load_model(), {"report": report}))

@@ -1,4 +1,4 @@
-"""ONNX files as encoders: layouts, pooling, clips, text towers, and what is refused."""
+"""ONNX files as encoders: layouts, pooling, clips, text towers, and rejected files."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_text_tower_shares_the_space(tmp_path: Path, tokens: str | int, masked
     np.testing.assert_array_equal(encode(["dog house"])[0], found[1])
 
 
-def test_a_prompt_stands_before_each_query(tmp_path: Path) -> None:
+def test_a_prompt_is_put_before_each_query(tmp_path: Path) -> None:
     text = {
         "model": text_model(tmp_path / "t.onnx", "t"),
         "tokenizer": tokenizer(tmp_path / "t.json"),
@@ -240,8 +240,8 @@ def test_the_digest_follows_the_content_not_the_path(tmp_path: Path) -> None:
         ({"model": "none.onnx"}, "There is no ONNX file 'none.onnx'"),
         ({"outputs": {"v": {"node": "nope"}}}, "has no output 'nope'; it has 'y', 'map'"),
         ({"outputs": {"v": {"node": "map"}}}, "not a vector; add pool: mean to outputs.v"),
-        ({"outputs": {"v": {"node": "map", "pool": "mean", "channel_axis": 9}}}, "channel_axis 9 is no axis"),
-        ({"outputs": {"v": {"node": "map", "pool": "mean", "channel_axis": 0}}}, "channel_axis 0 is no axis"),
+        ({"outputs": {"v": {"node": "map", "pool": "mean", "channel_axis": 9}}}, "channel_axis 9 is not an axis"),
+        ({"outputs": {"v": {"node": "map", "pool": "mean", "channel_axis": 0}}}, "channel_axis 0 is not an axis"),
         ({"input": {"layout": "nhwc", "width": SIZE, "height": SIZE}}, "which is not 'nhwc' with h 8, w 8, c 3"),
         ({"input": {"layout": "nchw", "width": 9, "height": SIZE}}, "correct input"),
         ({"input": {"layout": "nchw", "width": SIZE, "height": SIZE, "node": "z"}}, "has the inputs 'x'"),

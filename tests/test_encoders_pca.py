@@ -87,7 +87,7 @@ def test_matrices_of_another_width_are_refused(folder: Path) -> None:
         ({"output": "poled"}, "not 'poled'"),
     ],
 )
-def test_options_that_can_not_be_are_told(changes: dict[str, object], told: str) -> None:
+def test_options_that_can_not_be_are_reported(changes: dict[str, object], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         PcaOptions.model_validate({"path": "pca.npz", "encoder": LITE0, "output": "pooled", **changes})
 

@@ -76,9 +76,9 @@ def test_a_model_is_prepared_once(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [first[1].digest]
 
 
-def test_a_link_to_nothing_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_a_link_to_nothing_in_place_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="models is no folder"):
+    with pytest.raises(StoreError, match="models is not a folder"):
         prepare_model("sized", SizedOptions(), tmp_path / "models")
 
 

@@ -1,4 +1,4 @@
-"""The folders of examples/ do what they say."""
+"""The examples in examples/ run and give their documented results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports: files hold whole items, are named by what they are made from, and follow the spec's declaration."""
+"""Exports: files contain whole items, are named by their inputs, and follow the spec's declaration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits: what is in a store is told from what is not, on one scale; stores without scales answer as before."""
+"""Fits distinguish present from absent things on one scale; stores without calibration behave as before."""
 
 from __future__ import annotations
 

@@ -340,7 +340,7 @@ def test_evaluate_prints_figures_and_json(project: Project, capsys: pytest.Captu
     assert json.loads(ended.out)["labels"]["videos"] == len(VIDEOS)
 
 
-def test_an_unknown_head_is_told_with_the_nearest(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_head_is_reported_with_the_nearest(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     ended = command(capsys)("evaluate", project.store, "--head", "labels")
     assert (ended.code, "`cliploom train SPEC --head labels` trains it" in ended.err) == (2, True)
     project.put_head(1)
@@ -465,7 +465,7 @@ def test_cards_have_figures_with_intervals_and_those_of_the_last_head(first: Pro
     assert figures["item to label"]["figures"]["mAP"]["value"] == 1
 
 
-def test_too_little_to_learn_from_is_told(first: Project) -> None:
+def test_too_little_to_learn_from_is_reported(first: Project) -> None:
     training = prepared(first)
     none, some = Videos(np.empty((0, 2), np.float32), []), Videos(np.ones((1, 2), np.float32), [(1,)])
     with pytest.raises(SpecError, match=r"no labelled video is left for validation \(1 for train\)"):
@@ -474,13 +474,13 @@ def test_too_little_to_learn_from_is_told(first: Project) -> None:
         check_videos(replace(training, classes=KNOWN[:1]), {"train": some, "validation": some})
 
 
-def test_two_names_of_one_class_are_told() -> None:
+def test_two_names_of_one_class_are_reported() -> None:
     one, other = (Truths({}, {}, {1: name}) for name in ("Cat", "Dog"))
     with pytest.raises(SpecError, match="The class 1 is 'Cat' in one source and 'Dog' in another"):
         classes_of([one, other], {})
 
 
-def test_a_source_without_labels_is_told(first: Project) -> None:
+def test_a_source_without_labels_is_reported(first: Project) -> None:
     release = open_store(str(first.store)).release
     with pytest.raises(SpecError, match="has no labels of source 'none'"):
         read_truths(ObjectStore(first.store), release, "none")
@@ -527,7 +527,7 @@ def _other_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_cut_card, _no_weights, _cut_weights, _other_weights])
-def test_a_damaged_head_is_told_with_the_mend(project: Project, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_head_is_reported_with_the_fix(project: Project, damage: Callable[[Path], None]) -> None:
     project.put_head(1)
     model = trained_model(ObjectStore(project.store), "labels")
     damage(project.store / model)
@@ -535,7 +535,7 @@ def test_a_damaged_head_is_told_with_the_mend(project: Project, damage: Callable
         read_head(ObjectStore(project.store), model)
 
 
-def test_a_damaged_note_of_the_head_in_use_is_told(project: Project) -> None:
+def test_a_damaged_note_of_the_head_in_use_is_reported(project: Project) -> None:
     project.put_head(1)
     (project.store / "models" / "head-labels" / "current.json").write_text("[]")
     with pytest.raises(StoreError, match="train the head again"):

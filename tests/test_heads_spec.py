@@ -1,4 +1,4 @@
-"""What a spec may say of heads, and how it is told what it may not."""
+"""Heads in a spec: valid declarations, and messages about invalid ones."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_validation_source_leaves_no_holdout(path: Path) -> None:
         (["exports.h5={kind: hdf5, feature: tags}"], "exports.h5.feature: feature 'tags' holds labels, not vectors"),
     ],
 )
-def test_wrong_heads_are_told_with_the_mend(path: Path, overrides: list[str], message: str) -> None:
+def test_wrong_heads_are_reported_with_the_fix(path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_encoders(load_spec(path, overrides))
 

@@ -1,4 +1,4 @@
-"""A head's learned steps in numpy: what they compute, how they are kept, what can't be declared."""
+"""A head's learned steps in numpy: results, storage, and rejected declarations."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_steps_for_numbers_leave_texts_alone_until_a_vocabulary_has_made_numbers
     assert steps_of_inputs([vocabulary, pca], TEXT)[1] == (pca, "channel")
 
 
-def test_texts_that_nothing_makes_numbers_of_are_told() -> None:
+def test_texts_that_nothing_makes_numbers_of_are_reported() -> None:
     with pytest.raises(SpecError, match=r"heads\.a: the input channel is a text; add \{kind: vocabulary"):
         steps_of_inputs([], TEXT, "heads.a")
     with pytest.raises(SpecError, match=r"heads\.a\.0\.input: channel is a text; put a step \{kind: voc"):
@@ -122,7 +122,7 @@ def test_texts_that_nothing_makes_numbers_of_are_told() -> None:
         (PcaStep(kind="pca", components=2), r"heads\.a\.0\.components: age has 1 numbers there, no 2"),
     ],
 )
-def test_steps_that_do_not_fit_the_inputs_are_told(step: ZscoreStep | PcaStep, told: str) -> None:
+def test_steps_that_do_not_fit_the_inputs_are_reported(step: ZscoreStep | PcaStep, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         steps_of_inputs([step], INPUTS, "heads.a")
 
@@ -136,7 +136,7 @@ def test_steps_that_do_not_fit_the_inputs_are_told(step: ZscoreStep | PcaStep, t
         ({"kind": "pca"}, "components"),
     ],
 )
-def test_steps_that_can_not_be_are_told(step: dict[str, object], told: str) -> None:
+def test_steps_that_can_not_be_are_reported(step: dict[str, object], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         HeadSpec.model_validate({"inputs": [{"feature": "yt"}], "transform": {"steps": [step]}})
 

@@ -1,4 +1,4 @@
-"""Heartbeats of workers and launcher: what readers of a store find out of them."""
+"""Heartbeats of workers and launcher, and what readers of a store derive from them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_old_heartbeats_and_those_of_ended_processes_are_nobody(objects: ObjectS
     assert read_heartbeats(objects, RUN, time.time()).alive
 
 
-def test_damaged_heartbeats_are_passed_over(objects: ObjectStore) -> None:
+def test_damaged_heartbeats_are_skipped(objects: ObjectStore) -> None:
     for number, body in enumerate([b"", b"[]", b"{}", b'{"at": "x", "shards": {}, "stage": ""}', b"\xff"]):
         objects.put(f"{folder_of(RUN)}/worker-{number}.json", body)
     assert not read_heartbeats(objects, RUN, time.time()).alive
@@ -106,7 +106,7 @@ def test_a_heartbeat_is_written_in_time(objects: ObjectStore) -> None:
     worker.stop()
 
 
-def test_the_terminal_of_a_run_elsewhere_is_told_what_workers_left(objects: ObjectStore) -> None:
+def test_the_terminal_of_a_run_elsewhere_is_reported_what_workers_left(objects: ObjectStore) -> None:
     class Sink:
         def __init__(self) -> None:
             self.sum, self.lines = ProgressSum(), 0

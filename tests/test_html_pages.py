@@ -1,4 +1,4 @@
-"""Pages of hits and of releases: one file, nothing loaded, everything escaped, pictures of what was found."""
+"""HTML pages of hits and of releases: self-contained, escaped, with thumbnails."""
 
 from __future__ import annotations
 

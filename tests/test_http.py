@@ -1,4 +1,4 @@
-"""Files on the web: what is asked, retried, resumed, refused and remembered; against a server on loopback."""
+"""Downloads over HTTP: requests, retries, resumption, rejections and caching, against a local server."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_stalled_server_is_asked_again(web: Bench) -> None:
     assert len(web.waits) == 1
 
 
-def test_server_that_keeps_silent_is_told(web: Bench) -> None:
+def test_server_that_is_silent_is_reported(web: Bench) -> None:
     web.server.pages["/a.mp4"] = Page(BODY, etag="v1", stalls=9)
     error = web.failure("/a.mp4", SPEC.model_copy(update={"attempts": 2}))
     assert error.transient
@@ -317,7 +317,7 @@ def test_probe_and_decode_share_one_download(web: Bench, spooled: Path) -> None:
     assert web.server.count("GET") == 1
 
 
-def test_other_bytes_under_the_same_signature_are_told(web: Bench, spooled: Path) -> None:
+def test_other_bytes_under_the_same_signature_are_reported(web: Bench, spooled: Path) -> None:
     web.server.pages["/a.mp4"] = Page(BODY)
     with (
         pytest.raises(UnreadableError, match="changed since it was probed") as told,

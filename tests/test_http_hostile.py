@@ -1,4 +1,4 @@
-"""Servers that lie, drip, never end or pack what they send: every answer ends, as a failure of that file alone."""
+"""Malicious servers (wrong, slow, endless or compressed responses) cause a failure of that file only."""
 
 from __future__ import annotations
 

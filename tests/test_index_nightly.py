@@ -1,4 +1,4 @@
-"""Indexes from night to night: their number of files, and what is left in them of deleted rows."""
+"""Indexes over several runs: the number of files, and remains of deleted rows."""
 
 from __future__ import annotations
 

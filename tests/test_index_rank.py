@@ -1,4 +1,4 @@
-"""Rankers: published values of BiMatchRanker first, then their laws."""
+"""Rankers: published values of BiMatchRanker, then properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searching shards against brute force, ties, and files that are not what they should be."""
+"""Searching shards compared with brute force, ties, and damaged or foreign files."""
 
 from __future__ import annotations
 

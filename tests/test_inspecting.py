@@ -1,4 +1,4 @@
-"""``cliploom inspect`` on every kind of file, and on what is none."""
+"""``cliploom inspect`` on every kind of file, and on unsupported ones."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_hdf5_file_whose_groups_contain_themselves_is_shown(tmp_path: Path) -
     assert "soft: links to a group" in text
 
 
-def test_what_is_nothing_known_is_told(tmp_path: Path) -> None:
+def test_what_is_nothing_known_is_reported(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("neither of these kinds of files, though long enough")
     (tmp_path / "half.parquet").write_bytes(b"PAR1....")
     with pytest.raises(SpecError, match="not a TFRecord, Parquet or HDF5"):
@@ -129,7 +129,7 @@ def test_a_video_shows_streams_times_rotation_and_what_samplings_take(tmp_path: 
     assert "damage: none found without decoding" in text
 
 
-def test_a_variable_rate_and_oblong_pixels_are_told(tmp_path: Path) -> None:
+def test_a_variable_rate_and_oblong_pixels_are_reported(tmp_path: Path) -> None:
     times = [number * 40 + number % 3 * 7 for number in range(40)]
     found, text = media(write_video(tmp_path / "v.mkv", 40, times=times, time_base=Fraction(1, 1000)))
     assert not found["constant_rate"]
@@ -145,7 +145,7 @@ def test_a_variable_rate_and_oblong_pixels_are_told(tmp_path: Path) -> None:
     assert "pixels 4:3, shown as 128 x 64" in text
 
 
-def test_damage_is_told_and_decoding_finds_more(tmp_path: Path) -> None:
+def test_damage_is_reported_and_decoding_finds_more(tmp_path: Path) -> None:
     cut, text = media(truncate(write_video(tmp_path / "cut.avi", 100, "mpeg4"), 0.6))
     assert "of 100 frames are missing: it is cut off" in cut["damage"]
     assert "of 100 promised" in text
@@ -172,7 +172,7 @@ def test_a_video_without_a_mark_at_its_beginning_is_found_too(tmp_path: Path) ->
     assert media(write_video(tmp_path / "a.ts", 60, container="mpegts"))[0]["container"] == "mpegts"
 
 
-def test_what_is_no_media_or_no_sampling_is_told(tmp_path: Path) -> None:
+def test_what_is_no_media_or_no_sampling_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"'s\.m4a' has no video: only audio"):
         inspect(str(write_audio(tmp_path / "s.m4a")))
     with pytest.raises(SpecError, match=r"as media: 'noise\.mp4' is not a video"):

@@ -1,4 +1,4 @@
-"""What a source lists: globs, uids, tables, on disk and in buckets; and what stops a plan before it starts."""
+"""Listing a source: globs, uids, tables, on disk and in buckets; and errors that stop a plan early."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         ({"regex": r"(x|y)/(?P<uid>clip_\d)"}, ["clip_1", "clip_2"]),
     ],
 )
-def test_uid_laws(tmp_path: Path, rule: Any, wanted: list[str]) -> None:
+def test_uid_rules(tmp_path: Path, rule: Any, wanted: list[str]) -> None:
     touch(tmp_path, "x/clip_1_left.mp4", "y/clip_2_left.mp4")
     assert uids(tmp_path, glob="**/*.mp4", uid=rule) == wanted
 
@@ -156,7 +156,7 @@ def test_any_pattern_is_a_glob_or_a_spec_error(pattern: str) -> None:
         glob_regex(split_pattern(pattern)[1])
 
 
-def test_range_that_runs_backwards_is_told() -> None:
+def test_range_that_runs_backwards_is_reported() -> None:
     with pytest.raises(SpecError, match=r"'\[z-a\]\.mp4' is not a glob pattern \(bad character range z-a"):
         glob_regex("[z-a].mp4")
 

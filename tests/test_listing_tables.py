@@ -208,7 +208,7 @@ def test_addresses_meet_with_and_without_extension() -> None:
     assert join_uids(asked, items).found == {"h.org/a?s=1": "h.org/a.gif?s=1", "h.org/b.gif": "h.org/b"}
 
 
-def test_a_file_listed_twice_is_told_as_such(tmp_path: Path) -> None:
+def test_a_file_listed_twice_is_reported_as_such(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("uri\na.mp4\na.mp4\n")
     with pytest.raises(SpecError, match=r"a\.mp4 is listed 2 times with the uid 'a'; .* or remove its row"):
         listed(tmp_path, "l.csv")

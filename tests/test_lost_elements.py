@@ -1,4 +1,4 @@
-"""A stage that gathers refuses to go on when something that was announced is missing: nothing is published."""
+"""A gathering stage fails if an announced element is missing, so that nothing incomplete is published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damage within pictures: what decoders and checksums notice is told, what can be shown is shown."""
+"""Damage within pictures: damage detected by decoders and checksums is reported, decodable parts are kept."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def photo(index: int, width: int, height: int) -> NDArray[np.uint8]:
         ("mjpeg", "a.avi", "Packets are damaged"),
     ],
 )
-def test_damage_that_a_decoder_passes_over_is_told_and_the_rows_stay(
+def test_damage_that_a_decoder_passes_over_is_reported_and_the_rows_stay(
     codec: str, name: str, told: str, tmp_path: Path
 ) -> None:
     options = {"pix_fmt": "yuvj420p"} if codec == "mjpeg" else {}
@@ -152,7 +152,7 @@ def test_the_decoder_that_notices_more_gives_the_same_pictures(
     assert shown(path) == rows
 
 
-def test_damage_of_a_picture_that_only_others_need_is_told(tmp_path: Path) -> None:
+def test_damage_of_a_picture_that_only_others_need_is_reported(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.ts", 48, "libx264", draw=busy, gop=24, b_frames=0)
     last = Uniform(uniform=2)
     assert shown(path, last)[1] == ""
@@ -164,7 +164,7 @@ def test_damage_of_a_picture_that_only_others_need_is_told(tmp_path: Path) -> No
     assert any("pictures that others refer to are damaged" in each for each in told), told
 
 
-def test_a_gif_whose_codes_are_damaged_is_told(tmp_path: Path) -> None:
+def test_a_gif_whose_codes_are_damaged_is_reported(tmp_path: Path) -> None:
     path = write_gif(tmp_path / "a.gif", [100] * 8)
     rows, said = shown(path)
     assert said == ""
@@ -186,7 +186,7 @@ def test_a_gif_whose_codes_are_damaged_is_told(tmp_path: Path) -> None:
     ],
     ids=["progressive JPEG", "JPEG", "deflated TIFF", "LZW TIFF"],
 )
-def test_stills_that_pillow_shows_in_silence_are_told(name: str, options: dict, least: int, tmp_path: Path) -> None:
+def test_stills_that_pillow_shows_in_silence_are_reported(name: str, options: dict, least: int, tmp_path: Path) -> None:
     path = tmp_path / name
     Image.fromarray(photo(3, 300, 200)).save(path, **options)
     assert shown(path)[1] == ""
@@ -203,7 +203,7 @@ def test_stills_that_pillow_shows_in_silence_are_told(name: str, options: dict, 
 @pytest.mark.parametrize(
     ("kind", "mode"), [("JPEG", "L"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("MPO", "L"), ("MPO", "RGB")]
 )
-def test_the_words_of_libjpeg_are_told(kind: str, mode: str, tmp_path: Path) -> None:
+def test_the_words_of_libjpeg_are_reported(kind: str, mode: str, tmp_path: Path) -> None:
     image = Image.fromarray(photo(3, 300, 200)).convert(mode)
     path = tmp_path / "a.jpg"
     if kind == "MPO":

@@ -1,4 +1,4 @@
-"""Silent loss: what a cut or damaged file has lost is told by the probe, and nothing is told of whole files."""
+"""Silent loss: the probe reports what truncated or damaged files lack, and nothing for intact files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def cut_out(path: Path, first: float, last: float, fill: bytes = b"") -> Path:
 
 
 @pytest.mark.parametrize(("codec", "name", "how"), STREAMED, ids=[name for _, name, _ in STREAMED])
-def test_a_cut_recording_is_told_from_a_whole_one(codec: str, name: str, how: dict, tmp_path: Path) -> None:
+def test_a_cut_recording_is_reported_from_a_whole_one(codec: str, name: str, how: dict, tmp_path: Path) -> None:
     whole = write_video(tmp_path / name, FRAMES, codec, **how).read_bytes()
     path = tmp_path / name
     assert (probe(path, LIMITS).frames, lost(path), cut_short(path)) == (FRAMES, "", "")
@@ -66,7 +66,7 @@ def test_a_cut_recording_is_told_from_a_whole_one(codec: str, name: str, how: di
 
 @pytest.mark.parametrize(("codec", "name", "how"), STREAMED, ids=[name for _, name, _ in STREAMED])
 @pytest.mark.parametrize("fill", [b"", b"\0"], ids=["gone", "zeros"])
-def test_a_hole_in_a_recording_is_told(codec: str, name: str, how: dict, fill: bytes, tmp_path: Path) -> None:
+def test_a_hole_in_a_recording_is_reported(codec: str, name: str, how: dict, fill: bytes, tmp_path: Path) -> None:
     path = cut_out(write_video(tmp_path / name, FRAMES, codec, **how), 0.4, 0.6, fill)
     facts = probe(path, LIMITS)
     assert facts.lost or (name == "a.swf" and fill), facts
@@ -162,7 +162,7 @@ def test_a_webp_animation_with_a_hole_says_where(tmp_path: Path) -> None:
     assert [read_index(row.pixels) for row in rows(path)][:3] == [0, 1, 2]
 
 
-def test_less_than_half_a_second_gone_before_a_key_frame_of_a_stream_is_told(tmp_path: Path) -> None:
+def test_less_than_half_a_second_gone_before_a_key_frame_of_a_stream_is_reported(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.ts", FRAMES, gop=10, b_frames=0)
     data = path.read_bytes()
     with av.open(str(path)) as container:
@@ -172,7 +172,7 @@ def test_less_than_half_a_second_gone_before_a_key_frame_of_a_stream_is_told(tmp
     assert "damaged" in lost(path)
 
 
-def test_a_gif_that_ends_in_its_middle_by_chance_is_told(tmp_path: Path) -> None:
+def test_a_gif_that_ends_in_its_middle_by_chance_is_reported(tmp_path: Path) -> None:
     path = write_gif(tmp_path / "a.gif", [100] * 12)
     whole = path.read_bytes()
     starts = [place for place in range(len(whole)) if whole.startswith(b"!\xf9\x04", place)]

@@ -1,4 +1,4 @@
-"""Probing: facts from what is there, and one clear sentence for everything that can't be used."""
+"""Probing: facts from the actual content, and one clear sentence for every unusable file."""
 
 from __future__ import annotations
 

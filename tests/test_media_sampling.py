@@ -272,7 +272,7 @@ def test_every_frames_is_each_kth_frame(timeline: Timeline, step: int, limit: in
 
 
 @given(timelines(), st.integers(1, 12))
-def test_first_frames_follow_the_repetition_law(timeline: Timeline, length: int) -> None:
+def test_first_frames_follow_the_repetition_rule(timeline: Timeline, length: int) -> None:
     available = list(range(min(length, len(timeline.ticks))))
     repeated = [index for index in available for _ in range(math.ceil(length / len(available)))]
     assert indices(choose(sampling({"first": {"frames": length}}), timeline)) == [repeated[:length]]

@@ -1,4 +1,4 @@
-"""``cliploom models``: presets, what a model's files are, the spec that uses them, and files that are refused."""
+"""``cliploom models``: presets, identification of model files, specs that use them, and rejected files."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_version_1_summaries_are_stretches():
     assert rows_of(v1(NARRATION), kind="summaries") == [Narration("v", 1, 0, 0.0, 300.5, "#C C was in a room", "a2")]
 
 
-def test_version_2_is_told_apart_by_content():
+def test_version_2_is_distinguished_by_content():
     video = {
         "narrations": [{"text": "#C C walks", "time": 3.5, "_clip_time_start": 1}],
         "summaries": [{"text": "s", "start_time": 0, "end_time": 9}],
@@ -86,7 +86,7 @@ V2_VIDEO = {"narrations": [{"text": "#C C walks", "time": 3.5}], "summaries": []
         {"videos": {"v": {"narrations": [{"narration_text": "#C C walks", "timestamp_sec": 3.5}]}}},
     ],
 )
-def test_the_layout_is_told_by_the_keys_that_are_there(value):
+def test_the_layout_is_reported_by_the_keys_that_are_there(value):
     assert [(row.uid, row.start_s, row.text) for row in rows_of(value)] == [("v", 3.5, "#C C walks")]
 
 
@@ -189,14 +189,14 @@ def test_a_uid_comes_in_nfc():
     assert rows_of(v1(NARRATION, uid="cafe\u0301"))[0].uid == "caf\u00e9"
 
 
-def test_a_uid_that_stands_twice_is_refused_the_second_time():
+def test_a_uid_that_occurs_twice_is_refused_the_second_time():
     one = json.dumps(v1(NARRATION))
     rows = rows_of(one[:-1] + "," + one[1:])
     assert isinstance(rows[0], Narration)
     assert "twice" in only_bad(rows).message
 
 
-def test_a_byte_order_mark_is_passed_over():
+def test_a_byte_order_mark_is_skipped():
     assert len(rows_of(b"\xef\xbb\xbf" + json.dumps(v1(NARRATION)).encode())) == 1
 
 

@@ -177,7 +177,7 @@ def test_bad_rows_are_partial_failures_with_file_and_position(built: Project) ->
     assert "narration.json, v0.narration_pass_1.narrations[2]" in rows["message"][0]
 
 
-def test_matching_is_told_before_anything_is_computed(built: Project, notes: list[str]) -> None:
+def test_matching_is_reported_before_anything_is_computed(built: Project, notes: list[str]) -> None:
     said = next(i for i, note in enumerate(notes) if note.startswith("spoken and omni"))
     assert "4 videos in both, 1 only in spoken (such as v4), 2 only in omni" in notes[said]
     assert said < notes.index("planning")
@@ -314,7 +314,7 @@ def test_windows_hold_the_rows_of_formats_md(built: Project, hdf5: bool) -> None
 
 
 def test_windows_of_a_feature_without_a_rate_are_refused(built: Project) -> None:
-    with pytest.raises(SpecError, match="do not lie on a grid"):
+    with pytest.raises(SpecError, match="are not evenly spaced"):
         ClipWindows(built.store, "speech")
     with pytest.raises(SpecError, match="did you mean 'clips'"):
         ClipWindows(built.store, "clip")
@@ -477,7 +477,7 @@ def test_one_videos_texts_in_two_files_name_both(tmp_path: Path) -> None:
         ("train: 60%", "train: 70%", "add up to 1.1"),
     ],
 )
-def test_wrong_specs_are_told_in_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_wrong_specs_are_reported_in_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
     project = write_project(tmp_path)
     if old not in SPEC:
         old, new = "source: omni", "source: omnia"

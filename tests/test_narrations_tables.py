@@ -55,7 +55,7 @@ def test_csv_without_a_start_column_has_texts_about_whole_videos():
     assert csv_rows("uid,text\nv,hello\n", Columns(start="")) == [Narration("v", 0, 0, None, None, "hello")]
 
 
-def test_addresses_in_csv_and_jsonl_become_uids_by_the_declared_law():
+def test_addresses_in_csv_and_jsonl_become_uids_by_the_declared_rule():
     columns = Columns(uid="url", start="")
     rows = csv_rows(f"url,text\n{GIF},a\nx,b\n", columns, url_rule="stem")
     rows += jsonl_rows({"url": GIF, "text": "a"}, {"url": 5, "text": "b"}, columns=columns, url_rule="stem")
@@ -266,7 +266,7 @@ def test_csv_with_the_byte_order_mark_of_utf_16_needs_no_encoding():
     assert csv_rows("uid\tstart_s\ttext\nv\t1\tcaf\u00e9\n".encode("utf-16"))[0].text == "caf\u00e9"
 
 
-def test_a_line_beyond_the_limit_is_passed_over(monkeypatch):
+def test_a_line_beyond_the_limit_is_skipped(monkeypatch):
     monkeypatch.setattr(tabular, "MAX_LINE_BYTES", 64)
     fine = {"uid": "v", "start_s": 0, "text": "x"}
     rows = jsonl_rows(fine, b"x" * 1000, fine)
@@ -321,7 +321,7 @@ def test_what_is_no_address_has_no_uid(url):
         uid_of_url(url)
 
 
-def test_a_regex_law_that_finds_nothing_or_is_none_says_so():
+def test_a_regex_rule_that_finds_nothing_or_is_none_says_so():
     with pytest.raises(RowError, match="finds nothing"):
         uid_by_regex("a", "(b)")
     with pytest.raises(SpecError, match="not a regular expression"):

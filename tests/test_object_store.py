@@ -126,7 +126,7 @@ def test_objects_travel_to_workers(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(objects)).get("a") == b"1"
 
 
-def test_bucket_keeps_the_laws_of_a_folder(tmp_path: Path) -> None:
+def test_bucket_keeps_the_rules_of_a_folder(tmp_path: Path) -> None:
     objects = ObjectStore("memory://")
     assert objects.root is None
     with objects.create_file("a/part") as local:

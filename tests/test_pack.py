@@ -80,7 +80,7 @@ def test_an_item_that_two_features_want_is_read_once() -> None:
     assert (item.uri, item.attempt) == ("/in/1.mp4", 3)
 
 
-def test_items_that_want_different_features_stand_in_different_shards() -> None:
+def test_items_that_want_different_features_are_in_different_shards() -> None:
     rows: list[tuple[str, int, str, float, int]] = [("f", 1, "a", 2, 0), ("g", 1, "a", 2, 0), ("f", 2, "b", 2, 0)]
     found = {shard.features: [item.digest for item in shard.items] for shard in shards_of(rows, model("f"), model("g"))}
     assert found == {("f", "g"): ["a"], ("f",): ["b"]}

@@ -1,4 +1,4 @@
-"""What is packaged, what it depends on, and which way imports point."""
+"""Packaging: contents, dependencies, and the direction of imports."""
 
 from __future__ import annotations
 

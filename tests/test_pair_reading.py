@@ -1,4 +1,4 @@
-"""Reading exports of pairs: both formats alike, through memory maps, with what each pair is about."""
+"""Reading exports of pairs: both formats, memory-mapped, with the facts of each pair."""
 
 from __future__ import annotations
 

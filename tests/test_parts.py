@@ -1,4 +1,4 @@
-"""Parts: rows and footers come back as they went in; damage is told; names follow from recipes."""
+"""Parts: rows and footers survive a round trip; damage is reported; names follow from recipes."""
 
 from __future__ import annotations
 

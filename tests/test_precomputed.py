@@ -298,6 +298,6 @@ def test_rows_follow_each_other_by_the_stride(n, window, stride, fps):
 
 
 @pytest.mark.parametrize("rule", [(0.0, 32, 16), (30.0, 0, 16), (30.0, 32, 0), (float("nan"), 32, 16)])
-def test_a_window_law_must_be_positive(rule):
+def test_a_window_rule_must_be_positive(rule):
     with pytest.raises(SpecError, match="is not a window rule"):
         WindowRule(*rule)

@@ -1,4 +1,4 @@
-"""A damaged HDF5 file of features is one failure; what is known of it keeps its rows until it is repaired."""
+"""A damaged HDF5 file of features is one failure; its known items keep their rows until it is repaired."""
 
 from __future__ import annotations
 

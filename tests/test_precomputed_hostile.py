@@ -322,7 +322,7 @@ def test_compressed_datasets_are_read(options: dict[str, object], tmp_path: Path
 
 @pytest.mark.parametrize("bad", [1e300, -1e39, 3.5e38])
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
-def test_finite_numbers_beyond_float32_are_told(bad: float, suffix: str, tmp_path: Path) -> None:
+def test_finite_numbers_beyond_float32_are_reported(bad: float, suffix: str, tmp_path: Path) -> None:
     rows = ROWS.astype(np.float64)
     rows[3, 1] = bad
     path = tmp_path / f"v{suffix}"

@@ -1,4 +1,4 @@
-"""Models of foreign files are prepared apart: what takes too long, too much memory or its process down is told."""
+"""Models of user files are prepared in a separate process; excessive time or memory and crashes are reported."""
 
 from __future__ import annotations
 

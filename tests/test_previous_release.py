@@ -1,4 +1,4 @@
-"""Items of the last release: compared by a few columns, the others read by number, and handed on where they stand."""
+"""Items of the previous release: compared by a few columns, the others read by number and passed on unchanged."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_figures_and_samples_are_in_the_card_and_the_release(project: SmallStore
     assert verify_release(str(project.store)) == []
 
 
-def test_the_processor_stands_in_every_part_and_rows_computed_again_are_the_same(project: SmallStore) -> None:
+def test_the_processor_is_in_every_part_and_rows_computed_again_are_the_same(project: SmallStore) -> None:
     entry = open_store(str(project.store)).release.features["frames"]
     parts = list((project.store / entry.table).glob("part-*.parquet"))
     assert parts

@@ -1,4 +1,4 @@
-"""Releases: appended to what the plan saw, by one run of two; and one run at a time on a folder."""
+"""Releases: appended to the version that the plan used, by one of two runs; one run at a time in a folder."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_file_entries_say_path_size_and_digest() -> None:
     assert FileEntry(path="a", size=1, digest="d").model_dump() == {"path": "a", "size": 1, "digest": "d"}
 
 
-def test_second_run_is_told_who_has_the_store(tmp_path: Path) -> None:
+def test_second_run_is_reported_who_has_the_store(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from cliploom.transforms.store.lock import store_lock\n"

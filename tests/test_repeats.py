@@ -1,4 +1,4 @@
-"""Rows that repeat the last kept one: which are dropped, what they are counted as, and what never changes them."""
+"""Dropping repeated rows: which rows, how they are counted, and what does not affect them."""
 
 from __future__ import annotations
 

@@ -67,12 +67,12 @@ def test_same_rewrite_is_the_same_file(tmp_path: Path) -> None:
     assert rewrite_part(objects, JOB, rewrite, "r") == first
 
 
-def test_part_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_part_that_is_gone_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="t/one is missing; `cliploom verify`"):
         rewrite_part(ObjectStore(tmp_path), JOB, Rewrite("frames", (PartUse("one", (take(1),)),)), "r")
 
 
-def test_part_without_the_item_is_told(tmp_path: Path) -> None:
+def test_part_without_the_item_is_reported(tmp_path: Path) -> None:
     objects = ObjectStore(tmp_path)
     write(objects, "one", {1: 2})
     with pytest.raises(StoreError, match="t/one does not contain item 7"):

@@ -44,7 +44,7 @@ def end_process(process: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # threads of the loopback worker
-def test_a_job_server_that_dies_during_a_job_is_told_in_one_sentence(job_server: tuple[int, str]) -> None:
+def test_a_job_server_that_dies_during_a_job_is_reported_in_one_sentence(job_server: tuple[int, str]) -> None:
     process, address = job_server
     options = {"runner": "PortableRunner", "job_endpoint": address, "environment_type": "LOOPBACK"}
     target = Target.model_validate(options)

@@ -41,7 +41,9 @@ WRITTEN: list[tuple[Any, type[SamplingBase], bool, bool]] = [
 
 
 @pytest.mark.parametrize(("written", "kind", "splittable", "windowed"), WRITTEN)
-def test_each_kind_is_told_by_its_key(written: Any, kind: type[SamplingBase], splittable: bool, windowed: bool) -> None:
+def test_each_kind_is_reported_by_its_key(
+    written: Any, kind: type[SamplingBase], splittable: bool, windowed: bool
+) -> None:
     sampling = READ.validate_python(written)
     assert type(sampling) is kind
     assert (sampling.splittable, sampling.windowed) == (splittable, windowed)

@@ -1,4 +1,4 @@
-"""Search while a store changes, and over what older versions made of it."""
+"""Searching while a store changes, and in stores of older versions."""
 
 from __future__ import annotations
 

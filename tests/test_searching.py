@@ -1,4 +1,4 @@
-"""Search: what is asked is what is answered, exactly, from what one release names."""
+"""Search: exact results for every kind of query, from a single release."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ def test_item_without_pictures_and_unknown_addresses(server: PageServer) -> None
         assert "Traceback" not in answer.text
 
 
-def test_several_stores_are_told_apart(built_store: SmallStore, project: SmallStore) -> None:
+def test_several_stores_are_distinguished(built_store: SmallStore, project: SmallStore) -> None:
     with page_server(project.store, built_store.store) as server:
         first, second = (row["name"] for row in server.get("/api/stores").json())
         assert first == "project"

@@ -1,4 +1,4 @@
-"""What hostile clients try: each attack gets a refusal or a harmless answer, and the server goes on answering."""
+"""Attacks on the server: each gets a rejection or a harmless response, and the server stays available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cliploom serve`` as a process: what it says, how it stops, and what a fuzzer of its description finds."""
+"""``cliploom serve`` as a process: output, shutdown, and fuzzing of its API description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong in a spec, the program says it in one sentence: the place, the value, the mend; exit code 2."""
+"""Every error in a spec gives one sentence with its location, the value and the fix; exit code 2."""
 
 from __future__ import annotations
 

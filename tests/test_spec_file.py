@@ -108,7 +108,7 @@ def test_file_is_read_with_its_overrides(tmp_path: Path) -> None:
     assert load_document(path)["name"] == "demo"
 
 
-def test_all_wrong_references_are_told_at_once() -> None:
+def test_all_wrong_references_are_reported_at_once() -> None:
     text = SPEC.replace("source: clips", "source: clip").replace("encoder: lite0,", "encoder: lite1,")
     with pytest.raises(SpecError) as told:
         spec_of(text)

@@ -1,4 +1,4 @@
-"""``cliploom specs``, and the two published systems that need no training, with stand-ins for their models."""
+"""``cliploom specs``, and the two published systems without training, with stand-ins for their models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs are the bytes that were listed, or a failure that says what happened to them."""
+"""Inputs are the listed bytes, or a failure that says what happened to them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_file_below_a_file_is_lasting(tmp_path: Path) -> None:
         pass
 
 
-def test_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+def test_file_that_changes_while_it_is_read_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("x")
     with (

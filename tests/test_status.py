@@ -1,4 +1,4 @@
-"""``cliploom status``: what it reads from the store, and from a server that answers as Flink's does."""
+"""``cliploom status``: from the store, and from a server that responds like Flink's."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_flink_tells_the_state_of_the_newest_job_of_that_name(flink: str) -> Non
     assert flink_state([flink], "cliploom-c") == ""
 
 
-def test_cluster_that_does_not_answer_is_passed_over(flink: str) -> None:
+def test_cluster_that_does_not_answer_is_skipped(flink: str) -> None:
     assert flink_state(["localhost:1", flink], "cliploom-a") == "RUNNING"
     assert flink_state(["localhost:1"], "cliploom-a") == ""
 

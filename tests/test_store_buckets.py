@@ -1,4 +1,4 @@
-"""Buckets without a bucket: which errors pass, how often is tried, what is said; files read in ranges."""
+"""Object stores without a bucket: transient errors, retries, messages; ranged reads."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_file_in_ranges_reads_like_a_file() -> None:
     assert sum(end - start for start, end in asked) < 2000
 
 
-def test_a_local_file_opens_for_reading_and_a_missing_one_is_told(tmp_path: Path) -> None:
+def test_a_local_file_opens_for_reading_and_a_missing_one_is_reported(tmp_path: Path) -> None:
     objects = ObjectStore(tmp_path)
     objects.put("a", b"0123")
     with objects.open_file("a") as file:
@@ -183,7 +183,7 @@ def test_records_are_gathered_in_few_files_and_read_back(tmp_path: Path) -> None
     assert len(paths) < MOST_FILES
 
 
-def test_who_is_beaten_to_a_file_is_told_and_takes_what_is_there(tmp_path: Path) -> None:
+def test_who_is_beaten_to_a_file_is_reported_and_takes_what_is_there(tmp_path: Path) -> None:
     both = threading.Barrier(2, timeout=10)
     lost_races: list[set[str]] = []
 

@@ -1,4 +1,4 @@
-"""The supervisor: shows what its child does, starts it again when it dies, hands its errors on."""
+"""The supervisor: shows its child's progress, restarts it after a crash, passes its errors on."""
 
 from __future__ import annotations
 

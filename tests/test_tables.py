@@ -1,4 +1,4 @@
-"""Delta tables hold exactly the files that were wanted, whatever was left by others."""
+"""Delta tables contain exactly the committed files, regardless of files left by others."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_polars_and_other_readers_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbled", "empty"])
-def test_damaged_file_is_told_with_its_table(tmp_path: Path, damage: str) -> None:
+def test_damaged_file_is_reported_with_its_table(tmp_path: Path, damage: str) -> None:
     objects = ObjectStore(tmp_path)
     version = commit_rows(objects, "t", rows(*range(1000)))
     path = tmp_path / "t" / table_files(objects, "t", version)[0]
@@ -92,7 +92,7 @@ def test_damaged_file_is_told_with_its_table(tmp_path: Path, damage: str) -> Non
         read_table(objects, "t", version)
 
 
-def test_version_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_version_that_is_not_there_is_reported(tmp_path: Path) -> None:
     objects = ObjectStore(tmp_path)
     commit_rows(objects, "t", rows(1))
     for read in (read_table, table_files):
@@ -100,7 +100,7 @@ def test_version_that_is_not_there_is_told(tmp_path: Path) -> None:
             read(objects, "t", 7)
 
 
-def test_file_where_a_table_should_be_is_told(tmp_path: Path) -> None:
+def test_file_where_a_table_should_be_is_reported(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("hello")
     with pytest.raises(StoreError, match=f"{tmp_path}/t: the table can't be"):
         commit_files(ObjectStore(tmp_path), "t", SCHEMA, [TableFile("x.parquet", 1, 1)])

@@ -90,12 +90,12 @@ def test_ids_are_text_or_numbers_and_unique() -> None:
         ("pixels", ExampleField("uint8", (5,)), "12 values"),
     ],
 )
-def test_what_is_not_as_declared_is_told(name: str, field: ExampleField, told: str) -> None:
+def test_what_is_not_as_declared_is_reported(name: str, field: ExampleField, told: str) -> None:
     with pytest.raises(RecordError, match=told):
         parse_example(encode_example(VALUES), {name: field})
 
 
-def test_wrong_ids_and_numbers_that_are_not_finite_are_told() -> None:
+def test_wrong_ids_and_numbers_that_are_not_finite_are_reported() -> None:
     data = encode_example(VALUES | {"bad": np.array([np.nan], np.float32)})
     with pytest.raises(RecordError, match="bad: holds nan"):
         parse_example(data, {"bad": ExampleField("float32", (-1,))})

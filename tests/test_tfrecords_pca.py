@@ -62,7 +62,7 @@ def test_broken_matrices_are_refused(tmp_path: Path, changes: dict[str, object],
         load_pca(save(tmp_path / "a.npz", **changes))
 
 
-def test_too_many_components_missing_files_and_wrong_widths_are_told(tmp_path: Path) -> None:
+def test_too_many_components_missing_files_and_wrong_widths_are_reported(tmp_path: Path) -> None:
     pca = load_pca(save(tmp_path / "a.npz"))
     with pytest.raises(SpecError, match="not the 7 wanted"):
         load_pca(tmp_path / "a.npz", components=7)

@@ -182,7 +182,7 @@ def test_a_damaged_record_is_a_failure_and_the_rest_is_read(project: Project) ->
     assert failure["message"].startswith(f"{path} at byte {offset}: wrong CRC")
 
 
-def test_a_shard_of_another_format_fails_with_the_mend(project: Project) -> None:
+def test_a_shard_of_another_format_fails_with_the_fix(project: Project) -> None:
     project.write("a.tfrecord", [encode_video(video(f"id{number}")) for number in range(150)])
     failures = project.small(project.run(), "failures")
     assert failures.height == 101
@@ -348,7 +348,7 @@ def test_features_can_be_indexed_and_keep_only_wanted_outputs(project: Project) 
         (["exports.out={kind: tfrecord, format: yt8m_frame, feature: yt, audio: sound}"], "no output 'sound'"),
     ],
 )
-def test_wrong_specs_are_told_with_the_mend(project: Project, overrides: list[str], message: str) -> None:
+def test_wrong_specs_are_reported_with_the_fix(project: Project, overrides: list[str], message: str) -> None:
     project.write("a.tfrecord", [encode_frames(frames("good"))])
     with pytest.raises(SpecError, match=message):
         project.run(*overrides)
@@ -451,7 +451,7 @@ def test_labels_from_a_column_get_the_vocabularys_numbers(media: Path) -> None:
         ("folder", "the vocabulary has no class 'cats'"),
     ],
 )
-def test_wrong_labels_are_told(media: Path, labels: Any, message: str) -> None:
+def test_wrong_labels_are_reported(media: Path, labels: Any, message: str) -> None:
     (media / "list.csv").write_text("uri,kind\ncats/a.gif,cat\n")
     (media / "classes.csv").write_text("Index,Name\n5,cat\n")
     with pytest.raises(SpecError, match=message):

@@ -208,7 +208,7 @@ def test_a_feature_without_a_kind_is_empty_for_every_reader() -> None:
     assert feature.ints().dtype == np.int64
 
 
-def test_another_kind_than_asked_is_told() -> None:
+def test_another_kind_than_asked_is_reported() -> None:
     example = EXAMPLE[True]()
     example.features.feature["a"].int64_list.value.append(1)
     feature = parse(example.SerializeToString()).features["a"]
@@ -232,7 +232,7 @@ def test_another_kind_than_asked_is_told() -> None:
         (b"\x0a" + length(entry(b"a", b"\x08\x01")), "a feature of wire type 0"),
     ],
 )
-def test_what_is_no_message_is_told(data: bytes, told: str) -> None:
+def test_what_is_no_message_is_reported(data: bytes, told: str) -> None:
     with pytest.raises(RecordError, match=told):
         parse(data)
 
@@ -248,7 +248,7 @@ def test_what_is_no_message_is_told(data: bytes, told: str) -> None:
         (b"\x1a", b"\x0a\x0c" + b"\xff" * 11 + b"\x01", "more than ten bytes"),
     ],
 )
-def test_values_that_break_the_wire_format_are_told(kind: bytes, body: bytes, told: str) -> None:
+def test_values_that_break_the_wire_format_are_reported(kind: bytes, body: bytes, told: str) -> None:
     feature = parse(b"\x0a" + length(entry(b"a", kind + length(body)))).features["a"]
     decode = {b"\x0a": feature.strings, b"\x12": feature.floats, b"\x1a": feature.ints}[kind]
     with pytest.raises(RecordError, match=told):

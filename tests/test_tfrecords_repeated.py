@@ -1,4 +1,4 @@
-"""Ids that two shards of a source share are told, by hashes that parts carry in their footers."""
+"""Ids shared by two shards of a source are reported, using hashes in the parts' footers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shard(path: Path, ids: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_names_both_shards_until_one_is_mended(tmp_path: Path) -> None:
+def test_a_run_names_both_shards_until_one_is_repaired(tmp_path: Path) -> None:
     for name, ids in (("a", "xyz"), ("b", "pqxz"), ("c", "r")):
         shard(tmp_path / f"{name}.tfrecord", ids)
     source = {"kind": "tfrecord", "format": "yt8m_video", "glob": "*.tfrecord", "rgb": 4, "audio": 0}
@@ -76,7 +76,7 @@ def test_shared_ids_are_those_that_sets_share(ids: dict[int, set[str]]) -> None:
     assert found == wanted
 
 
-def test_an_id_that_stands_twice_in_one_item_is_no_pair() -> None:
+def test_an_id_that_occurs_twice_in_one_item_is_no_pair() -> None:
     assert shared_ids([{1: hash_ids(["a"])}, {1: hash_ids(["a", "b"])}]) == []
 
 
@@ -94,7 +94,7 @@ def test_other_footers_are_refused(text: bytes) -> None:
         unpack_ids(text)
 
 
-def test_rows_of_several_items_are_told_apart_and_rows_without_id_left_out() -> None:
+def test_rows_of_several_items_are_distinguished_and_rows_without_id_left_out() -> None:
     numbers = [row_id(item, ordinal) for item, ordinal in ((1, 0), (1, 1), (2, 0), (2, 1))]
     rows = pa.table({"row_id": numbers, "uid": ["a", "a", "b", ""]})
     found = ids_of_rows(rows)

@@ -126,7 +126,7 @@ def test_the_id_may_be_called_video_id() -> None:
         parse_video(encode_example(values | {"id": np.array([1])}), form)
 
 
-def test_bad_frame_records_are_told_and_the_rest_is_read() -> None:
+def test_bad_frame_records_are_reported_and_the_rest_is_read() -> None:
     form = replace(SMALL, labels=range(3862), max_frames=300)
     found = read_frames(
         shard(
@@ -160,7 +160,7 @@ def test_bad_frame_records_are_told_and_the_rest_is_read() -> None:
     ]
 
 
-def test_more_frames_in_rgb_than_in_audio_are_told_and_not_written() -> None:
+def test_more_frames_in_rgb_than_in_audio_are_reported_and_not_written() -> None:
     with pytest.raises(ValueError, match="5 frames in rgb but 4 in audio"):
         encode_frames(frames(audio=np.zeros((4, 4), np.uint8)))
     # Messages written one behind the other are merged, so the audio of one can meet the rgb of another.
@@ -171,7 +171,7 @@ def test_more_frames_in_rgb_than_in_audio_are_told_and_not_written() -> None:
         parse_frames(short + long, SMALL)
 
 
-def test_bad_video_records_are_told_and_the_rest_is_read() -> None:
+def test_bad_video_records_are_reported_and_the_rest_is_read() -> None:
     nan = np.array([0, np.inf, 0, 0, 0, 0, 0, 0], np.float32)
     found = read_videos(
         shard(
@@ -228,7 +228,7 @@ def segments_example(**changes: Any) -> bytes:
         ({"segment_scores": np.array([1, 0])}, "segment_scores: holds int64 values"),
     ],
 )
-def test_wrong_segments_are_told(changes: dict[str, Any], told: str) -> None:
+def test_wrong_segments_are_reported(changes: dict[str, Any], told: str) -> None:
     assert len(parse_frames(segments_example(), SMALL).segments) == 2
     with pytest.raises(RecordError, match=told):
         parse_frames(segments_example(**changes), replace(SMALL, labels=range(3862)))

@@ -1,4 +1,4 @@
-"""Durations, sizes and shares: what is written is what is meant, and it is written back the same."""
+"""Durations, sizes and shares: parsing and writing round-trip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Index upkeep: every part of the next table is in exactly one shard, and what need not change does not."""
+"""Index upkeep: every part of the next table is in exactly one shard, and unaffected shards stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vacuum: what no kept release names is gone, what one names is whole, whenever it is interrupted."""
+"""Vacuum: unused files are deleted and kept releases stay valid, whenever it is interrupted."""
 
 from __future__ import annotations
 

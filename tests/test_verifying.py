@@ -230,7 +230,7 @@ def test_an_export_of_other_values_is_named_though_its_digest_is_right(small_sto
     assert problem.problem == "'pooled' of 'page' is not what the feature's table holds"
 
 
-def test_rows_that_are_not_what_the_tables_say_are_told(built_store: SmallStore) -> None:
+def test_rows_that_are_not_what_the_tables_say_are_reported(built_store: SmallStore) -> None:
     import pyarrow.parquet as pq
 
     from cliploom.transforms.store.parts import footer_of
@@ -286,7 +286,7 @@ def test_a_replayed_log_is_what_delta_reads_at_every_version(small_store: SmallS
             replay(objects, table, 3)
 
 
-def test_a_log_of_releases_that_is_gone_is_told_by_the_run_that_published(small_store: SmallStore) -> None:
+def test_a_log_of_releases_that_is_gone_is_reported_by_the_run_that_published(small_store: SmallStore) -> None:
     shutil.rmtree(small_store.store / "releases")
     (problem,) = verify_release(str(small_store.store))
     assert problem.path == f"releases/_delta_log/{0:020d}.json"

@@ -169,7 +169,7 @@ def test_uids_of_addresses(tmp_path: Path, rule: Any, uid: str) -> None:
     assert frame["signature"].to_list() == [UNASKED]
 
 
-def test_uid_column_comes_before_the_law(tmp_path: Path) -> None:
+def test_uid_column_precedes_the_rule(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("uid,uri,title\nmine,https://h/a.mp4,A\n")
     frame = list_source("clips", MediaSource(kind="media", table="list.csv"), tmp_path)
     assert frame["uid"].to_list() == ["mine"]
@@ -215,7 +215,7 @@ def test_secrets_in_columns_that_are_kept_are_refused(tmp_path: Path, column: st
     assert "sesame" not in str(told.value)
 
 
-def test_list_with_a_line_that_is_no_address_is_told(tmp_path: Path) -> None:
+def test_list_with_a_line_that_is_no_address_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tgif.tsv").write_text("https://h/a.gif\ta cat\nh/b.gif\ta dog\n")
     with pytest.raises(SpecError, match=r"line 2: 'h/b\.gif' is not an http or https address"):
         list_source("gifs", MediaSource(kind="media", table="tgif.tsv", format="tgif"), tmp_path)

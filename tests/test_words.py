@@ -1,4 +1,4 @@
-"""Searching words: narrations, captions and labels by BM25, phrases, merged lists, what becomes of deleted texts."""
+"""Keyword search: narrations, captions and labels by BM25, phrases, merged lists, deletion of texts."""
 
 from __future__ import annotations
 

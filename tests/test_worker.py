@@ -1,4 +1,4 @@
-"""``cliploom-worker``: what a task manager tells it reaches Beam's worker."""
+"""``cliploom-worker``: the task manager's settings reach Beam's worker."""
 
 from __future__ import annotations
 

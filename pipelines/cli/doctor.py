@@ -23,7 +23,7 @@ def doctor(
 ) -> None:
     """Check this machine, the packages and a store.
 
-    Exits with 1 when something needs fixing.
+    Exits with 1 if it finds a problem.
     """
     from cliploom.pipelines.console import fit, say, short_paths, show, show_json
     from cliploom.pipelines.health.bundle import write_bundle

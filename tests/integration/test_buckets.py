@@ -441,7 +441,7 @@ def test_credentials_are_in_nothing_that_is_written_or_printed(
         assert held == []
 
 
-def test_what_will_not_pass_is_told_at_once(
+def test_what_will_not_pass_is_reported_at_once(
     tiny: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = command(capsys)

@@ -73,7 +73,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_store_on_a_full_disk_is_told_in_one_sentence_at_every_stage(project: Project, tmp_path: Path) -> None:
+def test_a_store_on_a_full_disk_is_reported_in_one_sentence_at_every_stage(project: Project, tmp_path: Path) -> None:
     codes = []
     for size in ("4k", "60k", "100k", "140k", "160k", "200k"):
         with small_disk(tmp_path / "disk", size) as disk:
@@ -96,21 +96,21 @@ def test_a_full_temporary_folder_is_named(project: Project, tmp_path: Path) -> N
     )
 
 
-def test_a_limit_of_file_sizes_is_told_in_one_sentence(project: Project) -> None:
+def test_a_limit_of_file_sizes_is_reported_in_one_sentence(project: Project) -> None:
     ended = run_cliploom(project, project.store, "ulimit -f 8")
     assert ended.code == 4, ended
     assert "a file may have at most 8192 bytes here (ulimit -f); raise the limit and run again." in ended.last
     assert "Traceback" not in ended.printed
 
 
-def test_too_few_open_files_are_told_in_one_sentence(project: Project) -> None:
+def test_too_few_open_files_are_reported_in_one_sentence(project: Project) -> None:
     for limit in (12, 24, 48):
         ended = run_cliploom(project, project.store, f"ulimit -n {limit}")
         assert "Traceback" not in ended.printed, (limit, ended.printed)
         assert not ended.code or "ulimit -n 4096" in ended.last, (limit, ended)
 
 
-def test_too_little_memory_is_told_in_one_sentence(project: Project) -> None:
+def test_too_little_memory_is_reported_in_one_sentence(project: Project) -> None:
     for limit in (250_000, 500_000, 1_200_000):
         ended = run_cliploom(project, project.store, f"ulimit -v {limit}")
         assert "Traceback" not in ended.printed, (limit, ended.printed)

@@ -98,7 +98,7 @@ def test_screens_that_differ_from_machine_to_machine_fit_too(
     assert not [each for each in ended.out.splitlines() if cell_len(each) > 80 and " " in each.strip()]
 
 
-def test_counts_agree_wherever_they_are_told(cliploom: Command, first_run: FirstRun) -> None:
+def test_counts_agree_wherever_they_are_reported(cliploom: Command, first_run: FirstRun) -> None:
     [release] = json.loads(cliploom("releases", "--json").out)
     rows = json.loads(cliploom("failures", "--json").out)
     assert release["failed"] == len({row["uid"] for row in rows if not row["partial"]}) == 10

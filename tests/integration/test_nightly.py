@@ -281,7 +281,7 @@ def test_a_failure_that_heals_leaves_the_table_for_good(project: Project, monkey
     assert project.failures().is_empty()
 
 
-def test_a_file_that_is_no_picture_is_a_failure_until_it_is_mended(project: Project) -> None:
+def test_a_file_that_is_no_picture_is_a_failure_until_it_is_repaired(project: Project) -> None:
     path = project.media / "noise.png"
     path.write_bytes(b"no picture at all" * 10)
     project.run()
@@ -657,7 +657,7 @@ def test_two_sources_may_list_the_same_files(project: Project) -> None:
     assert not project.run().changed
 
 
-def test_another_law_of_uids_copies_all_rows(project: Project) -> None:
+def test_another_rule_of_uids_copies_all_rows(project: Project) -> None:
     inside = project.media / "folder" / "still9.png"
     draw(inside, 500)
     project.run()

@@ -188,7 +188,7 @@ def test_two_encoders_of_one_sampling_decode_once(project: Project) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only there OpenVINO can hide what the processor has")
-def test_processor_without_bf16_is_told_in_one_sentence(project: Project) -> None:
+def test_processor_without_bf16_is_reported_in_one_sentence(project: Project) -> None:
     bf16 = "encoders.light.precision=bf16"
 
     def told(command: str) -> str:

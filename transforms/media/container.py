@@ -39,9 +39,9 @@ _OTHER_KINDS = {
     "a ZIP archive": re.compile(rb"PK\x03\x04"),
     "compressed with gzip": re.compile(rb"\x1f\x8b"),
     "a PDF document": re.compile(rb"%PDF-"),
-    "an Office document of the old kind": re.compile(rb"\xd0\xcf\x11\xe0"),
+    "an Office document in the old format": re.compile(rb"\xd0\xcf\x11\xe0"),
     "a program": re.compile(rb"\x7fELF|MZ.{62}", re.DOTALL),
-    "a picture of a kind that is not read here (save it as JPEG or PNG)": re.compile(
+    "a picture in an unsupported format (save it as JPEG or PNG)": re.compile(
         rb"\0\0\0\x0c(jP  |JXL )|\xff\x0a|8BPS|\0\0\x01\0(?!\0\0)|P[1-7]\s|\x76\x2f\x31\x01|qoif|DDS |icns"
     ),
 }
@@ -178,7 +178,7 @@ def _refusal(path: Path, stage: str, error: av.FFmpegError) -> MediaError:
     if why:
         return NoVideoError(stage, f"'{path.name}' can't be played: {why}.")
     if isinstance(error, MemoryError):
-        return NoVideoError(stage, f"'{path.name}' is damaged: its header asks for more memory than there is.")
+        return NoVideoError(stage, f"'{path.name}' is damaged: its header requires more memory than is available.")
     return NoVideoError(stage, f"'{path.name}' is not a video, GIF or image, or its header is damaged.")
 
 

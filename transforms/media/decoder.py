@@ -1,8 +1,8 @@
-"""Decoding the wanted frames of a stream, and as little else as gives exactly the same pictures.
+"""Decodes the wanted frames of a stream, and only as much else as bit-identical pictures require.
 
-A group of pictures is decoded only when it holds a wanted frame, from its key frame to the last wanted packet;
-pictures that no other refers to are dropped unless wanted. When a stretch doesn't give its first wanted frame
-whole (an open group, a gradual refresh), decoding begins again one key frame earlier.
+A group of pictures is decoded only if it contains a wanted frame, from its key frame to the last wanted packet;
+unreferenced pictures are dropped unless they are wanted. If a range does not give its first wanted frame completely (an
+open group, a gradual refresh), decoding restarts one key frame earlier.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Codecs whose decoders drop unreferenced pictures without a trace in later ones (tests compare bit for bit).
+# Codecs for which dropping unreferenced pictures leaves later ones unchanged (tests compare bit for bit).
 _DROPS_UNREFERENCED = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
 _FIELD_CONTAINERS = frozenset({"mpegts", "mpeg", "h264"})
 _PROGRESSIVE = frozenset({0, 1})
 _HELD = 4
-"""Pictures that wait for one that should come before them; more, and it is taken for lost."""
+"""Maximum number of pictures that wait for an earlier one before it counts as lost."""
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _STRICT_DECODERS = _ALPHA_DECODERS
-"""Decoders of the same pictures, bit for bit, that notice more damage; they refuse all until the next key frame."""
+"""Bit-identical decoders that detect more damage; after an error they reject everything until the next key frame."""
 _STRICT_BY_OPTION = frozenset({"mjpeg", "png", "apng"})
 _STRICT = {"err_detect": "crccheck+explode"}
 
@@ -147,8 +147,7 @@ def drops_unreferenced(context: VideoCodecContext, container: str) -> bool:
     """Return whether skipping unreferenced pictures is known not to change the others."""
     name = context.codec.canonical_name
     if name == "hevc":
-        # A picture unreferenced in its own temporal layer may serve a higher one; hvcC says whether there is only
-        # one.
+        # A picture unreferenced in its own temporal layer may serve a higher one; hvcC has the number of layers.
         extra = context.extradata or b""
         return len(extra) > 21 and extra[0] == 1 and (extra[21] >> 3) & 7 == 1
     if name == "h264" and container in _FIELD_CONTAINERS and context.field_order not in _PROGRESSIVE:
@@ -229,7 +228,7 @@ class FrameDecoder:
     def _with_same_timestamp(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return positions (ascending) of all frames that share a time with a wanted one, and their lowest index.
 
-        Only the decoder knows which of several frames with one time is shown first; they are numbered as they come.
+        Only the decoder knows which of several frames with one time is shown first; they are numbered in decoder order.
         """
         order, first = self._table.order, self._table.first_frame
         times = self._table.pts[order]

@@ -160,7 +160,7 @@ def test_a_store_in_a_bucket_is_learned_from_on_this_machine(
         ("yt", "rgb", 13, "has 12 numbers, so there are no 13 components"),
     ],
 )
-def test_what_can_not_be_fitted_is_told(
+def test_what_can_not_be_fitted_is_reported(
     project: Path, feature: str, output: str | None, components: int | None, told: str
 ) -> None:
     with pytest.raises(SpecError, match=told):

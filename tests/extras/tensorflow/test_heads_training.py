@@ -138,7 +138,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None
     assert figures == [(each.epoch, each.loss, each.validation_loss, each.hit_at_1) for each in whole.epochs]
 
 
-def test_a_loss_that_explodes_is_told_with_the_mend(tmp_path: Path) -> None:
+def test_a_loss_that_explodes_is_reported_with_the_fix(tmp_path: Path) -> None:
     videos = Videos(np.full((8, 4), 3e38, np.float32), [(2,)] * 8)
     with pytest.raises(CliploomError, match="learning_rate below"):
         train(videos, videos, CLASSES, spec_of(), lambda vectors, texts: vectors, tmp_path, lambda text: None)
@@ -264,12 +264,12 @@ def test_the_same_data_is_not_learned_twice_and_the_choice_can_go_back(shards: P
         ),
     ],
 )
-def test_what_can_not_be_learned_is_told(shards: Path, overrides: list[str], error: type, message: str) -> None:
+def test_what_can_not_be_learned_is_reported(shards: Path, overrides: list[str], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         trained(shards, *overrides)
 
 
-def test_an_unknown_head_is_told(shards: Path) -> None:
+def test_an_unknown_head_is_reported(shards: Path) -> None:
     with pytest.raises(SpecError, match="There is no head 'label'; did you mean 'labels'"):
         train_head(load_spec(shards / "spec.yaml"), shards, "label", lambda text: None)
 

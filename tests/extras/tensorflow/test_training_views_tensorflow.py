@@ -31,7 +31,7 @@ def test_shapes_are_known_before_anything_is_read(store: str) -> None:
     assert embeddings.shape.as_list() == [None, 384]
 
 
-def test_each_pass_shuffles_all_pairs_anew_by_its_seed(store: str) -> None:
+def test_each_pass_shuffles_all_pairs_again_by_its_seed(store: str) -> None:
     pairs = Pairs(store, "hdf5", "train")
 
     def passes(seed: int) -> list[list[float]]:

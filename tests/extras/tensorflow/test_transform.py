@@ -275,7 +275,7 @@ def test_columns_of_examples_are_learned_from_and_served_from_the_records_as_the
     np.testing.assert_allclose(predicted["score"].to_numpy().reshape(len(names), 3), best, atol=1e-5)
 
 
-def test_a_step_for_an_input_that_is_not_there_is_told_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_step_for_an_input_that_is_not_there_is_reported_before_anything_is_read(tmp_path: Path) -> None:
     with (tmp_path / "a.tfrecord").open("wb") as stream:
         video = Yt8mVideo("v", (1,), np.ones(5, np.float32), np.ones(2, np.float32))
         write_records(stream, [encode_video(video)])

@@ -53,7 +53,7 @@ def test_photographs_and_sentences_agree_with_open_clip(tmp_path: Path, resize: 
     assert smallest_cosine(registry.load_text_tower(folder)(SENTENCES), texts) >= 0.99999
 
 
-def test_a_checkpoint_stands_beside_its_configuration(tmp_path: Path) -> None:
+def test_a_checkpoint_is_beside_its_configuration(tmp_path: Path) -> None:
     tiny(tmp_path / "model", "shortest", "epoch_9.pt")
     _, card = prepare_model("clip", options(model=str(tmp_path / "model" / "epoch_9.pt")), tmp_path / "models")
     assert "epoch_9.pt" in card.sources

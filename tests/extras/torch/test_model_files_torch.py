@@ -72,7 +72,7 @@ def test_torchscript_is_a_program_whose_input_is_a_guess(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_weights_are_told_from_programs_and_never_unpickled(tmp_path: Path, legacy: bool) -> None:
+def test_weights_are_reported_from_programs_and_never_unpickled(tmp_path: Path, legacy: bool) -> None:
     state = {"weights": Video().state_dict(), "attack": Attack(tmp_path / "touched")}
     torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=not legacy)
     found = look(tmp_path / "net.pth", "net.pth")
