@@ -19,6 +19,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let it free everything in the end; libraries that count their objects report those that stay."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def quick_graphs() -> None:
     """Beam may have been imported by the test before, or by this one's module."""
