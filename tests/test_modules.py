@@ -15,6 +15,7 @@ ROOMS = ("schemas", "transforms", "pipelines", "serving")
 
 # Modules that no test imports -> the test file that calls them through commands, a run, a store or the page.
 THROUGH = {
+    "pipelines.beam.transforms": "test_beam.py",
     "pipelines.cli.app": "test_cli.py",
     "pipelines.cli.completion": "test_doctor.py",
     "pipelines.cli.doctor": "test_doctor.py",
@@ -41,9 +42,11 @@ THROUGH = {
     "schemas.evaluations": "test_evaluation.py",
     "schemas.faults": "integration/test_full_disk.py",
     "schemas.head_references": "test_heads_spec.py",
+    "schemas.plugins": "test_source_plugin.py",
     "schemas.spec_base": "test_specs.py",
     "schemas.spec_errors": "test_spec_errors.py",
     "serving.*": "test_serve_api.py",
+    "transforms.beam.*": "test_beam.py",
     "transforms.encoders.bert_graph": "test_encoders_text.py",
     "transforms.encoders.clip*": "extras/torch/test_encoders_clip.py",
     "transforms.encoders.frozen_graph": "test_encoders_saved_model.py",
@@ -89,11 +92,15 @@ THROUGH = {
     "transforms.python_child": "integration/test_hostile_folder.py",
     "transforms.readers.local_files": "integration/test_buckets.py",
     "transforms.search.*": "test_searching.py",
+    "transforms.sources.*": "test_source_plugin.py",
+    "transforms.store.bucket_errors": "test_store_buckets.py",
     "transforms.store.hdf5_*": "test_hdf5.py",
+    "transforms.store.vector_rows": "test_precomputed.py",
     "transforms.tfrecords.*": "test_tfrecords_pipeline.py",
     "transforms.upkeep.verify_*": "test_verifying.py",
     "transforms.watchdog": "test_supervise.py",
     "transforms.work.counters": "test_compute.py",
+    "transforms.work.json_log": "integration/test_watching.py",
     "transforms.work.plan_dofn": "test_wire.py",
 }
 

@@ -76,10 +76,10 @@ def drift(feature: str, least: float | None, lost: int = 0) -> Drift:
     ("found", "code", "said"),
     [
         ([], 0, "No feature of this release is computed"),
-        ([drift("f", 1.0)], 0, "Compared with what this processor computes: amd."),
-        ([drift("f", LEAST["int8"])], 0, "Compared with"),
-        ([drift("f", None, lost=3)], 0, "Compared with"),
-        ([drift("f", 1.0), drift("g", 0.5)], 4, "g: a row has a cosine of 0.5000 to what this processor (amd)"),
+        ([drift("f", 1.0)], 0, "this processor: amd."),
+        ([drift("f", LEAST["int8"])], 0, "this processor: amd"),
+        ([drift("f", None, lost=3)], 0, "this processor: amd"),
+        ([drift("f", 1.0), drift("g", 0.5)], 4, "g: a row has a cosine of 0.5000"),
     ],
 )
 def test_rows_that_differ_too_much_end_with_code_4(
