@@ -10,6 +10,7 @@ from pathlib import Path
 HELPERS = {
     "corpus",
     "encoder_models",
+    "interpreter",
     "measure",
     "narrations_data",
     "peers_features",

@@ -48,18 +48,21 @@ def encoder_of(name: str, root: Path) -> dict[str, Any]:
 
 def by_hand(name: str, folder: Path) -> int:
     """Return the loop: decode, encode in batches of 16 (clips one by one), keep the vectors in one file."""
+    from pydantic import TypeAdapter
+
     from cliploom.schemas.media import MediaLimits
+    from cliploom.schemas.sampling import Sampling
     from cliploom.transforms.encoders.prepare import prepare_model
     from cliploom.transforms.encoders.registry import family, load
     from cliploom.transforms.media.decode import Request, decode
     from cliploom.transforms.media.probe import probe
-    from cliploom.transforms.search.query import SAMPLING
 
     options = encoder_of(name, folder.parent)
     kind = options.pop("kind")
     model, card = prepare_model(kind, family(kind).Options.model_validate(options), folder.parent / "models")
     encoder = load(model, 1)
-    request = Request(SAMPLING.validate_python(SAMPLES[name]), card.preprocess)
+    sampling: Any = TypeAdapter(Sampling).validate_python(SAMPLES[name])
+    request = Request(sampling, card.preprocess)
     together = 1 if card.modality == "clip" else 16
     vectors = []
     pending = []

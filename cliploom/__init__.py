@@ -199,6 +199,7 @@ def run(
 
 def _supervised(request: dict[str, Any], on_stage: Callable[[str], None]) -> RunResult:
     import tempfile
+    from dataclasses import fields
     from pathlib import Path
 
     from cliploom.pipelines.launching.target import new_run_id
@@ -211,8 +212,8 @@ def _supervised(request: dict[str, Any], on_stage: Callable[[str], None]) -> Run
     whole = request | {"action": "run", "run": name, "command": "cliploom.run"}
     result = run_supervised(whole, Watching(on_stage, lambda tally: None, log))
     log.unlink(missing_ok=True)
-    release = Release.model_validate(result.pop("release"))
-    return RunResult(release=release, **result)
+    told = {field.name: result[field.name] for field in fields(RunResult)}
+    return RunResult(**told | {"release": Release.model_validate(told["release"])})
 
 
 def __getattr__(name: str) -> Any:

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import polars as pl
-
 from cliploom.pipelines.console import clock, counted, failed_text, human_bytes, short_path, short_paths, table, visible
 from cliploom.pipelines.drift import precision_rows, precision_text
 from cliploom.schemas.heads import PREDICTED
+from cliploom.schemas.records import LABELS_KEY
 from cliploom.schemas.release import Release
-from cliploom.transforms.media.label_listing import KEY
-from cliploom.transforms.publish.dataframes import failure_reasons
 from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.store.tables import read_table
@@ -143,6 +140,10 @@ def failure_groups(
     rows = failure_rows(store, release, wanted)
     if not rows:
         return []
+    import polars as pl
+
+    from cliploom.transforms.publish.dataframes import failure_reasons
+
     return failure_reasons(pl.DataFrame(rows)).to_dicts()
 
 
@@ -274,7 +275,7 @@ def hit_table(hits: Sequence[Any], distances: bool = False, offset: int = 0) -> 
         found = hit.to_dict()
         labels = label_text(found["labels"])
         # The given labels of an item are in its metadata, too.
-        metadata = {key: value for key, value in found["metadata"].items() if not (labels and key == KEY)}
+        metadata = {key: value for key, value in found["metadata"].items() if not (labels and key == LABELS_KEY)}
         extra = " ".join(f"{key}={value}" for key, value in metadata.items())
         rows.append(
             {

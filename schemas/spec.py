@@ -110,12 +110,14 @@ class Target(Model):
 
     Attributes:
         runner: ``local``, or a Beam runner such as ``FlinkRunner`` or ``DataflowRunner``.
-        workers: the number of processes of a local run; by default one per core.
+        workers: of a local run, threads or processes; by default one for each core.
+        processes: make each worker of a local run a process of its own instead of a thread.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     runner: str = "local"
     workers: Count | None = None
+    processes: bool = False
 
     @field_validator("runner")
     @classmethod

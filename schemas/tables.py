@@ -8,6 +8,15 @@ import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """Return a table without rows.
+
+    ``Schema.empty_table`` does the same, but imports pandas where it is installed: 0.2 s of a command that needs none.
+    """
+    return pa.Table.from_batches([], schema)
+
+
 ITEMS = pa.schema(
     [
         pa.field("item_no", pa.int64(), nullable=False),

@@ -195,3 +195,18 @@ def test_every_item_and_feature_is_packed_once_and_shards_are_bounded(
                 assert item.segment.end_s - item.segment.start_s >= 600.0
     assert len(seen) == len(set(seen))
     assert {(feature, no) for feature, no, _ in seen} == {(feature, no) for feature, no, *_ in full}
+
+
+def test_many_workers_get_several_shards_each_of_work_that_is_worth_it() -> None:
+    rows: list[tuple[str, int, str, float, int]] = [("f", n, f"d{n}", 300.0, 0) for n in range(3000)]
+    models = {"f": model("f")}
+    heights = {
+        workers: layout_shards(work(rows), models, 600.0, workers=workers).shards.height for workers in (1, 8, 64)
+    }
+    assert heights[1] == heights[8] < 64
+    assert 5 * 64 <= heights[64] <= 8 * 64
+    short: list[tuple[str, int, str, float, int]] = [("f", n, f"d{n}", 0.1, 0) for n in range(1000)]
+    assert (
+        layout_shards(work(short), models, 600.0, workers=64).shards.height
+        == layout_shards(work(short), models, 600.0).shards.height
+    )

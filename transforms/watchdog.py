@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
+WORKER_LOST = 85
+"""Exit code of a run's process after one of its worker processes died."""
 STALLED = 86
 """Exit code of a process ended by the watchdog."""
 _LONGEST_LOOK_S = 5.0

@@ -195,7 +195,7 @@ def run(
     observers = Observers(metrics_file, metrics_port, openlineage or "")
     request = {
         "action": "run",
-        "spec": str(spec.absolute()),
+        "spec": str(spec),
         "overrides": list(overrides or ()),
         "target": target,
         "limit": limit,
@@ -243,7 +243,7 @@ def compact(spec: SpecOrHereArgument = None, overrides: SetOption = None, as_jso
     spec = find_spec(spec, "compact")
     request = {
         "action": "run",
-        "spec": str(spec.absolute()),
+        "spec": str(spec),
         "overrides": list(overrides or ()),
         "compact": True,
         "command": f"cliploom compact {spec}",

@@ -6,16 +6,19 @@ import difflib
 import gc
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cliploom.schemas.errors import CliploomError, SpecError, nearest
 from cliploom.schemas.spec import Target
+from cliploom.transforms.python_child import python_command
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
     from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 LOCAL = ("local", "direct", "directrunner", "fnapirunner")
 FLUSH_PERIOD_MS = 0
@@ -57,6 +60,15 @@ JOB_SERVER_OPTIONS = (
 """Options of Beam's FlinkPipelineOptions (Java), which Beam's Python package does not list."""
 
 
+FEW_WORKERS = 4
+LOST_WORKER = ("Channel closed prematurely", "Worker subprocess exited")
+"""What Beam's local runner says when one of its worker processes has ended."""
+
+
+class WorkerLostError(CliploomError):
+    """A worker process of a local run died; the same run can go on from its finished parts."""
+
+
 def is_local(target: Target) -> bool:
     """The target runs in this process."""
     return target.runner.lower() in LOCAL
@@ -72,6 +84,32 @@ def workers_of(target: Target) -> int:
     return target.workers or len(os.sched_getaffinity(0))
 
 
+def local_workers(target: Target, pieces: int | None) -> int:
+    """Workers of a local run that has so many pieces of work; steps that nobody counts get ``FEW_WORKERS``.
+
+    >>> [local_workers(Target(workers=32), pieces) for pieces in (None, 1, 20)], local_workers(Target(workers=2), 9)
+    ([32, 4, 20], 2)
+    """
+    most = workers_of(target)
+    return most if pieces is None else min(most, max(pieces, FEW_WORKERS))
+
+
+_PARALLEL = ("parallelism", "max_num_workers", "num_workers")
+"""Options in which runners elsewhere are told how many workers share a job."""
+
+
+def parallel_workers(target: Target) -> int:
+    """Workers that share the work of a target, as far as its options say.
+
+    >>> parallel_workers(Target(runner="FlinkRunner", parallelism=64))
+    64
+    """
+    if is_local(target):
+        return workers_of(target)
+    said = [target.options[name] for name in _PARALLEL if isinstance(target.options.get(name), int)]
+    return (target.workers or 1) * max(said, default=1)
+
+
 def check_options(target: Target, extra: Sequence[str]) -> None:
     """Check Beam options for misspelt names, which Beam drops without a word.
 
@@ -81,6 +119,8 @@ def check_options(target: Target, extra: Sequence[str]) -> None:
     Raises:
         SpecError: for an option that Beam does not have, naming the nearest.
     """
+    if target.processes and not is_local(target):
+        raise SpecError(f"processes: true is for local runs; leave it out for {target.runner}.")
     given = [*arguments_of(target), *extra]
     if not given:
         return
@@ -114,7 +154,13 @@ def job_name(run: str) -> str:
 
 
 def run_graph(
-    build: Callable[[Pipeline], None], target: Target, extra: Sequence[str] = (), name: str = ""
+    build: Callable[[Pipeline], None],
+    target: Target,
+    extra: Sequence[str] = (),
+    name: str = "",
+    *,
+    processes: bool = False,
+    pieces: int | None = None,
 ) -> Mapping[str, int]:
     """Build and run a graph, wait for its end.
 
@@ -123,12 +169,16 @@ def run_graph(
         target: where to run.
         extra: Beam options from the command line, after the target's own.
         name: of the job, on a cluster.
+        processes: each worker of a local run is a process.
+        pieces: of work that there are; a local run has no more workers than that, since each of them costs time at
+            each step of the graph. None where the number is not known.
 
     Returns:
         Committed counters by name.
 
     Raises:
         SpecError: for options that Beam does not take.
+        WorkerLostError: when a worker process died.
         CliploomError: when the runner reports a failure.
     """
     from apache_beam import Pipeline
@@ -143,14 +193,15 @@ def run_graph(
         worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = FLUSH_PERIOD_MS
         # The plain name DirectRunner may try to download another runner; this one is in the package.
         arguments = [
-            f"--direct_num_workers={workers_of(target)}",
-            "--direct_running_mode=multi_threading",
+            f"--direct_num_workers={local_workers(target, pieces)}",
+            *([] if processes else ["--direct_running_mode=multi_threading"]),
             *arguments_of(target),
             *extra,
         ]
         options = GraphOptions(arguments)
         check_flush(options)
-        pipeline = Pipeline(runner=FnApiRunner(), options=options)
+        environment = _worker_processes() if processes else None
+        pipeline = Pipeline(runner=FnApiRunner(default_environment=environment), options=options)
     else:
         named = [f"--job_name={name}"] if name else []
         options = GraphOptions([f"--runner={target.runner}", *named, *arguments_of(target), *extra])
@@ -175,6 +226,8 @@ def run_graph(
             "`cliploom status` of the store; when it has ended, run again: finished parts are reused."
         ) from error
     except RuntimeError as error:
+        if is_local(target) and any(said in str(error) for said in LOST_WORKER):
+            raise WorkerLostError("A worker process died; run again: finished parts are reused.") from error
         # Portable runners put the job's state and the error on the cluster into the text.
         if is_local(target) or "failed in state" not in str(error) or "cliploom.schemas.errors." in str(error):
             raise
@@ -187,6 +240,14 @@ def run_graph(
         if counter.key.metric.namespace == "cliploom":
             counters[name] = counters.get(name, 0) + int(counter.committed or counter.attempted or 0)
     return counters
+
+
+def _worker_processes() -> SubprocessSDKEnvironment:
+    """How Beam's local runner starts a worker process; it gives the command to a shell."""
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    command = python_command("cliploom.pipelines.running.local_worker", str(os.getpid()))
+    return SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(command)}")
 
 
 def check_flush(options: PipelineOptions) -> None:

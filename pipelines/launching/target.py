@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.spec import Spec, Target
-from cliploom.transforms.store.object_store import ObjectStore
-from cliploom.transforms.store.uris import check_bucket
+
+if TYPE_CHECKING:
+    from cliploom.schemas.spec import Spec, Target
+    from cliploom.transforms.store.object_store import ObjectStore
 
 
 def new_run_id() -> str:
@@ -32,5 +34,8 @@ def choose_target(spec: Spec, name: str | None) -> Target:
 
 def open_store(spec: Spec, base: Path) -> ObjectStore:
     """The spec's store; a relative path starts from the spec's folder."""
+    from cliploom.transforms.store.object_store import ObjectStore
+    from cliploom.transforms.store.uris import check_bucket
+
     check_bucket(spec.store)
     return ObjectStore(spec.store if "://" in spec.store else (base / Path(spec.store).expanduser()))

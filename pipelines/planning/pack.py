@@ -18,6 +18,9 @@ from cliploom.schemas.sampling import Every, EveryFrames, First, Keyframes, Samp
 
 TARGET_BYTES = 32_000_000
 LEAST_SHARDS = 50
+SHARDS_A_WORKER = 6
+"""So many shards for each worker, as far as none gets less work than ``LEAST_COST_S``: the last ones end together."""
+LEAST_COST_S = 0.5
 MOST_ITEMS = 512
 ITEMS_IN_SLICE = 50_000
 SENTENCES_IN_SHARD = 6_000
@@ -162,7 +165,11 @@ def pack(work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: fl
 
 
 def layout_shards(
-    work: pl.DataFrame, cost_models: Mapping[str, CostModel], segment_s: float, later: pl.Series | None = None
+    work: pl.DataFrame,
+    cost_models: Mapping[str, CostModel],
+    segment_s: float,
+    later: pl.Series | None = None,
+    workers: int = 1,
 ) -> ShardLayout:
     """Pack the work into shards.
 
@@ -172,6 +179,7 @@ def layout_shards(
         cost_models: cost models by feature.
         segment_s: files longer than this are split if the samplings of all their features allow it.
         later: numbers of items whose shards come after all others.
+        workers: that will share the work.
     """
     if work.is_empty():
         return ShardLayout((), pl.DataFrame(schema=_BUNDLES), segment_s)
@@ -188,7 +196,7 @@ def layout_shards(
             pl.concat([_estimate(some, requested, segment_s) for some in rows.iter_slices(ITEMS_IN_SLICE)])
         )
         groups.append(Group(features, items.drop("wanted"), _pieces(estimates[-1])))
-    most_cost = max(sum(float(estimate["cost_s"].sum()) for estimate in estimates) / LEAST_SHARDS, 1e-9)
+    most_cost = _most_cost(sum(float(estimate["cost_s"].sum()) for estimate in estimates), workers)
     shards = [
         _fill_shards(estimate, most_cost, max(cost_models[name].least_rows for name in group.features)).with_columns(
             pl.lit(number, pl.Int32).alias("group")
@@ -198,6 +206,16 @@ def layout_shards(
     waits = pl.col("group").is_in(sorted(last))
     ordered = pl.concat(shards).sort(waits, "cost_s", descending=[False, True], maintain_order=True)
     return ShardLayout(tuple(groups), ordered.select(*_BUNDLES), segment_s)
+
+
+def _most_cost(total_s: float, workers: int) -> float:
+    """Seconds of one core that a shard may take.
+
+    >>> _most_cost(100.0, 2), _most_cost(9600.0, 32), _most_cost(100.0, 128)
+    (2.0, 50.0, 0.5)
+    """
+    for_all = max(total_s / (SHARDS_A_WORKER * workers), LEAST_COST_S)
+    return max(min(total_s / LEAST_SHARDS, for_all), 1e-9)
 
 
 def _by_wanted(items: pl.DataFrame, later: pl.Series | None) -> list[pl.DataFrame]:

@@ -207,6 +207,7 @@ def make_plan(
     refresh: bool = False,
     new_first: bool = False,
     run: str = "",
+    workers: int = 1,
 ) -> PlanDraft:
     """Judge every (item, feature), adopt what killed runs left, pack the rest.
 
@@ -239,7 +240,7 @@ def make_plan(
     work = work.select("feature", "item_no", "uid", "digest", attempt.alias("attempt"))
     cost_models = {name: cost_model_of(job) for name, job in compiled.jobs.items()}
     later = verdicts.filter(pl.col("verdict").is_in(SEEN))["item_no"].unique() if new_first else None
-    layout = layout_shards(with_addresses(work, numbered), cost_models, segment_s, later)
+    layout = layout_shards(with_addresses(work, numbered), cost_models, segment_s, later, workers)
     tables = PlanFrames(
         adopted=pl.concat([held_frame(reported, ORPHAN) for reported in orphans.values()]),
         parts=pl.concat(

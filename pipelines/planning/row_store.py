@@ -48,7 +48,7 @@ class ParquetRowStore:
             if len(asked):
                 rows = file.read_row_group(group, [self.number, *columns])
                 mine = pl.Series(rows[self.number]).is_in(asked.implode())
-                found.append(pl.DataFrame(rows if mine.all() else rows.filter(pa.array(mine))))
+                found.append(pl.DataFrame(rows if mine.all() else rows.filter(mine.to_arrow())))
         return pl.concat(found)
 
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.console import fit, log_as_json, logs_json, run_summary, say, short_path, show, show_json
-from cliploom.pipelines.launching.runner import is_local
-from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
-from cliploom.pipelines.listings import empty_outcomes, failure_groups
-from cliploom.pipelines.planning.check import check_encoders
+from cliploom.pipelines.launching.target import new_run_id
 from cliploom.pipelines.running.lineage import RunEvents
 from cliploom.pipelines.running.observers import NOBODY, Observers, lineage_of, sources_of
 from cliploom.pipelines.running.report import summary_lines
 from cliploom.pipelines.running.supervise import run_supervised
-from cliploom.schemas.errors import LimitError, SpecError, StoreError
+from cliploom.schemas.errors import CliploomError, LimitError, SpecError, StoreError
 from cliploom.schemas.faults import check_temporary_folder
 from cliploom.schemas.records import POSTPONED
-from cliploom.schemas.spec_file import load_spec
-from cliploom.transforms.store.uris import absolute
 
 
 def run_action(
@@ -63,25 +59,49 @@ def _run(
     strict: bool,
     observers: Observers,
 ) -> int:
-    spec = load_spec(spec_path, overrides)
-    check_encoders(spec, absolute(spec_path).parent)
-    target = choose_target(spec, request.get("target"))
-    store = open_store(spec, absolute(spec_path).parent).uri
     run = new_run_id()
     if logs_json():
         log_as_json(run=run)
-    events = RunEvents(store, run, spec.name, sources_of(spec, absolute(spec_path).parent))
     try:
-        with lineage_of(observers.lineage, events) as told:
+        with _told(observers.lineage, run, spec_path, overrides) as told:
             result = _supervised(request | {"run": run}, run, observers)
             told |= result
-        return show_result(result, store, as_json=as_json, strict=strict, observers=observers)
+        return show_result(result, as_json=as_json, strict=strict, observers=observers)
     except KeyboardInterrupt:
-        if str(target.options.get("environment_type", "")).upper() == "LOOPBACK":
-            say("The job's workers were threads of this command (environment_type LOOPBACK): cancel it on the cluster.")
-        elif not is_local(target):
-            say(f"A job that has begun elsewhere goes on; `cliploom attach {shlex.quote(store)}` waits for its end.")
+        with suppress(CliploomError):
+            _say_what_goes_on(request, spec_path, overrides)
         raise
+
+
+@contextmanager
+def _told(lineage: str, run: str, spec_path: Path, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Tell OpenLineage of a run, see ``lineage_of``; only that needs the spec in this process."""
+    if not lineage:
+        yield {}
+        return
+    from cliploom.pipelines.launching.target import open_store
+    from cliploom.schemas.spec_file import load_spec
+    from cliploom.transforms.store.uris import absolute
+
+    spec, base = load_spec(spec_path, overrides), absolute(spec_path).parent
+    with lineage_of(lineage, RunEvents(open_store(spec, base).uri, run, spec.name, sources_of(spec, base))) as told:
+        yield told
+
+
+def _say_what_goes_on(request: dict[str, Any], spec_path: Path, overrides: Sequence[str]) -> None:
+    """Say after an interrupt what a job that has begun on a cluster does without this command."""
+    from cliploom.pipelines.launching.runner import is_local
+    from cliploom.pipelines.launching.target import choose_target, open_store
+    from cliploom.schemas.spec_file import load_spec
+    from cliploom.transforms.store.uris import absolute
+
+    spec = load_spec(spec_path, overrides)
+    target = choose_target(spec, request.get("target"))
+    if str(target.options.get("environment_type", "")).upper() == "LOOPBACK":
+        say("The job's workers were threads of this command (environment_type LOOPBACK): cancel it on the cluster.")
+    elif not is_local(target):
+        store = open_store(spec, absolute(spec_path).parent).uri
+        say(f"A job that has begun elsewhere goes on; `cliploom attach {shlex.quote(store)}` waits for its end.")
 
 
 def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int:
@@ -91,7 +111,7 @@ def publish_action(store: str, accept: dict[str, bool], *, as_json: bool) -> int
     uri = existing_store(store).uri
     request = {"action": "publish", "store": uri, "accept": accept, "command": "cliploom publish"}
     run = new_run_id()
-    return show_result(_supervised(request | {"run": run}, run, NOBODY), uri, as_json=as_json, strict=False)
+    return show_result(_supervised(request | {"run": run}, run, NOBODY), as_json=as_json, strict=False)
 
 
 def _supervised(request: dict[str, Any], run: str, observers: Observers) -> dict[str, Any]:
@@ -118,17 +138,29 @@ def attach_action(store: str, *, as_json: bool, strict: bool, metrics_file: Path
     except Exception as error:
         observers.ended(getattr(error, "exit_code", 1))
         raise
-    return show_result(result, store, as_json=as_json, strict=strict, observers=observers)
+    return show_result(with_listings(result, store), as_json=as_json, strict=strict, observers=observers)
 
 
-def show_result(
-    result: dict[str, Any], store: str, *, as_json: bool, strict: bool, observers: Observers = NOBODY
-) -> int:
-    """Sum a run up on the terminal; returns the exit code."""
+def with_listings(result: dict[str, Any], store: str) -> dict[str, Any]:
+    """Add to a run's result what its summary shows besides: the store, failures by reason, warnings."""
+    from cliploom.pipelines.listings import empty_outcomes, failure_groups
+
     failures = failure_groups(store, result["release"]["release"])
-    empty = empty_outcomes(store, result["release"])
+    return result | {"store": store, "failures": failures, "warnings": empty_outcomes(store, result["release"])}
+
+
+def show_result(result: dict[str, Any], *, as_json: bool, strict: bool, observers: Observers = NOBODY) -> int:
+    """Sum a run up on the terminal; returns the exit code.
+
+    Args:
+        result: with what ``with_listings`` adds.
+        as_json: print the result as JSON.
+        strict: failures give exit code 1.
+        observers: who is told of the end.
+    """
+    store, failures, empty = result["store"], result["failures"], result["warnings"]
     if as_json:
-        show_json(result | {"store": store, "failures": failures, "warnings": empty})
+        show_json(result)
     else:
         failed = [group for group in failures if group["type"] != POSTPONED]
         lines = [run_summary(result, store, failed), *summary_lines(result["report"]), *empty]

@@ -9,13 +9,13 @@ from typing import Any
 
 from cliploom.pipelines.running.attempts import cluster_attempts
 from cliploom.pipelines.running.flink import flink_masters
-from cliploom.pipelines.running.publish import last_plan
 from cliploom.pipelines.running.report import run_report, write_report
 from cliploom.pipelines.running.status import CONFLICT, ENDED, PUBLISHED, STOPPED, follow
 from cliploom.schemas.errors import CliploomError, LimitError, StoreError
 from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import read_releases
 from cliploom.transforms.work.part_records import counters_of_records
+from cliploom.transforms.work.plan_ref import last_plan
 
 
 def attach(store: str, report: Callable[[str], None], every_s: float = 10.0) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cliploom.pipelines.launching.runner import WorkerLostError
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.faults import system_fault
 from cliploom.schemas.plan import Accept
 from cliploom.schemas.secrets import masked
 from cliploom.schemas.spec_file import load_document, parse_document
 from cliploom.transforms.store.uris import absolute
+from cliploom.transforms.watchdog import WORKER_LOST
 from cliploom.transforms.work.inflight import die_with
 
 _KINDS = (
@@ -29,7 +31,9 @@ _KINDS = (
 
 def run_request(request: dict[str, Any]) -> dict[str, Any]:
     """Do what the supervisor asks; see ``cliploom.pipelines.running.supervise``."""
-    from cliploom.pipelines.running.publish import publish_plan
+    from cliploom.pipelines.launching.target import open_store
+    from cliploom.pipelines.planning.check import check_encoders
+    from cliploom.pipelines.running.action import with_listings
     from cliploom.pipelines.running.run import RunOptions, run_spec
 
     # A process that ends before this could not start; another one could not, either.
@@ -57,15 +61,22 @@ def run_request(request: dict[str, Any]) -> dict[str, Any]:
         log_format=request.get("log_format", ""),
     )
     if request["action"] == "publish":
-        result = publish_plan(request["store"], options, on_stage)
+        from cliploom.pipelines.running.publish import publish_plan
+
+        store = request["store"]
+        result = publish_plan(store, options, on_stage)
     else:
         path = Path(request["spec"])
         document = load_document(path, request.get("overrides", ()))
         spec = parse_document(document)
-        result = run_spec(spec, document, absolute(path).parent, options, on_stage)
+        base = absolute(path).parent
+        check_encoders(spec, base)
+        store = open_store(spec, base).uri
+        result = run_spec(spec, document, base, options, on_stage)
     plain = asdict(result)
     plain["release"] = result.release.model_dump(mode="json")
-    return plain
+    # Here, where the libraries that read the store are loaded anyway; the supervisor needs none of them.
+    return with_listings(plain, store)
 
 
 def main(arguments: list[str]) -> int:
@@ -80,6 +91,10 @@ def main(arguments: list[str]) -> int:
         answer = run_request(request)
     except (KeyboardInterrupt, SystemExit):
         raise
+    except WorkerLostError:
+        # As if it had been a thread of this process.
+        sys.stderr.flush()
+        os._exit(WORKER_LOST)
     except BaseException as error:  # a panic of a library in Rust is no Exception, and would only come again
         found = user_error(error)
         trace = masked(traceback.format_exc())

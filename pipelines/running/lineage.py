@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import urllib3
-
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import SpecError
 from cliploom.schemas.secrets import masked
@@ -168,6 +166,8 @@ def send_event(event: Mapping[str, Any], where: str) -> str:
         What to tell the user when it could not be delivered, else an empty string: a run does not fail for it.
     """
     body = json.dumps(event)
+    import urllib3
+
     try:
         if not where.startswith(("http://", "https://")):
             with Path(where).open("a", encoding="utf-8") as file:

@@ -18,7 +18,8 @@ from cliploom.schemas.index import INVERTED
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.records import PartRecord
 from cliploom.transforms.store.object_store import ObjectStore
-from cliploom.transforms.work.shards import SHARD, compute_aside
+from cliploom.transforms.work.shard_text import SHARD
+from cliploom.transforms.work.shards import compute_aside
 
 _SEED = 0
 

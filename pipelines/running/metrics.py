@@ -6,10 +6,9 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 Sample = tuple[str, dict[str, str], float]
 """Name of a metric, labels, value."""
@@ -69,7 +68,7 @@ def exposition(metrics: Mapping[str, str], samples: Sequence[Sample]) -> str:
 
 def _result_samples(result: Mapping[str, Any]) -> Iterator[Sample]:
     release, report = result["release"], result["report"]
-    published = pl.Series([release["created_at"]]).str.to_datetime(time_zone="UTC").dt.epoch("ms")[0] / 1000
+    published = round(datetime.fromisoformat(release["created_at"]).timestamp(), 3)
     yield "cliploom_release", {}, release["release"]
     yield "cliploom_release_time_seconds", {}, published
     for state in ("items", "failed", "partial", "outdated", "postponed"):

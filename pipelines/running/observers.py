@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cliploom.pipelines.console import logs_json, say
 from cliploom.pipelines.live_progress import LiveProgress
@@ -17,8 +17,10 @@ from cliploom.pipelines.running.live_metrics import LiveMetrics, served, written
 from cliploom.pipelines.running.metrics import metrics_text, write_metrics
 from cliploom.pipelines.running.supervise import Watching
 from cliploom.schemas.errors import SpecError
-from cliploom.schemas.spec import Spec
 from cliploom.transforms.work.progress import ProgressTally
+
+if TYPE_CHECKING:
+    from cliploom.schemas.spec import Spec
 
 _SPARSE_S = 1.0
 

@@ -12,26 +12,13 @@ from cliploom.pipelines.launching.target import choose_target
 from cliploom.pipelines.running.run import RunOptions, RunResult, Stopwatch, check_recompute, execute
 from cliploom.pipelines.version import program_version
 from cliploom.schemas.errors import SpecError, StoreError
-from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec import Target
 from cliploom.schemas.spec_file import parse_document
 from cliploom.transforms.store.lock import store_lock
-from cliploom.transforms.store.object_store import ObjectStore, existing_store
+from cliploom.transforms.store.object_store import existing_store
 from cliploom.transforms.store.releases import append_release, read_releases
-from cliploom.transforms.work.plan_ref import newest_plan, store_plan
-
-
-def last_plan(objects: ObjectStore) -> RunPlan:
-    """The newest plan of the store.
-
-    Raises:
-        StoreError: when there is none.
-    """
-    path = newest_plan(objects)
-    if path is None:
-        raise StoreError(f"{objects.uri} has no plan to go on from; use `cliploom run SPEC`.")
-    return RunPlan.model_validate_json(objects.get(path))
+from cliploom.transforms.work.plan_ref import last_plan, store_plan
 
 
 def publish_plan(store: str, options: RunOptions, on_stage: Callable[[str], None]) -> RunResult:

@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from cliploom.pipelines.console import counted
-from cliploom.pipelines.launching.runner import check_options, is_local, job_name, run_graph, takes_hints, workers_of
+from cliploom.pipelines.launching.runner import (
+    check_options,
+    is_local,
+    job_name,
+    parallel_workers,
+    run_graph,
+    takes_hints,
+    workers_of,
+)
 from cliploom.pipelines.launching.target import choose_target, new_run_id, open_store
 from cliploom.pipelines.planning.addresses import ask_addresses
 from cliploom.pipelines.planning.classify import RetryPolicy, count_verdicts, select_subset
@@ -32,15 +41,15 @@ from cliploom.schemas.errors import LimitError, SpecError, StoreError
 from cliploom.schemas.heads import ZeroShotSpec
 from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.media import PROBE_REVISION
-from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, LIMITED, Accept, RunPlan, declared
+from cliploom.schemas.plan import COMPUTED, CONTENT_CHANGED, DELETED, LIMITED, MOVED, Accept, RunPlan, declared
 from cliploom.schemas.precision import QUANTISED
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec import Spec, Target
 from cliploom.schemas.vector_heads import ProjectionJob
 from cliploom.transforms.inputs.inside import LIST
 from cliploom.transforms.inputs.listing import KnownListing
-from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
 from cliploom.transforms.publish.dataframes import published_contents
+from cliploom.transforms.publish.outcome import read_outcome
 from cliploom.transforms.store.lock import store_lock
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path
@@ -120,6 +129,8 @@ class Stopwatch:
         self._began = now
 
 
+REWRITTEN = (CONTENT_CHANGED, DELETED, MOVED)
+"""Verdicts of items whose old rows a night takes out of their parts, or renames."""
 MOST_REASONS = 3
 """Failures that an error shows."""
 
@@ -205,7 +216,10 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
 
         on_stage("probing new files")
         name = f"{job_name(job.run)}-probe"
-        _add(counters, run_graph(lambda pipeline: build_probe(pipeline, job, path), target, options.extra, name))
+        with objects.local_copy(path) as local:
+            batches = pq.read_metadata(local).num_row_groups
+        build = partial(build_probe, job=job, listing=path)
+        _add(counters, run_graph(build, target, options.extra, name, pieces=batches))
 
     known = len(listing.notes)
     listing = ask_addresses(listing, previous, job, objects, run_probe)
@@ -246,6 +260,7 @@ def prepare(spec: Spec, base: Path, options: RunOptions, on_stage: Callable[[str
         refresh=options.full_refresh,
         new_first=options.deadline > 0,
         run=job.run,
+        workers=parallel_workers(target),
     )
     _add(counters, planned.taken_over)
     check_export_names(compiled.exports, compiled.jobs, planned.numbered.items, objects)
@@ -282,7 +297,9 @@ def lost_notes(
 
 
 def _threads(target: Target) -> int:
-    return workers_of(target) if is_local(target) else target.workers or 1
+    if is_local(target):
+        return 1 if target.processes else workers_of(target)
+    return target.workers or 1
 
 
 def _add(total: dict[str, int], more: Any) -> None:
@@ -335,6 +352,8 @@ def keep_known_sentences(objects: ObjectStore, plan: RunPlan, ready: RunContext)
             edited = ready.planned.verdicts.filter((pl.col("feature") == name) & (pl.col("verdict") == CONTENT_CHANGED))
             if edited.is_empty():
                 continue
+            from cliploom.transforms.narrations.sentence_cache import write_sentence_cache
+
             contents = published_contents(objects, plan, name).filter(pl.col("rows") > 0)
             contents = contents.join(edited, on="item_no", how="semi")
             write_sentence_cache(objects, plan.job.run, job, contents, version)
@@ -435,13 +454,13 @@ def execute(
         resumed: all that the plan computes is finished.
     """
     from cliploom.pipelines.running.build import build_run
-    from cliploom.transforms.publish.final import read_outcome
 
     objects = ObjectStore(plan.job.store)
     items, cost_ms = work_of(objects, plan)
     on_stage(f"computing {counted(items, 'item')}" if items and not resumed else "publishing")
     ProgressLog(options.progress).add(total_items=items, total_ms=cost_ms)
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
+    pieces = pieces_of_work(objects, plan)
     name = job_name(plan.job.run)
     build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
     log = None if is_local(target) else ProgressLog(options.progress)
@@ -449,7 +468,7 @@ def execute(
         launcher_heartbeat(objects, plan.job.run, "computing", restarts=options.restarts),
         relayed(objects, plan.job.run, log),
     ):
-        _add(counters, run_graph(build, target, options.extra, name))
+        _add(counters, run_graph(build, target, options.extra, name, processes=target.processes, pieces=pieces))
         attempts = _attempts_of(objects, plan, target, options)
     counters = whole_counters(counters, attempts)
     watch.lap("compute")
@@ -470,6 +489,17 @@ def _attempts_of(objects: ObjectStore, plan: RunPlan, target: Target, options: R
         return local_attempts(options.progress, options.restarts, options.cpu_s)
     own = Attempts(options.restarts, cpu_s=options.cpu_s + cpu_seconds())
     return cluster_attempts(objects, plan.job.run, flink_masters(plan.document), job_name(plan.job.run), own)
+
+
+def pieces_of_work(objects: ObjectStore, plan: RunPlan) -> int | None:
+    """Return how many shards and rewritten parts a night has at most; None where more than items decides that."""
+    made = declared(plan.indexes, plan.exports, plan.evaluations)
+    others = plan.compact or plan.heads or plan.projections or plan.lost_files
+    if others or plan.base is None or plan.base.declared != made:
+        return None
+    with objects.local_copy(f"{plan.folder}/shards.parquet") as local:
+        shards = int(pq.read_metadata(local).num_rows)
+    return shards + sum(counts.get(name, 0) for counts in plan.verdicts.values() for name in REWRITTEN)
 
 
 def work_of(objects: ObjectStore, plan: RunPlan) -> tuple[int, int]:

@@ -14,16 +14,16 @@ import polars as pl
 
 from cliploom.pipelines.launching.runner import job_name
 from cliploom.pipelines.running.flink import flink_masters, flink_restarts, flink_state
-from cliploom.pipelines.running.publish import last_plan
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.records import Shard
-from cliploom.transforms.publish.final import read_outcome
+from cliploom.transforms.publish.outcome import read_outcome
 from cliploom.transforms.store.lock import LOCK
 from cliploom.transforms.store.object_store import ObjectStore, existing_store
 from cliploom.transforms.store.parts import part_path
 from cliploom.transforms.work.heartbeat import FRESH_S, read_heartbeats
+from cliploom.transforms.work.plan_ref import last_plan
 from cliploom.transforms.work.progress import items_of, shard_name
-from cliploom.transforms.work.shards import SHARD
+from cliploom.transforms.work.shard_text import SHARD
 
 RUNNING, ENDED, PUBLISHED, STOPPED, CONFLICT = "running", "ended", "published", "stopped", "conflict"
 _AT_WORK = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")

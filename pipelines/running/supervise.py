@@ -32,7 +32,7 @@ from cliploom.schemas.errors import (
 from cliploom.schemas.faults import check_temporary_folder, memory_sentence, system_fault
 from cliploom.schemas.secrets import masked
 from cliploom.transforms.python_child import python_command
-from cliploom.transforms.watchdog import STALLED
+from cliploom.transforms.watchdog import STALLED, WORKER_LOST
 from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 
 MOST_DEATHS = 20
@@ -103,7 +103,10 @@ def run_supervised(request: dict[str, Any], watching: Watching) -> dict[str, Any
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             if not (folder / "started").exists():
                 raise _start_error(how, watching.log, logged)
-            if code == STALLED:
+            if code == WORKER_LOST:
+                reason = "a worker process died"
+                watching.on_stage(f"{reason}; starting again, finished parts are kept")
+            elif code == STALLED:
                 reason = "an item made no progress (limits.stall)"
                 watching.on_stage(f"{reason}; starting again without its worker process")
             else:

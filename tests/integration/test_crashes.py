@@ -289,16 +289,32 @@ def test_items_that_never_end_become_failures_and_harm_no_neighbour(workshop: Wo
     assert_sound(workshop.project)
 
 
+def test_a_worker_process_that_dies_is_replaced(workshop: Workshop) -> None:
+    paint(workshop.project.media / "red.png", RED)
+    command = [*workshop.command, "--set", "targets.local.processes=true"]
+    ended = subprocess.run(command, env=workshop.environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 0, ended.stderr
+    assert "a worker process died; starting again, finished parts are kept" in ended.stderr
+    found = {row["uid"]: (row["type"], row["stage"]) for row in workshop.project.failures().to_dicts()}
+    assert found == {"red": ("Crashed", "compute")}
+    assert workshop.project.uids() == [f"still{number}" for number in range(4)]
+    assert_sound(workshop.project)
+    # Threads of one process make the same parts.
+    assert not workshop.project.run().changed
+
+
+@pytest.mark.parametrize("processes", ["false", "true"], ids=["threads", "processes"])
 def test_a_second_run_is_refused_at_once_and_a_killed_run_takes_its_worker_with_it(
-    workshop: Workshop, tmp_path: Path
+    workshop: Workshop, tmp_path: Path, processes: str
 ) -> None:
     workshop.project.run()
     draw(workshop.project.media / "stop.png", 60)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     environment = workshop.environment | {"CLIPLOOM_TEST_STOP": str(pipe)}
+    command = [*workshop.command, "--set", f"targets.local.processes={processes}"]
     supervisor = subprocess.Popen(
-        workshop.command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     worker = int(pipe.read_text())
     refusal = r"is in use by `cliploom run .*cliploom.yaml` \(process \d+ of .* on .*, for \d+ s\); wait until it ends"

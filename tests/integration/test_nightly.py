@@ -587,8 +587,9 @@ def test_metrics_say_how_the_run_ended_in_prometheus_text(project: Project, tmp_
 
 def test_a_run_that_fails_says_so_in_its_metrics(tmp_path: Path) -> None:
     target, spec = tmp_path / "clips.prom", tmp_path / "missing.yaml"
-    with pytest.raises(SpecError):
-        run_action({}, spec, (), as_json=False, strict=False, observers=Observers(target))
+    request = {"action": "run", "spec": str(spec), "command": "cliploom run"}
+    with pytest.raises(SpecError, match="There is no spec file"):
+        run_action(request, spec, (), as_json=False, strict=False, observers=Observers(target))
     assert {"cliploom_run_success 0", "cliploom_run_exit_code 2"} <= set(target.read_text().splitlines())
     with pytest.raises(SpecError, match="--metrics-file: there is no folder"):
         run_action({}, spec, (), as_json=False, strict=False, observers=Observers(tmp_path / "no" / "clips.prom"))

@@ -14,6 +14,8 @@ from cliploom.transforms.encoders.base import EncodeReport
 from cliploom.transforms.encoders.runtime import CompiledGraph
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cliploom.transforms.encoders.base import Row
 
 GRAPH_FILE = "model.xml"
@@ -41,15 +43,21 @@ class GraphEncoder:
         usable = [i for i, refused in enumerate(results) if refused is None]
         for begin in range(0, len(usable), self._batch):
             chosen = usable[begin : begin + self._batch]
-            pixels = np.zeros((self._batch, *self._shape), np.uint8)
-            for place, i in enumerate(chosen):
-                pixels[place] = batch[i]
-            found = self._graph.run([pixels])
+            found = self._graph.run([self._filled([batch[i] for i in chosen])])
             for place, i in enumerate(chosen):
                 results[i] = finite_row({name: found[name][place] for name in self._names})
         done = [result for result in results if result is not None]
         count(report, done)
         return done
+
+    def _filled(self, items: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The graph's input; a single item is not copied, which would take the interpreter from other threads."""
+        if self._batch == 1 and items[0].flags.c_contiguous:
+            return items[0][np.newaxis]
+        pixels = np.zeros((self._batch, *self._shape), np.uint8)
+        for place, item in enumerate(items):
+            pixels[place] = item
+        return pixels
 
     def _refusal(self, item: Any) -> EncodeError | None:
         if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.shape == self._shape:

@@ -13,9 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from cliploom.schemas.errors import CliploomError
 
 WORDS = "words.json"
@@ -102,6 +99,8 @@ class WordTokens:
 
     def words(self, text: str) -> list[str]:
         """Return the words of a sentence, before they are looked up."""
+        import pyarrow as pa
+
         value: Any = pa.scalar(text)
         for step in self.rules.steps:
             value = _changed(value, step)
@@ -135,6 +134,9 @@ def numbered(lines: Sequence[str], first: int) -> dict[str, int]:
 
 def _changed(value: Any, step: Step) -> Any:
     """Return an Arrow string after a step."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if step.kind == "ascii":
         return pc.ascii_lower(value)
     if step.kind == "unicode":

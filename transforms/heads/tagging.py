@@ -16,7 +16,7 @@ from cliploom.schemas.digests import digest_of
 from cliploom.schemas.heads import HeadJob, InputColumn
 from cliploom.schemas.plan import RunPlan
 from cliploom.schemas.release import HeadEntry, Release
-from cliploom.schemas.tables import LABELS
+from cliploom.schemas.tables import LABELS, empty_table
 from cliploom.transforms.exports.base import feature_contents
 from cliploom.transforms.heads.plain import PlainHead, read_head
 from cliploom.transforms.heads.pooling import PartsToRead, PooledVideo, input_groups, pool_group, texts_of
@@ -57,7 +57,7 @@ class TagTask:
         group = {each.feature: each for each in self.group}
         videos = pool_group(objects, group, job.inputs, job.segment_s, unit=head.unit_rows)
         batches = [labels_table(head, some, job) for some in _batches(videos)]
-        rows = pa.concat_tables([LABELS.empty_table(), *batches])
+        rows = pa.concat_tables([empty_table(LABELS), *batches])
         _, data = rows_file(rows)
         objects.put_new(self.path, data)
 

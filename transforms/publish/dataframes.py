@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from cliploom.schemas.faults import temporary_faults
 from cliploom.schemas.plan import COMPUTED, DELETED, MOVED, RunPlan
 from cliploom.schemas.records import Failure
-from cliploom.schemas.tables import FAILURES
+from cliploom.schemas.tables import FAILURES, empty_table
 from cliploom.transforms.publish.assemble import HEAD, HELD, WANTED
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import contents_of
@@ -131,7 +131,7 @@ def failures_frame(failures: Iterable[Failure], run: str) -> pl.DataFrame:
 
 def empty_frame(schema: pa.Schema) -> pl.DataFrame:
     """Return an empty polars DataFrame with an Arrow schema."""
-    return pl.DataFrame(schema.empty_table())
+    return pl.DataFrame(empty_table(schema))
 
 
 def not_renamed(items: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,6 @@ twice: files are named by content, tables are committed as complete lists, and o
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
@@ -28,6 +27,7 @@ from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_sc
 from cliploom.transforms.narrations.table import commit_narrations, is_text
 from cliploom.transforms.publish.dataframes import PlanFrames, empty_frame, failure_reasons, not_renamed
 from cliploom.transforms.publish.head_figures import write_head_figures
+from cliploom.transforms.publish.outcome import write_outcome
 from cliploom.transforms.publish.release_state import (
     FeatureState,
     check_complete,
@@ -57,7 +57,6 @@ from cliploom.transforms.work.part_records import read_records, reported_process
 from cliploom.transforms.work.plan_dofn import PlanDoFn
 from cliploom.transforms.work.plan_ref import ITEMS_FILE
 
-OUTCOME = "outcome.json"
 EXAMPLES = 3
 
 
@@ -395,17 +394,3 @@ class Publish(Step):
     """The draft in; the release appended, once, last."""
 
     do_fn = _PublishFn
-
-
-def write_outcome(objects: ObjectStore, plan: RunPlan, outcome: dict[str, object]) -> None:
-    """Leave word for the launcher of how the run ended."""
-    objects.put(f"runs/{plan.job.run}/{OUTCOME}", json.dumps(outcome).encode())
-
-
-def read_outcome(objects: ObjectStore, run: str) -> dict[str, object] | None:
-    """How a run ended, or None when it has not."""
-    try:
-        outcome: dict[str, object] = json.loads(objects.get(f"runs/{run}/{OUTCOME}"))
-    except FileNotFoundError:
-        return None
-    return outcome

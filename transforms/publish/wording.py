@@ -15,7 +15,7 @@ import polars as pl
 from cliploom.schemas.narrations import NARRATIONS_TABLE
 from cliploom.schemas.records import MAX_ORDINAL, ORDINAL_BITS
 from cliploom.schemas.release import Release, WordShardEntry
-from cliploom.schemas.tables import ITEMS, LABELS
+from cliploom.schemas.tables import ITEMS, LABELS, empty_table
 from cliploom.transforms.index.postings import counts_of, documents_digest, item_text, write_postings
 from cliploom.transforms.media.label_listing import KEY
 from cliploom.transforms.publish.release_state import check_gathered
@@ -149,6 +149,6 @@ def _about_items(objects: ObjectStore, tables: Mapping[str, int], first: int, en
 def _scan(objects: ObjectStore, tables: Mapping[str, int], name: str, schema: object) -> pl.LazyFrame:
     files = [f"{name}/{file}" for file in table_files(objects, name, tables[name])] if name in tables else []
     if not files:
-        return pl.DataFrame(schema.empty_table()).lazy()  # type: ignore[attr-defined]
+        return pl.DataFrame(empty_table(schema)).lazy()
     uris = [objects.uri_of(file) for file in files]
     return pl.scan_parquet(uris, storage_options=objects.table_options or None, glob=False)

@@ -347,8 +347,10 @@ class ReleaseReader:
     def _scan(self, files: Sequence[str], schema: pa.Schema) -> pl.LazyFrame:
         import polars as pl
 
+        from cliploom.schemas.tables import empty_table
+
         if not files:
-            return pl.DataFrame(schema.empty_table()).lazy()
+            return pl.DataFrame(empty_table(schema)).lazy()
         root = self._objects.root
         for file in files if root is not None else ():
             if root is not None and not (root / file).exists():

@@ -81,10 +81,11 @@ class WordIndex:
     def _postings(self, words: list[str]) -> pl.DataFrame:
         import polars as pl
 
+        from cliploom.schemas.tables import empty_table
         from cliploom.transforms.index.postings import SCHEMA
 
         if not self._paths:
-            return pl.DataFrame(SCHEMA.empty_table())
+            return pl.DataFrame(empty_table(SCHEMA))
         return self.store.collected(pl.scan_parquet(self._paths, glob=False).filter(pl.col("word").is_in(words)))
 
     def _with_phrases(self, docs: list[int], phrases: list[list[str]]) -> set[int]:

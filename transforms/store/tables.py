@@ -22,7 +22,7 @@ from cliploom.schemas.digests import digest_bytes
 from cliploom.schemas.errors import CliploomError, StoreError
 from cliploom.schemas.faults import system_fault
 from cliploom.schemas.secrets import masked
-from cliploom.schemas.tables import CONTENTS
+from cliploom.schemas.tables import CONTENTS, empty_table
 from cliploom.transforms.store.buckets import is_transient, retries_exhausted_message
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -201,8 +201,7 @@ def read_table(
     uri = objects.uri_of(table)
     try:
         head = table_at(objects, table, version)
-        # Schema.empty_table imports pandas if it is installed, which takes longer than the rest of this function.
-        empty = pl.DataFrame(pa.Table.from_batches([], pa.schema(head.schema().to_arrow())))
+        empty = pl.DataFrame(empty_table(pa.schema(head.schema().to_arrow())))
         frames = [empty if columns is None else empty.select(columns)]
         # Polars' reader for Delta tables panics if a file is shorter than its log says.
         for name in sorted(_names(head)):
@@ -243,7 +242,7 @@ def contents_of(
     import polars as pl
 
     if release is None or "contents" not in release.tables:
-        return pl.DataFrame(CONTENTS.empty_table()).select(columns)
+        return pl.DataFrame(empty_table(CONTENTS)).select(columns)
     wanted = list(dict.fromkeys(["feature", *columns]))
     mine = pl.col("feature") == feature
     return read_table(objects, "contents", release.tables["contents"], mine, wanted).select(columns)

@@ -12,6 +12,7 @@ from deltalake.exceptions import DeltaError
 
 from cliploom.schemas.digests import digest_file
 from cliploom.schemas.release import FileEntry
+from cliploom.schemas.tables import empty_table
 from cliploom.transforms.store.delta_log import LOG, LogError, LoggedFile, replay
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.tables import table_at
@@ -92,7 +93,7 @@ def verify_small_table(
         problems += found
     if problems:
         return None, problems
-    frames = [] if schema is None else [pl.DataFrame(schema.empty_table())]
+    frames = [] if schema is None else [pl.DataFrame(empty_table(schema))]
     for file in files:
         with objects.local_copy(f"{table}/{file.name}") as local:
             frames.append(pl.read_parquet(local))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cliploom.schemas.digests import digest_bytes
 from cliploom.schemas.records import PartRecord, Processor
-from cliploom.schemas.tables import CONTENTS, FAILURES, PARTS
+from cliploom.schemas.tables import CONTENTS, FAILURES, PARTS, empty_table
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.plan_ref import PlanRef
 
@@ -23,7 +23,7 @@ _AT_ONCE = 1_000
 
 
 def _kinds(schema: pa.Schema, *without: str) -> dict[str, pl.DataType]:
-    return {name: kind for name, kind in pl.DataFrame(schema.empty_table()).schema.items() if name not in without}
+    return {name: kind for name, kind in pl.DataFrame(empty_table(schema)).schema.items() if name not in without}
 
 
 CONTENT = _kinds(CONTENTS, "feature", "config", "part")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cliploom.schemas.digests import digest_bytes
+from cliploom.schemas.errors import StoreError
 from cliploom.schemas.plan import RunPlan
 from cliploom.transforms.store.object_store import ObjectStore
 
@@ -47,6 +48,18 @@ def newest_plan(objects: ObjectStore) -> str | None:
     """
     numbers, plans = _listed(objects)
     return max(plans, key=lambda path: (numbers.get(path.split("/")[1], 0), path), default=None)
+
+
+def last_plan(objects: ObjectStore) -> RunPlan:
+    """The newest plan of the store.
+
+    Raises:
+        StoreError: when there is none.
+    """
+    path = newest_plan(objects)
+    if path is None:
+        raise StoreError(f"{objects.uri} has no plan to go on from; use `cliploom run SPEC`.")
+    return RunPlan.model_validate_json(objects.get(path))
 
 
 def store_plan(objects: ObjectStore, plan: RunPlan) -> PlanRef:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cliploom.schemas.digests import digest_of
 from cliploom.schemas.records import Shard, ShardItem
-from cliploom.transforms.store.part_builder import Timings
+
+if TYPE_CHECKING:
+    from cliploom.transforms.store.part_builder import Timings
 
 
 @dataclass

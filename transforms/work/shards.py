@@ -10,7 +10,6 @@ from pathlib import Path
 
 import apache_beam as beam
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from cliploom.schemas.errors import CrashedError
 from cliploom.schemas.jobs import FeatureJob, RunJob
@@ -29,8 +28,8 @@ from cliploom.transforms.work.json_log import JSON, JsonLog
 from cliploom.transforms.work.models import SentenceEncoder, load_encoder
 from cliploom.transforms.work.progress import ItemProgress, ProgressLog, ProgressSink, shard_name
 from cliploom.transforms.work.rewrite import rewrite_part
+from cliploom.transforms.work.shard_text import SHARD
 
-SHARD = TypeAdapter(Shard)
 _NUMBERED = beam.typehints.Tuple[int, encoded(str)]
 """Number of a row group, and the encoded path of its file."""
 
