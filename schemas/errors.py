@@ -43,6 +43,10 @@ class PrecisionError(CliploomError):
     """The processor can't compute in the precision that an encoder asks for."""
 
 
+class DeviceError(CliploomError):
+    """The device that an encoder asks for is missing, or failed."""
+
+
 class LimitError(CliploomError):
     """A guard (``max_failed``, ``max_deleted``, ``max_recompute``) stopped the run before publishing."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from cliploom.schemas.devices import ACCELERATOR, DEFAULT_ACCELERATOR
 from cliploom.schemas.errors import nearest
 from cliploom.schemas.evaluations import Evaluation
 from cliploom.schemas.exports import Export
@@ -110,11 +111,13 @@ class Target(Model):
     Attributes:
         runner: ``local``, or a Beam runner such as ``FlinkRunner`` or ``DataflowRunner``.
         workers: processes of a local run; by default one for each core.
+        accelerator: on Dataflow, the device of workers that compute with ``device: cuda``, as Beam writes it.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     runner: str = "local"
     workers: Count | None = None
+    accelerator: Annotated[str, Field(pattern=ACCELERATOR)] = DEFAULT_ACCELERATOR
 
     @field_validator("runner")
     @classmethod

@@ -421,7 +421,7 @@ def execute(
     ProgressLog(options.progress).add(total_items=items, total_ms=cost_ms)
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
     name = job_name(plan.job.run)
-    build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
+    build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target), accelerator=target.accelerator)
     log = None if is_local(target) else ProgressLog(options.progress)
     with launcher_heartbeat(objects, plan.job.run, "computing"), relayed(objects, plan.job.run, log):
         _add(counters, run_graph(build, target, options.extra, name))

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from cliploom.schemas.devices import Device, OnDeviceLoss
 from cliploom.schemas.errors import EncodeError
 from cliploom.schemas.media import Preprocess
 from cliploom.schemas.models import Modality, ModelCard, Output, Precision
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
     Row = dict[str, NDArray[np.float32]]
 
 
+PLACE_OPTIONS = frozenset({"device", "on_device_loss"})
+"""Options that say where vectors are computed: a model is the same with and without them."""
+
+
 class EncoderOptions(BaseModel):
     """What a spec may say of an encoder, besides ``kind`` and ``text_encoder``; families add fields of their own.
 
@@ -66,6 +71,9 @@ class EncoderOptions(BaseModel):
         precision: what the processor computes in; pinned, never chosen by the runtime. ``int8`` (pictures, clips) is
             quantised with samples of the spec's own media, ``int8_weights`` keeps weights in a quarter of the memory.
         agreement: the least that ``int8`` and ``int8_weights`` must reach against ``f32``, or the run stops.
+        device: ``cuda``: an NVIDIA device, which all workers need; ``auto``: where a worker has one; ``cpu``: none.
+        on_device_loss: when the device fails in the middle of the work: ``cpu`` goes on with the processor, ``fail``
+            stops the run.
         VALUE_FREE: fields that change no vector or that ``Family.fingerprint`` says better; left out of the digest.
     """
 
@@ -73,10 +81,12 @@ class EncoderOptions(BaseModel):
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset()
     precision: Precision = "f32"
     agreement: AgreementSpec | None = None
+    device: Device = "cpu"
+    on_device_loss: OnDeviceLoss = "cpu"
 
     def values(self) -> dict[str, Any]:
         """What of the options the vectors depend on, JSON-able."""
-        return self.model_dump(mode="json", exclude={*self.VALUE_FREE, "agreement"})
+        return self.model_dump(mode="json", exclude={*self.VALUE_FREE, "agreement", *PLACE_OPTIONS})
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import EncodeReport
-from cliploom.transforms.encoders.runtime import CompiledGraph
+from cliploom.transforms.encoders.engine import items_together, open_engine
 
 if TYPE_CHECKING:
     from cliploom.transforms.encoders.base import Row
@@ -23,15 +23,16 @@ class GraphEncoder:
     """Runs ``model.xml`` of a prepared folder.
 
     The graph takes uint8 [batch, H, W, 3] or [batch, T, H, W, 3]. Its batch size is fixed, so that an item is computed
-    by the same kernels whatever its neighbours; a batch that is not full is filled up with black.
+    by the same kernels whatever its neighbours; a batch that is not full is filled up with black. On a device other
+    than the processor a graph takes as many as there are.
     """
 
     def __init__(self, folder: Path, card: ModelCard, threads: int) -> None:
         if card.preprocess is None:
             raise CliploomError(f"The model card in {folder} has no preprocessing; a {card.modality} encoder needs it.")
         self._names = tuple(card.outputs)
-        self._graph = CompiledGraph(folder / GRAPH_FILE, self._names, card.precision, threads)
-        self._batch = self._graph.input_shapes[0][0]
+        self._graph = open_engine(folder / GRAPH_FILE, self._names, card.precision, threads)
+        self._batch, self._filled = items_together(self._graph)
         frame = (card.preprocess.height, card.preprocess.width, 3)
         self._shape: tuple[int, ...] = (card.clip_frames, *frame) if card.modality == "clip" else frame
 
@@ -41,7 +42,7 @@ class GraphEncoder:
         usable = [i for i, refused in enumerate(results) if refused is None]
         for begin in range(0, len(usable), self._batch):
             chosen = usable[begin : begin + self._batch]
-            pixels = np.zeros((self._batch, *self._shape), np.uint8)
+            pixels = np.zeros((self._batch if self._filled else len(chosen), *self._shape), np.uint8)
             for place, i in enumerate(chosen):
                 pixels[place] = batch[i]
             found = self._graph.run([pixels])
