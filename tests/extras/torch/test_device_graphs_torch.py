@@ -29,7 +29,7 @@ def graphs_of(kind: str, values: dict[str, Any], models: Path) -> dict[str, int]
     ("name", "tower", "graphs"),
     [
         ("clip", "image", {"model.onnx": 0}),
-        ("siglip", "image", {"model.onnx": 0}),
+        ("siglip", "image", {"model.onnx": 1}),
         ("siglip2", "image", {"model.onnx": 1}),
         ("clip", "text", {"text.onnx": 0}),
         ("siglip", "text", {"text.onnx": 0}),
