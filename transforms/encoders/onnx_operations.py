@@ -184,11 +184,11 @@ def convolution(node: Any, to: OnnxWriter) -> str:
 def pool(node: Any, to: OnnxWriter) -> str | list[str]:
     """MaxPool (its first output) and AvgPool."""
     given = node.get_attributes()
-    if given.get("rounding_type", "floor") not in ("floor", "ceil"):
+    if given.get("rounding_type", "floor") not in ("floor", "ceil", "ceil_torch"):
         raise UnsupportedOperationError(f"{node.get_type_name()} with rounding_type {given['rounding_type']}")
     settings = _windows(given) | {
         "kernel_shape": [int(value) for value in given["kernel"]],
-        "ceil_mode": int(given.get("rounding_type") == "ceil"),
+        "ceil_mode": int(given.get("rounding_type", "floor") != "floor"),
     }
     if node.get_type_name() == "MaxPool":
         made: str = to.add("MaxPool", [to.name(node.input(0))], **settings)

@@ -11,6 +11,7 @@ import test_encoders_torch as programs
 import timm
 import torch
 
+from cliploom.schemas.errors import CliploomError
 from cliploom.transforms.encoders.device_graphs import prepare_graphs
 from cliploom.transforms.encoders.prepare import prepare_model
 from cliploom.transforms.encoders.registry import family
@@ -46,10 +47,11 @@ def test_an_exported_program(tmp_path: Path) -> None:
     assert graphs_of("torch", values, tmp_path / "models") == {"model.onnx": 0}
 
 
-def test_torchscript_of_clips(tmp_path: Path) -> None:
+def test_a_branch_in_torchscript_is_refused_by_name(tmp_path: Path) -> None:
     torch.jit.script(programs.Clips().eval()).save(tmp_path / "clips.pt")
     values = {"model": str(tmp_path / "clips.pt"), "trusted": True, "input": programs.CLIP, "outputs": {"vector": {}}}
-    assert graphs_of("torch", values, tmp_path / "models") == {"model.onnx": 0}
+    with pytest.raises(CliploomError, match="there is no translation to ONNX of If; leave device out"):
+        graphs_of("torch", values, tmp_path / "models")
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"])
