@@ -49,6 +49,8 @@ EXTRAS = {
         "tfx-bsl>=1.21,<1.22",
     ],
     "int8": ["nncf>=3.4,<4"],
+    # Not part of [all]: it takes the place of onnxruntime, and machines without an NVIDIA device have no use for it.
+    "cuda": ["nvidia-ml-py>=13", "onnx>=1.23", "onnxruntime-gpu>=1.31"],
     "gcp": ["apache-beam[gcp]>=2.77,<3"],
     "aws": ["apache-beam[aws]>=2.77,<3"],
     "serve": ["fastapi>=0.165", "jinja2>=3.1", "python-multipart>=0.0.34", "uvicorn>=0.54"],

@@ -24,7 +24,15 @@ def precision_rows(release: Release) -> dict[str, Any]:
 
 def precision_text(release: Release) -> str:
     """Return the same in a few words; empty if no feature is quantised."""
-    return "; ".join(_feature_text(name, entry) for name, entry in release.features.items() if entry.figures)
+    said = [_feature_text(name, entry) for name, entry in release.features.items() if entry.figures]
+    said += [_device_text(name, entry) for name, entry in release.features.items() if not entry.figures]
+    return "; ".join(filter(None, said))
+
+
+def _device_text(name: str, entry: FeatureEntry) -> str:
+    """Which devices rows of a feature that is not quantised were computed on; empty for processors alone."""
+    devices = [f"{each} (cosine {cosine:.5f})" for each, cosine in entry.processors.items() if cosine is not None]
+    return f"{name} computed on {' and '.join(devices)}" if devices else ""
 
 
 def _feature_text(name: str, entry: FeatureEntry) -> str:

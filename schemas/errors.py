@@ -43,6 +43,10 @@ class PrecisionError(CliploomError):
     """The processor does not support the precision of an encoder."""
 
 
+class DeviceError(CliploomError):
+    """The device that an encoder asks for is missing, or failed."""
+
+
 class LimitError(CliploomError):
     """A limit (``max_failed``, ``max_deleted``, ``max_recompute``) stopped the run before publishing."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cliploom.schemas.devices import DeviceJob
 from cliploom.schemas.media import MediaLimits
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.release import OutputEntry, text_columns
@@ -25,6 +26,7 @@ class FeatureJob:
         compact: outputs kept as 8-bit codes in a binary column.
         texts: string columns besides the outputs.
         types: types of outputs that records do not store as floats: ``int64`` or ``uint8``.
+        device: where workers have another device to compute on than the processor; None for the processor.
         records: whether rows belong to records of an item, with their own uids and a column ``labels``.
     """
 
@@ -42,6 +44,7 @@ class FeatureJob:
     texts: tuple[str, ...] = ()
     types: dict[str, str] = field(default_factory=dict)
     records: bool = False
+    device: DeviceJob | None = None
 
     @property
     def columns(self) -> dict[str, OutputEntry]:

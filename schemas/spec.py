@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from cliploom.schemas.devices import ACCELERATOR, DEFAULT_ACCELERATOR
 from cliploom.schemas.errors import nearest
 from cliploom.schemas.evaluations import Evaluation
 from cliploom.schemas.exports import Export
@@ -110,14 +111,16 @@ class Target(Model):
 
     Attributes:
         runner: ``local``, or a Beam runner such as ``FlinkRunner`` or ``DataflowRunner``.
-        workers: of a local run, threads or processes; by default one for each core.
-        processes: make each worker of a local run a process of its own instead of a thread.
+        workers: the number of workers of a local run; by default one per core.
+        processes: run each worker of a local run as a process instead of a thread.
+        accelerator: on Dataflow, the device of workers that compute with ``device: cuda``, as Beam writes it.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     runner: str = "local"
     workers: Count | None = None
     processes: bool = False
+    accelerator: Annotated[str, Field(pattern=ACCELERATOR)] = DEFAULT_ACCELERATOR
 
     @field_validator("runner")
     @classmethod

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 import cliploom
-from cliploom.schemas.errors import SpecError
+from cliploom.schemas.errors import CliploomError, SpecError
 from cliploom.transforms.encoders import registry
 from cliploom.transforms.encoders.custom_code import CODE_FILE, code_of, declares_revision
 from cliploom.transforms.encoders.prepare import model_digest
@@ -165,3 +165,79 @@ def test_what_counts_as_code(project: Project) -> None:
     assert declares_revision(extended)
     assert code_of(extended, family.Options(), undeclared=True) == {}
     assert yaml.safe_load(blocks("yaml")[0])["encoders"]["colours"]["kind"] == family.kind
+
+
+@pytest.mark.parametrize("given", ["None", "{'weights': None}", "{'weights': 3}", "['weights']", "'abc'"])
+def test_a_fingerprint_of_another_kind_is_one_sentence(project: Project, given: str) -> None:
+    project.write(project.code.replace("return {}  # file name", f"return {given}  # file name"))
+    for act in (project.plan, project.run):
+        with pytest.raises(CliploomError, match=r"^The encoder kind 'colour_grid' gives .* as its fingerprint; let"):
+            act()
+
+
+WEIGHTED = """
+import numpy as np
+from cliploom.encoders import EncoderOptions, Family, Output, Preprocess
+
+
+class ColourGrid(Family):
+    kind = "colour_grid"
+
+    class Options(EncoderOptions):
+        cells: int = 2
+
+    def modality(self, options):
+        return "frame"
+
+    def output_names(self, options, text):
+        return ("grid",)
+
+    def fingerprint(self, options):
+        return {}
+
+    def prepare(self, options, folder, text):
+        import openvino as ov
+        from openvino import opset13 as op
+
+        pixels = op.parameter([1, 8, 8, 3], np.uint8)
+        flat = op.reshape(op.convert(pixels, "f32"), np.array([1, -1]), False)
+        weights = np.random.default_rng(0).normal(size=(192, 128)).astype(np.float32) * SCALE
+        result = op.result(op.matmul(flat, weights, False, False))
+        result.output(0).get_tensor().set_names({"grid"})
+        ov.save_model(ov.Model([result], [pixels]), folder / "model.xml", compress_to_fp16=False)
+        return self.card(options, {"grid": Output(dim=128, space="grid")}, preprocess=Preprocess(8, 8, fit="squash"))
+
+    def open(self, folder, card, threads):
+        from cliploom.transforms.encoders.graph import GraphEncoder
+
+        return GraphEncoder(folder, card, threads)
+
+
+SCALE = 1
+"""
+
+
+def test_changed_code_is_another_quantised_model(project: Project) -> None:
+    pytest.importorskip("nncf")
+    project.write(WEIGHTED)
+    spec = yaml.safe_load(project.spec.read_text(encoding="utf-8"))
+    spec["encoders"]["colours"] = {
+        "kind": "colour_grid",
+        "precision": "int8_weights",
+        "agreement": {"p5": 0, "recall": 0, "faster": 0},
+    }
+    project.spec.write_text(yaml.safe_dump(spec), encoding="utf-8")
+
+    def vectors() -> tuple[str, np.ndarray]:
+        release = project.run().release
+        rows = cliploom.open(project.store).table("colours").sort("uid").collect()
+        return release.features["colours"].model, np.array(rows["grid"].to_list())
+
+    model, before = vectors()
+    assert not project.run().changed
+    project.write(WEIGHTED.replace("SCALE = 1", "SCALE = 3"))
+    assert project.plan()["verdicts"]["colours"] == {"config_changed": 2}
+    changed, after = vectors()
+    assert changed != model
+    np.testing.assert_allclose(after, 3 * before, rtol=0.1, atol=0.1 * np.abs(after).max())
+    assert not project.run().changed

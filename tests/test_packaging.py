@@ -240,7 +240,20 @@ def test_core_asks_for_neither_torch_nor_tensorflow(built: Built) -> None:
 
 def test_extras_are_those_of_the_design(built: Built) -> None:
     extras = set(built.metadata.get_all("Provides-Extra", []))
-    assert extras == {"text", "tensorflow", "gcp", "aws", "serve", "int8", "youtube", "demo", "docs", "test", "all"}
+    assert extras == {
+        "text",
+        "tensorflow",
+        "gcp",
+        "aws",
+        "serve",
+        "int8",
+        "cuda",
+        "youtube",
+        "demo",
+        "docs",
+        "test",
+        "all",
+    }
 
 
 @pytest.mark.parametrize(

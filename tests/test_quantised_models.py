@@ -152,3 +152,26 @@ def test_clips_of_a_model_with_a_text_tower(tmp_path: Path, precision: str) -> N
     assert ("text tower" in card.figures.outputs) == (precision == "int8_weights")
     assert card.outputs["clip"].space.endswith(f"@{precision}")
     assert load(folder).encode(waves(1, 4, 16, 16))
+
+
+def test_small_nets_as_bit_and_s3d_pass_the_gate(tmp_path: Path) -> None:
+    bit = {
+        "model": str(MODELS / "bit.tar.gz"),
+        "input": {"layout": "nhwc", "width": 32, "height": 24},
+        "outputs": {"picture": {"node": "output_1"}},
+        "golden": str(MODELS / "bit.npz"),
+        "precision": "int8",
+    }
+    s3d = {
+        "model": str(MODELS / "s3d.tar.gz"),
+        "signature": "video",
+        "input": {"layout": "nthwc", "width": 16, "height": 16, "frames": 4, "fit": "square", "filter": "bilinear"},
+        "outputs": {"clip": {"node": "video_embedding"}},
+        "golden": str(MODELS / "s3d.npz"),
+        "precision": "int8",
+    }
+    for values, items in ((bit, [each[:24] for each in crops(120, 32)]), (s3d, waves(120, 4, 16, 16))):
+        _, card = quantised("saved_model", values, items, tmp_path / "models")
+        assert card.figures is not None
+        assert card.figures.settings["transformer"] == "false"
+        check_figures("small", card, AgreementSpec(p5=0.9, recall=0.3, faster=0))

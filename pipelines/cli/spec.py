@@ -68,22 +68,24 @@ def init(
 def validate(spec: SpecOrHereArgument = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a spec without listing files or loading models."""
     from cliploom.pipelines.console import counted, show, show_json
-    from cliploom.pipelines.planning.check import check_encoders
+    from cliploom.pipelines.planning.check import check_encoders, missing_devices
     from cliploom.schemas.spec_file import load_spec
     from cliploom.transforms.store.object_store import ObjectStore
     from cliploom.transforms.store.uris import absolute
 
     spec = find_spec(spec, "validate")
     loaded = load_spec(spec, overrides or ())
-    check_encoders(loaded, absolute(spec).parent)
+    devices = missing_devices(check_encoders(loaded, absolute(spec).parent))
     ObjectStore(loaded.store)
     parts = {"source": "sources", "encoder": "encoders", "feature": "features", "index": "indexes", "export": "exports"}
     counts = {many: len(getattr(loaded, many)) for many in parts.values()}
     if as_json:
-        show_json({"spec": str(spec), "valid": True} | counts)
+        show_json({"spec": str(spec), "valid": True} | counts | ({"missing_devices": devices} if devices else {}))
     else:
         said = ", ".join(counted(counts[many], one, many) for one, many in parts.items())
         show(f"{spec} is valid: {said}.")
+        for text in devices.values():
+            show(text)
 
 
 @app.command()

@@ -47,6 +47,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("keras", "tensorboard", "tensorflow", "tensorflow-transform", "tfx-bsl"),
     ),
     "int8": ("preparing encoders with precision int8", ("nncf",)),
+    "cuda": ("encoders on NVIDIA devices", ("nvidia-ml-py", "onnx", "onnxruntime-gpu")),
     "gcp": ("running on Dataflow", ("google-auth", "google-cloud-storage")),
     "aws": ("Beam's own S3 files; stores on S3 work without", ("boto3",)),
     "serve": ("the page and the API of cliploom serve", ("fastapi", "jinja2", "python-multipart", "uvicorn")),

@@ -19,7 +19,8 @@ from cliploom.schemas.errors import SpecError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.precision import AgreementSpec, Calibration
 from cliploom.schemas.spec import Spec
-from cliploom.transforms.encoders.base import PreparedText
+from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
+from cliploom.transforms.encoders.custom_code import code_in_digest
 from cliploom.transforms.encoders.figures import check_figures, figures_text
 from cliploom.transforms.encoders.prepare import model_digest
 from cliploom.transforms.encoders.quantised_options import needs_calibration, original_options, quantised
@@ -69,12 +70,13 @@ def stored_calibration(objects: ObjectStore, encoder: CheckedEncoder, text_diges
 
 def prepared_digest(objects: ObjectStore, encoder: CheckedEncoder, text_digest: str) -> str | None:
     """Digest of the quantised model of an encoder; None when its samples have not been chosen yet."""
+    code = code_in_digest(objects, encoder.family, encoder.options, text_digest)
     if not needs_calibration(encoder.options):
-        return model_digest(encoder.family, encoder.options, text_digest)
+        return model_digest(encoder.family, encoder.options, text_digest, code)
     calibration = stored_calibration(objects, encoder, text_digest)
     if calibration is None:
         return None
-    return model_digest(encoder.family, encoder.options, text_digest, calibration=calibration.digest)
+    return model_digest(encoder.family, encoder.options, text_digest, code, calibration=calibration.digest)
 
 
 def is_prepared(models: Models, digest: str | None) -> bool:
@@ -113,7 +115,7 @@ def wants_samples(spec: Spec, base: Path, objects: ObjectStore, *, recalibrate: 
         encoder = checked[name]
         text = texts.get(encoder.spec.text_encoder or "")
         if not quantised(encoder.options):
-            folder, card = prepare_safely(name, encoder.spec.kind, encoder.options, models.folder, text, spec.limits)
+            folder, card = _prepare_plain(spec, encoder, encoder.options, models, text)
         else:
             anew = recalibrate and needs_calibration(encoder.options)
             digest = prepared_digest(objects, encoder, text.card.digest if text else "")
@@ -121,12 +123,18 @@ def wants_samples(spec: Spec, base: Path, objects: ObjectStore, *, recalibrate: 
                 folder, card = models.folder / digest, read_card(models.folder / digest)
             else:
                 wants = True
-                folder, card = prepare_safely(
-                    name, encoder.spec.kind, original_options(encoder.options), models.folder, text, spec.limits
-                )
+                folder, card = _prepare_plain(spec, encoder, original_options(encoder.options), models, text)
         if card.modality == "text":
             texts[name] = _as_text(folder, card)
     return wants
+
+
+def _prepare_plain(
+    spec: Spec, encoder: CheckedEncoder, options: EncoderOptions, models: Models, text: PreparedText | None
+) -> tuple[Path, ModelCard]:
+    """The model of an encoder that is not quantised, prepared where it is not yet."""
+    code = code_in_digest(models.objects, encoder.family, options, text.card.digest if text else "")
+    return prepare_safely(encoder.name, encoder.spec.kind, options, models.folder, text, spec.limits, code)
 
 
 def _as_text(folder: Path, card: ModelCard) -> PreparedText:
@@ -162,7 +170,7 @@ def prepare_quantised_encoders(
         text = texts.get(encoder.spec.text_encoder or "")
         text_digest = text.card.digest if text else ""
         if not quantised(encoder.options):
-            folder, card = prepare_safely(name, encoder.spec.kind, encoder.options, models.folder, text, spec.limits)
+            folder, card = _prepare_plain(spec, encoder, encoder.options, models, text)
         else:
             digest = prepared_digest(objects, encoder, text_digest)
             anew = recalibrate and needs_calibration(encoder.options)
@@ -232,6 +240,7 @@ def _prepare_one(
     items: pl.DataFrame,
     known: Calibration | None,
 ) -> tuple[Path, ModelCard]:
+    text_digest = text.card.digest if text else ""
     request = DrawingRequest(
         items=tuple(items_of(spec, encoder, items)),
         calibrate=needs_calibration(encoder.options),
@@ -244,12 +253,15 @@ def _prepare_one(
             f"encoders.{encoder.name}: int8 is calibrated with samples of media, and no feature of media uses it; "
             "use precision: f32 or int8_weights."
         )
-    original = prepare_safely(
-        encoder.name, encoder.spec.kind, original_options(encoder.options), models.folder, text, spec.limits
-    )
-    folder, card, calibration = quantise_safely(encoder, original, models.folder, text, spec.limits, request)
+    plain = original_options(encoder.options)
+    original = _prepare_plain(spec, encoder, plain, models, text)
+    codes = {
+        "code": code_in_digest(models.objects, encoder.family, encoder.options, text_digest),
+        "original_code": code_in_digest(models.objects, encoder.family, plain, text_digest),
+    }
+    folder, card, calibration = quantise_safely(encoder, original, models.folder, text, spec.limits, request, codes)
     if calibration is not None:
-        path = calibration_path(encoder, text.card.digest if text else "")
+        path = calibration_path(encoder, text_digest)
         models.objects.put(path, json.dumps(calibration.to_dict()).encode())
     if models.objects.root is None:
         from cliploom.transforms.work.models import upload_model

@@ -18,7 +18,7 @@ from cliploom.schemas.spec_errors import explain
 from cliploom.schemas.vector_heads import EMBEDDING, DeviseSpec, TwoTowerSpec, VectorInput
 from cliploom.transforms.encoders.base import EncoderOptions, Family
 from cliploom.transforms.encoders.presets import with_preset
-from cliploom.transforms.encoders.quantised_options import check_quantisable
+from cliploom.transforms.encoders.quantised_options import check_device, check_quantisable
 from cliploom.transforms.encoders.registry import family
 from cliploom.transforms.sources.registry import named_errors, source_kind
 from cliploom.transforms.store.rates import rows_per_second
@@ -70,6 +70,8 @@ def check_encoders(spec: Spec, base: Path = Path()) -> dict[str, CheckedEncoder]
         checked[name] = CheckedEncoder(name, node, kind, options)
         if (refused := check_quantisable(kind, options)) != "":
             problems.append(f"{place}.precision: {refused}.")
+        if (refused := check_device(kind, options)) != "":
+            problems.append(f"{place}.device: {refused}.")
         if node.text_encoder is not None and not kind.TEXT_ENCODER:
             problems.append(
                 f"{place}.text_encoder: the encoder kind {node.kind!r} takes no text_encoder; leave it out."
@@ -291,3 +293,20 @@ def _check_tfrecord_export(name: str, export: TfrecordExport, outputs: tuple[str
     except SpecError as error:
         return [str(error)]
     return []
+
+
+def missing_devices(checked: Mapping[str, CheckedEncoder]) -> dict[str, str]:
+    """What to say of encoders that ask for a device which this machine does not have, by encoder."""
+    wanted = {name: encoder.options.device for name, encoder in checked.items() if encoder.options.device != "cpu"}
+    if not wanted:
+        return {}
+    from cliploom.transforms.encoders.accelerators import missing_accelerator
+
+    why = missing_accelerator()
+    if not why:
+        return {}
+    then = {"cuda": "workers on such a machine stop the run", "auto": "workers on such a machine use their processor"}
+    return {
+        name: f"encoders.{name}.device: {asked} is not to be had here: {why}; {then[asked]}."
+        for name, asked in wanted.items()
+    }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, output_names
 from cliploom.pipelines.planning.head_jobs import head_jobs
 from cliploom.pipelines.planning.projection_jobs import projection_jobs
+from cliploom.schemas.devices import DeviceJob
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import PrecisionError, SpecError
 from cliploom.schemas.evaluations import Evaluation
@@ -20,7 +21,7 @@ from cliploom.schemas.models import ModelCard
 from cliploom.schemas.sources import SourceNode
 from cliploom.schemas.spec import FeatureSpec, IndexSpec, Spec
 from cliploom.schemas.vector_heads import DeviseSpec, ProjectionJob
-from cliploom.transforms.encoders.base import PreparedText
+from cliploom.transforms.encoders.base import PLACE_OPTIONS, PreparedText
 from cliploom.transforms.encoders.custom_code import changed_code, code_in_digest, code_of, noted_code
 from cliploom.transforms.encoders.quantised_options import quantised
 from cliploom.transforms.encoders.registry import load_text_tower
@@ -91,6 +92,7 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
             _prepare(encoder, checked, cache, cards, spec, objects)
         for card in cards.values():
             upload_model(objects, cache / card.digest)
+    devices = _device_jobs(spec, checked, cards, objects)
     remarks = [f"encoder {name}: {card.note}" for name, card in cards.items() if card.note]
     for name, card in cards.items():
         codes[name], changed = _code(checked[name], card, objects)
@@ -101,6 +103,8 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
         used = feature.encoder
         encoding = None if used is None else _Encoding(checked[used], cards[used], codes[used])
         jobs[name], recipes[name] = _job(name, feature, source, base, encoding)
+        if used is not None:
+            jobs[name] = replace(jobs[name], device=devices.get(used))
     projections, waiting = projection_jobs(spec, jobs, recipes, objects)
     outputs: dict[str, Collection[str]] = {name: job.outputs for name, job in (jobs | projections).items()}
     indexes = {
@@ -117,6 +121,29 @@ def compile_jobs(spec: Spec, objects: ObjectStore, base: Path = Path()) -> Compi
     notes = (*untrained, *waiting, *remarks)
     measured = stored_evaluations(spec, base, objects, {*outputs, *heads})
     return CompiledSpec(jobs, recipes, indexes, exports, heads, projections, notes, measured)
+
+
+def _device_jobs(
+    spec: Spec, checked: Mapping[str, CheckedEncoder], cards: Mapping[str, ModelCard], objects: ObjectStore
+) -> dict[str, DeviceJob]:
+    """How the encoders that features use are computed on devices, their ONNX graphs written; none in most specs."""
+    used = dict.fromkeys(feature.encoder for feature in spec.computed.values() if feature.encoder is not None)
+    wanted = [name for name in used if checked[name].options.device != "cpu" and cards[name].precision == "f32"]
+    if not wanted:
+        return {}
+    from cliploom.pipelines.planning.preparing import graphs_safely
+    from cliploom.transforms.encoders.device_graphs import graphs_digest
+    from cliploom.transforms.work.models import MODELS, model_cache, upload_model
+
+    models = objects.root / MODELS if objects.root is not None else model_cache()
+    found = {}
+    for name in wanted:
+        options, digest = checked[name].options, graphs_digest(cards[name].digest)
+        graphs_safely(name, models, cards[name])
+        if objects.root is None:
+            upload_model(objects, models / digest)
+        found[name] = DeviceJob(options.device == "cuda", f"{MODELS}/{digest}", options.on_device_loss)
+    return found
 
 
 def prepared_text_encoder(spec: Spec, base: Path, name: str, objects: ObjectStore) -> tuple[str, PreparedText]:
@@ -245,7 +272,7 @@ class _Encoding:
         spec = self.encoder.spec
         return (
             {"name": self.encoder.name, "kind": spec.kind, "text_encoder": spec.text_encoder}
-            | self.encoder.options.model_dump(mode="json")
+            | self.encoder.options.model_dump(mode="json", exclude=set(PLACE_OPTIONS))
             | ({"code": dict(self.code)} if self.code else {})
         )
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliploom.schemas.devices import GraphsCard
 from cliploom.schemas.errors import (
     CliploomError,
     DiskFullError,
@@ -33,9 +34,11 @@ from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.precision import Calibration
 from cliploom.schemas.spec import Limits
 from cliploom.schemas.units import format_duration
-from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
+from cliploom.transforms.encoders.base import PLACE_OPTIONS, EncoderOptions, PreparedText
+from cliploom.transforms.encoders.device_graphs import graphs_digest, read_graphs_card, require_runtime
+from cliploom.transforms.encoders.isolated import run_isolated
 from cliploom.transforms.encoders.known_hashes import known_hashes
-from cliploom.transforms.encoders.prepare import PREPARING, model_digest, prepare_model, prepared_text
+from cliploom.transforms.encoders.prepare import PREPARING, fingerprint_of, model_digest, prepare_model, prepared_text
 from cliploom.transforms.encoders.quantised_options import original_options
 from cliploom.transforms.encoders.registry import family, read_card
 from cliploom.transforms.python_child import python_command
@@ -94,11 +97,12 @@ def prepare_safely(
         CliploomError: also when it takes more than the limits, or takes its process down.
     """
     chosen = family(kind)
-    written = options.model_dump(mode="json") if declared is None else declared
+    written = options.model_dump(mode="json") if declared is None else dict(declared)
+    written = {key: value for key, value in written.items() if key not in PLACE_OPTIONS}
     text_digest = text.card.digest if text else ""
     with known_hashes(models) as known:
         try:
-            fingerprint = known.fingerprint(kind, written, lambda: chosen.fingerprint(options))
+            fingerprint = known.fingerprint(kind, written, lambda: fingerprint_of(chosen, options))
         except CliploomError:
             vanished = known.of_vanished(kind, written)
             final = models / model_digest(chosen, options, text_digest, code, vanished[0]) if vanished else models
@@ -117,6 +121,30 @@ def prepare_safely(
     return final, read_card(final)
 
 
+def graphs_safely(name: str, models: Path, card: ModelCard) -> GraphsCard:
+    """Write the ONNX graphs of a prepared model in a process of its own, or find them written.
+
+    Args:
+        name: of the encoder in the spec, for messages.
+        models: local folder that holds model folders.
+        card: of the model.
+
+    Raises:
+        MissingExtraError: when a package is missing.
+        CliploomError: when the model has no graph that gives the same vectors.
+    """
+    final = models / graphs_digest(card.digest)
+    if (final / CARD_FILE).exists():
+        return read_graphs_card(final)
+    require_runtime()
+    try:
+        target = "cliploom.transforms.encoders.device_graphs:prepare_graphs"
+        found = run_isolated(target, f"encoders.{name}: writing its ONNX graph", models=str(models), digest=card.digest)
+    except CliploomError as error:
+        raise CliploomError(f"encoders.{name}.device: {error}") from None
+    return GraphsCard.from_dict(found)
+
+
 def _without_files(card: ModelCard, files: Sequence[str]) -> ModelCard:
     """The card with a note that the model's own files are gone."""
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -131,6 +159,7 @@ def quantise_safely(
     text: PreparedText | None,
     limits: Limits,
     drawing: DrawingRequest,
+    codes: Mapping[str, Mapping[str, str]],
 ) -> tuple[Path, ModelCard, Calibration | None]:
     """Draw samples and prepare a quantised model in a process of its own.
 
@@ -141,6 +170,8 @@ def quantise_safely(
         text: the text encoder that the spec names.
         limits: of the spec.
         drawing: what to draw samples from.
+        codes: ``code`` of a custom encoder (module -> digest) where the model's digest covers it, and ``original_code``
+            where that of its float32 model does.
 
     Returns:
         The folder and its card, and the samples, when it was calibrated with any.
@@ -152,7 +183,7 @@ def quantise_safely(
     if importlib.util.find_spec("nncf") is None:
         raise MissingExtraError("int8", f"encoders.{encoder.name}: precision {encoder.options.precision}")
     files = sum(path.stat().st_size for path in original[0].rglob("*") if path.is_file())
-    request = _request_of(encoder.spec.kind, encoder.options, models, text) | {"drawing": drawing.to_dict()}
+    request = _request_of(encoder.spec.kind, encoder.options, models, text) | {"drawing": drawing.to_dict(), **codes}
     found = _prepare_apart(f"encoders.{encoder.name}", request, PrepareLimits.of(limits, files))
     calibration = found.get("calibration")
     folder = models / found["digest"]
@@ -229,7 +260,8 @@ def main(arguments: list[str]) -> None:
 
             drawing = DrawingRequest.from_dict(request["drawing"])
             with known_hashes(models):
-                answer |= _draw_and_quantise(request["kind"], options, models, text, drawing)
+                codes = request["code"], request["original_code"]
+                answer |= _draw_and_quantise(request["kind"], options, models, text, drawing, *codes)
         else:
             with known_hashes(models):
                 prepare_model(request["kind"], options, models, text, request["code"])
@@ -247,14 +279,21 @@ def main(arguments: list[str]) -> None:
 
 
 def _draw_and_quantise(
-    kind: str, options: EncoderOptions, models: Path, text: PreparedText | None, drawing: DrawingRequest
+    kind: str,
+    options: EncoderOptions,
+    models: Path,
+    text: PreparedText | None,
+    drawing: DrawingRequest,
+    code: dict[str, str],
+    original_code: dict[str, str],
 ) -> dict[str, Any]:
     """Prepare a quantised model; gives its digest and, where it was calibrated, its samples."""
     from cliploom.transforms.encoders.processor import processor_features, sums_exactly
     from cliploom.transforms.encoders.quantised import DrawnSamples, prepare_quantised, sentences_of_program
     from cliploom.transforms.work.calibration import FEWEST, drawn_samples, with_overflow_fix
 
-    _, before = prepare_model(kind, original_options(options), models, text)
+    original = prepare_model(kind, original_options(options), models, text, original_code)
+    before = original[1]
     preprocess, shape = before.preprocess, ()
     if preprocess is not None:
         frames = (before.clip_frames,) if before.modality == "clip" else ()
@@ -267,7 +306,7 @@ def _draw_and_quantise(
         if preprocess is None and len(drawn.items) < FEWEST:
             sentences = [*drawn.items, *sentences_of_program()]
             drawn = DrawnSamples(sentences, tuple(range(len(sentences))), drawn.inputs)
-        _, card = prepare_quantised(kind, options, models, text, drawn, calibration)
+        _, card = prepare_quantised(kind, options, models, text, drawn, calibration, code=code, original=original)
     return {"digest": card.digest, "calibration": None if calibration is None else calibration.to_dict()}
 
 

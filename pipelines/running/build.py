@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import apache_beam as beam
 
+from cliploom.schemas.devices import DEFAULT_ACCELERATOR
 from cliploom.schemas.jobs import RunJob
 from cliploom.transforms.publish.exporting import UpdateExports
 from cliploom.transforms.publish.final import Assemble, CommitTables, Publish
@@ -27,18 +28,24 @@ def build_probe(pipeline: beam.Pipeline, job: RunJob, listing: str) -> None:
     _ = begin | "ProbeItems" >> ProbeItems(job)
 
 
-def build_run(pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: bool = False) -> None:
+def build_run(
+    pipeline: beam.Pipeline, plan: PlanRef, job: RunJob, *, hints: bool = False, accelerator: str = DEFAULT_ACCELERATOR
+) -> None:
     """Compute the shards of a plan, bring tables, indexes and exports up to date, publish.
 
     Args:
         pipeline: gets the transforms.
         plan: where it is.
         job: of the plan.
-        hints: tell the runner how much memory encoding needs.
+        hints: tell the runner how much memory encoding needs, and a device where a feature requires one.
+        accelerator: which device, as Beam writes it.
     """
     compute = ComputeShard(job)
     if hints:
-        compute = compute.with_resource_hints(min_ram=f"{memory_of(ObjectStore(plan.store), job) / 2**30:.1f}GiB")
+        wanted = {"min_ram": f"{memory_of(ObjectStore(plan.store), job) / 2**30:.1f}GiB"}
+        if any(each.device is not None and each.device.required for each in job.features.values()):
+            wanted["accelerator"] = accelerator
+        compute = compute.with_resource_hints(**wanted)
     path = encode_element(f"{plan.folder}/shards.parquet")
     begin = pipeline | "Plan" >> beam.Create([path]).with_output_types(encoded(str))
     computed = (

@@ -23,7 +23,15 @@ from cliploom.transforms.watchdog import WORKER_LOST
 from cliploom.transforms.work.inflight import die_with
 
 _KINDS = (
-    *("StoreError", "DiskFullError", "UnknownReleaseError", "LimitError", "SpecError", "UnknownNameError"),
+    *(
+        "StoreError",
+        "DiskFullError",
+        "DeviceError",
+        "UnknownReleaseError",
+        "LimitError",
+        "SpecError",
+        "UnknownNameError",
+    ),
     *("PrecisionError", "CliploomError"),
 )
 """Errors that are recognised in the text of another."""

@@ -73,7 +73,7 @@ def bench_text(rows: list[BenchRow]) -> str:
     """The measurements for a person: a table, then why some precisions can't be had or are refused."""
     cells = [_cells(row) for row in rows]
     columns = ["encoder", "precision", "items/CPU s", "ratio", "mean", "p5", "recall@10", "MB", "verdict"]
-    said = [f"{row.encoder} {row.precision}: {row.why_not}" for row in rows if row.why_not]
+    said = [f"{row.encoder} {row.precision}: {text}" for row in rows for text in (row.why_not, row.note) if text]
     return "\n".join([table(cells, columns), *said])
 
 

@@ -462,7 +462,7 @@ def execute(
     objects.delete([f"runs/{plan.job.run}/outcome.json"])
     pieces = pieces_of_work(objects, plan)
     name = job_name(plan.job.run)
-    build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target))
+    build = partial(build_run, plan=stored, job=plan.job, hints=takes_hints(target), accelerator=target.accelerator)
     log = None if is_local(target) else ProgressLog(options.progress)
     with (
         launcher_heartbeat(objects, plan.job.run, "computing", restarts=options.restarts),

@@ -33,6 +33,8 @@ from cliploom.schemas.errors import SpecError, StoreError
 from cliploom.schemas.records import MAX_ORDINAL
 from cliploom.schemas.release import Release
 from cliploom.schemas.spec_file import load_document, parse_document
+from cliploom.transforms.encoders.accelerators import PROVIDER_VARIABLE
+from cliploom.transforms.encoders.device_graphs import graphs_digest
 from cliploom.transforms.readers.windows import ClipWindows
 from cliploom.transforms.store.buckets import PATIENCE, REQUEST
 from cliploom.transforms.store.object_store import ObjectStore
@@ -319,6 +321,58 @@ def test_of_two_writers_one_wins_and_nothing_is_damaged(tiny: Project) -> None:
     assert verify_release(tiny.store, None) == []
     assert len(tiny.rows("frames")) == 7
     assert not tiny.run().changed
+
+
+MODELS = Path(__file__).parents[1] / "saved_models"
+BIT = {
+    "kind": "saved_model",
+    "model": str(MODELS / "bit.tar.gz"),
+    "input": {"layout": "nhwc", "width": 32, "height": 24, "fit": "squash"},
+    "outputs": {"picture": {"node": "output_1"}},
+    "golden": str(MODELS / "bit.npz"),
+}
+
+
+def test_quantised_models_and_graphs_for_devices_are_the_buckets(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setenv(PROVIDER_VARIABLE, "CPUExecutionProvider")
+    project = Project(tmp_path / "p", f"s3://{BUCKET}/quantised")
+    for number in range(104):
+        draw(project.folder / "media" / f"still{number}.png", number)
+    spec = {
+        "version": 1,
+        "name": "quantised",
+        "sources": {"clips": {"kind": "media"}},
+        "encoders": {
+            "small": BIT | {"precision": "int8", "agreement": {"p5": 0.5, "recall": 0, "faster": 0}},
+            "plain": BIT | {"device": "cuda"},
+        },
+        "features": {
+            name: {"source": "clips", "sample": {"every": "1s"}, "encoder": name} for name in ("small", "plain")
+        },
+        "targets": {"local": {"workers": 2}},
+        "limits": {"max_failed": "60%", "max_deleted": "60%"},
+    }
+    project.write_spec(spec)
+    project.run()
+    entries = project.release().features
+    assert [project.objects.size(f"{entries['small'].model}/{name}") is not None for name in ("check.npz", "card.json")]
+    assert len(list(project.objects.list("calibrations"))) == 1
+    graphs = f"models/{graphs_digest(Path(entries['plain'].model).name)}"
+    assert f"{graphs}/model.onnx" in {file.path for file in entries["plain"].model_files}
+    assert all(name.startswith("cpu ") for name in entries["plain"].processors)
+    assert verify_release(project.store, None) == []
+    before = entries["small"].model
+    # Another machine, whose temporary folder holds no model, on the next night.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert not project.run().changed
+    draw(project.folder / "media" / "late.png", 500)
+    project.run()
+    after = project.release().features
+    assert (after["small"].model, after["small"].rows, after["plain"].rows) == (before, 105, 105)
+    assert verify_release(project.store, None) == []
 
 
 @pytest.fixture

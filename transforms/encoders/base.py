@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from cliploom.schemas.devices import Device, OnDeviceLoss
 from cliploom.schemas.errors import EncodeError
 from cliploom.schemas.media import Preprocess
 from cliploom.schemas.models import Modality, ModelCard, Output, Precision
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
     Row = dict[str, NDArray[np.float32]]
 
 
+PLACE_OPTIONS = frozenset({"device", "on_device_loss"})
+"""Options that say where vectors are computed: a model is the same with and without them."""
+
+
 class EncoderOptions(BaseModel):
     """The options of an encoder in a spec, besides ``kind`` and ``text_encoder``; families add their own fields.
 
@@ -67,6 +72,9 @@ class EncoderOptions(BaseModel):
             quantised with samples of the spec's own media, ``int8_weights`` keeps weights in a quarter of the memory.
         agreement: the minimum figures that ``int8`` and ``int8_weights`` must reach against ``f32``, else the run
             stops.
+        device: ``cuda``: an NVIDIA device, which all workers need; ``auto``: where a worker has one; ``cpu``: none.
+        on_device_loss: when the device fails in the middle of the work: ``cpu`` goes on with the processor, ``fail``
+            stops the run.
         VALUE_FREE: the fields that change no vector or are covered by ``Family.fingerprint``; excluded from the digest.
     """
 
@@ -74,10 +82,12 @@ class EncoderOptions(BaseModel):
     VALUE_FREE: ClassVar[frozenset[str]] = frozenset()
     precision: Precision = "f32"
     agreement: AgreementSpec | None = None
+    device: Device = "cpu"
+    on_device_loss: OnDeviceLoss = "cpu"
 
     def values(self) -> dict[str, Any]:
         """Return the options that the vectors depend on, as JSON values."""
-        return self.model_dump(mode="json", exclude={*self.VALUE_FREE, "agreement"})
+        return self.model_dump(mode="json", exclude={*self.VALUE_FREE, "agreement", *PLACE_OPTIONS})
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import EncodeReport
-from cliploom.transforms.encoders.runtime import CompiledGraph
+from cliploom.transforms.encoders.engine import items_together, open_engine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,15 +25,16 @@ class GraphEncoder:
     """Runs ``model.xml`` of a prepared folder.
 
     The graph takes uint8 [batch, H, W, 3] or [batch, T, H, W, 3]. Its batch size is fixed, so that an item is computed
-    by the same kernels whatever its neighbours; incomplete batches are padded with black.
+    by the same kernels whatever its neighbours; incomplete batches are padded with black. On a device other than the
+    processor a graph takes any number of items.
     """
 
     def __init__(self, folder: Path, card: ModelCard, threads: int) -> None:
         if card.preprocess is None:
             raise CliploomError(f"The model card in {folder} has no preprocessing; a {card.modality} encoder needs it.")
         self._names = tuple(card.outputs)
-        self._graph = CompiledGraph(folder / GRAPH_FILE, self._names, card.precision, threads)
-        self._batch = self._graph.input_shapes[0][0]
+        self._graph = open_engine(folder / GRAPH_FILE, self._names, card.precision, threads)
+        self._batch, self._padded = items_together(self._graph)
         frame = (card.preprocess.height, card.preprocess.width, 3)
         self._shape: tuple[int, ...] = (card.clip_frames, *frame) if card.modality == "clip" else frame
 
@@ -43,18 +44,19 @@ class GraphEncoder:
         usable = [i for i, refused in enumerate(results) if refused is None]
         for begin in range(0, len(usable), self._batch):
             chosen = usable[begin : begin + self._batch]
-            found = self._graph.run([self._filled([batch[i] for i in chosen])])
+            found = self._graph.run([self._stacked([batch[i] for i in chosen])])
             for place, i in enumerate(chosen):
                 results[i] = finite_row({name: found[name][place] for name in self._names})
         done = [result for result in results if result is not None]
         count(report, done)
         return done
 
-    def _filled(self, items: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """The graph's input; a single item is not copied, which would take the interpreter from other threads."""
-        if self._batch == 1 and items[0].flags.c_contiguous:
+    def _stacked(self, items: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Return the graph's input; a single item is not copied, as copying would block other threads."""
+        count = self._batch if self._padded else len(items)
+        if count == 1 and items[0].flags.c_contiguous:
             return items[0][np.newaxis]
-        pixels = np.zeros((self._batch, *self._shape), np.uint8)
+        pixels = np.zeros((count, *self._shape), np.uint8)
         for place, item in enumerate(items):
             pixels[place] = item
         return pixels

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.models import ModelCard
 from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.engine import items_together, open_engine
 from cliploom.transforms.encoders.graph import GRAPH_FILE, count, finite_row
-from cliploom.transforms.encoders.runtime import CompiledGraph
 from cliploom.transforms.literals import map_array
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ class PatchEncoder:
         if card.preprocess is None:
             raise CliploomError(f"The model card in {folder} has no preprocessing; an encoder of patches needs it.")
         self._name = next(iter(card.outputs))
-        self._graph = CompiledGraph(folder / GRAPH_FILE, [self._name], card.precision, threads)
+        self._graph = open_engine(folder / GRAPH_FILE, [self._name], card.precision, threads)
         self._side = card.preprocess.patch
-        self._batch, self._most, _ = self._graph.input_shapes[0]
+        self._batch, self._filled = items_together(self._graph)
+        self._most = self._graph.input_shapes[0][1]
         grid: NDArray[np.float32] = np.array(map_array(folder / POSITIONS))
         self._positions = functools.lru_cache(_SHAPES)(lambda rows, columns: resized(grid, rows, columns))
         self._width = grid.shape[2]
@@ -54,9 +55,10 @@ class PatchEncoder:
         usable = [i for i, refused in enumerate(results) if refused is None]
         for begin in range(0, len(usable), self._batch):
             chosen = usable[begin : begin + self._batch]
-            patches = np.zeros((self._batch, self._most, self._side * self._side * 3), np.uint8)
-            positions = np.zeros((self._batch, self._most, self._width), np.float32)
-            mask = np.zeros((self._batch, self._most), np.int32)
+            size = self._batch if self._filled else len(chosen)
+            patches = np.zeros((size, self._most, self._side * self._side * 3), np.uint8)
+            positions = np.zeros((size, self._most, self._width), np.float32)
+            mask = np.zeros((size, self._most), np.int32)
             mask[len(chosen) :, 0] = 1  # a row without any patch would give NaN
             for place, i in enumerate(chosen):
                 cut = patches_of(batch[i], self._side)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cliploom.schemas.digests import SHORT, digest_of
-from cliploom.schemas.errors import CliploomError, SpecError, StoreError
+from cliploom.schemas.errors import CliploomError, SpecError, StoreError, short
 from cliploom.schemas.faults import system_fault
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.precision import QUANTISE_REVISION
@@ -49,11 +49,26 @@ def model_digest(
         "kind": kind.kind,
         "revision": kind.REVISION,
         "options": options.values(),
-        "fingerprint": kind.fingerprint(options) if fingerprint is None else dict(fingerprint),
+        "fingerprint": fingerprint_of(kind, options) if fingerprint is None else dict(fingerprint),
         "text": text_digest,
         **({"code": dict(code)} if code else {}),
     }
     return digest_of(values | ({"quantised": calibration or QUANTISE_REVISION} if quantised(options) else {}))
+
+
+def fingerprint_of(kind: Family, options: EncoderOptions) -> dict[str, str]:
+    """The fingerprint of an encoder's files, as ``Family.fingerprint`` gives it.
+
+    Raises:
+        CliploomError: when the weights are not there, or a custom encoder gives an invalid fingerprint.
+    """
+    found: object = kind.fingerprint(options)
+    if not isinstance(found, dict) or not all(isinstance(each, str) for pair in found.items() for each in pair):
+        raise CliploomError(
+            f"The encoder kind '{kind.kind}' gives {short(found)} as its fingerprint; let fingerprint return a dict "
+            "from file names to hashes, both strings, or {} where it has no files."
+        )
+    return found
 
 
 def prepare_model(

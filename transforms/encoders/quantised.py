@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,8 @@ def prepare_quantised(
     drawn: DrawnSamples,
     calibration: Calibration | None,
     settings: QuantiseSettings | None = None,
+    code: Mapping[str, str] | None = None,
+    original: tuple[Path, ModelCard] | None = None,
 ) -> tuple[Path, ModelCard]:
     """Prepare a model of precision ``int8`` or ``int8_weights``, and measure its agreement with float32.
 
@@ -89,6 +91,8 @@ def prepare_quantised(
         drawn: the samples; those of ``calibration`` if there is one.
         calibration: the calibration samples; None for ``int8_weights``.
         settings: quantiser settings that override those of the calibration and the graph; for tests.
+        code: see ``model_digest``.
+        original: folder and card of the float32 model; prepared by default.
 
     Returns:
         The folder ``models/<digest>`` and its card.
@@ -102,15 +106,16 @@ def prepare_quantised(
         chosen,
         options,
         text.card.digest if text else "",
+        code,
         calibration=calibration.digest if calibration is not None else "",
     )
     final = models / digest
     if (final / CARD_FILE).exists():
         return final, read_card(final)
-    original, before = prepare_model(kind, original_options(options), models, text)
+    source, before = original or prepare_model(kind, original_options(options), models, text)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{digest[:SHORT]}-{os.getpid()}-", dir=models))
     try:
-        shutil.copytree(original, folder, dirs_exist_ok=True)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
         (folder / CARD_FILE).unlink()
         used = _quantise_folder(folder, before, options, drawn, calibration, settings)
         card = replace(
@@ -123,7 +128,7 @@ def prepare_quantised(
             },
             calibration=calibration.digest if calibration is not None else "",
         )
-        card = replace(card, figures=_measure(chosen, original, before, folder, card, drawn, used))
+        card = replace(card, figures=_measure(chosen, source, before, folder, card, drawn, used))
         if before.preprocess is None or before.preprocess.fit != "patches":
             write_check(folder, card, chosen.open(folder, card, 1))
         if calibration is not None:

@@ -28,3 +28,12 @@ def check_quantisable(kind: Family, options: EncoderOptions) -> str:
     if quantised(options) and kind.kind == "word_vectors":
         return f"word vectors are a table, which {options.precision} does not change; remove precision"
     return ""
+
+
+def check_device(kind: Family, options: EncoderOptions) -> str:
+    """Return why an encoder can't be computed on the device that its options ask for; empty when it can."""
+    if options.device == "cuda" and options.precision != "f32":
+        return f"device: cuda computes in f32; leave precision: {options.precision} out, or use device: cpu"
+    if options.device != "cpu" and kind.kind == "word_vectors":
+        return "word vectors are looked up in a table, which no device makes faster; leave device out"
+    return ""

@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 from cliploom.schemas.errors import CliploomError, EncodeError
 from cliploom.schemas.models import ModelCard, Precision
 from cliploom.transforms.encoders.base import EncodeReport
+from cliploom.transforms.encoders.engine import open_engine
 from cliploom.transforms.encoders.graph import count, finite_row
-from cliploom.transforms.encoders.runtime import CompiledGraph
 from cliploom.transforms.encoders.word_tokens import WORDS, WordTokens
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TextTower:
             self._tokenize = _tokenizer(folder, self.settings.max_tokens)
         except Exception as error:  # the tokenizers library raises bare Exception
             raise CliploomError(f"The text model in '{folder}' can't be opened: {error}.") from error
-        self._graph = CompiledGraph(folder / TEXT_GRAPH, [self.settings.output], precision, threads, kept=kept)
+        self._graph = open_engine(folder / TEXT_GRAPH, [self.settings.output], precision, threads, kept=kept)
 
     def encode(
         self, texts: Sequence[str], report: EncodeReport | None = None, *, query: bool = False

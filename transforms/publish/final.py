@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -22,8 +22,9 @@ from cliploom.schemas.evaluations import Figures
 from cliploom.schemas.jobs import FeatureJob
 from cliploom.schemas.plan import RunPlan, declared
 from cliploom.schemas.records import POSTPONED, Processor, Rewrite
-from cliploom.schemas.release import ExportEntry, FeatureEntry, IndexEntry, Release
+from cliploom.schemas.release import ExportEntry, FeatureEntry, FileEntry, IndexEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
+from cliploom.transforms.encoders.device_graphs import graphs_digest
 from cliploom.transforms.narrations.table import commit_narrations, is_text
 from cliploom.transforms.publish.dataframes import PlanFrames, empty_frame, failure_reasons, not_renamed
 from cliploom.transforms.publish.head_figures import write_head_figures
@@ -41,7 +42,7 @@ from cliploom.transforms.publish.release_state import (
 )
 from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.store.parts import part_path, processors_of
-from cliploom.transforms.store.releases import append_release, read_releases
+from cliploom.transforms.store.releases import append_release, folder_entries, read_releases
 from cliploom.transforms.store.tables import (
     ROWS_IN_GROUP,
     TableFile,
@@ -52,7 +53,7 @@ from cliploom.transforms.store.tables import (
 )
 from cliploom.transforms.wire import Step
 from cliploom.transforms.work.counters import count
-from cliploom.transforms.work.models import model_files
+from cliploom.transforms.work.models import MODELS, model_files
 from cliploom.transforms.work.part_records import read_records, reported_processors
 from cliploom.transforms.work.plan_dofn import PlanDoFn
 from cliploom.transforms.work.plan_ref import ITEMS_FILE
@@ -229,7 +230,7 @@ def commit_draft(
             parts=filled.height,
             size=int(filled["size"].sum()),
             model=job.model,
-            model_files=known.get(job.model) or model_files(objects, job.model),
+            model_files=files_of_models(objects, job, known),
             outputs={output: job.entry_of(output) for output in job.outputs},
             texts=list(job.texts),
             recipe=plan.recipes[name],
@@ -315,10 +316,29 @@ def commit_contents(objects: ObjectStore, contents: Mapping[str, pl.DataFrame]) 
     return commit_files(objects, "contents", CONTENTS, [file] if file.rows else [])
 
 
+def files_of_models(objects: ObjectStore, job: FeatureJob, known: Mapping[str, Sequence[FileEntry]]) -> list[FileEntry]:
+    """All files of a feature's model, of those that it refers to, and of its graphs for devices.
+
+    Args:
+        objects: the store.
+        job: the feature.
+        known: files by model, as the last release knows them; their bytes never change.
+    """
+    if job.card is None:
+        return []
+    graphs = f"{MODELS}/{graphs_digest(job.card.digest)}"
+    before = known.get(job.model) or model_files(objects, job.model)
+    found = [file for file in before if not file.path.startswith(f"{graphs}/")]
+    if job.device is None:
+        return found
+    kept = [file for file in before if file.path.startswith(f"{graphs}/")]
+    return found + (kept or folder_entries(objects, graphs))
+
+
 def processors_of_parts(
     objects: ObjectStore, plan: RunPlan, job: FeatureJob, parts: pl.DataFrame, reported: set[Processor]
 ) -> dict[str, float | None]:
-    """What the rows of a feature were computed on: as the last release knows it, and what this run adds.
+    """What the rows of a feature's parts were computed on: as the last release knows it, and what this run adds.
 
     Args:
         objects: the store.
@@ -328,8 +348,20 @@ def processors_of_parts(
         reported: by workers of this run.
     """
     base = plan.base.features.get(job.name) if plan.base else None
-    found = dict(base.processors) if base is not None and base.config == job.config else {}
+    found: dict[str, float | None] = {}
     everything = set(reported)
+    if plan.base is not None and base is not None and base.config == job.config and base.processors:
+        before = read_table(
+            objects, "parts", plan.base.tables["parts"], pl.col("feature") == job.name, ["feature", "part"]
+        )["part"]
+        kept = set(before) & set(parts["part"])
+        if len(kept) == len(before) or (kept and len(base.processors) == 1):
+            found = dict(base.processors)
+        else:
+            # Only a night that drops parts, of several processors, has to ask the others.
+            for part in sorted(kept):
+                with objects.open_file(part_path(job.table, part)) as opened:
+                    everything |= set(processors_of(opened))
     if job.model:
         for part in parts.filter(pl.col("digest") == "")["part"]:
             with objects.open_file(part_path(job.table, part)) as opened:

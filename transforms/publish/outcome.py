@@ -11,7 +11,7 @@ OUTCOME = "outcome.json"
 
 
 def write_outcome(objects: ObjectStore, plan: RunPlan, outcome: dict[str, object]) -> None:
-    """Leave word for the launcher of how the run ended."""
+    """Report to the launcher how the run ended."""
     objects.put(f"runs/{plan.job.run}/{OUTCOME}", json.dumps(outcome).encode())
 
 

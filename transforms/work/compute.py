@@ -16,7 +16,7 @@ from cliploom.schemas.digests import digest_part
 from cliploom.schemas.errors import CliploomError, ItemError
 from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.jobs import FeatureJob
-from cliploom.schemas.records import PartRecord, Shard, ShardItem
+from cliploom.schemas.records import PartRecord, Processor, Shard, ShardItem
 from cliploom.transforms.sources.registry import source_kind
 from cliploom.transforms.store.part_builder import BatchEncoder, ItemCount, PartBuilder, Timings
 from cliploom.transforms.store.parts import PartWriter
@@ -87,12 +87,19 @@ def compute_parts(
             PartBuilder(job, encoders.get(job.name), writer, timings, on_end, on_rows)
             for job, writer in zip(jobs, writers, strict=True)
         ]
+        # A device that is lost in the middle leaves rows of two processors.
+        before = {job.name: processors(encoders.get(job.name)) for job in jobs}
         for item in shard.items:
             each_item(item, builders)
         for job, path, writer, builder in zip(jobs, paths, writers, builders, strict=True):
             record = builder.finish(shard.part_name(job.config))
-            record = replace(record, processors=processors(encoders.get(job.name)))
+            record = replace(record, processors=_computed_on(before[job.name], encoders.get(job.name)))
             writer.finish(record.to_dict() | {"run": run}, record.processors)
             writer.close()
             records.append(replace(record, size=path.stat().st_size, digest=digest_part(path), run=run))
     return records
+
+
+def _computed_on(before: tuple[Processor, ...], encoder: object) -> tuple[Processor, ...]:
+    """What the rows of a part were computed on: as known when it was begun, and when it was finished."""
+    return tuple(dict.fromkeys([*before, *processors(encoder)]))

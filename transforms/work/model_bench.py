@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cliploom.schemas.errors import CliploomError
+from cliploom.schemas.models import ModelCard
 from cliploom.schemas.precision import QUANTISED, AgreementSpec, Calibration, PrecisionFigures
+from cliploom.transforms.encoders.accelerators import find_accelerator
 from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
+from cliploom.transforms.encoders.device_graphs import graphs_digest, open_on_device, prepare_graphs
 from cliploom.transforms.encoders.figures import check_figures
 from cliploom.transforms.encoders.prepare import prepare_model, prepared_text
 from cliploom.transforms.encoders.processor import processor_features, sums_exactly
@@ -25,6 +29,8 @@ from cliploom.transforms.encoders.quantised_options import check_quantisable, or
 from cliploom.transforms.encoders.registry import family
 from cliploom.transforms.work.calibration import FEWEST, DrawingRequest, drawn_samples
 
+_TOGETHER = 64
+_DEVICE_S = 1.0
 PRECISIONS = ("f32", "bf16", "int8", "int8_weights")
 
 
@@ -36,6 +42,7 @@ class BenchRow:
         rate: items a CPU second, one thread.
         figures: against float32; None for it, and where the precision can't be had.
         megabytes: of the weights.
+        note: what else was measured of it.
         why_not: why the precision can't be had, or what the default limits say of it; empty when all is well.
     """
 
@@ -45,6 +52,7 @@ class BenchRow:
     figures: PrecisionFigures | None
     megabytes: float | None
     why_not: str = ""
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -93,7 +101,30 @@ def bench(name: str, kind: str, options: str, text: dict[str, str] | None, drawi
             for precision in PRECISIONS[1:]:
                 changed = given.model_copy(update={"precision": precision})
                 rows.append(_row(name, kind, changed, models, prepared, drawn, calibration, rate))
+            if given.device != "cpu":
+                rows.append(_device_row(name, given.device, models, card, drawn))
     return [json.loads(json.dumps(row.to_dict())) for row in rows]
+
+
+def _device_row(name: str, device: str, models: Path, card: ModelCard, drawn: DrawnSamples) -> BenchRow:
+    """Items a second of the device in float32, handed over as a run's one thread does."""
+    shown = f"f32 {device}"
+    try:
+        accelerator = find_accelerator()
+        prepare_graphs(str(models), card.digest)
+        graphs = models / graphs_digest(card.digest)
+        encoder = open_on_device(models / card.digest, graphs, accelerator, "fail")
+    except CliploomError as error:
+        return BenchRow(name, shown, None, None, None, f"device: {device} is not to be had here: {error}")
+    items = list(drawn.items[:_TOGETHER])
+    encoder.encode(items)
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < _DEVICE_S:
+        encoder.encode(items)
+        done += len(items)
+    rate = done / (time.perf_counter() - began)
+    said = f"items a second of the clock, one thread, on {accelerator.name}; cosine {encoder.processor.agreement}"
+    return BenchRow(name, shown, round(rate, 1), None, None, "", said)
 
 
 def _row(

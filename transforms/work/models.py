@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.schemas.errors import EncodeError, StoreError
+from cliploom.schemas.errors import DeviceError, EncodeError, StoreError
 from cliploom.schemas.jobs import FeatureJob, RunJob
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.precision import QUANTISED
 from cliploom.schemas.records import Processor
 from cliploom.schemas.release import FileEntry
+from cliploom.transforms.encoders.accelerators import find_accelerator
 from cliploom.transforms.encoders.base import Encoder, EncodeReport
+from cliploom.transforms.encoders.device_graphs import DeviceEncoder, open_on_device
 from cliploom.transforms.encoders.drift import measure_drift
 from cliploom.transforms.encoders.processor import processor_features
 from cliploom.transforms.encoders.registry import load, read_card, referred_models
+from cliploom.transforms.encoders.runtime import shared_models
 from cliploom.transforms.store.encoded import as_results, is_row
 from cliploom.transforms.store.local_folder import private_folder
 from cliploom.transforms.store.object_store import ObjectStore
@@ -107,6 +111,7 @@ def memory_of(objects: ObjectStore, job: RunJob) -> int:
     OpenVINO holds a model's weights as they were read and as they were compiled.
     """
     models = {each.model for each in job.features.values() if each.model}
+    models |= {each.device.graphs for each in job.features.values() if each.device is not None}
     weights = sum(entry.size for model in models for entry in objects.list(model))
     return _PROCESS_BYTES + job.threads * _THREAD_BYTES + 2 * weights
 
@@ -149,6 +154,7 @@ class SentenceEncoder:
     """A text encoder bound to one shard of a feature: equal sentences are encoded once.
 
     Attributes:
+        encoder: that it calls.
         batch: sentences handed to ``encode`` at once; many, since the encoder sorts them by length.
         report: what the encoder counted, of distinct sentences.
         processor: that this process computes on.
@@ -159,7 +165,7 @@ class SentenceEncoder:
     def __init__(self, encoder: Encoder, processor: Processor | None = None) -> None:
         self.report = EncodeReport()
         self.processor = processor
-        self._encoder = encoder
+        self.encoder = encoder
         self._known: dict[str, Row] = {}
 
     def know(self, rows: Mapping[str, Row]) -> None:
@@ -169,7 +175,7 @@ class SentenceEncoder:
     def encode(self, samples: Sequence[NDArray[np.uint8] | str]) -> Sequence[Row | EncodeError]:
         """One row of vectors, or one error, for each sentence."""
         new = [text for text in dict.fromkeys(map(str, samples)) if text not in self._known]
-        rows = as_results(self._encoder.encode(new, self.report), len(new)) if new else []
+        rows = as_results(self.encoder.encode(new, self.report), len(new)) if new else []
         found: dict[str, Row | EncodeError] = dict(zip(new, rows, strict=True))
         results = [self._known[text] if text in self._known else found[text] for text in map(str, samples)]
         room = MOST_KNOWN_SENTENCES - len(self._known)
@@ -181,8 +187,8 @@ class SentenceEncoder:
 def load_encoder(objects: ObjectStore, job: FeatureJob, threads: int) -> SampleEncoder | SentenceEncoder:
     """The encoder of a feature, opened once a process and shared by its threads."""
     folder = local_model(objects, job.model)
-    encoder = load(folder, threads)
-    processor = _processor(folder, job.card, encoder)
+    encoder = _on_device(objects, job, folder) or load(folder, threads)
+    processor = None if isinstance(encoder, DeviceEncoder) else _processor(folder, job.card, encoder)
     if job.card is not None and job.card.modality == "text":
         return SentenceEncoder(encoder, processor)
     windowed = job.sampling is not None and job.sampling.windowed
@@ -191,6 +197,45 @@ def load_encoder(objects: ObjectStore, job: FeatureJob, threads: int) -> SampleE
     return SampleEncoder(encoder, batch, averaged, processor)
 
 
+def _on_device(objects: ObjectStore, job: FeatureJob, folder: Path) -> DeviceEncoder | None:
+    """The encoder on this machine's device; None where the feature is computed on the processor.
+
+    Raises:
+        DeviceError: when the feature requires a device and there is none, or it gives other vectors.
+    """
+    wanted = job.device
+    if wanted is None or (not wanted.required and wanted.graphs in _REFUSED):
+        return None
+    try:
+        accelerator = find_accelerator()
+        graphs = local_graphs(objects, wanted.graphs)
+        key = ("device", str(folder.resolve()), str(graphs), accelerator.name, accelerator.provider, wanted.on_loss)
+        return shared_models().get(key, lambda: open_on_device(folder, graphs, accelerator, wanted.on_loss))
+    except DeviceError as error:
+        if wanted.required:
+            raise DeviceError(
+                f"{job.name}: this worker can't compute with device: cuda: {str(error).rstrip('.')}. Use device: auto "
+                "(workers without one use their processor) or device: cpu."
+            ) from None
+        _LOG.warning("%s is computed on the processor: %s", job.name, error)
+        _REFUSED.add(wanted.graphs)  # said once, and not tried for each shard
+        return None
+
+
+def local_graphs(objects: ObjectStore, graphs: str) -> Path:
+    """The folder of a model's ONNX graphs on this machine.
+
+    Raises:
+        StoreError: when the store does not have it.
+    """
+    folder = objects.root / graphs if objects.root is not None else _fetch(objects, graphs, model_cache())
+    if not (folder / CARD_FILE).exists():
+        raise StoreError(f"{objects.uri_of(graphs)} is not there; `cliploom run` prepares it again.")
+    return folder
+
+
+_LOG = logging.getLogger(__name__)
+_REFUSED: set[str] = set()
 _PROCESSORS: dict[tuple[Path, str], Processor] = {}
 _MEASURING = threading.Lock()
 
@@ -211,6 +256,8 @@ def _processor(folder: Path, card: ModelCard | None, encoder: Encoder) -> Proces
 
 def processors(encoder: object) -> tuple[Processor, ...]:
     """What the rows of an encoder of this module are computed on; nothing is known of others."""
-    if isinstance(encoder, SampleEncoder | SentenceEncoder) and encoder.processor is not None:
-        return (encoder.processor,)
+    if isinstance(encoder, SampleEncoder | SentenceEncoder):
+        if isinstance(encoder.encoder, DeviceEncoder):
+            return (encoder.encoder.processor,)
+        return () if encoder.processor is None else (encoder.processor,)
     return ()
