@@ -15,6 +15,10 @@ ROOMS = ("schemas", "transforms", "pipelines", "serving")
 
 # Modules that no test imports -> the test file that calls them through commands, a run, a store or the page.
 THROUGH = {
+    "pipelines.running.local_worker": "integration/test_crashes.py",
+    "pipelines.running.vector_drift": "integration/test_nightly.py",
+    "transforms.publish.outcome": "test_status.py",
+    "transforms.work.shard_text": "test_pieces.py",
     "pipelines.cli.app": "test_cli.py",
     "pipelines.cli.completion": "test_doctor.py",
     "pipelines.cli.doctor": "test_doctor.py",
