@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from cliploom.schemas.digests import digest_of
+
+GRAPHS_REVISION = 1
+"""Increase it when the same model gets other ONNX graphs than before."""
+
 Device = Literal["cpu", "auto", "cuda"]
 OnDeviceLoss = Literal["cpu", "fail"]
 
@@ -52,3 +57,8 @@ class GraphsCard:
     def from_dict(cls, value: dict[str, Any]) -> GraphsCard:
         """Read back what ``to_dict`` gave."""
         return cls(**value)
+
+
+def graphs_digest(model: str) -> str:
+    """Return the name of the folder of a model's graphs."""
+    return digest_of({"onnx": model, "revision": GRAPHS_REVISION})

@@ -16,6 +16,10 @@ ROOMS = ("schemas", "transforms", "pipelines", "serving")
 # Modules that no test imports -> the test file that calls them through commands, a run, a store or the page.
 THROUGH = {
     "pipelines.beam.transforms": "test_beam.py",
+    "pipelines.running.local_worker": "integration/test_crashes.py",
+    "pipelines.running.vector_drift": "integration/test_nightly.py",
+    "transforms.publish.outcome": "test_status.py",
+    "transforms.work.shard_text": "test_pieces.py",
     "pipelines.cli.app": "test_cli.py",
     "pipelines.cli.completion": "test_doctor.py",
     "pipelines.cli.doctor": "test_doctor.py",
@@ -53,6 +57,7 @@ THROUGH = {
     "transforms.encoders.golden": "test_encoders_prepare.py",
     "transforms.encoders.hub": "test_encoders_checkpoint.py",
     "transforms.encoders.isolated": "test_preparing.py",
+    "transforms.encoders.engine": "test_device_engine.py",
     "transforms.encoders.keras_file": "extras/tensorflow/test_encoders_tensorflow.py",
     "transforms.encoders.lite0_graph": "test_encoders_builtin.py",
     "transforms.encoders.onnx*": "test_encoders_onnx.py",

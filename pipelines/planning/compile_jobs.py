@@ -10,7 +10,7 @@ from typing import Any
 from cliploom.pipelines.planning.check import CheckedEncoder, check_encoders, output_names
 from cliploom.pipelines.planning.head_jobs import head_jobs
 from cliploom.pipelines.planning.projection_jobs import projection_jobs
-from cliploom.schemas.devices import DeviceJob
+from cliploom.schemas.devices import DeviceJob, graphs_digest
 from cliploom.schemas.digests import SHORT, digest_of
 from cliploom.schemas.errors import PrecisionError, SpecError
 from cliploom.schemas.evaluations import Evaluation
@@ -132,7 +132,6 @@ def _device_jobs(
     if not wanted:
         return {}
     from cliploom.pipelines.planning.preparing import graphs_safely
-    from cliploom.transforms.encoders.device_graphs import graphs_digest
     from cliploom.transforms.work.models import MODELS, model_cache, upload_model
 
     models = objects.root / MODELS if objects.root is not None else model_cache()

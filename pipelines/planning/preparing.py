@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cliploom.schemas.devices import GraphsCard
+from cliploom.schemas.devices import GraphsCard, graphs_digest
 from cliploom.schemas.errors import (
     CliploomError,
     DiskFullError,
@@ -35,7 +35,6 @@ from cliploom.schemas.precision import Calibration
 from cliploom.schemas.spec import Limits
 from cliploom.schemas.units import format_duration
 from cliploom.transforms.encoders.base import PLACE_OPTIONS, EncoderOptions, PreparedText
-from cliploom.transforms.encoders.device_graphs import graphs_digest, read_graphs_card, require_runtime
 from cliploom.transforms.encoders.isolated import run_isolated
 from cliploom.transforms.encoders.known_hashes import known_hashes
 from cliploom.transforms.encoders.prepare import PREPARING, fingerprint_of, model_digest, prepare_model, prepared_text
@@ -133,6 +132,8 @@ def graphs_safely(name: str, models: Path, card: ModelCard) -> GraphsCard:
         MissingExtraError: when a package is missing.
         CliploomError: when the model has no graph that gives the same vectors.
     """
+    from cliploom.transforms.encoders.device_graphs import read_graphs_card, require_runtime
+
     final = models / graphs_digest(card.digest)
     if (final / CARD_FILE).exists():
         return read_graphs_card(final)

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.schemas.devices import GraphsCard, OnDeviceLoss
-from cliploom.schemas.digests import SHORT, digest_of
+from cliploom.schemas.devices import GraphsCard, OnDeviceLoss, graphs_digest
+from cliploom.schemas.digests import SHORT
 from cliploom.schemas.errors import CliploomError, DeviceError, EncodeError, MissingExtraError, StoreError
 from cliploom.schemas.models import CARD_FILE, ModelCard
 from cliploom.schemas.records import Processor
@@ -39,16 +39,9 @@ from cliploom.transforms.encoders.processor import processor_features
 from cliploom.transforms.encoders.registry import family, not_ending, read_card
 from cliploom.transforms.literals import load_arrays
 
-GRAPHS_REVISION = 1
-"""Increase it when the same model gets other ONNX graphs than before."""
 IR_NAMES = ("model.xml", "text.xml")
 _PROCESSOR = "CPUExecutionProvider"
 _SIZES = (1, 3)  # of batches that a graph is tried with
-
-
-def graphs_digest(model: str) -> str:
-    """Name of the folder of a model's graphs."""
-    return digest_of({"onnx": model, "revision": GRAPHS_REVISION})
 
 
 def require_runtime() -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import polars as pl
 import pyarrow.parquet as pq
 
+from cliploom.schemas.devices import graphs_digest
 from cliploom.schemas.digests import digest_file
 from cliploom.schemas.errors import LimitError, StoreError
 from cliploom.schemas.evaluations import Figures
@@ -24,7 +25,6 @@ from cliploom.schemas.plan import RunPlan, declared
 from cliploom.schemas.records import POSTPONED, Processor, Rewrite
 from cliploom.schemas.release import ExportEntry, FeatureEntry, FileEntry, IndexEntry, Release
 from cliploom.schemas.tables import CONTENTS, FAILURES, ITEMS, PARTS, feature_schema
-from cliploom.transforms.encoders.device_graphs import graphs_digest
 from cliploom.transforms.narrations.table import commit_narrations, is_text
 from cliploom.transforms.publish.dataframes import PlanFrames, empty_frame, failure_reasons, not_renamed
 from cliploom.transforms.publish.head_figures import write_head_figures

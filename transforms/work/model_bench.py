@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cliploom.schemas.devices import graphs_digest
 from cliploom.schemas.errors import CliploomError
 from cliploom.schemas.models import ModelCard
 from cliploom.schemas.precision import QUANTISED, AgreementSpec, Calibration, PrecisionFigures
 from cliploom.transforms.encoders.accelerators import find_accelerator
 from cliploom.transforms.encoders.base import EncoderOptions, PreparedText
-from cliploom.transforms.encoders.device_graphs import graphs_digest, open_on_device, prepare_graphs
+from cliploom.transforms.encoders.device_graphs import open_on_device, prepare_graphs
 from cliploom.transforms.encoders.figures import check_figures
 from cliploom.transforms.encoders.prepare import prepare_model, prepared_text
 from cliploom.transforms.encoders.processor import processor_features, sums_exactly

@@ -22,7 +22,6 @@ from cliploom.schemas.records import Processor
 from cliploom.schemas.release import FileEntry
 from cliploom.transforms.encoders.accelerators import find_accelerator
 from cliploom.transforms.encoders.base import Encoder, EncodeReport
-from cliploom.transforms.encoders.device_graphs import DeviceEncoder, open_on_device
 from cliploom.transforms.encoders.drift import measure_drift
 from cliploom.transforms.encoders.processor import processor_features
 from cliploom.transforms.encoders.registry import load, read_card, referred_models
@@ -34,6 +33,7 @@ from cliploom.transforms.store.releases import folder_entries
 
 if TYPE_CHECKING:
     from cliploom.transforms.encoders.base import Row
+    from cliploom.transforms.encoders.device_graphs import DeviceEncoder
 
 BATCH_PICTURES = 16
 BATCH_SENTENCES = 4_096
@@ -187,8 +187,9 @@ class SentenceEncoder:
 def load_encoder(objects: ObjectStore, job: FeatureJob, threads: int) -> SampleEncoder | SentenceEncoder:
     """The encoder of a feature, opened once a process and shared by its threads."""
     folder = local_model(objects, job.model)
-    encoder = _on_device(objects, job, folder) or load(folder, threads)
-    processor = None if isinstance(encoder, DeviceEncoder) else _processor(folder, job.card, encoder)
+    device = _on_device(objects, job, folder)
+    encoder = load(folder, threads) if device is None else device
+    processor = None if device is not None else _processor(folder, job.card, encoder)
     if job.card is not None and job.card.modality == "text":
         return SentenceEncoder(encoder, processor)
     windowed = job.sampling is not None and job.sampling.windowed
@@ -206,6 +207,9 @@ def _on_device(objects: ObjectStore, job: FeatureJob, folder: Path) -> DeviceEnc
     wanted = job.device
     if wanted is None or (not wanted.required and wanted.graphs in _REFUSED):
         return None
+    # Loads OpenVINO and ONNX Runtime, which a night without work does not need.
+    from cliploom.transforms.encoders.device_graphs import open_on_device
+
     try:
         accelerator = find_accelerator()
         graphs = local_graphs(objects, wanted.graphs)
@@ -257,7 +261,9 @@ def _processor(folder: Path, card: ModelCard | None, encoder: Encoder) -> Proces
 def processors(encoder: object) -> tuple[Processor, ...]:
     """What the rows of an encoder of this module are computed on; nothing is known of others."""
     if isinstance(encoder, SampleEncoder | SentenceEncoder):
-        if isinstance(encoder.encoder, DeviceEncoder):
-            return (encoder.encoder.processor,)
-        return () if encoder.processor is None else (encoder.processor,)
+        if encoder.processor is not None:
+            return (encoder.processor,)
+        from cliploom.transforms.encoders.device_graphs import DeviceEncoder
+
+        return (encoder.encoder.processor,) if isinstance(encoder.encoder, DeviceEncoder) else ()
     return ()
