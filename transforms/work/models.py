@@ -25,7 +25,6 @@ from cliploom.transforms.encoders.base import Encoder, EncodeReport
 from cliploom.transforms.encoders.drift import measure_drift
 from cliploom.transforms.encoders.processor import processor_features
 from cliploom.transforms.encoders.registry import load, read_card, referred_models
-from cliploom.transforms.encoders.runtime import shared_models
 from cliploom.transforms.store.encoded import as_results, is_row
 from cliploom.transforms.store.local_folder import private_folder
 from cliploom.transforms.store.object_store import ObjectStore
@@ -209,6 +208,7 @@ def _on_device(objects: ObjectStore, job: FeatureJob, folder: Path) -> DeviceEnc
         return None
     # Loads OpenVINO and ONNX Runtime, which a night without work does not need.
     from cliploom.transforms.encoders.device_graphs import open_on_device
+    from cliploom.transforms.encoders.runtime import shared_models
 
     try:
         accelerator = find_accelerator()
