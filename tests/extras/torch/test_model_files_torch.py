@@ -85,6 +85,6 @@ def test_a_pickle_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     import pickle
 
     (tmp_path / "model.pt").write_bytes(pickle.dumps(Attack(tmp_path / "touched")))
-    with pytest.raises(CliploomError, match="is no PyTorch file"):
+    with pytest.raises(CliploomError, match="is not a PyTorch file"):
         look(tmp_path / "model.pt", "model.pt")
     assert not (tmp_path / "touched").exists()
