@@ -285,7 +285,7 @@ def test_a_file_on_the_way_is_no_folder_for_a_demo(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.mp4").write_bytes(b"mine")
-    with pytest.raises(SpecError, match=r"holds 'holiday\.mp4'"):
+    with pytest.raises(SpecError, match=r"has 'holiday\.mp4'"):
         write_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.mp4"]
 
