@@ -152,7 +152,7 @@ def test_a_bundle_holds_what_a_report_needs_and_no_secrets(
     assert json.loads(texts["failures.json"])[0]["type"] == "NoVideo"
     again = cliploom("doctor", built_store.store, "--bundle", tmp_path / "report.zip")
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "exists already" in again.err
 
 
 def test_long_words_and_fixes_fit_the_width() -> None:

@@ -222,7 +222,7 @@ def test_a_file_that_does_not_fit_the_record_or_recipe_is_named(cloud, tmp_path)
             open_shard(path, wrong)
     with pytest.raises(StoreError, match=f"has {facts.size} bytes instead of {facts.size + 1}"):
         open_shard(path, recipe, replace(facts, size=facts.size + 1))
-    with pytest.raises(StoreError, match="holds 600 rows instead of 5"):
+    with pytest.raises(StoreError, match="has 600 rows instead of 5"):
         open_shard(path, recipe, replace(facts, rows=5))
     with pytest.raises(StoreError, match=r"nowhere can't be read \(No such file"):
         open_shard(tmp_path / "nowhere", recipe)

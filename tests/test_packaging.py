@@ -26,7 +26,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("schemas", "transforms", "pipelines", "serving")
-PUBLIC = {f"cliploom/{name}.py" for name in ("__init__", "__main__", "encoders", "errors", "sources")}
+PUBLIC = {f"cliploom/{name}.py" for name in ("__init__", "__main__", "beam", "encoders", "errors", "sources")}
 PUBLIC |= {"cliploom/py.typed"}
 BUILD = """
 import sys
