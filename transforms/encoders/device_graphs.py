@@ -39,7 +39,6 @@ from cliploom.transforms.encoders.processor import processor_features
 from cliploom.transforms.encoders.registry import family, not_ending, read_card
 from cliploom.transforms.literals import load_arrays
 
-IR_NAMES = ("model.xml", "text.xml")
 _PROCESSOR = "CPUExecutionProvider"
 _SIZES = (1, 3)  # of batches that a graph is tried with
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from openvino.passes import ConstantFolding, Manager
 
 from cliploom.schemas.errors import CliploomError, MissingExtraError
-from cliploom.transforms.encoders.onnx_operations import TRANSLATIONS, UnsupportedOperationError, onnx_type
+from cliploom.transforms.encoders.onnx_operations import TRANSLATIONS
+from cliploom.transforms.encoders.onnx_writer import UnsupportedOperationError, onnx_type
 
 OPSET = 20
 IR_VERSION = 10
@@ -69,7 +70,7 @@ def write_onnx(graph: Path | ov.Model, path: Path, *, any_batch: bool, large: in
 
 
 class _Translation:
-    """One graph on its way; see ``onnx_operations.OnnxWriter``."""
+    """One graph on its way; see ``onnx_writer.OnnxWriter``."""
 
     def __init__(self, onnx: Any, model: ov.Model, *, any_batch: bool) -> None:
         self._onnx = onnx
@@ -126,12 +127,16 @@ class _Translation:
             sizes[0] = None
         return self._onnx.helper.make_tensor_value_info(RESULT + name, onnx_type(port.get_element_type()), sizes)
 
-    def add(self, kind: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> Any:
+    def add(self, kind: str, inputs: list[str], **attributes: Any) -> str:
+        """See ``OnnxWriter``."""
+        return self.add_several(kind, inputs, 1, **attributes)[0]
+
+    def add_several(self, kind: str, inputs: list[str], outputs: int, **attributes: Any) -> list[str]:
         """See ``OnnxWriter``."""
         number = len(self._nodes)
         names = [f"{kind}_{number}" if outputs == 1 else f"{kind}_{number}_{place}" for place in range(outputs)]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, names, name=f"{kind}_{number}", **attributes))
-        return names[0] if outputs == 1 else names
+        return names
 
     def constant(self, value: NDArray[Any]) -> str:
         """See ``OnnxWriter``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,3 @@ def _sizes(shape: Sequence[Any]) -> tuple[int, ...]:
 def feeds_alike(inputs: Sequence[NDArray[Any]]) -> tuple[Any, ...]:
     """What two requests must have in common to be computed together: all but the number of items."""
     return tuple((array.dtype.str, array.shape[1:]) for array in inputs)
-
-
-Outputs = Mapping[str, NDArray[np.float32]]
