@@ -9,8 +9,7 @@ then is a graph reproducible, and shards are built in parallel anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +21,8 @@ from cliploom.schemas.digests import digest_stream
 from cliploom.schemas.index import IndexRecipe, IndexShard, Kind, Metric
 from cliploom.transforms.index.compact import append_codes
 from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.inverted_lists import list_ids
+from cliploom.transforms.index.threads import one_thread
 from cliploom.transforms.index.vectors import prepare
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def train(sample: NDArray[np.float32], shard_rows: int, metric: Metric, seed: in
     index.cp.niter = ITERATIONS
     index.cp.max_points_per_centroid = POINTS_PER_CENTROID
     index.cp.min_points_per_centroid = 1
-    with _one_thread():
+    with one_thread():
         index.train(vectors)
     return index
 
@@ -151,7 +152,7 @@ def build_shard(
     """
     if previous is not None and must_rebuild(recipe.kind, remove_ids.size):
         raise ValueError(f"cannot remove {remove_ids.size} rows from an hnsw index; rebuild it with previous=None")
-    with _one_thread():
+    with one_thread():
         index = _start(recipe, trained, previous)
         if remove_ids.size and index.ntotal:
             index.remove_ids(np.ascontiguousarray(remove_ids, np.int64))
@@ -208,17 +209,6 @@ def write_faiss_file(index: Any, path: Path) -> None:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
-def list_ids(index: Any) -> Iterator[NDArray[np.int64]]:
-    """Yield the ids in each inverted list of an IVF index."""
-    lists = index.invlists
-    for number in range(index.nlist):
-        size = lists.list_size(number)
-        if size:
-            ids = lists.get_ids(number)
-            yield faiss.rev_swig_ptr(ids, size).copy()
-            lists.release_ids(number, ids)
-
-
 def _start(recipe: IndexRecipe, trained: Path | None, previous: Path | None) -> Any:
     if previous is not None:
         return read_index(previous, recipe)
@@ -243,14 +233,3 @@ def _refuse_twice(ids: NDArray[np.int64]) -> None:
 
 def _faiss_metric(metric: Metric) -> int:
     return int(faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run FAISS in one thread; OpenMP keeps this number per calling thread, so other threads are not slowed."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

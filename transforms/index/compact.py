@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.errors import StoreError
 from cliploom.transforms.index.files import FIX, vectors_limited
+from cliploom.transforms.index.inverted_lists import list_codes
+from cliploom.transforms.index.threads import one_thread
 
 ROTATION_SEED = 2024
 QUERY_BITS = 8
@@ -53,13 +56,9 @@ class CompactCodes:
         """
         chosen = {} if selector is None else {"sel": selector}
         parameters = faiss.IVFRaBitQSearchParameters(nprobe=nprobe, qb=QUERY_BITS, **chosen)  # type: ignore[call-arg]
-        threads = faiss.omp_get_max_threads()
         # For one query, waking threads takes longer than the search.
-        faiss.omp_set_num_threads(1 if len(queries) == 1 else threads)
-        try:
+        with one_thread() if len(queries) == 1 else nullcontext():
             _, positions = self.index.search(self.rotation.apply(queries), wanted, params=parameters)
-        finally:
-            faiss.omp_set_num_threads(threads)
         return np.asarray(positions, np.int64)
 
 
@@ -140,16 +139,9 @@ def _rotation(dim: int) -> Any:
 
 def _decoded(lists: Any) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
     """First position, number of the list for each row, and vectors float32 [n, dim] of each inverted list."""
-    prefix, start = lists.coarse_code_size(), 0
+    start = 0
     for number in range(lists.nlist):
         size = lists.invlists.list_size(number)
-        if not size:
-            continue
-        pointer = lists.invlists.get_codes(number)
-        codes = np.empty((size, prefix + lists.code_size), np.uint8)
-        for byte in range(prefix):
-            codes[:, byte] = (number >> (8 * byte)) & 255
-        codes[:, prefix:] = faiss.rev_swig_ptr(pointer, size * lists.code_size).reshape(size, -1)
-        lists.invlists.release_codes(number, pointer)
-        yield start, np.full(size, number, np.int64), lists.sa_decode(codes)
-        start += size
+        if size:
+            yield start, np.full(size, number, np.int64), lists.sa_decode(list_codes(lists, number))
+            start += size

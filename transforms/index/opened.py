@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.index import IndexRecipe, IndexShard
-from cliploom.transforms.index.build import list_ids
 from cliploom.transforms.index.compact import CompactCodes, read_codes
 from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.inverted_lists import list_codes, list_ids
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,9 @@ class OpenShard:
             return self.vectors[positions]
         if not positions.size:
             return np.empty((0, self.recipe.dim), np.float32)
-        prefix, size = self.index.coarse_code_size(), self.index.code_size
-        codes = np.empty((len(positions), prefix + size), np.uint8)
-        stored = self.index.invlists
-        for number, mine, offsets in self._by_list(positions):
-            for byte in range(prefix):
-                codes[mine, byte] = (number >> (8 * byte)) & 255
-            pointer = stored.get_codes(number)
-            codes[mine, prefix:] = faiss.rev_swig_ptr(pointer, stored.list_size(number) * size).reshape(-1, size)[
-                offsets
-            ]
-            stored.release_codes(number, pointer)
+        codes = np.empty((len(positions), self.index.coarse_code_size() + self.index.code_size), np.uint8)
+        for number, mine, places in self._by_list(positions):
+            codes[mine] = list_codes(self.index, number, places)
         vectors: NDArray[np.float32] = self.index.sa_decode(codes)
         return vectors
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cliploom.schemas.index import MediaHit, Metric, RowHit
 from cliploom.schemas.records import ORDINAL_BITS
-from cliploom.transforms.index.build import list_ids
+from cliploom.transforms.index.inverted_lists import list_ids
 from cliploom.transforms.index.opened import OpenShard
 from cliploom.transforms.index.rank import default_d_miss
 from cliploom.transforms.index.vectors import distance_of, prepare

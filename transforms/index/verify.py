@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom.schemas.index import IndexRecipe
-from cliploom.transforms.index.build import list_ids
 from cliploom.transforms.index.files import read_index
+from cliploom.transforms.index.inverted_lists import list_ids
 from cliploom.transforms.index.opened import OpenShard
 from cliploom.transforms.index.search import search
 from cliploom.transforms.index.vectors import exact_scores, prepare
