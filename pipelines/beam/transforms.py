@@ -23,8 +23,11 @@ from cliploom.pipelines.beam.arguments import (
     text_spec,
 )
 from cliploom.schemas.errors import SpecError
+from cliploom.schemas.jobs import FeatureJob
+from cliploom.schemas.spec import Spec
 from cliploom.transforms.beam.files import wanted_elements
 from cliploom.transforms.beam.media import DecodeFiles, EncodeFiles, EncodePictures
+from cliploom.transforms.beam.model import ModelRef
 from cliploom.transforms.beam.rows import FAILURES, ROWS, Frame
 from cliploom.transforms.beam.texts import EncodeColumn, text_fields
 
@@ -56,6 +59,19 @@ class _Step(beam.PTransform[beam.PCollection[Any], beam.PCollection[Any]]):  # t
         if self._failures_output is None:
             return found
         return {ROWS: found.rows, self._failures_output: found.failures}
+
+
+class _Encoding(_Step):
+    """Base of the transforms that encode: they keep a checked spec, and prepare its model when they are applied."""
+
+    def __init__(
+        self, spec: Spec, models: str | None, threads: int | None, error_handling: Mapping[str, Any] | None
+    ) -> None:
+        super().__init__(error_handling)
+        self._spec, self._place, self._threads = spec, place_of(models), threads
+
+    def _model(self, job: FeatureJob, pcoll: beam.PCollection[Any]) -> ModelRef:
+        return model_ref(job, self._place, pcoll.pipeline, self._threads)
 
 
 class DecodeFrames(_Step):
@@ -107,7 +123,7 @@ class DecodeFrames(_Step):
         return self._results(pcoll | "Decode" >> DecodeFiles(self._reading))
 
 
-class EncodeMedia(_Step):
+class EncodeMedia(_Encoding):
     """Decode files and encode their frames in one step: ``rows, failures = files | EncodeMedia(sample, encoder)``.
 
     Takes what ``DecodeFrames`` takes. Gives rows with the fields ``uri``, ``uid``, ``ordinal``, ``start_s``, ``end_s``,
@@ -144,9 +160,7 @@ class EncodeMedia(_Step):
         Raises:
             SpecError: with each argument that is wrong.
         """
-        super().__init__(error_handling)
-        self._spec = media_spec(sample, encoder, outputs, source, limits)
-        self._place, self._threads = place_of(models), threads
+        super().__init__(media_spec(sample, encoder, outputs, source, limits), models, threads, error_handling)
 
     def expand(self, pcoll: beam.PCollection[Any]) -> Results | dict[str, beam.PCollection[Any]]:
         """Prepare the model and add the steps.
@@ -159,11 +173,11 @@ class EncodeMedia(_Step):
         job = prepared_job(self._spec, self._place)
         assert job.card is not None  # noqa: S101 - features of media have an encoder
         assert job.card.preprocess is not None  # noqa: S101 - of pictures
-        model = model_ref(job, self._place, pcoll.pipeline, self._threads)
-        return self._results(pcoll | "Encode" >> EncodeFiles(reading_of(self._spec, job.card.preprocess), model))
+        reading = reading_of(self._spec, job.card.preprocess)
+        return self._results(pcoll | "Encode" >> EncodeFiles(reading, self._model(job, pcoll)))
 
 
-class EncodeFrames(_Step):
+class EncodeFrames(_Encoding):
     """Encode frames that ``DecodeFrames`` gives: ``rows, failures = frames | EncodeFrames(encoder)``.
 
     Gives rows as ``EncodeMedia`` does. The frames must have the size that the encoder takes. ``EncodeMedia`` costs
@@ -191,9 +205,7 @@ class EncodeFrames(_Step):
         Raises:
             SpecError: with each argument that is wrong.
         """
-        super().__init__(error_handling)
-        self._spec = frames_spec(encoder, outputs)
-        self._place, self._threads = place_of(models), threads
+        super().__init__(frames_spec(encoder, outputs), models, threads, error_handling)
 
     def expand(self, pcoll: beam.PCollection[Any]) -> Results | dict[str, beam.PCollection[Any]]:
         """Prepare the model and add the steps.
@@ -204,11 +216,10 @@ class EncodeFrames(_Step):
         """
         check_fields(self, pcoll.element_type, Frame._fields, "frames, such as those of DecodeFrames")
         job = frames_job(self._spec, self._place)
-        model = model_ref(job, self._place, pcoll.pipeline, self._threads)
-        return self._results(pcoll | "Encode" >> EncodePictures(model))
+        return self._results(pcoll | "Encode" >> EncodePictures(self._model(job, pcoll)))
 
 
-class EncodeTexts(_Step):
+class EncodeTexts(_Encoding):
     """Encode texts: ``rows, failures = texts | EncodeTexts(encoder)``.
 
     Takes strings, or rows with a field ``column``. Gives rows with the same fields and a list of float32 for each
@@ -240,10 +251,8 @@ class EncodeTexts(_Step):
         Raises:
             SpecError: with each argument that is wrong.
         """
-        super().__init__(error_handling)
-        self._spec = text_spec(encoder, outputs)
+        super().__init__(text_spec(encoder, outputs), models, threads, error_handling)
         self._column, self._uid = column, uid
-        self._place, self._threads = place_of(models), threads
 
     def expand(self, pcoll: beam.PCollection[Any]) -> Results | dict[str, beam.PCollection[Any]]:
         """Prepare the model and add the steps.
@@ -254,8 +263,7 @@ class EncodeTexts(_Step):
         """
         text_fields(pcoll.element_type, self._column, self._uid)
         job = prepared_job(self._spec, self._place)
-        model = model_ref(job, self._place, pcoll.pipeline, self._threads)
-        return self._results(pcoll | "Encode" >> EncodeColumn(model, self._column, self._uid))
+        return self._results(pcoll | "Encode" >> EncodeColumn(self._model(job, pcoll), self._column, self._uid))
 
 
 def check_names_files(step: beam.PTransform, element_type: Any) -> None:
