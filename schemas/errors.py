@@ -83,6 +83,11 @@ class ItemError(Exception):
         self.stage = stage
         self.transient = transient
 
+    @property
+    def failure_type(self) -> str:
+        """The type in rows of failures: the name of the class without ``Error``."""
+        return type(self).__name__.removesuffix("Error")
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild_item_error, (type(self), self.stage, str(self), self.transient))
 

@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from cliploom.pipelines.running.metrics import label_text
+
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LOGGER = "cliploom.serve"
 _MOST_CHARACTERS = 300
@@ -75,35 +77,21 @@ class RequestMetrics:
         ]
         for (route, method, status), count in sorted(requests.items()):
             labels = {"route": route, "method": method, "status": str(status)}
-            lines.append(f"cliploom_serve_requests_total{_labelled(labels)} {count}")
+            lines.append(f"cliploom_serve_requests_total{label_text(labels)} {count}")
         name = "cliploom_serve_request_seconds"
         lines += [f"# HELP {name} Seconds from a request's headers to its last byte.", f"# TYPE {name} histogram"]
         for route in sorted(seconds):
             total = sum(count for (each, _, _), count in requests.items() if each == route)
             for bound in BUCKETS_S:
                 labels = {"route": route, "le": f"{bound:g}"}
-                lines.append(f"{name}_bucket{_labelled(labels)} {buckets.get((route, bound), 0)}")
-            lines.append(f"{name}_bucket{_labelled({'route': route, 'le': '+Inf'})} {total}")
-            lines.append(f"{name}_sum{_labelled({'route': route})} {seconds[route]:.6f}")
-            lines.append(f"{name}_count{_labelled({'route': route})} {total}")
+                lines.append(f"{name}_bucket{label_text(labels)} {buckets.get((route, bound), 0)}")
+            lines.append(f"{name}_bucket{label_text({'route': route, 'le': '+Inf'})} {total}")
+            lines.append(f"{name}_sum{label_text({'route': route})} {seconds[route]:.6f}")
+            lines.append(f"{name}_count{label_text({'route': route})} {total}")
         said = set()
         for gauge, about, given, value in gauges:
             if gauge not in said:
                 said.add(gauge)
                 lines += [f"# HELP {gauge} {about}", f"# TYPE {gauge} gauge"]
-            lines.append(f"{gauge}{_labelled(given)} {value:g}")
+            lines.append(f"{gauge}{label_text(given)} {value:g}")
         return "\n".join(lines) + "\n"
-
-
-def _labelled(labels: Mapping[str, str]) -> str:
-    r"""Return labels in Prometheus syntax.
-
-    >>> _labelled({"route": 'a"b'})
-    '{route="a\\"b"}'
-    """
-    if not labels:
-        return ""
-    escaped = {
-        name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in labels.items()
-    }
-    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}"

@@ -62,7 +62,7 @@ def exposition(metrics: Mapping[str, str], samples: Sequence[Sample]) -> str:
         mine = [(labels, value) for metric, labels, value in samples if metric == name]
         if mine:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{_labels(labels)} {value}" for labels, value in mine]
+            lines += [f"{name}{label_text(labels)} {value}" for labels, value in mine]
     return "\n".join(lines) + "\n"
 
 
@@ -95,7 +95,12 @@ def _result_samples(result: Mapping[str, Any]) -> Iterator[Sample]:
         yield "cliploom_drift_mean_cosine", labels, drift["mean_cosine"]
 
 
-def _labels(labels: Mapping[str, str]) -> str:
+def label_text(labels: Mapping[str, str]) -> str:
+    r"""Return labels in the text format of Prometheus.
+
+    >>> label_text({"route": 'a"b'}), label_text({})
+    ('{route="a\\"b"}', '')
+    """
     if not labels:
         return ""
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"

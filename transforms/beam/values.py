@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cliploom.schemas.errors import ItemError
 from cliploom.schemas.media import Sampled
 from cliploom.transforms.beam.rows import Failure, Frame, MediaFile
-from cliploom.transforms.store.part_builder import ItemCount
+from cliploom.transforms.store.part_builder import ItemCount, failure_facts
 
 
 def vector_columns(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, list[float]]:
@@ -70,11 +70,5 @@ def failure_of(uri: str, item: ItemCount, error: ItemError) -> Failure:
     return Failure(
         uri=uri,
         uid=item.item.duplicates[0].uid,
-        stage=error.stage,
-        type=type(error).__name__.removesuffix("Error"),
-        message=str(error),
-        transient=error.transient,
-        partial=item.rows > 0,
-        expected=item.planned,
-        got=item.rows,
+        **failure_facts(item, error),
     )

@@ -29,7 +29,7 @@ def unlisted(source: str, name: str, uri: str, error: ItemError) -> Failure:
         digest="",
         config="",
         stage=LIST,
-        type="Unlisted" if type(error) is ItemError else type(error).__name__.removesuffix("Error"),
+        type="Unlisted" if type(error) is ItemError else error.failure_type,
         message=str(error),
         transient=error.transient,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -328,15 +328,22 @@ def failure_row(job: FeatureJob, count: ItemCount, twin: Duplicate, error: ItemE
         item_no=twin.item_no,
         digest=count.item.digest,
         config=job.config,
-        stage=error.stage,
-        type=type(error).__name__.removesuffix("Error"),
-        message=str(error),
-        transient=error.transient,
-        partial=count.rows > 0,
-        expected=count.planned,
-        got=count.rows,
         attempts=count.item.tries + 1,
+        **failure_facts(count, error),
     )
+
+
+def failure_facts(count: ItemCount, error: ItemError) -> dict[str, Any]:
+    """Return the fields of a failure that say what happened and how much of the item there is."""
+    return {
+        "stage": error.stage,
+        "type": error.failure_type,
+        "message": str(error),
+        "transient": error.transient,
+        "partial": count.rows > 0,
+        "expected": count.planned,
+        "got": count.rows,
+    }
 
 
 def renamed(rows: pa.Table, item_no: int, uid: str | None) -> pa.Table:

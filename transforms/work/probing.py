@@ -135,8 +135,7 @@ def ask_address(asked: Asked, http: HttpSpec) -> Probed:
 
 
 def _failed(asked: Asked, error: ItemError) -> Probed:
-    kind = type(error).__name__.removesuffix("Error")
-    return Probed(asked.source, asked.uid, None, None, error.stage, kind, str(error), error.transient)
+    return Probed(asked.source, asked.uid, None, None, error.stage, error.failure_type, str(error), error.transient)
 
 
 class ProbeItems(beam.PTransform[beam.PCollection[bytes], beam.PCollection[bytes]]):  # type: ignore[misc]
