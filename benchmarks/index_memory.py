@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.index import clock
-from benchmarks.measure import table
+from benchmarks.measure import memory_mb, table
 from cliploom.schemas.index import IndexRecipe
 from cliploom.transforms.index.build import SHARD_ROWS, build_shard, train, training_rows, write_index
 from cliploom.transforms.index.opened import open_shard
@@ -53,10 +52,9 @@ class Rows:
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that no file stands behind."""
+    """Memory of this process that no file stands behind, in MB, without what the allocator only keeps."""
     ctypes.CDLL(None).malloc_trim(0)
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1000 if found else 0.0
+    return memory_mb("RssAnon")
 
 
 def make_centroids(rows: Rows, wanted: int, shard_rows: int, path: Path) -> None:

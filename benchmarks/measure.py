@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,17 @@ def run(command: Sequence[str], cpus: Sequence[int] | None = None) -> Usage:
         raise SystemExit(f"{' '.join(command)} failed:\n{probe.stdout}\n{probe.stderr}")
     cpu, peak = map(float, last.split())
     return Usage(cpu, wall, peak, "\n".join(output))
+
+
+def memory_mb(kind: str, process: int | None = None) -> float:
+    """Return a figure of a process's memory in MB.
+
+    Args:
+        kind: as in ``/proc/PID/status``, such as VmRSS, VmHWM or RssAnon.
+        process: its id; this process by default.
+    """
+    status = Path(f"/proc/{process or 'self'}/status").read_text()
+    return int(status.split(f"{kind}:")[1].split()[0]) / 1000
 
 
 _PROBE = """

@@ -11,7 +11,6 @@ import asyncio
 import csv
 import itertools
 import random
-import re
 import socket
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import polars as pl
 
 import cliploom
 from benchmarks.corpus import write_clips
+from benchmarks.measure import memory_mb
 from benchmarks.serve_load import MARK, SWAP_S, Load, Step
 
 SENTENCES = 5_000
@@ -81,12 +81,6 @@ def add_sentences(folder: Path, videos: int, number: int) -> None:
         for row in range(videos * ROWS_A_VIDEO):
             uid, at = f"added-{number}-{row // ROWS_A_VIDEO:06d}", row % ROWS_A_VIDEO
             writer.writerow([uid, f"number {number + row} was added", 5 * at, 5 * at + 5])
-
-
-def memory_mb(process: int) -> float:
-    """Return the resident memory of a process."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    return int(found[1]) / 1000 if found else 0.0
 
 
 async def open_loop(rate: float, seconds: float, ask: Callable[[int], Awaitable[None]]) -> tuple[list[float], int]:
@@ -245,10 +239,11 @@ def main(argv: list[str]) -> int:
                 print(f"start to first answer        {time.perf_counter() - begun:.1f} s")
                 if options.seconds:
                     asyncio.run(measure(url, folder, options.rate, options.seconds, options.clips))
-                print(f"memory                       {memory_mb(server.pid):.0f} MB, the index's files {index:.0f} MB")
+                used = memory_mb("VmRSS", server.pid)
+                print(f"memory                       {used:.0f} MB, the index's files {index:.0f} MB")
                 if options.load_seconds:
                     well = measure_load(url, folder, options.load_rate, options.load_seconds)
-                    print(f"memory afterwards            {memory_mb(server.pid):.0f} MB")
+                    print(f"memory afterwards            {memory_mb('VmRSS', server.pid):.0f} MB")
             finally:
                 server.terminate()
     return 0 if well else 1

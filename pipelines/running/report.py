@@ -171,9 +171,9 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"vectors ({drift['rows']} rows compared)"
         for drift in report["drift"]
     ]
-    if waiting := report.get("counts", {}).get("postponed"):
+    if waiting := report["counts"].get("postponed"):
         lines.append(f"  time was up: {counted(waiting, 'item')} left for the next run, which goes on from here")
-    restarts = report.get("attempts", {}).get("restarts", ())
+    restarts = report["attempts"]["restarts"]
     if restarts:
         kept = report["counters"].get("parts_resumed", 0)
         lines.append(

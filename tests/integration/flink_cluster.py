@@ -15,22 +15,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests import waiting
 from tests.bounded import mortal
 
 FLINK_VERSION = "1.19.3"
 BEAM_RUNNER = "org.apache.beam", "beam-runners-flink-1.19", "2.62.0"
 JOB_SERVER = "job-server.jar"
 HOST = "localhost"
-_PATIENCE_S = 120.0
+wait_until = partial(waiting.wait_until, every_s=0.2)
+"""Polls less often than by default, since most of what is asked here answers over HTTP."""
 _SIGNATURES = {".SF", ".RSA", ".DSA"}
 _POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -161,19 +163,6 @@ def free_port() -> int:
         found.bind((HOST, 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def wait_until(true: Callable[[], bool], what: str, patience_s: float = _PATIENCE_S) -> None:
-    """Poll until ``true()``.
-
-    Raises:
-        TimeoutError: naming ``what``.
-    """
-    end = time.monotonic() + patience_s
-    while not true():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not happen within {patience_s:.0f} s")
-        time.sleep(0.2)
 
 
 class FlinkCluster:

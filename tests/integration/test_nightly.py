@@ -547,7 +547,8 @@ def test_drift_compares_old_and_new_vectors_of_rows_computed_again(project: Proj
     (edited,) = project.run(["encoders.tiny.shade=-1"]).report["drift"]
     assert edited["rows"] == 1
     assert edited["mean_cosine"] < 1
-    assert "mean cosine" in summary_lines({"drift": [edited], "indexes": {}})[0]
+    report = {"drift": [edited], "indexes": {}, "counts": {}, "attempts": {"restarts": []}}
+    assert "mean cosine" in summary_lines(report)[0]
     (project.media / "still2.png").rename(project.media / "elsewhere.png")
     assert project.run(["encoders.tiny.shade=-1"]).report["drift"] == []
     # Every second picture of the new sampling is one of the old ones, under another number.
