@@ -86,7 +86,7 @@ def open(store: str | Path, release: int | None = None) -> Store:
         describe the content.
 
     Raises:
-        StoreError: there is no store.
+        StoreError: the store does not exist.
         UnknownReleaseError: the store has no such release.
     """
     from cliploom.transforms.search.searching import open_store

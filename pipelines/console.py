@@ -25,7 +25,7 @@ _log_fields: ContextVar[Mapping[str, Any] | None] = ContextVar("log_fields", def
 
 
 def log_as_json(**fields: Any) -> None:
-    """From now on, write what ``say`` is told as JSON lines with these fields."""
+    """Make ``say`` write JSON lines with these fields."""
     _log_fields.set({**(_log_fields.get() or {}), **fields})
 
 
@@ -35,10 +35,10 @@ def logs_json() -> bool:
 
 
 def say(text: str, level: str = "info", **fields: Any) -> None:
-    """Write a line for a person to stderr, or a JSON line after ``log_as_json``.
+    """Write a message for a person to stderr, or a JSON line after ``log_as_json``.
 
     Args:
-        text: what to say.
+        text: the message.
         level: ``info``, ``warning`` or ``error``; only in JSON lines.
         fields: of the JSON line, such as stage, shard, item; not shown to persons.
     """

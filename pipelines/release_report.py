@@ -27,7 +27,7 @@ def release_report(store: str, release: int | None = None) -> dict[str, Any]:
         run left no report.
 
     Raises:
-        StoreError: there is no store, or no such release.
+        StoreError: the store or the release does not exist.
     """
     objects = existing_store(store)
     found = read_releases(objects).get(release)

@@ -95,7 +95,7 @@ def local_workers(target: Target, pieces: int | None) -> int:
 
 
 _PARALLEL = ("parallelism", "max_num_workers", "num_workers")
-"""Options in which runners elsewhere are told how many workers share a job."""
+"""Options that set how many workers of a remote runner share a job."""
 
 
 def parallel_workers(target: Target) -> int:

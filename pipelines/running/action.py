@@ -37,7 +37,7 @@ def run_action(
         overrides: of its values.
         as_json: print the result as JSON.
         strict: failures give exit code 1.
-        observers: who is told of the run, however it ends.
+        observers: receive the progress and the end of the run.
 
     Raises:
         CliploomError: as the run does.
@@ -63,9 +63,9 @@ def _run(
     if logs_json():
         log_as_json(run=run)
     try:
-        with _told(observers.lineage, run, spec_path, overrides) as told:
+        with _lineage(observers.lineage, run, spec_path, overrides) as outcome:
             result = _supervised(request | {"run": run}, run, observers)
-            told |= result
+            outcome |= result
         return show_result(result, as_json=as_json, strict=strict, observers=observers)
     except KeyboardInterrupt:
         with suppress(CliploomError):
@@ -74,8 +74,8 @@ def _run(
 
 
 @contextmanager
-def _told(lineage: str, run: str, spec_path: Path, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Tell OpenLineage of a run, see ``lineage_of``; only that needs the spec in this process."""
+def _lineage(lineage: str, run: str, spec_path: Path, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Report a run to OpenLineage, see ``lineage_of``; only that needs the spec in this process."""
     if not lineage:
         yield {}
         return
@@ -84,8 +84,8 @@ def _told(lineage: str, run: str, spec_path: Path, overrides: Sequence[str]) -> 
     from cliploom.transforms.store.uris import absolute
 
     spec, base = load_spec(spec_path, overrides), absolute(spec_path).parent
-    with lineage_of(lineage, RunEvents(open_store(spec, base).uri, run, spec.name, sources_of(spec, base))) as told:
-        yield told
+    with lineage_of(lineage, RunEvents(open_store(spec, base).uri, run, spec.name, sources_of(spec, base))) as outcome:
+        yield outcome
 
 
 def _say_what_goes_on(request: dict[str, Any], spec_path: Path, overrides: Sequence[str]) -> None:
@@ -156,7 +156,7 @@ def show_result(result: dict[str, Any], *, as_json: bool, strict: bool, observer
         result: with what ``with_listings`` adds.
         as_json: print the result as JSON.
         strict: failures give exit code 1.
-        observers: who is told of the end.
+        observers: receive the end of the run.
     """
     store, failures, empty = result["store"], result["failures"], result["warnings"]
     if as_json:

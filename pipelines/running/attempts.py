@@ -1,7 +1,7 @@
 """Figures of a run over all its attempts: what was restarted and why, what was begun again, CPU seconds.
 
-Beam's counters are those of the last attempt. Workers also tell what they do as they do it, through the progress log on
-one machine and through heartbeats elsewhere; what a killed worker has told stays.
+Beam's counters are those of the last attempt. Workers also report their work as they do it, through the progress log on
+one machine and through heartbeats elsewhere; the reports of a killed worker remain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cliploom.transforms.store.object_store import ObjectStore
 from cliploom.transforms.work.heartbeat import cpu_seconds, read_heartbeats
 from cliploom.transforms.work.progress import ProgressReader, ProgressTally
 
-_TOLD = ("decode_ms", "encode_ms", "write_ms", "frames_decoded")
+_REPORTED = ("decode_ms", "encode_ms", "write_ms", "frames_decoded")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def cluster_attempts(
 
 
 def whole_counters(counters: Mapping[str, int], attempts: Attempts) -> dict[str, int]:
-    """Return Beam's counters with those of lost attempts: a figure that workers have told is at least as large."""
-    told = attempts.figures or {}
-    return dict(counters) | {name: max(counters.get(name, 0), told[name]) for name in _TOLD if told.get(name)}
+    """Return Beam's counters with those of lost attempts: a figure that workers reported is at least as large."""
+    reported = attempts.figures or {}
+    return dict(counters) | {
+        name: max(counters.get(name, 0), reported[name]) for name in _REPORTED if reported.get(name)
+    }

@@ -37,7 +37,7 @@ LIVE_METRICS = {
 
 
 class LiveMetrics:
-    """What is known of a run that works; asked from any thread.
+    """The metrics of a run at work; safe to read from any thread.
 
     Args:
         run: its id.
@@ -93,7 +93,7 @@ class LiveMetrics:
         ages = [counts["age_s"] for counts in tally.workers.values() if "age_s" in counts]
         with self._lock:
             if samples != self._samples:
-                # What has changed was told just now, or as long ago as the newest heartbeat.
+                # A change was reported just now, or at the time of the newest heartbeat.
                 self._heard = now - min(ages, default=0.0)
             self._samples = samples
 

@@ -1,4 +1,4 @@
-"""Who is told of a run while it works, besides the terminal: Prometheus, OpenLineage, a log of JSON lines."""
+"""Observers of a run besides the terminal: Prometheus, OpenLineage, a log of JSON lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Observers:
     lineage: str = ""
 
     def check(self) -> None:
-        """Check that each of them can be told.
+        """Check that each of them can be reached.
 
         Raises:
             SpecError: naming the option, the value and what is wrong.
@@ -70,7 +70,7 @@ class Observers:
             log: file that keeps what the worker process's libraries print.
         """
         live, progress = LiveMetrics(run, time.time()), LiveProgress()
-        told_at = 0.0
+        updated_at = 0.0
 
         def on_stage(text: str) -> None:
             if text.partition(" ")[0] in STAGES:
@@ -78,11 +78,11 @@ class Observers:
             progress.on_stage(text)
 
         def tick(tally: ProgressTally) -> None:
-            nonlocal told_at
+            nonlocal updated_at
             progress.tick(tally)
-            if time.monotonic() - told_at >= _SPARSE_S:
+            if time.monotonic() - updated_at >= _SPARSE_S:
                 live.update(tally, time.time())
-                told_at = time.monotonic()
+                updated_at = time.monotonic()
 
         with served(live, self.metrics_port) as port, written(live, self.metrics_file):
             if port is not None:
@@ -125,19 +125,16 @@ def sources_of(spec: Spec, base: Path) -> dict[str, str]:
 
 @contextmanager
 def lineage_of(where: str, events: RunEvents) -> Iterator[dict[str, Any]]:
-    """Tell OpenLineage of the beginning and the end of the block.
+    """Report the beginning and the end of the block to OpenLineage.
 
     Args:
-        where: file or address; empty to tell nobody.
+        where: file or address.
         events: makes the events.
 
     Yields:
         A dictionary into which the block puts the run's result.
     """
     result: dict[str, Any] = {}
-    if not where:
-        yield result
-        return
 
     def send(event: dict[str, Any]) -> None:
         if problem := send_event(event, where):

@@ -47,7 +47,7 @@ def compare_releases(store: str, old: int, new: int) -> list[ComparedFigure]:
 
     Raises:
         SpecError: neither release has figures.
-        StoreError: there is no store or no such release.
+        StoreError: the store or the release does not exist.
     """
     objects = existing_store(store)
     releases = read_releases(objects)

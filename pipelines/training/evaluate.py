@@ -69,7 +69,7 @@ def evaluate_head(
     Raises:
         SpecError: there is no such head, nothing to measure on, or the store's vectors are no longer those that the
             head was trained on.
-        StoreError: there is no store, or it is damaged.
+        StoreError: the store does not exist or is damaged.
     """
     from cliploom.transforms.heads.scoring import Scoring, build_scoring
 

@@ -72,7 +72,7 @@ def fit_pca(
     Raises:
         SpecError: there is no such feature or output, or too few rows or numbers for that many components.
         MissingExtraError: TensorFlow or tf.Transform is not installed.
-        StoreError: there is no store, or it is damaged.
+        StoreError: the store does not exist or is damaged.
     """
     objects, runner = opened(target)
     release = read_releases(objects).get(None)

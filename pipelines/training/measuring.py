@@ -37,7 +37,7 @@ def evaluate_declared(
 
     Raises:
         SpecError: there is no such evaluation, or nothing to measure.
-        StoreError: there is no store, or it is damaged.
+        StoreError: the store does not exist or is damaged.
     """
     path = Path(target).expanduser()
     if "://" in target or not path.is_file():
@@ -79,7 +79,7 @@ def evaluate_given(
 
     Raises:
         SpecError: the settings are invalid, or there is nothing to measure.
-        StoreError: there is no store, or it is damaged.
+        StoreError: the store does not exist or is damaged.
     """
     try:
         node = _NODE.validate_python(dict(settings))

@@ -75,7 +75,7 @@ def predict_file(store: str, name: str, video: str, on_stage: Callable[[str], No
 
     Raises:
         SpecError: there is no such file or head, or the file cannot be decoded.
-        StoreError: there is no store, or it is damaged.
+        StoreError: the store does not exist or is damaged.
     """
     _refuse_links(video)
     objects = existing_store(store)

@@ -55,6 +55,6 @@ def ask_what_is_wrong(store: Any, error: BaseException) -> str:
     try:
         with suppress(StopIteration):
             next(iter(obstore.list(store, chunk_size=1)))
-    except (BaseError, OSError) as told:
-        return advice_of(told)
+    except (BaseError, OSError) as answer:
+        return advice_of(answer)
     return ""
