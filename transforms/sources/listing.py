@@ -5,11 +5,11 @@ from __future__ import annotations
 import polars as pl
 
 from cliploom.schemas.errors import CliploomError, SpecError
-from cliploom.schemas.sources import SourceNode
+from cliploom.schemas.sources import BUILT_IN, SourceNode
 from cliploom.transforms.inputs.clashes import clash_message
 from cliploom.transforms.inputs.listing import LISTING, KnownListing
 from cliploom.transforms.sources.base import ListContext
-from cliploom.transforms.sources.registry import is_built_in, named_errors, source_kind
+from cliploom.transforms.sources.registry import named_errors, source_kind
 
 
 def list_one(node: SourceNode, context: ListContext) -> KnownListing:
@@ -21,7 +21,7 @@ def list_one(node: SourceNode, context: ListContext) -> KnownListing:
     """
     with named_errors(node.kind, f"list the items of {context.place}"):
         found = source_kind(node.kind).list_items(node, context)
-    if not is_built_in(node.kind):
+    if node.kind not in BUILT_IN:
         _check_listing(found, node.kind, context)
     return found
 

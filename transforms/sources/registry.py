@@ -14,7 +14,7 @@ from typing import Any, cast
 from cliploom.schemas.errors import CliploomError, UnknownNameError, nearest
 from cliploom.schemas.faults import machine_fault
 from cliploom.schemas.plugins import load_offered
-from cliploom.schemas.sources import GROUP, source_kinds
+from cliploom.schemas.sources import BUILT_IN, GROUP, source_kinds
 from cliploom.transforms.sources.base import SourceKind
 
 _BUILT_IN: Mapping[str, str] = {
@@ -24,11 +24,6 @@ _BUILT_IN: Mapping[str, str] = {
     "labels": "cliploom.transforms.sources.labels:LabelsKind",
     "precomputed": "cliploom.transforms.sources.precomputed:PrecomputedKind",
 }
-
-
-def is_built_in(kind: str) -> bool:
-    """Whether a kind is part of cliploom."""
-    return kind in _BUILT_IN
 
 
 @lru_cache(maxsize=64)
@@ -64,7 +59,7 @@ def named_errors(kind: str, doing: str) -> Iterator[None]:
     except CliploomError:
         raise
     except (Exception, SystemExit) as error:
-        if is_built_in(kind):
+        if kind in BUILT_IN:
             raise
         raise machine_fault(error) or CliploomError(
             f"The source kind '{kind}' failed to {doing} ({type(error).__name__}: {error}); this is an error of the "
